@@ -1,0 +1,63 @@
+# What to type; `make help` lists it. Needs Python 3.11 or later (with venv) and nothing else.
+
+PRESET ?= digits
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-cluster lint format lock ui report clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(READY)  ## create .venv with the locked versions; does nothing when it is up to date
+
+demo: env  ## the whole pipeline on handwritten digits, then where to look; PRESET=smoke for a quick one
+	$(BIN)/vimctl run --preset $(PRESET)
+
+test: env  ## unit and integration tests
+	$(PYTEST) tests/unit tests/integration
+
+test-cluster: env  ## the slow tests: kills, several nodes, a browser
+	$(PYTEST) -m cluster --timeout 1200 tests/cluster
+
+lint: env  ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: env  ## apply the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: env  ## MLflow and Dagster on loopback
+	$(BIN)/vimctl ui
+
+report: env  ## the figures of the last run; PRESET=... chooses which
+	$(BIN)/vimctl report --preset $(PRESET)
+
+lock: $(BIN)/uv  ## compile infra/requirements.in and pyproject.toml to infra/constraints.txt
+	$(UV) pip compile pyproject.toml infra/requirements.in --extra gcp --extra bench --extra dev \
+		--universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--quiet --output-file infra/constraints.txt
+
+clean:  ## remove caches and build output; artifacts and .venv stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later with venv and ensurepip found; install one (Debian: python3-venv) or set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv --constraint infra/constraints.txt
+
+$(READY): infra/constraints.txt pyproject.toml | $(BIN)/uv
+	$(UV) pip install --python $(BIN)/python --requirement infra/constraints.txt
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@

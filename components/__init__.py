@@ -1,0 +1,1 @@
+"""One file per step of the flow: settings and input artifacts in, one artifact out."""

@@ -1,0 +1,44 @@
+"""A component's MLflow run that a dead server left unfinished, completed from its artifact."""
+
+from __future__ import annotations
+
+from components.api import Artifact
+from components.mlflow_link import Link, ServerRefused
+from components.mlflow_run import MlflowRun
+from components.shipping import Ledger, Outbox
+from vim_core import io, spool
+
+CURVES = "curves.jsonl"
+PICTURES = "pictures/"
+
+
+def is_complete(link: Link, experiment: str, artifact: Artifact) -> bool:
+    """Whether the server has this artifact's run to its end. Raises `ServerAway`.
+
+    A run id that the server does not know belongs to another server, which has it.
+    """
+    known = artifact.manifest.mlflow_run_id
+    if known:
+        try:
+            return bool(link.call(lambda client: client.get_run(known).info.status) == "FINISHED")
+        except ServerRefused:
+            return True
+    query = f"tags.`vim.digest` = '{artifact.digest}' and tags.`vim.fingerprint` = '{artifact.manifest.fingerprint}'"
+    query += " and attributes.status = 'FINISHED'"
+    return bool(link.call(lambda client: list(client.search_runs([experiment], query, max_results=1))))
+
+
+def deliver(run: MlflowRun, artifact: Artifact) -> bool:
+    """Deliver the points and pictures that the run lacks; False when the server is away."""
+    names = [entry.name for entry in artifact.manifest.files]
+    if CURVES in names:
+        outbox = Outbox(run, Ledger(run))
+        outbox.add([row for row in spool.parse(io.read_bytes(artifact.uri(CURVES))) if "m" in row])
+        while len(outbox):
+            if not outbox.deliver():
+                return False
+    for name in (name for name in names if name.startswith(PICTURES) and name.endswith(".png")):
+        png = io.read_bytes(artifact.uri(name))
+        if not run.image(name.removeprefix(PICTURES).removesuffix(".png"), png):
+            return False
+    return True

@@ -1,0 +1,113 @@
+"""The one place that starts Ray and runs a function under Ray Train."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from components.api import Context
+from vim_core import io
+from vim_core.errors import VimError
+from vim_core.runtime import resolve_threads
+
+# Read by Ray at import: the V2 trainer, and no phoning home.
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def connect(ctx: Context) -> None:
+    """Join the cluster of `run.ray_address`, or start a private one on this machine.
+
+    Raises:
+        VimError: no cluster answers at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    address = ctx.run.ray_address
+    if not address:
+        cores = resolve_threads(ctx.run.threads)
+        # Logical CPUs only gate scheduling: one for every worker's threads and some for Ray's own actors.
+        ray.init(num_cpus=cores * ctx.run.workers + 2, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError) as error:
+        raise VimError(
+            f"run.ray_address={address!r}: no Ray cluster answers there ({error}); leave it empty to start "
+            "one on this machine"
+        ) from None
+
+
+def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool = False) -> str:
+    """Run `worker(arguments)` in Ray Train workers and wait for it; returns how it ran, for the manifest.
+
+    Lost workers and nodes are restarted up to `run.restarts` times; the worker continues from its checkpoints.
+    `local` uses Ray Train's local mode: this process, no cluster.
+
+    Raises:
+        VimError: the training failed for good; the reason is the worker's own error.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # What people see comes from the spool; Ray's own lines about controllers and workers stay in its log files.
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if not local:
+        connect(ctx)
+    threads = resolve_threads(ctx.run.threads)
+    scaling = ScalingConfig(
+        num_workers=0 if local else ctx.run.workers,
+        use_gpu=_wants_gpu(ctx),
+        resources_per_worker=None if local else {"CPU": threads},
+    )
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=arguments,
+        torch_config=None if local else TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name=f"{ctx.name}-{ctx.fingerprint}",
+            storage_path=_storage(ctx),
+            failure_config=FailureConfig(max_failures=0 if local else ctx.run.restarts),
+        ),
+    )
+    _run(trainer, ctx)
+    return "Ray Train local mode" if local else f"Ray Train, {ctx.run.workers} worker process(es)"
+
+
+def _run(trainer: Any, ctx: Context) -> None:
+    try:
+        trainer.fit()
+    except VimError:
+        raise
+    except Exception as error:
+        raise VimError(f"{ctx.name}: training failed: {_root_cause(error)}") from error
+
+
+def _root_cause(error: BaseException) -> str:
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        error = failure
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".strip()
+
+
+def _wants_gpu(ctx: Context) -> bool:
+    import torch
+
+    return ctx.run.device == "cuda" or (ctx.run.device == "auto" and torch.cuda.is_available())
+
+
+def _storage(ctx: Context) -> str:
+    """Ray's own bookkeeping of the run; our checkpoints do not go through it."""
+    if io.is_local(ctx.work):
+        return str(io.local_path(ctx.work).absolute() / "ray")
+    return os.path.join(tempfile.gettempdir(), "vim-ray", ctx.fingerprint)

@@ -1,0 +1,74 @@
+"""The components of the flow by name, in the order in which they run, and what each one needs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from components.api import Component
+from vim_core.errors import ConfigError
+
+NAMES: tuple[str, ...] = (
+    "ingest",
+    "classify",
+    "statistics",
+    "quantize",
+    "tokenize",
+    "reconstruct",
+    "prior",
+    "sample",
+    "score",
+    "probe",
+    "report",
+)
+"""Every component, each after those it reads from."""
+
+
+def component(name: str) -> Component:
+    """The module of a component. Raises `ConfigError` naming the nearest for an unknown one."""
+    if name not in NAMES:
+        nearest = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(NAMES)}"
+        raise ConfigError(f"components: {name!r} is no component; {hint}")
+    return cast(Component, importlib.import_module(f"components.{name}"))
+
+
+def inputs_of(name: str, components: Sequence[str]) -> dict[str, str]:
+    """Input name to component name for `name` in a preset of these components.
+
+    Optional inputs are left out where the preset does not run their component. Raises `ConfigError` when a
+    required one is missing.
+    """
+    inputs: dict[str, str] = {}
+    for key, source in component(name).INPUTS.items():
+        optional = source.endswith("?")
+        source = source.removesuffix("?")
+        if source in components:
+            inputs[key] = source
+        elif not optional:
+            raise ConfigError(f"components: {name} needs {source}; add {source} to the preset's components")
+    return inputs
+
+
+def in_flow_order(components: Iterable[str]) -> list[str]:
+    """The same components in the order in which they run. Raises `ConfigError` for an unknown or repeated one."""
+    given = list(components)
+    for name in given:
+        component(name)
+        if given.count(name) > 1:
+            raise ConfigError(f"components: {name!r} is listed {given.count(name)} times; list it once")
+    return sorted(given, key=NAMES.index)
+
+
+def upstream(name: str, components: Sequence[str]) -> list[str]:
+    """All that must exist before `name` can run, in flow order, without `name` itself."""
+    found: set[str] = set()
+    open_names = [name]
+    while open_names:
+        for source in inputs_of(open_names.pop(), components).values():
+            if source not in found:
+                found.add(source)
+                open_names.append(source)
+    return sorted(found, key=NAMES.index)

@@ -1,0 +1,218 @@
+"""The page: what a reader sees of artifacts and of the run, filled into the templates beside this file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components import registry
+from components.api import Artifact
+from components.reporting import results as figures
+from components.reporting import svg
+from components.reporting.grids import Picture
+
+PRESET_MARK = "<!-- preset -->"
+RUN_MARK = "<!-- what this run did -->"
+"""Where `stamped` puts what belongs to one run; the artifact's own page is the same for all runs that reuse it."""
+
+CURVES = ("quantize", "prior", "classify")
+NOT_SHOWN = ("images_per_s", "tokens_per_s", "learning_rate", "skipped")
+SHOWN_FIRST = ("loss", "psnr", "test", "nll", "bits", "accuracy", "top1", "usage")
+MOST_CURVES = 6
+
+
+@dataclass
+class Page:
+    """Everything the template shows."""
+
+    title: str
+    results: Mapping[str, Any]
+    artifacts: Mapping[str, Artifact]
+    samples: Sequence[Picture] = ()
+    reconstructions: Sequence[Picture] = ()
+    curves: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+
+
+def render(page: Page) -> str:
+    """The page as HTML without scripts or outside references. All text is escaped."""
+    return _fill(
+        "report.html",
+        page=page,
+        summary=summary(page.artifacts),
+        highlights=highlights(page.results),
+        rows=rows(page.results),
+        probe=probe(page.results),
+        artifacts=[page.artifacts[name] for name in registry.NAMES if name in page.artifacts],
+        preset_mark=PRESET_MARK,
+        run_mark=RUN_MARK,
+    )
+
+
+def stamped(html: str, record: Mapping[str, Any], folder: str) -> str:
+    """The page with what one run did: `preset`, `seconds` and `reused` by component, `mlflow`, and where it lies."""
+    seconds, reused = record.get("seconds", {}), record.get("reused", {})
+    steps = [(name, reused.get(name, False), duration(value)) for name, value in seconds.items()]
+    fresh = sum(not was_there for _, was_there, _ in steps)
+    total = duration(sum(seconds.values()))
+    text = _fill("run.html", steps=steps, fresh=fresh, total=total, mlflow=record.get("mlflow", {}), folder=folder)
+    preset = _fill("preset.html", preset=record["preset"])
+    return html.replace(PRESET_MARK, preset, 1).replace(RUN_MARK, text, 1)
+
+
+def summary(artifacts: Mapping[str, Artifact]) -> str:
+    """What was made of which images, in a sentence or two."""
+    first, second = [], []
+    if "ingest" in artifacts:
+        known = artifacts["ingest"].properties
+        splits = " and ".join(f"{count:,} {name}" for name, count in sorted(known["splits"].items(), reverse=True))
+        first.append(f"{splits} images of {len(known['classes'])} classes")
+    if "tokenize" in artifacts:
+        known = artifacts["tokenize"].properties
+        height, width = known["grid"]
+        first.append(f"each written as {height} × {width} tokens out of {known['vocabulary']:,} codes")
+    if "prior" in artifacts:
+        second.append("A prior learned to write such tokens")
+    if "sample" in artifacts:
+        count = int(artifacts["sample"].manifest.metrics["count"])
+        second.append(f"{'and' if second else 'The prior'} drew {count:,} new images")
+    return " ".join(f"{text}." for text in (", ".join(first), " ".join(second)) if text)
+
+
+def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The figures at the top: label, value, and what to hold it against."""
+    known = flat(results)
+    tiles: list[tuple[str, str, str]] = []
+
+    def tile(label: str, key: str, style: str, beside: str) -> None:
+        if key in known:
+            tiles.append((label, figures.shown(known[key], style), beside))
+
+    def other(text: str, key: str, style: str) -> str:
+        return f"{text} {figures.shown(known[key], style)}" if key in known else ""
+
+    tile("Reconstruction", "quantizer.psnr_db", "db", other("SSIM", "quantizer.ssim", "number"))
+    tile("Codebook usage", "quantizer.codebook_usage", "share", "on held-out images")
+    tile(
+        "Prior, per token", "prior.nll_bits_per_token", "bits", other("unigram", "prior.unigram_bits_per_token", "bits")
+    )
+    tile("Samples recognised", "samples.conditional_accuracy", "share", other("of", "samples.count", "count"))
+    floor = other("real vs real", "samples.fd_classifier_real_vs_real", "number")
+    tile("Fréchet distance", "samples.fd_classifier", "number", floor)
+    tile("Linear probe", "probe.top1", "share", other("raw pixels", "probe.pixel_baseline_top1", "share"))
+    return tiles
+
+
+def flat(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures by dotted name, those the preset has."""
+    groups = {figure.group for figure in figures.FIGURES}
+    return {f"{group}.{name}": value for group in groups for name, value in results.get(group, {}).items()}
+
+
+def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row of the table of numbers per figure: label, value, sentence, and the protocol's record."""
+    known = flat(results)
+    return [
+        {
+            "label": figure.label,
+            "key": figure.key,
+            "value": figures.shown(known[figure.key], figure.style),
+            "sentence": sentence(results["protocols"].get(figure.key, {})),
+            "protocol": _plain(results["protocols"].get(figure.key, {})),
+        }
+        for figure in figures.FIGURES
+        if figure.key in known
+    ]
+
+
+def sentence(protocol: Mapping[str, Any]) -> str:
+    """A protocol in words: what is compared, on how many images of which split, and how samples were drawn."""
+    if not protocol:
+        return ""
+    split, count = protocol.get("split", ""), protocol.get("count")
+    what = str(protocol.get("compares", ""))
+    where = "samples" if split == "samples" else f"{split} images".strip()
+    on = f"on {count:,} {where}" if isinstance(count, int) else f"on {where}" if split else ""
+    against = ""
+    if protocol.get("reference_count"):
+        against = f"against {protocol['reference_count']:,} ({protocol['reference']})"
+    drawn = ", ".join(_choices(protocol.get("sampling", {})))
+    text = ", ".join(part for part in (what, " ".join(part for part in (on, against) if part)) if part)
+    text = text[:1].upper() + text[1:]
+    return f"{text}; drawn with {drawn}." if drawn else f"{text}." if text else ""
+
+
+def probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The probe's chart and table, or None without a probe."""
+    accuracies = results.get("probe", {}).get("accuracy_per_block")
+    if not accuracies:
+        return None
+    baseline = results["probe"].get("pixel_baseline_top1")
+    best = max(range(len(accuracies)), key=accuracies.__getitem__)
+    label = f"Probe accuracy per block, best {figures.shown(accuracies[best], 'share')} at block {best}"
+    return {
+        "chart": svg.marks(accuracies, [str(i) for i in range(len(accuracies))], baseline, label),
+        "blocks": [(i, figures.shown(value, "share"), i == best) for i, value in enumerate(accuracies)],
+        "baseline": None if baseline is None else figures.shown(baseline, "share"),
+    }
+
+
+def curves_of(lines: bytes) -> list[tuple[str, str]]:
+    """Charts of a `curves.jsonl`: (name, SVG) of its figures, losses and held-out figures first, six at most."""
+    series: dict[str, list[svg.Point]] = {}
+    for line in lines.splitlines():
+        point = json.loads(line)
+        for name, value in point.get("m", {}).items():
+            series.setdefault(name, []).append((float(point["step"]), float(value)))
+    names = [name for name, points in series.items() if name not in NOT_SHOWN and len(points) > 1]
+    chosen = sorted(names, key=_rank)[:MOST_CURVES]
+    charts = [(name.replace("_", " "), svg.curve(sorted(series[name]), name)) for name in chosen]
+    return [(name, chart) for name, chart in charts if chart]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _rank(name: str) -> tuple[int, str]:
+    exact = [i for i, start in enumerate(SHOWN_FIRST) if start in name]
+    return (0 if name == "loss" else 1 + exact[0] if exact else len(SHOWN_FIRST) + 1, name)
+
+
+def _choices(sampling: Mapping[str, Any]) -> list[str]:
+    """Temperature, and of guidance and filters those that are on; the details list the rest."""
+    off = {"guidance": 1, "top_k": 0, "top_p": 1}
+    names = [n for n in ("temperature", *off) if n in sampling and (n not in off or sampling[n] != off[n])]
+    return [f"{name.replace('_', '-')} {sampling[name]:g}" for name in names]
+
+
+def _plain(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The record as (name, text) pairs."""
+    out = []
+    for key, value in protocol.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        out.append((key.replace("_", " "), text))
+    return out
+
+
+def _fill(template: str, **values: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = duration
+    return environment.get_template(template).render(**values)

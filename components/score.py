@@ -1,0 +1,218 @@
+"""Figures of reconstructions, codes and samples against real images, each with its protocol (Beam)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.api import Artifact, Context, Inputs, Outcome
+from components.scoring import parts, protocols
+from components.statistics import DEVICE
+from vim_core import io
+from vim_core.config import ScoreConfig
+from vim_core.errors import DataError, LineageError
+
+VERSION = 1
+INPUTS = {
+    "images": "ingest",
+    "codes": "tokenize",
+    "reconstructions": "reconstruct",
+    "samples": "sample?",
+    "statistics": "statistics?",
+    "classifier": "classify?",
+}
+
+
+@dataclass
+class Figures:
+    """Figures and the protocol of each, by name."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocols: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, values: dict[str, float], records: dict[str, Any]) -> None:
+        """Take over figures with their protocols."""
+        self.metrics |= values
+        self.protocols |= records
+
+
+def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
+    """Score the shards in Beam, then put the parts together.
+
+    Figures whose inputs the preset does not have are absent. Files: `scores.json`, `reconstructions.parquet` (key,
+    psnr_db, ssim) and, with samples and a classifier, `moments/samples.npz`. Raises `LineageError` for inputs that
+    do not belong together and `DataError` where keys of images and reconstructions do not match.
+    """
+    from components.beam_jobs import run_shards
+
+    check_lineage(inputs)
+    jobs = jobs_of(config, inputs, ctx)
+    run_shards(ctx.run, jobs, parts.measure, parts.finished, ctx.progress)
+    pairs = [job for job in jobs if isinstance(job, parts.Pair)]
+    judged = [job for job in jobs if isinstance(job, parts.Judged)]
+    figures = Figures()
+    _add_reconstructions(figures, pairs, inputs, ctx)
+    _add_codes(figures, config, inputs)
+    if judged:
+        _add_samples(figures, judged, inputs, ctx)
+    record = {"metrics": figures.metrics, "protocols": figures.protocols}
+    io.write_bytes(ctx.path("scores.json"), json.dumps(record, sort_keys=True, indent=2).encode())
+    numeric = {"device": DEVICE, "dtype": "fp32", "threads": pairs[0].threads}
+    return Outcome(metrics=figures.metrics, protocols=figures.protocols, numeric=numeric)
+
+
+def check_lineage(inputs: Inputs) -> None:
+    """Raise `LineageError` unless all inputs go back to the same images, tokenizer and classifier."""
+    images = inputs["images"].digest
+    tokenizers = {
+        n: str(inputs[n].properties["tokenizer"]) for n in ("codes", "reconstructions", "samples") if n in inputs
+    }
+    _same("tokenizer", tokenizers, "codes")
+    sources = {"images": images, "reconstructions": str(inputs["reconstructions"].properties["images"])}
+    for name in ("codes", "statistics", "classifier"):
+        if name in inputs:
+            sources[name] = inputs[name].manifest.inputs["images"].digest
+    _same("images", sources, "images")
+    if "statistics" in inputs and "classifier" in inputs:
+        network = str(inputs["statistics"].properties["network"]["digest"])
+        _same("classifier", {"classifier": inputs["classifier"].digest, "statistics": network}, "classifier")
+
+
+def _same(what: str, digests: dict[str, str], leader: str) -> None:
+    for name, digest in digests.items():
+        if digest != digests[leader]:
+            raise LineageError(
+                f"score: {name} was made with {what} {digest[:12]}, {leader} with {digests[leader][:12]}: "
+                "run the pipeline again so that both come from one"
+            )
+
+
+def jobs_of(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[parts.Pair | parts.Judged]:
+    """One job per shard of reconstructions and of samples. Raises `DataError` for shards without their originals."""
+    return [*_pairs(config, inputs, ctx), *_judged(config, inputs, ctx)]
+
+
+def _pairs(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[parts.Pair]:
+    images, made = inputs["images"], inputs["reconstructions"]
+    prefix = "images/test-"
+    originals = {e.name for e in images.manifest.files if e.name.startswith(prefix)}
+    names = sorted(e.name for e in made.manifest.files if e.name.startswith(prefix))
+    whole = not made.manifest.config.get("limit", 0)
+    unpaired = (set(names) ^ originals) if whole else (set(names) - originals)
+    if unpaired or not names:
+        first = min(unpaired, default=f"{prefix}*")
+        raise DataError(f"score: {first} is not both an original and a reconstruction: run reconstruct again")
+    return [
+        parts.Pair(
+            result=_result(config, ctx, "reconstructions", name),
+            name=name,
+            originals=images.uri(name),
+            reconstructions=made.uri(name),
+            whole=whole,
+            **_shared(config, images, ctx),
+        )
+        for name in names
+    ]
+
+
+def _judged(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[parts.Judged]:
+    if "samples" not in inputs or "classifier" not in inputs:
+        return []
+    samples, classifier = inputs["samples"], inputs["classifier"]
+    names = sorted(e.name for e in samples.manifest.files if e.name.startswith("images/"))
+    return [
+        parts.Judged(
+            result=_result(config, ctx, "samples", name),
+            name=name,
+            samples=samples.uri(name),
+            weights=classifier.uri("model.safetensors"),
+            config=classifier.uri("config.json"),
+            **_shared(config, inputs["images"], ctx),
+        )
+        for name in names
+    ]
+
+
+def _shared(config: ScoreConfig, images: Artifact, ctx: Context) -> dict[str, Any]:
+    from components.beam_jobs import threads_of
+
+    limit = int(images.manifest.config["max_pixels"])
+    return {"batch": config.batch, "max_pixels": limit, "device": DEVICE, "threads": threads_of(ctx.run)}
+
+
+def _result(config: ScoreConfig, ctx: Context, part: str, name: str) -> str:
+    """Where a shard's result lies in the work folder; the numeric class is part of it (contract 11)."""
+    from components.beam_jobs import numeric_name, threads_of
+
+    place = numeric_name(DEVICE, threads_of(ctx.run), config.batch)
+    return io.join(ctx.work, place, part, name.rsplit("/", 1)[-1].removesuffix(".parquet"))
+
+
+def _add_reconstructions(figures: Figures, pairs: list[parts.Pair], inputs: Inputs, ctx: Context) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = [parts.load(job.result) for job in pairs]
+    columns = {name: [x for record in records for x in record[name]] for name in ("keys", "psnr_db", "ssim")}
+    if not columns["keys"]:
+        raise DataError("score: there is no reconstruction: the test split is empty, raise ingest.test_fraction")
+    whole = columns["ssim"] or [None] * len(columns["keys"])
+    table = pa.table({"key": columns["keys"], "psnr_db": columns["psnr_db"], "ssim": pa.array(whole, pa.float64())})
+    with io.staged(ctx.path("reconstructions.parquet")) as path:
+        pq.write_table(table, path, compression="zstd")
+    size = max(int(record["size"]) for record in records)
+    known = protocols.of_reconstructions(inputs["images"], inputs["reconstructions"], len(columns["keys"]), size)
+    values = {name: float(np.mean(columns[name])) for name in ("psnr_db", "ssim") if columns[name]}
+    figures.add(values, {name: known[name] for name in values})
+
+
+def _add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs) -> None:
+    from vim_core.data.codes import CodeTable
+    from vim_core.metrics import codebook
+
+    codes = inputs["codes"]
+    table = CodeTable(codes.uris("codes/test-"))
+    vocabulary = int(codes.properties["vocabulary"])
+    table.check(str(codes.properties["tokenizer"]), vocabulary=vocabulary)
+    plain = table.codes[table.view == 0]
+    values = {
+        "codebook_usage": codebook.usage(plain, vocabulary, config.usage_batch),
+        "perplexity": codebook.perplexity(codebook.histogram(plain, vocabulary)),
+    }
+    figures.add(values, protocols.of_codes(codes, len(plain), config.usage_batch))
+
+
+def _add_samples(figures: Figures, judged: list[parts.Judged], inputs: Inputs, ctx: Context) -> None:
+    from vim_core.metrics.moments import Moments, merge_all
+
+    records = [parts.load(job.result) for job in judged]
+    count = sum(record["count"] for record in records)
+    filled = [job.result for job, record in zip(judged, records, strict=True) if record["count"]]
+    moments = merge_all(Moments.from_bytes(io.read_bytes(f"{result}.npz")) for result in filled)
+    io.write_bytes(ctx.path("moments/samples.npz"), moments.to_bytes())
+    figures.metrics["samples"] = float(count)
+    samples, classifier = inputs["samples"], inputs["classifier"]
+    size = int(records[0]["size"])
+    if all(record["labelled"] == record["count"] for record in records):
+        accuracy = sum(record["correct"] for record in records) / count
+        record = protocols.of_samples(samples, classifier, count, size)
+        figures.add({"conditional_accuracy": accuracy}, {"conditional_accuracy": record})
+    if "statistics" in inputs:
+        _add_distance(figures, moments, samples, inputs["statistics"], size)
+
+
+def _add_distance(figures: Figures, moments: Any, samples: Artifact, statistics: Artifact, size: int) -> None:
+    from vim_core.metrics.frechet import frechet_distance
+    from vim_core.metrics.moments import Moments
+
+    split = str(statistics.manifest.config["split"])
+    names = {"real": f"moments/{split}.npz", "half_0": "moments/half-0.npz", "half_1": "moments/half-1.npz"}
+    sets = {name: Moments.from_bytes(io.read_bytes(statistics.uri(path))) for name, path in names.items()}
+    values = {
+        "fd_classifier": frechet_distance(moments, sets["real"]),
+        "fd_classifier_real_vs_real": frechet_distance(sets["half_0"], sets["half_1"]),
+    }
+    counts = {name: value.count for name, value in sets.items()} | {"samples": moments.count}
+    figures.add(values, protocols.of_distance(samples, statistics, counts, size))

@@ -1,0 +1,1 @@
+"""What `score` is made of: the work on one shard, and the protocol of each figure."""

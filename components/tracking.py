@@ -1,0 +1,283 @@
+"""One MLflow run per pipeline run, a child per component; a dead server delays nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from components import mlflow_backfill, mlflow_inputs
+from components.api import Artifact, Tracker
+from components.deliveries import Deliveries
+from components.fingerprint import settings_of
+from components.mlflow_link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
+from components.mlflow_owner import beat_tag, commit_tag, owner_gone, owner_tags
+from components.mlflow_run import MlflowRun, OffTracker
+from vim_core import io
+from vim_core.config import PipelineConfig
+
+log = logging.getLogger(__name__)
+
+RUN_ID_FILE = "mlflow_run_id"
+BEAT_S = 30.0
+FLUSH_S = 5.0
+SETTLE_S = 2.0
+PARENT = "mlflow.parentRunId"
+
+
+class PipelineTracking:
+    """The MLflow side of one pipeline run; made by `open_run`."""
+
+    def __init__(self, config: PipelineConfig, link: Link, tags: Mapping[str, str]) -> None:
+        self._config, self._link = config, link
+        self._open: dict[str, MlflowRun] = {}
+        self._deliveries = Deliveries()
+        self._runs: list[MlflowRun] = []
+        self._fingerprint = config_fingerprint(config)
+        self._experiment_id = ""
+        own = {"vim.kind": "pipeline", "vim.preset": config.preset, "vim.fingerprint": self._fingerprint}
+        own = {**own, **owner_tags(), **commit_tag(), **tags}
+        self._parent = MlflowRun(link, self._experiment, config.preset, lambda: own)
+        self._over = threading.Event()
+
+    @property
+    def run_id(self) -> str:
+        """The parent run's id, or '' while the server is away."""
+        return self._parent.run_id
+
+    @property
+    def uri(self) -> str:
+        """Where runs are tracked."""
+        return self._link.uri
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment, or '' while the server is away."""
+        return self._experiment_id
+
+    def start(self) -> None:
+        """Make the parent run, or continue an interrupted one of the same settings; keep its heartbeat going."""
+        # MLflow is imported here, not in the delivering thread: two threads that import at once can trip each other.
+        with contextlib.suppress(ServerAway, ServerRefused):
+            self._link.call(lambda client: None)
+        self._later("the run", self._begin)
+        self._deliveries.settle(SETTLE_S)
+        threading.Thread(target=self._beat, name="mlflow-beat", daemon=True).start()
+
+    @contextlib.contextmanager
+    def component(self, name: str, fingerprint: str, work: str) -> Iterator[Tracker]:
+        """The child run of a component that is about to run; an earlier attempt's run in `work` is continued."""
+        note = io.join(work, RUN_ID_FILE)
+        known = io.read_bytes(note).decode() if io.exists(note) else ""
+        over = threading.Event()
+
+        def made(run_id: str) -> None:
+            # Once the component is over its work folder is gone, and must not come back.
+            if not over.is_set():
+                io.write_bytes(note, run_id.encode())
+
+        run = self._child(name, fingerprint, known, made)
+        settings = settings_of(getattr(self._config, name))
+        self._later(f"the settings of {name}", lambda: run.params(settings))
+        try:
+            with self._monitored(name, run):
+                yield run
+        except BaseException as error:
+            status = ending(error)
+            self._later(f"the end of {name}", lambda: run.end(status))
+            raise
+        finally:
+            over.set()
+        self._open[name] = run
+
+    def finished(self, name: str, artifact: Artifact, reused: bool) -> None:
+        """Log what a component made, or in the parent that it was there already."""
+        run = self._open.pop(name, None)
+        if run is not None and not reused:
+            self._log_artifact(run, name, artifact)
+            return
+        if run is not None:
+            self._later(f"the end of {name}", lambda: run.end("KILLED"))
+        text = f"{artifact.manifest.fingerprint} run {artifact.manifest.mlflow_run_id or '-'}"
+        self._later(f"the reuse of {name}", lambda: self._parent.tag({f"reused.{name}": text}))
+        self._later(f"the run of {name}", lambda: self._complete(name, artifact))
+
+    def file(self, path: str, folder: str = "") -> None:
+        """Keep a local file with the parent run."""
+        self._later(path, lambda: self._parent.change(lambda c, i: c.log_artifact(i, path, folder or None)))
+
+    def close(self, status: str) -> None:
+        """End the parent run; what is waiting gets at most `FLUSH_S` seconds to be delivered."""
+        self._over.set()
+        self._later("the end of the run", lambda: self._parent.end(status))
+        missing = self._deliveries.close(FLUSH_S)
+        if missing:
+            names = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
+            log.warning("MLflow at %s did not take %d entries (%s)", self.uri, len(missing), names)
+        refused = [text for run in (self._parent, *self._runs) for text in run.refused]
+        if refused:
+            log.warning("MLflow at %s refused %d entries, first: %s", self.uri, len(refused), refused[0][:200])
+
+    def _begin(self) -> bool:
+        try:
+            self._parent.adopt(self._interrupted())
+        except ServerAway:
+            return False
+        except ServerRefused as error:
+            self._parent.refused.append(str(error))
+        return self._parent.change(lambda client, run_id: None)
+
+    def _later(self, what: str, act: Callable[[], bool]) -> None:
+        self._deliveries.add(what, act)
+
+    def _log_artifact(self, run: MlflowRun, name: str, artifact: Artifact) -> None:
+        """Queue what is known at the end of a component's run, and the end."""
+        self._runs.append(run)
+        manifest = artifact.manifest
+        tags = {"vim.digest": artifact.digest, "vim.artifact": artifact.folder}
+        tags |= {"vim.numeric": json.dumps(manifest.numeric)}
+        finals = {f"final/{key}": value for key, value in manifest.metrics.items()}
+        inputs = mlflow_inputs.datasets(self._config.run.root, artifact)
+        self._later(f"the tags of {name}", lambda: run.tag(tags))
+        self._later(f"the figures of {name}", lambda: run.metrics(0, finals))
+        if inputs:
+            self._later(
+                f"the inputs of {name}", lambda: run.change(lambda c, i: mlflow_inputs.log_inputs(c, i, inputs))
+            )
+        self._later(f"the end of {name}", lambda: run.end("FINISHED"))
+
+    def _complete(self, name: str, artifact: Artifact) -> bool:
+        """Make up for what a dead server missed when this artifact was made."""
+        manifest = artifact.manifest
+        try:
+            if mlflow_backfill.is_complete(self._link, self._experiment(), artifact):
+                return True
+        except ServerAway:
+            return False
+        run = self._child(name, manifest.fingerprint, manifest.mlflow_run_id)
+        self._later(f"the settings of {name}", lambda: run.params(manifest.config))
+        self._later(f"the curves of {name}", lambda: mlflow_backfill.deliver(run, artifact))
+        self._log_artifact(run, name, artifact)
+        return True
+
+    def _child(
+        self, name: str, fingerprint: str, known: str, made: Callable[[str], None] = lambda run_id: None
+    ) -> MlflowRun:
+        tags = {"vim.kind": "component", "vim.component": name, "vim.preset": self._config.preset}
+        tags |= {"vim.fingerprint": fingerprint}
+        return MlflowRun(self._link, self._experiment, name, lambda: {**tags, PARENT: self._parent.open()}, known, made)
+
+    @contextlib.contextmanager
+    def _monitored(self, name: str, run: MlflowRun) -> Iterator[None]:
+        """Sample the machine into the run meanwhile, where it is wanted and the server answers."""
+        stops: list[Callable[[], None]] = []
+        over = threading.Event()
+
+        def begin() -> bool:
+            if not over.is_set():
+                with contextlib.suppress(ServerAway):
+                    stops.append(self._link.call(lambda client: system_monitor(run.run_id, self.uri)))
+            return True
+
+        if self._config.run.system_metrics:
+            self._later(f"the system metrics of {name}", begin)
+        # A run id that is there in time enters the artifact's manifest.
+        self._deliveries.settle(SETTLE_S)
+        try:
+            yield
+        finally:
+            over.set()
+            for stop in stops:
+                stop()
+
+    def _experiment(self) -> str:
+        if not self._experiment_id:
+            self._experiment_id = self._link.call(self._find_experiment)
+        return self._experiment_id
+
+    def _find_experiment(self, client: Any) -> str:
+        found = client.get_experiment_by_name(self._config.preset)
+        if found is None:
+            where = artifact_location(self._config.run)
+            return str(client.create_experiment(self._config.preset, artifact_location=where))
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _interrupted(self) -> str:
+        """The newest pipeline run of the same settings, if it was cut short and its process is gone; else ''."""
+        query = f"tags.`vim.fingerprint` = '{self._fingerprint}' and tags.`vim.kind` = 'pipeline'"
+        experiment = self._experiment()
+        order = ["attributes.start_time DESC"]
+        found = self._link.call(lambda c: list(c.search_runs([experiment], query, max_results=1, order_by=order)))
+        if not found or found[0].info.status not in ("RUNNING", "KILLED"):
+            return ""
+        return str(found[0].info.run_id) if owner_gone(found[0].data.tags) else ""
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_S):
+            self._parent.tag(beat_tag())
+
+
+class NoTracking:
+    """Tracking switched off by `run.tracking_uri=off`."""
+
+    run_id = ""
+    uri = ""
+    experiment_id = ""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    @contextlib.contextmanager
+    def component(self, name: str, fingerprint: str, work: str) -> Iterator[Tracker]:
+        """A tracker that keeps nothing."""
+        yield OffTracker()
+
+    def finished(self, name: str, artifact: Artifact, reused: bool) -> None:
+        """Do nothing."""
+
+    def file(self, path: str, folder: str = "") -> None:
+        """Do nothing."""
+
+    def close(self, status: str) -> None:
+        """Do nothing."""
+
+
+Tracking = PipelineTracking | NoTracking
+
+
+def config_fingerprint(config: PipelineConfig) -> str:
+    """20 hex digits over all settings that change a result."""
+    return hashlib.sha256(json.dumps(settings_of(config), sort_keys=True).encode()).hexdigest()[:20]
+
+
+def ending(error: BaseException | None) -> str:
+    """MLflow's status of a run that ended so: an interruption is no failure."""
+    if error is None:
+        return "FINISHED"
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+def system_monitor(run_id: str, uri: str) -> Callable[[], None]:
+    """Start MLflow's sampler of processor, memory, disk and network; returns what stops it."""
+    from mlflow.system_metrics import system_metrics_monitor
+
+    make: Any = system_metrics_monitor.SystemMetricsMonitor
+    monitor = make(run_id, resume_logging=True, tracking_uri=uri)
+    monitor.start()
+    return lambda: monitor.finish()
+
+
+def open_run(config: PipelineConfig, tags: Mapping[str, str] | None = None, link: Link | None = None) -> Tracking:
+    """Begin tracking a pipeline run; end it with `close(status)`. Raises `ConfigError` for a contradictory address."""
+    uri = tracking_uri(config.run)
+    if uri is None:
+        return NoTracking()
+    tracking = PipelineTracking(config, link or Link(uri), tags or {})
+    tracking.start()
+    return tracking

@@ -1,0 +1,1 @@
+"""What runs, in which order, where: command line, Dagster definitions, presets."""

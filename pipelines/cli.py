@@ -1,0 +1,108 @@
+"""`vimctl`: run a preset or one component, look at settings, reports and user interfaces."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipelines import commands, presets
+from vim_core.errors import ConfigError, VimError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+CONFIG_ERROR, OTHER_ERROR, INTERRUPTED = 2, 1, 130
+EXAMPLES = """\
+examples:
+  vimctl run --preset digits                      the whole pipeline; what exists already is reused
+  vimctl run --preset digits prior.dropout=0.2    with another setting: only what it changes runs again
+  vimctl run prior --preset digits                one component, after bringing its inputs up to date
+  vimctl run prior --preset digits --force        make it again although it exists
+  vimctl config --preset digits                   every setting, resolved
+  vimctl report --preset digits --json            the figures of the last run
+  vimctl ui --preset digits                       MLflow and Dagster in the browser
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command; returns its exit status: 2 for a config error, 1 for another one, 130 if interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return run(arguments)
+    except VimError as error:
+        sys.stderr.write(f"vimctl: {' '.join(str(error).split())}\n")
+        return CONFIG_ERROR if isinstance(error, ConfigError) else OTHER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("\nvimctl: interrupted; finished work is kept, the same command continues\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left; closing it again at exit would print a second error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OTHER_ERROR
+
+
+def run(arguments: list[str]) -> int:
+    """Parse and execute one command."""
+    top = parser()
+    # argparse fills positional arguments in one go; those after an option come back as unknown.
+    parsed, rest = top.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown or (rest and not hasattr(parsed, "words")):
+        top.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+    if rest:
+        parsed.words = [*parsed.words, *rest]
+    status: int = parsed.act(parsed)
+    return status
+
+
+def parser() -> ArgumentParser:
+    """The command's grammar."""
+    top = argparse.ArgumentParser(
+        prog="vimctl", description="Train and judge vector-quantized image models, from raw images to a report.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    kinds = top.add_subparsers(metavar="COMMAND", required=True)
+    _run(_command(kinds, "run", commands.run, "run a preset's components, reusing what exists"))
+    _settings(_command(kinds, "config", commands.config, "print a preset's settings, resolved"))
+    _command(kinds, "presets", commands.list_presets, "list the presets")
+    shown = _command(kinds, "report", commands.report, "print where the last report lies, or its figures")
+    _settings(shown)
+    shown.add_argument("--json", action="store_true", help="print results.json")
+    _ui(_command(kinds, "ui", commands.ui, "start MLflow and Dagster on 127.0.0.1 and print their addresses"))
+    return top
+
+
+def _command(kinds: argparse._SubParsersAction[ArgumentParser], name: str, act: object, text: str) -> ArgumentParser:
+    made: ArgumentParser = kinds.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    made.set_defaults(act=act)
+    return made
+
+
+def _settings(made: ArgumentParser, words: str = "key=value …") -> None:
+    made.add_argument("words", nargs="*", metavar=words, help="settings by dotted key, such as prior.steps=1200")
+    made.add_argument(
+        "--preset", default=presets.default(), help="a preset's name or a YAML file (default: %(default)s)"
+    )
+
+
+def _run(made: ArgumentParser) -> None:
+    _settings(made, "[COMPONENT] key=value …")
+    made.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
+    made.add_argument("--force", action="store_true", help="run again although the artifact exists")
+
+
+def _ui(made: ArgumentParser) -> None:
+    _settings(made)
+    made.add_argument("--root", help="the artifact root, short for run.root=…")
+    made.add_argument("--mlflow-port", type=int, default=5000, help="default: %(default)s, or a free one if taken")
+    made.add_argument("--dagster-port", type=int, default=3000, help="default: %(default)s, or a free one if taken")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

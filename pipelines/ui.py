@@ -1,0 +1,99 @@
+"""`vimctl ui`: MLflow and Dagster on loopback, showing what a root has, until interrupted."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from components.mlflow_link import artifact_location, tracking_uri
+from pipelines import history
+from pipelines.servers import HOST, Server, free_port
+from vim_core import io
+from vim_core.config import PipelineConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CODE = Path(__file__).resolve().parents[1]
+
+
+def serve(
+    config: PipelineConfig, preset: str, overrides: list[str], mlflow_port: int, dagster_port: int, console: Console
+) -> int:
+    """Start the servers, print their addresses, wait for Ctrl-C or a signal to end, stop them.
+
+    Raises `ServerError` when one of them does not start or ends by itself.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    uri = tracking_uri(config.run)
+    servers = [dagster_server(config, preset, overrides, dagster_port)]
+    if uri is not None and not uri.startswith("http"):
+        servers.insert(0, mlflow_server(config, uri, mlflow_port))
+    try:
+        for server in servers:
+            server.start()
+        console.print("starting …", highlight=False)
+        for server in servers:
+            server.wait_ready()
+            _line(console, server.name, server.address)
+        if uri is None or uri.startswith("http"):
+            _line(console, "MLflow", uri or "off (run.tracking_uri=off)")
+        console.print("Ctrl-C stops them", highlight=False)
+        while True:
+            time.sleep(1.0)
+            for server in servers:
+                server.check()
+    except KeyboardInterrupt:
+        console.print("\nstopping …", highlight=False)
+        return 0
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def mlflow_server(config: PipelineConfig, uri: str, port: int) -> Server:
+    """MLflow's server over the database at `uri`."""
+    chosen = free_port(port)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(chosen), "--workers", "1"]
+    command += ["--backend-store-uri", uri]
+    where = artifact_location(config.run)
+    if where is not None:
+        io.make_folder(config.run.root)
+        command += ["--default-artifact-root", where]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Server("MLflow", chosen, command, environment, "/health", _log(config, "mlflow"))
+
+
+def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], port: int) -> Server:
+    """Dagster's web server and daemon over the history of this root, with the preset's assets."""
+    chosen = free_port(port)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions", "-d", os.fspath(CODE)]
+    command += ["--host", HOST, "--port", str(chosen), "--log-level", "warning"]
+    root = str(io.local_path(config.run.root).absolute()) if io.is_local(config.run.root) else config.run.root
+    environment = {
+        "DAGSTER_HOME": os.fspath(history.home(config)),
+        "VIM_PRESET": os.path.abspath(preset) if preset.endswith((".yaml", ".yml")) else preset,
+        "VIM_OVERRIDES": shlex.join([*overrides, f"run.root={root}"]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")])),
+        "DAGSTER_DISABLE_TELEMETRY": "true",
+    }
+    return Server("Dagster", chosen, command, environment, "/server_info", _log(config, "dagster"))
+
+
+def _log(config: PipelineConfig, name: str) -> Path:
+    # Not `logs`: Dagster empties that one.
+    return history.home(config) / "server-logs" / f"{name}.log"
+
+
+def _line(console: Console, name: str, address: str) -> None:
+    console.print(f"{name:<8} {address}", highlight=False, soft_wrap=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,103 @@
+"""In a browser: MLflow and Dagster show the run, and the report page works on a desk and on a phone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SmokeRun
+from tests.support import Running, started
+
+pytestmark = [pytest.mark.cluster, pytest.mark.browser]
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, driven by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_report_fits_the_screen(browser: Any, smoke_run: SmokeRun, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    problems: list[str] = []
+    fetched: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: fetched.append(request.url))
+    page.goto(Path(smoke_run.root, "reports", "smoke", "report.html").as_uri())
+    assert problems == []
+    assert [url[:80] for url in fetched if not url.startswith(("file:", "data:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    broken = "[...document.images].filter(image => !image.complete || image.naturalWidth === 0).length"
+    assert page.evaluate("document.images.length") > 0
+    assert page.evaluate(broken) == 0
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def ui(smoke_run: SmokeRun) -> Iterator[Running]:
+    """`vimctl ui` over the session's pipeline, once it has printed both addresses."""
+    with started(smoke_run.root, "ui", "--preset", "smoke") as process:
+        process.wait_for(lambda: len(addresses(process)) >= 2, patience=120)
+        yield process
+
+
+def addresses(process: Running) -> list[str]:
+    """Loopback addresses printed so far."""
+    return list(dict.fromkeys(re.findall(r"http://127\.0\.0\.1:\d+", process.text)))
+
+
+def shows(page: Any, address: str, *texts: str) -> None:
+    """The page at the address shows every text within a minute."""
+    page.goto(address, timeout=60_000)
+    for text in texts:
+        page.get_by_text(text, exact=True).first.wait_for(timeout=60_000)
+
+
+def test_vimctl_ui_shows_runs_and_assets(browser: Any, ui: Running, smoke_run: SmokeRun) -> None:
+    from mlflow import MlflowClient
+
+    experiment = MlflowClient(f"sqlite:///{smoke_run.root}/mlflow.db").get_experiment_by_name("smoke")
+    assert experiment is not None
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    mlflow = next(address for address in addresses(ui) if is_mlflow(address))
+    shows(page, f"{mlflow}/#/experiments/{experiment.experiment_id}/runs", "quantize", "prior")
+    dagster = next(address for address in addresses(ui) if address != mlflow)
+    shows(page, f"{dagster}/assets", "quantize", "prior")
+    page.close()
+
+
+def is_mlflow(address: str) -> bool:
+    """Whether an MLflow server answers at this address."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(f"{address}/version", timeout=20) as response:
+            return bool(re.fullmatch(r"\d+\.\d+\.\d+", response.read().decode().strip()))
+    except (urllib.error.HTTPError, UnicodeDecodeError):
+        return False

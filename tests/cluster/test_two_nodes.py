@@ -1,0 +1,73 @@
+"""Training on a Ray cluster of two nodes, and what happens when one of them is lost."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import manifest, started, vimctl
+
+pytestmark = pytest.mark.cluster
+
+CORES = 2
+SETTINGS = ["quantize.steps=120", "quantize.checkpoint_every=10", "run.workers=2", f"run.threads={CORES}"]
+"""Each worker asks for all the cores of a node, so two workers need two nodes."""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Ray cluster on this machine whose head has the cores of one worker."""
+    from ray.cluster_utils import Cluster
+
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": CORES, "include_dashboard": False})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the ingested images."""
+    root = tmp_path_factory.mktemp("images") / "root"
+    vimctl("run", "ingest", "--preset", "smoke", root=root)
+    return root
+
+
+def branch(images: Path, target: Path) -> Path:
+    """A root of its own with the same images."""
+    shutil.copytree(images / "ingest", target / "ingest")
+    return target
+
+
+def quantize(address: str) -> list[str]:
+    """Arguments of `vimctl` that train the tokenizer on a cluster."""
+    return ["run", "quantize", "--preset", "smoke", f"run.ray_address={address}", *SETTINGS]
+
+
+def test_two_nodes_and_a_lost_one_end_with_the_same_weights(images: Path, cluster: Any, tmp_path: Path) -> None:
+    second = cluster.add_node(num_cpus=CORES)
+    calm = branch(images, tmp_path / "calm")
+    vimctl(*quantize(cluster.address), root=calm)
+    assert manifest(calm, "quantize")["properties"]["trained_by"] == "Ray Train, 2 worker process(es)"
+
+    rough = branch(images, tmp_path / "rough")
+    with started(rough, *quantize(cluster.address)) as process:
+        process.wait_for(lambda: bool(list(rough.glob(".work/quantize/**/step-*.safetensors"))))
+        cluster.remove_node(second, allow_graceful=False)
+        cluster.add_node(num_cpus=CORES)
+        assert process.process.wait(timeout=600) == 0, process.text[-4000:]
+    assert manifest(rough, "quantize")["properties"]["resumed_from"] > 0
+    assert manifest(rough, "quantize")["digest"] == manifest(calm, "quantize")["digest"]
+
+
+def test_a_cluster_that_is_not_there_is_named(images: Path, tmp_path: Path) -> None:
+    root = branch(images, tmp_path / "root")
+    finished = vimctl(*quantize("127.0.0.1:1"), root=root, check=False, timeout=180)
+    assert finished.code != 0
+    assert "Traceback" not in finished.text
+    assert "run.ray_address='127.0.0.1:1'" in finished.text

@@ -1,0 +1,115 @@
+"""Shared fixtures: everything a test writes lies in a temporary folder, numeric libraries use one thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import CONF, SERIAL, SilentProgress, SilentTracker, manifest, results, vimctl
+
+for _name in SERIAL:  # read by the libraries when they are first imported
+    os.environ[_name] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep home folder, artifact root and service state of this session away from the user's."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("VIM_ROOT", str(home / "artifacts"))
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("DAGSTER_DISABLE_TELEMETRY", "yes")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "RAY_ADDRESS"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """One torch thread in tests that use torch; the variable alone does not bind every build of it."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """An artifact root of this test's own."""
+    return str(tmp_path / "root")
+
+
+@pytest.fixture
+def smoke_config(root: str) -> Any:
+    """The `smoke` preset with its root in a temporary folder (a `PipelineConfig`)."""
+    from components import settings
+
+    return settings.load(str(CONF / "smoke.yaml"), [f"run.root={root}", "run.system_metrics=false"])
+
+
+@pytest.fixture
+def make_context(root: str, smoke_config: Any) -> Callable[..., Any]:
+    """A factory of `Context`: `make_context("ingest")`, with silent progress and tracker, folders below `root`."""
+    from components.api import Context
+
+    def make(name: str, fingerprint: str = "0" * 20, pipeline: Any = None) -> Context:
+        config = pipeline or smoke_config
+        work, out = Path(root, ".work", name, fingerprint), Path(root, name, fingerprint, "data-test")
+        work.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        return Context(
+            name=name,
+            fingerprint=fingerprint,
+            work=str(work),
+            out=str(out),
+            run=config.run,
+            pipeline=config,
+            progress=SilentProgress(),
+            tracker=SilentTracker(),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real images that `VIM_TEST_DATA` names."""
+    folder = os.environ.get("VIM_TEST_DATA", "")
+    if not folder:
+        pytest.skip("VIM_TEST_DATA is not set: no real images to test with")
+    path = Path(folder)
+    assert path.is_dir(), f"VIM_TEST_DATA={folder} is not a folder"
+    return path
+
+
+@dataclass(frozen=True)
+class SmokeRun:
+    """The whole `smoke` pipeline after one `vimctl run`: its root, output, and what it had made at that moment.
+
+    Tests may run more in the same root, which only adds artifacts.
+    """
+
+    root: Path
+    text: str = field(repr=False)
+    results: dict[str, Any] = field(repr=False)
+    manifests: dict[str, dict[str, Any]] = field(repr=False)
+    page: str = field(repr=False)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
+    """Run the whole `smoke` preset once per session, through the real command."""
+    root = tmp_path_factory.mktemp("smoke") / "root"
+    finished = vimctl("run", "--preset", "smoke", root=root)
+    made = {path.name: manifest(root, path.name) for path in root.iterdir() if list(path.glob("*/manifest.json"))}
+    page = Path(root, "reports", "smoke", "report.html").read_text()
+    return SmokeRun(root, finished.text, results(root), made, page)

@@ -1,0 +1,172 @@
+"""`tokenize` and `reconstruct` through Beam: the tokenizer's own codes, keyed views, kept shards, no mixing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components import reconstruct, tokenize
+from components.api import Artifact
+from tests.ingested import contents, digits_table, tiny_tokenizer
+from tests.synthetic import context_of
+from vim_core.config import AugmentConfig, ReconstructConfig, TokenizeConfig
+from vim_core.data.augment import augmented
+from vim_core.data.codes import CodeTable
+from vim_core.data.images import decode, from_tensor, square, to_tensor
+from vim_core.data.tables import ImageTable, image_digest
+from vim_core.errors import DataError, LineageError
+from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
+
+CONFIG = TokenizeConfig(views=3, seed=5, augment=AugmentConfig(rotate_degrees=10.0, shift=0.1, flip=0.5))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    root = tmp_path_factory.mktemp("inputs")
+    return {"images": digits_table(root), "tokenizer": tiny_tokenizer(root)}
+
+
+def loaded(inputs: dict[str, Artifact]) -> Tokenizer:
+    return load_tokenizer(inputs["tokenizer"].uri("model.safetensors"), inputs["tokenizer"].uri("config.json"))
+
+
+def codes_of(ctx: Any, split: str) -> CodeTable:
+    return CodeTable([str(path) for path in sorted(Path(ctx.out, "codes").glob(f"{split}-*"))])
+
+
+def test_codes_are_those_of_one_call_of_encode(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """However Beam batches: codes equal those of preparing and encoding the images in one go."""
+    ctx = context_of(tmp_path, "tokenize")
+    outcome = tokenize.run(CONFIG, inputs, ctx)
+    tokenizer = loaded(inputs)
+    for split, views in (("train", 3), ("test", 1)):
+        images = ImageTable(inputs["images"].uris(f"images/{split}-"))
+        table = codes_of(ctx, split)
+        assert table.keys == [key for key in images.keys for _ in range(views)]
+        assert table.labels.tolist() == np.repeat(images.labels, views).tolist()
+        assert table.view.tolist() == list(range(views)) * len(images)
+        pixels = []
+        for row, key in enumerate(images.keys):
+            image = decode(images.image(row))
+            pixels.append(square(image, 16))
+            pixels += [augmented(image, 16, CONFIG.augment, (5, key, view)) for view in range(1, views)]
+        assert np.array_equal(table.codes, tokenizer.encode(to_tensor(np.stack(pixels))).numpy())
+        assert outcome.properties["splits"][split] == len(table)
+    assert outcome.metrics == {"images": 90.0, "tokens": 4.0 * sum(outcome.properties["splits"].values())}
+
+
+def test_the_table_says_where_it_comes_from(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    ctx = context_of(tmp_path, "tokenize")
+    outcome = tokenize.run(CONFIG, inputs, ctx)
+    meta = codes_of(ctx, "train").meta
+    assert (meta.tokenizer, meta.grid, meta.vocabulary, meta.split, meta.views) == ("0" * 64, (2, 2), 32, "train", 3)
+    assert meta.augmentation[0] == {}
+    assert meta.augmentation[2]["rotate_degrees"] == 10.0
+    assert len(meta.augmentation) == 3
+    assert codes_of(ctx, "test").meta.views == 1
+    known = outcome.properties
+    assert (known["tokenizer"], known["grid"], known["vocabulary"], known["views"]) == ("0" * 64, [2, 2], 32, 3)
+    assert known["classes"] == inputs["images"].properties["classes"]
+    with pytest.raises(LineageError, match="expected 111111111111"):
+        codes_of(ctx, "train").check("1" * 64)
+
+
+def test_the_same_bytes_again_and_in_other_processes(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    made = []
+    for processes in (1, 2):
+        ctx = context_of(tmp_path / str(processes), "tokenize")
+        ctx.run.beam_processes = processes
+        tokenize.run(CONFIG, inputs, ctx)
+        made.append(contents(ctx))
+    assert made[0] == made[1]
+
+
+def test_finished_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    ctx = context_of(tmp_path, "tokenize")
+    tokenize.run(CONFIG, inputs, ctx)
+    before = contents(ctx)
+    files = sorted(Path(ctx.work).rglob("*.parquet"))
+    files[2].unlink()
+    ages = {path: path.stat().st_mtime_ns for path in files if path.exists()}
+    ctx.out = str(tmp_path / "second")
+    tokenize.run(CONFIG, inputs, ctx)
+    assert contents(ctx) == before
+    assert {path: path.stat().st_mtime_ns for path in ages} == ages
+    assert any("5 of 6" in note for note in ctx.progress.notes)  # type: ignore[attr-defined]
+
+
+def test_an_interruption_keeps_whole_shards_only(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components import beam_jobs
+
+    calls = []
+
+    class Failing(Tokenizer):
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            calls.append(len(images))
+            if len(calls) > 5:
+                raise RuntimeError("power cut")
+            return super().encode(images)
+
+    plain = context_of(tmp_path / "plain", "tokenize")
+    tokenize.run(CONFIG, inputs, plain)
+    ctx = context_of(tmp_path, "tokenize")
+    failing = Failing(loaded(inputs).model)
+    with monkeypatch.context() as patch:
+        patch.setattr(beam_jobs, "tokenizer", lambda *_: failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            tokenize.run(CONFIG, inputs, ctx)
+    assert not Path(ctx.out).exists()
+    left = {path.name: path.read_bytes() for path in Path(ctx.work).rglob("*") if path.is_file()}
+    expected = contents(plain)
+    assert 0 < len(left) < 6
+    assert all(expected[f"codes/{name}"] == data for name, data in left.items())
+    tokenize.run(CONFIG, inputs, ctx)
+    assert contents(ctx) == expected
+
+
+def test_work_of_another_numeric_class_is_not_continued(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    ctx = context_of(tmp_path, "tokenize")
+    tokenize.run(CONFIG, inputs, ctx)
+    ctx.run.threads = 2
+    ctx.out = str(tmp_path / "second")
+    tokenize.run(CONFIG, inputs, ctx)
+    assert len({path.parent for path in Path(ctx.work).rglob("*.parquet")}) == 2
+
+
+def test_reconstructions_are_decode_of_encode(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    ctx = context_of(tmp_path, "reconstruct")
+    outcome = reconstruct.run(ReconstructConfig(), inputs, ctx)
+    originals = ImageTable(inputs["images"].uris("images/test-"))
+    made = ImageTable([str(path) for path in sorted(Path(ctx.out, "images").iterdir())])
+    assert made.keys == originals.keys
+    assert made.labels.tolist() == originals.labels.tolist()
+    assert made.row_groups == originals.row_groups
+    tokenizer = loaded(inputs)
+    pixels = np.stack([square(decode(data), 16) for data in originals.images(0, len(originals))])
+    expected = from_tensor(tokenizer.decode(tokenizer.encode(to_tensor(pixels))))
+    assert np.array_equal(np.stack([decode(data) for data in made.images(0, len(made))]), expected)
+    assert outcome.properties["images"] == inputs["images"].digest
+    assert outcome.properties["tokenizer"] == "0" * 64
+    assert outcome.digest == image_digest({"test": made})
+
+
+@pytest.mark.parametrize("limit", [1, 15])
+def test_a_limit_takes_the_first_images(inputs: dict[str, Artifact], tmp_path: Path, limit: int) -> None:
+    ctx = context_of(tmp_path, "reconstruct")
+    outcome = reconstruct.run(ReconstructConfig(limit=limit), inputs, ctx)
+    made = ImageTable([str(path) for path in sorted(Path(ctx.out, "images").iterdir())])
+    assert made.keys == ImageTable(inputs["images"].uris("images/test-")).keys[:limit]
+    assert outcome.metrics == {"images": limit}
+
+
+def test_a_damaged_shard_is_named_in_one_line(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    images = digits_table(tmp_path, limit=40, shards=2)
+    Path(images.uri("images/train-00001-of-00002.parquet")).write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"^\S*train-00001-of-00002.parquet: not a whole Parquet file.*--force$"):
+        tokenize.run(CONFIG, {**inputs, "images": images}, context_of(tmp_path, "tokenize"))

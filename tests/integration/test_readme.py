@@ -1,0 +1,46 @@
+"""README's commands: every one runs, with `smoke` in place of `digits`; make's targets are those that CI runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from tests.conftest import SmokeRun
+from tests.support import REPOSITORY, vimctl
+
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SERVERS = ("vimctl ui", "dagster dev")
+"""Commands that serve until they are stopped; tests/cluster/test_dagster_ui.py starts them."""
+
+
+def commands() -> list[str]:
+    """Every line of README's console blocks."""
+    text = (REPOSITORY / "README.md").read_text()
+    return [line for block in CONSOLE.findall(text) for line in block.splitlines() if line.strip()]
+
+
+def short() -> list[str]:
+    """The `vimctl` commands that end by themselves, without the path of the command."""
+    lines = [line for line in commands() if "vimctl" in line and not any(server in line for server in SERVERS)]
+    return [line.split("vimctl ", 1)[1] for line in lines]
+
+
+def test_every_command_is_of_a_kind_that_something_runs() -> None:
+    for line in commands():
+        known = line.startswith("make ") or "vimctl " in line or any(server in line for server in SERVERS)
+        assert known, f"README shows {line!r} and nothing runs it"
+
+
+def test_make_targets_are_run_by_ci() -> None:
+    run_by_ci = (REPOSITORY / ".ci" / "run").read_text()
+    for line in commands():
+        if line.startswith("make "):
+            assert re.search(rf"^timed {line.split()[1]}\b", run_by_ci, re.MULTILINE), f"CI never runs {line!r}"
+
+
+@pytest.mark.parametrize("line", short())
+def test_command_runs(smoke_run: SmokeRun, line: str) -> None:
+    finished = vimctl(*shlex.split(line.replace("--preset digits", "--preset smoke")), root=smoke_run.root)
+    assert finished.text.strip()

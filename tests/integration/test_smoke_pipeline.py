@@ -1,0 +1,223 @@
+"""The whole pipeline on the `smoke` preset: what it leaves behind, what is reused, what runs again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SmokeRun
+from tests.support import manifests, results, vimctl
+
+COMPONENTS = {
+    "ingest",
+    "classify",
+    "statistics",
+    "quantize",
+    "tokenize",
+    "reconstruct",
+    "prior",
+    "sample",
+    "score",
+    "probe",
+    "report",
+}
+FIGURES = [
+    "quantizer.psnr_db",
+    "quantizer.codebook_usage",
+    "prior.nll_bits_per_token",
+    "prior.unigram_bits_per_token",
+    "samples.count",
+    "samples.conditional_accuracy",
+    "samples.fd_classifier",
+    "samples.fd_classifier_real_vs_real",
+    "classifier.test_accuracy",
+    "probe.best_block",
+    "probe.top1",
+    "probe.pixel_baseline_top1",
+]
+SHARES = ["quantizer.codebook_usage", "samples.conditional_accuracy", "classifier.test_accuracy", "probe.top1"]
+
+
+def figure(found: dict[str, Any], key: str) -> float:
+    """A figure of `results.json` by its dotted name."""
+    group, name = key.split(".")
+    return float(found[group][name])
+
+
+def test_every_component_left_one_manifest(smoke_run: SmokeRun) -> None:
+    assert set(smoke_run.manifests) == COMPONENTS
+
+
+def test_every_listed_file_is_there_with_its_size(smoke_run: SmokeRun) -> None:
+    for name, manifest in smoke_run.manifests.items():
+        folder = smoke_run.root / name / manifest["fingerprint"]
+        sizes = {entry["path"]: (folder / entry["path"]).stat().st_size for entry in manifest["files"]}
+        assert sizes == {entry["path"]: entry["bytes"] for entry in manifest["files"]}, name
+
+
+def test_inputs_are_recorded_by_digest(smoke_run: SmokeRun) -> None:
+    for name, manifest in smoke_run.manifests.items():
+        for record in manifest["inputs"].values():
+            source = smoke_run.manifests[record["component"]]
+            assert record["digest"] == source["digest"], f"{name} <- {record['component']}"
+
+
+def test_no_unfinished_work_is_left(smoke_run: SmokeRun) -> None:
+    left = [path for path in smoke_run.root.glob(".work/*/*") if any(path.iterdir())]
+    assert left == []
+
+
+@pytest.mark.parametrize("key", FIGURES)
+def test_results_have_every_figure(smoke_run: SmokeRun, key: str) -> None:
+    assert math.isfinite(figure(smoke_run.results, key))
+
+
+@pytest.mark.parametrize("key", SHARES)
+def test_shares_are_shares(smoke_run: SmokeRun, key: str) -> None:
+    assert 0 <= figure(smoke_run.results, key) <= 1
+
+
+def test_results_say_what_ran(smoke_run: SmokeRun, smoke_config: Any) -> None:
+    found = smoke_run.results
+    assert found["preset"] == "smoke"
+    assert found["samples"]["count"] == smoke_config.sample.count
+    assert set(found["reused"]) >= COMPONENTS - {"report"}
+    assert not any(found["reused"].values())
+    assert all(found["seconds"][name] > 0 for name in COMPONENTS - {"report"})
+    assert found["protocols"]
+
+
+def test_the_models_learned_something(smoke_run: SmokeRun, smoke_config: Any) -> None:
+    """Sixty steps are few, but chance and the uniform code are lower still."""
+    found = smoke_run.results
+    uniform = math.log2(smoke_config.quantize.codebook.codes)
+    assert found["classifier"]["test_accuracy"] > 0.2
+    assert found["probe"]["top1"] > 0.2
+    assert found["prior"]["nll_bits_per_token"] < 0.5 * uniform
+    assert found["prior"]["unigram_bits_per_token"] <= uniform
+    assert found["samples"]["fd_classifier"] > found["samples"]["fd_classifier_real_vs_real"]
+
+
+def test_training_says_how_it_ran(smoke_run: SmokeRun) -> None:
+    ways = {name: smoke_run.manifests[name]["properties"]["trained_by"] for name in ("quantize", "prior")}
+    assert set(ways.values()) == {"Ray Train, 1 worker process(es)"}, ways
+    ways = {name: smoke_run.manifests[name]["properties"]["trained_by"] for name in ("classify", "probe")}
+    assert set(ways.values()) == {"Ray Train local mode"}, ways
+
+
+class Loads(HTMLParser):
+    """Collects every address that opening the page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = ("src", "srcset", "poster", "data") if tag == "a" else ("src", "srcset", "poster", "data", "href")
+        self.fetched += [value for name, value in attrs if name in names and value]
+
+
+def test_the_page_stands_alone(smoke_run: SmokeRun) -> None:
+    loads = Loads()
+    loads.feed(smoke_run.page)
+    assert [address[:80] for address in loads.fetched if not address.startswith(("data:", "#"))] == []
+    assert [found[:80] for found in re.findall(r"url\(\s*['\"]?(?!data:|#)[^)]*", smoke_run.page)] == []
+    assert "@import" not in smoke_run.page
+    assert smoke_run.page.count("data:image/") >= 10, "the pictures are in the page"
+
+
+def test_the_report_command_prints_the_results(smoke_run: SmokeRun) -> None:
+    printed = json.loads(vimctl("report", "--preset", "smoke", "--json", root=smoke_run.root).out)
+    assert printed == results(smoke_run.root)
+
+
+def test_mlflow_has_a_parent_and_a_child_per_component(smoke_run: SmokeRun) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{smoke_run.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("smoke")
+    assert experiment is not None
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id], max_results=1000)}
+    for name in COMPONENTS - {"report"}:
+        manifest = smoke_run.manifests[name]
+        child = runs[manifest["mlflow_run_id"]]
+        parent = runs[child.data.tags["mlflow.parentRunId"]]
+        assert "mlflow.parentRunId" not in parent.data.tags
+        assert child.info.status == "FINISHED", name
+        assert child.data.params, name
+    curve = {}
+    for name in ("quantize", "prior", "classify"):
+        run_id = smoke_run.manifests[name]["mlflow_run_id"]
+        curve[name] = [point.step for point in client.get_metric_history(run_id, "loss")]
+        assert len(curve[name]) > 1, name
+        assert curve[name] == sorted(set(curve[name])), f"{name}: each step once"
+
+
+def test_mlflow_has_pictures_and_lineage(smoke_run: SmokeRun) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{smoke_run.root}/mlflow.db")
+    for name in ("quantize", "sample"):
+        pending: list[str] = [""]
+        files: list[str] = []
+        while pending:
+            for item in client.list_artifacts(smoke_run.manifests[name]["mlflow_run_id"], pending.pop() or None):
+                (pending if item.is_dir else files).append(item.path)
+        assert [path for path in files if path.endswith(".png")], name
+    run = client.get_run(smoke_run.manifests["tokenize"]["mlflow_run_id"])
+    assert run.inputs is not None
+    digests = {used.dataset.digest for used in run.inputs.dataset_inputs}
+    wanted = smoke_run.manifests["ingest"]["digest"]
+    assert any(wanted.startswith(digest) for digest in digests), (wanted, digests)
+
+
+def test_dagster_keeps_the_history(smoke_run: SmokeRun) -> None:
+    from dagster import AssetKey, DagsterInstance, DagsterRunStatus
+
+    with DagsterInstance.from_config(str(smoke_run.root / "dagster")) as instance:
+        statuses = {run.status for run in instance.get_runs()}
+        assert DagsterRunStatus.SUCCESS in statuses
+        for name in COMPONENTS:
+            assert instance.get_latest_materialization_event(AssetKey([name])) is not None, name
+
+
+def test_again_reuses_everything(smoke_run: SmokeRun) -> None:
+    vimctl("run", "--preset", "smoke", root=smoke_run.root)
+    found = results(smoke_run.root)
+    assert all(found["reused"][name] for name in COMPONENTS - {"report"}), found["reused"]
+    for key in FIGURES:
+        assert figure(found, key) == figure(smoke_run.results, key)
+    for name in COMPONENTS:
+        assert [manifest["fingerprint"] for manifest in manifests(smoke_run.root, name)][:1] == [
+            smoke_run.manifests[name]["fingerprint"]
+        ]
+
+
+def test_one_component_alone(smoke_run: SmokeRun) -> None:
+    finished = vimctl("run", "quantize", "--preset", "smoke", root=smoke_run.root)
+    assert "quantize" in finished.text
+    assert len(manifests(smoke_run.root, "quantize")) == 1
+
+
+def test_one_component_brings_its_inputs_along(root: str) -> None:
+    finished = vimctl("run", "classify", "--preset", "smoke", "--only", root=root, check=False)
+    assert finished.code != 0
+    assert "vimctl run ingest --preset smoke" in finished.text
+    vimctl("run", "classify", "--preset", "smoke", root=root)
+    made = {path.parent.parent.name for path in Path(root).glob("*/*/manifest.json")}
+    assert made == {"ingest", "classify"}
+
+
+def test_another_dropout_runs_the_prior_and_what_follows(smoke_run: SmokeRun) -> None:
+    vimctl("run", "--preset", "smoke", "prior.dropout=0.3", root=smoke_run.root)
+    reused = results(smoke_run.root)["reused"]
+    again = {name for name, was_reused in reused.items() if not was_reused}
+    assert again - {"report"} == {"prior", "sample", "score", "probe"}
+    assert len(manifests(smoke_run.root, "prior")) == 2
+    assert len(manifests(smoke_run.root, "quantize")) == 1

@@ -1,0 +1,30 @@
+"""Fixtures of the component tests: a flow of fakes and a config with a root of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components import registry
+from tests.unit.components.fakes import Fake
+from vim_core.config import PipelineConfig, RunConfig
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
+    """ingest → quantize → tokenize → prior, all fakes."""
+    table = {
+        "ingest": Fake(),
+        "quantize": Fake({"images": "ingest"}),
+        "tokenize": Fake({"images": "ingest", "tokenizer": "quantize"}),
+        "prior": Fake({"codes": "tokenize", "tokenizer": "quantize"}),
+    }
+    monkeypatch.setattr(registry, "component", table.__getitem__)
+    return table
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PipelineConfig:
+    components = ["ingest", "quantize", "tokenize", "prior"]
+    return PipelineConfig(preset="test", components=components, run=RunConfig(root=str(tmp_path / "root")))

@@ -1,0 +1,68 @@
+"""A flow of four tiny components in place of the real ones, so that wiring is tested in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components import registry
+from components.api import Context, Inputs, Outcome
+from pipelines import history
+from vim_core import io
+from vim_core.config import PipelineConfig, RunConfig
+
+INPUTS = {
+    "ingest": {},
+    "quantize": {"images": "ingest"},
+    "tokenize": {"images": "ingest", "tokenizer": "quantize"},
+    "prior": {"codes": "tokenize", "tokenizer": "quantize"},
+}
+
+
+class Flow:
+    """Fake components; `ran` lists what was executed, `acts` may replace what one of them does."""
+
+    def __init__(self, root: Path) -> None:
+        self.ran: list[str] = []
+        self.acts: dict[str, Callable[[Context], None]] = {}
+        run = RunConfig(root=str(root), tracking_uri="off")
+        self.config = PipelineConfig(preset="fake", components=list(INPUTS), run=run)
+
+    def component(self, name: str) -> Any:
+        """The fake module."""
+
+        def run(config: Any, inputs: Inputs, ctx: Context) -> Outcome:
+            return self._run(name, inputs, ctx)
+
+        return SimpleNamespace(VERSION=1, INPUTS=INPUTS[name], run=run)
+
+    def _run(self, name: str, inputs: Inputs, ctx: Context) -> Outcome:
+        self.ran.append(name)
+        ctx.progress.start(2, "step")
+        if name in self.acts:
+            self.acts[name](ctx)
+        ctx.progress.advance(2, loss=1.0)
+        text = name + repr(getattr(ctx.pipeline, name)) + "".join(item.digest for item in inputs.values())
+        io.write_bytes(ctx.path("data.txt"), text.encode())
+        return Outcome(metrics={"rows": 3.0})
+
+
+@pytest.fixture
+def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
+    """The fake flow in place of the registry's components."""
+    made = Flow(tmp_path / "root")
+    real = registry.component
+    monkeypatch.setattr(registry, "component", lambda name: made.component(name) if name in INPUTS else real(name))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setattr(history, "instance", lambda config: _in_memory())
+    return made
+
+
+def _in_memory() -> Any:
+    import dagster
+
+    return dagster.DagsterInstance.ephemeral()

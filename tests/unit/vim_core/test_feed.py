@@ -1,0 +1,72 @@
+"""Training images by position: pure, labelled, sliced over ranks."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.vim_core.tiny import VIEW, image_table, pixels
+from vim_core.config import AugmentConfig
+from vim_core.data.feed import ImageFeed
+
+COUNT = 11
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return image_table(tmp_path_factory.mktemp("feed") / "train.parquet", COUNT)
+
+
+def feed(table: str, augment: AugmentConfig = VIEW, seed: int = 0) -> ImageFeed:
+    return ImageFeed([table], 8, augment, seed)
+
+
+def test_a_batch_is_a_function_of_its_step(table: str) -> None:
+    used = feed(table)
+    for step in (9, 0, 4):
+        images, labels = used.batch(step, 4, 0, 1)
+        again, same = feed(table).batch(step, 4, 0, 1)
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
+        assert images.shape == (4, 3, 8, 8)
+        assert float(images.min()) >= 0
+        assert float(images.max()) <= 1
+
+
+def test_ranks_slice_one_batch(table: str) -> None:
+    images, labels = feed(table).batch(3, 6, 0, 1)
+    parts = [feed(table).batch(3, 6, rank, 3) for rank in range(3)]
+    assert torch.equal(torch.cat([part for part, _ in parts]), images)
+    assert torch.equal(torch.cat([part for _, part in parts]), labels)
+
+
+def test_labels_belong_to_their_images(table: str) -> None:
+    originals = torch.from_numpy(pixels(COUNT, 8)).permute(0, 3, 1, 2) / 255
+    images, labels = feed(table, AugmentConfig()).batch(0, COUNT, 0, 1)
+    distance = (images[:, None] - originals[None]).abs().amax(dim=(2, 3, 4))
+    rows = distance.argmin(1)
+    assert distance.min(1).values.max() < 1e-6
+    assert sorted(rows.tolist()) == list(range(COUNT))
+    assert torch.equal(labels, rows % 3)
+
+
+def test_the_same_image_looks_different_in_another_epoch_and_under_another_seed(table: str) -> None:
+    one = ImageFeed([table], 8, VIEW, 0)
+    views = {one._view(position, 5).tobytes() for position in range(6)}
+    assert len(views) == 6
+    assert ImageFeed([table], 8, VIEW, 1)._view(0, 5).tobytes() not in views
+
+
+def test_plain_rows_are_the_images_themselves(table: str) -> None:
+    found = feed(table).plain(np.array([4, 1]))
+    expected = torch.from_numpy(pixels(COUNT, 8)[[4, 1]]).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(found, expected)
+
+
+def test_tables_survive_pickling_for_other_processes(table: str) -> None:
+    original = feed(table).table
+    original.image(0)
+    assert pickle.loads(pickle.dumps(original)).image(3) == original.image(3)  # noqa: S301

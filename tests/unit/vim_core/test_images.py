@@ -1,0 +1,142 @@
+"""Decoding of every kind of image, refusals, square cut-outs against torchvision, tensors."""
+
+from __future__ import annotations
+
+import io as memory
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vim_core.data.images import decode, encode_png, from_tensor, square, to_tensor
+from vim_core.errors import DataError
+
+
+def encoded(image: Any, kind: str = "PNG", **options: Any) -> bytes:
+    stream = memory.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def photo(height: int = 60, width: int = 80) -> Any:
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 7) * np.cos(y / 9), np.sin((x + y) / 11), np.cos(x / 5)]
+    return (np.stack(waves, axis=-1) * 127 + 128).astype(np.uint8)
+
+
+def test_png_round_trip_is_exact_and_repeatable() -> None:
+    pixels = photo()
+    assert np.array_equal(decode(encode_png(pixels)), pixels)
+    assert encode_png(pixels) == encode_png(pixels.copy())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = np.zeros((40, 64, 3), np.uint8)
+    upright[:20, :32] = (250, 20, 20)
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    made = decode(encoded(Image.fromarray(np.ascontiguousarray(stored)), "JPEG", quality=95, exif=exif))
+    assert made.shape == upright.shape
+    assert np.abs(made.astype(int) - upright).mean() < 4
+
+
+def test_grey_palette_and_deep_images_become_rgb() -> None:
+    grey = photo()[:, :, 0]
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
+    assert np.array_equal(decode(encoded(Image.fromarray(grey))), expected)
+    assert np.array_equal(decode(encoded(Image.fromarray(grey.astype(np.uint16) * 257))), expected)
+    palette = Image.fromarray(photo()).quantize(32)
+    assert np.array_equal(decode(encoded(palette)), np.array(palette.convert("RGB")))
+
+
+def test_cmyk_jpeg_keeps_its_colours() -> None:
+    red = Image.new("RGB", (16, 16), (220, 30, 40))
+    made = decode(encoded(red.convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(made.astype(int) - (220, 30, 40)).max() < 12
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_lies_over_white(mode: str) -> None:
+    layer = Image.new(mode, (4, 4), (9, 9, 9, 0) if mode == "RGBA" else (9, 0))
+    assert (decode(encoded(layer)) == 255).all()
+
+
+def test_transparent_palette_colour_lies_over_white() -> None:
+    image = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert (decode(encoded(image, transparency=0)) == 255).all()
+
+
+def test_truncated_jpeg_is_refused() -> None:
+    data = encoded(Image.fromarray(photo(200, 300)), "JPEG")
+    decode(data)
+    with pytest.raises(DataError, match="damaged image"):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("data", [b"", b"just some text\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(DataError, match="not an image"):
+        decode(data)
+
+
+def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
+    data = encoded(Image.fromarray(photo(60, 80)))
+    assert decode(data, 4800).shape == (60, 80, 3)
+    with pytest.raises(DataError, match="80x60 is more than the 4799"):
+        decode(data, 4799)
+    header = data[:16] + (60_000).to_bytes(4, "big") * 2 + data[24:]
+    with pytest.raises(DataError):
+        decode(header)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 128), (192, 96), (100, 100), (16, 48)])
+def test_square_equals_resize_and_centre_crop(height: int, width: int) -> None:
+    from torchvision.transforms import v2
+
+    image = photo(height, width)
+    steps = v2.Compose([v2.Resize(32, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(32)])
+    expected = np.array(steps(Image.fromarray(image))).astype(int)
+    made = square(image, 32)
+    assert made.shape == (32, 32, 3)
+    assert np.abs(made - expected).max() <= 1
+
+
+def test_square_leaves_an_image_of_that_size_and_cuts_without_resampling() -> None:
+    image = photo(32, 32)
+    assert np.array_equal(square(image, 32), image)
+    wide = photo(32, 45)
+    assert np.array_equal(square(wide, 32), wide[:, 6:38])
+
+
+def test_square_of_an_extreme_shape_stays_small() -> None:
+    assert square(np.zeros((1, 200_000, 3), np.uint8), 64).shape == (64, 64, 3)
+
+
+def test_tensors_have_range_and_layout() -> None:
+    import torch
+
+    pixels = np.stack([photo(), photo()[::-1]])
+    tensor = to_tensor(pixels)
+    assert tensor.shape == (2, 3, 60, 80)
+    assert tensor.dtype is torch.float32
+    assert float(tensor.min()) >= 0
+    assert float(tensor.max()) <= 1
+    assert float(tensor[1, 2, 0, 5]) == pytest.approx(pixels[1, 0, 5, 2] / 255)
+    assert np.array_equal(from_tensor(tensor), pixels)
+    assert to_tensor(pixels[0]).shape == (3, 60, 80)
+
+
+def test_from_tensor_clamps_rounds_and_refuses_nan() -> None:
+    import torch
+
+    values = torch.tensor([-0.2, 0.0, 0.501 / 255, 0.499 / 255, 1.0, 1.7]).repeat(3, 1).reshape(1, 3, 1, 6)
+    assert from_tensor(values)[0, 0, :, 0].tolist() == [0, 0, 1, 0, 255, 255]
+    with pytest.raises(DataError, match="not finite"):
+        from_tensor(torch.full((1, 3, 2, 2), float("nan")))

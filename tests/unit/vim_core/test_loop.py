@@ -1,0 +1,162 @@
+"""The training loop: a killed and resumed training equals an uninterrupted one bit for bit (contract 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from tests.unit.vim_core.tiny import (
+    Killed,
+    assert_equal_bits,
+    classify_config,
+    code_table,
+    image_table,
+    killed_at,
+    prior_config,
+    quantize_config,
+    runtime,
+    state_of,
+)
+from vim_core.checkpoint import Checkpoints
+from vim_core.config import TrainConfig
+from vim_core.loop import batches, train
+from vim_core.spool import Spool, parse
+from vim_core.tasks.base import Task
+from vim_core.tasks.classifier import ClassifierData, ClassifierTask
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+
+Make = Callable[[str], Task]
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Make]:
+    """Each task from its numeric precision."""
+    folder = tmp_path_factory.mktemp("tables")
+    images = [image_table(folder / "train.parquet", 13)], [image_table(folder / "test.parquet", 3, seed=1)]
+    codes = np.random.default_rng(0).integers(0, 9, size=(13, 4))
+    tables = {
+        split: [code_table(folder / f"{split}-codes.parquet", codes, np.arange(13) % 3, 9, split)]
+        for split in ("train", "test")
+    }
+    of_codes = PriorData(tables["train"], tables["test"], 3, "t" * 64)
+    return {
+        "quantizer": lambda p: QuantizerTask(quantize_config(precision=p), QuantizerData(*images), runtime(p)),
+        "prior": lambda p: PriorTask(prior_config(precision=p), of_codes, runtime(p)),
+        "classifier": lambda p: ClassifierTask(classify_config(precision=p), ClassifierData(*images, 3), runtime(p)),
+    }
+
+
+def checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(str(folder / "checkpoints"), {"fingerprint": "f"})
+
+
+def exported(task: Task) -> dict[str, Tensor]:
+    """The weights that would be published, whatever the checkpoints hold."""
+    return {f"export/{name}": value for name, value in load(task.export()["model.safetensors"]).items()}
+
+
+def finished(task: Task, folder: Path, workers: int = 0) -> dict[str, Tensor]:
+    train(task, checkpoints(folder), Spool(folder / "spool.jsonl"), workers)
+    return state_of(task) | exported(task)
+
+
+def interrupted(make: Make, precision: str, folder: Path, kills: list[int]) -> dict[str, Tensor]:
+    for step in kills:
+        with pytest.raises(Killed):
+            finished(killed_at(make(precision), step), folder)
+        torch.manual_seed(step)  # whatever the dead process left in the generator
+    return finished(make(precision), folder)
+
+
+CASES = [("quantizer", "fp32"), ("quantizer", "bf16"), ("prior", "fp32"), ("prior", "bf16"), ("classifier", "fp32")]
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_resumed_equals_uninterrupted(makers: dict[str, Make], name: str, precision: str, tmp_path: Path) -> None:
+    whole = finished(makers[name](precision), tmp_path / "whole")
+    assert any(
+        not torch.equal(a, b) for a, b in zip(whole.values(), state_of(makers[name](precision)).values(), strict=False)
+    )
+    resumed = interrupted(makers[name], precision, tmp_path / "killed", [1, 3, 5])
+    assert_equal_bits(resumed, whole)
+
+
+@pytest.mark.parametrize("name", ["quantizer", "prior", "classifier"])
+def test_each_step_is_spooled_once(makers: dict[str, Make], name: str, tmp_path: Path) -> None:
+    interrupted(makers[name], "fp32", tmp_path, [3, 5])
+    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    figures = [row for row in rows if "m" in row]
+    assert [row["step"] for row in figures] == list(range(STEPS))
+    pictures = Counter((row["name"], row["step"]) for row in rows if "png" in row)
+    assert set(pictures.values()) <= {1}
+    assert (name == "quantizer") == bool(pictures)
+    for row in figures:
+        assert {"loss", "skipped", "images_per_s"} <= row["m"].keys()
+        assert row["m"]["skipped"] == 0
+
+
+def test_other_data_workers_give_the_same_bits(makers: dict[str, Make], tmp_path: Path) -> None:
+    one = finished(makers["quantizer"]("fp32"), tmp_path / "a", workers=0)
+    other = finished(makers["quantizer"]("fp32"), tmp_path / "b", workers=1)
+    assert_equal_bits(one, other)
+
+
+def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
+    task = makers["prior"]("fp32")
+    late = list(batches(task, 4, 0))
+    assert len(late) == STEPS - 4
+    for step, batch in enumerate(late, 4):
+        assert_equal_bits(batch, task.batch(step))
+
+
+def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["prior"]("fp32"), tmp_path)
+    again = killed_at(makers["prior"]("fp32"), 0)
+    assert train(again, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl")) == STEPS
+    assert_equal_bits(state_of(again) | exported(again), whole)
+
+
+def test_other_ranks_write_nothing(makers: dict[str, Make], tmp_path: Path) -> None:
+    assert train(makers["prior"]("fp32"), checkpoints(tmp_path), None) == 0
+    assert checkpoints(tmp_path).latest() is None
+
+
+class Broken(Task):
+    """Reports a skipped update in every other step."""
+
+    unit = "things"
+    modules = {"m": torch.nn.Linear(1, 1)}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        return {"x": torch.tensor(step)}
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert int(batch["x"]) == step
+        return {"loss": torch.tensor(float(step)), "skipped": torch.tensor(float(step % 2))}
+
+    def finish(self) -> dict[str, float]:
+        return {}
+
+    def export(self) -> dict[str, bytes]:
+        return {}
+
+
+def test_log_lines_sum_skips_and_name_the_unit(tmp_path: Path) -> None:
+    task = Broken(TrainConfig(steps=7, log_every=4, checkpoint_every=100), runtime())
+    train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"))
+    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    assert [(row["step"], row["m"]["loss"], row["m"]["skipped"]) for row in rows] == [(3, 3.0, 2.0), (6, 6.0, 1.0)]
+    assert all(row["m"]["things_per_s"] > 0 for row in rows)
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found[0] == 7

@@ -1,0 +1,93 @@
+"""Fréchet distance against torch-fidelity, scipy's matrix root and closed forms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import linalg
+
+from vim_core.errors import DataError
+from vim_core.metrics.frechet import frechet_distance
+from vim_core.metrics.moments import Moments
+
+
+def features(count: int, dim: int, seed: int, rank: int | None = None) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(rank or dim, dim))
+    return rng.normal(size=(count, rank or dim)) @ mixing + rng.normal(size=dim)
+
+
+def fidelity(a: np.ndarray, b: np.ndarray) -> float:
+    metric = pytest.importorskip("torch_fidelity.metric_fid")
+    stats = [{"mu": x.mean(axis=0), "sigma": np.cov(x, rowvar=False)} for x in (a, b)]
+    return float(metric.fid_statistics_to_metric(stats[0], stats[1], False)["frechet_inception_distance"])
+
+
+def scipy_distance(a: np.ndarray, b: np.ndarray) -> float:
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
+
+
+def ours(a: np.ndarray, b: np.ndarray) -> float:
+    return frechet_distance(Moments.from_batch(a), Moments.from_batch(b))
+
+
+@pytest.mark.parametrize(("count", "dim"), [(100, 2), (200, 8), (300, 64)])
+@pytest.mark.parametrize("reference", [scipy_distance, fidelity])
+def test_equals_scipy_and_torch_fidelity(
+    count: int, dim: int, reference: Callable[[np.ndarray, np.ndarray], float]
+) -> None:
+    a, b = features(count, dim, 0), features(count + 7, dim, 1)
+    assert ours(a, b) == pytest.approx(reference(a, b), rel=1e-6)
+
+
+def test_one_dimension_has_a_closed_form() -> None:
+    a, b = features(100, 1, 0), features(50, 1, 1)
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert ours(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def nuclear_reference(a: np.ndarray, b: np.ndarray) -> float:
+    """tr (A B)^(1/2) is the nuclear norm of Xa Xb^T for centred feature rows: no covariance, no root, any rank."""
+    xa, xb = a - a.mean(0), b - b.mean(0)
+    cross = np.linalg.norm(xa @ xb.T, "nuc") / np.sqrt((len(a) - 1) * (len(b) - 1))
+    squares = (xa**2).sum() / (len(a) - 1) + (xb**2).sum() / (len(b) - 1)
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + squares - 2 * cross)
+
+
+@pytest.mark.parametrize(("count", "dim", "rank"), [(200, 16, 5), (200, 16, 16), (10, 32, 32), (2, 5, 5)])
+def test_rank_deficient_covariances_are_exact(count: int, dim: int, rank: int) -> None:
+    a, b = features(count, dim, 2, rank), features(count + 1, dim, 3, rank)
+    assert ours(a, b) == pytest.approx(nuclear_reference(a, b), rel=1e-6)
+
+
+def test_closed_forms() -> None:
+    a = features(400, 6, 4)
+    assert ours(a, a) == pytest.approx(0, abs=1e-9 * np.trace(np.cov(a, rowvar=False)))
+    assert ours(a, a + 2.0) == pytest.approx(6 * 4.0)
+    centre = a.mean(0)
+    scaled = centre + 3.0 * (a - centre)
+    assert ours(a, scaled) == pytest.approx(4 * np.trace(np.cov(a, rowvar=False)))
+
+
+def test_symmetric_and_never_negative() -> None:
+    a, b = features(50, 20, 5), features(60, 20, 6)
+    assert ours(a, b) == pytest.approx(ours(b, a), rel=1e-9)
+    assert ours(a * 1e-9, a * 1e-9) >= 0
+
+
+def test_few_images_warn_and_one_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ours(features(8, 8, 7), features(100, 8, 8))
+    assert "8 images in 8 dimensions" in caplog.text
+    with pytest.raises(DataError, match="at least 2"):
+        ours(features(1, 8, 7), features(100, 8, 8))
+
+
+def test_two_networks_are_refused() -> None:
+    with pytest.raises(DataError, match="dimension 3 and 4"):
+        frechet_distance(Moments.from_batch(features(9, 3, 0)), Moments.from_batch(features(9, 4, 0)))

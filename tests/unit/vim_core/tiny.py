@@ -1,0 +1,172 @@
+"""Tiny networks, settings and tables: small enough that a training step takes milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vim_core.checkpoint import flatten
+from vim_core.config import (
+    AugmentConfig,
+    ClassifyConfig,
+    CodebookConfig,
+    DiscriminatorConfig,
+    LossConfig,
+    OptimConfig,
+    PriorConfig,
+    QuantizeConfig,
+    RestartConfig,
+    StackConfig,
+)
+from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.data.images import encode_png
+from vim_core.data.tables import ImageRow, write_images
+from vim_core.models.prior import ImagePrior, PriorShape
+from vim_core.models.vit_vqgan import ViTVQGAN
+from vim_core.runtime.cpu import CpuRuntime
+from vim_core.tasks.base import Task
+
+STACK = StackConfig(blocks=1, heads=2, dim=16, mlp=32)
+VIEW = AugmentConfig(rotate_degrees=5.0, zoom=0.1, shift=0.1)
+
+
+def runtime(precision: str = "fp32") -> CpuRuntime:
+    return CpuRuntime(precision, threads=1)
+
+
+def pixels(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Random images uint8 [count, size, size, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, size=(count, size, size, 3), dtype=np.uint8)
+
+
+def image_table(path: Path, count: int, size: int = 8, classes: int = 3, seed: int = 0) -> str:
+    """A file of random images: key image-000 …, label i mod classes."""
+    rows = [
+        ImageRow(f"image-{i:03d}", i % classes, encode_png(picture), size, size, "test")
+        for i, picture in enumerate(pixels(count, size, seed))
+    ]
+    write_images(str(path), rows)
+    return str(path)
+
+
+def code_table(path: Path, codes: np.ndarray, labels: np.ndarray, vocabulary: int, split: str = "train") -> str:
+    """A file of codes [N, T] on a grid of two rows."""
+    meta = CodeMeta(split, (2, codes.shape[1] // 2), vocabulary, "t" * 64)
+    keys = [f"image-{i:03d}" for i in range(len(codes))]
+    write_codes(str(path), keys, labels, np.zeros(len(codes), np.int32), codes, meta)
+    return str(path)
+
+
+def quantize_config(**fields: Any) -> QuantizeConfig:
+    """Images of 8x8 as 2x2 codes, with everything switched on: discriminator, R1, restarts, average."""
+    base: dict[str, Any] = {
+        "steps": 6,
+        "batch": 4,
+        "precision": "fp32",
+        "ema": 0.9,
+        "image_size": 8,
+        "patch": 4,
+        "encoder": STACK,
+        "decoder": STACK,
+        "codebook": CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=2, threshold=0.5, decay=0.5, until=1)),
+        "loss": LossConfig(perceptual=0.0),
+        "discriminator": DiscriminatorConfig(channels=4, base=64, ramp_start=1, ramp_steps=2, r1_every=2),
+        "augment": VIEW,
+        "encode_batch": 5,
+        "optim": OptimConfig(lr=1e-2, warmup=2),
+        "checkpoint_every": 2,
+        "log_every": 1,
+    }
+    return QuantizeConfig(**base | fields)
+
+
+def tokenizer_network(seed: int = 0, **fields: Any) -> ViTVQGAN:
+    """An untrained tokenizer with weights of order one, so that images differ in their codes."""
+    torch.manual_seed(seed)
+    model = ViTVQGAN(quantize_config(**fields))
+    enlarge(model)
+    return model
+
+
+def prior_config(**fields: Any) -> PriorConfig:
+    base: dict[str, Any] = {
+        "steps": 6,
+        "batch": 4,
+        "precision": "fp32",
+        "ema": 0.9,
+        "stack": STACK,
+        "dropout": 0.2,
+        "label_dropout": 0.3,
+        "optim": OptimConfig(lr=1e-2, warmup=2, clip_norm=1.0),
+        "checkpoint_every": 2,
+        "log_every": 1,
+    }
+    return PriorConfig(**base | fields)
+
+
+def classify_config(**fields: Any) -> ClassifyConfig:
+    base: dict[str, Any] = {
+        "steps": 6,
+        "batch": 4,
+        "precision": "fp32",
+        "ema": 0.9,
+        "image_size": 8,
+        "width": 4,
+        "features": 8,
+        "dropout": 0.2,
+        "augment": VIEW,
+        "optim": OptimConfig(lr=1e-2, warmup=2),
+        "checkpoint_every": 2,
+        "log_every": 1,
+    }
+    return ClassifyConfig(**base | fields)
+
+
+def prior_network(seed: int = 0, blocks: int = 2, classes: int = 3, grid: tuple[int, int] = (2, 3)) -> ImagePrior:
+    """A prior over 11 codes in evaluation mode, with weights of order one."""
+    torch.manual_seed(seed)
+    stack = StackConfig(blocks=blocks, heads=2, dim=16, mlp=32)
+    model = ImagePrior(PriorShape(stack, list(grid), vocabulary=11, classes=classes, dropout=0.2)).eval()
+    enlarge(model)
+    return model
+
+
+@torch.no_grad()
+def enlarge(module: nn.Module) -> None:
+    """Weights and biases large enough that every layer matters in a comparison."""
+    for parameter in module.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.3)
+
+
+def state_of(task: Task) -> dict[str, Tensor]:
+    """Everything a checkpoint would keep."""
+    return flatten(task.modules, task.optimizers)
+
+
+def assert_equal_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """The same names and the same bits."""
+    assert a.keys() == b.keys()
+    odd = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not odd, f"{len(odd)} of {len(a)} tensors differ: {odd[:4]}"
+
+
+class Killed(Exception):
+    """Stands for kill -9 in the middle of a step."""
+
+
+def killed_at(task: Task, step: int) -> Task:
+    """The task, dying when it comes to `step`."""
+    own: Callable[..., dict[str, Tensor]] = task.step
+
+    def dying(number: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if number == step:
+            raise Killed
+        return own(number, batch)
+
+    task.step = dying  # type: ignore[method-assign,assignment]
+    return task

@@ -1,0 +1,1 @@
+"""Image tables, code tables, decoding, augmentation and the order of training samples."""

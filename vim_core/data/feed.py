@@ -1,0 +1,56 @@
+"""Training images by global position: decode, augment, batch; a pure function of (seed, position)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vim_core.config import AugmentConfig
+from vim_core.data.augment import augmented
+from vim_core.data.images import decode, square, to_tensor
+from vim_core.data.position import Ids, SampleOrder
+from vim_core.data.tables import ImageTable
+
+Pixels = NDArray[np.uint8]
+CACHE_PIXELS = 256 * 1024 * 1024
+"""Decoded images are kept in memory up to about this many pixels (768 MiB); beyond it each use decodes again."""
+
+INTERLEAVE = 8
+"""Row groups read at once, so that a large table is never read image by image at random."""
+
+
+class ImageFeed:
+    """Augmented training batches and plain evaluation batches of an image table."""
+
+    def __init__(self, uris: Sequence[str], size: int, augment: AugmentConfig, seed: int) -> None:
+        self.table = ImageTable(list(uris))
+        self.size = size
+        self.augment = augment
+        self.seed = seed
+        self.labels = torch.from_numpy(np.asarray(self.table.labels, dtype=np.int64))
+        self.order = SampleOrder(self.table.row_groups, seed, INTERLEAVE)
+        slots = max(1, CACHE_PIXELS // (size * size * 2))
+        self._decoded = lru_cache(maxsize=min(slots, len(self.table)))(self._decode)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def _decode(self, row: int) -> Pixels:
+        return decode(self.table.image(row))
+
+    def _view(self, position: int, row: int) -> Pixels:
+        return augmented(self._decoded(row), self.size, self.augment, ("train", self.seed, position))
+
+    def batch(self, step: int, batch: int, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augmented images [b, 3, S, S] in [0, 1] and labels [b] of this rank's slice of a step."""
+        positions, rows = self.order.batch(step, batch, rank, world)
+        views = [self._view(int(p), int(r)) for p, r in zip(positions, rows, strict=True)]
+        return to_tensor(np.stack(views)), self.labels[rows]
+
+    def plain(self, rows: Ids | Sequence[int]) -> torch.Tensor:
+        """The same rows without augmentation [n, 3, S, S] in [0, 1]."""
+        return to_tensor(np.stack([square(self._decoded(int(row)), self.size) for row in rows]))

@@ -1,0 +1,113 @@
+"""Image bytes to RGB pixels and back: decoding with every check, square cut-outs, tensors, PNG."""
+
+from __future__ import annotations
+
+import io as memory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vim_core.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is decoded; formats whose readers start other programs (EPS) stay out."""
+
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+RESAMPLE = Image.Resampling.BICUBIC
+
+# decode() checks its own limit from the header; Pillow's fixed one would contradict a larger `max_pixels`.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Encoded bytes to RGB uint8 [H, W, 3], upright by its EXIF orientation.
+
+    Grey, palette and CMYK images become RGB, 16-bit grey is scaled to 8 bits, transparency is laid over white, an
+    animation gives its first frame.
+
+    Raises:
+        DataError: not an image, damaged or cut off, or more than `max_pixels` pixels.
+    """
+    try:
+        with Image.open(memory.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DataError(f"{width}x{height} is more than the {max_pixels} pixels that ingest.max_pixels allows")
+            image.load()
+            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"not an image: {len(data)} bytes beginning with {data[:12]!r}") from None
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"damaged image of {len(data)} bytes: {reason}") from error
+
+
+def _to_rgb(image: Any) -> Any:
+    if image.mode in DEEP:
+        deep = np.asarray(image).astype(np.float32)
+        return Image.fromarray((deep / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError(f"pixels of mode {image.mode} have no fixed range: convert the image to 8 or 16 bits")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def square(image: Pixels, size: int) -> Pixels:
+    """The centre square of an image [H, W, 3] at `size` pixels a side, bicubic with antialias.
+
+    Equal to resizing the short side to `size` and cutting out the centre; an image of that size comes back unchanged.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    if short == size:
+        return np.ascontiguousarray(image[top : top + size, left : left + size])
+    return cut(image, (left, top, left + short, top + short), size)
+
+
+def cut(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
+    """The part of an image in box (left, top, right, bottom; fractions allowed) as [size, size, 3], antialiased."""
+    return np.array(Image.fromarray(image).resize((size, size), RESAMPLE, box=box))
+
+
+def encode_png(image: Pixels) -> bytes:
+    """RGB uint8 [H, W, 3] as PNG; equal pixels give equal bytes."""
+    stream = memory.BytesIO()
+    Image.fromarray(image).save(stream, "PNG", compress_level=6)
+    return stream.getvalue()
+
+
+def to_tensor(image: Pixels) -> torch.Tensor:
+    """Pixels uint8 [..., H, W, 3] to float32 [..., 3, H, W] in [0, 1]."""
+    import torch
+
+    # a copy: decoded images are cached, and torch must not write into them
+    pixels = np.ascontiguousarray(np.moveaxis(image, -1, -3))
+    return torch.from_numpy(pixels).to(torch.float32).div_(255)
+
+
+def from_tensor(images: torch.Tensor) -> Pixels:
+    """Images [N, 3, H, W] to uint8 [N, H, W, 3]; values outside [0, 1] are clamped, then rounded.
+
+    Raises:
+        DataError: a value is not finite.
+    """
+    import torch
+
+    values = images.detach().float()
+    if not bool(torch.isfinite(values).all()):
+        raise DataError("an image holds values that are not finite: the model that made it diverged")
+    pixels: Pixels = values.clamp(0, 1).mul(255).round().to(torch.uint8).movedim(-3, -1).cpu().contiguous().numpy()
+    return pixels

@@ -1,0 +1,30 @@
+"""Moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """Keeps `shadow`, a copy whose parameters follow the network's with the given decay; buffers are copied.
+
+    The decay is warmed up as min(decay, (1 + n) / (10 + n)), so that early averages forget the initialisation.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = network
+        self.decay = decay
+        self.shadow = copy.deepcopy(network).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Follow the network after step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        targets = [p.detach() for p in self.shadow.parameters()]
+        sources = [p.detach() for p in self.network.parameters()]
+        torch._foreach_lerp_(targets, sources, 1 - decay)
+        for target, source in zip(self.shadow.buffers(), self.network.buffers(), strict=True):
+            target.copy_(source)

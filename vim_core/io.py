@@ -1,0 +1,161 @@
+"""One seam over local disk and remote stores (any fsspec address): read, write, commit exclusively."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+# gcsfs reads this at import: its bucket-type probe costs a minute per bucket on servers that do not know it.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+
+def is_local(uri: str) -> bool:
+    """Whether the address is a path on this machine."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    """The path behind a local address. Raises `ValueError` for a remote one."""
+    if not is_local(uri):
+        raise ValueError(f"{uri} is not a local path")
+    return Path(uri.removeprefix("file://"))
+
+
+def join(base: str, *parts: str) -> str:
+    """Join below `base`; parts must stay inside it (no '..', no absolute part), else `ValueError`."""
+    for part in parts:
+        if part.startswith("/") or ".." in part.split("/") or "://" in part:
+            raise ValueError(f"{part!r} would leave {base}")
+    return "/".join([base.rstrip("/"), *[part.strip("/") for part in parts]])
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system of an address and the path inside it."""
+    if is_local(uri):
+        return fsspec.filesystem("file"), str(local_path(uri).absolute())
+    fs, path = fsspec.core.url_to_fs(uri)
+    return fs, path
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder lies there."""
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def listing(uri: str) -> list[str]:
+    """Names directly below a folder, sorted; empty where there is none."""
+    fs, path = filesystem(uri)
+    if not fs.exists(path):
+        return []
+    fs.invalidate_cache()
+    return sorted(item.rstrip("/").rsplit("/", 1)[-1] for item in fs.ls(path, detail=False))
+
+
+def make_folder(uri: str) -> None:
+    """Create a local folder and its parents; remote stores have none."""
+    if is_local(uri):
+        local_path(uri).mkdir(parents=True, exist_ok=True)
+
+
+def open_read(uri: str) -> IO[bytes]:
+    """Open for reading bytes."""
+    fs, path = filesystem(uri)
+    stream: IO[bytes] = fs.open(path, "rb")
+    return stream
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file. Raises `FileNotFoundError`."""
+    fs, path = filesystem(uri)
+    data: Any = fs.cat_file(path)
+    return bytes(data)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write or replace a file as one atomic act: readers see the old bytes or the new ones."""
+    if is_local(uri):
+        target = local_path(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _write_temporary(target, data)
+        temporary.replace(target)
+        return
+    fs, path = filesystem(uri)
+    fs.pipe_file(path, data)
+
+
+def create_exclusive(uri: str, data: bytes) -> bool:
+    """Create a file that must not exist, whole or not at all; False where another writer was first.
+
+    Local: a temporary file is written, synced and hard-linked to the name. Remote: one upload under the
+    precondition that no generation exists.
+    """
+    if is_local(uri):
+        return _link_exclusive(local_path(uri), data)
+    fs, path = filesystem(uri)
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def remove_tree(uri: str) -> None:
+    """Remove a file or folder with all below it; nothing happens where there is none."""
+    fs, path = filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def _write_temporary(target: Path, data: bytes) -> Path:
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    with open(temporary, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return temporary
+
+
+def _link_exclusive(target: Path, data: bytes) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _write_temporary(target, data)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+@contextlib.contextmanager
+def staged(uri: str) -> Any:
+    """A local path to write a large file to; on leaving without an error it becomes `uri` atomically."""
+    if is_local(uri):
+        target = local_path(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            yield temporary
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "file"
+        yield temporary
+        fs, path = filesystem(uri)
+        fs.put_file(str(temporary), path)

@@ -1,0 +1,1 @@
+"""Networks: tokenizer, codebook, discriminator, prior, classifier."""

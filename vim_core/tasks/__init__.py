@@ -1,0 +1,1 @@
+"""The training steps: tokenizer, prior, classifier, probe."""

@@ -1,0 +1,53 @@
+"""What the training loop needs of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vim_core.config import TrainConfig
+from vim_core.runtime.base import Runtime
+
+Batch = dict[str, Tensor]
+
+
+class Task(ABC):
+    """One kind of training: its networks, its data as a function of the step, its step, its exported files."""
+
+    unit = "images"
+
+    def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
+        self.config = config
+        self.runtime = runtime
+
+    @property
+    @abstractmethod
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything with tensors to checkpoint."""
+
+    @property
+    @abstractmethod
+    def optimizers(self) -> dict[str, Optimizer]:
+        """By name, for checkpoints."""
+
+    @abstractmethod
+    def batch(self, step: int) -> Batch:
+        """This rank's slice of the global batch of step `step`, on the CPU; a pure function of the step."""
+
+    @abstractmethod
+    def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Train on one batch (on the device); returns figures as device scalars, always with 'loss' and 'skipped'."""
+
+    @abstractmethod
+    def finish(self) -> dict[str, float]:
+        """Final figures on held-out data."""
+
+    @abstractmethod
+    def export(self) -> dict[str, bytes]:
+        """The artifact's files by logical name."""
+
+    def pictures(self) -> dict[str, bytes]:
+        """PNG pictures of the present state, drawn at checkpoints and at the end."""
+        return {}

@@ -1,0 +1,94 @@
+"""Training step of the small classifier that judges samples and gives features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vim_core.config import ClassifyConfig
+from vim_core.data.feed import ImageFeed
+from vim_core.ema import Ema
+from vim_core.models.classifier import Classifier, ClassifierShape, model_config
+from vim_core.models.saving import to_bytes
+from vim_core.optim import adamw, clip, guarded_step, learning_rate, set_rate
+from vim_core.runtime.base import Runtime
+from vim_core.tasks.base import Batch, Task
+
+
+@dataclass
+class ClassifierData:
+    """Image table files of both splits and the number of classes."""
+
+    train: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    classes: int = 10
+
+
+class ClassifierTask(Task):
+    """Cross-entropy on augmented images; an average of the weights is exported."""
+
+    def __init__(self, config: ClassifyConfig, data: ClassifierData, runtime: Runtime) -> None:
+        super().__init__(config, runtime)
+        self.settings = config
+        self.shape = ClassifierShape(config.image_size, data.classes, config.width, config.features, config.dropout)
+        torch.manual_seed(config.seed)
+        self.model = Classifier(self.shape).to(runtime.device)
+        self.optimizer = adamw(self.model, config.optim)
+        self.ema = Ema(self.model, config.ema) if config.ema else None
+        self.feed = ImageFeed(data.train, config.image_size, config.augment, config.seed)
+        self.held_out = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The classifier and its average."""
+        return {"model": self.model} | ({"ema": self.ema.shadow} if self.ema else {})
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """AdamW."""
+        return {"model": self.optimizer}
+
+    def batch(self, step: int) -> Batch:
+        """Augmented images [b, 3, S, S] and labels [b]."""
+        images, labels = self.feed.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
+        return {"images": images, "labels": labels}
+
+    def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """One update."""
+        self.model.train()
+        with self.runtime.autocast():
+            logits = self.model(batch["images"])
+        loss = F.cross_entropy(logits.float(), batch["labels"])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.runtime.average_gradients(self.model.parameters())
+        norm = clip(self.model.parameters(), self.settings.optim.clip_norm)
+        set_rate(self.optimizer, learning_rate(self.settings.optim, step, self.config.steps))
+        mean_loss = self.runtime.mean(loss.detach().clone())
+        skipped = guarded_step(self.optimizer, mean_loss, norm)
+        if self.ema:
+            self.ema.update(step)
+        accuracy = (logits.argmax(1) == batch["labels"]).float().mean()
+        return {"loss": mean_loss, "accuracy": accuracy, "skipped": skipped}
+
+    @property
+    def result(self) -> Classifier:
+        """What is exported: the average if there is one."""
+        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
+
+    @torch.inference_mode()
+    def finish(self) -> dict[str, float]:
+        """Accuracy on the held-out images."""
+        model, right = self.result.eval(), 0
+        for rows in torch.arange(len(self.held_out)).split(256):
+            logits = model(self.held_out.plain(rows.tolist()).to(self.runtime.device))
+            right += int((logits.argmax(1).cpu() == self.held_out.labels[rows]).sum())
+        return {"test_accuracy": right / len(self.held_out), "test_images": float(len(self.held_out))}
+
+    def export(self) -> dict[str, bytes]:
+        """Weights and shape."""
+        return {"model.safetensors": to_bytes(self.result), "config.json": model_config(self.shape)}
