@@ -72,12 +72,20 @@ def work(arguments: dict[str, Any]) -> None:
     classes = len(arguments["codes"].properties["classes"])
     labels = [torch.as_tensor(table.labels, dtype=torch.int64) for table in (train, test)]
     held = [held_out(key, config) for key in train.keys]
-    sets = [features(prior, torch.from_numpy(table.codes.astype("int64")), config.batch) for table in (train, test)]
+    sets = [features(prior, torch.from_numpy(table.codes.astype("int64"))) for table in (train, test)]
 
     def probe(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, held: list[bool]) -> dict[str, float]:
         chosen = torch.tensor(held)
         result = linear_probe(
-            (x, y), (x_test, y_test), classes, config.weight_decays, chosen, config.steps, config.lr, config.seed
+            (x, y),
+            (x_test, y_test),
+            classes,
+            config.weight_decays,
+            chosen,
+            config.steps,
+            config.batch,
+            config.lr,
+            config.seed,
         )
         return {"accuracy": result.accuracy, "weight_decay": result.weight_decay}
 
@@ -116,7 +124,7 @@ def _outcome(record: dict[str, Any], config: ProbeConfig, how: str, inputs: Inpu
     protocol = {
         "split": "test",
         "features": "mean over tokens of one block's output, null class, standardised on train",
-        "layer": "softmax, AdamW full batch",
+        "layer": f"softmax, AdamW, batch {config.batch}",
         "steps": config.steps,
         "weight_decay": "chosen on a share of train",
         "codes": inputs["codes"].digest,

@@ -305,7 +305,7 @@ class ProbeConfig:
     lr: float = 0.02
     weight_decays: list[float] = field(default_factory=lambda: [1e-4, 1e-3, 1e-2])
     validation_share: float = 0.15
-    batch: int = 256
+    batch: int = 2048
 
 
 @dataclass

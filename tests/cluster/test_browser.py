@@ -71,11 +71,10 @@ def addresses(process: Running) -> list[str]:
     return list(dict.fromkeys(re.findall(r"http://127\.0\.0\.1:\d+", process.text)))
 
 
-def shows(page: Any, address: str, *texts: str) -> None:
-    """The page at the address shows every text within a minute."""
-    page.goto(address, timeout=60_000)
+def shows(page: Any, *texts: str) -> None:
+    """The page shows every text within a minute."""
     for text in texts:
-        page.get_by_text(text, exact=True).first.wait_for(timeout=60_000)
+        page.get_by_text(text, exact=True).locator("visible=true").first.wait_for(timeout=60_000)
 
 
 def test_vimctl_ui_shows_runs_and_assets(browser: Any, ui: Running, smoke_run: SmokeRun) -> None:
@@ -85,9 +84,14 @@ def test_vimctl_ui_shows_runs_and_assets(browser: Any, ui: Running, smoke_run: S
     assert experiment is not None
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     mlflow = next(address for address in addresses(ui) if is_mlflow(address))
-    shows(page, f"{mlflow}/#/experiments/{experiment.experiment_id}/runs", "quantize", "prior")
+    runs = f"{mlflow}/#/experiments/{experiment.experiment_id}/runs"
+    page.goto(runs)
+    shows(page, "smoke", "Run Name")
+    page.goto(f"{runs}/{smoke_run.manifests['quantize']['mlflow_run_id']}")
+    shows(page, "quantize", "loss", "encoder.dim")
     dagster = next(address for address in addresses(ui) if address != mlflow)
-    shows(page, f"{dagster}/assets", "quantize", "prior")
+    page.goto(f"{dagster}/assets")
+    shows(page, "quantize", "prior")
     page.close()
 
 

@@ -14,7 +14,13 @@ from tests.support import manifest, started, vimctl
 pytestmark = pytest.mark.cluster
 
 CORES = 2
-SETTINGS = ["quantize.steps=120", "quantize.checkpoint_every=10", "run.workers=2", f"run.threads={CORES}"]
+SETTINGS = [
+    "quantize.steps=60",
+    "quantize.checkpoint_every=5",
+    "quantize.log_every=5",
+    "run.workers=2",
+    f"run.threads={CORES}",
+]
 """Each worker asks for all the cores of a node, so two workers need two nodes."""
 
 

@@ -116,7 +116,7 @@ def probe(folder: Path) -> Figures:
     pooled = features(tiny.prior_network(), torch.arange(60).view(10, 6) % 11)
     labels = torch.arange(10) % 2
     validation = torch.arange(10) % 5 == 0
-    result = linear_probe((pooled[1], labels), (pooled[1], labels), 2, [1e-3, 1e-1], validation, 20, 0.1, 0)
+    result = linear_probe((pooled[1], labels), (pooled[1], labels), 2, [1e-3, 1e-1], validation, 20, 8, 0.1, 0)
     return [float(pooled.sum()), float(pooled.square().sum()), result.accuracy, result.weight_decay]
 
 

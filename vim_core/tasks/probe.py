@@ -33,10 +33,11 @@ def linear_probe(
     weight_decays: list[float],
     validation: Tensor,
     steps: int,
+    batch: int,
     lr: float,
     seed: int,
 ) -> ProbeResult:
-    """Fit a softmax layer by full-batch AdamW on standardised features; all weight decays train at once.
+    """Fit a softmax layer by AdamW on standardised features; all weight decays train at once.
 
     The weight decay is chosen on the validation rows of the training set, then the layer is fitted on all of it:
     the test set is looked at once.
@@ -46,9 +47,10 @@ def linear_probe(
         classes: number of classes.
         weight_decays: candidates; half of it times the squared weights is added to the loss.
         validation: bool [N], rows of `train` held out for the choice.
-        steps: full-batch steps.
+        steps: steps of the optimizer.
+        batch: rows drawn a step; all of them where it is no smaller than their number.
         lr: AdamW's rate, decayed to zero by a cosine.
-        seed: of the initial weights.
+        seed: of the initial weights and the draws.
     """
     features_, labels = train
     mean, deviation = features_.mean(0), features_.std(0).clamp_min(1e-6)
@@ -56,39 +58,42 @@ def linear_probe(
     fitting = ~validation
     chosen = weight_decays[0]
     if len(weight_decays) > 1:
-        heads = _fit(x[fitting], labels[fitting], classes, weight_decays, steps, lr, seed)
-        scores = [float(value) for value in _accuracy(heads, x[validation], labels[validation])]
+        heads = _fit(x[fitting], labels[fitting], classes, weight_decays, steps, batch, lr, seed)
+        scores = [float(value) for value in _accuracy(heads, x[validation], labels[validation], classes)]
         chosen = weight_decays[scores.index(max(scores))]
-    final = _fit(x, labels, classes, [chosen], steps, lr, seed)
-    return ProbeResult(float(_accuracy(final, x_test, test[1])[0]), chosen)
+    final = _fit(x, labels, classes, [chosen], steps, batch, lr, seed)
+    return ProbeResult(float(_accuracy(final, x_test, test[1], classes)[0]), chosen)
 
 
 Heads = tuple[Tensor, Tensor]
 
 
 def _fit(
-    x: Tensor, labels: Tensor, classes: int, weight_decays: list[float], steps: int, lr: float, seed: int
+    x: Tensor, labels: Tensor, classes: int, weight_decays: list[float], steps: int, batch: int, lr: float, seed: int
 ) -> Heads:
-    """Weights [H, D, C] and biases [H, 1, C], one head a weight decay."""
+    """Weights [D, H * C] and biases [H * C] of H heads side by side, one a weight decay, in one product a step."""
     count = len(weight_decays)
     generator = torch.Generator().manual_seed(seed)
-    weight = (torch.randn(1, x.shape[1], classes, generator=generator) * 0.01).repeat(count, 1, 1).requires_grad_()
-    bias = torch.zeros(count, 1, classes, requires_grad=True)
-    decay = torch.tensor(weight_decays)[:, None, None]
+    weight = (torch.randn(x.shape[1], 1, classes, generator=generator) * 0.01).repeat(1, count, 1).flatten(1)
+    weight, bias = weight.requires_grad_(), torch.zeros(count * classes, requires_grad=True)
+    decay = torch.tensor(weight_decays).repeat_interleave(classes)
     optimizer = torch.optim.AdamW([weight, bias], lr=lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    targets = labels.repeat(count)
+    everything = torch.arange(len(x))
     for _ in range(steps):
-        optimizer.zero_grad()
-        logits = torch.matmul(x, weight) + bias
+        rows = torch.randint(len(x), (batch,), generator=generator) if batch < len(x) else everything
+        logits = (x[rows] @ weight + bias).view(-1, classes)
+        targets = labels[rows].repeat_interleave(count)
         # Summed over heads: each head's gradient is its own.
-        loss = F.cross_entropy(logits.flatten(0, 1), targets) * count + 0.5 * (decay * weight.square()).sum()
+        loss = F.cross_entropy(logits, targets) * count + 0.5 * (decay * weight.square()).sum()
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     return weight.detach(), bias.detach()
 
 
-def _accuracy(heads: Heads, x: Tensor, labels: Tensor) -> Tensor:
-    predicted = (torch.matmul(x, heads[0]) + heads[1]).argmax(-1)
-    return (predicted == labels).float().mean(dim=1)
+def _accuracy(heads: Heads, x: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Of each head [H]."""
+    predicted = (x @ heads[0] + heads[1]).view(len(x), -1, classes).argmax(-1)
+    return (predicted == labels[:, None]).float().mean(dim=0)
