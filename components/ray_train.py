@@ -34,7 +34,8 @@ def connect(ctx: Context) -> None:
     if not address:
         cores = resolve_threads(ctx.run.threads)
         # Logical CPUs only gate scheduling: one for every worker's threads and some for Ray's own actors.
-        ray.init(num_cpus=cores * ctx.run.workers + 2, include_dashboard=False, **quiet)
+        # "local": without it Ray would join whatever cluster somebody left running on this machine.
+        ray.init("local", num_cpus=cores * ctx.run.workers + 2, include_dashboard=False, **quiet)
         return
     try:
         ray.init(address=address, **quiet)

@@ -38,9 +38,7 @@ def test_weights_equal_logistic_regression_with_the_same_penalty() -> None:
     weight, bias = _fit(x, y, 3, [decay], steps=800, batch=1000, lr=0.05, seed=0)
     theirs = LogisticRegression(C=1 / (decay * len(x)), tol=1e-8, max_iter=2000).fit(x.double().numpy(), y.numpy())
     np.testing.assert_allclose(weight.T.numpy(), theirs.coef_, atol=2e-3)
-    np.testing.assert_allclose(
-        (bias - bias.mean()).numpy(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-3
-    )
+    np.testing.assert_allclose((bias - bias.mean()).numpy(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-3)
 
 
 def test_heads_trained_together_equal_heads_trained_alone() -> None:
