@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from vim_core.runtime import resolve_threads
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+KNOCK_S = 10.0
 
 
 def connect(ctx: Context) -> None:
@@ -38,12 +41,20 @@ def connect(ctx: Context) -> None:
         ray.init("local", num_cpus=cores * ctx.run.workers + 2, include_dashboard=False, **quiet)
         return
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise VimError(
             f"run.ray_address={address!r}: no Ray cluster answers there ({error}); leave it empty to start "
             "one on this machine"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nothing listens at host:port: Ray itself tries for minutes before it gives up."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool = False) -> str:

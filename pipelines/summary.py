@@ -19,7 +19,7 @@ HEADLINES = {
     "ingest": ("train", "test", "dead_letter"),
     "classify": ("test_accuracy",),
     "statistics": ("count",),
-    "quantize": ("psnr_db", "codebook_usage"),
+    "quantize": ("test_psnr_db",),
     "tokenize": ("images", "tokens"),
     "reconstruct": ("images",),
     "prior": ("nll_bits_per_token", "unigram_bits_per_token"),
