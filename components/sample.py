@@ -14,11 +14,15 @@ from vim_core.errors import ConfigError, LineageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vim_core.data.tables import ImageRow
+    from vim_core.data.tables import ImageRow, ImageTable
     from vim_core.sampling import Sampler
 
 VERSION = 1
 INPUTS = {"prior": "prior", "tokenizer": "quantize"}
+
+PICTURE = "pictures/samples.png"
+COLUMNS, MOST_ROWS = 8, 20
+"""The picture shows this many samples a class, of this many classes at most."""
 
 
 def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -49,13 +53,31 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ctx.progress.advance(last, images_per_s=drawn / (time.perf_counter() - started))
     table = ImageTable([ctx.path(name) for name in names])
     rate = drawn / (time.perf_counter() - started)
+    picture = _picture(table)
+    io.write_bytes(ctx.path(PICTURE), picture)
+    ctx.tracker.image("samples", picture)
     return Outcome(
         metrics={"count": float(len(table)), "images_per_s": rate},
         properties=_properties(config, prior, tokenizer),
         numeric={"dtype": config.precision, "threads": torch.get_num_threads()},
         rows={name: len(ImageTable([ctx.path(name)])) for name in names},
+        extras=frozenset({PICTURE}),
         digest=image_digest({"samples": table}),
     )
+
+
+def _picture(table: ImageTable) -> bytes:
+    """The first samples of each class, one row a class; a single row without classes."""
+    import numpy as np
+
+    from vim_core.data.grids import grid_png
+    from vim_core.data.images import decode, to_tensor
+
+    labels = table.labels
+    rows = [np.flatnonzero(labels == label)[:COLUMNS] for label in np.unique(labels)[:MOST_ROWS]]
+    columns = min(map(len, rows))
+    chosen = np.concatenate([some[:columns] for some in rows])
+    return grid_png(to_tensor(np.stack([decode(table.image(int(row))) for row in chosen])), columns)
 
 
 def check(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +42,15 @@ def test_make_targets_are_run_by_ci() -> None:
             assert re.search(rf"^timed {line.split()[1]}\b", run_by_ci, re.MULTILINE), f"CI never runs {line!r}"
 
 
+@pytest.fixture(scope="module")
+def copied(smoke_run: SmokeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the smoke run's root: these commands retire and replace artifacts that other tests look at."""
+    root = tmp_path_factory.mktemp("readme") / "root"
+    shutil.copytree(smoke_run.root, root)
+    return root
+
+
 @pytest.mark.parametrize("line", short())
-def test_command_runs(smoke_run: SmokeRun, line: str) -> None:
-    finished = vimctl(*shlex.split(line.replace("--preset digits", "--preset smoke")), root=smoke_run.root)
+def test_command_runs(copied: Path, line: str) -> None:
+    finished = vimctl(*shlex.split(line.replace("--preset digits", "--preset smoke")), root=copied)
     assert finished.text.strip()
