@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from components.api import Context, Inputs, Outcome
 from vim_core.config import ClassifyConfig
+from vim_core.metrics.protocol import Protocol
 
 VERSION = 1
 INPUTS = {"images": "ingest"}
@@ -23,5 +24,13 @@ def run(config: ClassifyConfig, inputs: Inputs, ctx: Context) -> Outcome:
     data = ClassifierData(images.uris("images/train-"), images.uris("images/test-"), len(classes))
     outcome = train("vim_core.tasks.classifier:ClassifierTask", config, data, ctx, local=True)
     outcome.properties |= {"images": images.digest, "classes": classes, "features": config.features}
-    outcome.protocols["test_accuracy"] = {"split": "test", "images": images.digest, "resize": config.image_size}
+    outcome.protocols["test_accuracy"] = Protocol(
+        figure="test_accuracy",
+        compares="the classifier's most likely class with the image's label",
+        split="test",
+        count=int(images.properties["splits"]["test"]),
+        resize=f"to {config.image_size} x {config.image_size} pixels",
+        reference="labels of the image table",
+        reference_digest=images.digest,
+    ).record()
     return outcome

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vim_core import io
@@ -114,10 +115,13 @@ def _is_refusal(error: Exception) -> bool:
 def _mlflow_client(uri: str) -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if uri.startswith("sqlite:///"):
-        io.make_folder(uri.removeprefix("sqlite:///").rpartition("/")[0])
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
-    return MlflowClient(uri)
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    # The client creates or upgrades the tables at once; two that do so together break each other's work.
+    with io.locked(database.with_name(f".{database.name}.lock")):
+        return MlflowClient(uri)

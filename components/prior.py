@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from components.api import Context, Inputs, Outcome
+from typing import Any
+
+from components.api import Artifact, Context, Inputs, Outcome
 from vim_core.config import PriorConfig
 from vim_core.errors import LineageError
+from vim_core.metrics.protocol import Protocol
 
 VERSION = 1
 INPUTS = {"codes": "tokenize", "tokenizer": "quantize"}
@@ -37,9 +40,26 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
         "null_trained": not config.conditional or config.label_dropout > 0,
         "classes": classes if config.conditional else [],
     }
-    condition = "given the label" if config.conditional else "unconditional"
-    outcome.protocols |= {
-        "nll_bits_per_token": {"split": "test", "view": 0, "condition": condition, "codes": codes.digest},
-        "unigram_bits_per_token": {"fitted_on": "train", "split": "test", "view": 0, "smoothing": "add one"},
-    }
+    outcome.protocols |= protocols(config, codes)
     return outcome
+
+
+def protocols(config: PriorConfig, codes: Artifact) -> dict[str, Any]:
+    """What the two figures of held-out codes mean."""
+    shared: dict[str, Any] = {
+        "split": "test",
+        "count": int(codes.properties["splits"]["test"]),
+        "unit": "bits per token",
+        "reference": "code table",
+        "reference_digest": codes.digest,
+        "notes": "plain view of each image",
+    }
+    given = "given its label" if config.conditional else "without a label"
+    nll = f"negative log2 likelihood of each held-out image's tokens under the prior, {given}, mean over tokens"
+    unigram = (
+        "the same tokens under the frequencies of single codes in the train split, each counted once more than seen"
+    )
+    return {
+        "nll_bits_per_token": Protocol(figure="nll_bits_per_token", compares=nll, **shared).record(),
+        "unigram_bits_per_token": Protocol(figure="unigram_bits_per_token", compares=unigram, **shared).record(),
+    }

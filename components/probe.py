@@ -9,6 +9,7 @@ from components.api import Artifact, Context, Inputs, Outcome
 from vim_core import io
 from vim_core.config import ProbeConfig
 from vim_core.errors import ConfigError, LineageError
+from vim_core.metrics.protocol import Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,21 +122,37 @@ def _outcome(record: dict[str, Any], config: ProbeConfig, how: str, inputs: Inpu
         "top1": accuracies[best],
         "pixel_baseline_top1": float(record["pixels"]["accuracy"]),
     }
-    protocol = {
-        "split": "test",
-        "features": "mean over tokens of one block's output, null class, standardised on train",
-        "layer": f"softmax, AdamW, batch {config.batch}",
-        "steps": config.steps,
-        "weight_decay": "chosen on a share of train",
-        "codes": inputs["codes"].digest,
-        "prior": inputs["prior"].digest,
-        "best_block": "the block with the highest test accuracy, as in the paper's figure 3",
-    }
     return Outcome(
         metrics=metrics,
         properties={"accuracy_per_block": accuracies, "blocks": record["blocks"], "trained_by": how},
-        protocols={
-            "top1": protocol,
-            "pixel_baseline_top1": {**protocol, "features": "raw pixels, standardised on train"},
-        },
+        protocols=protocols(config, inputs),
     )
+
+
+def protocols(config: ProbeConfig, inputs: Inputs) -> dict[str, Any]:
+    """What the accuracies of blocks and of pixels mean."""
+    images, codes, prior = inputs["images"], inputs["codes"], inputs["prior"]
+    fit = (
+        f"softmax regression by AdamW, {config.steps} steps of {config.batch}, features standardised on train, "
+        f"weight decay chosen on {config.validation_share:.0%} of the train images"
+    )
+    shared: dict[str, Any] = {"split": "test", "count": int(images.properties["splits"]["test"])}
+    blocks = Protocol(
+        figure="top1",
+        compares="a linear layer's most likely class with the label, from the mean over tokens of one block's output",
+        network="prior, fed with the null class",
+        network_digest=prior.digest,
+        reference="labels of the code table",
+        reference_digest=codes.digest,
+        notes=f"the block with the highest test accuracy, as in the paper's figure 3; {fit}",
+        **shared,
+    )
+    pixels = Protocol(
+        figure="pixel_baseline_top1",
+        compares="a linear layer's most likely class with the label, from raw pixels",
+        reference="labels of the image table",
+        reference_digest=images.digest,
+        notes=fit,
+        **shared,
+    )
+    return {"top1": blocks.record(), "pixel_baseline_top1": pixels.record()}

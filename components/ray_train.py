@@ -38,7 +38,7 @@ def connect(ctx: Context) -> None:
         cores = resolve_threads(ctx.run.threads)
         # Logical CPUs only gate scheduling: one for every worker's threads and some for Ray's own actors.
         # "local": without it Ray would join whatever cluster somebody left running on this machine.
-        ray.init("local", num_cpus=cores * ctx.run.workers + 2, include_dashboard=False, **quiet)
+        _retried(lambda: ray.init("local", num_cpus=cores * ctx.run.workers + 2, include_dashboard=False, **quiet))
         return
     try:
         _knock(address)
@@ -48,6 +48,24 @@ def connect(ctx: Context) -> None:
             f"run.ray_address={address!r}: no Ray cluster answers there ({error}); leave it empty to start "
             "one on this machine"
         ) from None
+
+
+def _retried(start: Callable[[], Any]) -> None:
+    """Start Ray, once more if its head process missed Ray's own limit of 30 seconds, as on a busy machine.
+
+    Raises:
+        VimError: the second start failed, too.
+    """
+    import ray
+
+    try:
+        start()
+    except (OSError, RuntimeError):
+        ray.shutdown()
+        try:
+            start()
+        except (OSError, RuntimeError) as error:
+            raise VimError(f"Ray does not start on this machine: {error}") from error
 
 
 def _knock(address: str) -> None:

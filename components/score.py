@@ -8,12 +8,12 @@ from typing import Any
 
 from components.api import Artifact, Context, Inputs, Outcome
 from components.scoring import parts, protocols
-from components.statistics import DEVICE
+from components.statistics import DEVICE, HALVES, read, whole
 from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
 
-VERSION = 1
+VERSION = 2
 INPUTS = {
     "images": "ingest",
     "codes": "tokenize",
@@ -205,11 +205,9 @@ def _add_samples(figures: Figures, judged: list[parts.Judged], inputs: Inputs, c
 
 def _add_distance(figures: Figures, moments: Any, samples: Artifact, statistics: Artifact, size: int) -> None:
     from vim_core.metrics.frechet import frechet_distance
-    from vim_core.metrics.moments import Moments
 
-    split = str(statistics.manifest.config["split"])
-    names = {"real": f"moments/{split}.npz", "half_0": "moments/half-0.npz", "half_1": "moments/half-1.npz"}
-    sets = {name: Moments.from_bytes(io.read_bytes(statistics.uri(path))) for name, path in names.items()}
+    names = dict(zip(("half_0", "half_1"), HALVES, strict=True)) | {"real": whole(str(statistics.properties["split"]))}
+    sets = {name: read(statistics.uri(path)) for name, path in names.items()}
     values = {
         "fd_classifier": frechet_distance(moments, sets["real"]),
         "fd_classifier_real_vs_real": frechet_distance(sets["half_0"], sets["half_1"]),

@@ -13,21 +13,28 @@ from vim_core.errors import DataError
 if TYPE_CHECKING:
     from vim_core.metrics.moments import Moments
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"images": "ingest", "classifier": "classify"}
 
 DEVICE = "cpu"
 """Where `score` takes the features of samples, too: both sides of a distance come from the same arithmetic."""
 
 
+HALVES = ("moments/half-0.npz", "moments/half-1.npz")
+
+
 @dataclass(frozen=True)
 class Job:
-    """One shard: its images, the names of its moments, and the network."""
+    """One shard: its images, what is merged from it, and the network.
+
+    `targets` are the merged sets that the shard enters, its split first; `names` its own moments for each of them.
+    """
 
     index: int
     images: str
     folder: str
-    names: tuple[str, str, str]
+    targets: tuple[str, ...]
+    names: tuple[str, ...]
     batch: int
     weights: str
     config: str
@@ -36,31 +43,32 @@ class Job:
 
     @property
     def files(self) -> list[str]:
-        """Moments of all images and of the two halves in the work folder; the first is written last."""
+        """Moments of the whole shard, then of its halves, in the work folder; the first is written last."""
         return [io.join(self.folder, name) for name in self.names]
 
 
 def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """Files `moments/<split>-NNNNN.npz` per shard, `moments/<split>.npz`, `moments/half-0.npz` and `half-1.npz`.
 
-    Halves are chosen by a hash of the key. Finished shards of an earlier attempt are kept.
+    Both the reference split and the splits of the halves are measured. Halves are chosen by a hash of the key.
+    Finished shards of an earlier attempt are kept.
 
     Raises:
-        DataError: a half of the split has fewer than two images, or an image cannot be decoded.
+        DataError: a split or a half has fewer than two images, or an image cannot be decoded.
     """
     from components.beam_jobs import publish
-    from vim_core.metrics.moments import Moments
 
     jobs = make_jobs(config, inputs, ctx)
-    merged = merged_names(config.split)
+    merged = sorted({name for job in jobs for name in job.targets} | {whole(config.split), *HALVES})
     _measure(jobs, merged, ctx)
     for job in jobs:
         publish(ctx, job.files[0], job.names[0])
-    sets = {name: Moments.from_bytes(io.read_bytes(ctx.path(name))) for name in merged}
+    sets = {name: read(ctx.path(name)) for name in merged}
     for name, moments in sets.items():
         if moments.count < 2:
-            raise DataError(f"statistics: {name} has {moments.count} images, needs 2: too few in split {config.split}")
-    total = sets[merged[0]]
+            splits = " and ".join(config.halves) if name in HALVES else config.split
+            raise DataError(f"statistics: {name} has {moments.count} images, needs 2: too few in split {splits}")
+    total = sets[whole(config.split)]
     classifier = inputs["classifier"]
     return Outcome(
         metrics={"count": float(total.count)},
@@ -68,6 +76,7 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
             "network": {"kind": config.network, "digest": classifier.digest},
             "images": inputs["images"].digest,
             "split": config.split,
+            "halves": sorted(set(config.halves)),
             "count": total.count,
             "dim": total.dim,
             "half_rule": "sha256('half', key) mod 2",
@@ -76,31 +85,46 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     )
 
 
-def merged_names(split: str) -> tuple[str, str, str]:
-    """Logical names of the moments of all images, of the first and of the second half."""
-    return f"moments/{split}.npz", "moments/half-0.npz", "moments/half-1.npz"
+def whole(split: str) -> str:
+    """Logical name of the moments of all images of a split."""
+    return f"moments/{split}.npz"
 
 
 def make_jobs(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> list[Job]:
-    """One job per shard of the split."""
+    """One job per shard of every split that is asked for."""
+    splits = sorted({config.split, *config.halves})
+    shards = [(split, uri) for split in splits for uri in inputs["images"].uris(f"images/{split}-")]
+    places: dict[str, int] = {}
+    jobs = []
+    for index, (split, uri) in enumerate(shards):
+        place = places[split] = places.get(split, -1) + 1
+        halves = split in config.halves
+        names = (f"moments/{split}-{place:05d}.npz", *(f"{split}-half-{i}-{place:05d}.npz" for i in range(2) if halves))
+        targets = (whole(split), *(HALVES if halves else ()))
+        jobs.append(_job(config, inputs, ctx, index=index, images=uri, targets=targets, names=names))
+    return jobs
+
+
+def _job(config: StatisticsConfig, inputs: Inputs, ctx: Context, **own: Any) -> Job:
     from components.beam_jobs import numeric_name, threads_of
 
-    images, classifier = inputs["images"], inputs["classifier"]
     threads = threads_of(ctx.run)
-    return [
-        Job(
-            index=index,
-            images=uri,
-            folder=io.join(ctx.work, numeric_name(DEVICE, threads, config.batch)),
-            names=(f"moments/{config.split}-{index:05d}.npz", f"half-0-{index:05d}.npz", f"half-1-{index:05d}.npz"),
-            batch=config.batch,
-            weights=classifier.uri("model.safetensors"),
-            config=classifier.uri("config.json"),
-            threads=threads,
-            max_pixels=int(images.manifest.config["max_pixels"]),
-        )
-        for index, uri in enumerate(images.uris(f"images/{config.split}-"))
-    ]
+    return Job(
+        folder=io.join(ctx.work, numeric_name(DEVICE, threads, config.batch)),
+        batch=config.batch,
+        weights=inputs["classifier"].uri("model.safetensors"),
+        config=inputs["classifier"].uri("config.json"),
+        threads=threads,
+        max_pixels=int(inputs["images"].manifest.config["max_pixels"]),
+        **own,
+    )
+
+
+def read(uri: str) -> Moments:
+    """Moments as a file of this component holds them."""
+    from vim_core.metrics.moments import Moments
+
+    return Moments.from_bytes(io.read_bytes(uri))
 
 
 def finished(job: Job) -> bool:
@@ -119,7 +143,7 @@ def measure(job: Job) -> Job:
     set_threads(job.threads)
     table = ImageTable([job.images])
     half = [hashed("half", key) % 2 for key in table.keys]
-    parts = [[moments] for moments in _moments(job, table, [])]
+    parts = [[moments] for moments in _moments(job, table, [], half)]
     for start in range(0, len(table), job.batch):
         rows = list(range(start, min(start + job.batch, len(table))))
         for part, moments in zip(parts, _moments(job, table, rows, half), strict=True):
@@ -129,8 +153,8 @@ def measure(job: Job) -> Job:
     return job
 
 
-def _moments(job: Job, table: Any, rows: list[int], half: list[int] | None = None) -> list[Moments]:
-    """Moments of these rows: all, those of the first half, those of the second."""
+def _moments(job: Job, table: Any, rows: list[int], half: list[int]) -> list[Moments]:
+    """Moments of these rows: all, and if the shard enters the halves those of the first and of the second."""
     import numpy as np
     import torch
 
@@ -140,15 +164,16 @@ def _moments(job: Job, table: Any, rows: list[int], half: list[int] | None = Non
 
     network = beam_jobs.classifier(job.weights, job.config, DEVICE)
     if not rows:
-        return [Moments.empty(network.shape.features)] * 3
+        return [Moments.empty(network.shape.features)] * len(job.targets)
     pixels = [square(decode(table.image(row), job.max_pixels), network.image_size) for row in rows]
     with torch.inference_mode():
         features = network.features(to_tensor(np.stack(pixels))).double().numpy()
-    side = np.array([half[row] for row in rows]) if half else np.zeros(len(rows))
-    return [Moments.from_batch(chosen) for chosen in (features, features[side == 0], features[side == 1])]
+    side = np.array([half[row] for row in rows])
+    chosen = (features, features[side == 0], features[side == 1])
+    return [Moments.from_batch(values) for values in chosen[: len(job.targets)]]
 
 
-def _measure(jobs: list[Job], merged: tuple[str, str, str], ctx: Context) -> None:
+def _measure(jobs: list[Job], merged: list[str], ctx: Context) -> None:
     import apache_beam as beam
 
     from components.beam_jobs import announce, counter, run_pipeline
@@ -163,7 +188,9 @@ def _measure(jobs: list[Job], merged: tuple[str, str, str], ctx: Context) -> Non
             spread
             | "measure" >> beam.Map(measure)
             | "files"
-            >> beam.FlatMap(lambda job: [(name, (job.index, uri)) for name, uri in zip(merged, job.files, strict=True)])
+            >> beam.FlatMap(
+                lambda job: [(name, (job.index, uri)) for name, uri in zip(job.targets, job.files, strict=True)]
+            )
         )
         sets = files | "merge" >> beam.CombinePerKey(merge_in_order())
         _ = sets | "write" >> beam.MapTuple(lambda name, moments: io.write_bytes(targets[name], moments.to_bytes()))

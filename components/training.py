@@ -16,6 +16,8 @@ from vim_core.config import TrainConfig
 
 FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `figures.json` last."""
+REFUSAL = "refusal.json"
+"""Left there by a worker that found a user's error, which no retry can mend."""
 
 
 @dataclass
@@ -56,10 +58,11 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     ctx.progress.start(config.steps, "step")
     io.remove_tree(io.join(ctx.work, FINAL))
     with Shipper(job.spool, ctx.tracker, ctx.progress, announce=announcement):
-        how = fit(work, {"job": job}, ctx, local)
+        try:
+            how = fit(work, {"job": job}, ctx, local)
+        finally:
+            _raise_refusal(ctx.work)
     figures = json.loads(io.read_bytes(io.join(ctx.work, FINAL, "figures.json")))
-    if "error" in figures:
-        raise getattr(errors, figures["error"]["type"])(figures["error"]["message"])
     return _outcome(figures, how, ctx)
 
 
@@ -88,18 +91,33 @@ def _outcome(figures: dict[str, Any], how: str, ctx: Context) -> Outcome:
     )
 
 
+def _raise_refusal(work: str) -> None:
+    """Raise the user's error that a worker left, whatever became of the other workers."""
+    place = io.join(work, FINAL, REFUSAL)
+    if io.exists(place):
+        record = json.loads(io.read_bytes(place))
+        raise getattr(errors, record["type"])(record["message"])
+
+
 def work(arguments: dict[str, Any]) -> None:
-    """One worker process: train its share; rank 0 leaves the files. A user's error is handed over, not retried."""
+    """One worker process: train its share; rank 0 leaves the files. A user's error is handed over, not retried.
+
+    Raises:
+        VimError: one of several workers refused; the others must not wait for it.
+    """
     from ray import train as ray_train
 
     job: Job = arguments["job"]
     context = ray_train.get_context()
+    # A retry after a refusal ends at once.
+    _raise_refusal(job.work)
     try:
         run_task(job, context.get_world_rank(), context.get_world_size(), context.get_local_rank())
     except errors.VimError as error:
-        if context.get_world_rank() == 0:
-            record = {"type": type(error).__name__, "message": str(error)}
-            _leave(job, {"figures.json": json.dumps({"error": record}).encode()})
+        record = {"type": type(error).__name__, "message": str(error)}
+        _leave(job, {REFUSAL: json.dumps(record).encode()})
+        if context.get_world_size() > 1:
+            raise
 
 
 def run_task(job: Job, rank: int, world: int, local_rank: int) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +50,6 @@ def instance(config: PipelineConfig) -> DagsterInstance:
     from dagster._core.instance.ref import InstanceRef
 
     folder = home(config)
-    with _alone(folder):
+    # Two that open a new history at once both create its tables, and one fails.
+    with io.locked(folder / "opening.lock"):
         return DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=QUIET))
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold off other processes: two that open a new history at once both create its tables, and one fails."""
-    import fcntl
-
-    with open(folder / "opening.lock", "ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -179,8 +179,13 @@ def statistics(root: Path, ingest: Artifact, network: Artifact) -> Artifact:
         "statistics",
         files,
         {"images": ingest, "classifier": network},
-        config={"split": "test"},
-        properties={"network": {"kind": "classifier", "digest": network.digest}, "count": 40, "dim": FEATURES},
+        properties={
+            "network": {"kind": "classifier", "digest": network.digest},
+            "split": "test",
+            "halves": ["test"],
+            "count": 40,
+            "dim": FEATURES,
+        },
     )
 
 

@@ -144,15 +144,22 @@ class ClassifyConfig(TrainConfig):
 
 @dataclass
 class StatisticsConfig:
-    """Reference statistics of real images under one feature network."""
+    """Reference statistics of real images under one feature network.
+
+    `split` is what others are compared with. The images of the splits in `halves` are divided in two, whose distance
+    shows what real images score against real ones; take as many as there are, because small sets lie further apart.
+    """
 
     network: str = "classifier"
     split: str = "test"
+    halves: list[str] = field(default_factory=lambda: ["test"])
     batch: int = 64
 
     def __post_init__(self) -> None:
         one_of("statistics.network", self.network, ("classifier",))
-        one_of("statistics.split", self.split, ("train", "test"))
+        require(bool(self.halves), "statistics.halves", self.halves, "must name a split")
+        for split in (self.split, *self.halves):
+            one_of("statistics.split" if split == self.split else "statistics.halves", split, ("train", "test"))
 
 
 @dataclass

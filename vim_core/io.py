@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,6 +105,17 @@ def create_exclusive(uri: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold off other processes of this machine that ask for the same lock file; the system frees it on any end."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def remove_tree(uri: str) -> None:

@@ -68,7 +68,8 @@ def of_samples(samples: Artifact, classifier: Artifact, count: int, size: int) -
 
 def of_distance(samples: Artifact, statistics: Artifact, counts: Mapping[str, int], size: int) -> dict[str, Any]:
     """Fréchet distances under the classifier's features: samples against real, and real against real."""
-    split = str(statistics.manifest.config["split"])
+    split = str(statistics.properties["split"])
+    divided = " and ".join(str(name) for name in statistics.properties["halves"])
     shared: dict[str, Any] = {
         "resize": _square(size),
         "network": "classifier",
@@ -76,7 +77,7 @@ def of_distance(samples: Artifact, statistics: Artifact, counts: Mapping[str, in
         "reference_digest": statistics.digest,
     }
     name = "Fréchet distance of the classifier's features; not FID, which is defined on the 2015 Inception network"
-    floor = "the floor: real images only; each half is smaller than the sets compared above, which raises it"
+    floor = "the floor; the smaller the sets, the further apart they lie, so mind the counts when comparing"
     distance = Protocol(
         figure="fd_classifier",
         compares="samples with real images",
@@ -91,9 +92,9 @@ def of_distance(samples: Artifact, statistics: Artifact, counts: Mapping[str, in
     halves = Protocol(
         figure="fd_classifier_real_vs_real",
         compares="one half of the real images with the other, divided by a hash of their keys",
-        split=split,
+        split=divided,
         count=counts["half_0"],
-        reference=f"the other half of the {split} images",
+        reference=f"the other half of the {divided} images",
         reference_count=counts["half_1"],
         notes=floor,
         **shared,

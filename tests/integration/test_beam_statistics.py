@@ -23,7 +23,7 @@ from vim_core.errors import DataError
 from vim_core.metrics.moments import Moments
 from vim_core.models.classifier import load_classifier
 
-CONFIG = StatisticsConfig(split="train", batch=10)
+CONFIG = StatisticsConfig(split="train", halves=["train"], batch=10)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def moments(ctx: Any, name: str) -> Moments:
     return Moments.from_bytes(io.read_bytes(ctx.path(f"moments/{name}.npz")))
 
 
-def features(inputs: dict[str, Artifact]) -> tuple[list[str], np.ndarray[Any, Any]]:
+def features(inputs: dict[str, Artifact], split: str = "train") -> tuple[list[str], np.ndarray[Any, Any]]:
     network = load_classifier(inputs["classifier"].uri("model.safetensors"), inputs["classifier"].uri("config.json"))
-    table = ImageTable(inputs["images"].uris("images/train-"))
+    table = ImageTable(inputs["images"].uris(f"images/{split}-"))
     pixels = np.stack([square(decode(row.image), network.image_size) for row in table])
     with torch.inference_mode():
         return table.keys, network.features(to_tensor(pixels)).double().numpy()
@@ -60,6 +60,19 @@ def test_moments_equal_those_of_all_features_at_once(inputs: dict[str, Artifact]
     assert sum(shards) == len(keys)
     assert outcome.properties["network"] == {"kind": "classifier", "digest": inputs["classifier"].digest}
     assert (outcome.properties["count"], outcome.properties["dim"]) == (len(keys), values.shape[1])
+
+
+def test_halves_may_cover_more_than_the_reference(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    ctx = context_of(tmp_path, "statistics")
+    outcome = statistics.run(StatisticsConfig(split="test", halves=["train", "test"], batch=10), inputs, ctx)
+    parts = [features(inputs, split) for split in ("test", "train")]
+    values = np.concatenate([part[1] for part in parts])
+    half = np.array([hashed("half", key) % 2 for part in parts for key in part[0]])
+    for name, chosen in (("test", parts[0][1]), ("half-0", values[half == 0]), ("half-1", values[half == 1])):
+        assert moments(ctx, name).count == len(chosen)
+        np.testing.assert_allclose(moments(ctx, name).mean, chosen.mean(axis=0), rtol=1e-5, atol=1e-7)
+    assert outcome.properties["count"] == len(parts[0][1])
+    assert outcome.properties["halves"] == ["test", "train"]
 
 
 def test_the_same_bytes_again_and_after_an_interruption(inputs: dict[str, Artifact], tmp_path: Path) -> None:

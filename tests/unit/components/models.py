@@ -63,4 +63,7 @@ def codes(root: Path, made_by: Artifact, labels: dict[str, np.ndarray]) -> Artif
         return lambda uri: write_codes(uri, keys, labels[split], np.zeros(count, np.int32), rows, meta)
 
     named = {f"codes/{split}-00000-of-00001.parquet": write(split) for split in labels}
-    return artifact(root, "tokenize", named, properties={"tokenizer": made_by.digest, "classes": CLASSES})
+    splits = {split: len(values) for split, values in labels.items()}
+    return artifact(
+        root, "tokenize", named, properties={"tokenizer": made_by.digest, "classes": CLASSES, "splits": splits}
+    )

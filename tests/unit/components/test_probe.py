@@ -31,7 +31,9 @@ def inputs(root: Path, shift: int = 0) -> dict[str, Artifact]:
         keys = [f"{split}-{i:03d}" for i in range(count)]
         images |= image_files(split, rows(keys, [i % 3 for i in range(count)], pixels(count, 8)), 1)
     return {
-        "images": artifact(root, "ingest", images, properties={"image_size": [8, 8]}),
+        "images": artifact(
+            root, "ingest", images, properties={"image_size": [8, 8], "splits": {"train": 40, "test": 20}}
+        ),
         "codes": models.codes(root, tokenizer, labels),
         "prior": models.prior(root, tokenizer),
     }
@@ -82,7 +84,8 @@ def test_the_best_block_makes_the_figure(tmp_path: Path) -> None:
     expected = {"best_block": 1.0, "top1": 0.9, "pixel_baseline_top1": 0.4}
     assert outcome.metrics == expected | {"block_00": 0.2, "block_01": 0.9, "block_02": 0.5}
     assert outcome.properties["accuracy_per_block"] == [0.2, 0.9, 0.5]
-    assert outcome.protocols["top1"]["prior"] == given["prior"].digest
+    assert outcome.protocols["top1"]["network_digest"] == given["prior"].digest
+    assert outcome.protocols["pixel_baseline_top1"]["count"] == outcome.protocols["top1"]["count"] == 20
 
 
 def test_codes_and_prior_of_two_tokenizers_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from components.api import Artifact, Context, Outcome
 from tests.synthetic import artifact, context_of, image_files, rows, with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import classify_config, pixels, prior_config, quantize_config
-from vim_core.errors import ConfigError, LineageError
+from vim_core.errors import ConfigError, LineageError, VimError
 from vim_core.models.vit_vqgan import load_tokenizer
 from vim_core.spool import parse
 
@@ -41,7 +41,9 @@ def images(tmp_path: Path) -> Artifact:
     for split, count in {"train": 13, "test": 5}.items():
         keys = [f"{split}-{i:03d}" for i in range(count)]
         files |= image_files(split, rows(keys, [i % 3 for i in range(count)], pixels(count, 8)), 2)
-    return artifact(tmp_path, "ingest", files, properties={"classes": models.CLASSES})
+    return artifact(
+        tmp_path, "ingest", files, properties={"classes": models.CLASSES, "splits": {"train": 13, "test": 5}}
+    )
 
 
 @pytest.fixture
@@ -86,7 +88,8 @@ def test_classify_says_its_accuracy_and_on_what(images: Artifact, tmp_path: Path
     outcome = classify.run(classify_config(), {"images": images}, ctx)
     check_common(outcome, ctx)
     assert outcome.metrics["test_images"] == 5
-    assert outcome.protocols["test_accuracy"]["images"] == images.digest
+    record = outcome.protocols["test_accuracy"]
+    assert (record["count"], record["reference_digest"]) == (5, images.digest)
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -136,19 +139,27 @@ def test_a_second_attempt_continues_and_delivers_every_step_once(
     assert [row.step for row in ctx.tracker.logged] == list(range(6))  # type: ignore[attr-defined]
 
 
-def test_a_refusal_of_the_worker_reaches_the_user_as_it_is(
-    images: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (0, 2), (1, 2)])
+def test_a_refusal_of_any_worker_reaches_the_user_as_it_is(
+    images: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, world: int
 ) -> None:
-    rank = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_rank=lambda: 0)
+    place = SimpleNamespace(get_world_rank=lambda: rank, get_world_size=lambda: world, get_local_rank=lambda: rank)
+    attempts = []
 
     def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
-        worker(arguments)
+        for _ in range(3):
+            try:
+                worker(arguments)
+            except VimError as error:
+                attempts.append(error)
+        if attempts:
+            raise RuntimeError("Ray's own words for a lost worker")
         return "in the test"
 
-    stand_in = SimpleNamespace(train=SimpleNamespace(get_context=lambda: rank))
+    stand_in = SimpleNamespace(train=SimpleNamespace(get_context=lambda: place))
     monkeypatch.setitem(sys.modules, "ray", stand_in)
     monkeypatch.setattr(ray_train, "fit", fit)
     config = quantize_config()
     config = replace(config, discriminator=replace(config.discriminator, stddev_group=3))
-    with pytest.raises(ConfigError, match=r"stddev_group=3: does not divide a worker's batch of 4"):
+    with pytest.raises(ConfigError, match=r"stddev_group=3: does not divide a worker's batch of"):
         quantize.run(config, {"images": images}, context_of(tmp_path, "quantize"))
