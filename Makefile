@@ -9,7 +9,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-cluster lint format lock ui report clean
+.PHONY: help env demo test test-xla test-cluster bench bench-gpu lint format lock ui report clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,17 @@ demo: env  ## the whole pipeline on handwritten digits, then where to look; PRES
 test: env  ## unit and integration tests
 	$(PYTEST) tests/unit tests/integration
 
+test-xla: env  ## the XLA lane on 4 pretended devices; a process a file, because SPMD holds for a whole process
+	ls tests/xla/test_*.py | xargs -n 1 -P 2 $(PYTEST) -q -m xla
+
 test-cluster: env  ## the slow tests: kills, several nodes, a browser
 	$(PYTEST) -m cluster --timeout 1200 tests/cluster
+
+bench: env  ## training speed beside peers on this CPU, to tests/benchmarks/results
+	$(BIN)/python -m tests.benchmarks
+
+bench-gpu:  ## the same on CUDA, by .venv or else by PYTHON's own torch; without a GPU at toy size, not measured
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks --gpu
 
 lint: env  ## style, types, import rules
 	$(BIN)/ruff check .

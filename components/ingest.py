@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from typing import Any
 
 from components.api import Context, Inputs, Outcome
-from components.ingesting.plan import DIGITS, SPLITS, Dead, Located, Plan, check_source, make_plan
+from components.ingesting.plan import DIGITS, SPLITS, Dead, Located, Plan, check_source, lists_of, make_plan
 from components.ingesting.shards import Shard, assign, finished, write_shard
 from vim_core import io
 from vim_core.config import IngestConfig
@@ -25,11 +26,14 @@ def source_state(config: IngestConfig) -> str:
     from vim_core.data import digits, folders
 
     if config.source_digest:
-        return config.source_digest
-    if config.source == DIGITS:
-        return digits.digest()
-    check_source(config)
-    return folders.state(folders.listing(config.source, config.split))
+        found = config.source_digest
+    elif config.source == DIGITS:
+        found = digits.digest()
+    else:
+        check_source(config)
+        found = folders.state(folders.listing(config.source, config.split))
+    lists = [each.digest for each in lists_of(config)]
+    return hashlib.sha256(repr((found, lists)).encode()).hexdigest() if lists else found
 
 
 def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -41,6 +45,8 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
     from components.beam_jobs import publish
 
     plan = make_plan(config)
+    if plan.left_out:
+        ctx.progress.note(f"ingest: {plan.left_out:,} files are in neither list and left out")
     _refuse_bad(config, plan.dead, plan.total)
     shards, located = assign(config, plan, ctx.work)
     _write(shards, located, ctx)
@@ -90,7 +96,8 @@ def _check_counts(config: IngestConfig, counts: dict[str, int], dead: int, total
         raise DataError(f"ingest: {total} files were read but {sum(counts.values())} written and {dead} set aside")
     for split, count in counts.items():
         if not count:
-            settings = f"ingest.split={config.split}, .test_fraction={config.test_fraction} or .limit={config.limit}"
+            share = "the lists" if config.split == "lists" else f".test_fraction={config.test_fraction}"
+            settings = f"ingest.split={config.split}, {share} or .limit={config.limit}"
             raise DataError(f"no images in the {split} split of {config.source} ({total} files); change {settings}")
 
 
@@ -110,13 +117,18 @@ def _outcome(
     from vim_core.data.tables import digest_of
 
     sizes = {tuple(size) for record in records.values() for size in record["sizes"]}
-    rules = {"hash": f"sha256(key) as a fraction < {config.test_fraction} is test", "folders": LAYOUTS["folders"]}
+    rules: dict[str, Any] = {
+        "hash": f"sha256(key) as a fraction < {config.test_fraction} is test",
+        "folders": LAYOUTS["folders"],
+        "lists": {each.split: {"lines": len(each.lines), "sha256": each.digest} for each in lists_of(config)},
+    }
     properties = {
         "classes": plan.classes,
         "splits": counts,
         "read": plan.total,
         "written": sum(counts.values()),
         "dead_letter": len(dead),
+        "left_out": plan.left_out,
         "reasons": dict(Counter(reason.split(":")[0] for _, reason, _ in dead)),
         "key_rule": "digit-<index>" if config.source == DIGITS else "path below ingest.source",
         "split_rule": rules[config.split],

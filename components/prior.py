@@ -1,4 +1,4 @@
-"""Train the image prior on a code table (stage 2)."""
+"""Train the image prior on a code table, or on images encoded as they come (stage 2)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from typing import Any
 
 from components.api import Artifact, Context, Inputs, Outcome
 from vim_core.config import PriorConfig
-from vim_core.errors import LineageError
+from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
 
 VERSION = 1
-INPUTS = {"codes": "tokenize", "tokenizer": "quantize"}
+INPUTS = {"codes": "tokenize", "tokenizer": "quantize", "images": "ingest?"}
 
 
 def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
-    """Weights `model.safetensors`, shape `config.json`, curves.
+    """Weights `model.safetensors`, shape `config.json`, curves, pictures of samples.
 
     Raises:
-        LineageError: the codes were made by another tokenizer.
+        LineageError: the codes were made by another tokenizer, or of other images than those to encode.
+        ConfigError: images are asked for and there are none.
         VimError: the training failed; the message is the worker's reason.
     """
     from components.training import train
@@ -31,17 +32,43 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
             f"{tokenizer.digest[:12]}; run `vimctl run tokenize` for this tokenizer"
         )
     classes = list(codes.properties["classes"])
-    data = PriorData(codes.uris("codes/train-"), codes.uris("codes/test-"), len(classes), tokenizer.digest)
+    files = tokenizer.uri("model.safetensors"), tokenizer.uri("config.json")
+    data = PriorData(codes.uris("codes/train-"), codes.uris("codes/test-"), len(classes), tokenizer.digest, files)
+    made_from: dict[str, Any] = {}
+    if config.source == "images":
+        images = image_input(inputs)
+        data.images = images.uris("images/train-")
+        made_from = {"images": images.digest, "encode": tokenizer.properties["encode"]}
     outcome = train("vim_core.tasks.prior:PriorTask", config, data, ctx)
     outcome.properties |= {
         "tokenizer": tokenizer.digest,
         "codes": codes.digest,
+        "source": config.source,
+        **made_from,
         "conditional": config.conditional,
         "null_trained": not config.conditional or config.label_dropout > 0,
         "classes": classes if config.conditional else [],
     }
     outcome.protocols |= protocols(config, codes)
     return outcome
+
+
+def image_input(inputs: Inputs) -> Artifact:
+    """The images that the training encodes.
+
+    Raises:
+        ConfigError: there are none.
+        LineageError: the held-out codes are of other images.
+    """
+    if "images" not in inputs:
+        raise ConfigError("prior.source='images': needs ingest among the preset's components")
+    images, made_from = inputs["images"], inputs["codes"].properties["images"]
+    if images.digest != made_from:
+        raise LineageError(
+            f"the held-out codes were made from images {made_from[:12]}, but prior.source=images would train on "
+            f"{images.digest[:12]}; run `vimctl run tokenize` for these images"
+        )
+    return images
 
 
 def protocols(config: PriorConfig, codes: Artifact) -> dict[str, Any]:

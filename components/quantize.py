@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from components.api import Context, Inputs, Outcome
+from typing import TYPE_CHECKING, Any
+
+from components import fingerprint, store
+from components.api import Artifact, Context, Inputs, Outcome
+from vim_core import io
 from vim_core.config import QuantizeConfig
+from vim_core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from vim_core.tasks.starting import Source
 
 VERSION = 1
 INPUTS = {"images": "ingest"}
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+
+
+def source_state(config: QuantizeConfig) -> str:
+    """Digest of the tokenizer that training starts from: part of the fingerprint, wherever that tokenizer lies.
+
+    Raises:
+        DataError: `quantize.init_from` holds no tokenizer.
+        ConfigError: it is the artifact of another component.
+    """
+    return _digest(_files(config.init_from)) if config.init_from else ""
 
 
 def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -19,7 +38,8 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     from vim_core.tasks.quantizer import QuantizerData
 
     images = inputs["images"]
-    data = QuantizerData(images.uris("images/train-"), images.uris("images/test-"))
+    source, classifier = _source(config), _classifier(images, ctx)
+    data = QuantizerData(images.uris("images/train-"), images.uris("images/test-"), source, classifier)
     outcome = train("vim_core.tasks.quantizer:QuantizerTask", config, data, ctx)
     grid = config.image_size // config.patch
     outcome.properties |= {
@@ -30,4 +50,63 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         "encode": {"dtype": "fp32", "mode": "eager", "batch": config.encode_batch},
         "perceptual": config.loss.perceptual > 0 and bool(config.loss.perceptual_weights),
     }
+    if source is not None:
+        outcome.properties["started_from"] = _lineage(config, source)
     return outcome
+
+
+def _lineage(config: QuantizeConfig, source: Source) -> dict[str, Any]:
+    """What was taken over from another tokenizer; with `frozen`, codes are that one's, bit for bit."""
+    return {
+        "tokenizer": source.digest,
+        "decoder": config.init_decoder == "load",
+        "frozen": config.freeze_encoder,
+    }
+
+
+def _source(config: QuantizeConfig) -> Source | None:
+    from vim_core.tasks.starting import Source
+
+    if not config.init_from:
+        return None
+    files = _files(config.init_from)
+    weights, settings = files[WEIGHTS], files[SETTINGS]
+    return Source(weights[0], weights[1], settings[0], settings[1], _digest(files))
+
+
+def _digest(files: dict[str, tuple[str, str]]) -> str:
+    """The digest that a quantize artifact of these two files has."""
+    return fingerprint.merkle((name, sha256) for name, (_, sha256) in files.items())
+
+
+def _files(folder: str) -> dict[str, tuple[str, str]]:
+    """Address and sha256 of the tokenizer's two files: an artifact's by its manifest, else those in the folder."""
+    place = f"quantize.init_from={folder!r}"
+    # Absolute where it is local: workers may run in another folder.
+    folder = str(io.local_path(folder).absolute()) if io.is_local(folder) else folder
+    manifest = io.join(folder, store.MANIFEST)
+    if io.exists(manifest):
+        artifact = Artifact(folder, store.parse(io.read_bytes(manifest), manifest))
+        if artifact.manifest.component != "quantize":
+            raise ConfigError(f"{place}: is an artifact of {artifact.manifest.component}, not of quantize")
+        hashes = {entry.name: entry.sha256 for entry in artifact.manifest.files}
+        return {name: (artifact.uri(name), hashes[name]) for name in (WEIGHTS, SETTINGS)}
+    found = {}
+    for name in (WEIGHTS, SETTINGS):
+        uri = io.join(folder, name)
+        try:
+            found[name] = (uri, store.checksum(uri)[1])
+        except FileNotFoundError:
+            rule = f"neither {store.MANIFEST} nor {name} lies there; give the folder of a quantize artifact"
+            raise DataError(f"{place}: {rule}") from None
+    return found
+
+
+def _classifier(images: Artifact, ctx: Context) -> tuple[str, str] | None:
+    """Weights and config of the preset's classifier, if it has been made; curves alone use it, so it is no input."""
+    from components.execute import find
+
+    if "classify" not in ctx.pipeline.components:
+        return None
+    found = find("classify", ctx.pipeline, {"ingest": images})
+    return (found.uri("model.safetensors"), found.uri("config.json")) if found is not None else None

@@ -78,17 +78,33 @@ def _knock(address: str) -> None:
 def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool = False) -> str:
     """Run `worker(arguments)` in Ray Train workers and wait for it; returns how it ran, for the manifest.
 
-    Lost workers and nodes are restarted up to `run.restarts` times; the worker continues from its checkpoints.
+    Lost workers and nodes are restarted up to `run.restarts` times, announced preemptions without a limit; the worker
+    continues from its checkpoints.
     `local` uses Ray Train's local mode: this process, no cluster.
 
     Raises:
         VimError: the training failed for good; the reason is the worker's own error.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from components.ray_backend import ListeningConfig
 
     # What people see comes from the spool; Ray's own lines about controllers and workers stay in its log files.
     logging.getLogger("ray").setLevel(logging.WARNING)
+    how = "Ray Train local mode" if local else f"Ray Train, {ctx.run.workers} worker process(es)"
+    run_config = RunConfig(
+        name=f"{ctx.name}-{ctx.fingerprint}",
+        storage_path=_storage(ctx),
+        failure_config=FailureConfig(max_failures=0 if local else ctx.run.restarts),
+    )
+    if ctx.run.device == "xla" and not local:
+        from components import xla_backend
+
+        sliced = xla_backend.trainer(worker, arguments, ctx, run_config)
+        connect(ctx)
+        _run(sliced, ctx)
+        return how
     if not local:
         connect(ctx)
     threads = resolve_threads(ctx.run.threads)
@@ -100,16 +116,13 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
     trainer = TorchTrainer(
         worker,
         train_loop_config=arguments,
-        torch_config=None if local else TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+        torch_config=None if local else ListeningConfig(backend="nccl" if scaling.use_gpu else "gloo"),
         scaling_config=scaling,
-        run_config=RunConfig(
-            name=f"{ctx.name}-{ctx.fingerprint}",
-            storage_path=_storage(ctx),
-            failure_config=FailureConfig(max_failures=0 if local else ctx.run.restarts),
-        ),
+        run_config=run_config,
     )
     _run(trainer, ctx)
-    return "Ray Train local mode" if local else f"Ray Train, {ctx.run.workers} worker process(es)"
+    split = ", sharded by FSDP2" if ctx.run.parallel == "fsdp" and ctx.run.workers > 1 and not local else ""
+    return f"{how}{split}"
 
 
 def _run(trainer: Any, ctx: Context) -> None:

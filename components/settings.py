@@ -191,7 +191,8 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
     except ConfigError as error:
         # The dataclass knows its field but not where it hangs in the preset.
         key, equals, rest = str(error).partition("=")
-        raise ConfigError(f"{prefix}{key.rsplit('.', 1)[-1]}{equals}{rest}") from error
+        key = f"{prefix}{key.rsplit('.', 1)[-1]}" if prefix else key
+        raise ConfigError(f"{key}{equals}{rest}") from error
 
 
 def _leaf(name: str, value: Any, kind: Any) -> Any:

@@ -50,6 +50,13 @@ class Tail:
         return bool(stream.read(len(self._last)) == self._last)
 
 
+def grouped(name: str) -> str:
+    """The name under which MLflow keeps a figure: one of a training step goes to `train/`, a rate to `system/`."""
+    if "/" in name:
+        return name
+    return f"system/{name}" if name.endswith("_per_s") else f"train/{name}"
+
+
 class Ledger:
     """What the server already has, per metric: asked once, then kept; pictures in a file, if there are any."""
 
@@ -107,8 +114,11 @@ class Outbox:
         return len(self._waiting)
 
     def add(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Queue spool entries."""
-        self._waiting.extend(entries)
+        """Queue spool entries; figures get the names that MLflow groups by."""
+        for entry in entries:
+            if "m" in entry:
+                entry = {**entry, "m": {grouped(name): value for name, value in entry["m"].items()}}
+            self._waiting.append(entry)
 
     def deliver(self) -> bool:
         """Offer the next entries; False when the server is away, True when they were taken or none wait."""
@@ -217,7 +227,8 @@ class Shipper:
         for text in [self._announce(entry) for entry in entries if entry["t"] >= self._since_ms]:
             if text:
                 self._progress.note(text)
-        rows = [entry for entry in entries if "m" in entry]
+        # Evaluations come later than the steps they belong to.
+        rows = [entry for entry in entries if "m" in entry and any(name in entry["m"] for name in self._shown)]
         if rows:
             figures = {name: float(rows[-1]["m"][name]) for name in self._shown if name in rows[-1]["m"]}
             self._progress.advance(int(rows[-1]["step"]) + 1, **figures)

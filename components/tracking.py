@@ -140,6 +140,8 @@ class PipelineTracking:
         manifest = artifact.manifest
         tags = {"vim.digest": artifact.digest, "vim.artifact": artifact.folder}
         tags |= {"vim.numeric": json.dumps(manifest.numeric)}
+        if "summary" in manifest.properties:
+            tags |= {"mlflow.note.content": str(manifest.properties["summary"])}
         finals = {f"final/{key}": value for key, value in manifest.metrics.items()}
         inputs = mlflow_inputs.datasets(self._config.run.root, artifact)
         self._later(f"the tags of {name}", lambda: run.tag(tags))

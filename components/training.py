@@ -6,18 +6,30 @@ import importlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.api import Context, Outcome
 from vim_core import errors, io
-from vim_core.config import TrainConfig
+from vim_core.config import RunConfig, TrainConfig
+from vim_core.watchdog import Watchdog, verdict
+
+if TYPE_CHECKING:
+    from vim_core.checkpoint import Checkpoints
+    from vim_core.notices import Notice
+    from vim_core.runtime import Runtime
+    from vim_core.spool import Spool
 
 FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `figures.json` last."""
 REFUSAL = "refusal.json"
 """Left there by a worker that found a user's error, which no retry can mend."""
+CURVES = "curves.jsonl"
+"""The figures of every log line."""
+NONFINITE = "nonfinite.jsonl"
+"""Steps whose update was skipped, what was not finite there, and their samples; left where there was one."""
 
 
 @dataclass
@@ -30,9 +42,8 @@ class Job:
     work: str
     spool: str
     identity: dict[str, Any] = field(default_factory=dict)
-    threads: int = 0
-    device: str = "auto"
-    data_workers: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+    stuck: str = ""
 
 
 def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool = False) -> Outcome:
@@ -51,15 +62,17 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
         ctx.work,
         spool_path(ctx),
         {"component": ctx.name, "fingerprint": ctx.fingerprint},
-        ctx.run.threads,
-        ctx.run.device,
-        ctx.run.data_workers,
+        ctx.run,
+        str(Path(spool_path(ctx)).with_name("stuck")),
     )
     ctx.progress.start(config.steps, "step")
     io.remove_tree(io.join(ctx.work, FINAL))
+    io.remove_tree(job.stuck)
     with Shipper(job.spool, ctx.tracker, ctx.progress, announce=announcement):
         try:
             how = fit(work, {"job": job}, ctx, local)
+        except errors.VimError as error:
+            raise _with_verdict(error, job.stuck) from error
         finally:
             _raise_refusal(ctx.work)
     figures = json.loads(io.read_bytes(io.join(ctx.work, FINAL, "figures.json")))
@@ -74,7 +87,9 @@ def spool_path(ctx: Context) -> str:
 
 
 def announcement(row: dict[str, Any]) -> str | None:
-    """The line a person should see when training starts or resumes, from the spool's 'note' rows."""
+    """The line a person should see: the spool's 'note' rows, and what was not finite at which step."""
+    if "nonfinite" in row:
+        return f"step {row['step']}: not finite: {', '.join(row['nonfinite'])}; update skipped"
     note = row.get("note")
     return str(note) if note else None
 
@@ -87,8 +102,14 @@ def _outcome(figures: dict[str, Any], how: str, ctx: Context) -> Outcome:
         metrics=figures["metrics"],
         properties={"trained_by": how, **figures["properties"]},
         numeric=figures["numeric"],
-        extras=frozenset(n for n in names if n.startswith("pictures/") or n == "curves.jsonl"),
+        extras=frozenset(n for n in names if n.startswith("pictures/") or n in (CURVES, NONFINITE)),
     )
+
+
+def _with_verdict(error: errors.VimError, stuck: str) -> errors.VimError:
+    """The error, with the watchdog's word where a worker was stuck: Ray only knows that it is gone."""
+    found = verdict(Path(stuck))
+    return errors.VimError(f"{error}; {found}") if found else error
 
 
 def _raise_refusal(work: str) -> None:
@@ -112,7 +133,7 @@ def work(arguments: dict[str, Any]) -> None:
     # A retry after a refusal ends at once.
     _raise_refusal(job.work)
     try:
-        run_task(job, context.get_world_rank(), context.get_world_size(), context.get_local_rank())
+        run_task(job, context.get_world_rank(), context.get_world_size(), context.get_local_rank(), _sources())
     except errors.VimError as error:
         record = {"type": type(error).__name__, "message": str(error)}
         _leave(job, {REFUSAL: json.dumps(record).encode()})
@@ -120,27 +141,72 @@ def work(arguments: dict[str, Any]) -> None:
             raise
 
 
-def run_task(job: Job, rank: int, world: int, local_rank: int) -> None:
-    """Build the runtime and the task, train, evaluate, leave the files."""
+def _sources() -> list[Callable[[], Notice]]:
+    from components import ray_notices
+
+    return [ray_notices.terminated, ray_notices.preempted]
+
+
+def run_task(job: Job, rank: int, world: int, local_rank: int, sources: Sequence[Callable[[], Notice]] = ()) -> None:
+    """Build the runtime and the task, train, evaluate, leave the files; `sources` say when to save or stop."""
     from vim_core import runtime as seam
-    from vim_core.checkpoint import Checkpoints
     from vim_core.loop import train as loop
+    from vim_core.meter import yardstick_of
+    from vim_core.notices import Notices
     from vim_core.runtime.measure import product_rate
     from vim_core.spool import Spool
 
-    runtime = seam.create(job.device, job.config.precision, job.threads, rank, world, local_rank)
+    runtime = seam.create(
+        job.run.device,
+        job.config.precision,
+        job.run.threads,
+        rank,
+        world,
+        local_rank,
+        job.run.fsdp,
+        job.run.compile_cache,
+    )
+    runtime.compiled = job.config.compile == "on"
+    runtime.parallel = job.run.parallel
     rate = product_rate(runtime)
-    module, name = job.task.split(":")
-    task = getattr(importlib.import_module(module), name)(job.config, job.data, runtime)
-    checkpoints = Checkpoints(io.join(job.work, runtime.numeric.name), job.identity)
     spool = Spool(Path(job.spool)) if rank == 0 else None
     if spool is not None:
         spool.note(f"{runtime.numeric.name}: matrix products at {rate:,.0f} GFLOP/s")
-    start = loop(task, checkpoints, spool, job.data_workers)
+        barked = verdict(Path(job.stuck))
+        if barked:
+            spool.note(f"started again: {barked}")
+    module, name = job.task.split(":")
+    task = getattr(importlib.import_module(module), name)(job.config, job.data, runtime)
+    checkpoints = _checkpoints(job, runtime, spool)
+    watchdog = Watchdog(Path(job.stuck) / f"worker-{rank:05d}-{os.getpid()}.txt", job.run.step_timeout_s, rank)
+    start = loop(
+        task,
+        checkpoints,
+        spool,
+        job.run.data_workers,
+        Notices(runtime, sources, job.run.notice_every),
+        watchdog,
+        yardstick=yardstick_of(runtime, rate * 1e9),
+        on_evaluated=checkpoints.evaluated,
+    )
     figures = task.finish()
+    if rank == 0 or runtime.parallel == "fsdp":
+        # A sharded network is put together by all workers.
+        exported = task.export()
     if rank == 0:
         numeric = {**runtime.numeric.record(), "product_gflops": round(rate, 1)}
-        _leave(job, _files(task.export(), figures, {"resumed_from": start}, numeric, job))
+        _leave(job, _files(exported, figures, {"resumed_from": start}, numeric, job))
+
+
+def _checkpoints(job: Job, runtime: Runtime, spool: Spool | None) -> Checkpoints:
+    from vim_core.checkpoint import Checkpoints
+
+    config = job.config
+    # Not of the world size: any number of workers may continue, sharded or not.
+    folder = io.join(job.work, runtime.numeric.family)
+    strict = config.checkpoint_errors == "fail"
+    said = {} if spool is None else {"note": spool.note}
+    return Checkpoints(folder, job.identity, runtime, config.keep, config.best, strict, **said)
 
 
 def _files(
@@ -149,12 +215,21 @@ def _files(
     from vim_core.spool import parse
 
     spool = Path(job.spool)
-    curves = [json.dumps(row).encode() + b"\n" for row in parse(spool.read_bytes()) if "m" in row]
-    files = {**exported, "curves.jsonl": b"".join(curves)}
+    rows = parse(spool.read_bytes())
+    files = {**exported, CURVES: _lines(rows, "m")}
+    faults = _lines(rows, "nonfinite")
+    files |= {NONFINITE: faults} if faults else {}
+    summaries = [row["note"] for row in rows if row.get("summary")]
+    properties = properties | ({"summary": summaries[-1]} if summaries else {})
     pictures = sorted(spool.with_name("pictures").glob("*.png"))
     files |= {f"pictures/{path.name}": path.read_bytes() for path in pictures[-8:]}
     figures = {"files": list(files), "metrics": metrics, "properties": properties, "numeric": numeric}
     return {**files, "figures.json": json.dumps(figures).encode()}
+
+
+def _lines(rows: list[dict[str, Any]], key: str) -> bytes:
+    """The rows that have this key, as JSON lines."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows if key in row)
 
 
 def _leave(job: Job, files: dict[str, bytes]) -> None:

@@ -23,3 +23,7 @@ class StorageError(VimError):
 
 class ResumeError(VimError):
     """Unfinished work exists but cannot be continued here, for instance on another numeric class."""
+
+
+class NonFiniteError(VimError):
+    """A loss or a gradient was not finite and the training was told to halt there."""

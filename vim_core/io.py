@@ -72,11 +72,54 @@ def open_read(uri: str) -> IO[bytes]:
     return stream
 
 
+@contextlib.contextmanager
+def open_write(uri: str) -> Iterator[IO[bytes]]:
+    """Open a new file as a stream; on disk when left without an error. Not atomic: name it elsewhere, last."""
+    if is_local(uri):
+        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        with open(local_path(uri), "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        return
+    fs, path = filesystem(uri)
+    with fs.open(path, "wb") as remote:
+        yield remote
+
+
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """Bytes `start … stop - 1` of a file. Raises `FileNotFoundError`."""
+    if start == stop:
+        return b""
+    fs, path = filesystem(uri)
+    data: Any = fs.cat_file(path, start=start, end=stop)
+    return bytes(data)
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises `FileNotFoundError`."""
     fs, path = filesystem(uri)
     data: Any = fs.cat_file(path)
     return bytes(data)
+
+
+@contextlib.contextmanager
+def fetched(uri: str) -> Iterator[str]:
+    """A local path to read a large file from; a remote one is downloaded once and removed on leaving.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    fs, path = filesystem(uri)
+    if is_local(uri):
+        if not os.path.exists(path):
+            raise FileNotFoundError(uri)
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        target = os.path.join(folder, "file")
+        fs.get_file(path, target)
+        yield target
 
 
 def write_bytes(uri: str, data: bytes) -> None:

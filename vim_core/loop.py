@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vim_core.checkpoint import Checkpoints, flatten, restore
+from vim_core.flops import Yardstick
+from vim_core.nonfinite import settle
+from vim_core.notices import Notice, Notices, Stopped
+from vim_core.runtime.base import Runtime
 from vim_core.spool import Spool
 from vim_core.tasks.base import Batch, Task
+from vim_core.watch import OnEvaluated, Watch
+from vim_core.watchdog import Watchdog
 
 
 class _Steps(Dataset[Batch]):
@@ -32,68 +37,90 @@ def batches(task: Task, start: int, workers: int) -> Iterator[Batch]:
     return iter(loader)
 
 
-@dataclass
-class Meter:
-    """Figures since the last log line: throughput, and how many updates were skipped."""
-
-    unit: str
-    started: float = 0.0
-    samples: int = 0
-    skipped: Tensor | None = None
-
-    def begin(self) -> None:
-        """Start a new interval."""
-        self.started, self.samples, self.skipped = time.perf_counter(), 0, None
-
-    def add(self, samples: int, skipped: Tensor) -> None:
-        """Count one step without synchronising the device."""
-        self.samples += samples
-        self.skipped = skipped if self.skipped is None else self.skipped + skipped
-
-    def row(self, figures: dict[str, Tensor]) -> dict[str, float]:
-        """The interval's log line: the last step's figures, the sum of skipped updates, the rate."""
-        values = {name: float(value) for name, value in figures.items()}
-        values["skipped"] = float(self.skipped) if self.skipped is not None else 0.0
-        values[f"{self.unit}_per_s"] = self.samples / max(1e-9, time.perf_counter() - self.started)
-        return values
-
-
-def train(task: Task, checkpoints: Checkpoints, spool: Spool | None, data_workers: int = 0) -> int:
+def train(
+    task: Task,
+    checkpoints: Checkpoints,
+    spool: Spool | None,
+    data_workers: int = 0,
+    notices: Notices | None = None,
+    watchdog: Watchdog | None = None,
+    *,
+    yardstick: Yardstick | None = None,
+    on_evaluated: OnEvaluated | None = None,
+) -> int:
     """Run the task to its last step, continuing from the newest checkpoint. Rank 0 brings the spool.
 
-    Returns the step that training continued from (0 for a fresh start).
+    Returns the step that training continued from (0 for a fresh start). `yardstick` holds the rates that the achieved
+    one is compared with; `on_evaluated` is told the figures of every evaluation during training.
 
     Raises:
         ResumeError: the checkpoint belongs to another training.
+        NonFiniteError: a loss or gradient was not finite and `on_nonfinite` is `halt`.
+        StorageError: a checkpoint could not be written and `checkpoint_errors` is 'fail'.
+        Stopped: a notice asked for it; the checkpoint is written.
     """
     config, runtime = task.config, task.runtime
-    found = checkpoints.latest()
-    start = 0
-    if found is not None:
-        start, state = found
-        restore(state, task.modules, task.optimizers)
+    start = _resume(task, checkpoints)
+    runtime.shard(task.modules, task.optimizers)
     if spool is not None:
         spool.cut(start)
-    meter = Meter(task.unit)
-    meter.begin()
-    for step, batch in enumerate(batches(task, start, data_workers), start):
-        runtime.seed_step(config.seed, step)
-        figures = task.step(step, {name: value.to(runtime.device) for name, value in batch.items()})
-        meter.add(config.batch, figures["skipped"])
-        done = step + 1
-        if spool is not None and (done % config.log_every == 0 or done == config.steps):
-            spool.write(step, meter.row(figures))
-            meter.begin()
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            _checkpoint(task, checkpoints, spool, done)
-            meter.begin()
+    watchdog = watchdog or Watchdog(Path(), 0)
+    try:
+        with Watch(task, spool, start, yardstick, on_evaluated) as watch:
+            watchdog.step(start)
+            for step, batch in enumerate(watch.batches(batches(task, start, data_workers)), start):
+                runtime.seed_step(config.seed, step)
+                figures = task.step(step, runtime.place(batch))
+                runtime.end_step()
+                done = step + 1
+                logged = done % config.log_every == 0 or done == config.steps
+                planned = done % config.checkpoint_every == 0 or done == config.steps
+                if logged or planned:
+                    settle(task, spool)
+                if done == config.steps:
+                    # The last evaluation is waited for, and is no step.
+                    watchdog.rest()
+                watch.step(done, _over_workers(runtime, figures) if logged else figures)
+                notice = notices.look(done) if notices else Notice.NONE
+                if planned or notice is not Notice.NONE:
+                    watchdog.rest()
+                    with watch.paused():
+                        _checkpoint(task, checkpoints, done, notice)
+                        if planned:
+                            watch.pictures(done)
+                if done < config.steps:
+                    watchdog.step(done)
+            watchdog.rest()
+            checkpoints.settle()
+            watch.finish()
+    finally:
+        watchdog.rest()
+        checkpoints.close()
     return start
 
 
-def _checkpoint(task: Task, checkpoints: Checkpoints, spool: Spool | None, done: int) -> None:
-    if spool is None:
-        return
+def _over_workers(runtime: Runtime, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of each worker's figures: what one worker with the whole batch would say."""
+    if runtime.world == 1:
+        return figures
+    values = torch.stack([value.detach().float().to(runtime.device) for value in figures.values()])
+    return dict(zip(figures, runtime.mean(values), strict=True))
+
+
+def _resume(task: Task, checkpoints: Checkpoints) -> int:
+    saved = checkpoints.latest()
+    if saved is None:
+        return 0
+    restore(saved, task.modules, task.optimizers)
+    return saved.step
+
+
+def _checkpoint(task: Task, checkpoints: Checkpoints, done: int, notice: Notice) -> None:
     checkpoints.save(done, flatten(task.modules, task.optimizers))
-    with torch.inference_mode():
-        for name, png in task.pictures().items():
-            spool.picture(done - 1, name, png)
+    if notice is Notice.NONE:
+        return
+    # The machine may be gone before the next step ends.
+    written = checkpoints.settle()
+    if notice is Notice.STOP:
+        how = "written below" if written else "could not be written below"
+        raise Stopped(f"told to end; checkpoint of step {done} {how} {checkpoints.folder}")

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vim_core.cross_entropy import pieced_cross_entropy
+
 EPSILON = 0.1
 """Pixels are mapped from [0, 1] into [EPSILON, 1 - EPSILON] before the logit (DALL-E's dVAE, appendix A.3)."""
 
@@ -50,6 +52,29 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
+def entropy_loss(sample_entropy: Tensor, mean: Tensor, diversity: float) -> Tensor:
+    """Mean entropy of each latent's assignment less `diversity` times the entropy of the mean assignment [codes].
+
+    Low where every latent is sure of its code and all codes are used (MAGVIT-v2, arXiv 2310.05737).
+    """
+    shares = mean.clamp_min(torch.finfo(mean.dtype).tiny)
+    return sample_entropy + diversity * (mean * shares.log()).sum()
+
+
+def lecam_penalty(real_logits: Tensor, fake_logits: Tensor, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
+    """LeCam regularisation: how far real logits stand above the moving average of generated ones, and the other way.
+
+    mean(relu(real - mean_fake)^2) + mean(relu(mean_real - fake)^2): the form of the authors' code; the text of the
+    paper (arXiv 2104.03310) has no relu and so also pulls at logits that lie on the wrong side.
+
+    Args:
+        real_logits, fake_logits: of any shape.
+        mean_real, mean_fake: scalars without gradient.
+    """
+    above, below = F.relu(real_logits - mean_fake), F.relu(mean_real - fake_logits)
+    return above.square().mean() + below.square().mean()
+
+
 def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
     """Mean squared gradient norm of the logits at real images [B, 3, H, W] (Mescheder et al. 2018), without gamma/2."""
     (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
@@ -57,8 +82,11 @@ def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
 
 
 def next_token_loss(logits: Tensor, codes: Tensor) -> Tensor:
-    """Cross-entropy per token in nats: logits [B, T, V] in fp32, codes [B, T]."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())
+    """Cross-entropy per token in nats, computed in fp32: logits [B, T, V], codes [B, T]."""
+    rows, targets = logits.flatten(0, 1), codes.flatten()
+    if logits.device.type == "cpu" and not torch.compiler.is_compiling():
+        return pieced_cross_entropy(rows, targets)
+    return F.cross_entropy(rows.float(), targets)
 
 
 def bits(nats: float) -> float:

@@ -79,7 +79,7 @@ class Sampler:
         """
         if labels.shape != (self.lanes,):
             raise ValueError(f"expected {self.lanes} labels, one a lane, got {list(labels.shape)}")
-        device, tokens = self.prior.rows.device, self.prior.shape.tokens
+        device, tokens = self.prior.device, self.prior.shape.tokens
         uniform = noise(self.settings.seed, index * self.lanes, self.lanes, tokens).to(device)
         labels = labels.to(device)
         if self.guided:

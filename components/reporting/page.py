@@ -20,7 +20,7 @@ RUN_MARK = "<!-- what this run did -->"
 """Where `stamped` puts what belongs to one run; the artifact's own page is the same for all runs that reuse it."""
 
 CURVES = ("quantize", "prior", "classify")
-NOT_SHOWN = ("images_per_s", "tokens_per_s", "learning_rate", "skipped")
+NOT_SHOWN = ("images_per_s", "learning_rate", "discriminator_learning_rate", "skipped", "eval/seconds")
 SHOWN_FIRST = ("loss", "psnr", "test", "nll", "bits", "accuracy", "top1", "usage")
 MOST_CURVES = 6
 
@@ -69,7 +69,8 @@ def summary(artifacts: Mapping[str, Artifact]) -> str:
     if "ingest" in artifacts:
         known = artifacts["ingest"].properties
         splits = " and ".join(f"{count:,} {name}" for name, count in sorted(known["splits"].items(), reverse=True))
-        first.append(f"{splits} images of {len(known['classes'])} classes")
+        classes = len(known["classes"])
+        first.append(f"{splits} images of {classes} classes" if classes else f"{splits} images without labels")
     if "tokenize" in artifacts:
         known = artifacts["tokenize"].properties
         height, width = known["grid"]
@@ -167,9 +168,12 @@ def curves_of(lines: bytes) -> list[tuple[str, str]]:
         point = json.loads(line)
         for name, value in point.get("m", {}).items():
             series.setdefault(name, []).append((float(point["step"]), float(value)))
-    names = [name for name, points in series.items() if name not in NOT_SHOWN and len(points) > 1]
+    shown = (name for name in series if name not in NOT_SHOWN and not name.startswith("system/"))
+    names = [name for name in shown if len(series[name]) > 1 and not name.startswith("eval/best_")]
     chosen = sorted(names, key=_rank)[:MOST_CURVES]
-    charts = [(name.replace("_", " "), svg.curve(sorted(series[name]), name)) for name in chosen]
+    charts = [
+        (name.replace("eval/", "held-out ").replace("_", " "), svg.curve(sorted(series[name]), name)) for name in chosen
+    ]
     return [(name, chart) for name, chart in charts if chart]
 
 

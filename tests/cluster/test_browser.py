@@ -88,7 +88,7 @@ def test_vimctl_ui_shows_runs_and_assets(browser: Any, ui: Running, smoke_run: S
     page.goto(runs)
     shows(page, "smoke", "Run Name")
     page.goto(f"{runs}/{smoke_run.manifests['quantize']['mlflow_run_id']}")
-    shows(page, "quantize", "loss", "encoder.dim")
+    shows(page, "quantize", "train/loss", "encoder.dim")
     dagster = next(address for address in addresses(ui) if address != mlflow)
     page.goto(f"{dagster}/assets")
     shows(page, "quantize", "prior")

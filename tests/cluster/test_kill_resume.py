@@ -20,8 +20,8 @@ LONG = ["prior.steps=400", "prior.checkpoint_every=20", "prior.log_every=5"]
 
 def checkpoints(root: Path, component: str) -> list[int]:
     """Steps of the checkpoints in the component's work folder."""
-    found = root.glob(f".work/{component}/**/step-*.safetensors")
-    return sorted(int(path.stem.removeprefix("step-")) for path in found)
+    found = root.glob(f".work/{component}/**/step-*/index.json")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
 
 def weights(root: Path, component: str) -> bytes:

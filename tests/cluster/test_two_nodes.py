@@ -63,7 +63,7 @@ def test_two_nodes_and_a_lost_one_end_with_the_same_weights(images: Path, cluste
 
     rough = branch(images, tmp_path / "rough")
     with started(rough, *quantize(cluster.address)) as process:
-        process.wait_for(lambda: bool(list(rough.glob(".work/quantize/**/step-*.safetensors"))))
+        process.wait_for(lambda: bool(list(rough.glob(".work/quantize/**/step-*/index.json"))))
         cluster.remove_node(second, allow_graceful=False)
         cluster.add_node(num_cpus=CORES)
         assert process.process.wait(timeout=600) == 0, process.text[-4000:]

@@ -154,7 +154,7 @@ def test_mlflow_has_a_parent_and_a_child_per_component(smoke_run: SmokeRun) -> N
     curve = {}
     for name in ("quantize", "prior", "classify"):
         run_id = smoke_run.manifests[name]["mlflow_run_id"]
-        curve[name] = [point.step for point in client.get_metric_history(run_id, "loss")]
+        curve[name] = [point.step for point in client.get_metric_history(run_id, "train/loss")]
         assert len(curve[name]) > 1, name
         assert curve[name] == sorted(set(curve[name])), f"{name}: each step once"
 

@@ -33,7 +33,7 @@ def read() -> set[str]:
     names: set[str] = set()
     for package in ("vim_core", "components", "pipelines"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
-            if path != Path(config.__file__).resolve():
+            if Path(config.__file__).resolve().parent not in path.parents:
                 names |= attributes_read(path.read_text(encoding="utf-8"))
     # The pipeline's groups are also read by component name: `getattr(config, name)` in components/execute.py.
     return names | {field.name for field in dataclasses.fields(config.PipelineConfig) if field.name != "preset"}

@@ -42,14 +42,22 @@ class ImageFeed:
     def _decode(self, row: int) -> Pixels:
         return decode(self.table.image(row))
 
+    def view(self, row: int, key: Sequence[int | str]) -> Pixels:
+        """A random view of one image [S, S, 3]; equal keys give equal views."""
+        return augmented(self._decoded(row), self.size, self.augment, key)
+
     def _view(self, position: int, row: int) -> Pixels:
-        return augmented(self._decoded(row), self.size, self.augment, ("train", self.seed, position))
+        return self.view(row, ("train", self.seed, position))
 
     def batch(self, step: int, batch: int, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented images [b, 3, S, S] in [0, 1] and labels [b] of this rank's slice of a step."""
         positions, rows = self.order.batch(step, batch, rank, world)
         views = [self._view(int(p), int(r)) for p, r in zip(positions, rows, strict=True)]
         return to_tensor(np.stack(views)), self.labels[rows]
+
+    def keys(self, step: int, batch: int) -> list[str]:
+        """Keys of the images of step `step`'s global batch, in its order."""
+        return [str(self.table.keys[int(row)]) for row in self.order.ids(step * batch, batch)]
 
     def plain(self, rows: Ids | Sequence[int]) -> torch.Tensor:
         """The same rows without augmentation [n, 3, S, S] in [0, 1]."""

@@ -16,7 +16,9 @@ from vim_core.errors import DataError
 LAYOUTS = {
     "hash": "<source>/<class>/**/<image>",
     "folders": "<source>/train/<class>/**/<image> and <source>/val/<class>/**/<image>",
+    "lists": "<source>/<class>/**/<image>, each named in one of the lists",
 }
+"""Where images lie by `ingest.split`; without labels the class folder may be missing."""
 SPLIT_FOLDERS = {"train": "train", "val": "test"}
 VERSION_KEYS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
@@ -115,8 +117,11 @@ def _version(info: dict[str, Any]) -> str:
     return next((f"{key}={info[key]}" for key in VERSION_KEYS if info.get(key)), "")
 
 
-def place(entry: Entry, split: str, test_fraction: float) -> Item:
-    """Where a file belongs: its class is the first folder of its path (below train/ or val/ for split 'folders')."""
+def place(entry: Entry, split: str, test_fraction: float, labelled: bool = True) -> Item:
+    """Where a file belongs: its class is the first folder of its path (below train/ or val/ for split 'folders').
+
+    Unless `labelled`, it has none, and needs no class folder.
+    """
     parts = entry.path.split("/")
     side = held_out(entry.path, test_fraction)
     reason = entry.reason
@@ -124,8 +129,8 @@ def place(entry: Entry, split: str, test_fraction: float) -> Item:
         side = SPLIT_FOLDERS.get(parts[0], "") if len(parts) > 1 else ""
         parts = parts[1:]
         reason = reason or ("" if side else "neither below train/ nor below val/")
-    name = parts[0] if len(parts) > 1 else ""
-    reason = reason or ("" if name else "not inside a class folder")
+    name = parts[0] if labelled and len(parts) > 1 else ""
+    reason = reason or ("" if name or not labelled else "not inside a class folder")
     return Item(entry.path, entry.path, side, name, reason)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -9,16 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import CodebookConfig
+from vim_core.models.assignment import Assignment, soft_assignment
 
 
 @dataclass
 class Quantized:
     """What the quantizer returns for latents [N, code_dim].
 
-    vectors: straight-through code vectors [N, code_dim], as the decoder receives them (normalised under l2).
+    vectors: code vectors [N, code_dim], as the decoder receives them (normalised under l2); their gradient goes to
+        the latents as `codebook.gradient` says.
     codes: int64 [N].
     latents: the (normalised) latents that were looked up [N, code_dim].
     codebook_loss, commitment_loss: scalars, both means over all elements.
+    assignment: how latents spread over all codes, where `codebook.entropy.weight` asks for it.
     """
 
     vectors: Tensor
@@ -26,6 +30,35 @@ class Quantized:
     latents: Tensor
     codebook_loss: Tensor
     commitment_loss: Tensor
+    assignment: Assignment | None = None
+
+
+def rotated(latents: Tensor, entries: Tensor) -> Tensor:
+    """The entries [N, D], bit for bit, whose gradient reaches the latents [N, D] by the rotation trick.
+
+    Each entry q is seen as s R e: its latent e, rotated by R in the plane of both and scaled by s = |q| / |e|, with R
+    and s held constant. So a gradient g at q becomes s R^T g at e (Fifty et al. 2024, arXiv 2410.06424, section 4).
+    With unit vectors a of e and b of q and r of a + b, R = I - 2 r r^T + 2 b a^T, applied without building it.
+    """
+    with torch.no_grad():
+        a, b = F.normalize(latents, dim=-1), F.normalize(entries, dim=-1)
+        r = F.normalize(a + b, dim=-1)
+        scale = entries.norm(dim=-1, keepdim=True) / latents.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    along_r, along_a = (latents * r).sum(-1, keepdim=True), (latents * a).sum(-1, keepdim=True)
+    turned = scale * (latents - 2 * along_r * r + 2 * along_a * b)
+    # The difference is exactly zero: only its gradient counts.
+    return entries.detach() + (turned - turned.detach())  # type: ignore[no-any-return]
+
+
+def batch_perplexity(counts: Tensor) -> Tensor:
+    """Perplexity of assignment counts [codes]: as many codes in even use would be as uncertain. A scalar."""
+    share = counts / counts.sum()
+    return torch.exp(-torch.special.xlogy(share, share).sum())
+
+
+def _exact(device: str) -> contextlib.AbstractContextManager[object]:
+    """No autocast; the meta device knows none."""
+    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 class Codebook(nn.Module):
@@ -40,8 +73,17 @@ class Codebook(nn.Module):
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
         self.config = config
-        self.weight = nn.Parameter(torch.randn(config.codes, config.dim))
-        self.register_buffer("usage", torch.full((config.codes,), 1.0 / config.codes))
+        self.weight = nn.Parameter(torch.empty(config.codes, config.dim))
+        self.register_buffer("usage", torch.empty(config.codes))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the entries anew; every code counts as equally used."""
+        if self.weight.is_meta:
+            return
+        self.weight.normal_()
+        self.usage.fill_(1.0 / self.config.codes)
 
     def _normalised(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1) if self.config.l2 else x
@@ -60,37 +102,51 @@ class Codebook(nn.Module):
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantize latents [N, code_dim] in fp32, whatever the surrounding precision."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with _exact(latents.device.type):
             z = self._normalised(latents.float())
             codes = self.nearest(latents.detach())
             entries = self.vectors(codes)
+            turn = self.config.gradient == "rotation"
             return Quantized(
-                vectors=z + (entries - z).detach(),
+                vectors=rotated(z, entries) if turn else z + (entries - z).detach(),
                 codes=codes,
                 latents=z.detach(),
                 codebook_loss=F.mse_loss(entries, z.detach()),
                 commitment_loss=F.mse_loss(z, entries.detach()),
+                assignment=self._assignment(z),
             )
 
-    @torch.no_grad()
-    def observe(self, counts: Tensor) -> None:
-        """Fold the global batch's assignment counts [codes] into the moving usage."""
-        share = counts.to(self.usage.dtype) / counts.sum()
-        self.usage.lerp_(share, 1.0 - self.config.restart.decay)
+    def _assignment(self, latents: Tensor) -> Assignment | None:
+        entropy = self.config.entropy
+        if entropy.weight == 0:
+            return None
+        return soft_assignment(latents, self._normalised(self.weight.float()), entropy.temperature)
 
     @torch.no_grad()
-    def restart(self, latents: Tensor, draw: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    def observe(self, counts: Tensor, skipped: Tensor | None = None) -> None:
+        """Fold the global batch's assignment counts [codes] into the moving usage, unless the flag `skipped` is 1."""
+        share = counts.to(self.usage.dtype) / counts.sum()
+        moved = self.usage.lerp(share, 1.0 - self.config.restart.decay)
+        self.usage.copy_(moved if skipped is None else torch.where(skipped > 0, self.usage, moved))
+
+    @torch.no_grad()
+    def restart(
+        self, latents: Tensor, draw: Tensor, optimizer: torch.optim.Optimizer, skipped: Tensor | None = None
+    ) -> Tensor:
         """Move codes that fell out of use onto latents of the current batch; returns the mask of moved codes [codes].
 
         Args:
             latents: normalised latents of the batch [N, code_dim].
             draw: row of `latents` for every code, int64 [codes], keyed by (seed, step) by the caller.
             optimizer: its moments of moved rows are cleared, else they would drag the new codes away.
+            skipped: flag of a step whose update did not happen; then no code moves.
         """
         codes = self.config.codes
         drawn = latents[draw].to(self.weight.dtype)
         # Not onto NaN: a step whose update is skipped must not enter the weights here either (contract 5).
         dead = (self.usage < self.config.restart.threshold / codes) & drawn.isfinite().all(dim=1)
+        if skipped is not None:
+            dead = dead & (skipped == 0)
         self.weight.copy_(torch.where(dead[:, None], drawn, self.weight))
         self.usage.copy_(torch.where(dead, 1.0 / codes, self.usage))
         for value in optimizer.state[self.weight].values():

@@ -8,80 +8,24 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
-
-SLOPE = 0.2
-GAIN = math.sqrt(2.0)
-
-
-def activate(x: Tensor) -> Tensor:
-    """Leaky ReLU with the gain that keeps the variance."""
-    return F.leaky_relu(x, SLOPE) * GAIN
-
-
-class EqualConv(nn.Module):
-    """Convolution whose weights are stored at unit variance and scaled at run time."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale = 1 / math.sqrt(inputs * kernel * kernel)
-        self.stride = stride
-        self.padding = kernel // 2 if stride == 1 else 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H', W']."""
-        return F.conv2d(x, self.weight * self.scale, self.bias, stride=self.stride, padding=self.padding)
-
-
-class EqualLinear(nn.Module):
-    """Linear layer with equalised learning rate."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.scale = 1 / math.sqrt(inputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] -> [B, outputs]."""
-        return F.linear(x, self.weight * self.scale, self.bias)
-
-
-class Blur(nn.Module):
-    """The [1, 3, 3, 1] filter before every downsampling."""
-
-    kernel: Tensor
-
-    def __init__(self, pad: tuple[int, int]) -> None:
-        super().__init__()
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        kernel = taps[:, None] * taps[None]
-        self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
-        self.pad = pad
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, H + pad - 3, W + pad - 3]."""
-        channels = x.shape[1]
-        x = F.pad(x, (*self.pad, *self.pad))
-        return F.conv2d(x, self.kernel.to(x.dtype).expand(channels, 1, 4, 4), groups=channels)
+from vim_core.models.discriminator_layers import GAIN, Blur, EqualConv, EqualLinear, activate
+from vim_core.models.discriminator_patch import PatchDiscriminator
 
 
 class Residual(nn.Module):
     """Downsample by two: conv, blur, strided conv beside a blurred, strided skip."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, spectral: bool = False) -> None:
         super().__init__()
-        self.conv1 = EqualConv(inputs, inputs, 3)
+        self.conv1 = EqualConv(inputs, inputs, 3, spectral=spectral)
         self.blur2 = Blur((2, 2))
-        self.conv2 = EqualConv(inputs, outputs, 3, stride=2)
+        self.conv2 = EqualConv(inputs, outputs, 3, stride=2, spectral=spectral)
         self.blur_skip = Blur((1, 1))
-        self.skip = EqualConv(inputs, outputs, 1, stride=2, bias=False)
+        self.skip = EqualConv(inputs, outputs, 1, stride=2, bias=False, spectral=spectral)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / 2, W / 2]."""
@@ -122,17 +66,18 @@ class Discriminator(nn.Module):
                 "quantize.loss.adversarial=0 does without it"
             )
         self.group = config.stddev_group
+        spectral = config.spectral_norm
 
         def channels(size: int) -> int:
             return min(config.base // size, config.channels)
 
-        self.from_rgb = EqualConv(3, channels(image_size), 1)
+        self.from_rgb = EqualConv(3, channels(image_size), 1, spectral=spectral)
         sizes = [2**level for level in range(levels, 2, -1)]
-        self.blocks = nn.ModuleList(Residual(channels(size), channels(size // 2)) for size in sizes)
+        self.blocks = nn.ModuleList(Residual(channels(size), channels(size // 2), spectral) for size in sizes)
         top = channels(4)
-        self.conv = EqualConv(top + 1, top, 3)
-        self.hidden = EqualLinear(top * 16, top)
-        self.out = EqualLinear(top, 1)
+        self.conv = EqualConv(top + 1, top, 3, spectral=spectral)
+        self.hidden = EqualLinear(top * 16, top, spectral)
+        self.out = EqualLinear(top, 1, spectral)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B] in fp32."""
@@ -142,3 +87,15 @@ class Discriminator(nn.Module):
         x = activate(self.conv(minibatch_stddev(x, self.group)))
         x = activate(self.hidden(x.flatten(1)))
         return self.out(x).squeeze(1).float()  # type: ignore[no-any-return]
+
+
+Judge = Discriminator | PatchDiscriminator
+
+
+def make_discriminator(config: DiscriminatorConfig, image_size: int) -> Judge:
+    """The discriminator of `discriminator.kind` for images of this side.
+
+    Raises:
+        ConfigError: it cannot judge images of this size.
+    """
+    return (PatchDiscriminator if config.kind == "patch" else Discriminator)(config, image_size)

@@ -14,7 +14,8 @@ class Dropout(nn.Module):
 
     torch draws one Bernoulli number at a time there, which takes longer than a whole transformer layer; four
     16-bit numbers of one 64-bit draw take a tenth of that. The rate is exact to 1 / 65536, the scale matches it.
-    The noise still comes from torch's default generator, so seeding works as ever.
+    torch.compile cannot see into such a draw and makes a quick one of its own. The noise still comes from torch's
+    default generator, so seeding works as ever.
     """
 
     def __init__(self, rate: float) -> None:
@@ -25,7 +26,7 @@ class Dropout(nn.Module):
         """Any shape; the identity in evaluation mode."""
         if not self.training or self.rate == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.rate)
         return x * keep_mask(x, self.rate)
 

@@ -8,16 +8,23 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
 from vim_core.models.dropout import Dropout
+from vim_core.models.tiled import tiled_attention
 
 KeyValue = tuple[Tensor, Tensor]
 
 
 def init_weights(module: nn.Module) -> None:
-    """ViT's initialisation: truncated normal of 0.02 for weights, zero for biases (the paper does not say)."""
+    """ViT's initialisation: truncated normal of 0.02 for weights, zero for biases (the paper does not say).
+
+    Does nothing on the meta device, where the first draw would import torch's compiler, which takes seconds.
+    """
+    if any(value.is_meta for value in module.parameters(recurse=False)):
+        return
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -26,15 +33,37 @@ def init_weights(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
 
 
+class Linear(nn.Linear):
+    """`nn.Linear`, but on the meta device it draws nothing: see `init_weights`."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding`, but on the meta device it draws nothing: see `init_weights`."""
+
+    def reset_parameters(self) -> None:
+        """Draw the table."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 SHORT = 256
-"""Up to this many tokens explicit products beat torch's flash attention on CPU in bf16 (up to tenfold at 16)."""
+"""Up to this many tokens one explicit product beats tiles on CPU in bf16; both beat torch's kernel (tenfold at 16)."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """Scaled dot-product attention over [B, H, T, D / H], by the kernel that is faster there."""
     tokens = q.shape[2]
-    if q.device.type != "cpu" or q.dtype is not torch.bfloat16 or tokens > SHORT:
+    if q.device.type != "cpu" or q.dtype is not torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    if tokens > SHORT and torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    if tokens > SHORT:
+        return tiled_attention(q, k, v, causal)
     bias = torch.zeros(tokens, tokens, dtype=q.dtype)
     if causal:
         bias = torch.full_like(bias, -torch.inf).triu(1)
@@ -48,15 +77,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention, causal or not; dropout follows the output projection."""
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0, causal: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, causal: bool = False, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.causal = causal
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=bias)
+        self.out = Linear(dim, dim, bias=bias)
         self.dropout = Dropout(dropout)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, D / H]; `position` of a single token, for who needs it."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -80,7 +110,7 @@ class Attention(nn.Module):
             position: index of the new token, int64 [1].
             mask: additive mask over cached positions [T]: 0 where visible, -inf beyond `position`.
         """
-        q, k, v = self._split(x)
+        q, k, v = self._split(x, position)
         keys, values = cache
         keys.index_copy_(2, position, k.to(keys.dtype))
         values.index_copy_(2, position, v.to(values.dtype))
@@ -90,13 +120,13 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two-layer feed-forward net; dropout on the activation and on the branch's output.
 
-    GELU in its tanh form, as in ViT's own code: on CPU it is six times as fast as the exact one.
+    GELU in its tanh form, as in ViT's own code.
     """
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, hidden)
-        self.down = nn.Linear(hidden, dim)
+        self.up = Linear(dim, hidden)
+        self.down = Linear(hidden, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,15 +134,13 @@ class Mlp(nn.Module):
         return self.dropout(self.down(self.dropout(F.gelu(self.up(x), approximate="tanh"))))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block."""
+class PreNorm(nn.Module):
+    """A transformer block whose two branches read normalised activations; subclasses make the four parts."""
 
-    def __init__(self, stack: StackConfig, dropout: float = 0.0, causal: bool = False) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(stack.dim)
-        self.attention = Attention(stack.dim, stack.heads, dropout, causal)
-        self.norm2 = nn.LayerNorm(stack.dim)
-        self.mlp = Mlp(stack.dim, stack.mlp, dropout)
+    norm1: nn.Module
+    attention: Attention
+    norm2: nn.Module
+    mlp: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
@@ -125,13 +153,39 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
+class Block(PreNorm):
+    """The paper's block: LayerNorm, attention, LayerNorm, GELU net."""
+
+    def __init__(self, stack: StackConfig, dropout: float = 0.0, causal: bool = False) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(stack.dim)
+        self.attention = Attention(stack.dim, stack.heads, dropout, causal)
+        self.norm2 = nn.LayerNorm(stack.dim)
+        self.mlp = Mlp(stack.dim, stack.mlp, dropout)
+
+
+def run_block(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    """One block [B, T, D] -> [B, T, D]; under `recompute` it keeps its input alone and runs again in the backward pass.
+
+    Noise and autocast are those of the first run, so the gradients are the same bits.
+
+    Raises:
+        ConfigError: `recompute` on XLA, whose compiler would merge both runs into one and save nothing.
+    """
+    if not (recompute and torch.is_grad_enabled()):
+        return block(x)  # type: ignore[no-any-return]
+    if x.device.type == "xla":
+        raise ConfigError("recompute=True: not on XLA, where both runs of a block are compiled into one; set it false")
+    return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+
+
 class TanhHead(nn.Module):
     """The paper's two-layer net with one tanh in the middle, at the output of a stack (section 3.1)."""
 
     def __init__(self, dim: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, hidden)
-        self.down = nn.Linear(hidden, out)
+        self.up = Linear(dim, hidden)
+        self.down = Linear(hidden, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., out]."""

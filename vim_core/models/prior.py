@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vim_core.config import StackConfig
+from vim_core.config import StackConfig, one_of, require
 from vim_core.models.dropout import Dropout
-from vim_core.models.layers import Block, KeyValue, init_weights
-from vim_core.models.saving import load_into, read_config
+from vim_core.models.layers import Block, Embedding, KeyValue, Linear, PreNorm, init_weights, run_block
+from vim_core.models.modern import ModernBlock, RMSNorm, Rotary
+from vim_core.models.presets import prior_stack
+from vim_core.models.saving import fill, read_config
 
 
 @dataclass
@@ -26,6 +30,12 @@ class PriorShape:
     dropout: float = 0.1
     null_trained: bool = False
     tokenizer: str = ""
+    variant: str = "paper"
+    embedding_dropout: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("prior.variant", self.variant, ("paper", "modern"))
+        self.grid = list(self.grid)
 
     @property
     def tokens(self) -> int:
@@ -37,32 +47,80 @@ class ImagePrior(nn.Module):
     """Predicts each code from a class token and the codes before it.
 
     Index `classes` of the class table is the null class: label dropout trains it for guidance and for the
-    probe; an unconditional prior has only this one. Positions are learned and factorised in rows and columns
-    (the paper says 2D, not whether factorised). Embedding and softmax weights are not tied.
+    probe. An unconditional prior has this one alone: no class token, but the learned start vector from which the
+    first code is predicted. Embedding and softmax weights are not tied.
+
+    The paper's variant has learned positions, factorised in rows and columns (the paper says 2D, not whether
+    factorised), LayerNorm, GELU and one more norm at the end; the modern one is described in `modern`.
+
+    Args:
+        shape: the network.
+        recompute: keep the blocks' inputs alone in training and run each block again in the backward pass.
     """
 
-    def __init__(self, shape: PriorShape) -> None:
+    def __init__(self, shape: PriorShape, recompute: bool = False) -> None:
         super().__init__()
-        dim = shape.stack.dim
+        dim, modern = shape.stack.dim, shape.variant == "modern"
         self.shape = shape
+        self.recompute = recompute
         self.null_class = shape.classes
-        self.code_embedding = nn.Embedding(shape.vocabulary, dim)
-        self.class_embedding = nn.Embedding(shape.classes + 1, dim)
-        self.rows = nn.Parameter(torch.randn(shape.grid[0], dim) * 0.02)
-        self.columns = nn.Parameter(torch.randn(shape.grid[1], dim) * 0.02)
-        self.dropout = Dropout(shape.dropout)
-        self.blocks = nn.ModuleList(Block(shape.stack, shape.dropout, causal=True) for _ in range(shape.stack.blocks))
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, shape.vocabulary)
+        self.code_embedding = Embedding(shape.vocabulary, dim)
+        self.class_embedding = Embedding(shape.classes + 1, dim)
+        self.learned = not modern
+        if self.learned:
+            self.rows = nn.Parameter(torch.empty(shape.grid[0], dim))
+            self.columns = nn.Parameter(torch.empty(shape.grid[1], dim))
+            self.reset_parameters()
+        self.dropout = Dropout(shape.dropout if shape.embedding_dropout else 0.0)
+        self.blocks = nn.ModuleList(_blocks(shape))
+        self.norm: nn.LayerNorm | RMSNorm = RMSNorm(dim) if modern else nn.LayerNorm(dim)
+        self.head = Linear(dim, shape.vocabulary, bias=not modern)
         self.apply(init_weights)
 
+    @classmethod
+    def from_preset(cls, name: str, *, recompute: bool = False, **overrides: Any) -> ImagePrior:
+        """A prior of the paper's size `base` or `large` (Table 2), class-conditional ImageNet unless overridden.
+
+        Args:
+            name: `base` or `large`.
+            recompute: see the class.
+            **overrides: fields of `PriorShape`, such as `classes=0` or `variant="modern"`.
+
+        Raises:
+            ConfigError: there is no such preset.
+        """
+        shape = replace(PriorShape(prior_stack(name), embedding_dropout=False), **overrides)
+        return cls(shape, recompute)
+
+    def reset_parameters(self) -> None:
+        """Draw this module's own parameters, the positions."""
+        if self.learned and not self.rows.is_meta:
+            with torch.no_grad():
+                for table in (self.rows, self.columns):
+                    table.copy_(torch.randn_like(table) * 0.02)
+
+    def draw_order(self) -> Iterator[nn.Module]:
+        """All modules in the order in which construction draws their weights."""
+        yield from (self.code_embedding, self.class_embedding, self)
+        for part in (self.blocks, self.norm, self.head):
+            yield from part.modules()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.code_embedding.weight.device
+
     def positions(self) -> Tensor:
-        """Position vectors of all codes [T, D]."""
+        """Position vectors added to all codes [T, D]; zeros where the blocks turn by position instead."""
+        if not self.learned:
+            return self.code_embedding.weight.new_zeros(self.shape.tokens, self.shape.stack.dim)
         return (self.rows[:, None] + self.columns[None]).flatten(0, 1)
 
     def embed(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Class token followed by embedded codes: codes [B, t], labels [B] -> [B, 1 + t, D]."""
-        tokens = self.code_embedding(codes) + self.positions()[: codes.shape[1]]
+        tokens = self.code_embedding(codes)
+        if self.learned:
+            tokens = tokens + self.positions()[: codes.shape[1]]
         return torch.cat([self.class_embedding(labels)[:, None], tokens], dim=1)
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
@@ -74,7 +132,7 @@ class ImagePrior(nn.Module):
         """
         x = self.dropout(self.embed(codes[:, :-1], labels))
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x, self.recompute)
         return self.head(self.norm(x))  # type: ignore[no-any-return]
 
     def block_features(self, codes: Tensor) -> Iterator[Tensor]:
@@ -85,13 +143,25 @@ class ImagePrior(nn.Module):
             x = block(x)
             yield x[:, 1:].float().mean(dim=1)
 
+    def features(self, codes: Tensor, block: int) -> Tensor:
+        """Mean-pooled output [B, D] of one block under the null class; later blocks are not run.
+
+        Args:
+            codes: int64 [B, T].
+            block: counted from 0, as the probe's figures are.
+
+        Raises:
+            ConfigError: there is no such block.
+        """
+        require(0 <= block < len(self.blocks), "block", block, f"this prior has blocks 0 to {len(self.blocks) - 1}")
+        return next(islice(self.block_features(codes), block, None))
+
     def empty_cache(self, batch: int, dtype: torch.dtype) -> list[KeyValue]:
         """Static key-value cache, one pair [B, H, T, D / H] a block."""
         stack = self.shape.stack
         size = (batch, stack.heads, self.shape.tokens, stack.dim // stack.heads)
-        device = self.rows.device
         return [
-            (torch.zeros(size, dtype=dtype, device=device), torch.zeros(size, dtype=dtype, device=device))
+            (torch.zeros(size, dtype=dtype, device=self.device), torch.zeros(size, dtype=dtype, device=self.device))
             for _ in self.blocks
         ]
 
@@ -100,6 +170,15 @@ class ImagePrior(nn.Module):
         for block, pair in zip(self.blocks, cache, strict=True):
             x = block.step(x, pair, position, mask)  # type: ignore[operator]
         return self.head(self.norm(x))[:, 0].float()  # type: ignore[no-any-return]
+
+
+def _blocks(shape: PriorShape) -> Iterator[PreNorm]:
+    stack = shape.stack
+    if shape.variant == "paper":
+        yield from (Block(stack, shape.dropout, causal=True) for _ in range(stack.blocks))
+        return
+    rotary = Rotary((shape.grid[0], shape.grid[1]), stack.dim // stack.heads)
+    yield from (ModernBlock(stack, shape.dropout, rotary) for _ in range(stack.blocks))
 
 
 def model_config(shape: PriorShape) -> bytes:
@@ -113,6 +192,8 @@ def load_prior(weights_uri: str, config_uri: str, device: str = "cpu") -> ImageP
     Raises:
         DataError: the files are missing or do not fit each other.
     """
-    prior = ImagePrior(read_config(config_uri, "image_prior", "shape", PriorShape))
-    load_into(prior, weights_uri)
-    return prior.to(device).eval()
+    shape = read_config(config_uri, "image_prior", "shape", PriorShape)
+    with torch.device("meta"):
+        prior = ImagePrior(shape)
+    fill(prior, weights_uri, device)
+    return prior.eval()

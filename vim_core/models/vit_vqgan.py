@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vim_core.config import QuantizeConfig, StackConfig
+from vim_core.config import QuantizeConfig
 from vim_core.losses import EPSILON, laplace_mean
 from vim_core.models.codebook import Codebook, Quantized
-from vim_core.models.layers import Block, TanhHead, init_weights, sincos_2d
-from vim_core.models.saving import load_into, read_config
-
-
-class Stack(nn.Module):
-    """Positions, transformer blocks and the final norm."""
-
-    positions: Tensor
-
-    def __init__(self, stack: StackConfig, grid: int, positions: str) -> None:
-        super().__init__()
-        if positions == "learned":
-            self.positions = nn.Parameter(torch.randn(grid * grid, stack.dim) * 0.02)
-        else:
-            self.register_buffer("positions", sincos_2d(grid, grid, stack.dim), persistent=False)
-        self.blocks = nn.ModuleList(Block(stack) for _ in range(stack.blocks))
-        self.norm = nn.LayerNorm(stack.dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        x = x + self.positions
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+from vim_core.models.layers import Linear, TanhHead, init_weights
+from vim_core.models.presets import tokenizer_settings
+from vim_core.models.saving import fill, read_config
+from vim_core.models.stack import Grid, Stack
 
 
 @dataclass
@@ -46,9 +29,10 @@ class Reconstruction:
 
 
 class ViTVQGAN(nn.Module):
-    """The tokenizer network; images are [B, 3, S, S] in [0, 1], S fixed by the positions.
+    """The tokenizer network; images are [B, 3, S, S] in [0, 1], S the size it is trained at.
 
-    With a logit-laplace term the decoder has six channels (mean and log-scale of each logit), else three.
+    Images of any other size that the patch divides work too, with positions made for their grid. With a logit-laplace
+    term the decoder has six channels (mean and log-scale of each logit), else three.
     """
 
     def __init__(self, config: QuantizeConfig) -> None:
@@ -58,42 +42,109 @@ class ViTVQGAN(nn.Module):
         pixels = config.patch * config.patch * 3
         self.out_channels = 6 if config.loss.logit_laplace > 0 else 3
         encoder, decoder, code_dim = config.encoder, config.decoder, config.codebook.dim
-        self.embed = nn.Linear(pixels, encoder.dim)
-        self.encoder = Stack(encoder, self.grid, config.positions)
+        self.embed = Linear(pixels, encoder.dim)
+        self.encoder = Stack(encoder, self.grid, config.positions, config.recompute)
         self.encoder_head = TanhHead(encoder.dim, encoder.mlp, encoder.dim)
-        self.to_code = nn.Linear(encoder.dim, code_dim)
+        self.to_code = Linear(encoder.dim, code_dim)
         self.codebook = Codebook(config.codebook)
-        self.from_code = nn.Linear(code_dim, decoder.dim)
-        self.decoder = Stack(decoder, self.grid, config.positions)
+        self.from_code = Linear(code_dim, decoder.dim)
+        self.decoder = Stack(decoder, self.grid, config.positions, config.recompute)
         self.decoder_head = TanhHead(decoder.dim, decoder.mlp, config.patch * config.patch * self.out_channels)
         self.apply(init_weights)
 
-    def _patches(self, images: Tensor) -> Tensor:
-        batch, channels, _, _ = images.shape
-        p, g = self.config.patch, self.grid
-        x = images.reshape(batch, channels, g, p, g, p).permute(0, 2, 4, 3, 5, 1)
-        return x.reshape(batch, g * g, p * p * channels)
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> ViTVQGAN:
+        """A tokenizer of one of the paper's sizes: `small`, `base`, `large` or `small-large`.
 
-    def _assemble(self, patches: Tensor) -> Tensor:
-        p, g = self.config.patch, self.grid
-        x = patches.reshape(-1, g, g, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(-1, self.out_channels, g * p, g * p)
+        Args:
+            name: sizes of encoder and decoder (Table 2); `small-large` is a small encoder with a large decoder.
+            **overrides: see `presets.tokenizer_settings`, for instance `image_size=128` or `code_dim=8`.
+
+        Raises:
+            ConfigError: there is no such preset, or a value is out of its range.
+        """
+        return cls(tokenizer_settings(name, **overrides))
+
+    def grid_of(self, images: Tensor) -> Grid:
+        """Rows and columns of patches in images [B, 3, H, W].
+
+        Raises:
+            ValueError: they are not of this shape, or the patch does not divide their sides.
+        """
+        p = self.config.patch
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % p or images.shape[3] % p:
+            raise ValueError(f"expected images [B, 3, H, W] with sides divisible by {p}, got {list(images.shape)}")
+        return images.shape[2] // p, images.shape[3] // p
+
+    def _patches(self, images: Tensor) -> Tensor:
+        p, (h, w) = self.config.patch, self.grid_of(images)
+        x = images.reshape(-1, 3, h, p, w, p).permute(0, 2, 4, 3, 5, 1)
+        return x.reshape(-1, h * w, p * p * 3)
+
+    def _assemble(self, patches: Tensor, grid: Grid) -> Tensor:
+        p, (h, w) = self.config.patch, grid
+        x = patches.reshape(-1, h, w, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(-1, self.out_channels, h * p, w * p)
 
     def latents(self, images: Tensor) -> Tensor:
         """Images to latents before lookup [B, T, code_dim]."""
         x = self.embed(self._patches(images * 2 - 1))
-        return self.to_code(self.encoder_head(self.encoder(x)))  # type: ignore[no-any-return]
+        return self.to_code(self.encoder_head(self.encoder(x, self.grid_of(images))))  # type: ignore[no-any-return]
 
-    def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """Code vectors [B, T, code_dim] to the decoder's raw output [B, C, S, S]."""
-        return self._assemble(self.decoder_head(self.decoder(self.from_code(vectors))))
+    def decode_vectors(self, vectors: Tensor, grid: Grid | None = None) -> Tensor:
+        """Code vectors [B, T, code_dim] to raw output [B, C, H, W]; `grid` is that of training unless given."""
+        grid = grid or (self.grid, self.grid)
+        return self._assemble(self.decoder_head(self.decoder(self.from_code(vectors), grid)), grid)
 
     def forward(self, images: Tensor) -> Reconstruction:
         """A training pass over images [B, 3, S, S] in [0, 1]."""
         latents = self.latents(images)
         quantized = self.codebook(latents.flatten(0, 1))
         vectors = quantized.vectors.view_as(latents)
-        return Reconstruction(self.decode_vectors(vectors).float(), quantized)
+        return Reconstruction(self.decode_vectors(vectors, self.grid_of(images)).float(), quantized)
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor) -> Tensor:
+        """Images to codes, in the network's own precision; stored codes come from `Tokenizer` alone.
+
+        Args:
+            images: [B, 3, H, W] floats in [0, 1], the sides divisible by the patch.
+
+        Returns:
+            Codes int64 [B, T] in raster order, T = H * W / patch^2.
+
+        Raises:
+            ValueError: the images are of another type or shape.
+        """
+        if not images.is_floating_point():
+            raise ValueError(f"expected images as floats in [0, 1], got {images.dtype}")
+        latents = self.latents(images.to(self.embed.weight.dtype))
+        return self.codebook.nearest(latents.flatten(0, 1)).view(latents.shape[:2])
+
+    @torch.no_grad()
+    def detokenize(self, codes: Tensor, grid: Grid | None = None) -> Tensor:
+        """Codes [B, T] to images [B, 3, H, W] in [0, 1], fp32.
+
+        Args:
+            codes: integers in raster order.
+            grid: rows and columns of codes, by default a square.
+
+        Raises:
+            ValueError: T does not fit the grid, or has no square root and no grid is given.
+        """
+        tokens = codes.shape[1]
+        side = math.isqrt(tokens)
+        if grid is None and side * side != tokens:
+            raise ValueError(f"{tokens} codes do not form a square: pass grid=(rows, columns)")
+        rows, columns = grid or (side, side)
+        if rows * columns != tokens:
+            raise ValueError(f"grid {rows}x{columns} does not hold {tokens} codes")
+        vectors = self.codebook.vectors(codes.long()).to(self.from_code.weight.dtype)
+        return self.pixels(self.decode_vectors(vectors, (rows, columns)).float()).clamp(0, 1)
+
+    def draw_order(self) -> Iterator[nn.Module]:
+        """All modules in the order in which construction draws their weights."""
+        return self.modules()
 
     def pixels(self, raw: Tensor) -> Tensor:
         """Raw decoder output to images [B, 3, S, S], not clamped (losses need the gradient outside [0, 1])."""
@@ -120,7 +171,7 @@ class Tokenizer:
         missing = self.encode_batch - len(x)
         return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Images [N, 3, S, S] in [0, 1] to codes int64 [N, T] on the CPU.
 
@@ -137,7 +188,7 @@ class Tokenizer:
         tokens = self.grid[0] * self.grid[1]
         return torch.cat(parts) if parts else torch.empty(0, tokens, dtype=torch.int64)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [N, T] to images [N, 3, S, S] in [0, 1] on the CPU."""
         parts = []
@@ -160,6 +211,8 @@ def load_tokenizer(weights_uri: str, config_uri: str, device: str = "cpu") -> To
     Raises:
         DataError: the files are missing or do not fit each other.
     """
-    model = ViTVQGAN(read_config(config_uri, "vit_vqgan", "quantize", QuantizeConfig))
-    load_into(model, weights_uri)
+    config = read_config(config_uri, "vit_vqgan", "quantize", QuantizeConfig)
+    with torch.device("meta"):
+        model = ViTVQGAN(config)
+    fill(model, weights_uri, device)
     return Tokenizer(model, device)

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vim_core.config import TrainConfig
+from vim_core.evaluation import Evaluation
+from vim_core.flops import Parts
+from vim_core.nonfinite import Faults
 from vim_core.runtime.base import Runtime
 
 Batch = dict[str, Tensor]
@@ -17,10 +20,13 @@ class Task(ABC):
     """One kind of training: its networks, its data as a function of the step, its step, its exported files."""
 
     unit = "images"
+    headline = ("loss", -1)
+    """The evaluation's figure that says which weights are best, and 1 where larger is better, else -1."""
 
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
         self.config = config
         self.runtime = runtime
+        self.faults = Faults()
 
     @property
     @abstractmethod
@@ -38,7 +44,14 @@ class Task(ABC):
 
     @abstractmethod
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """Train on one batch (on the device); returns figures as device scalars, always with 'loss' and 'skipped'."""
+        """Train on one batch (on the device); returns figures as device scalars, always with 'loss' and 'skipped'.
+
+        Figures whose name ends in 'skipped' are summed between log lines. What was not finite goes to `faults`.
+        """
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Keys of the global batch of a step, to find what broke it; a pure function of the step."""
+        return []
 
     @abstractmethod
     def finish(self) -> dict[str, float]:
@@ -47,6 +60,14 @@ class Task(ABC):
     @abstractmethod
     def export(self) -> dict[str, bytes]:
         """The artifact's files by logical name."""
+
+    def evaluation(self) -> Evaluation | None:
+        """A copy of the present weights, ready to be scored on held-out data in another thread; None for no score."""
+        return None
+
+    def flops(self) -> Parts:
+        """Counted operations of one step over the global batch, by part; empty where nobody counted them."""
+        return {}
 
     def pictures(self) -> dict[str, bytes]:
         """PNG pictures of the present state, drawn at checkpoints and at the end."""

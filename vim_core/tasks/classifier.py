@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from vim_core.config import ClassifyConfig
 from vim_core.data.feed import ImageFeed
 from vim_core.ema import Ema
+from vim_core.evaluation import Check, Evaluation, place, snapshot
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.models.saving import to_bytes
-from vim_core.optim import adamw, clip, guarded_step, learning_rate, set_rate
+from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
 from vim_core.runtime.base import Runtime
 from vim_core.tasks.base import Batch, Task
 
@@ -31,16 +32,21 @@ class ClassifierData:
 class ClassifierTask(Task):
     """Cross-entropy on augmented images; an average of the weights is exported."""
 
+    headline = ("accuracy", 1)
+
     def __init__(self, config: ClassifyConfig, data: ClassifierData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self.settings = config
         self.shape = ClassifierShape(config.image_size, data.classes, config.width, config.features, config.dropout)
         torch.manual_seed(config.seed)
         self.model = Classifier(self.shape).to(runtime.device)
-        self.optimizer = adamw(self.model, config.optim)
+        self.forward = runtime.compile(self.model)
+        self.optimizer = make_optimizer(self.model, config.optim)
         self.ema = Ema(self.model, config.ema) if config.ema else None
         self.feed = ImageFeed(data.train, config.image_size, config.augment, config.seed)
         self.held_out = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+        # A feed of its own for evaluations during training: feeds are not made for two threads.
+        self.watched = ImageFeed(data.test, config.image_size, config.augment, config.seed)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -57,11 +63,15 @@ class ClassifierTask(Task):
         images, labels = self.feed.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
         return {"images": images, "labels": labels}
 
+    def sample_ids(self, step: int) -> list[str]:
+        """Keys of the step's images."""
+        return self.feed.keys(step, self.config.batch)
+
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update."""
         self.model.train()
         with self.runtime.autocast():
-            logits = self.model(batch["images"])
+            logits = self.forward(batch["images"])
         loss = F.cross_entropy(logits.float(), batch["labels"])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -70,6 +80,7 @@ class ClassifierTask(Task):
         set_rate(self.optimizer, learning_rate(self.settings.optim, step, self.config.steps))
         mean_loss = self.runtime.mean(loss.detach().clone())
         skipped = guarded_step(self.optimizer, mean_loss, norm)
+        self.faults.note(step, ("loss",), skipped[None])
         if self.ema:
             self.ema.update(step)
         accuracy = (logits.argmax(1) == batch["labels"]).float().mean()
@@ -80,15 +91,28 @@ class ClassifierTask(Task):
         """What is exported: the average if there is one."""
         return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
-    @torch.inference_mode()
     def finish(self) -> dict[str, float]:
         """Accuracy on the held-out images."""
-        model, right = self.result.eval(), 0
-        for rows in torch.arange(len(self.held_out)).split(256):
-            logits = model(self.held_out.plain(rows.tolist()).to(self.runtime.device))
-            right += int((logits.argmax(1).cpu() == self.held_out.labels[rows]).sum())
-        return {"test_accuracy": right / len(self.held_out), "test_images": float(len(self.held_out))}
+        found = accuracy(self.result.eval(), self.held_out, len(self.held_out))
+        return {"test_accuracy": found, "test_images": float(len(self.held_out))}
+
+    def evaluation(self) -> Evaluation:
+        """`accuracy` of the weights that would be exported now."""
+        model, count = snapshot(self.result, place(self.runtime.device)), len(self.watched)
+        count = min(self.config.evaluate_limit or count, count)
+        return lambda check: {"accuracy": accuracy(model, self.watched, count, check)}
 
     def export(self) -> dict[str, bytes]:
         """Weights and shape."""
         return {"model.safetensors": to_bytes(self.result), "config.json": model_config(self.shape)}
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, images: ImageFeed, count: int, check: Check = lambda: None) -> float:
+    """Share of the first `count` images whose label is the most likely class."""
+    device, right = next(model.parameters()).device, 0
+    for rows in torch.arange(count).split(256):
+        check()
+        logits = model(images.plain(rows.tolist()).to(device))
+        right += int((logits.argmax(1).cpu() == images.labels[rows]).sum())
+    return right / count

@@ -1,4 +1,4 @@
-"""Stage 2: training step of the image prior over code tables (paper section 4)."""
+"""Stage 2: training step of the image prior over codes (paper section 4)."""
 
 from __future__ import annotations
 
@@ -9,51 +9,95 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vim_core import losses
+from vim_core import accumulation, flops, losses
 from vim_core.config import PriorConfig
 from vim_core.data.codes import CodeTable
-from vim_core.data.position import SampleOrder, keyed_rng
+from vim_core.data.position import keyed_rng
 from vim_core.ema import Ema
+from vim_core.errors import ConfigError
+from vim_core.evaluation import Check, Evaluation, place, snapshot
+from vim_core.held_out import bits_per_token
 from vim_core.metrics.unigram import unigram_bits
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.models.saving import to_bytes
-from vim_core.optim import adamw, clip, guarded_step, learning_rate, set_rate
+from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
+from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
+from vim_core.preview import preview
 from vim_core.runtime.base import Runtime
 from vim_core.tasks.base import Batch, Task
+from vim_core.tasks.prior_source import CodeRows, EncodedImages, Source
 
 
 @dataclass
 class PriorData:
-    """Code table files of both splits, the number of classes and the tokenizer they must come from."""
+    """Code table files of both splits, the number of classes and the digest of the tokenizer they come from.
+
+    With the tokenizer's files (weights and config) the samples drawn during training can be seen;
+    `prior.source: images` needs them, and the training split's image table files.
+    """
 
     train: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
     classes: int = 0
     tokenizer: str = ""
+    tokenizer_files: tuple[str, str] | None = None
+    images: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PriorPass:
+    """Cross-entropy per token, in nats."""
+
+    terms: dict[str, Tensor]
 
 
 class PriorTask(Task):
     """Next-code prediction with dropout; labels are dropped to the null class for guidance, keyed by step."""
 
+    headline = ("nll_bits_per_token", -1)
+
     def __init__(self, config: PriorConfig, data: PriorData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self.settings = config
+        accumulation.check(config, runtime.world, "prior")
         self.train_table, self.test_table = CodeTable(data.train), CodeTable(data.test)
         meta = self.train_table.meta
         self.shape = PriorShape(
             stack=config.stack,
+            variant=config.variant,
             grid=list(meta.grid),
             vocabulary=meta.vocabulary,
             classes=data.classes if config.conditional else 0,
             dropout=config.dropout,
+            embedding_dropout=config.embedding_dropout,
             null_trained=not config.conditional or config.label_dropout > 0,
             tokenizer=data.tokenizer,
         )
+        self.source = self._source(data)
         torch.manual_seed(config.seed)
-        self.model = ImagePrior(self.shape).to(runtime.device)
-        self.optimizer = adamw(self.model, config.optim)
+        self.model = ImagePrior(self.shape, config.recompute).to(runtime.device)
         self.ema = Ema(self.model, config.ema) if config.ema else None
-        self.order = SampleOrder([len(self.train_table)], config.seed)
+        for network in (self.model, self.ema.shadow) if self.ema else (self.model,):
+            runtime.split(network)
+        self.forward = runtime.compile(self.model)
+        self.optimizer = make_optimizer(self.model, config.optim)
+        self.tokenizer_files = data.tokenizer_files
+        self._decoder: Tokenizer | None = None
+        self._unigram: float | None = None
+
+    def _source(self, data: PriorData) -> Source:
+        config = self.settings
+        if config.source == "codes":
+            return CodeRows(self.train_table, config.seed)
+        if data.tokenizer_files is None:
+            raise ConfigError("prior.source='images': needs the tokenizer's files; use prior.source=codes without them")
+        tokenizer = load_tokenizer(*data.tokenizer_files, str(self.runtime.device))
+        self.test_table.check(data.tokenizer, tokenizer.grid, tokenizer.vocabulary)
+        return EncodedImages(data.images, tokenizer, config.augment, config.seed)
+
+    def _rows(self, table: CodeTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        codes = torch.from_numpy(table.codes[rows].astype(np.int64))
+        return codes, self._given(torch.from_numpy(table.labels[rows].astype(np.int64)))
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -62,41 +106,46 @@ class PriorTask(Task):
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
-        """AdamW."""
+        """By `prior.optim.kind`."""
         return {"model": self.optimizer}
 
-    def _rows(self, table: CodeTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        codes = torch.from_numpy(table.codes[rows].astype(np.int64))
-        labels = torch.from_numpy(np.asarray(table.labels)[rows].astype(np.int64))
-        if not self.settings.conditional:
-            labels = torch.full_like(labels, self.model.null_class)
-        return codes, labels
+    def _given(self, labels: Tensor) -> Tensor:
+        """What the prior is told of labels [b]: nothing, if it is unconditional."""
+        return labels if self.settings.conditional else torch.full_like(labels, self.model.null_class)
 
     def batch(self, step: int) -> Batch:
-        """Codes [b, T] and labels [b], some replaced by the null class."""
+        """Codes [b, T] or images [b, 3, S, S], and labels [b], some replaced by the null class."""
         share = self.config.batch // self.runtime.world
-        _, rows = self.order.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
-        codes, labels = self._rows(self.train_table, rows)
+        tensors, labels = self.source.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
+        labels = self._given(labels)
         if self.settings.label_dropout > 0:
             chance = keyed_rng("label", self.config.seed, step).random(self.config.batch)
             dropped = chance[self.runtime.rank * share :][:share] < self.settings.label_dropout
             labels = labels.masked_fill(torch.from_numpy(dropped), self.model.null_class)
-        return {"codes": codes, "labels": labels}
+        return {**tensors, "labels": labels}
+
+    def _pass(self, codes: Tensor, labels: Tensor) -> PriorPass:
+        with self.runtime.autocast():
+            logits = self.forward(codes, labels)
+        return PriorPass({"loss": losses.next_token_loss(logits, codes)})
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Image keys of the step's samples; rows of a code table each with its view."""
+        return self.source.names(self.source.order.ids(step * self.config.batch, self.config.batch))
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update."""
         self.model.train()
-        with self.runtime.autocast():
-            logits = self.model(batch["codes"], batch["labels"])
-        loss = losses.next_token_loss(logits, batch["codes"])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        samples = [self.source.codes(batch), batch["labels"]]
+        terms, _ = accumulation.accumulated(self._pass, lambda passed: None, samples, self.config.accumulate)
         self.runtime.average_gradients(self.model.parameters())
         norm = clip(self.model.parameters(), self.settings.optim.clip_norm)
         rate = learning_rate(self.settings.optim, step, self.config.steps)
         set_rate(self.optimizer, rate)
-        mean_loss = self.runtime.mean(loss.detach().clone())
+        mean_loss = self.runtime.mean(terms["loss"].clone())
         skipped = guarded_step(self.optimizer, mean_loss, norm)
+        self.faults.note(step, ("loss",), skipped[None])
         if self.ema:
             self.ema.update(step)
         return {"loss": mean_loss, "gradient_norm": norm, "learning_rate": torch.tensor(rate), "skipped": skipped}
@@ -104,19 +153,47 @@ class PriorTask(Task):
     @property
     def result(self) -> ImagePrior:
         """What is exported: the average if there is one."""
-        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
+        return self.runtime.whole(self.ema.shadow if self.ema else self.model)  # type: ignore[return-value]
 
-    @torch.inference_mode()
+    def _bits(self, model: ImagePrior, limit: int, check: Check = lambda: None) -> float:
+        count = min(limit or len(self.test_table), len(self.test_table))
+        return bits_per_token(model, lambda rows: self._rows(self.test_table, rows), count, check)
+
+    def _unigram_bits(self) -> float:
+        if self._unigram is None:
+            self._unigram = unigram_bits(self.train_table.codes, self.test_table.codes, self.shape.vocabulary)
+        return self._unigram
+
     def finish(self) -> dict[str, float]:
         """Bits per token of the held-out codes, given their labels, beside the unigram code fitted on train."""
-        model = self.result.eval()
-        total, count = 0.0, 0
-        for rows in np.array_split(np.arange(len(self.test_table)), -(-len(self.test_table) // 64)):
-            codes, labels = (value.to(self.runtime.device) for value in self._rows(self.test_table, rows))
-            total += float(losses.next_token_loss(model(codes, labels), codes)) * codes.numel()
-            count += codes.numel()
-        unigram = unigram_bits(self.train_table.codes, self.test_table.codes, self.shape.vocabulary)
-        return {"nll_bits_per_token": losses.bits(total / count), "unigram_bits_per_token": unigram}
+        return {
+            "nll_bits_per_token": self._bits(self.result.eval(), 0),
+            "unigram_bits_per_token": self._unigram_bits(),
+        }
+
+    def flops(self) -> flops.Parts:
+        """See `flops.prior_step`."""
+        return flops.prior_step(self.shape, self.config.batch)
+
+    def evaluation(self) -> Evaluation:
+        """`nll_bits_per_token` of the weights that would be exported now; the unigram code's bits come once."""
+        model, first = snapshot(self.result, place(self.runtime.device)), self._unigram is None
+
+        def job(check: Check) -> dict[str, float]:
+            figures = {"nll_bits_per_token": self._bits(model, self.config.evaluate_limit, check)}
+            return figures | ({"unigram_bits_per_token": self._unigram_bits()} if first else {})
+
+        return job
+
+    def pictures(self) -> dict[str, bytes]:
+        """Samples of the present weights, decoded, if the tokenizer is at hand."""
+        if self.tokenizer_files is None or not self.settings.preview:
+            return {}
+        device = place(self.runtime.device)
+        if self._decoder is None:
+            self._decoder = load_tokenizer(*self.tokenizer_files, str(device))
+        model = self.result if device == self.runtime.device else snapshot(self.result, device)
+        return {"samples": preview(model, self._decoder, self.settings.preview, self.config.seed)}
 
     def export(self) -> dict[str, bytes]:
         """Weights and shape."""

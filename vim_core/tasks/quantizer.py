@@ -2,62 +2,119 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vim_core import losses
+from vim_core import accumulation, flops, losses
 from vim_core.config import QuantizeConfig
 from vim_core.data.feed import ImageFeed
 from vim_core.data.grids import grid_png
 from vim_core.data.position import keyed_rng
 from vim_core.ema import Ema
-from vim_core.models.discriminator import Discriminator
+from vim_core.errors import ConfigError
+from vim_core.evaluation import Evaluation, place, snapshot
+from vim_core.held_out import Reconstructions, psnr_db
+from vim_core.metrics.code_window import CodeWindow
+from vim_core.models.classifier import Classifier, load_classifier
+from vim_core.models.codebook import batch_perplexity
+from vim_core.models.discriminator import Judge, make_discriminator
+from vim_core.models.discriminator_layers import advance_spectral
+from vim_core.models.lecam import LeCam
 from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
-from vim_core.optim import adamw, clip, guarded_step, learning_rate, set_rate
+from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
+from vim_core.optim_masked import scalar
 from vim_core.perceptual import Perceptual
 from vim_core.runtime.base import Runtime
+from vim_core.tasks.adversary import JudgePass, generator_term, judge_pass, ramp
 from vim_core.tasks.base import Batch, Task
+from vim_core.tasks.starting import Source, start
 
 
 @dataclass
 class QuantizerData:
-    """Image table files of both splits."""
+    """Image table files of both splits, and the tokenizer that `quantize.init_from` names.
+
+    With a classifier's files (weights and config) evaluations during training have a Fréchet distance.
+    """
 
     train: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
+    source: Source | None = None
+    classifier: tuple[str, str] | None = None
+
+
+@dataclass
+class GeneratorPass:
+    """The generator's weighted loss terms, the codes [N * T], their latents [N * T, code_dim], the images made."""
+
+    terms: dict[str, Tensor]
+    codes: Tensor
+    latents: Tensor
+    fake: Tensor
+
+
+P = TypeVar("P", GeneratorPass, JudgePass)
 
 
 class QuantizerTask(Task):
-    """Generator, then discriminator, then lazy R1 and dead-code restarts when their step comes."""
+    """Generator, then discriminator, then lazy R1 and dead-code restarts when their step comes.
+
+    `generator_pass` and `judge_pass` only compute losses, `_update` only updates: between them gradients gather over
+    the parts of a batch. With several parts LeCam averages the parts' means.
+    """
+
+    headline = ("psnr_db", 1)
 
     def __init__(self, config: QuantizeConfig, data: QuantizerData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self.settings = config
+        accumulation.check(config, runtime.world, "quantize")
+        if config.accumulate > 1 and config.codebook.entropy.weight > 0:
+            raise ConfigError(
+                f"quantize.accumulate={config.accumulate}: the entropy term (codebook.entropy.weight="
+                f"{config.codebook.entropy.weight}) is of the whole batch, not a mean over its parts; use 1"
+            )
         torch.manual_seed(config.seed)
-        self.model = ViTVQGAN(config).to(runtime.device)
-        self.optimizer = adamw(self.model, config.optim)
+        self.data = data
+        self.model = ViTVQGAN(config)
+        start(self.model, config, data.source)
+        self.model.to(runtime.device)
         self.ema = Ema(self.model, config.ema) if config.ema else None
+        for network in (self.model, self.ema.shadow) if self.ema else (self.model,):
+            # Restarts look at the whole codebook; the discriminator, small and differentiated twice, stays whole too.
+            runtime.split(network, keep=[network.codebook.weight])  # type: ignore[list-item,union-attr]
+        self.forward = runtime.compile(self.model)
+        self.optimizer = make_optimizer(self.model, config.optim)
         self.perceptual = Perceptual.create(config.loss, runtime.device)
-        self.judge: Discriminator | None = None
+        self.judge: Judge | None = None
+        self.lecam: LeCam | None = None
         if config.loss.adversarial > 0:
-            self.judge = Discriminator(config.discriminator, config.image_size).to(runtime.device)
-            self.judge_optimizer = adamw(self.judge, config.discriminator.optim)
+            self.judge = make_discriminator(config.discriminator, config.image_size).to(runtime.device)
+            self.judge_optimizer = make_optimizer(self.judge, config.discriminator.optim)
+            if config.discriminator.lecam.weight > 0:
+                self.lecam = LeCam(config.discriminator.lecam).to(runtime.device)
         self.feed = ImageFeed(data.train, config.image_size, config.augment, config.seed)
         self.held_out = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+        self.window = CodeWindow(config.codebook.codes, config.batch, runtime.device)
+        self.scoring = self._scoring(data) if config.evaluate_every else None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Tokenizer, its average, discriminator."""
-        found: dict[str, nn.Module] = {"model": self.model}
+        """Tokenizer, the codes it used last, its average, discriminator, the averages of its logits."""
+        found: dict[str, nn.Module] = {"model": self.model, "window": self.window}
         if self.ema:
             found["ema"] = self.ema.shadow
         if self.judge:
             found["discriminator"] = self.judge
+        if self.lecam:
+            found["lecam"] = self.lecam
         return found
 
     @property
@@ -71,23 +128,25 @@ class QuantizerTask(Task):
         images, _ = self.feed.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
         return {"images": images}
 
+    def sample_ids(self, step: int) -> list[str]:
+        """Keys of the step's images."""
+        return self.feed.keys(step, self.config.batch)
+
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update of the generator and, with an adversarial term, one of the discriminator."""
         images = batch["images"]
-        figures, result, fake = self._generator_step(step, images)
-        self._watch_codes(step, result, figures)
+        figures, passes = self._generator_step(step, images)
+        self._watch_codes(step, passes, figures)
         if self.judge is not None:
-            figures |= self._judge_step(step, images, fake)
+            figures |= self._judge_step(step, images, accumulation.joined([passed.fake for passed in passes]))
         if self.ema:
             self.ema.update(step)
         return figures
 
     def ramp(self, step: int) -> Tensor:
         """Weight of the adversarial term at a step: a tensor, so the graph stays the same while it grows."""
-        settings = self.settings.discriminator
-        share = 1.0 if settings.ramp_steps == 0 else (step - settings.ramp_start) / settings.ramp_steps
-        share = share if step >= settings.ramp_start else 0.0
-        return torch.tensor(self.settings.loss.adversarial * min(1.0, max(0.0, share)), device=self.runtime.device)
+        weight = self.settings.loss.adversarial * ramp(self.settings.discriminator, step)
+        return scalar(weight, self.runtime.device)
 
     def _terms(self, images: Tensor, result: Reconstruction, fake: Tensor) -> dict[str, Tensor]:
         weights, quantized = self.settings.loss, result.quantized
@@ -96,65 +155,100 @@ class QuantizerTask(Task):
             "commitment": self.settings.codebook.commitment * quantized.commitment_loss,
             "l2": weights.l2 * F.mse_loss(fake, images),
         }
+        if weights.l1 > 0:
+            terms["l1"] = weights.l1 * F.l1_loss(fake, images)
         if weights.logit_laplace > 0:
             terms["logit_laplace"] = weights.logit_laplace * losses.logit_laplace(result.raw, images)
         if self.perceptual is not None:
             terms["perceptual"] = weights.perceptual * self.perceptual(fake, images)
+        if quantized.assignment is not None:
+            entropy, assignment = self.settings.codebook.entropy, quantized.assignment
+            mean = self._global_mean(assignment.mean)
+            terms["entropy"] = entropy.weight * losses.entropy_loss(assignment.sample_entropy, mean, entropy.diversity)
         return terms
 
-    def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], Reconstruction, Tensor]:
+    def _global_mean(self, value: Tensor) -> Tensor:
+        """The mean over all workers, with the gradient of this worker's part: exact once gradients are averaged."""
+        return value + (self.runtime.mean(value.detach().clone()) - value.detach())
+
+    def generator_pass(self, step: int, images: Tensor) -> GeneratorPass:
+        """Loss terms of the generator on images [N, 3, S, S]; nothing is updated."""
         with self.runtime.autocast():
-            result: Reconstruction = self.model(images)
+            result: Reconstruction = self.forward(images)
             fake = self.model.pixels(result.raw)
             terms = self._terms(images, result, fake)
             if self.judge is not None:
-                self.judge.requires_grad_(False)
-                terms["adversarial"] = self.ramp(step) * losses.generator_loss(self.judge(fake))
-        loss = torch.stack(list(terms.values())).sum()
-        norm, skipped = self._update(step, self.model, self.optimizer, loss, self.settings.optim.clip_norm)
-        figures = {name: value.detach() for name, value in terms.items()}
-        return figures | {"loss": loss.detach(), "gradient_norm": norm, "skipped": skipped}, result, fake.detach()
+                terms["adversarial"] = generator_term(self.judge, self.ramp(step), fake)
+        return GeneratorPass(terms, result.quantized.codes, result.quantized.latents, fake.detach())
 
-    def _update(
-        self, step: int, module: nn.Module, optimizer: Optimizer, loss: Tensor, max_norm: float
-    ) -> tuple[Tensor, Tensor]:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.runtime.average_gradients(module.parameters())
-        norm = clip(module.parameters(), max_norm)
-        config = self.settings.optim if module is self.model else self.settings.discriminator.optim
-        set_rate(optimizer, learning_rate(config, step, self.config.steps))
-        return norm, guarded_step(optimizer, self.runtime.mean(loss.detach().clone()), norm)
+    def judge_pass(self, step: int, images: Tensor, fake: Tensor) -> JudgePass:
+        """Loss terms of the discriminator on images and reconstructions [N, 3, S, S]; nothing is updated."""
+        assert self.judge is not None
+        self.judge.requires_grad_(True)
+        return judge_pass(self.judge, self.lecam, self.settings.discriminator, self.runtime, step, images, fake)
+
+    def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
+        self.optimizer.zero_grad(set_to_none=True)
+        terms, passes = accumulation.accumulated(
+            partial(self.generator_pass, step), _without_terms, [images], self.config.accumulate
+        )
+        loss = accumulation.total(terms)
+        norm, skipped = self._update(step, self.model, self.optimizer, terms, loss)
+        return terms | {"loss": loss, "gradient_norm": norm, "skipped": skipped}, passes
 
     def _judge_step(self, step: int, images: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        judge, settings = self.judge, self.settings.discriminator
-        assert judge is not None
-        judge.requires_grad_(True)
-        with self.runtime.autocast():
-            loss = 0.5 * losses.discriminator_loss(judge(images), judge(fake))
-        if settings.r1_gamma > 0 and step % settings.r1_every == 0:
-            real = images.detach().requires_grad_(True)
-            # Lazy regularisation: the penalty of the skipped steps is paid at once (StyleGAN2, section 3.1).
-            loss = loss + 0.5 * settings.r1_gamma * settings.r1_every * losses.r1_penalty(judge(real), real)
-        _, skipped = self._update(step, judge, self.judge_optimizer, loss, settings.optim.clip_norm)
-        return {"discriminator": loss.detach(), "discriminator_skipped": skipped}
-
-    def _watch_codes(self, step: int, result: Reconstruction, figures: dict[str, Tensor]) -> None:
-        book, restart = self.model.codebook, self.settings.codebook.restart
-        counts = torch.zeros_like(book.usage).index_add_(
-            0, result.quantized.codes, torch.ones_like(result.quantized.codes, dtype=book.usage.dtype)
+        assert self.judge is not None
+        advance_spectral(self.judge)
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        terms, passes = accumulation.accumulated(
+            partial(self.judge_pass, step), _without_terms, [images, fake], self.config.accumulate
         )
+        loss = accumulation.total(terms)
+        norm, skipped = self._update(step, self.judge, self.judge_optimizer, terms, loss)
+        real, made = accumulation.mean([p.real for p in passes]), accumulation.mean([p.fake for p in passes])
+        if self.lecam is not None:
+            # Copies: collectives work in place.
+            self.lecam.observe(step, self.runtime.mean(real.clone()), self.runtime.mean(made.clone()), skipped)
+        figures = terms | {"discriminator": loss, "logit_real": real, "logit_fake": made}
+        return figures | {"discriminator_gradient_norm": norm, "discriminator_skipped": skipped}
+
+    def _update(
+        self, step: int, module: nn.Module, optimizer: Optimizer, terms: dict[str, Tensor], loss: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Update by the gradients at hand, unless something is not finite on any worker; notes what that was."""
+        self.runtime.average_gradients(module.parameters())
+        config = self.settings.optim if module is self.model else self.settings.discriminator.optim
+        norm = clip(module.parameters(), config.clip_norm)
+        set_rate(optimizer, learning_rate(config, step, self.config.steps))
+        values = torch.stack([loss, *terms.values()])
+        # In one collective: the loss, and how many workers had a term that was not finite.
+        shared = self.runtime.mean(torch.cat([values[:1], (~values[1:].isfinite()).to(values.dtype)]))
+        skipped = guarded_step(optimizer, shared[0], norm)
+        flags = torch.cat([shared[1:], torch.stack([~shared[0].isfinite(), ~norm.isfinite()]).to(values.dtype)])
+        prefix = "" if module is self.model else "discriminator."
+        self.faults.note(step, [prefix + name for name in (*terms, "loss", "gradient")], flags)
+        return norm, skipped
+
+    def _watch_codes(self, step: int, passes: list[GeneratorPass], figures: dict[str, Tensor]) -> None:
+        book, restart = self.model.codebook, self.settings.codebook.restart
+        codes = accumulation.joined([passed.codes for passed in passes])
+        counts = torch.zeros_like(book.usage).index_add_(0, codes, torch.ones_like(codes, dtype=book.usage.dtype))
         counts = self.runtime.sum(counts)
-        book.observe(counts)
         figures["batch_usage"] = (counts > 0).float().mean()
+        figures["batch_perplexity"] = batch_perplexity(counts)
+        figures |= self.window.add(counts, figures["skipped"])
+        if not self.settings.freeze_encoder:
+            book.observe(counts, figures["skipped"])
         if restart.every and (step + 1) % restart.every == 0 and step < restart.until * self.config.steps:
-            latents = self.runtime.gather(result.quantized.latents)
+            latents = self.runtime.gather(accumulation.joined([passed.latents for passed in passes]))
             draw = keyed_rng("restart", self.config.seed, step).integers(0, len(latents), self.settings.codebook.codes)
             index = torch.from_numpy(draw).to(latents.device)
-            figures["restarted"] = book.restart(latents, index, self.optimizer).float().sum()
+            moved = book.restart(latents, index, self.optimizer, figures["skipped"])
+            figures["restarted"] = moved.float().sum()
 
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.ema.shadow if self.ema else self.model, self.runtime.device)  # type: ignore[arg-type]
+        model = self.runtime.whole(self.ema.shadow if self.ema else self.model)
+        return Tokenizer(model, self.runtime.device)  # type: ignore[arg-type]
 
     def pictures(self) -> dict[str, bytes]:
         """Held-out images above their reconstructions."""
@@ -171,9 +265,39 @@ class QuantizerTask(Task):
         for rows in torch.arange(len(self.held_out)).split(256):
             images = self.held_out.plain(rows.tolist())
             decoded = tokenizer.decode(tokenizer.encode(images))
-            values.append(-10 * torch.log10((decoded - images).square().mean(dim=(1, 2, 3)).clamp_min(1e-12)))
+            values.append(psnr_db(images, decoded))
         return {"test_psnr_db": float(torch.cat(values).mean())}
+
+    def flops(self) -> flops.Parts:
+        """See `flops.quantizer_step`."""
+        return flops.quantizer_step(self.settings, self.perceptual is not None)
+
+    def evaluation(self) -> Evaluation | None:
+        """Figures of `held_out.Reconstructions` for the weights that would be exported now."""
+        if self.scoring is None:
+            return None
+        scoring, device = self.scoring, place(self.runtime.device)
+        tokenizer = Tokenizer(snapshot(self._tokenizer().model, device), device)
+        return lambda check: scoring(tokenizer, check)
+
+    def _scoring(self, data: QuantizerData) -> Reconstructions:
+        config, device = self.settings, place(self.runtime.device)
+        # A feed of its own: feeds are not made for two threads.
+        images = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+        classifier: Classifier | None = None
+        if data.classifier is not None:
+            with torch.random.fork_rng([]):
+                classifier = load_classifier(*data.classifier, str(device))
+        return Reconstructions(images, config.evaluate_limit, classifier)
 
     def export(self) -> dict[str, bytes]:
         """Weights (the average's, if there is one) and settings."""
-        return {"model.safetensors": to_bytes(self._tokenizer().model), "config.json": model_config(self.settings)}
+        source = self.data.source
+        # Where the tokenizer lay that this one started from is no property of this one, what it was is.
+        settings = replace(self.settings, init_from=f"digest:{source.digest}") if source else self.settings
+        return {"model.safetensors": to_bytes(self._tokenizer().model), "config.json": model_config(settings)}
+
+
+def _without_terms(passed: P) -> P:
+    """What outlives a microbatch: nothing that holds on to its activations."""
+    return replace(passed, terms={})

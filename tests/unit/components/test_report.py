@@ -178,6 +178,12 @@ def test_curves_choose_losses_first_and_skip_rates() -> None:
     assert "images per s" not in {name for name, _ in charts}
 
 
+def test_curves_show_held_out_figures_and_leave_the_machine_out() -> None:
+    hidden = ["system/mfu", "system/data_wait_share", "eval/seconds", "eval/best_step", "discriminator_learning_rate"]
+    names = {name: [1.0, 2.0] for name in ["eval/psnr_db", "loss", *hidden]}
+    assert [name for name, _ in page.curves_of(curves(names).encode())] == ["loss", "held-out psnr db"]
+
+
 def test_a_curve_survives_values_that_are_not_finite() -> None:
     drawn = svg.curve([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)], "loss")
     assert "nan" not in drawn

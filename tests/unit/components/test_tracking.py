@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 from typing import Any
@@ -167,6 +168,17 @@ def test_parent_and_child_carry_what_was_asked_made_and_read(tmp_path: Path, con
     assert json.loads(given.dataset.source)["uri"].endswith("ingest/f0")
 
 
+def test_a_trainings_last_line_is_its_runs_description(tmp_path: Path, config: Any, client: Client) -> None:
+    run = begin(config, client)
+    with run.component("quantize", "f1", str(tmp_path)) as tracker:
+        pass
+    made = artifact(tmp_path, tracker.run_id)
+    made = replace(made, manifest=replace(made.manifest, properties={"summary": "3 steps in 0.01 h"}))
+    run.finished("quantize", made, reused=False)
+    run.close("FINISHED")
+    assert client.runs[tracker.run_id].data.tags["mlflow.note.content"] == "3 steps in 0.01 h"
+
+
 def test_reuse_is_a_tag_of_the_parent_and_no_second_run(tmp_path: Path, config: Any, client: Client) -> None:
     client.runs["old"] = Namespace(info=Namespace(run_id="old", status="FINISHED"), data=Namespace(tags={}))
     run = begin(config, client)
@@ -201,20 +213,20 @@ def test_an_outage_stops_nothing_and_the_next_run_makes_up_for_it(
         again.close("FINISHED")
     children = [each for each in client.runs.values() if each.data.tags["vim.kind"] == "component"]
     assert len(children) == 1
-    assert children[0].data.points == [("loss", step, 1.0) for step in range(3)] + [("final/psnr_db", 0, 22.5)]
+    assert children[0].data.points == [("train/loss", step, 1.0) for step in range(3)] + [("final/psnr_db", 0, 22.5)]
     assert children[0].info.status == "FINISHED"
 
 
 def test_a_server_lost_half_way_gets_only_what_it_lacks(tmp_path: Path, config: Any, client: Client) -> None:
     run = begin(config, client)
     with run.component("quantize", "f1", str(tmp_path)) as tracker:
-        tracker.rows([Row(0, 1, {"loss": 1.0}), Row(1, 1, {"loss": 1.0})])
+        tracker.rows([Row(0, 1, {"train/loss": 1.0}), Row(1, 1, {"train/loss": 1.0})])
     curves = "".join(json.dumps({"step": step, "t": step, "m": {"loss": 1.0}}) + "\n" for step in range(5))
     again = begin(config, client)
     again.finished("quantize", artifact(tmp_path, tracker.run_id, curves), reused=True)
     assert again._deliveries.settle(10.0)
     points = client.runs[tracker.run_id].data.points
-    assert [step for name, step, _ in points if name == "loss"] == [0, 1, 2, 3, 4]
+    assert [step for name, step, _ in points if name == "train/loss"] == [0, 1, 2, 3, 4]
 
 
 def test_a_resumed_component_continues_its_run(tmp_path: Path, config: Any, client: Client) -> None:

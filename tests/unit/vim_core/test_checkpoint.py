@@ -1,18 +1,28 @@
-"""Checkpoints: bit-equal round trips, damage, other trainings, and how many are kept."""
+"""Checkpoints: bit-equal round trips, damage, other trainings, and which are kept."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import resource
+import threading
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from tests.unit.vim_core.tiny import assert_equal_bits
+from tests.unit.vim_core.tiny import assert_equal_bits, runtime
+from vim_core import io, shards
 from vim_core.checkpoint import Checkpoints, flatten, restore
+from vim_core.checkpoint_files import Saved
 from vim_core.config import OptimConfig
-from vim_core.errors import ResumeError
+from vim_core.errors import ConfigError, ResumeError, StorageError
 from vim_core.optim import adamw
 
 Parts = tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]
@@ -34,7 +44,7 @@ class Training:
         self.net(x).square().mean().backward()
         self.optimizer.step()
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in flatten(*self.parts).items()}
 
 
@@ -45,92 +55,263 @@ def trained(steps: int) -> Training:
     return training
 
 
-def test_round_trip_continues_bit_equal(tmp_path: Path) -> None:
-    whole, checkpoints = trained(3), Checkpoints(str(tmp_path), IDENTITY)
-    checkpoints.save(3, flatten(*whole.parts))
+def made(folder: str | Path, **fields: Any) -> Checkpoints:
+    return Checkpoints(str(folder), fields.pop("identity", IDENTITY), runtime(), **fields)
+
+
+def saved(folder: str | Path, *steps: int, **fields: Any) -> Checkpoints:
+    """A folder in which the states after these steps were saved."""
+    checkpoints = made(folder, **fields)
+    for step in steps:
+        checkpoints.save(step, flatten(*trained(min(step, 3)).parts))
+    assert checkpoints.settle()
+    return checkpoints
+
+
+def tensors(found: Saved | None) -> dict[str, Tensor]:
+    assert found is not None
+    return {name: found.rows(name) for name in found.names()}
+
+
+def steps_in(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("step-*/index.json"))
+
+
+@pytest.fixture(params=["local", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A folder on disk, and one in a remote store."""
+    if request.param == "local":
+        yield str(tmp_path / "checkpoints")
+        return
+    uri = f"memory://checkpoints-{uuid.uuid4().hex}"
+    yield uri
+    io.remove_tree(uri)
+
+
+def test_round_trip_continues_bit_equal(place: str) -> None:
+    whole, checkpoints = trained(3), saved(place, 3)
     found = checkpoints.latest()
     assert found is not None
-    assert found[0] == 3
+    assert found.step == 3
     resumed = Training(99)
-    restore(found[1], *resumed.parts)
+    restore(found, *resumed.parts)
     assert_equal_bits(resumed.state(), whole.state())
     for step in (3, 4):
         whole.step(step)
         resumed.step(step)
     assert_equal_bits(resumed.state(), whole.state())
-    assert float(resumed.state()["optimizer/net/0/step"]) == 5
+    assert float(resumed.state()["optimizer/net/net/0.weight/step"]) == 5
+
+
+def test_a_shard_opens_in_any_safetensors_reader(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    (file,) = tmp_path.glob("step-00000002/*.safetensors")
+    assert_equal_bits(load_file(file), trained(2).state())
 
 
 def test_state_before_the_first_step_is_restored_too() -> None:
     first, second = Training(0), Training(1)
+    second.step(5)
     restore(first.state(), *second.parts)
     first.step(0)
     second.step(0)
     assert_equal_bits(first.state(), second.state())
 
 
-def test_a_state_of_another_shape_is_refused() -> None:
-    state = Training(0).state()
-    del state["module/net/0.bias"]
-    with pytest.raises(RuntimeError, match=r"0\.bias"):
-        restore(state, *Training(1).parts)
+def changed(name: str, value: Tensor | None) -> dict[str, Tensor]:
+    state = trained(1).state() | ({} if value is None else {name: value})
+    if value is None:
+        del state[name]
+    return state
 
 
-def test_nothing_there_is_a_start(tmp_path: Path) -> None:
-    assert Checkpoints(str(tmp_path / "none"), IDENTITY).latest() is None
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("module/net/0.bias", None),
+        ("module/net/9.bias", torch.zeros(4)),
+        ("module/net/0.bias", torch.zeros(5)),
+        ("module/net/0.bias", torch.zeros(4, dtype=torch.float64)),
+        ("optimizer/net/net/9.weight/step", torch.zeros(())),
+        ("optimizer/other/net/0.weight/step", torch.zeros(())),
+    ],
+)
+def test_a_state_of_another_shape_is_refused(name: str, value: Tensor | None) -> None:
+    with pytest.raises(ResumeError, match=name.removesuffix("/step").replace(".", r"\.")):
+        restore(changed(name, value), *Training(1).parts)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "all"])
+def test_nothing_there_is_a_start(place: str) -> None:
+    assert made(place).latest() is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "gone", "index", "format", "all"])
 def test_a_damaged_newest_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoints = Checkpoints(str(tmp_path), IDENTITY)
-    older = trained(1)
-    checkpoints.save(1, flatten(*older.parts))
-    checkpoints.save(2, flatten(*trained(2).parts))
-    newest = tmp_path / "step-00000002.safetensors"
-    content = newest.read_bytes()
-    newest.write_bytes({"cut": content[:-9], "empty": b"", "noise": os.urandom(64), "all": b""}[damage])
+    checkpoints = saved(tmp_path, 1, 2)
+    newest, index = tmp_path / "step-00000002", tmp_path / "step-00000002" / "index.json"
+    (shard,) = newest.glob("*.safetensors")
+    content = shard.read_bytes()
+    if damage in ("cut", "empty", "flipped"):
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        shard.write_bytes({"cut": content[:-9], "empty": b"", "flipped": flipped}[damage])
+    elif damage == "index":
+        index.write_bytes(index.read_bytes()[:-5])
+    elif damage == "format":
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 99}))
+    else:
+        shard.unlink()
     if damage == "all":
-        (tmp_path / "step-00000001.safetensors").write_bytes(content[:20])
+        (tmp_path / "step-00000001" / "index.json").write_bytes(b"")
         assert checkpoints.latest() is None
         return
     found = checkpoints.latest()
     assert found is not None
-    assert found[0] == 1
-    assert_equal_bits(found[1], older.state())
-    assert "step-00000002.safetensors is damaged" in caplog.text
+    assert found.step == 1
+    assert_equal_bits(tensors(found), trained(1).state())
+    assert "step-00000002 is damaged" in caplog.text
 
 
 def test_another_training_is_refused_with_its_name(tmp_path: Path) -> None:
-    Checkpoints(str(tmp_path), IDENTITY).save(1, Training(0).state())
-    other = Checkpoints(str(tmp_path), {**IDENTITY, "fingerprint": "e" * 20})
-    with pytest.raises(ResumeError, match=r"step-00000001\.safetensors belongs to .*ffff.* not to .*eeee"):
+    saved(tmp_path, 1)
+    other = made(tmp_path, identity={**IDENTITY, "fingerprint": "e" * 20})
+    with pytest.raises(ResumeError, match=r"step-00000001 belongs to .*ffff.* not to .*eeee"):
         other.latest()
 
 
 def test_only_the_newest_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / ".step-00000009.safetensors.half").write_bytes(b"a writer died here")
-    checkpoints = Checkpoints(str(tmp_path), IDENTITY, keep=2)
-    for step in (2, 4, 10, 100):
-        checkpoints.save(step, Training(0).state())
-    whole = sorted(path.name for path in tmp_path.glob("step-*"))
-    assert whole == ["step-00000010.safetensors", "step-00000100.safetensors"]
-    assert (tmp_path / "notes.txt").exists()
+    (tmp_path / "step-by-step.txt").write_text("mine as well")
+    (tmp_path / "step-00000003").mkdir()
+    (tmp_path / "step-00000003" / "w-00000-of-00001.safetensors").write_bytes(b"a writer died here")
+    checkpoints = saved(tmp_path, 2, 4, 10, 100, keep=2)
+    assert steps_in(tmp_path) == ["step-00000010", "step-00000100"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "step-0" not in path.name) == [
+        "notes.txt",
+        "step-by-step.txt",
+    ]
+    assert not (tmp_path / "step-00000003").exists(), "half a checkpoint of the past is removed"
     found = checkpoints.latest()
     assert found is not None
-    assert found[0] == 100
+    assert found.step == 100
 
 
-def test_an_unfinished_write_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = Checkpoints(str(tmp_path), IDENTITY)
-    checkpoints.save(1, Training(0).state())
+def test_a_late_evaluation_counts_at_once(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 2, 4, best="max psnr")
+    assert checkpoints.best_step() is None
+    checkpoints.evaluated(2, {"psnr": 3.0})
+    assert checkpoints.best_step() == 2
+    checkpoints.evaluated(4, {"psnr": 2.0})
+    assert checkpoints.best_step() == 2
 
-    def dying(self: Path, target: Path) -> Path:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", dying)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(2, Training(0).state())
+@pytest.mark.parametrize(("best", "expected"), [("max psnr", 2), ("min psnr", 6)])
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path, best: str, expected: int) -> None:
+    checkpoints = made(tmp_path, keep=1, best=best)
+    for step, psnr in {2: 9.0, 4: 7.0, 6: 5.0, 8: 6.0}.items():
+        checkpoints.evaluated(step, {"psnr": psnr, "other": 0.0})
+        checkpoints.save(step, trained(1).state())
+    checkpoints.settle()
+    assert steps_in(tmp_path) == [f"step-{expected:08d}", "step-00000008"]
+    assert checkpoints.best_step() == expected
+    # A restart knows it, and an evaluation of a step without checkpoint changes nothing.
+    again = made(tmp_path, keep=1, best=best)
+    again.evaluated(9, {"psnr": 100.0 if best.startswith("max") else 0.0})
+    again.save(10, trained(1).state())
+    again.settle()
+    assert steps_in(tmp_path) == [f"step-{expected:08d}", "step-00000010"]
+
+
+def test_an_evaluation_without_the_figure_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="best='max psnr': the evaluation has no such figure, but loss"):
+        made(tmp_path, best="max psnr").evaluated(1, {"loss": 1.0})
+
+
+def test_training_goes_on_while_the_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may, write = threading.Event(), shards.write
+
+    def slow(*arguments: Any) -> Any:
+        may.wait(20)
+        return write(*arguments)
+
+    monkeypatch.setattr(shards, "write", slow)
+    checkpoints, training = made(tmp_path), trained(2)
+    before = training.state()
+    checkpoints.save(2, flatten(*training.parts))
+    assert steps_in(tmp_path) == [], "the write is held up, `save` is not"
+    training.step(2)
+    may.set()
+    assert checkpoints.settle()
+    assert_equal_bits(tensors(checkpoints.latest()), before)
+
+
+class Died(BaseException):
+    """Stands for kill -9 in the middle of a write."""
+
+
+@pytest.mark.parametrize("where", ["shard", "index"])
+def test_an_unfinished_write_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    saved(tmp_path, 1)
+    checkpoints, write = made(tmp_path), io.write_bytes
+
+    def dying(uri: str, data: bytes) -> None:
+        if uri.endswith("index.json"):
+            Path(uri).with_name(".index.json.half").write_bytes(data[:20])
+            raise Died
+        write(uri, data)
+
+    def half(*_: Any) -> memoryview:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        if where == "shard":
+            patch.setattr(shards, "_bytes", half)
+        else:
+            patch.setattr(io, "write_bytes", dying)
+        checkpoints.save(2, trained(2).state())
+        checkpoints._pool.shutdown()
+    found = made(tmp_path).latest()
+    assert found is not None
+    assert found.step == 1
+    assert not (tmp_path / "step-00000002" / "index.json").exists()
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process can grow: the system refuses, as a full disk does. Not longer than needed: pytest's own
+    output may be a file, too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    checkpoints = made(tmp_path, note=said.append)
+    checkpoints.save(1, trained(1).state())
+    assert checkpoints.settle()
+    with full_disk():
+        checkpoints.save(2, trained(2).state())
+        assert not checkpoints.settle()
+    assert len(said) == 1
+    assert "checkpoint of step 2 not written to" in said[0]
+    assert str(tmp_path / "step-00000002") in said[0]
+    assert os.strerror(27) in said[0]
+    assert not list(tmp_path.glob("step-00000002/*.safetensors")), "the room is given back"
     found = checkpoints.latest()
     assert found is not None
-    assert found[0] == 1
+    assert found.step == 1
+    checkpoints.save(3, trained(3).state())
+    assert checkpoints.settle()
+    assert_equal_bits(tensors(checkpoints.latest()), trained(3).state())
+    assert len(said) == 1
+
+
+def test_a_full_disk_stops_the_training_where_that_was_asked_for(tmp_path: Path) -> None:
+    checkpoints = made(tmp_path, strict=True)
+    with full_disk():
+        checkpoints.save(2, trained(2).state())
+        with pytest.raises(StorageError, match=r"checkpoint of step 2 not written to .*checkpoint_errors=warn"):
+            checkpoints.settle()

@@ -7,7 +7,8 @@ import torch
 
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
-from vim_core.models.discriminator import Blur, Discriminator, EqualConv, EqualLinear, Residual, minibatch_stddev
+from vim_core.models.discriminator import Discriminator, Residual, minibatch_stddev
+from vim_core.models.discriminator_layers import Blur, EqualConv, EqualLinear
 
 SMALL = DiscriminatorConfig(channels=8, base=128, stddev_group=2)
 

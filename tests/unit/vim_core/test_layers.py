@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from tests.unit.vim_core.tiny import STACK, enlarge
 from vim_core.models.layers import SHORT, Attention, Block, TanhHead, attend, sincos_2d
+from vim_core.models.tiled import tiled_attention
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -23,10 +24,11 @@ def test_short_bf16_attention_equals_the_library_kernel(causal: bool, tokens: in
     torch.testing.assert_close(short.float(), exact, atol=0.04, rtol=0.02)
 
 
-def test_long_sequences_and_fp32_use_the_library_kernel() -> None:
-    for tokens, dtype in ((SHORT + 1, torch.bfloat16), (7, torch.float32)):
-        q, k, v = torch.randn(3, 1, 2, tokens, 8).to(dtype)
-        assert torch.equal(attend(q, k, v, True), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+def test_fp32_uses_the_library_kernel_and_long_bf16_the_tiles() -> None:
+    q, k, v = torch.randn(3, 1, 2, SHORT + 1, 8)
+    assert torch.equal(attend(q, k, v, True), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    assert torch.equal(attend(q, k, v, True), tiled_attention(q, k, v, True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.unit.vim_core.tiny import (
 from vim_core.checkpoint import Checkpoints
 from vim_core.config import TrainConfig
 from vim_core.loop import batches, train
+from vim_core.notices import Notice, Notices, Stopped
 from vim_core.spool import Spool, parse
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
@@ -56,7 +58,7 @@ def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Make]:
 
 
 def checkpoints(folder: Path) -> Checkpoints:
-    return Checkpoints(str(folder / "checkpoints"), {"fingerprint": "f"})
+    return Checkpoints(str(folder / "checkpoints"), {"fingerprint": "f"}, runtime())
 
 
 def exported(task: Task) -> dict[str, Tensor]:
@@ -125,9 +127,66 @@ def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_p
     assert_equal_bits(state_of(again) | exported(again), whole)
 
 
-def test_other_ranks_write_nothing(makers: dict[str, Make], tmp_path: Path) -> None:
-    assert train(makers["prior"]("fp32"), checkpoints(tmp_path), None) == 0
-    assert checkpoints(tmp_path).latest() is None
+def test_a_notice_makes_a_checkpoint_between_the_planned_ones(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["quantizer"]("fp32"), tmp_path / "whole")
+    told = [Notice.NONE, Notice.NONE, Notice.SAVE, Notice.SAVE, Notice.NONE, Notice.NONE]
+    task = killed_at(makers["quantizer"]("fp32"), 3)
+    notices = Notices(runtime(), [lambda: told.pop(0)])
+    with pytest.raises(Killed):
+        train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=notices)
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == 3
+    assert_equal_bits(finished(makers["quantizer"]("fp32"), tmp_path), whole)
+
+
+def test_told_to_stop_training_leaves_with_a_checkpoint(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["quantizer"]("fp32"), tmp_path / "whole")
+    steps: list[int] = []
+
+    def told() -> Notice:
+        steps.append(len(steps))
+        return Notice.STOP if len(steps) == 2 else Notice.NONE
+
+    task = makers["quantizer"]("fp32")
+    with pytest.raises(Stopped, match="checkpoint of step 4 written below"):
+        train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=Notices(runtime(), [told], every=2))
+    assert len(steps) == 2
+    assert_equal_bits(finished(makers["quantizer"]("fp32"), tmp_path), whole)
+
+
+def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["quantizer"]("fp32"), tmp_path / "whole")
+    task, before = makers["quantizer"]("fp32"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    own: Callable[..., dict[str, Tensor]] = task.step
+
+    def filling(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        # No file of this process grows beyond this size: the system refuses, as a full disk does.
+        if step in (3, 5):
+            saving.settle()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300 if step == 3 else before[0], before[1]))
+        return own(step, batch)
+
+    task.step = filling  # type: ignore[method-assign]
+    spool = Spool(tmp_path / "spool.jsonl")
+    saving = Checkpoints(str(tmp_path / "checkpoints"), {"fingerprint": "f"}, runtime(), keep=9, note=spool.note)
+    try:
+        train(task, saving, spool)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    assert [row["step"] for row in rows if "m" in row] == list(range(STEPS))
+    assert ["step-00000004" in row["note"] for row in rows if "note" in row and "summary" not in row] == [True]
+    kept = sorted(path.parent.name for path in (tmp_path / "checkpoints").glob("step-*/index.json"))
+    assert kept == ["step-00000002", "step-00000006"]
+    assert_equal_bits(state_of(task) | exported(task), whole)
+
+
+def test_a_saving_notice_is_obeyed_once(tmp_path: Path) -> None:
+    said = iter([Notice.NONE, Notice.SAVE, Notice.SAVE, Notice.NONE, Notice.SAVE, Notice.STOP])
+    notices = Notices(runtime(), [lambda: next(said), lambda: Notice.NONE])
+    seen = [notices.look(done) for done in range(1, 7)]
+    assert seen == [Notice.NONE, Notice.SAVE, Notice.NONE, Notice.NONE, Notice.SAVE, Notice.STOP]
 
 
 class Broken(Task):
@@ -154,9 +213,9 @@ class Broken(Task):
 def test_log_lines_sum_skips_and_name_the_unit(tmp_path: Path) -> None:
     task = Broken(TrainConfig(steps=7, log_every=4, checkpoint_every=100), runtime())
     train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"))
-    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    rows = [row for row in parse((tmp_path / "spool.jsonl").read_bytes()) if "m" in row]
     assert [(row["step"], row["m"]["loss"], row["m"]["skipped"]) for row in rows] == [(3, 3.0, 2.0), (6, 6.0, 1.0)]
     assert all(row["m"]["things_per_s"] > 0 for row in rows)
     found = checkpoints(tmp_path).latest()
     assert found is not None
-    assert found[0] == 7
+    assert found.step == 7

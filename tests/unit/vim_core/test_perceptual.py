@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from vim_core.config import LossConfig
 from vim_core.errors import ConfigError, DataError
-from vim_core.perceptual import Perceptual
+from vim_core.perceptual import HEADS, Perceptual
 from vim_core.weights import WeightFile
 
 CPU = torch.device("cpu")
@@ -43,6 +43,22 @@ def published(backbone: nn.Sequential, tmp_path_factory: pytest.TempPathFactory)
     path.unlink()
 
 
+@pytest.fixture(scope="module")
+def loss(published: tuple[WeightFile, str]) -> Perceptual:
+    file, uri = published
+    with pytest.MonkeyPatch.context() as patch:
+        skip_initialisation(patch)
+        made = Perceptual.create(LossConfig(perceptual=0.1, perceptual_weights=uri), CPU, file)
+    assert made is not None
+    return made
+
+
+def skip_initialisation(patch: pytest.MonkeyPatch) -> None:
+    """Leave the backbone that lpips draws at random as it comes: it is replaced, and drawing it takes seconds."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_"):
+        patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+
+
 def lpips_by_hand(features: nn.Sequential, a: Tensor, b: Tensor) -> Tensor:
     """Zhang et al. 2018: unit-normalised features, squared difference, learned channel weights, mean over places."""
     import lpips
@@ -63,12 +79,7 @@ def lpips_by_hand(features: nn.Sequential, a: Tensor, b: Tensor) -> Tensor:
     return total.mean()
 
 
-def test_equals_lpips_and_passes_gradients_into_the_fake(
-    backbone: nn.Sequential, published: tuple[WeightFile, str]
-) -> None:
-    file, uri = published
-    loss = Perceptual.create(LossConfig(perceptual=0.1, perceptual_weights=uri), CPU, file)
-    assert loss is not None
+def test_equals_lpips_and_passes_gradients_into_the_fake(backbone: nn.Sequential, loss: Perceptual) -> None:
     fake, real = torch.rand(2, 3, 32, 32).requires_grad_(), torch.rand(2, 3, 32, 32)
     value = loss(fake, real)
     torch.testing.assert_close(value, lpips_by_hand(backbone, fake, real), atol=1e-5, rtol=1e-4)
@@ -78,6 +89,45 @@ def test_equals_lpips_and_passes_gradients_into_the_fake(
     assert fake.grad is not None
     assert fake.grad.abs().max() > 0
     assert all(p.grad is None for p in loss.network.parameters())
+
+
+def test_equals_the_lpips_package_run_by_itself(
+    backbone: nn.Sequential, loss: Perceptual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lpips
+
+    skip_initialisation(monkeypatch)
+    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    for layer in range(1, 6):
+        for number, module in getattr(theirs.net, f"slice{layer}").named_children():
+            module.load_state_dict(backbone[int(number)].state_dict())
+    torch.manual_seed(1)
+    fake, real = torch.rand(2, 3, 32, 32).requires_grad_(), torch.rand(2, 3, 32, 32)
+    value, expected = loss(fake, real), theirs(fake, real, normalize=True).mean()
+    torch.testing.assert_close(value, expected)
+    found, wanted = (torch.autograd.grad(distance, fake, retain_graph=True)[0] for distance in (value, expected))
+    torch.testing.assert_close(found, wanted)
+    assert wanted.abs().max() > 0
+
+
+def test_heads_are_the_trained_ones(
+    loss: Perceptual, published: tuple[WeightFile, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lpips
+
+    path = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
+    trained = torch.load(path, map_location="cpu", weights_only=True)
+    own = loss.network.state_dict()
+    assert set(HEADS) == trained.keys()
+    assert all(torch.equal(own[name], trained[name]) for name in HEADS)
+    # Trained heads are not negative; random ones, as pretrained=False leaves them, are.
+    assert all(own[name].min() >= 0 for name in HEADS)
+    skip_initialisation(monkeypatch)
+    whole = lpips.LPIPS
+    monkeypatch.setattr(lpips, "LPIPS", lambda **settings: whole(**settings | {"pretrained": False}))
+    file, uri = published
+    with pytest.raises(DataError, match=r"heads of LPIPS are not those in use: lin0\.model\.1\.weight"):
+        Perceptual.create(LossConfig(perceptual_weights=uri), CPU, file)
 
 
 def test_no_weight_no_network(tmp_path: Path) -> None:

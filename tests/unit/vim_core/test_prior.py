@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from tests.unit.vim_core.tiny import prior_network
 from vim_core.config import StackConfig
-from vim_core.errors import DataError
+from vim_core.errors import ConfigError, DataError
+from vim_core.models.dropout import Dropout
 from vim_core.models.prior import ImagePrior, PriorShape, load_prior, model_config
 from vim_core.models.saving import to_bytes
 
@@ -103,3 +105,64 @@ def test_round_trip_and_refusal(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(model_config(other))
     with pytest.raises(DataError, match="does not fit ImagePrior"):
         load_prior(str(tmp_path / "m"), str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("variant", ["paper", "modern"])
+def test_features_of_one_block_run_no_later_block(variant: str) -> None:
+    prior, (codes, _) = prior_network(blocks=4, variant=variant), inputs()
+    expected = list(prior.block_features(codes))
+    runs: list[int] = []
+    for index, block in enumerate(prior.blocks):
+        block.register_forward_hook(lambda *_, index=index: runs.append(index))
+    for chosen in range(4):
+        runs.clear()
+        assert torch.equal(prior.features(codes, chosen), expected[chosen])
+        assert runs == list(range(chosen + 1))
+    for wrong in (-1, 4):
+        with pytest.raises(ConfigError, match=f"block={wrong}: this prior has blocks 0 to 3"):
+            prior.features(codes, wrong)
+
+
+@pytest.mark.parametrize(("variant", "hidden"), [("paper", 32), ("modern", 24)])
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_noise_falls_on_the_papers_three_places(embeddings: bool, variant: str, hidden: int) -> None:
+    """After the attention's projection, on the activation and on the net's output; never on attention probabilities."""
+    prior, (codes, labels) = prior_network(variant=variant, embedding_dropout=embeddings).train(), inputs()
+    seen: list[int] = []
+    for module in prior.modules():
+        if isinstance(module, Dropout):
+            module.register_forward_hook(lambda module, given, result: seen.append(noised(given[0], result)))
+    prior(codes, labels)
+    assert seen == [16 if embeddings else 0, *[16, hidden, 16] * 2]
+
+
+def noised(given: Tensor, result: Tensor) -> int:
+    """Width of what was noised; 0 where nothing was."""
+    assert given.ndim == 3
+    return 0 if torch.equal(given, result) else given.shape[2]
+
+
+def test_noise_after_the_projection_only_scales_or_drops_its_output() -> None:
+    prior, (codes, labels) = prior_network(), inputs()
+    attention: Any = prior.blocks[0].attention.train()  # type: ignore[union-attr]
+    x = prior.embed(codes, labels)
+    attention.dropout.rate = 0.0
+    whole = attention(x)
+    attention.dropout.rate = 0.2
+    kept = attention(x) != 0
+    assert 0.6 < float(kept.float().mean()) < 0.95
+    torch.manual_seed(3)
+    found = attention(x)
+    share = round(0.2 * 65536) / 65536
+    torch.testing.assert_close(found[found != 0], (whole / (1 - share))[found != 0])
+
+
+def test_an_unconditional_preset_has_a_start_vector_and_no_classes() -> None:
+    prior, (codes, _) = prior_network(classes=0), inputs()
+    start = torch.zeros(4, dtype=torch.int64)
+    before = prior(codes, start)
+    with torch.no_grad():
+        prior.class_embedding.weight.mul_(torch.arange(16) - 8)
+    assert not torch.allclose(prior(codes, start)[:, 0], before[:, 0], atol=1e-4)
+    with pytest.raises(IndexError):
+        prior(codes, start + 1)

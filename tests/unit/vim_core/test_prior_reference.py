@@ -18,6 +18,7 @@ transformers = pytest.importorskip("transformers")
 def gpt2(prior: ImagePrior) -> Any:
     """GPT-2 whose vocabulary is codes, then classes; the class token stands at position 0."""
     shape = prior.shape
+    assert isinstance(prior.norm, torch.nn.LayerNorm)
     config = transformers.GPT2Config(
         vocab_size=shape.vocabulary + shape.classes + 1,
         n_positions=1 + shape.tokens,

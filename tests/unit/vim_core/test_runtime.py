@@ -13,7 +13,9 @@ from vim_core.runtime.cpu import CpuRuntime, cpu_has_bf16
 def test_numeric_class_names_what_changes_bits() -> None:
     runtime = seam.create("cpu", "bf16", threads=1, rank=1, world=2)
     assert runtime.numeric.name == "cpu-bf16-t1-w2"
-    assert runtime.numeric.record() == {"device": "cpu", "dtype": "bf16", "threads": 1, "world": 2}
+    assert runtime.numeric.record() == {"device": "cpu", "dtype": "bf16", "threads": 1, "world": 2, "compiled": False}
+    runtime.compiled = True
+    assert runtime.numeric.name == "cpu-bf16-t1-w2-compiled"
     assert torch.get_num_threads() == 1
 
 
@@ -57,3 +59,28 @@ def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"run\.device='cuda': torch sees no GPU"):
         seam.create("cuda", "auto", 1)
     assert seam.create("auto", "fp32", 1).kind == "cpu"
+
+
+def test_the_step_seams_do_nothing_to_speak_of_on_cpu() -> None:
+    runtime, module = CpuRuntime("fp32", threads=1), torch.nn.Linear(2, 2)
+    batch = {"x": torch.arange(4.0)}
+    assert torch.equal(runtime.place(batch)["x"], batch["x"])
+    before = module.weight.detach().clone()
+    runtime.shard({"module": module}, {})
+    runtime.end_step()
+    assert torch.equal(module.weight, before)
+    copy = runtime.to_host(module.weight.T)
+    assert copy.is_contiguous()
+    assert not copy.requires_grad
+    assert torch.equal(copy, before.T)
+    assert not runtime.lockstep
+
+
+def test_xla_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing: dict[str, object] = {"torch_xla": None, "torch_tpu": None}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: missing[name])
+    with pytest.raises(ConfigError, match=r"run\.device='xla': torch_xla is not installed here"):
+        seam.create("xla", "fp32", 1)
+    missing |= {"torch_xla": object(), "torch_tpu": object()}
+    with pytest.raises(ConfigError, match="both claim the chips; remove torch_tpu"):
+        seam.create("xla", "fp32", 1)

@@ -132,7 +132,7 @@ def test_a_broken_batch_changes_no_weight(images: QuantizerData) -> None:
 
 def test_without_adversarial_term_there_is_no_discriminator(images: QuantizerData) -> None:
     task = quantizer(images, loss=LossConfig(perceptual=0.0, adversarial=0.0))
-    assert task.modules.keys() == {"model", "ema"}
+    assert task.modules.keys() == {"model", "window", "ema"}
     assert "discriminator" not in task.step(0, task.batch(0))
 
 

@@ -37,7 +37,7 @@ def test_assembling_patches_gives_the_image_back(patch: int, grid: int, batch: i
     images = torch.rand(batch, 3, patch * grid, patch * grid)
     patches = model._patches(images)
     assert patches.shape == (batch, grid * grid, patch * patch * 3)
-    assert torch.equal(model._assemble(patches), images)
+    assert torch.equal(model._assemble(patches, (grid, grid)), images)
 
 
 def test_patches_come_in_raster_order() -> None:

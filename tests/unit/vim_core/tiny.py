@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,19 @@ def classify_config(**fields: Any) -> ClassifyConfig:
     return ClassifyConfig(**base | fields)
 
 
-def prior_network(seed: int = 0, blocks: int = 2, classes: int = 3, grid: tuple[int, int] = (2, 3)) -> ImagePrior:
+def prior_network(
+    seed: int = 0,
+    blocks: int = 2,
+    classes: int = 3,
+    grid: tuple[int, int] = (2, 3),
+    stack: StackConfig | None = None,
+    **fields: Any,
+) -> ImagePrior:
     """A prior over 11 codes in evaluation mode, with weights of order one."""
     torch.manual_seed(seed)
-    stack = StackConfig(blocks=blocks, heads=2, dim=16, mlp=32)
-    model = ImagePrior(PriorShape(stack, list(grid), vocabulary=11, classes=classes, dropout=0.2)).eval()
+    stack = stack or StackConfig(blocks=blocks, heads=2, dim=16, mlp=32)
+    shape = PriorShape(stack, list(grid), vocabulary=11, classes=classes, dropout=0.2)
+    model = ImagePrior(replace(shape, **fields)).eval()
     enlarge(model)
     return model
 
@@ -145,7 +154,8 @@ def enlarge(module: nn.Module) -> None:
 
 def state_of(task: Task) -> dict[str, Tensor]:
     """Everything a checkpoint would keep."""
-    return flatten(task.modules, task.optimizers)
+    state = flatten(task.modules, task.optimizers)
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 def assert_equal_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

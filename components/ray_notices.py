@@ -1,0 +1,28 @@
+"""What tells a Ray Train worker that it will be interrupted: SIGTERM, or a preemption notice for its node."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from vim_core.notices import Notice
+
+_told = threading.Event()
+
+
+def listen() -> None:
+    """Take SIGTERM as a notice from now on. Call it in the main thread, which Ray keeps free of the training."""
+    _told.clear()
+    signal.signal(signal.SIGTERM, lambda *_: _told.set())
+
+
+def terminated() -> Notice:
+    """STOP once this process got SIGTERM."""
+    return Notice.STOP if _told.is_set() else Notice.NONE
+
+
+def preempted() -> Notice:
+    """SAVE while a node of this training is being drained; a barrier of all workers."""
+    from ray import train as ray_train
+
+    return Notice.SAVE if ray_train.get_preemption_info() is not None else Notice.NONE

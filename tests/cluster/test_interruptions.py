@@ -1,0 +1,234 @@
+"""Real Ray Train workers: as many as one likes lose the same, and each interruption ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from components import training
+from components.api import Context, Outcome
+from tests import workers
+from tests.support import REPOSITORY
+from tests.synthetic import context_of
+from tests.unit.vim_core.tiny import prior_config, quantize_config
+from vim_core.config import PriorConfig, QuantizeConfig
+from vim_core.errors import VimError
+from vim_core.spool import parse
+from vim_core.tasks.prior import PriorData
+from vim_core.tasks.quantizer import QuantizerData
+
+pytestmark = pytest.mark.cluster
+
+STEPS = 40
+NEVER = 1000
+"""No checkpoint is planned this late: those that are written answer a notice."""
+
+LONG_S = 20.0
+"""Longer than any step, the first one's imports on a busy machine included."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster on this machine of two nodes with room for one worker each, joined by this process."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    # Workers import this folder's tests; nodes are asked for drains more often than every five seconds.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            cluster.add_node(num_cpus=1)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of both stages."""
+    folder = tmp_path_factory.mktemp("data")
+    workers.tables(folder)
+    return folder
+
+
+@dataclass
+class Trial:
+    """One training in a thread of this process, which the test may interrupt."""
+
+    ctx: Context
+    start: Callable[[], Outcome]
+    outcome: Outcome | None = None
+    error: Exception | None = None
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self.start()
+        except Exception as error:
+            self.error = error
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What the training has said so far."""
+        spool = Path(training.spool_path(self.ctx))
+        return parse(spool.read_bytes()) if spool.exists() else []
+
+    @property
+    def steps(self) -> list[int]:
+        return [int(row["step"]) for row in self.rows if "m" in row]
+
+    def wait_for(self, ready: Callable[[], bool], patience: float = 200) -> None:
+        end = time.monotonic() + patience
+        while not ready():
+            assert self.thread.is_alive(), f"it ended too early: {self.error or self.outcome}"
+            assert time.monotonic() < end, f"not ready after {patience} s: {self.rows[-3:]}"
+            time.sleep(0.02)
+
+    def finish(self, patience: float = 300) -> Outcome:
+        self.thread.join(patience)
+        assert not self.thread.is_alive(), f"not finished: {self.rows[-3:]}"
+        if self.error:
+            raise self.error
+        assert self.outcome is not None
+        return self.outcome
+
+    def files(self) -> dict[str, bytes]:
+        """The weights, and every figure but those of the machine."""
+        curves = [json.loads(line) for line in Path(self.ctx.path("curves.jsonl")).read_bytes().splitlines()]
+        figures = [
+            {"step": row["step"]}
+            | {k: v for k, v in row["m"].items() if not k.endswith("per_s") and not k.startswith("system/")}
+            for row in curves
+        ]
+        weights = Path(self.ctx.path("model.safetensors")).read_bytes()
+        return {"weights": weights, "figures": json.dumps(figures).encode()}
+
+
+def trial(cluster: Any, root: Path, config: PriorConfig | QuantizeConfig, data: Path, **run: Any) -> Trial:
+    """Start a training of either stage on the cluster."""
+    prior = isinstance(config, PriorConfig)
+    ctx = context_of(root, "prior" if prior else "quantize")
+    fields = {"workers": 2, "ray_address": cluster.address, "notice_every": 1, **run}
+    ctx = replace(ctx, fingerprint=root.name.ljust(20, "0"), run=replace(ctx.run, **fields))
+    if prior:
+        codes = [str(data / "codes.parquet")]
+        own: Any = PriorData(codes, codes, 3, "t")
+        name = "tests.slow_tasks:SlowPrior"
+    else:
+        own, name = (
+            QuantizerData([str(data / "train.parquet")], [str(data / "test.parquet")]),
+            "tests.slow_tasks:SlowQuantizer",
+        )
+    return Trial(ctx, lambda: training.train(name, config, own, ctx))
+
+
+def config_of(**fields: Any) -> PriorConfig:
+    """With dropout, whose noise must be the same again."""
+    return prior_config(**{"steps": STEPS, "batch": 8, "checkpoint_every": 5} | fields)
+
+
+def train_workers() -> list[psutil.Process]:
+    """The processes that train, on all nodes of this machine."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if title.startswith("ray::") and "RayTrainWorker" in title:
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def calm(cluster: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What two workers end with when nobody interrupts them."""
+    whole = trial(cluster, tmp_path_factory.mktemp("calm"), config_of(checkpoint_every=NEVER), data)
+    assert whole.finish().properties["trained_by"] == "Ray Train, 2 worker process(es)"
+    return whole.files()
+
+
+@pytest.mark.parametrize("stage", ["prior", "quantize"])
+def test_two_workers_lose_what_one_loses(cluster: Any, data: Path, tmp_path: Path, stage: str) -> None:
+    fields: dict[str, Any] = {"steps": 6, "batch": 8}
+    config = prior_config(dropout=0.0, **fields) if stage == "prior" else quantize_config(**fields)
+    losses = []
+    for count in (1, 2):
+        done = trial(cluster, tmp_path / f"with-{count}", config, data, workers=count)
+        done.finish()
+        losses.append([row["m"]["loss"] for row in done.rows if "m" in row])
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_ended_costs_no_bit(
+    cluster: Any, data: Path, tmp_path: Path, calm: dict[str, bytes], end: signal.Signals
+) -> None:
+    told = end is signal.SIGTERM
+    rough = trial(cluster, tmp_path, config_of(checkpoint_every=NEVER if told else 5), data)
+    rough.wait_for(lambda: max(rough.steps, default=0) >= 12)
+    train_workers()[-1].send_signal(end)
+    outcome = rough.finish()
+    assert outcome.properties["resumed_from"] >= (13 if told else 10)
+    assert rough.files() == calm
+
+
+def test_a_node_that_is_announced_to_go_leaves_a_checkpoint(
+    cluster: Any, data: Path, tmp_path: Path, calm: dict[str, bytes]
+) -> None:
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    client: Any = ray._raylet.GcsClient(address=cluster.address)  # type: ignore[attr-defined]
+    reasons: Any = autoscaler_pb2
+
+    rough = trial(cluster, tmp_path, config_of(checkpoint_every=NEVER), data)
+    rough.wait_for(lambda: max(rough.steps, default=0) >= 8)
+    node = next(iter(cluster.worker_nodes))
+    reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + 60) * 1000)
+    assert client.drain_node(node.node_id, reason, "test", deadline)[0]
+    rough.wait_for(lambda: bool(list(Path(rough.ctx.work).glob("*/step-*/index.json"))))
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    outcome = rough.finish()
+    assert outcome.properties["resumed_from"] > 8
+    assert rough.files() == calm
+
+
+def test_a_stuck_step_is_noticed_and_costs_no_bit(
+    cluster: Any, data: Path, tmp_path: Path, calm: dict[str, bytes]
+) -> None:
+    (data / "stuck-at-17").touch()
+    rough = trial(cluster, tmp_path, config_of(), data, step_timeout_s=LONG_S)
+    outcome = rough.finish()
+    assert outcome.properties["resumed_from"] == 15
+    assert rough.files() == calm
+    assert any("started again: worker" in row.get("note", "") for row in rough.rows)
+
+
+def test_a_training_that_stays_stuck_says_where(cluster: Any, data: Path, tmp_path: Path) -> None:
+    (data / "stuck-at-3").touch()
+    rough = trial(cluster, tmp_path, config_of(), data, step_timeout_s=LONG_S, workers=1, restarts=0)
+    with pytest.raises(
+        VimError, match=r"worker 0: step 3 took longer than run\.step_timeout_s=20; where it stood is in"
+    ):
+        rough.finish()
+    (stacks,) = (Path(rough.ctx.work) / "stuck").glob("*.txt")
+    assert "in step" in stacks.read_text()

@@ -1,0 +1,39 @@
+"""What a worker takes for a notice of interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from components import ray_notices
+from vim_core.notices import Notice
+
+
+@pytest.fixture
+def handler() -> Iterator[None]:
+    """Puts the handler of SIGTERM back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handler")
+def test_sigterm_is_a_notice_to_stop() -> None:
+    ray_notices.listen()
+    assert ray_notices.terminated() is Notice.NONE
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert ray_notices.terminated() is Notice.STOP
+    ray_notices.listen()
+    assert ray_notices.terminated() is Notice.NONE, "a worker process may be used again"
+
+
+@pytest.mark.parametrize(("info", "expected"), [(None, Notice.NONE), (object(), Notice.SAVE)])
+def test_a_drained_node_is_a_notice_to_save(monkeypatch: pytest.MonkeyPatch, info: object, expected: Notice) -> None:
+    stand_in = SimpleNamespace(train=SimpleNamespace(get_preemption_info=lambda: info))
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    assert ray_notices.preempted() is expected

@@ -1,0 +1,241 @@
+"""The paper's experiments as presets: its values, its sizes, headers that are a record, networks that can be built."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from components import settings
+from pipelines import cli
+from tests.support import CONF
+from vim_core.config import PipelineConfig, StackConfig
+from vim_core.models.discriminator import Discriminator
+from vim_core.models.prior import ImagePrior, PriorShape
+from vim_core.models.vit_vqgan import ViTVQGAN
+
+Size = tuple[int, int, int, int]
+"""Blocks, heads, width, MLP width."""
+
+SMALL, BASE, LARGE = (8, 8, 512, 2048), (12, 12, 768, 3072), (32, 16, 1280, 5120)
+VIM_BASE, VIM_LARGE = (24, 16, 1536, 6144), (36, 32, 2048, 8192)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the paper says of one experiment, and the honest sizes in millions of what is built for it.
+
+    `tokenizer_m` and `prior_m` count every weight. The paper's own column leaves out one attention matrix a block and
+    adds tables that a tokenizer does not have: see the test of its formula.
+    """
+
+    encoder: Size
+    decoder: Size
+    tokenizer_m: float
+    prior: Size | None = None
+    prior_m: float = 0.0
+    patch: int = 8
+    perceptual: float = 0.1
+    dropout: float = 0.1
+    conditional: bool = True
+    tables: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    hours: tuple[int, ...] = ()
+
+
+SS = (SMALL, SMALL, 55.8)
+PAPER = {
+    "imagenet256_base": Paper(*SS, VIM_BASE, 706.8, tables=("4", "8"), numbers=("1.99", "8.81"), hours=(23, 43)),
+    "imagenet256_large": Paper(*SS, VIM_LARGE, 1848.6, tables=("6", "8"), numbers=("4.17", "3.04"), hours=(111,)),
+    "imagenet256_base_16x16": Paper(
+        SMALL, SMALL, 57.7, VIM_BASE, 706.7, patch=16, tables=("8",), numbers=("11.20", "97.2"), hours=(18, 10)
+    ),
+    "imagenet256_large_16x16": Paper(
+        SMALL, SMALL, 57.7, VIM_LARGE, 1848.6, patch=16, tables=("8",), numbers=("5.3", "149.9"), hours=(26,)
+    ),
+    "imagenet256_tokenizer_ss": Paper(*SS, tables=("4",), numbers=("1.99", "184.4"), hours=(23,)),
+    "imagenet256_tokenizer_bb": Paper(BASE, BASE, 180.4, tables=("4",), numbers=("1.55", "190.2"), hours=(37,)),
+    "imagenet256_tokenizer_sl": Paper(SMALL, LARGE, 667.8, tables=("3", "4"), numbers=("1.28", "192.3"), hours=(93,)),
+    "imagenet256_probe": Paper(
+        *SS, VIM_LARGE, 1846.6, perceptual=0.0, dropout=0.0, conditional=False,
+        tables=("7",), numbers=("73.2", "15 of 36"), hours=(23, 111),
+    ),
+    "imagenet256_probe_base": Paper(
+        *SS, VIM_BASE, 705.2, perceptual=0.0, conditional=False,
+        tables=("7",), numbers=("65.1", "10 of 24"), hours=(43,),
+    ),
+    "celebahq256": Paper(
+        *SS, VIM_LARGE, 1846.6, conditional=False, tables=("3", "5"), numbers=("4.66", "7.0"), hours=(23, 111)
+    ),
+    "ffhq256": Paper(
+        *SS, VIM_LARGE, 1846.6, conditional=False, tables=("3", "5"), numbers=("3.13", "5.3"), hours=(23, 111)
+    ),
+}  # fmt: skip
+OWN = ["digits", "smoke", "tiny_imagenet", "tiny_imagenet_cpu"]
+NAMES = sorted([*PAPER, *OWN])
+CLASSES = 1000
+
+
+@cache
+def load(preset: str) -> PipelineConfig:
+    return settings.load(preset, [], CONF)
+
+
+def size(stack: StackConfig) -> Size:
+    return stack.blocks, stack.heads, stack.dim, stack.mlp
+
+
+def header(preset: str) -> str:
+    lines = (CONF / f"{preset}.yaml").read_text(encoding="utf-8").splitlines()
+    return "\n".join(line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line)])
+
+
+def field(preset: str, name: str) -> str:
+    """What a header says under `Name:`, in one line."""
+    found = re.search(rf"^{name}:(.*?)(?=^[A-Z][a-z]+:|\Z)", header(preset), re.MULTILINE | re.DOTALL)
+    return " ".join(found.group(1).split()) if found else ""
+
+
+def millions(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def test_no_preset_is_missing_here() -> None:
+    assert settings.presets(CONF) == NAMES
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_the_header_is_the_experiments_record(preset: str) -> None:
+    first = header(preset).splitlines()[0]
+    assert first.endswith(".")
+    assert all(field(preset, name) for name in ("Source", "Expected", "Cost"))
+    assert field(preset, "Command").split() == ["vimctl", "run", "--preset", preset]
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_header_gives_the_papers_numbers_and_hours(preset: str) -> None:
+    paper = PAPER[preset]
+    source, expected, cost = (field(preset, name) for name in ("Source", "Expected", "Cost"))
+    assert "2110.04627" in source
+    assert field(preset, "Data")
+    for table in paper.tables:
+        assert re.search(rf"Tables? [\d, and]*{table}", f"{source} {expected}"), table
+    for number in paper.numbers:
+        assert number in expected, number
+    assert "estimate" in cost
+    for hours in paper.hours:
+        assert f"{hours} hours" in cost, hours
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_config_prints_what_loads_again(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["config", "--preset", preset]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert settings.load(str(tmp_path / "printed.yaml")) == load(preset)
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_tokenizer_is_the_papers(preset: str) -> None:
+    """Table 2 and sections 3.2, 3.3 and 5.1."""
+    paper, ours = PAPER[preset], load(preset).quantize
+    assert (size(ours.encoder), size(ours.decoder), ours.patch) == (paper.encoder, paper.decoder, paper.patch)
+    assert (ours.steps, ours.batch, ours.image_size) == (500_000, 256, 256)
+    book = ours.codebook
+    assert (book.codes, book.dim, book.l2, book.commitment, book.restart.every) == (8192, 32, True, 0.25, 0)
+    loss = ours.loss
+    assert (loss.l2, loss.logit_laplace, loss.perceptual, loss.adversarial) == (1.0, 0.1, paper.perceptual, 0.1)
+    assert bool(loss.perceptual_weights) == (paper.perceptual > 0)
+    assert not loss.perceptual_optional
+    for optim in (ours.optim, ours.discriminator.optim):
+        assert (optim.lr, optim.final_lr, optim.warmup, optim.decay) == (1e-4, 5e-5, 50_000, "cosine")
+        assert (optim.beta1, optim.beta2, optim.weight_decay) == (0.9, 0.99, 1e-4)
+    assert ours.ema == 0
+
+
+@pytest.mark.parametrize("preset", [name for name, paper in PAPER.items() if paper.prior])
+def test_the_prior_is_the_papers(preset: str) -> None:
+    """Table 2 and section 5.2; Table 7 on dropout."""
+    paper, config = PAPER[preset], load(preset)
+    ours = config.prior
+    assert size(ours.stack) == paper.prior
+    assert (ours.dropout, ours.conditional, ours.label_dropout) == (paper.dropout, paper.conditional, 0.0)
+    assert (ours.steps, ours.batch, ours.precision, ours.ema) == (450_000, 1024, "fp32", 0.0)
+    optim = ours.optim
+    assert (optim.lr, optim.final_lr, optim.warmup) == (4.5e-4, 1e-5, 5000)
+    assert (optim.decay, optim.decay_start, optim.beta1, optim.beta2) == ("exponential", 80_000, 0.9, 0.96)
+    drawn = config.sample
+    assert (drawn.temperature, drawn.top_k, drawn.top_p, drawn.guidance) == (1.0, 0, 1.0, 1.0)
+    assert config.score.usage_batch == 256
+
+
+@pytest.mark.parametrize(
+    ("row", "printed"), [(SMALL, 32), (BASE, 91), (LARGE, 599), (VIM_BASE, 650), (VIM_LARGE, 1697)]
+)
+def test_the_papers_parameter_column_by_its_formula(row: Size, printed: int) -> None:
+    """Three attention matrices of four, two tables of 8,192 codes, one of 1,024 positions: exact on all five rows."""
+    blocks, _, dim, mlp = row
+    counted = blocks * (3 * dim**2 + 2 * dim * mlp) + 2 * 8192 * dim + 1024 * dim
+    assert round(counted / 1e6) == printed
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_the_networks_can_be_built(preset: str) -> None:
+    """On the meta device, which takes no memory: every size fits every other one."""
+    config = load(preset)
+    grid = config.quantize.image_size // config.quantize.patch
+    classes = CLASSES if config.prior.conditional else 0
+    shape = PriorShape(config.prior.stack, [grid, grid], config.quantize.codebook.codes, classes, config.prior.dropout)
+    with torch.device("meta"):
+        tokenizer, prior = ViTVQGAN(config.quantize), ImagePrior(shape)
+        judge = Discriminator(config.quantize.discriminator, config.quantize.image_size)
+    for stack, module in (
+        (config.quantize.encoder, tokenizer.encoder.blocks),
+        (config.quantize.decoder, tokenizer.decoder.blocks),
+        (config.prior.stack, prior.blocks),
+    ):
+        dim, mlp = stack.dim, stack.mlp
+        # Four attention matrices, the MLP's two, their biases, and two norms.
+        weights = 4 * dim**2 + 2 * dim * mlp + 4 * dim + mlp + dim + 4 * dim
+        assert millions(module) == pytest.approx(stack.blocks * weights / 1e6)
+    if preset in PAPER:
+        paper = PAPER[preset]
+        assert millions(tokenizer) == pytest.approx(paper.tokenizer_m, rel=2e-3)
+        assert millions(judge) == pytest.approx(28.9, rel=2e-3)
+        if paper.prior:
+            assert millions(prior) == pytest.approx(paper.prior_m, rel=2e-3)
+            assert shape.tokens == (1024 if paper.patch == 8 else 256)
+
+
+def test_presets_that_share_a_stage_share_its_artifact() -> None:
+    """Nobody trains the Small-Small tokenizer twice: its settings, and those before it, are the same."""
+    base = load("imagenet256_base")
+    for other in ("imagenet256_large", "imagenet256_tokenizer_ss"):
+        assert (load(other).ingest, load(other).quantize) == (base.ingest, base.quantize)
+    pairs = (
+        ("imagenet256_large", "imagenet256_base"),
+        ("imagenet256_large_16x16", "imagenet256_base_16x16"),
+        ("imagenet256_probe_base", "imagenet256_probe"),
+    )
+    for one, other in pairs:
+        first, second = load(one), load(other)
+        assert (first.quantize, first.tokenize) == (second.quantize, second.tokenize)
+        assert first.prior != second.prior
+
+
+def test_faces_have_no_labels_and_the_splits_of_taming_transformers() -> None:
+    for preset, lists in (("celebahq256", "celebahq"), ("ffhq256", "ffhq")):
+        config = load(preset)
+        assert (config.ingest.split, config.ingest.labelled) == ("lists", False)
+        assert config.ingest.train_list.endswith(f"{lists}train.txt")
+        assert config.ingest.test_list.endswith(f"{lists}validation.txt")
+        assert not {"classify", "statistics", "probe"} & set(config.components)
+        assert (config.quantize.loss, config.prior.optim) == (
+            load("imagenet256_large").quantize.loss,
+            load("imagenet256_large").prior.optim,
+        )

@@ -1,0 +1,87 @@
+"""bf16 training keeps fp32 master weights: products in bf16, everything that lasts over steps in fp32."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.unit.vim_core.tiny import code_table, image_table, prior_config, quantize_config, runtime, state_of
+from vim_core.config import DiscriminatorConfig, OptimConfig
+from vim_core.tasks.base import Task
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products and convolutions by their operands' dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in PRODUCTS:
+            self.found[next(a for a in args if isinstance(a, Tensor) and a.ndim > 1).dtype] += 1
+        return func(*args, **kwargs or {})
+
+
+def prior(folder: Path, precision: str, optim: OptimConfig) -> Task:
+    codes = np.random.default_rng(0).integers(0, 9, size=(8, 4))
+    table = code_table(folder / "codes.parquet", codes, np.arange(8) % 3, 9)
+    config = prior_config(precision=precision, optim=optim)
+    return PriorTask(config, PriorData([table], [table], 3, "t" * 64), runtime(precision))
+
+
+def quantizer(folder: Path, precision: str, optim: OptimConfig) -> Task:
+    table = image_table(folder / "images.parquet", 8)
+    # Without R1, whose double backward pass stays in fp32.
+    judge = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
+    config = quantize_config(precision=precision, optim=optim, discriminator=judge)
+    return QuantizerTask(config, QuantizerData([table], [table]), runtime(precision))
+
+
+OPTIMIZERS = [OptimConfig(), OptimConfig(kind="factored"), OptimConfig(kind="factored", first_moment="int8")]
+
+
+@pytest.mark.parametrize("make", [prior, quantizer])
+@pytest.mark.parametrize("optim", OPTIMIZERS, ids=lambda o: f"{o.kind}-{o.first_moment}")
+def test_products_in_bf16_and_state_in_fp32(tmp_path: Path, make: Any, optim: OptimConfig) -> None:
+    task = make(tmp_path, "bf16", optim)
+    with Products() as products:
+        for step in range(2):
+            task.step(step, task.batch(step))
+    assert products.found[torch.bfloat16] > 30
+    # The codebook's lookup stays in fp32: one product a step.
+    assert products.found[torch.float32] == (2 if make is quantizer else 0)
+    for name, value in state_of(task).items():
+        short = optim.first_moment == "int8" and name.startswith("optimizer/model") and name.endswith("/exp_avg")
+        assert value.dtype == torch.float32 or (short and value.dtype == torch.int8), name
+    for module in task.modules.values():
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in module.parameters())
+
+
+def test_fp32_training_has_no_bf16_product(tmp_path: Path) -> None:
+    task = prior(tmp_path, "fp32", OptimConfig())
+    with Products() as products:
+        task.step(0, task.batch(0))
+    assert products.found.keys() == {torch.float32}
+
+
+def test_updates_too_small_for_bf16_are_kept(tmp_path: Path) -> None:
+    """A hundred steps of a ten-thousandth move a weight of 1; in bf16 each would be rounded away."""
+    task = prior(tmp_path, "bf16", OptimConfig(lr=1e-4, decay="constant", weight_decay=0.0))
+    norm = dict(task.modules["model"].named_parameters())["norm.weight"]
+    for step in range(100):
+        task.step(step % 6, task.batch(step % 6))
+    moved = (norm.detach() - 1).abs()
+    assert float(moved.max()) > 1e-3
+    assert torch.equal(torch.tensor(1.0).bfloat16() - torch.tensor(1e-4).bfloat16(), torch.tensor(1.0).bfloat16())

@@ -1,0 +1,80 @@
+"""Settings of a whole preset and of where it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vim_core.config.data import IngestConfig, ReconstructConfig, StatisticsConfig, TokenizeConfig
+from vim_core.config.fields import one_of, require, where
+from vim_core.config.judging import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
+from vim_core.config.prior import PriorConfig, SampleConfig
+from vim_core.config.quantize import QuantizeConfig
+
+
+@dataclass
+class RunConfig:
+    """Where the pipeline runs and where it keeps things; never part of a fingerprint.
+
+    `parallel` is how `workers` share a training: 'data' (each has the whole network) or 'fsdp' (each has some rows of
+    every matrix). A step longer than `step_timeout_s` (0: no limit; leave room for the first one, which may compile)
+    ends its worker, to be started again. Workers look for notices of interruption every `notice_every` steps.
+    With `device: xla`: `topology` and `accelerator` name the TPU slice (2x2x4 of TPU-V4 has 16 chips on 4 hosts),
+    `workers` its hosts, `fsdp` the devices that share one copy of the weights (0: all), `compile_cache` a folder on
+    each host for compiled programs.
+    """
+
+    root: str = where("artifacts")
+    tracking_uri: str = where("")
+    threads: int = where(0)
+    device: str = where("auto")
+    workers: int = where(1)
+    parallel: str = where("data")
+    step_timeout_s: float = where(0.0)
+    notice_every: int = where(10)
+    topology: str = where("")
+    accelerator: str = where("TPU-V4")
+    fsdp: int = where(0)
+    compile_cache: str = where("")
+    data_workers: int = where(0)
+    restarts: int = where(3)
+    ray_address: str = where("")
+    beam_runner: str = where("FnApiRunner")
+    beam_processes: int = where(1)
+    system_metrics: bool = where(True)
+
+    def __post_init__(self) -> None:
+        one_of("run.device", self.device, ("auto", "cpu", "cuda", "xla"))
+        one_of("run.parallel", self.parallel, ("data", "fsdp"))
+        require(self.workers > 0, "run.workers", self.workers, "must be positive")
+        require(self.step_timeout_s >= 0, "run.step_timeout_s", self.step_timeout_s, "must be 0 (off) or positive")
+        require(self.notice_every > 0, "run.notice_every", self.notice_every, "must be positive")
+        require(self.fsdp >= 0, "run.fsdp", self.fsdp, "must be 0 (all devices) or the devices that share one copy")
+
+
+@dataclass
+class PipelineConfig:
+    """A whole preset: which components run, and each one's settings under its own name."""
+
+    preset: str = "custom"
+    components: list[str] = field(default_factory=list)
+    run: RunConfig = field(default_factory=RunConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
+    reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.ingest.labelled:
+            return
+        for name in ("classify", "probe"):
+            rule = f"{name} needs classes, and ingest.labelled=false"
+            require(name not in self.components, "components", self.components, rule)
+        rule = "needs classes, and ingest.labelled=false; set prior.conditional=false"
+        require(not (self.prior.conditional and "prior" in self.components), "prior.conditional", True, rule)

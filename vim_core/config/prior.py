@@ -1,0 +1,66 @@
+"""Settings of stage 2 and of sampling from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vim_core.config.fields import one_of, require, where
+from vim_core.config.training import AugmentConfig, StackConfig, TrainConfig
+
+
+@dataclass
+class PriorConfig(TrainConfig):
+    """Stage 2: decoder-only Transformer over the codes.
+
+    `variant` is the paper's network or a `modern` one (RMSNorm, SwiGLU, 2D RoPE, QK-norm). The paper has dropout at
+    three places of a block; `embedding_dropout` adds a fourth, on the embedded codes. `recompute` keeps the input of
+    each block alone and runs the block again in the backward pass.
+
+    `source: codes` reads the code table's views; `images` augments and encodes every image anew at each use, as the
+    paper does, and takes only the held-out codes from the table. `augment` belongs to `source: images`.
+    At every checkpoint `preview` images are drawn for people to look at; 0 for none.
+    """
+
+    source: str = "codes"
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    stack: StackConfig = field(default_factory=StackConfig)
+    variant: str = "paper"
+    dropout: float = 0.1
+    embedding_dropout: bool = True
+    conditional: bool = True
+    label_dropout: float = 0.0
+    preview: int = where(16)
+    recompute: bool = where(False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("prior.source", self.source, ("codes", "images"))
+        rule = "is for prior.source=images; the views of a code table are set by tokenize.augment"
+        require(self.source == "images" or self.augment == AugmentConfig(), "prior.augment", self.augment, rule)
+        one_of("prior.variant", self.variant, ("paper", "modern"))
+        require(0 <= self.dropout < 1, "prior.dropout", self.dropout, "must lie in [0, 1)")
+        require(0 <= self.label_dropout < 1, "prior.label_dropout", self.label_dropout, "must lie in [0, 1)")
+        require(self.preview >= 0, "prior.preview", self.preview, "must be 0 (none) or positive")
+
+
+@dataclass
+class SampleConfig:
+    """Images drawn from the prior; labels are balanced over the classes."""
+
+    count: int = 1000
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    lanes: int = 64
+    precision: str = "fp32"
+    shards: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.count > 0, "sample.count", self.count, "must be positive")
+        require(self.temperature > 0, "sample.temperature", self.temperature, "must be positive")
+        require(0 < self.top_p <= 1, "sample.top_p", self.top_p, "must lie in (0, 1]")
+        require(self.top_k >= 0, "sample.top_k", self.top_k, "must be 0 (off) or positive")
+        require(self.lanes > 0, "sample.lanes", self.lanes, "must be positive")
+        one_of("sample.precision", self.precision, ("fp32", "bf16"))

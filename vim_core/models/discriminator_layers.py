@@ -1,0 +1,122 @@
+"""Layers of the discriminators: equalised learning rate, spectral norm, blur."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2
+GAIN = math.sqrt(2.0)
+
+
+def activate(x: Tensor) -> Tensor:
+    """Leaky ReLU with the gain that keeps the variance."""
+    return F.leaky_relu(x, SLOPE) * GAIN
+
+
+class Spectral(nn.Module):
+    """A weight's largest singular value by power iteration, to divide the weight by (Miyato et al. 2018).
+
+    The vectors are part of the state. They move only in `advance`, so that passes that merely look, such as the
+    generator's, leave no trace: torch's own parametrization moves them in every forward pass of training.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, weight: Tensor, warmup: int = 15) -> None:
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        for name, length in zip(("left", "right"), matrix.shape, strict=True):
+            self.register_buffer(name, F.normalize(torch.randn(length), dim=0))
+        for _ in range(warmup):
+            self.advance(weight)
+
+    @torch.no_grad()
+    def advance(self, weight: Tensor) -> None:
+        """One power iteration at the present weight [outputs, ...]."""
+        matrix = weight.detach().flatten(1)
+        self.left.copy_(F.normalize(matrix @ self.right, dim=0))
+        self.right.copy_(F.normalize(matrix.T @ self.left, dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight over its largest singular value; gradients flow through both."""
+        # Copies, because the vectors may move before the backward pass of this one.
+        left, right = self.left.clone(), self.right.clone()
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight / torch.dot(left, torch.mv(weight.flatten(1), right))
+
+
+class Weighted(nn.Module):
+    """A weight [outputs, ...] scaled at run time: by its fan-in, or by its largest singular value.
+
+    Weights are stored at unit variance, so that all layers learn at the same rate (Karras et al. 2018, section 4.1).
+    Under spectral norm the fan-in would cancel.
+    """
+
+    def __init__(self, shape: tuple[int, ...], bias: bool, spectral: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(*shape))
+        self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
+        self.scale = 1 / math.sqrt(math.prod(shape[1:]))
+        self.spectral = Spectral(self.weight) if spectral else None
+
+    def scaled(self) -> Tensor:
+        """The weight that is used."""
+        return self.weight * self.scale if self.spectral is None else self.spectral(self.weight)
+
+
+class EqualConv(Weighted):
+    """Convolution with equalised learning rate."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True, spectral: bool = False
+    ) -> None:
+        super().__init__((outputs, inputs, kernel, kernel), bias, spectral)
+        self.stride = stride
+        self.padding = kernel // 2 if stride == 1 else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H', W']."""
+        return F.conv2d(x, self.scaled(), self.bias, stride=self.stride, padding=self.padding)
+
+
+class EqualLinear(Weighted):
+    """Linear layer with equalised learning rate."""
+
+    def __init__(self, inputs: int, outputs: int, spectral: bool = False) -> None:
+        super().__init__((outputs, inputs), True, spectral)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs] -> [B, outputs]."""
+        return F.linear(x, self.scaled(), self.bias)
+
+
+class Blur(nn.Module):
+    """The [1, 3, 3, 1] filter before every downsampling."""
+
+    kernel: Tensor
+
+    def __init__(self, pad: tuple[int, int]) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        kernel = taps[:, None] * taps[None]
+        self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
+        self.pad = pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H + pad - 3, W + pad - 3]."""
+        channels = x.shape[1]
+        x = F.pad(x, (*self.pad, *self.pad))
+        return F.conv2d(x, self.kernel.to(x.dtype).expand(channels, 1, 4, 4), groups=channels)
+
+
+def advance_spectral(network: nn.Module) -> None:
+    """One power iteration in every layer under spectral norm: once per step of the network's own optimizer."""
+    for layer in network.modules():
+        spectral = getattr(layer, "spectral", None)
+        if isinstance(spectral, Spectral):
+            spectral.advance(layer.weight)  # type: ignore[arg-type]

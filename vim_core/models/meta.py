@@ -1,0 +1,108 @@
+"""From networks without storage (`torch.device("meta")`) to real ones, one tensor at a time, sharded or whole.
+
+What a module must offer: `reset_parameters()` where it has parameters of its own, drawing them as its constructor
+does, and `fill_buffers()` where it has buffers that are not saved. A network says by `draw_order()` in which order
+its constructor draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vim_core.models.layers import init_weights
+
+
+class Drawn(Protocol):
+    """A network whose weights `materialise` can draw."""
+
+    def draw_order(self) -> Iterator[nn.Module]:
+        """All modules in the order in which construction draws their weights."""
+
+
+def allocate(module: nn.Module, device: str | torch.device) -> None:
+    """Give every tensor storage on `device`; unsaved buffers get their values, all else is undefined.
+
+    Raises:
+        TypeError: a module has unsaved buffers and no `fill_buffers()`.
+    """
+    module.to_empty(device=device)
+    with torch.device("cpu"):
+        for name, part in module.named_modules():
+            if hasattr(part, "fill_buffers"):
+                part.fill_buffers()
+            elif part._non_persistent_buffers_set:
+                raise TypeError(f"{name} ({type(part).__name__}) has buffers that are not saved and no fill_buffers()")
+
+
+def materialise(module: nn.Module, device: str | torch.device, init: bool = True) -> None:
+    """Give a network on the meta device its storage, in place; no second full copy exists at any time.
+
+    Weights are drawn on the CPU from torch's generator, one module after another, and each goes to its place or, where
+    FSDP2 or `distribute_tensor` has sharded it, this rank's part of it does. So all ranks that were seeded alike hold
+    parts of the very values that ordinary construction draws under the same seed.
+
+    Args:
+        module: the network; with `init` it offers `draw_order()`.
+        device: where its tensors are to live.
+        init: draw the weights; else parameters and saved buffers are undefined until they are loaded.
+
+    Raises:
+        TypeError: a module does not offer what this file's head asks for.
+    """
+    allocate(module, device)
+    if not init:
+        return
+    draws: Drawn = module  # type: ignore[assignment]
+    if not hasattr(module, "draw_order"):
+        raise TypeError(f"{type(module).__name__} has no draw_order(): it can be allocated and loaded, not drawn")
+    with torch.device("cpu"), torch.no_grad():
+        for part in draws.draw_order():
+            if part._parameters:
+                with drawn_on_cpu(part):
+                    _reset(part)
+        module.apply(_redraw)
+
+
+def _reset(part: nn.Module) -> None:
+    reset = getattr(part, "reset_parameters", None)
+    if reset is None:
+        raise TypeError(f"{type(part).__name__} has parameters and no reset_parameters()")
+    reset()
+
+
+def _redraw(part: nn.Module) -> None:
+    if isinstance(part, (nn.Linear, nn.Embedding)):
+        with drawn_on_cpu(part):
+            init_weights(part)
+
+
+@contextmanager
+def drawn_on_cpu(part: nn.Module) -> Iterator[None]:
+    """While open, the module's own parameters are whole CPU tensors; on leaving, the real ones take their values."""
+    real = {name: value for name, value in part._parameters.items() if value is not None}
+    for name, value in real.items():
+        part._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=value.dtype), requires_grad=False)
+    try:
+        yield
+        for name, value in real.items():
+            put(value, part._parameters[name])  # type: ignore[arg-type]
+    finally:
+        part._parameters.update(real)
+
+
+@torch.no_grad()
+def put(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into its place; into a DTensor goes this rank's part, without communication."""
+    # Asked by attribute: importing DTensor costs a second, and where there is one it has been imported.
+    if hasattr(target, "placements"):
+        from torch.distributed.tensor import distribute_tensor
+
+        part = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)  # type: ignore[attr-defined]
+        target.to_local().copy_(part.to_local())  # type: ignore[attr-defined]
+    else:
+        target.copy_(value)

@@ -1,0 +1,91 @@
+"""AdamW as a constant graph, for devices without a fused one: nothing in it depends on a Python number of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def scalar(value: float, device: torch.device) -> Tensor:
+    """An fp32 scalar [] that reaches the device as data, so that a compiled program does not depend on its value.
+
+    It travels as a vector of one: torch_xla writes scalars of 0 and 1 into the program as constants and merges equal
+    ones, so that a weight reaching 1, or two rates meeting, would compile everything anew.
+    """
+    return torch.tensor([value], dtype=torch.float32).to(device).squeeze(0)
+
+
+class MaskedAdamW(Optimizer):
+    """`torch.optim.AdamW` (Loshchilov & Hutter 2019) whose update a device flag can switch off.
+
+    Set `found_inf` (0 or 1, a device scalar) before `step`, as with torch's fused form: where it is 1, weights,
+    moments and step counters keep their values. Moments exist from the start, so that the first step runs the same
+    program as the others and sharding can be laid on them.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32).to(parameter.device),
+                    "exp_avg": torch.zeros(parameter.shape, dtype=parameter.dtype).to(parameter.device),
+                    "exp_avg_sq": torch.zeros(parameter.shape, dtype=parameter.dtype).to(parameter.device),
+                }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over saved state; torch would leave the step counters on the device that they were saved on."""
+        super().load_state_dict(state_dict)
+        for parameter, slots in self.state.items():
+            slots["step"] = slots["step"].to(parameter.device)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient.
+
+        Raises:
+            ValueError: a closure was given.
+        """
+        if closure is not None:
+            raise ValueError("MaskedAdamW takes no closure")
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                rate = scalar(group["lr"], parameters[0].device)
+                for parameter in parameters:
+                    self._update(parameter, group, rate)
+
+    def _update(self, parameter: Tensor, group: dict[str, Any], rate: Tensor) -> None:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        (beta1, beta2), decay = group["betas"], group["weight_decay"]
+        count = state["step"] + 1
+        average = beta1 * state["exp_avg"] + (1 - beta1) * gradient
+        square = beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient.square()
+        # 1 - beta^count without the cancellation that fp32 would suffer at small counts.
+        correction1 = -torch.expm1(count * math.log(beta1)) if beta1 > 0 else torch.ones_like(count)
+        correction2 = -torch.expm1(count * math.log(beta2)) if beta2 > 0 else torch.ones_like(count)
+        denominator = square.sqrt() / correction2.sqrt() + group["eps"]
+        moved = parameter * (1 - rate * decay) - rate / correction1 * average / denominator
+        self._keep(parameter, moved)
+        self._keep(state["exp_avg"], average)
+        self._keep(state["exp_avg_sq"], square)
+        self._keep(state["step"], count)
+
+    def _keep(self, target: Tensor, value: Tensor) -> None:
+        """Write `value`, unless the flag says that this update does not count."""
+        target.copy_(value if self.found_inf is None else torch.where(self.found_inf > 0, target, value))

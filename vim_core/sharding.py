@@ -1,0 +1,141 @@
+"""How parameters are split over devices: rules from name patterns to partition specs, as pure functions.
+
+The runtime applies what is resolved here; nothing in this file knows a device. A spec has one entry per
+dimension of the tensor: the mesh axis it is split over, or None. The rules are FSDP's: every matrix is split
+over one axis, `fsdp`, and gathered where it is used; vectors are small and stay whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vim_core.errors import ConfigError
+
+Spec = tuple[str | None, ...]
+DATA, FSDP = "data", "fsdp"
+AXES = (DATA, FSDP)
+"""Of the device mesh. The batch is split over both: a device that holds a part of the weights also takes a part of
+the batch (FSDP, Zhao et al. 2023)."""
+
+ROWS: Spec = (FSDP, None)
+COLUMNS: Spec = (None, FSDP)
+OUTPUTS: Spec = (FSDP, None, None, None)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Parameters whose whole name matches `pattern` and that have as many dimensions as `spec`."""
+
+    pattern: str
+    spec: Spec
+
+    def concerns(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether the rule speaks of this parameter."""
+        return len(shape) == len(self.spec) and re.fullmatch(self.pattern, name) is not None
+
+
+TOKENIZER = (
+    Rule(r"(encoder|decoder)\.blocks\.\d+\..+\.weight", ROWS),
+    Rule(r"(embed|from_code|(encoder|decoder)_head\.up)\.weight", ROWS),
+    Rule(r"(to_code|(encoder|decoder)_head\.down)\.weight", COLUMNS),
+    Rule(r"codebook\.weight", ROWS),
+)
+PRIOR = (
+    Rule(r"blocks\.\d+\..+\.weight", ROWS),
+    Rule(r"(code|class)_embedding\.weight", COLUMNS),
+    Rule(r"head\.weight", ROWS),
+)
+DISCRIMINATOR = (
+    Rule(r"(from_rgb|conv|blocks\.\d+\.(conv1|conv2|skip))\.weight", OUTPUTS),
+    Rule(r"hidden\.weight", ROWS),
+)
+RULES = {"ViTVQGAN": TOKENIZER, "ImagePrior": PRIOR, "Discriminator": DISCRIMINATOR}
+"""By the network's class; one without rules (the small classifier) is copied to every device."""
+
+BLOCK = re.compile(r"(.+\.)?blocks\.\d+")
+"""Submodules whose output is kept split along the batch, so that weights travel and not activations."""
+
+
+def resolve(shapes: Mapping[str, Sequence[int]], rules: Iterable[Rule]) -> dict[str, Spec]:
+    """The spec of every parameter; one that no rule speaks of is whole on every device.
+
+    Args:
+        shapes: of the parameters, by name.
+        rules: in any order.
+
+    Raises:
+        ConfigError: a rule matches no parameter, or a parameter has two different specs.
+    """
+    specs: dict[str, Spec] = {name: (None,) * len(shape) for name, shape in shapes.items()}
+    chosen: dict[str, Rule] = {}
+    for rule in rules:
+        names = [name for name, shape in shapes.items() if rule.concerns(name, shape)]
+        if not names:
+            raise ConfigError(
+                f"sharding pattern {rule.pattern!r} with {len(rule.spec)} dimensions matches no parameter; "
+                f"there are {_some(shapes)}"
+            )
+        for name in names:
+            other = chosen.setdefault(name, rule)
+            if other.spec != rule.spec:
+                raise ConfigError(
+                    f"parameter {name!r} is matched by {other.pattern!r} as {other.spec} and by "
+                    f"{rule.pattern!r} as {rule.spec}; let one pattern match it"
+                )
+            specs[name] = rule.spec
+    return specs
+
+
+def check_divisible(shapes: Mapping[str, Sequence[int]], specs: Mapping[str, Spec], sizes: Mapping[str, int]) -> None:
+    """Refuse uneven parts: they would be padded on every device.
+
+    Args:
+        shapes, specs: of the parameters, by name.
+        sizes: devices along each axis of the mesh.
+
+    Raises:
+        ConfigError: a dimension is not divisible by the axis it is split over.
+    """
+    for name, spec in specs.items():
+        for dimension, axis in enumerate(spec):
+            if axis is not None and shapes[name][dimension] % sizes[axis]:
+                raise ConfigError(
+                    f"run.fsdp={sizes[axis]}: does not divide dimension {dimension} of {name} {list(shapes[name])}; "
+                    "choose a number that divides the model's widths"
+                )
+
+
+def specs_of(module: nn.Module) -> dict[str, Spec]:
+    """The specs of a network's parameters by the rules of its class.
+
+    Raises:
+        ConfigError: see `resolve`.
+    """
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    return resolve(shapes, RULES.get(type(module).__name__, ()))
+
+
+def optimizer_specs(optimizer: Optimizer, specs: Mapping[Tensor, Spec]) -> list[tuple[Tensor, Spec]]:
+    """The optimizer's slots with their specs: like their parameter where they have its shape, else whole.
+
+    Args:
+        optimizer: with its state made.
+        specs: of the parameters.
+    """
+    found = []
+    for parameter, slots in optimizer.state.items():
+        for slot in slots.values():
+            if isinstance(slot, Tensor):
+                same = slot.shape == parameter.shape and parameter in specs
+                found.append((slot, specs[parameter] if same else (None,) * slot.ndim))
+    return found
+
+
+def _some(shapes: Mapping[str, Sequence[int]], count: int = 5) -> str:
+    names = [f"{name} {list(shape)}" for name, shape in shapes.items()]
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
