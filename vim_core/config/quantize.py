@@ -153,6 +153,10 @@ class QuantizeConfig(TrainConfig):
         one_of("quantize.positions", self.positions, ("learned", "sincos"))
         rule = f"must be divisible by quantize.patch={self.patch}"
         require(self.image_size % self.patch == 0, "quantize.image_size", self.image_size, rule)
+        if self.loss.adversarial > 0 and self.discriminator.kind == "stylegan":
+            base = self.discriminator.base
+            rule = f"must be at least quantize.image_size={self.image_size}, or its first layers have no channels"
+            require(base >= self.image_size, "quantize.discriminator.base", base, rule)
         one_of("quantize.init_decoder", self.init_decoder, ("fresh", "load"))
         if self.init_decoder == "load":
             require(bool(self.init_from), "quantize.init_decoder", "load", "needs quantize.init_from to load from")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.unit.vim_core.tiny import quantize_config
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
 from vim_core.models.discriminator import Discriminator, Residual, minibatch_stddev
@@ -84,3 +85,8 @@ def test_equalised_layers_keep_unit_variance() -> None:
     conv = EqualConv(64, 64, 3)(torch.randn(8, 64, 16, 16))[:, :, 1:-1, 1:-1]
     assert 0.8 < float(conv.detach().std()) < 1.2
     assert 0.8 < float(EqualLinear(512, 256)(torch.randn(64, 512)).detach().std()) < 1.2
+
+
+def test_a_base_without_channels_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"quantize\.discriminator\.base=4: must be at least quantize\.image_size=8"):
+        quantize_config(discriminator=DiscriminatorConfig(channels=4, base=4))
