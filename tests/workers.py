@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,12 +98,19 @@ def spawn(function: Callable[..., None], world: int, *arguments: Any) -> None:
 
 
 def _worker(rank: int, world: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    faulthandler.enable()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
     try:
         function(rank, world, *arguments)
+        dist.barrier()
     finally:
         dist.destroy_process_group()
+    # Not through the interpreter's end: the order in which torch takes sharded networks and their groups apart there is
+    # its own, and once in a while crashed a worker that had done everything.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @contextmanager
