@@ -20,7 +20,7 @@ from tests.unit.vim_core.tiny import (
     state_of,
 )
 from vim_core.accumulation import accumulated
-from vim_core.config import CodebookConfig, DiscriminatorConfig, OptimConfig, RestartConfig
+from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, OptimConfig, RestartConfig
 from vim_core.errors import ConfigError
 from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.base import Task
@@ -187,3 +187,11 @@ def test_workers_and_microbatches_must_divide_the_batch(images: QuantizerData, c
 def test_batch_norm_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match=r"classify\.accumulate=2: must be 1, because batch norm"):
         classify_config(accumulate=2)
+
+
+def test_the_entropy_of_a_whole_batch_cannot_be_split(images: QuantizerData) -> None:
+    book = CodebookConfig(codes=16, dim=4, entropy=EntropyConfig(weight=0.1))
+    with pytest.raises(
+        ConfigError, match=r"quantize\.accumulate=2: the entropy term \(codebook\.entropy\.weight=0\.1\)"
+    ):
+        quantizer(images, 2, codebook=book)
