@@ -78,10 +78,12 @@ def judged(task: QuantizerTask, usage_batch: int) -> Row:
     codes = tokenizer.encode(images)
     error = (tokenizer.decode(codes) - images).square().mean(dim=(1, 2, 3))
     found, vocabulary = codes.numpy(), task.settings.codebook.codes
+    looked_up = task.model.codebook.vectors(codes).flatten(0, 1)
     figures = {
         "test_psnr_db": float((-10 * error.log10()).mean()),
         "test_usage": codebook.usage(found, vocabulary, min(usage_batch, len(found))),
         "test_perplexity": codebook.perplexity(codebook.histogram(found, vocabulary)),
+        "test_spread": codebook.spread(looked_up.detach().numpy()),
     }
     return {name: round(value, 5) for name, value in figures.items()}
 
@@ -125,7 +127,17 @@ def train(config: PipelineConfig, data: QuantizerData, work: Path, seconds: floa
 
 def report(row: Row) -> None:
     """One line for people."""
-    names = ("test_psnr_db", "test_usage", "batch_usage", "loss", "l2", "adversarial", "discriminator", "step_seconds")
+    names = (
+        "test_psnr_db",
+        "test_usage",
+        "test_spread",
+        "batch_usage",
+        "loss",
+        "l2",
+        "adversarial",
+        "discriminator",
+        "step_seconds",
+    )
     figures = "  ".join(f"{name} {row[name]:.4g}" for name in names if name in row)
     sys.stdout.write(f"step {row['step']:.0f}  {figures}\n")
     sys.stdout.flush()
@@ -141,6 +153,7 @@ def record(config: PipelineConfig, rows: list[Row], threads: int) -> dict[str, A
         "protocol": {
             "test_psnr_db": f"mean over the first {JUDGED} held-out images",
             "test_usage": f"share of the codes found in {batch} held-out images (the paper's Table 4)",
+            "test_spread": "dimensions that their code vectors fill, by entropy of the variances of the principal axes",
             "others": "of the training batch at that step",
         },
         "machine": {**runtime.numeric.record(), "torch": torch.__version__},

@@ -69,5 +69,7 @@ def test_a_small_tokenizer_learns_photographs(data: QuantizerData, work: Path, c
     assert psnr[-1] > 15
     assert rows[-1]["test_usage"] >= 0.9
     assert rows[-1]["test_perplexity"] > 100
+    # Without the entropy term the codes end on a circle.
+    assert rows[-1]["test_spread"] > 2.5
     assert rows[-1]["adversarial"] > 0
     assert not any(row["skipped"] for row in rows[1:])

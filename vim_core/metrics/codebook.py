@@ -1,4 +1,4 @@
-"""How much of a codebook is in use: share of codes per batch of images (paper Table 4) and perplexity."""
+"""How much of a codebook is in use: share of codes per batch of images (paper Table 4), perplexity, spread."""
 
 from __future__ import annotations
 
@@ -40,6 +40,23 @@ def perplexity(counts: NDArray[Any]) -> float:
         raise DataError("perplexity of no codes: the code table is empty")
     shares = counts[counts > 0] / total
     return float(np.exp2(-(shares * np.log2(shares)).sum()))
+
+
+def spread(latents: NDArray[Any]) -> float:
+    """How many dimensions latents [N, D] really fill, in [1, D]: e^entropy of the shares of variance of their axes.
+
+    Usage does not show a codebook whose codes all lie on a line, and this does: it is D where the covariance is a
+    multiple of the identity and 1 where one principal axis has all the variance (the effective rank of Roy and
+    Vetterli 2007, of the covariance). Raises `DataError` for latents that do not vary.
+    """
+    eigenvalues = np.linalg.eigvalsh(
+        np.cov(np.asarray(latents, dtype=np.float64), rowvar=False).reshape(-1, latents.shape[1])
+    )
+    variances = eigenvalues.clip(min=0.0)
+    if variances.sum() <= 0:
+        raise DataError(f"spread of {latents.shape[0]} latents that are all alike")
+    shares = variances[variances > 0] / variances.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _checked(codes: NDArray[Any], vocabulary: int) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vim_core.errors import DataError
-from vim_core.metrics.codebook import histogram, perplexity, usage
+from vim_core.metrics.codebook import histogram, perplexity, spread, usage
 from vim_core.metrics.protocol import Protocol
 
 
@@ -52,3 +52,23 @@ def test_histograms_of_parts_add_up(values: list[int], cut: int) -> None:
 def test_protocol_keeps_only_what_applies() -> None:
     record = Protocol(figure="psnr_db", compares="a with b", split="test", count=0).record()
     assert record == {"figure": "psnr_db", "compares": "a with b", "split": "test", "count": 0}
+
+
+@pytest.mark.parametrize("filled", [1, 2, 5])
+def test_spread_counts_the_dimensions_that_vary_alike(filled: int) -> None:
+    """Each axis once up and once down: a covariance that is a multiple of the identity on `filled` dimensions."""
+    corners = np.zeros((2 * filled, 7))
+    corners[np.arange(filled), np.arange(filled)] = 3.0
+    corners[filled + np.arange(filled), np.arange(filled)] = -3.0
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(7, 7)))
+    assert spread(corners @ turn + 100.0) == pytest.approx(filled, rel=1e-9)
+
+
+def test_spread_of_unequal_axes_is_their_entropy() -> None:
+    latents = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert spread(latents) == pytest.approx(np.exp(-(0.8 * np.log(0.8) + 0.2 * np.log(0.2))))
+
+
+def test_latents_that_do_not_vary_have_no_spread() -> None:
+    with pytest.raises(DataError, match="3 latents that are all alike"):
+        spread(np.ones((3, 4)))
