@@ -141,6 +141,9 @@ class Tracker(Protocol):
     def image(self, name: str, png: bytes, step: int | None = None) -> bool:
         """Log a picture. False when the server did not take it."""
 
+    def text(self, name: str, content: str) -> bool:
+        """Keep a text file with the run, in place of one of this name. False when the server did not take it."""
+
     def last_step(self, key: str) -> int | None:
         """The last step already delivered for this metric, -1 for none; None while the server cannot say."""
 
@@ -171,7 +174,10 @@ Inputs = Mapping[str, Artifact]
 
 
 class Component(Protocol):
-    """A module in `components/`: cheap to import, heavy imports inside `run`."""
+    """A module in `components/`: cheap to import, heavy imports inside `run`.
+
+    It may offer `source_state(config)` and `CODES_OF`: `source` and `codes_of` of `fingerprint.fingerprint`.
+    """
 
     VERSION: int
     INPUTS: Mapping[str, str]

@@ -131,7 +131,8 @@ def _request(name: str, config: PipelineConfig, inputs: dict[str, Artifact]) -> 
     settings = fingerprint.settings_of(own)
     state = getattr(module, "source_state", None)
     source = state(own) if state is not None else ""
-    key = fingerprint.fingerprint(name, module.VERSION, settings, inputs, source)
+    codes_of = getattr(module, "CODES_OF", ())
+    key = fingerprint.fingerprint(name, module.VERSION, settings, inputs, source, codes_of)
     return Request(name, module, config, settings, inputs, key)
 
 

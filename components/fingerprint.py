@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from components.api import Artifact
+from components.lineage import codes_identity
 
 LENGTH = 20
 """Hex digits of a fingerprint: 80 bits, short enough to read in a path."""
@@ -26,17 +27,23 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def fingerprint(
-    component: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, Artifact], source: str = ""
+    component: str,
+    version: int,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    source: str = "",
+    codes_of: Collection[str] = (),
 ) -> str:
     """20 hex digits naming this component at this version with these settings and input digests.
 
-    `source` is the state of data outside the pipeline (ingest's listing).
+    `source` is the state of data outside the pipeline (ingest's listing). The inputs in `codes_of` are tokenizers of
+    which the codes alone matter: they count by `lineage.codes_identity`, so that a finetuned decoder changes nothing.
     """
     asked = {
         "component": component,
         "version": version,
         "settings": settings,
-        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+        "inputs": {n: codes_identity(a) if n in codes_of else a.digest for n, a in inputs.items()},
         "source": source,
     }
     return _sha256(asked)[:LENGTH]

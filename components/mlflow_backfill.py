@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.api import Artifact
+from components.fault_log import NONFINITE
 from components.mlflow_link import Link, ServerRefused
 from components.mlflow_run import MlflowRun
 from components.shipping import Ledger, Outbox
@@ -29,14 +30,17 @@ def is_complete(link: Link, experiment: str, artifact: Artifact) -> bool:
 
 
 def deliver(run: MlflowRun, artifact: Artifact) -> bool:
-    """Deliver the points and pictures that the run lacks; False when the server is away."""
+    """Deliver the points, pictures and skipped updates that the run lacks; False when the server is away."""
     names = [entry.name for entry in artifact.manifest.files]
-    if CURVES in names:
-        outbox = Outbox(run, Ledger(run))
-        outbox.add([row for row in spool.parse(io.read_bytes(artifact.uri(CURVES))) if "m" in row])
-        while len(outbox):
-            if not outbox.deliver():
-                return False
+    outbox = Outbox(run, Ledger(run))
+    for name, key in ((CURVES, "m"), (NONFINITE, "nonfinite")):
+        if name in names:
+            outbox.add([row for row in spool.parse(io.read_bytes(artifact.uri(name))) if key in row])
+    while len(outbox):
+        if not outbox.deliver():
+            return False
+    if outbox.faults.waiting and not outbox.faults.deliver(now=True):
+        return False
     for name in (name for name in names if name.startswith(PICTURES) and name.endswith(".png")):
         png = io.read_bytes(artifact.uri(name))
         if not run.image(name.removeprefix(PICTURES).removesuffix(".png"), png):

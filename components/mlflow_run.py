@@ -38,6 +38,10 @@ class OffTracker:
         """Take a picture and forget it."""
         return True
 
+    def text(self, name: str, content: str) -> bool:
+        """Take a file and forget it."""
+        return True
+
     def last_step(self, key: str) -> int | None:
         """Nothing was delivered."""
         return -1
@@ -123,6 +127,10 @@ class MlflowRun:
                 client.log_image(run_id, picture, key=name, step=step, synchronous=True)
 
         return self.change(act)
+
+    def text(self, name: str, content: str) -> bool:
+        """Log a text file, in place of one of this name."""
+        return self.change(lambda client, run_id: client.log_text(run_id, content, name))
 
     def last_step(self, key: str) -> int | None:
         """The last step of this metric that the server has, -1 for none, None while it is away."""

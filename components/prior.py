@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
 from vim_core.config import PriorConfig
 from vim_core.errors import ConfigError, LineageError
@@ -11,13 +12,15 @@ from vim_core.metrics.protocol import Protocol
 
 VERSION = 1
 INPUTS = {"codes": "tokenize", "tokenizer": "quantize", "images": "ingest?"}
+CODES_OF = ("tokenizer",)
+"""Its decoder only draws the pictures during training."""
 
 
 def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """Weights `model.safetensors`, shape `config.json`, curves, pictures of samples.
 
     Raises:
-        LineageError: the codes were made by another tokenizer, or of other images than those to encode.
+        LineageError: the codes were made by another encoder or codebook, or of other images than those to encode.
         ConfigError: images are asked for and there are none.
         VimError: the training failed; the message is the worker's reason.
     """
@@ -25,15 +28,15 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
     from vim_core.tasks.prior import PriorData
 
     codes, tokenizer = inputs["codes"], inputs["tokenizer"]
-    made_by = codes.properties["tokenizer"]
-    if made_by != tokenizer.digest:
+    made_by, given = lineage.of_codes(codes.properties), lineage.of_tokenizer(tokenizer)
+    if not lineage.same_codes(made_by, given):
         raise LineageError(
-            f"the code table {codes.digest[:12]} was made by tokenizer {made_by[:12]}, not by "
-            f"{tokenizer.digest[:12]}; run `vimctl run tokenize` for this tokenizer"
+            f"the code table {codes.digest[:12]} {lineage.difference(made_by, given, 'was made by')}; "
+            "run `vimctl run tokenize` for this tokenizer"
         )
     classes = list(codes.properties["classes"])
     files = tokenizer.uri("model.safetensors"), tokenizer.uri("config.json")
-    data = PriorData(codes.uris("codes/train-"), codes.uris("codes/test-"), len(classes), tokenizer.digest, files)
+    data = PriorData(codes.uris("codes/train-"), codes.uris("codes/test-"), len(classes), made_by["tokenizer"], files)
     made_from: dict[str, Any] = {}
     if config.source == "images":
         images = image_input(inputs)
@@ -41,7 +44,7 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
         made_from = {"images": images.digest, "encode": tokenizer.properties["encode"]}
     outcome = train("vim_core.tasks.prior:PriorTask", config, data, ctx)
     outcome.properties |= {
-        "tokenizer": tokenizer.digest,
+        **made_by,
         "codes": codes.digest,
         "source": config.source,
         **made_from,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
 from vim_core import io
 from vim_core.config import ProbeConfig
@@ -48,8 +49,12 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 def check(codes: Artifact, prior: Artifact) -> None:
     """Refuse what does not fit together; see `run`."""
-    if codes.properties["tokenizer"] != prior.properties["tokenizer"]:
-        raise LineageError(f"codes {codes.digest[:12]} and prior {prior.digest[:12]} belong to different tokenizers")
+    made_by, trained_on = lineage.of_codes(codes.properties), lineage.of_codes(prior.properties)
+    if not lineage.same_codes(made_by, trained_on):
+        raise LineageError(
+            f"codes {codes.digest[:12]} and prior {prior.digest[:12]} belong to different tokenizers: the codes "
+            f"{lineage.difference(made_by, trained_on, 'belong to')}"
+        )
     if not prior.properties["null_trained"]:
         raise ConfigError(
             "probe: the prior has neither a trained null class nor is it unconditional, and the true "

@@ -35,6 +35,7 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         VimError: the training failed; the message is the worker's reason.
     """
     from components.training import train
+    from vim_core.models.identity import encoder_digest
     from vim_core.tasks.quantizer import QuantizerData
 
     images = inputs["images"]
@@ -49,6 +50,7 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         "vocabulary": config.codebook.codes,
         "encode": {"dtype": "fp32", "mode": "eager", "batch": config.encode_batch},
         "perceptual": config.loss.perceptual > 0 and bool(config.loss.perceptual_weights),
+        "encoder": encoder_digest(ctx.path(WEIGHTS), ctx.path(SETTINGS)),
     }
     if source is not None:
         outcome.properties["started_from"] = _lineage(config, source)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 from components.api import Context
-from vim_core import io
+from components.scratch import scratch
 from vim_core.errors import VimError
 from vim_core.runtime import resolve_threads
 
@@ -151,6 +150,4 @@ def _wants_gpu(ctx: Context) -> bool:
 
 def _storage(ctx: Context) -> str:
     """Ray's own bookkeeping of the run; our checkpoints do not go through it."""
-    if io.is_local(ctx.work):
-        return str(io.local_path(ctx.work).absolute() / "ray")
-    return os.path.join(tempfile.gettempdir(), "vim-ray", ctx.fingerprint)
+    return str(scratch(ctx.work) / "ray")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from components import lineage
 from components.api import Context, Inputs, Outcome
 from vim_core import io
 from vim_core.config import ReconstructConfig
@@ -57,7 +58,7 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
     return Outcome(
         metrics={"images": float(count)},
         properties={
-            "tokenizer": tokenizer.digest,
+            **lineage.of_tokenizer(tokenizer),
             "images": images.digest,
             "classes": images.properties["classes"],
             "splits": {"test": count},

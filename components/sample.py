@@ -6,6 +6,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
 from vim_core import io
 from vim_core.config import SampleConfig
@@ -29,7 +30,7 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """An image table `images/samples-*.parquet`; shards finished before an interruption are kept.
 
     Raises:
-        LineageError: the prior was trained on codes of another tokenizer.
+        LineageError: the prior was trained on codes of another encoder or codebook.
         ConfigError: guidance is asked of a prior that never saw the null class.
     """
     import torch
@@ -82,11 +83,9 @@ def _picture(table: ImageTable) -> bytes:
 
 def check(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> None:
     """Refuse what does not fit together; see `run`."""
-    trained_on = prior.properties["tokenizer"]
-    if trained_on != tokenizer.digest:
-        raise LineageError(
-            f"the prior {prior.digest[:12]} belongs to tokenizer {trained_on[:12]}, not to {tokenizer.digest[:12]}"
-        )
+    trained_on, given = lineage.of_codes(prior.properties), lineage.of_tokenizer(tokenizer)
+    if not lineage.same_codes(trained_on, given):
+        raise LineageError(f"the prior {prior.digest[:12]} {lineage.difference(trained_on, given, 'belongs to')}")
     if config.guidance != 1.0 and not (prior.properties["null_trained"] and prior.properties["conditional"]):
         raise ConfigError(
             f"sample.guidance={config.guidance}: needs a class-conditional prior trained with "
@@ -172,7 +171,7 @@ def _properties(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> d
     }
     return {
         "classes": prior.properties["classes"],
-        "tokenizer": tokenizer.digest,
+        **lineage.of_tokenizer(tokenizer),
         "prior": prior.digest,
         "splits": {"samples": config.count},
         "protocol": protocol,

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
 from components.scoring import parts, protocols
 from components.statistics import DEVICE, HALVES, read, whole
@@ -65,10 +66,7 @@ def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
 def check_lineage(inputs: Inputs) -> None:
     """Raise `LineageError` unless all inputs go back to the same images, tokenizer and classifier."""
     images = inputs["images"].digest
-    tokenizers = {
-        n: str(inputs[n].properties["tokenizer"]) for n in ("codes", "reconstructions", "samples") if n in inputs
-    }
-    _same("tokenizer", tokenizers, "codes")
+    _check_tokenizers(inputs)
     sources = {"images": images, "reconstructions": str(inputs["reconstructions"].properties["images"])}
     for name in ("codes", "statistics", "classifier"):
         if name in inputs:
@@ -77,6 +75,17 @@ def check_lineage(inputs: Inputs) -> None:
     if "statistics" in inputs and "classifier" in inputs:
         network = str(inputs["statistics"].properties["network"]["digest"])
         _same("classifier", {"classifier": inputs["classifier"].digest, "statistics": network}, "classifier")
+
+
+def _check_tokenizers(inputs: Inputs) -> None:
+    """Pictures of one decoder, and codes of the encoder and codebook that belong to it."""
+    given = {n: inputs[n].properties for n in ("codes", "reconstructions", "samples") if n in inputs}
+    pictures = {name: str(found["tokenizer"]) for name, found in given.items() if name != "codes"}
+    codes = lineage.of_codes(given["codes"])
+    for name in pictures:
+        if not lineage.same_codes(codes, lineage.of_codes(given[name])):
+            _same("tokenizer", {"codes": codes["tokenizer"], name: pictures[name]}, "codes")
+    _same("tokenizer", pictures, "reconstructions")
 
 
 def _same(what: str, digests: dict[str, str], leader: str) -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from components.api import Progress, Row, Tracker
+from components.fault_log import FaultLog
 from vim_core import io, spool
 
 log = logging.getLogger(__name__)
 
 SHOWN = ("loss", "images_per_s")
+SHIPPED = {"m", "png", "nonfinite"}
+"""One of these makes an entry one for MLflow."""
 POLL_S = 0.5
 FLUSH_S = 10.0
 BATCH_ROWS = 50
@@ -108,14 +111,17 @@ class Outbox:
 
     def __init__(self, tracker: Tracker, ledger: Ledger) -> None:
         self._tracker, self._ledger = tracker, ledger
+        self.faults = FaultLog(tracker)
         self._waiting: deque[dict[str, Any]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Queue spool entries; figures get the names that MLflow groups by."""
+        """Queue spool entries; figures get the names that MLflow groups by, skipped updates are counted."""
         for entry in entries:
+            if "nonfinite" in entry:
+                entry = self.faults.add(entry)
             if "m" in entry:
                 entry = {**entry, "m": {grouped(name): value for name, value in entry["m"].items()}}
             self._waiting.append(entry)
@@ -166,7 +172,8 @@ class Shipper:
     """Follows `<work>/spool.jsonl` while a training component runs; use it as a context manager.
 
     One thread feeds the bar, another delivers to MLflow, so a slow or dead server delays neither the bar nor the
-    work. Spool entries are `{"step", "t" (ms), "m": {name: value}}` or `{"step", "t", "png": path, "name"}`; of any
+    work. Spool entries are `{"step", "t" (ms), "m": {name: value}}`, `{"step", "t", "png": path, "name"}` or
+    `{"step", "t", "nonfinite": [term], "samples": [id]}`, which MLflow gets as a count and a file; of any
     entry written from now on, `announce` may make a line for the reader. With a `total` it starts the bar itself.
     Leaving waits at most `flush_s` seconds for the server and then says in one line what it did not take.
     """
@@ -194,7 +201,7 @@ class Shipper:
     @property
     def waiting(self) -> int:
         """How many spool entries MLflow has not taken yet."""
-        return len(self._entries) + len(self._outbox)
+        return len(self._entries) + len(self._outbox) + self._outbox.faults.waiting
 
     def __enter__(self) -> Shipper:
         if self._total is not None:
@@ -223,7 +230,7 @@ class Shipper:
         """Read new entries and move the bar to the last of them."""
         entries = self._tail.read()
         with self._lock:
-            self._entries.extend(entry for entry in entries if "m" in entry or "png" in entry)
+            self._entries.extend(entry for entry in entries if SHIPPED & entry.keys())
         for text in [self._announce(entry) for entry in entries if entry["t"] >= self._since_ms]:
             if text:
                 self._progress.note(text)
@@ -239,7 +246,8 @@ class Shipper:
         with self._lock:
             self._outbox.add(self._entries)
             self._entries.clear()
-        return bool(len(self._outbox)) and self._outbox.deliver()
+        taken = bool(len(self._outbox)) and self._outbox.deliver()
+        return self._outbox.faults.deliver(now=self._stop.is_set()) or taken
 
     def _loop(self, act: Callable[[], bool]) -> None:
         while not self._stop.is_set():

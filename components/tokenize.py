@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
 from vim_core import io
 from vim_core.config import AugmentConfig, TokenizeConfig
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 INPUTS = {"images": "ingest", "tokenizer": "quantize"}
+CODES_OF = ("tokenizer",)
+"""Its decoder plays no part in what comes out."""
 
 SPLITS = ("train", "test")
 
@@ -171,7 +174,7 @@ def _outcome(config: TokenizeConfig, inputs: Inputs, jobs: list[Job]) -> Outcome
     rows = {job.name: int(open_parquet(job.result).metadata.num_rows) for job in jobs}
     meta = jobs[0].meta
     properties: dict[str, Any] = {
-        "tokenizer": tokenizer.digest,
+        **lineage.of_tokenizer(tokenizer),
         "images": images.digest,
         "grid": list(meta.grid),
         "vocabulary": meta.vocabulary,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.api import Context, Outcome
+from components.fault_log import NONFINITE
+from components.scratch import scratch
+from components.spool_mirror import SPOOL, Follower, Mirror, repeated
 from vim_core import errors, io
 from vim_core.config import RunConfig, TrainConfig
 from vim_core.watchdog import Watchdog, verdict
@@ -28,8 +31,6 @@ REFUSAL = "refusal.json"
 """Left there by a worker that found a user's error, which no retry can mend."""
 CURVES = "curves.jsonl"
 """The figures of every log line."""
-NONFINITE = "nonfinite.jsonl"
-"""Steps whose update was skipped, what was not finite there, and their samples; left where there was one."""
 
 
 @dataclass
@@ -68,7 +69,8 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     ctx.progress.start(config.steps, "step")
     io.remove_tree(io.join(ctx.work, FINAL))
     io.remove_tree(job.stuck)
-    with Shipper(job.spool, ctx.tracker, ctx.progress, announce=announcement):
+    following = _following(ctx)
+    with Shipper(followed_path(ctx), ctx.tracker, ctx.progress, announce=announcement), following:
         try:
             how = fit(work, {"job": job}, ctx, local)
         except errors.VimError as error:
@@ -80,10 +82,20 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
 
 
 def spool_path(ctx: Context) -> str:
-    """Where rank 0 appends its metrics; always a local file."""
+    """Where rank 0 appends its metrics: always a file on a disk of its machine."""
+    return str(scratch(ctx.work) / SPOOL)
+
+
+def followed_path(ctx: Context) -> str:
+    """Where the driver reads them: the same file, or a copy of its own where the work lies in a bucket."""
+    return spool_path(ctx) if io.is_local(ctx.work) else str(scratch(ctx.work) / "driver" / SPOOL)
+
+
+def _following(ctx: Context) -> AbstractContextManager[None]:
+    """While the training runs, keep the driver's copy up to date; one of another training is gone at once."""
     if io.is_local(ctx.work):
-        return str(io.local_path(ctx.work).absolute() / "spool.jsonl")
-    return os.path.join(tempfile.gettempdir(), "vim-spool", ctx.fingerprint, "spool.jsonl")
+        return nullcontext()
+    return repeated(Follower(ctx.work, Path(followed_path(ctx))).fetch)
 
 
 def announcement(row: dict[str, Any]) -> str | None:
@@ -149,6 +161,23 @@ def _sources() -> list[Callable[[], Notice]]:
 
 def run_task(job: Job, rank: int, world: int, local_rank: int, sources: Sequence[Callable[[], Notice]] = ()) -> None:
     """Build the runtime and the task, train, evaluate, leave the files; `sources` say when to save or stop."""
+    if rank or io.is_local(job.work):
+        _run_task(job, rank, world, local_rank, sources, lambda: None)
+        return
+    mirror = Mirror(job.work, Path(job.spool))
+    mirror.fetch()
+    with repeated(mirror.send):
+        _run_task(job, rank, world, local_rank, sources, mirror.send)
+
+
+def _run_task(
+    job: Job,
+    rank: int,
+    world: int,
+    local_rank: int,
+    sources: Sequence[Callable[[], Notice]],
+    before_checkpoint: Callable[[], None],
+) -> None:
     from vim_core import runtime as seam
     from vim_core.loop import train as loop
     from vim_core.meter import yardstick_of
@@ -177,7 +206,7 @@ def run_task(job: Job, rank: int, world: int, local_rank: int, sources: Sequence
             spool.note(f"started again: {barked}")
     module, name = job.task.split(":")
     task = getattr(importlib.import_module(module), name)(job.config, job.data, runtime)
-    checkpoints = _checkpoints(job, runtime, spool)
+    checkpoints = _checkpoints(job, runtime, spool, before_checkpoint)
     watchdog = Watchdog(Path(job.stuck) / f"worker-{rank:05d}-{os.getpid()}.txt", job.run.step_timeout_s, rank)
     start = loop(
         task,
@@ -189,16 +218,17 @@ def run_task(job: Job, rank: int, world: int, local_rank: int, sources: Sequence
         yardstick=yardstick_of(runtime, rate * 1e9),
         on_evaluated=checkpoints.evaluated,
     )
+    # A sharded network is put together by all workers; the first one has it then, and scores it alone, so that the
+    # others must have nothing to wait for.
+    exported = task.export() if runtime.sharded else {}
     figures = task.finish()
-    if rank == 0 or runtime.parallel == "fsdp":
-        # A sharded network is put together by all workers.
-        exported = task.export()
     if rank == 0:
+        exported = exported or task.export()
         numeric = {**runtime.numeric.record(), "product_gflops": round(rate, 1)}
         _leave(job, _files(exported, figures, {"resumed_from": start}, numeric, job))
 
 
-def _checkpoints(job: Job, runtime: Runtime, spool: Spool | None) -> Checkpoints:
+def _checkpoints(job: Job, runtime: Runtime, spool: Spool | None, before: Callable[[], None]) -> Checkpoints:
     from vim_core.checkpoint import Checkpoints
 
     config = job.config
@@ -206,7 +236,7 @@ def _checkpoints(job: Job, runtime: Runtime, spool: Spool | None) -> Checkpoints
     folder = io.join(job.work, runtime.numeric.family)
     strict = config.checkpoint_errors == "fail"
     said = {} if spool is None else {"note": spool.note}
-    return Checkpoints(folder, job.identity, runtime, config.keep, config.best, strict, **said)
+    return Checkpoints(folder, job.identity, runtime, config.keep, config.best, strict, before=before, **said)
 
 
 def _files(

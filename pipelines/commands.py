@@ -108,6 +108,8 @@ def quiet_logging(out: Console) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler(out)])
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs every error that it raises, with its whole trace; ours say what it means.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 class ConsoleHandler(logging.Handler):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support import CONF, SERIAL, SilentProgress, SilentTracker, manifest, results, vimctl
+from tests.support import CONF, SERIAL, SilentProgress, SilentTracker, emulated_gcs, manifest, results, vimctl
+
+BUCKET = "vim-tests"
 
 for _name in SERIAL:  # read by the libraries when they are first imported
     os.environ[_name] = "1"
@@ -46,6 +50,51 @@ def _one_thread() -> None:
 def root(tmp_path: Path) -> str:
     """An artifact root of this test's own."""
     return str(tmp_path / "root")
+
+
+@pytest.fixture(scope="session")
+def gcs(_private_state: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket of an emulated Google Cloud Storage, for this process and those it starts."""
+    for module in ("gcsfs", "gcp_storage_emulator"):
+        pytest.importorskip(module)
+    import fsspec
+
+    with (
+        emulated_gcs(BUCKET, tmp_path_factory.mktemp("gcs") / "server") as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
+        # Of other processes; this one has read its settings already.
+        patch.setenv("FSSPEC_GS_TOKEN", "anon")
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        yield f"gs://{BUCKET}"
+
+
+@pytest.fixture(params=["memory", "gs"])
+def remote(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A new folder in memory, and in a bucket."""
+    with _remote(request.param, request) as uri:
+        yield uri
+
+
+@pytest.fixture(params=["local", "memory", "gs"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new folder on disk, in memory, and in a bucket: what holds for one holds for all."""
+    if request.param == "local":
+        yield str(tmp_path / "anywhere")
+        return
+    with _remote(request.param, request) as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def _remote(kind: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    from vim_core import io
+
+    base = "memory://tests" if kind == "memory" else request.getfixturevalue("gcs")
+    uri = f"{base}/{uuid.uuid4().hex}"
+    yield uri
+    io.remove_tree(uri)
 
 
 @pytest.fixture

@@ -6,11 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from components.api import Artifact, Context, Outcome
 from components.store import files_in
 from tests.synthetic import artifact, context_of, with_fields
 from vim_core import io
 from vim_core.config import CodebookConfig, IngestConfig, LossConfig, QuantizeConfig, StackConfig
+from vim_core.data.tables import ImageTable
 
 
 def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) -> Artifact:
@@ -65,6 +68,17 @@ def tiny_tokenizer(root: Path, seed: int = 0) -> Artifact:
         properties={"image_size": 16, "grid": [2, 2], "vocabulary": 32, "encode": {"dtype": "fp32", "batch": 7}},
         digest=f"{seed}" * 64,
     )
+
+
+def image_table_of(ctx: Context, split: str) -> ImageTable:
+    """What `ingest` left of a split."""
+    return ImageTable([str(path) for path in sorted(Path(ctx.out, "images").glob(f"{split}-*"))])
+
+
+def dead_letters(ctx: Context) -> dict[str, str]:
+    """Reason by key of what `ingest` set aside."""
+    table = pq.read_table(ctx.path("dead_letter.parquet"))
+    return dict(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
 
 def contents(ctx: Context) -> dict[str, bytes]:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.api import Row
+import pytest
+
+from components.api import Context, Row
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "pipelines" / "conf"
 SERIAL = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Set for tests that run in this process; subprocesses choose their own threads."""
+PRIVATE = "private"
+"""The bucket of the emulated Google Cloud Storage that wants a login."""
 
 
 @dataclass
@@ -43,11 +49,12 @@ class SilentProgress:
 
 @dataclass
 class SilentTracker:
-    """A `Tracker` that keeps rows and pictures in memory."""
+    """A `Tracker` that keeps rows, pictures and files in memory."""
 
     run_id: str = ""
     logged: list[Row] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> bool:
         return self.rows([Row(step, timestamp_ms or 0, dict(values))])
@@ -58,6 +65,10 @@ class SilentTracker:
 
     def image(self, name: str, png: bytes, step: int | None = None) -> bool:
         self.pictures[name] = png
+        return True
+
+    def text(self, name: str, content: str) -> bool:
+        self.texts[name] = content
         return True
 
     def last_step(self, key: str) -> int | None:
@@ -191,3 +202,94 @@ def results(root: str | Path, preset: str = "smoke") -> dict[str, Any]:
     """The published `results.json` of the last run of a preset."""
     loaded: dict[str, Any] = json.loads(Path(root, "reports", preset, "results.json").read_text())
     return loaded
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody uses right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(address: str) -> bool:
+    """Whether a server answers there with 200."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def emulated_gcs(bucket: str, log: Path) -> Iterator[str]:
+    """Google Cloud Storage on a port of this machine, in a process of its own; gives its address."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with running([sys.executable, "-m", "tests.gcs_emulator", str(port), bucket], log) as server:
+        server.wait_for(lambda: answers(address), 60)
+        yield address
+
+
+@dataclass(frozen=True)
+class FailingStore:
+    """A `tests.gcs_proxy` that runs at `address`."""
+
+    address: str
+
+    def fail(self, *faults: dict[str, Any]) -> None:
+        """What goes wrong from now on: fields of `tests.gcs_proxy.Fault`. What was asked so far is forgotten."""
+        self._ask("_faults", json.dumps(faults).encode())
+
+    def seen(self) -> list[str]:
+        """What was asked since then, as `METHOD address -> status`."""
+        return list(self._ask("_seen"))
+
+    def left(self) -> int:
+        """How many of the faults did not happen."""
+        return sum(fault["times"] for fault in self._ask("_left"))
+
+    def _ask(self, what: str, body: bytes | None = None) -> Any:
+        with urllib.request.urlopen(f"{self.address}/{what}", body, timeout=30) as response:
+            return json.load(response)
+
+
+@contextlib.contextmanager
+def failing(store: str, log: Path) -> Iterator[FailingStore]:
+    """A proxy in front of an object store, in a process of its own, that fails on demand."""
+    port = free_port()
+    proxy = FailingStore(f"http://127.0.0.1:{port}")
+    with running([sys.executable, "-m", "tests.gcs_proxy", str(port), store], log) as server:
+        server.wait_for(lambda: answers(f"{proxy.address}/_seen"), 60)
+        yield proxy
+
+
+@contextlib.contextmanager
+def ray_cluster(cpus: int) -> Iterator[Any]:
+    """A Ray cluster on this machine whose head has so many CPUs; nodes can be added and removed."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": cpus, "include_dashboard": False}
+    try:
+        cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+    except Exception:
+        # Ray gives its head 30 seconds, which a busy machine may need.
+        ray.shutdown()
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def train_here(patch: pytest.MonkeyPatch) -> None:
+    """Trainings run as one worker in this process: no Ray is started, and the slow measurement is left out."""
+    from components import ray_train, training
+
+    def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
+        training.run_task(arguments["job"], 0, 1, 0)
+        return "in the test"
+
+    patch.setattr(ray_train, "fit", fit)
+    patch.setattr("vim_core.runtime.measure.product_rate", lambda runtime: 12.3)

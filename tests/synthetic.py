@@ -197,6 +197,12 @@ def everything(root: Path) -> dict[str, Artifact]:
     return made | generated(root, made["quantize"])
 
 
+def inputs_of(wanted: Mapping[str, str], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """What a component of these `INPUTS` takes of the artifacts by component."""
+    sources = {name: source.removesuffix("?") for name, source in wanted.items()}
+    return {name: made[source] for name, source in sources.items() if source in made}
+
+
 def curves(series: Mapping[str, Sequence[float]]) -> str:
     """A `curves.jsonl` with one line per position of the series."""
     length = max(len(values) for values in series.values())

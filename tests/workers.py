@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn as start_processes
 
+from components import training
+from tests.support import free_port
 from tests.unit.vim_core.tiny import (
     Killed,
     code_table,
@@ -91,10 +92,7 @@ def curve(place: Path) -> dict[str, list[float]]:
 
 def spawn(function: Callable[..., None], world: int, *arguments: Any) -> None:
     """Run `function(rank, world, *arguments)` in so many processes with a process group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start_processes(_worker, args=(world, port, function, arguments), nprocs=world)
+    start_processes(_worker, args=(world, free_port(), function, arguments), nprocs=world)
 
 
 def _worker(rank: int, world: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -128,6 +126,11 @@ def broken_loss(rank: int) -> Iterator[None]:
         yield
     finally:
         losses.next_token_loss = own
+
+
+def job(rank: int, world: int, given: training.Job) -> None:
+    """A worker of a component's training, as Ray would start it."""
+    training.run_task(given, rank, world, rank)
 
 
 def everything(rank: int, world: int, folder: Path) -> None:

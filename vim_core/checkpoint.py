@@ -58,6 +58,7 @@ class Checkpoints:
         best: '<max|min> <figure>': the best by this figure of `evaluated` stays as well; '' for none.
         strict: whether a checkpoint that cannot be written stops the training, or is only said.
         note: takes a line for people.
+        before: called on rank 0 before a checkpoint counts, in the writing thread: what must not lie behind it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Checkpoints:
         best: str = "",
         strict: bool = False,
         note: Callable[[str], None] = log.warning,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.identity = identity
@@ -77,6 +79,7 @@ class Checkpoints:
         self.best = best
         self.strict = strict
         self.note = note
+        self._before = before
         self._writer = ""
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._running: tuple[int, Future[None], Future[None] | None] | None = None
@@ -220,6 +223,7 @@ class Checkpoints:
         names = [part_name(self._writer, rank, self.runtime.world) for rank in range(1, self.runtime.world)]
         parts = [own.result(), *self._others(folder, names)]
         writer = {"world": self.runtime.world, "name": self._writer}
+        self._before()
         io.write_bytes(io.join(folder, INDEX), to_json(Index(step, self.identity, writer, parts)))
         for name in names:
             io.remove_tree(io.join(folder, f"{name}.json"))

@@ -25,6 +25,13 @@ class Ema:
         self.shadow = copy.deepcopy(network).requires_grad_(False).eval()
 
     @torch.no_grad()
+    def begin(self) -> None:
+        """Take over the network's present values, where they were not there yet when this copy was made."""
+        pairs = [*zip(self.shadow.parameters(), self.network.parameters(), strict=True)]
+        for target, source in [*pairs, *zip(self.shadow.buffers(), self.network.buffers(), strict=True)]:
+            local(target).copy_(local(source))
+
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the network after step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))

@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from vim_core.runtime.base import Runtime
+
 log = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -33,9 +35,15 @@ def place(device: torch.device) -> torch.device:
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
-def snapshot(network: Network, device: torch.device) -> Network:
-    """A copy of a network in evaluation mode that the training does not touch."""
-    return copy.deepcopy(network).to(device).requires_grad_(False).eval()
+def snapshot(network: Network, device: torch.device, runtime: Runtime) -> Network | None:
+    """A copy of a network in evaluation mode that the training does not touch.
+
+    Of a network that is split over the workers the first one gets it, the others None; call it on all of them.
+    """
+    found = runtime.whole(network, device)
+    if found is network:
+        found = copy.deepcopy(network).to(device)
+    return None if found is None else found.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""One seam over local disk and remote stores (any fsspec address): read, write, commit exclusively."""
+"""One seam over local disk and remote stores (any fsspec address): read, write, commit exclusively.
+
+What a remote store refuses is a `StorageError` that says why and what to do, from every function here.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,20 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+from fsspec.spec import AbstractBufferedFile
+
+from vim_core.errors import StorageError
+from vim_core.io_errors import answering, of_store, reason
 
 # gcsfs reads this at import: its bucket-type probe costs a minute per bucket on servers that do not know it.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+VERSION_KEYS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 
 def is_local(uri: str) -> bool:
@@ -37,26 +47,63 @@ def join(base: str, *parts: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system of an address and the path inside it."""
+    """The fsspec file system of an address and the path inside it; it knows nothing yet of what lies there.
+
+    Raises:
+        StorageError: the address is of a kind that nothing installed here can read.
+    """
     if is_local(uri):
         return fsspec.filesystem("file"), str(local_path(uri).absolute())
-    fs, path = fsspec.core.url_to_fs(uri)
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{uri}: {reason(error, uri)}") from error
+    # Listings are kept per thread, so one that is left over may not show what another thread or machine wrote since.
+    fs.invalidate_cache()
     return fs, path
 
 
 def exists(uri: str) -> bool:
     """Whether a file or folder lies there."""
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    with _asked(uri):
+        return bool(fs.exists(path))
 
 
 def listing(uri: str) -> list[str]:
     """Names directly below a folder, sorted; empty where there is none."""
     fs, path = filesystem(uri)
-    if not fs.exists(path):
-        return []
-    fs.invalidate_cache()
-    return sorted(item.rstrip("/").rsplit("/", 1)[-1] for item in fs.ls(path, detail=False))
+    with _asked(uri):
+        if not fs.exists(path):
+            return []
+        return sorted(item.rstrip("/").rsplit("/", 1)[-1] for item in fs.ls(path, detail=False))
+
+
+def files(uri: str) -> dict[str, dict[str, Any]]:
+    """What the store says of every file below a folder, by path below it, in path order; empty where there is none."""
+    fs, base = filesystem(uri)
+    try:
+        with _asked(uri):
+            found: dict[str, dict[str, Any]] = fs.find(base, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {path.removeprefix(base.rstrip("/") + "/"): found[path] for path in sorted(found)}
+
+
+def version(info: dict[str, Any]) -> str:
+    """Of what a store says of a file, a text that changes with the content; '' where it says nothing of the kind."""
+    return next((f"{key}={info[key]}" for key in VERSION_KEYS if info.get(key)), "")
+
+
+def state(uri: str) -> str:
+    """A text that changes with the content of a file, without reading it; '' where there is none."""
+    fs, path = filesystem(uri)
+    try:
+        with _asked(uri):
+            info = fs.info(path)
+    except FileNotFoundError:
+        return ""
+    return f"{info['size']} {version(info)}"
 
 
 def make_folder(uri: str) -> None:
@@ -68,13 +115,17 @@ def make_folder(uri: str) -> None:
 def open_read(uri: str) -> IO[bytes]:
     """Open for reading bytes."""
     fs, path = filesystem(uri)
-    stream: IO[bytes] = fs.open(path, "rb")
+    with _asked(uri):
+        stream: IO[bytes] = fs.open(path, "rb")
     return stream
 
 
 @contextlib.contextmanager
 def open_write(uri: str) -> Iterator[IO[bytes]]:
-    """Open a new file as a stream; on disk when left without an error. Not atomic: name it elsewhere, last."""
+    """Open a new file as a stream; there when left without an error. Not atomic: name it elsewhere, last.
+
+    After an error half a file may lie on a local disk; in a remote store there is none.
+    """
     if is_local(uri):
         local_path(uri).parent.mkdir(parents=True, exist_ok=True)
         with open(local_path(uri), "wb") as stream:
@@ -83,8 +134,17 @@ def open_write(uri: str) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         return
     fs, path = filesystem(uri)
-    with fs.open(path, "wb") as remote:
+    with _told(uri):
+        remote: IO[bytes] = fs.open(path, "wb")
+    try:
         yield remote
+    except BaseException as error:
+        _give_up(remote)
+        if of_store(error):
+            raise StorageError(f"{uri}: {reason(error, uri)}") from error
+        raise
+    with _told(uri):
+        remote.close()
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
@@ -92,14 +152,16 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     if start == stop:
         return b""
     fs, path = filesystem(uri)
-    data: Any = fs.cat_file(path, start=start, end=stop)
+    with _asked(uri):
+        data: Any = fs.cat_file(path, start=start, end=stop)
     return bytes(data)
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises `FileNotFoundError`."""
     fs, path = filesystem(uri)
-    data: Any = fs.cat_file(path)
+    with _asked(uri):
+        data: Any = fs.cat_file(path)
     return bytes(data)
 
 
@@ -118,7 +180,8 @@ def fetched(uri: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "file")
-        fs.get_file(path, target)
+        with _asked(uri):
+            fs.get_file(path, target)
         yield target
 
 
@@ -131,22 +194,25 @@ def write_bytes(uri: str, data: bytes) -> None:
         temporary.replace(target)
         return
     fs, path = filesystem(uri)
-    fs.pipe_file(path, data)
+    with _told(uri):
+        fs.pipe_file(path, data)
 
 
 def create_exclusive(uri: str, data: bytes) -> bool:
     """Create a file that must not exist, whole or not at all; False where another writer was first.
 
     Local: a temporary file is written, synced and hard-linked to the name. Remote: one upload under the
-    precondition that no generation exists.
+    precondition that no generation exists. An upload whose answer gets lost is sent again and meets its own file, so
+    a file of these very bytes counts as this writer's: `data` must tell writers apart.
     """
     if is_local(uri):
         return _link_exclusive(local_path(uri), data)
     fs, path = filesystem(uri)
-    try:
-        fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
+    with _told(uri):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return bool(fs.cat_file(path) == data)
     return True
 
 
@@ -164,8 +230,29 @@ def locked(path: Path) -> Iterator[None]:
 def remove_tree(uri: str) -> None:
     """Remove a file or folder with all below it; nothing happens where there is none."""
     fs, path = filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    with _asked(uri):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def _asked(uri: str) -> AbstractContextManager[None]:
+    """Around reading: a remote store's own errors become `StorageError`, but a missing file stays one."""
+    return contextlib.nullcontext() if is_local(uri) else answering(uri)
+
+
+def _told(uri: str) -> AbstractContextManager[None]:
+    """Around writing, where a store that finds nothing has no such bucket."""
+    return contextlib.nullcontext() if is_local(uri) else answering(uri, missing=False)
+
+
+def _give_up(remote: Any) -> None:
+    """Leave a remote file unfinished: to close it would publish what was written so far."""
+    if not isinstance(remote, AbstractBufferedFile):
+        remote.close()
+        return
+    with contextlib.suppress(Exception):
+        remote.discard()
+    remote.closed = True
 
 
 def _write_temporary(target: Path, data: bytes) -> Path:
@@ -213,4 +300,5 @@ def staged(uri: str) -> Any:
         temporary = Path(folder) / "file"
         yield temporary
         fs, path = filesystem(uri)
-        fs.put_file(str(temporary), path)
+        with _told(uri):
+            fs.put_file(str(temporary), path)

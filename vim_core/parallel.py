@@ -1,6 +1,7 @@
 """Sharded data parallelism (FSDP2): parameters, gradients and optimizer state split by rows over the workers.
 
 Each worker keeps its rows of every tensor as a `DTensor`; a block's parameters are whole only while it computes.
+`vim_core.tasks.networks` makes networks that are split before they have any storage.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def split(
 ) -> None:
     """Split a network in place: one group a block (every member of a ModuleList), one for the rest.
 
-    All workers must hold the same weights. Vectors (biases, norms) and the parameters in `keep` stay whole, as they are
-    too small to matter or wanted whole; their gradients are not averaged here. Build the optimizer afterwards: the
-    parameters are replaced.
+    All workers must hold the same weights, or none yet: a network on the meta device is split before it is filled.
+    Vectors (biases, norms) and the parameters in `keep` stay whole, as they are too small to matter or wanted whole;
+    their gradients are not averaged here. Build the optimizer afterwards: the parameters are replaced.
 
     Under bf16 the blocks' matrices are gathered in bf16 and their gradients reduced in fp32. Autocast would cast the
     gathered ones just the same, but keep every cast until the backward pass, and with it the network that was split.
@@ -75,13 +76,25 @@ def split(
             part.set_force_sum_reduction_for_comms(True)
 
 
-def whole(module: nn.Module) -> nn.Module:
-    """The network with all of its weights: itself where it is not sharded, else a copy. Call it on every worker."""
+def whole(module: nn.Module, wanted: bool = True, device: torch.device | None = None) -> nn.Module | None:
+    """The network with all of its weights: itself where it is not sharded, else a copy. Call it on every worker.
+
+    The copy is put together one tensor after another, and only where it is `wanted`: there it lies on `device` (by
+    default where the parts do), elsewhere there is never more than one whole tensor, and None is returned.
+    """
     if module not in _skeletons:
         return module
-    state = {name: _full(value.detach()) for name, value in module.state_dict().items()}
+    state = {}
+    for name, value in module.state_dict().items():
+        if wanted:
+            state[name] = _full(value.detach(), device)
+        elif isinstance(value, DTensor):
+            value.full_tensor()
+    if not wanted:
+        return None
     plain = copy.deepcopy(_skeletons[module])
     plain.load_state_dict(state, assign=True)
+    _copy_unsaved(module, plain, device)
     return plain
 
 
@@ -97,9 +110,20 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     return norm
 
 
-def _full(value: Tensor) -> Tensor:
-    found: Tensor = value.full_tensor() if isinstance(value, DTensor) else value.clone()
-    return found
+def _full(value: Tensor, device: torch.device | None) -> Tensor:
+    """A whole copy on `device` with memory of its own; a collective for a sharded tensor."""
+    if isinstance(value, DTensor):
+        found: Tensor = value.full_tensor()
+        return found.to(device or found.device)
+    return value.to(device or value.device, copy=True)
+
+
+def _copy_unsaved(source: nn.Module, target: nn.Module, device: torch.device | None) -> None:
+    """Buffers that no state dict holds, such as tables of positions; they are whole on every worker."""
+    for name, part in source.named_modules():
+        for key in part._non_persistent_buffers_set:
+            value = part._buffers[key]
+            target.get_submodule(name)._buffers[key] = None if value is None else _full(value, device)
 
 
 def _square(gradients: list[Tensor]) -> Tensor:
@@ -110,8 +134,8 @@ def _square(gradients: list[Tensor]) -> Tensor:
 
 
 def _skeleton(module: nn.Module) -> nn.Module:
-    """A copy without weights; buffers stay, because those that are not saved could not be filled in later."""
-    seen: dict[int, object] = {}
+    """A copy without storage."""
+    seen: dict[int, object] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
     for parameter in module.parameters():
         seen[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
     return copy.deepcopy(module, seen)

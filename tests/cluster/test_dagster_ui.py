@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import time
 import urllib.request
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmokeRun
-from tests.support import manifests, running
+from tests.support import answers, free_port, manifests, running
 
 pytestmark = pytest.mark.cluster
 
@@ -45,22 +44,6 @@ query ($run: ID!) {
   }
 }
 """
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(address: str) -> bool:
-    """Whether a server answers there with 200."""
-    try:
-        with urllib.request.urlopen(address, timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def ask(address: str, query: str, **variables: str) -> dict[str, Any]:

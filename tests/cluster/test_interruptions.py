@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,10 +19,10 @@ import pytest
 from components import training
 from components.api import Context, Outcome
 from tests import workers
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, ray_cluster, train_here
 from tests.synthetic import context_of
 from tests.unit.vim_core.tiny import prior_config, quantize_config
-from vim_core.config import PriorConfig, QuantizeConfig
+from vim_core.config import PriorConfig, QuantizeConfig, RunConfig
 from vim_core.errors import VimError
 from vim_core.spool import parse
 from vim_core.tasks.prior import PriorData
@@ -40,21 +41,14 @@ LONG_S = 20.0
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A Ray cluster on this machine of two nodes with room for one worker each, joined by this process."""
-    import ray
-    from ray.cluster_utils import Cluster
-
     # Workers import this folder's tests; nodes are asked for drains more often than every five seconds.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
         patch.setenv("OMP_NUM_THREADS", "1")
-        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        try:
+        with ray_cluster(1) as cluster:
             cluster.add_node(num_cpus=1)
             yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -111,33 +105,39 @@ class Trial:
         return self.outcome
 
     def files(self) -> dict[str, bytes]:
-        """The weights, and every figure but those of the machine."""
-        curves = [json.loads(line) for line in Path(self.ctx.path("curves.jsonl")).read_bytes().splitlines()]
-        figures = [
-            {"step": row["step"]}
-            | {k: v for k, v in row["m"].items() if not k.endswith("per_s") and not k.startswith("system/")}
-            for row in curves
-        ]
-        weights = Path(self.ctx.path("model.safetensors")).read_bytes()
-        return {"weights": weights, "figures": json.dumps(figures).encode()}
+        """What it left."""
+        return left(Path(self.ctx.out))
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    """The weights in a folder, and every figure but those of the machine."""
+    curves = [json.loads(line) for line in (folder / "curves.jsonl").read_bytes().splitlines()]
+    figures = [
+        {"step": row["step"]}
+        | {k: v for k, v in row["m"].items() if not k.endswith("per_s") and not k.startswith("system/")}
+        for row in curves
+    ]
+    weights = (folder / "model.safetensors").read_bytes()
+    return {"weights": weights, "figures": json.dumps(figures).encode()}
+
+
+def given(config: PriorConfig | QuantizeConfig, data: Path, slow: bool) -> tuple[str, Any]:
+    """The task of either stage, with pauses in its steps or without, and its data."""
+    if isinstance(config, PriorConfig):
+        codes = [str(data / "codes.parquet")]
+        own = PriorData(codes, codes, 3, "t")
+        return "tests.slow_tasks:SlowPrior" if slow else "vim_core.tasks.prior:PriorTask", own
+    images = QuantizerData([str(data / "train.parquet")], [str(data / "test.parquet")])
+    return "tests.slow_tasks:SlowQuantizer" if slow else "vim_core.tasks.quantizer:QuantizerTask", images
 
 
 def trial(cluster: Any, root: Path, config: PriorConfig | QuantizeConfig, data: Path, **run: Any) -> Trial:
     """Start a training of either stage on the cluster."""
-    prior = isinstance(config, PriorConfig)
-    ctx = context_of(root, "prior" if prior else "quantize")
+    ctx = context_of(root, "prior" if isinstance(config, PriorConfig) else "quantize")
     fields = {"workers": 2, "ray_address": cluster.address, "notice_every": 1, **run}
     ctx = replace(ctx, fingerprint=root.name.ljust(20, "0"), run=replace(ctx.run, **fields))
-    if prior:
-        codes = [str(data / "codes.parquet")]
-        own: Any = PriorData(codes, codes, 3, "t")
-        name = "tests.slow_tasks:SlowPrior"
-    else:
-        own, name = (
-            QuantizerData([str(data / "train.parquet")], [str(data / "test.parquet")]),
-            "tests.slow_tasks:SlowQuantizer",
-        )
-    return Trial(ctx, lambda: training.train(name, config, own, ctx))
+    task, own = given(config, data, slow=True)
+    return Trial(ctx, lambda: training.train(task, config, own, ctx))
 
 
 def config_of(**fields: Any) -> PriorConfig:
@@ -146,34 +146,45 @@ def config_of(**fields: Any) -> PriorConfig:
 
 
 def train_workers() -> list[psutil.Process]:
-    """The processes that train, on all nodes of this machine."""
+    """The processes that train on the nodes of this cluster: another one on this machine is not ours to kill."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::") and "RayTrainWorker" in title:
-            found.append(process)
-    return found
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and "RayTrainWorker" in title:
+                found.append(process)
+    return sorted(found, key=lambda process: process.pid)
 
 
 @pytest.fixture(scope="module")
-def calm(cluster: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What two workers end with when nobody interrupts them."""
-    whole = trial(cluster, tmp_path_factory.mktemp("calm"), config_of(checkpoint_every=NEVER), data)
-    assert whole.finish().properties["trained_by"] == "Ray Train, 2 worker process(es)"
-    return whole.files()
+def calm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What two plain processes end with when nobody interrupts them: no Ray and no pause in a step."""
+    root, config = tmp_path_factory.mktemp("calm"), config_of(checkpoint_every=NEVER)
+    task, own = given(config, data, slow=False)
+    run = RunConfig(root=str(root), threads=1, device="cpu")
+    job = training.Job(task, config, own, str(root), str(root / "spool.jsonl"), run=run, stuck=str(root / "stuck"))
+    workers.spawn(workers.job, 2, job)
+    return left(root / training.FINAL)
 
 
 @pytest.mark.parametrize("stage", ["prior", "quantize"])
 def test_two_workers_lose_what_one_loses(cluster: Any, data: Path, tmp_path: Path, stage: str) -> None:
+    """The one trains in this process, without Ray."""
     fields: dict[str, Any] = {"steps": 6, "batch": 8}
     config = prior_config(dropout=0.0, **fields) if stage == "prior" else quantize_config(**fields)
-    losses = []
-    for count in (1, 2):
-        done = trial(cluster, tmp_path / f"with-{count}", config, data, workers=count)
-        done.finish()
-        losses.append([row["m"]["loss"] for row in done.rows if "m" in row])
-    assert len(losses[0]) == 6
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    task, own = given(config, data, slow=False)
+    with pytest.MonkeyPatch.context() as patch:
+        train_here(patch)
+        one = training.train(task, config, own, context_of(tmp_path / "one", stage))
+    two = trial(cluster, tmp_path / "two", config, data)
+    outcome = two.finish()
+    assert (one.properties["trained_by"], outcome.properties["trained_by"]) == (
+        "in the test",
+        "Ray Train, 2 worker process(es)",
+    )
+    losses = [row["m"]["loss"] for row in parse((tmp_path / "one/out" / stage / "curves.jsonl").read_bytes())]
+    assert len(losses) == 6
+    assert [row["m"]["loss"] for row in two.rows if "m" in row] == pytest.approx(losses, rel=1e-5)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
@@ -183,7 +194,9 @@ def test_a_worker_that_is_ended_costs_no_bit(
     told = end is signal.SIGTERM
     rough = trial(cluster, tmp_path, config_of(checkpoint_every=NEVER if told else 5), data)
     rough.wait_for(lambda: max(rough.steps, default=0) >= 12)
-    train_workers()[-1].send_signal(end)
+    training_now = train_workers()
+    assert len(training_now) == 2
+    training_now[-1].send_signal(end)
     outcome = rough.finish()
     assert outcome.properties["resumed_from"] >= (13 if told else 10)
     assert rough.files() == calm

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import manifest, started, vimctl
+from tests.support import manifest, ray_cluster, started, vimctl
 
 pytestmark = pytest.mark.cluster
 
@@ -27,13 +27,8 @@ SETTINGS = [
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """A Ray cluster on this machine whose head has the cores of one worker."""
-    from ray.cluster_utils import Cluster
-
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": CORES, "include_dashboard": False})
-    try:
+    with ray_cluster(CORES) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from components import ingest
 from components.ingesting import shards as writing
-from tests.ingested import contents
+from tests.ingested import contents, dead_letters, image_table_of
 from tests.synthetic import context_of
 from vim_core.config import IngestConfig
 from vim_core.data.images import encode_png
@@ -36,15 +35,6 @@ def photos(folder: Path, each: int = 12, prefix: str = "") -> Path:
     return folder
 
 
-def tables(ctx: Any, split: str) -> ImageTable:
-    return ImageTable([str(path) for path in sorted(Path(ctx.out, "images").glob(f"{split}-*"))])
-
-
-def dead_letters(ctx: Any) -> dict[str, str]:
-    table = pq.read_table(ctx.path("dead_letter.parquet"))
-    return dict(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
-
-
 def settings(source: Path, **changes: Any) -> IngestConfig:
     return IngestConfig(**{"source": str(source), "test_fraction": 0.3, "shards": 3, **changes})
 
@@ -52,7 +42,7 @@ def settings(source: Path, **changes: Any) -> IngestConfig:
 def test_good_images_arrive_as_they_are(tmp_path: Path) -> None:
     source, ctx = photos(tmp_path / "photos"), context_of(tmp_path, "ingest")
     outcome = ingest.run(settings(source), {}, ctx)
-    split = {name: tables(ctx, name) for name in ("train", "test")}
+    split = {name: image_table_of(ctx, name) for name in ("train", "test")}
     rows = [row for table in split.values() for row in table]
     assert sorted(row.key for row in rows) == sorted(str(p.relative_to(source)) for p in source.rglob("*.png"))
     for row in rows:
@@ -115,7 +105,7 @@ def test_classes_may_be_given_with_their_order(tmp_path: Path) -> None:
     source, ctx = photos(tmp_path / "photos"), context_of(tmp_path, "ingest")
     outcome = ingest.run(settings(source, classes=["cat", "ant"], max_bad_share=0.4), {}, ctx)
     assert outcome.properties["classes"] == ["cat", "ant"]
-    assert {(r.label, r.key.split("/")[0]) for r in tables(ctx, "train")} == {(0, "cat"), (1, "ant")}
+    assert {(r.label, r.key.split("/")[0]) for r in image_table_of(ctx, "train")} == {(0, "cat"), (1, "ant")}
     assert set(dead_letters(ctx).values()) == {"class 'bee' is not among ingest.classes"}
     assert len(dead_letters(ctx)) == 12
 
@@ -128,13 +118,13 @@ def test_split_folders_and_a_class_that_train_lacks(tmp_path: Path) -> None:
     outcome = ingest.run(settings(source, split="folders", max_bad_share=0.1), {}, ctx)
     assert outcome.properties["splits"] == {"train": 36, "test": 9}
     assert dead_letters(ctx) == {"val/dog/1.png": "class 'dog' is not among the classes of train/"}
-    assert all(key.startswith("val/") for key in tables(ctx, "test").keys)
+    assert all(key.startswith("val/") for key in image_table_of(ctx, "test").keys)
 
 
 def test_resize_makes_square_png_images(tmp_path: Path) -> None:
     source, ctx = photos(tmp_path / "photos"), context_of(tmp_path, "ingest")
     outcome = ingest.run(settings(source, resize=8), {}, ctx)
-    row = tables(ctx, "train").row(0)
+    row = image_table_of(ctx, "train").row(0)
     assert (row.height, row.width) == (8, 8)
     assert row.image.startswith(b"\x89PNG")
     assert outcome.properties["image_size"] == [8, 8]
@@ -143,7 +133,7 @@ def test_resize_makes_square_png_images(tmp_path: Path) -> None:
 def test_a_limit_keeps_the_mix_of_classes_and_splits(tmp_path: Path) -> None:
     ctx = context_of(tmp_path, "ingest")
     outcome = ingest.run(IngestConfig(limit=300, test_fraction=0.3, shards=2), {}, ctx)
-    labels = np.concatenate([tables(ctx, split).labels for split in ("train", "test")])
+    labels = np.concatenate([image_table_of(ctx, split).labels for split in ("train", "test")])
     assert len(labels) == outcome.properties["read"] == 300
     assert np.bincount(labels, minlength=10).min() >= 15
     assert 60 <= outcome.metrics["test"] <= 120
@@ -243,7 +233,7 @@ def test_original_imagenet_files(test_data: Path, tmp_path: Path) -> None:
     assert (outcome.properties["written"], outcome.properties["dead_letter"]) == (250, 0)
     assert outcome.properties["image_size"] is None
     rotated = 0
-    for row in tables(ctx, "train"):
+    for row in image_table_of(ctx, "train"):
         with Image.open(source / row.source) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             rotated += turned

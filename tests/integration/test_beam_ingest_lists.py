@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from components import ingest, prior, sample, score, tokenize
@@ -15,13 +14,12 @@ from components import reconstruct as reconstructing
 from components.api import InputRecord
 from components.fingerprint import settings_of
 from components.reporting import page
-from tests.ingested import kept, tiny_tokenizer
+from tests.ingested import dead_letters, image_table_of, kept, tiny_tokenizer
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import prior_config
 from vim_core.config import IngestConfig, ReconstructConfig, SampleConfig, ScoreConfig, TokenizeConfig
 from vim_core.data.images import encode_png
-from vim_core.data.tables import ImageTable
 from vim_core.errors import ConfigError, DataError
 from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -49,15 +47,6 @@ def config(source: Path, **changes: Any) -> IngestConfig:
     return IngestConfig(**{"source": str(source), "split": "lists", "labelled": False, "shards": 2, **changes})
 
 
-def table(ctx: Any, split: str) -> ImageTable:
-    return ImageTable([str(path) for path in sorted(Path(ctx.out, "images").glob(f"{split}-*"))])
-
-
-def letters(ctx: Any) -> dict[str, str]:
-    read = pq.read_table(ctx.path("dead_letter.parquet"))
-    return dict(zip(read["key"].to_pylist(), read["reason"].to_pylist(), strict=True))
-
-
 def names(*numbers: int) -> list[str]:
     return [f"imgHQ{number:05d}.npy" for number in numbers]
 
@@ -67,10 +56,10 @@ def test_lists_decide_who_is_held_out_and_who_is_left_out(tmp_path: Path) -> Non
     source, ctx = faces(tmp_path / "faces"), context_of(tmp_path, "ingest")
     lists = written(tmp_path, names(*range(0, 20)), names(25, 22, 27))
     outcome = ingest.run(config(source, **lists), {}, ctx)
-    assert sorted(table(ctx, "train").keys) == [f"imgHQ{number:05d}.png" for number in range(20)]
-    assert sorted(table(ctx, "test").keys) == [f"imgHQ{number:05d}.png" for number in (22, 25, 27)]
+    assert sorted(image_table_of(ctx, "train").keys) == [f"imgHQ{number:05d}.png" for number in range(20)]
+    assert sorted(image_table_of(ctx, "test").keys) == [f"imgHQ{number:05d}.png" for number in (22, 25, 27)]
     for split in ("train", "test"):
-        assert set(table(ctx, split).labels.tolist()) == {-1}
+        assert set(image_table_of(ctx, split).labels.tolist()) == {-1}
     known = outcome.properties
     assert (known["read"], known["written"], known["left_out"], known["dead_letter"]) == (23, 23, 7, 0)
     assert "ingest: 7 files are in neither list and left out" in ctx.progress.notes  # type: ignore[attr-defined]
@@ -92,12 +81,12 @@ def test_class_folders_may_be_split_by_lists(tmp_path: Path) -> None:
     ctx = context_of(tmp_path, "ingest")
     outcome = ingest.run(config(source, labelled=True, max_bad_share=0.3, **lists), {}, ctx)
     assert outcome.properties["classes"] == ["ant", "bee"]
-    assert dict(zip(table(ctx, "train").keys, table(ctx, "train").labels.tolist(), strict=True)) == {
+    assert dict(zip(image_table_of(ctx, "train").keys, image_table_of(ctx, "train").labels.tolist(), strict=True)) == {
         "ant/0.png": 0,
         "ant/1.png": 0,
         "bee/0.png": 1,
     }
-    assert letters(ctx) == {"cow/0.png": "class 'cow' is not among the classes of ingest.train_list"}
+    assert dead_letters(ctx) == {"cow/0.png": "class 'cow' is not among the classes of ingest.train_list"}
     assert outcome.properties["left_out"] == 4
 
 
@@ -105,7 +94,7 @@ def test_a_listed_image_that_is_not_there_counts_as_bad(tmp_path: Path) -> None:
     source, ctx = faces(tmp_path / "faces"), context_of(tmp_path, "ingest")
     lists = written(tmp_path, names(*range(18), 77), names(20, 88))
     outcome = ingest.run(config(source, max_bad_share=0.1, **lists), {}, ctx)
-    assert letters(ctx) == {
+    assert dead_letters(ctx) == {
         "imgHQ00077.npy": "listed in ingest.train_list but not below the source",
         "imgHQ00088.npy": "listed in ingest.test_list but not below the source",
     }
@@ -140,7 +129,7 @@ def test_without_labels_any_split_takes_a_flat_folder(tmp_path: Path) -> None:
     source, ctx = faces(tmp_path / "faces"), context_of(tmp_path, "ingest")
     outcome = ingest.run(config(source, split="hash", test_fraction=0.3), {}, ctx)
     assert outcome.properties["written"] == 30
-    assert set(table(ctx, "train").labels.tolist()) == {-1}
+    assert set(image_table_of(ctx, "train").labels.tolist()) == {-1}
     halves = faces(faces(tmp_path / "halves", 5, "train/{}.png"), 3, "val/{}.png")
     outcome = ingest.run(config(halves, split="folders"), {}, context_of(tmp_path / "2", "ingest"))
     assert outcome.properties["splits"] == {"train": 5, "test": 3}

@@ -14,19 +14,16 @@ from torch import Tensor
 
 from tests.unit.vim_core.tiny import (
     assert_equal_bits,
-    classify_config,
-    code_table,
-    image_table,
+    code_data,
+    image_data,
     prior_config,
-    quantize_config,
     state_of,
+    tasks_on,
 )
 from vim_core.config import StackConfig
 from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.base import Task
-from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
-from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +38,7 @@ def nothing_compiled_before() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> PriorData:
-    rows = np.random.default_rng(0).integers(0, 9, size=(16, 4))
-    table = code_table(tmp_path_factory.mktemp("codes") / "train.parquet", rows, np.arange(16) % 3, 9)
-    return PriorData([table], [table], 3, "t" * 64)
+    return code_data(tmp_path_factory.mktemp("codes"), 16)
 
 
 def task_of(codes: PriorData, compiled: bool, **fields: Any) -> PriorTask:
@@ -109,15 +104,13 @@ def test_every_network_is_one_graph_for_the_whole_training(
 ) -> None:
     """What is traced depends on no backend; the eager one spares the C++ compiler."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    runtime = CpuRuntime(precision, threads=1)
-    runtime.compiled = True
-    images = [image_table(tmp_path / "images.parquet", 12)]
-    if name == "prior":
-        task: Task = PriorTask(prior_config(precision=precision), codes, runtime)
-    elif name == "quantizer":
-        task = QuantizerTask(quantize_config(precision=precision), QuantizerData(images, images), runtime)
-    else:
-        task = ClassifierTask(classify_config(precision=precision), ClassifierData(images, images, 3), runtime)
+
+    def compiled(precision: str) -> CpuRuntime:
+        runtime = CpuRuntime(precision, threads=1)
+        runtime.compiled = True
+        return runtime
+
+    task = tasks_on(image_data(tmp_path, train=12), codes, compiled)[name](precision=precision)
     stepped(task, 0, 2)
     assert counts() == {"frames": 1, "graphs": 1, "breaks": 0}
     task.pictures()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,19 +11,15 @@ import pytest
 
 from components import score
 from components.scoring import parts
-from tests.synthetic import artifact, context_of, everything, image_files, pictures, rows, tables
+from tests.synthetic import artifact, context_of, everything, image_files, inputs_of, pictures, rows, tables
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError
 
 CONFIG = ScoreConfig(usage_batch=4, batch=5)
 
 
-def inputs_of(made: dict[str, Any]) -> dict[str, Any]:
-    return {name: made[source.removesuffix("?")] for name, source in score.INPUTS.items() if source.strip("?") in made}
-
-
 def test_beam_gives_the_figures_of_one_process(tmp_path: Path) -> None:
-    inputs = inputs_of(everything(tmp_path))
+    inputs = inputs_of(score.INPUTS, everything(tmp_path))
     through_beam = context_of(tmp_path / "beam", "score")
     outcome = score.run(CONFIG, inputs, through_beam)
     alone = context_of(tmp_path / "alone", "score")
@@ -39,7 +34,7 @@ def test_beam_gives_the_figures_of_one_process(tmp_path: Path) -> None:
 
 
 def test_finished_shards_are_not_scored_again(tmp_path: Path) -> None:
-    inputs = inputs_of(tables(tmp_path))
+    inputs = inputs_of(score.INPUTS, tables(tmp_path))
     ctx = context_of(tmp_path, "score")
     first = score._pairs(CONFIG, inputs, ctx)[0]
     parts.measure(first)
@@ -64,4 +59,4 @@ def test_an_error_in_a_shard_comes_out_as_it_was(tmp_path: Path) -> None:
     )
     ctx = context_of(tmp_path, "score")
     with pytest.raises(DataError, match=r"'other-[01]', which is not in the originals: run reconstruct again"):
-        score.run(CONFIG, inputs_of(made), ctx)
+        score.run(CONFIG, inputs_of(score.INPUTS, made), ctx)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vim_core import io
 from vim_core.data.tables import hashed
@@ -20,7 +19,6 @@ LAYOUTS = {
 }
 """Where images lie by `ingest.split`; without labels the class folder may be missing."""
 SPLIT_FOLDERS = {"train": "train", "val": "test"}
-VERSION_KEYS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 
 @dataclass(frozen=True)
@@ -101,20 +99,9 @@ def _entry(root: Path, path: Path, linked_folder: bool) -> Entry:
 
 
 def _remote(source: str) -> Iterator[Entry]:
-    fs, base = io.filesystem(source)
-    fs.invalidate_cache()
-    try:
-        found: dict[str, dict[str, Any]] = fs.find(base, detail=True)
-    except FileNotFoundError:
-        return
-    for full, info in found.items():
-        path = full.removeprefix(base.rstrip("/") + "/")
+    for path, info in io.files(source).items():
         if not any(part.startswith(".") for part in path.split("/")):
-            yield Entry(path, int(info.get("size") or 0), _version(info))
-
-
-def _version(info: dict[str, Any]) -> str:
-    return next((f"{key}={info[key]}" for key in VERSION_KEYS if info.get(key)), "")
+            yield Entry(path, int(info.get("size") or 0), io.version(info))
 
 
 def place(entry: Entry, split: str, test_fraction: float, labelled: bool = True) -> Item:

@@ -6,6 +6,7 @@ Karras et al. 2020, 'Analyzing and Improving the Image Quality of StyleGAN'.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,10 @@ class Discriminator(nn.Module):
         self.conv = EqualConv(top + 1, top, 3, spectral=spectral)
         self.hidden = EqualLinear(top * 16, top, spectral)
         self.out = EqualLinear(top, 1, spectral)
+
+    def draw_order(self) -> Iterator[nn.Module]:
+        """All modules in the order in which construction draws their weights."""
+        return self.modules()
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B] in fp32."""

@@ -27,20 +27,29 @@ class Spectral(nn.Module):
     left: Tensor
     right: Tensor
 
-    def __init__(self, weight: Tensor, warmup: int = 15) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        matrix = weight.detach().flatten(1)
-        for name, length in zip(("left", "right"), matrix.shape, strict=True):
-            self.register_buffer(name, F.normalize(torch.randn(length), dim=0))
+        for name, length in zip(("left", "right"), weight.detach().flatten(1).shape, strict=True):
+            self.register_buffer(name, torch.empty(length))
+        self.draw(weight)
+
+    @torch.no_grad()
+    def draw(self, weight: Tensor, warmup: int = 15) -> None:
+        """Draw both vectors and let them find their direction at a weight on the CPU; not on the meta device."""
+        if weight.is_meta:
+            return
+        left, right = (F.normalize(torch.randn(len(vector)), dim=0) for vector in (self.left, self.right))
         for _ in range(warmup):
-            self.advance(weight)
+            left, right = _iterated(weight, right)
+        self.left.copy_(left)
+        self.right.copy_(right)
 
     @torch.no_grad()
     def advance(self, weight: Tensor) -> None:
         """One power iteration at the present weight [outputs, ...]."""
-        matrix = weight.detach().flatten(1)
-        self.left.copy_(F.normalize(matrix @ self.right, dim=0))
-        self.right.copy_(F.normalize(matrix.T @ self.left, dim=0))
+        left, right = _iterated(weight, self.right)
+        self.left.copy_(left)
+        self.right.copy_(right)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight over its largest singular value; gradients flow through both."""
@@ -48,6 +57,13 @@ class Spectral(nn.Module):
         left, right = self.left.clone(), self.right.clone()
         with torch.autocast(weight.device.type, enabled=False):
             return weight / torch.dot(left, torch.mv(weight.flatten(1), right))
+
+
+def _iterated(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Both vectors after one power iteration; the left one before it plays no part."""
+    matrix = weight.detach().flatten(1)
+    left = F.normalize(matrix @ right, dim=0)
+    return left, F.normalize(matrix.T @ left, dim=0)
 
 
 class Weighted(nn.Module):
@@ -59,10 +75,23 @@ class Weighted(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], bias: bool, spectral: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(*shape))
-        self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
         self.scale = 1 / math.sqrt(math.prod(shape[1:]))
+        self.spectral: Spectral | None = None
+        self.reset_parameters()
         self.spectral = Spectral(self.weight) if spectral else None
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weight, then the vectors of its norm; nothing happens on the meta device."""
+        if self.weight.is_meta:
+            return
+        self.weight.normal_()
+        if self.bias is not None:
+            self.bias.zero_()
+        if self.spectral is not None:
+            self.spectral.draw(self.weight)
 
     def scaled(self) -> Tensor:
         """The weight that is used."""
@@ -102,10 +131,16 @@ class Blur(nn.Module):
 
     def __init__(self, pad: tuple[int, int]) -> None:
         super().__init__()
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        kernel = taps[:, None] * taps[None]
-        self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
+        self.register_buffer("kernel", torch.empty(4, 4), persistent=False)
+        self.fill_buffers()
         self.pad = pad
+
+    def fill_buffers(self) -> None:
+        """Compute the filter; nothing happens on the meta device."""
+        if not self.kernel.is_meta:
+            taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+            kernel = taps[:, None] * taps[None]
+            self.kernel.copy_(kernel / kernel.sum())
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H + pad - 3, W + pad - 3]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -21,14 +22,27 @@ class PatchConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: bool, spectral: bool, last: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, 4, 4) * 0.02)
-        self.bias = None if norm else nn.Parameter(torch.zeros(outputs))
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 4, 4))
+        self.bias = None if norm else nn.Parameter(torch.empty(outputs))
         # Not pix2pix's batch norm: its logits would depend on how workers share a batch, and one broken batch would
         # stay in its running averages.
         self.norm = nn.GroupNorm(math.gcd(GROUPS, outputs), outputs) if norm else None
+        self.spectral: Spectral | None = None
+        self.reset_parameters()
         self.spectral = Spectral(self.weight) if spectral else None
         self.stride = stride
         self.last = last
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weight, then the vectors of its norm; nothing happens on the meta device."""
+        if self.weight.is_meta:
+            return
+        self.weight.copy_(torch.randn_like(self.weight) * 0.02)
+        if self.bias is not None:
+            self.bias.zero_()
+        if self.spectral is not None:
+            self.spectral.draw(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H', W']: H' is H / 2 for stride 2, H - 1 for stride 1."""
@@ -65,6 +79,10 @@ class PatchDiscriminator(nn.Module):
         blocks += [PatchConv(widths[-2], widths[-1], 1, norm, spectral)]
         blocks += [PatchConv(widths[-1], 1, 1, False, spectral, last=True)]
         self.blocks = nn.Sequential(*blocks)
+
+    def draw_order(self) -> Iterator[nn.Module]:
+        """All modules in the order in which construction draws their weights."""
+        return self.modules()
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B, P, P] in fp32, P = S / 2^layers - 2."""

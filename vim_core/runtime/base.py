@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from vim_core.errors import ConfigError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class Runtime(ABC):
         dtype = "bf16" if self.dtype is torch.bfloat16 else "fp32"
         return Numeric(self.kind, dtype, self.threads, self.world, self.compiled)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether networks are split over several workers, none of which then has a whole one."""
+        return self.parallel == "fsdp" and self.world > 1
+
     def compile(self, network: nn.Module) -> Callable[..., Any]:
         """The network's training pass, through torch.compile where the job asks for it; batches have one shape.
 
@@ -89,7 +96,7 @@ class Runtime(ABC):
             return network
         if self.device.type not in ("cpu", "cuda"):
             raise ConfigError(f"compile='on': {self.device.type} compiles every step by itself; set compile=off")
-        if self.parallel == "fsdp" and self.world > 1:
+        if self.sharded:
             raise ConfigError("compile='on': not of sharded networks; set compile=off or run.parallel=data")
         return torch.compile(network, dynamic=False)
 
@@ -98,7 +105,7 @@ class Runtime(ABC):
 
         Call it before the optimizer is built; `keep` stays whole on every worker.
         """
-        if self.parallel == "fsdp" and self.world > 1:
+        if self.sharded:
             from torch.distributed.device_mesh import init_device_mesh
 
             from vim_core import parallel
@@ -106,11 +113,15 @@ class Runtime(ABC):
             self._mesh = self._mesh or init_device_mesh(self.device.type, (self.world,))
             parallel.split(module, self._mesh, keep, self.dtype)
 
-    def whole(self, module: nn.Module) -> nn.Module:
-        """The network with all of its weights, itself unless it is sharded; a collective then."""
+    def whole(self, module: Network, device: torch.device | None = None) -> Network | None:
+        """The network with all of its weights: itself unless it is sharded.
+
+        Then it is a collective that gives the first worker a copy on `device` (by default this runtime's), the others
+        None.
+        """
         from vim_core import parallel
 
-        return parallel.whole(module)
+        return parallel.whole(module, self.rank == 0, device)  # type: ignore[return-value]
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in the job's dtype; weights stay fp32."""

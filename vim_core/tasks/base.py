@@ -17,7 +17,11 @@ Batch = dict[str, Tensor]
 
 
 class Task(ABC):
-    """One kind of training: its networks, its data as a function of the step, its step, its exported files."""
+    """One kind of training: its networks, its data as a function of the step, its step, its exported files.
+
+    Where workers share a network, each calls `finish`, `export`, `evaluation` and `pictures`, because all of them put
+    it together; only the first one gets it, and with it the figures and files, the others get nothing.
+    """
 
     unit = "images"
     headline = ("loss", -1)

@@ -98,7 +98,8 @@ class ClassifierTask(Task):
 
     def evaluation(self) -> Evaluation:
         """`accuracy` of the weights that would be exported now."""
-        model, count = snapshot(self.result, place(self.runtime.device)), len(self.watched)
+        model, count = snapshot(self.result, place(self.runtime.device), self.runtime), len(self.watched)
+        assert model is not None, "classifiers are not sharded"
         count = min(self.config.evaluate_limit or count, count)
         return lambda check: {"accuracy": accuracy(model, self.watched, count, check)}
 

@@ -13,7 +13,6 @@ from vim_core import accumulation, flops, losses
 from vim_core.config import PriorConfig
 from vim_core.data.codes import CodeTable
 from vim_core.data.position import keyed_rng
-from vim_core.ema import Ema
 from vim_core.errors import ConfigError
 from vim_core.evaluation import Check, Evaluation, place, snapshot
 from vim_core.held_out import bits_per_token
@@ -24,6 +23,7 @@ from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
 from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
 from vim_core.preview import preview
 from vim_core.runtime.base import Runtime
+from vim_core.tasks import networks
 from vim_core.tasks.base import Batch, Task
 from vim_core.tasks.prior_source import CodeRows, EncodedImages, Source
 
@@ -75,10 +75,7 @@ class PriorTask(Task):
         )
         self.source = self._source(data)
         torch.manual_seed(config.seed)
-        self.model = ImagePrior(self.shape, config.recompute).to(runtime.device)
-        self.ema = Ema(self.model, config.ema) if config.ema else None
-        for network in (self.model, self.ema.shadow) if self.ema else (self.model,):
-            runtime.split(network)
+        self.model, self.ema = networks.build(lambda: ImagePrior(self.shape, config.recompute), runtime, config.ema)
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.tokenizer_files = data.tokenizer_files
@@ -152,8 +149,8 @@ class PriorTask(Task):
 
     @property
     def result(self) -> ImagePrior:
-        """What is exported: the average if there is one."""
-        return self.runtime.whole(self.ema.shadow if self.ema else self.model)  # type: ignore[return-value]
+        """What is exported: the average if there is one; sharded where the network is."""
+        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
     def _bits(self, model: ImagePrior, limit: int, check: Check = lambda: None) -> float:
         count = min(limit or len(self.test_table), len(self.test_table))
@@ -165,9 +162,15 @@ class PriorTask(Task):
         return self._unigram
 
     def finish(self) -> dict[str, float]:
-        """Bits per token of the held-out codes, given their labels, beside the unigram code fitted on train."""
+        """Bits per token of the held-out codes, given their labels, beside the unigram code fitted on train.
+
+        Of a network that is split over the workers the first one says them.
+        """
+        model = self.runtime.whole(self.result)
+        if model is None:
+            return {}
         return {
-            "nll_bits_per_token": self._bits(self.result.eval(), 0),
+            "nll_bits_per_token": self._bits(model.eval(), 0),
             "unigram_bits_per_token": self._unigram_bits(),
         }
 
@@ -175,9 +178,11 @@ class PriorTask(Task):
         """See `flops.prior_step`."""
         return flops.prior_step(self.shape, self.config.batch)
 
-    def evaluation(self) -> Evaluation:
+    def evaluation(self) -> Evaluation | None:
         """`nll_bits_per_token` of the weights that would be exported now; the unigram code's bits come once."""
-        model, first = snapshot(self.result, place(self.runtime.device)), self._unigram is None
+        model, first = snapshot(self.result, place(self.runtime.device), self.runtime), self._unigram is None
+        if model is None:
+            return None
 
         def job(check: Check) -> dict[str, float]:
             figures = {"nll_bits_per_token": self._bits(model, self.config.evaluate_limit, check)}
@@ -190,11 +195,15 @@ class PriorTask(Task):
         if self.tokenizer_files is None or not self.settings.preview:
             return {}
         device = place(self.runtime.device)
+        here = device == self.runtime.device
+        model = self.runtime.whole(self.result) if here else snapshot(self.result, device, self.runtime)
+        if model is None:
+            return {}
         if self._decoder is None:
             self._decoder = load_tokenizer(*self.tokenizer_files, str(device))
-        model = self.result if device == self.runtime.device else snapshot(self.result, device)
         return {"samples": preview(model, self._decoder, self.settings.preview, self.config.seed)}
 
     def export(self) -> dict[str, bytes]:
-        """Weights and shape."""
-        return {"model.safetensors": to_bytes(self.result), "config.json": model_config(self.shape)}
+        """Weights and shape; of a network that is split over the workers the first one has them."""
+        model = self.runtime.whole(self.result, torch.device("cpu"))
+        return {} if model is None else {"model.safetensors": to_bytes(model), "config.json": model_config(self.shape)}

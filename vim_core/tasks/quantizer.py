@@ -16,7 +16,6 @@ from vim_core.config import QuantizeConfig
 from vim_core.data.feed import ImageFeed
 from vim_core.data.grids import grid_png
 from vim_core.data.position import keyed_rng
-from vim_core.ema import Ema
 from vim_core.errors import ConfigError
 from vim_core.evaluation import Evaluation, place, snapshot
 from vim_core.held_out import Reconstructions, psnr_db
@@ -32,6 +31,7 @@ from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, se
 from vim_core.optim_masked import scalar
 from vim_core.perceptual import Perceptual
 from vim_core.runtime.base import Runtime
+from vim_core.tasks import networks
 from vim_core.tasks.adversary import JudgePass, generator_term, judge_pass, ramp
 from vim_core.tasks.base import Batch, Task
 from vim_core.tasks.starting import Source, start
@@ -83,20 +83,25 @@ class QuantizerTask(Task):
             )
         torch.manual_seed(config.seed)
         self.data = data
-        self.model = ViTVQGAN(config)
-        start(self.model, config, data.source)
-        self.model.to(runtime.device)
-        self.ema = Ema(self.model, config.ema) if config.ema else None
-        for network in (self.model, self.ema.shadow) if self.ema else (self.model,):
-            # Restarts look at the whole codebook; the discriminator, small and differentiated twice, stays whole too.
-            runtime.split(network, keep=[network.codebook.weight])  # type: ignore[list-item,union-attr]
+        self.model, self.ema = networks.build(
+            lambda: ViTVQGAN(config),
+            runtime,
+            config.ema,
+            # Restarts look at all of it.
+            keep=lambda network: [network.codebook.weight],
+            load=lambda network: start(network, config, data.source),
+        )
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.perceptual = Perceptual.create(config.loss, runtime.device)
         self.judge: Judge | None = None
         self.lecam: LeCam | None = None
         if config.loss.adversarial > 0:
-            self.judge = make_discriminator(config.discriminator, config.image_size).to(runtime.device)
+            # Whole on every worker: R1 differentiates it twice, and FSDP2 frees a block's weights after the first time.
+            # It is small beside the tokenizer (29 million values at 256x256).
+            self.judge = networks.build_whole(
+                partial(make_discriminator, config.discriminator, config.image_size), runtime
+            )
             self.judge_optimizer = make_optimizer(self.judge, config.discriminator.optim)
             if config.discriminator.lecam.weight > 0:
                 self.lecam = LeCam(config.discriminator.lecam).to(runtime.device)
@@ -246,22 +251,35 @@ class QuantizerTask(Task):
             moved = book.restart(latents, index, self.optimizer, figures["skipped"])
             figures["restarted"] = moved.float().sum()
 
-    def _tokenizer(self) -> Tokenizer:
-        model = self.runtime.whole(self.ema.shadow if self.ema else self.model)
-        return Tokenizer(model, self.runtime.device)  # type: ignore[arg-type]
+    @property
+    def result(self) -> ViTVQGAN:
+        """What is exported: the average if there is one; sharded where the network is."""
+        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
+
+    def _tokenizer(self) -> Tokenizer | None:
+        """The present one; of a network that is split over the workers the first one has it."""
+        model = self.runtime.whole(self.result)
+        return None if model is None else Tokenizer(model, self.runtime.device)
 
     def pictures(self) -> dict[str, bytes]:
         """Held-out images above their reconstructions."""
-        images = self.held_out.plain(range(min(16, len(self.held_out))))
         training = self.model.training
         tokenizer = self._tokenizer()
+        if tokenizer is None:
+            return {}
+        images = self.held_out.plain(range(min(16, len(self.held_out))))
         decoded = tokenizer.decode(tokenizer.encode(images))
         self.model.train(training)
         return {"reconstructions": grid_png(torch.cat([images, decoded]), columns=len(images))}
 
     def finish(self) -> dict[str, float]:
-        """PSNR in dB over the held-out images, each image's own, then their mean."""
+        """PSNR in dB over the held-out images, each image's own, then their mean.
+
+        Of a network that is split over the workers the first one says it.
+        """
         tokenizer, values = self._tokenizer(), []
+        if tokenizer is None:
+            return {}
         for rows in torch.arange(len(self.held_out)).split(256):
             images = self.held_out.plain(rows.tolist())
             decoded = tokenizer.decode(tokenizer.encode(images))
@@ -277,7 +295,10 @@ class QuantizerTask(Task):
         if self.scoring is None:
             return None
         scoring, device = self.scoring, place(self.runtime.device)
-        tokenizer = Tokenizer(snapshot(self._tokenizer().model, device), device)
+        model = snapshot(self.result, device, self.runtime)
+        if model is None:
+            return None
+        tokenizer = Tokenizer(model, device)
         return lambda check: scoring(tokenizer, check)
 
     def _scoring(self, data: QuantizerData) -> Reconstructions:
@@ -291,11 +312,14 @@ class QuantizerTask(Task):
         return Reconstructions(images, config.evaluate_limit, classifier)
 
     def export(self) -> dict[str, bytes]:
-        """Weights (the average's, if there is one) and settings."""
+        """Weights (the average's, if there is one) and settings; the first worker's, of a network split over them."""
+        model = self.runtime.whole(self.result, torch.device("cpu"))
+        if model is None:
+            return {}
         source = self.data.source
         # Where the tokenizer lay that this one started from is no property of this one, what it was is.
         settings = replace(self.settings, init_from=f"digest:{source.digest}") if source else self.settings
-        return {"model.safetensors": to_bytes(self._tokenizer().model), "config.json": model_config(settings)}
+        return {"model.safetensors": to_bytes(model), "config.json": model_config(settings)}
 
 
 def _without_terms(passed: P) -> P:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from components import registry
+from components.api import Artifact
+from tests.support import train_here
+from tests.unit.components import models
 from tests.unit.components.fakes import Fake
 from vim_core.config import PipelineConfig, RunConfig
 
@@ -28,3 +31,15 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
 def config(tmp_path: Path) -> PipelineConfig:
     components = ["ingest", "quantize", "tokenize", "prior"]
     return PipelineConfig(preset="test", components=components, run=RunConfig(root=str(tmp_path / "root")))
+
+
+@pytest.fixture
+def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker, in this process, with the slow measurement left out."""
+    train_here(monkeypatch)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Artifact:
+    """Thirteen training and five test images of three classes."""
+    return models.images(tmp_path)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from components.api import Artifact
-from tests.synthetic import artifact
-from tests.unit.vim_core.tiny import enlarge, quantize_config
+from tests.synthetic import artifact, image_files, rows
+from tests.unit.vim_core.tiny import enlarge, pixels, quantize_config
 from vim_core import io
 from vim_core.config import StackConfig
 from vim_core.data.codes import CodeMeta, write_codes
@@ -29,6 +29,16 @@ def files(module: torch.nn.Module, settings: bytes) -> dict[str, Any]:
         "model.safetensors": lambda uri: io.write_bytes(uri, weights),
         "config.json": lambda uri: io.write_bytes(uri, settings),
     }
+
+
+def images(root: Path) -> Artifact:
+    """Thirteen training and five test images of 8x8 in two files each."""
+    written: dict[str, Any] = {}
+    splits = {"train": 13, "test": 5}
+    for split, count in splits.items():
+        keys = [f"{split}-{i:03d}" for i in range(count)]
+        written |= image_files(split, rows(keys, [i % 3 for i in range(count)], pixels(count, 8)), 2)
+    return artifact(root, "ingest", written, properties={"classes": CLASSES, "splits": splits})
 
 
 def tokenizer(root: Path, **fields: Any) -> Artifact:
@@ -57,10 +67,10 @@ def codes(root: Path, made_by: Artifact, labels: dict[str, np.ndarray]) -> Artif
 
     def write(split: str) -> Any:
         count = len(labels[split])
-        rows = np.random.default_rng(len(split)).integers(0, 16, size=(count, 4))
+        numbers = np.random.default_rng(len(split)).integers(0, 16, size=(count, 4))
         meta = CodeMeta(split, (2, 2), 16, made_by.digest)
         keys = [f"{split}-{i:03d}" for i in range(count)]
-        return lambda uri: write_codes(uri, keys, labels[split], np.zeros(count, np.int32), rows, meta)
+        return lambda uri: write_codes(uri, keys, labels[split], np.zeros(count, np.int32), numbers, meta)
 
     named = {f"codes/{split}-00000-of-00001.parquet": write(split) for split in labels}
     splits = {split: len(values) for split, values in labels.items()}

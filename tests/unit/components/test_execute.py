@@ -14,7 +14,7 @@ from components.api import Artifact, Context, Outcome
 from tests.unit.components.fakes import Act, Fake, files_below, run, services
 from vim_core import io
 from vim_core.config import PipelineConfig
-from vim_core.errors import ConfigError, DataError
+from vim_core.errors import ConfigError, DataError, StorageError
 
 
 def test_an_artifact_is_made_once_and_found_again(fakes: dict[str, Fake], config: PipelineConfig) -> None:
@@ -179,15 +179,19 @@ def test_a_relative_root_becomes_absolute(
     assert artifact.folder.startswith(str(tmp_path / "artifacts"))
 
 
-def test_a_remote_root_works_as_a_local_one(fakes: dict[str, Fake], config: PipelineConfig) -> None:
-    import fsspec
+def test_a_remote_root_works_as_a_local_one(fakes: dict[str, Fake], config: PipelineConfig, remote: str) -> None:
+    config.run.root = remote
+    first = run("ingest", config)
+    assert run("ingest", config).reused
+    assert not run("ingest", config, force=True).reused
+    store.verify(first.artifact)
+    assert lease._numbers(io.join(remote, ".leases", "ingest", first.artifact.manifest.fingerprint))
 
-    config.run.root = "memory://bucket/root"
-    try:
-        first = run("ingest", config)
-        assert run("ingest", config).reused
-        assert not run("ingest", config, force=True).reused
-        store.verify(first.artifact)
-        assert lease._numbers(io.join(config.run.root, ".leases", "ingest", first.artifact.manifest.fingerprint))
-    finally:
-        fsspec.filesystem("memory").store.clear()
+
+def test_a_root_in_a_bucket_that_is_not_there_is_named_before_any_work(
+    fakes: dict[str, Fake], config: PipelineConfig, gcs: str
+) -> None:
+    config.run.root = "gs://nowhere/root"
+    with pytest.raises(StorageError, match=r"there is no bucket gs://nowhere, .*; make it \(`gcloud storage"):
+        run("ingest", config)
+    assert fakes["ingest"].runs == 0

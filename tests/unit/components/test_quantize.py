@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from components import execute, quantize, ray_train, training
-from components.api import Artifact, Context
+from components import execute, quantize
+from components.api import Artifact
 from components.fingerprint import merkle
 from components.store import checksum
-from tests.synthetic import artifact, context_of, image_files, rows
+from tests.synthetic import context_of
 from tests.unit.components import fakes, models
 from tests.unit.vim_core.tiny import pixels, quantize_config
 from vim_core.config import CodebookConfig, PipelineConfig, QuantizeConfig, RunConfig, StackConfig
@@ -27,27 +26,7 @@ LARGER = StackConfig(blocks=2, heads=2, dim=24, mlp=40)
 STILL = CodebookConfig(codes=16, dim=4)
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker, here, with the slow measurement left out."""
-
-    def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
-        training.run_task(arguments["job"], 0, 1, 0)
-        return "in the test"
-
-    monkeypatch.setattr(ray_train, "fit", fit)
-    monkeypatch.setattr("vim_core.runtime.measure.product_rate", lambda runtime: 12.3)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Artifact:
-    files: dict[str, Any] = {}
-    for split, count in {"train": 13, "test": 5}.items():
-        keys = [f"{split}-{i:03d}" for i in range(count)]
-        files |= image_files(split, rows(keys, [i % 3 for i in range(count)], pixels(count, 8)), 1)
-    return artifact(
-        tmp_path, "ingest", files, properties={"classes": models.CLASSES, "splits": {"train": 13, "test": 5}}
-    )
+pytestmark = pytest.mark.usefixtures("trained_here")
 
 
 def finetuned(folder: str) -> QuantizeConfig:

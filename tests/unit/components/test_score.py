@@ -19,6 +19,7 @@ from tests.synthetic import (
     everything,
     generated,
     image_files,
+    inputs_of,
     pictures,
     rows,
     tables,
@@ -28,10 +29,6 @@ from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
 
 NAME = "images/test-00000-of-00002.parquet"
-
-
-def inputs_of(made: dict[str, Any]) -> dict[str, Any]:
-    return {name: made[source.removesuffix("?")] for name, source in score.INPUTS.items() if source.strip("?") in made}
 
 
 def pair(made: dict[str, Any], result: Path, **fields: Any) -> parts.Pair:
@@ -115,7 +112,7 @@ def test_samples_are_judged_by_the_classifier(tmp_path: Path, batch: int) -> Non
 
 
 def test_matching_inputs_pass(tmp_path: Path) -> None:
-    score.check_lineage(inputs_of(everything(tmp_path)))
+    score.check_lineage(inputs_of(score.INPUTS, everything(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +134,7 @@ def test_inputs_of_another_origin_are_refused(
     made = everything(tmp_path)
     made[component] = with_fields(made[component], properties=made[component].properties | change)
     with pytest.raises(LineageError, match=message):
-        score.check_lineage(inputs_of(made))
+        score.check_lineage(inputs_of(score.INPUTS, made))
 
 
 def test_a_code_table_of_other_images_is_refused(tmp_path: Path) -> None:
@@ -147,7 +144,7 @@ def test_a_code_table_of_other_images_is_refused(tmp_path: Path) -> None:
         tmp_path / "other", "tokenize", {}, {"images": stranger}, properties=made["tokenize"].properties
     )
     with pytest.raises(LineageError, match="codes was made with images other"):
-        score.check_lineage(inputs_of(made))
+        score.check_lineage(inputs_of(score.INPUTS, made))
 
 
 def test_a_missing_shard_is_refused(tmp_path: Path, context: Any) -> None:
@@ -156,13 +153,13 @@ def test_a_missing_shard_is_refused(tmp_path: Path, context: Any) -> None:
     lone = artifact(tmp_path / "x", "reconstruct", one, {"images": made["ingest"]}, config={"limit": 0},
                     properties=made["reconstruct"].properties)  # fmt: skip
     with pytest.raises(DataError, match="is not both an original and a reconstruction"):
-        score._pairs(ScoreConfig(), inputs_of(made | {"reconstruct": lone}), context)
+        score._pairs(ScoreConfig(), inputs_of(score.INPUTS, made | {"reconstruct": lone}), context)
 
 
 def test_figures_of_the_codes(tmp_path: Path) -> None:
     made = tables(tmp_path)
     figures = score.Figures()
-    score._add_codes(figures, ScoreConfig(usage_batch=5), inputs_of(made))
+    score._add_codes(figures, ScoreConfig(usage_batch=5), inputs_of(score.INPUTS, made))
     codes = np.random.default_rng(2).integers(0, 8, size=(12, 4))
     expected = np.mean([len(set(codes[i : i + 5].ravel().tolist())) / 8 for i in (0, 5)])
     assert figures.metrics["codebook_usage"] == pytest.approx(expected)
@@ -173,7 +170,7 @@ def test_figures_of_the_codes(tmp_path: Path) -> None:
 
 def test_too_few_images_for_codebook_usage_name_the_setting(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"256 images and there are 12.*score\.usage_batch"):
-        score._add_codes(score.Figures(), ScoreConfig(), inputs_of(tables(tmp_path)))
+        score._add_codes(score.Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
 
 
 @pytest.fixture
@@ -188,7 +185,7 @@ def finish(inputs: dict[str, Any], context: Any, config: ScoreConfig) -> None:
 
 
 def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:
-    inputs = inputs_of(everything(tmp_path))
+    inputs = inputs_of(score.INPUTS, everything(tmp_path))
     config = ScoreConfig(usage_batch=4)
     finish(inputs, context, config)
     outcome = score.run(config, inputs, context)
@@ -217,7 +214,7 @@ def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:
 
 
 def test_without_samples_their_figures_are_absent(tmp_path: Path, context: Any) -> None:
-    inputs = inputs_of(tables(tmp_path))
+    inputs = inputs_of(score.INPUTS, tables(tmp_path))
     config = ScoreConfig(usage_batch=4)
     finish(inputs, context, config)
     assert set(score.run(config, inputs, context).metrics) == {"psnr_db", "ssim", "codebook_usage", "perplexity"}
@@ -226,7 +223,7 @@ def test_without_samples_their_figures_are_absent(tmp_path: Path, context: Any) 
 def test_samples_without_classes_have_a_distance_and_no_accuracy(tmp_path: Path, context: Any) -> None:
     made = everything(tmp_path)
     made |= generated(tmp_path / "unconditional", made["quantize"], labelled=False)
-    inputs = inputs_of(made)
+    inputs = inputs_of(score.INPUTS, made)
     config = ScoreConfig(usage_batch=4)
     finish(inputs, context, config)
     metrics = score.run(config, inputs, context).metrics
@@ -245,7 +242,7 @@ def test_a_limit_leaves_originals_without_reconstruction(tmp_path: Path, context
         config={"limit": 2},
         properties=made["reconstruct"].properties,
     )
-    inputs = inputs_of(made)
+    inputs = inputs_of(score.INPUTS, made)
     config = ScoreConfig(usage_batch=4)
     finish(inputs, context, config)
     outcome = score.run(config, inputs, context)
@@ -256,4 +253,4 @@ def test_the_classifier_must_be_the_one_of_the_artifact(tmp_path: Path) -> None:
     made = everything(tmp_path)
     made["classify"] = with_fields(classifier(tmp_path / "again", made["ingest"]), digest="other")
     with pytest.raises(LineageError, match="classifier"):
-        score.check_lineage(inputs_of(made))
+        score.check_lineage(inputs_of(score.INPUTS, made))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.api import Row
+from components.fault_log import FaultLog
 from components.shipping import Ledger, Outbox, Shipper, Tail
 from vim_core.spool import Spool
 
@@ -22,6 +23,7 @@ class Server:
     def __init__(self) -> None:
         self.points: list[tuple[str, int, float]] = []
         self.pictures: list[tuple[str, int | None, bytes]] = []
+        self.texts: list[tuple[str, str]] = []
         self.away = False
         self.run_id = "run"
 
@@ -38,6 +40,12 @@ class Server:
         if self.away:
             return False
         self.pictures.append((name, step, png))
+        return True
+
+    def text(self, name: str, content: str) -> bool:
+        if self.away:
+            return False
+        self.texts.append((name, content))
         return True
 
     def last_step(self, key: str) -> int | None:
@@ -160,6 +168,69 @@ def test_pictures_go_out_once_and_a_missing_file_stops_nothing(tmp_path: Path) -
     deliver(life(spool.path, server))
     assert server.pictures == [("grid", 3, b"first")]
     assert steps(server) == [5]
+
+
+def faults(server: Server) -> list[tuple[int, float]]:
+    return [(step, value) for name, step, value in server.points if name == "train/nonfinite_steps"]
+
+
+def test_skipped_updates_are_counted_and_their_file_says_which(tmp_path: Path) -> None:
+    spool, server = Spool(tmp_path / "spool.jsonl"), Server()
+    for step in (3, 7):
+        spool.fault(step, ["l2"], ["a", "b"])
+        spool.write(step, {"loss": 1.0})
+    deliver(life(spool.path, server))
+    assert faults(server) == [(3, 1.0), (7, 2.0)]
+    ((name, content),) = server.texts
+    assert name == "nonfinite.jsonl"
+    rows = [json.loads(line) for line in content.splitlines()]
+    assert [(row["step"], row["nonfinite"], row["samples"]) for row in rows] == [
+        (3, ["l2"], ["a", "b"]),
+        (7, ["l2"], ["a", "b"]),
+    ]
+    spool.cut(5)
+    spool.fault(9, ["adversarial"], ["c"])
+    # A new shipper of a spool that was cut: the count goes on from what is left.
+    deliver(life(spool.path, server))
+    assert faults(server) == [(3, 1.0), (7, 2.0), (9, 2.0)]
+    assert [json.loads(line)["step"] for line in server.texts[-1][1].splitlines()] == [3, 9]
+
+
+def test_the_file_of_skipped_updates_waits_for_its_time_but_not_at_the_end() -> None:
+    server, now = Server(), [0.0]
+    log = FaultLog(server, every_s=30.0, clock=lambda: now[0])
+    assert not log.deliver(now=True), "nothing is nothing to send"
+
+    def row(step: int) -> dict[str, Any]:
+        return log.add({"step": step, "t": 5, "nonfinite": ["l2"], "samples": []})
+
+    row(1)
+    assert log.deliver()
+    assert row(2) == {"step": 2, "t": 5, "m": {"train/nonfinite_steps": 2.0}}
+    now[0] = 29.0
+    assert not log.deliver()
+    now[0] = 30.0
+    assert log.deliver()
+    row(3)
+    assert log.waiting
+    assert log.deliver(now=True)
+    assert not log.waiting
+    row(4)
+    server.away = True
+    assert not log.deliver(now=True)
+    assert log.waiting
+    assert [text.count("\n") for _, text in server.texts] == [1, 2, 3]
+
+
+@given(st.lists(st.integers(0, 30), max_size=30))
+def test_the_count_is_that_of_the_steps_up_to_it(steps: list[int]) -> None:
+    """Whatever is read again: an entry takes the place of all at its step or later."""
+    log, kept = FaultLog(Server()), list[int]()
+    for step in steps:
+        kept = [known for known in kept if known < step] + [step]
+        assert log.add({"step": step, "t": 0, "nonfinite": [], "samples": []})["m"] == {
+            "train/nonfinite_steps": float(len(kept))
+        }
 
 
 def test_notes_of_this_life_are_announced_and_older_ones_are_not(tmp_path: Path) -> None:

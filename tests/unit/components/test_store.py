@@ -5,29 +5,25 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from components import store
 from components.api import Artifact, FileEntry, InputRecord, Manifest
+from tests.support import PRIVATE
 from vim_core import io
 from vim_core.errors import DataError, StorageError
 
 FP = "0123456789abcdef0123"
 
 
-@pytest.fixture(params=["local", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "local":
-        yield str(tmp_path)
-        return
-    yield "memory://bucket/root"
-    fsspec.filesystem("memory").store.clear()
+@pytest.fixture
+def root(anywhere: str) -> str:
+    return anywhere
 
 
 def manifest(attempt: str = "one", **changes: Any) -> Manifest:
@@ -74,10 +70,10 @@ def test_the_second_attempt_adopts_the_first(root: str) -> None:
     assert adopted.manifest == manifest("one")
 
 
-def test_of_many_attempts_at_once_one_wins(tmp_path: Path) -> None:
+def test_of_many_attempts_at_once_one_wins(root: str) -> None:
     attempts = [manifest(f"attempt{index}") for index in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        results = list(pool.map(lambda each: store.commit(str(tmp_path), each), attempts))
+        results = list(pool.map(lambda each: store.commit(root, each), attempts))
     assert [won for _, won in results].count(True) == 1
     assert len({artifact.manifest.attempt for artifact, _ in results}) == 1
 
@@ -191,6 +187,13 @@ def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
             act()
         assert str(caught.value).startswith(f"{root}: ")
         assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_that_is_missing_or_closed_is_named(gcs: str) -> None:
+    with pytest.raises(StorageError, match=r"there is no bucket gs://nowhere"):
+        store.commit("gs://nowhere/root", manifest())
+    with pytest.raises(StorageError, match=rf"gs://{PRIVATE} refuses this account .* application-default login"):
+        store.load(f"gs://{PRIVATE}/root", "tokenize", FP)
 
 
 def wrapped(error: Exception) -> Exception:

@@ -55,7 +55,7 @@ class Client:
     def create_run(self, experiment: str, tags: dict[str, str], run_name: str) -> Any:
         run_id = f"r{next(self._numbers)}"
         info = Namespace(run_id=run_id, status="RUNNING")
-        data = Namespace(tags=dict(tags), params={}, points=[], inputs=[], pictures=[])
+        data = Namespace(tags=dict(tags), params={}, points=[], inputs=[], pictures=[], texts={})
         self.runs[run_id] = Namespace(info=info, data=data, name=run_name)
         return self.runs[run_id]
 
@@ -75,6 +75,9 @@ class Client:
         data.points += [(point.key, point.step, point.value) for point in metrics]
         data.params.update({param.key: param.value for param in params})
         data.tags.update({tag.key: tag.value for tag in tags})
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        self.get_run(run_id).data.texts[name] = text
 
     def log_inputs(self, run_id: str, inputs: Any) -> None:
         self.get_run(run_id).data.inputs += inputs
@@ -129,11 +132,13 @@ def begin(config: PipelineConfig, client: Client) -> Any:
     return tracking.open_run(config, {"dagster/run_id": "d1"}, Link("memory", lambda uri: client, rest_s=0.0))
 
 
-def artifact(tmp_path: Path, run_id: str = "", curves: str = "") -> Artifact:
+def artifact(tmp_path: Path, run_id: str = "", curves: str = "", faults: str = "") -> Artifact:
     folder = tmp_path / "quantize" / "f1"
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    (folder / "data" / "curves.jsonl").write_text(curves)
-    files = [FileEntry("curves.jsonl", "data/curves.jsonl", len(curves), "0" * 64)] if curves else []
+    files = []
+    for name, text in {"curves.jsonl": curves, "nonfinite.jsonl": faults}.items():
+        (folder / "data" / name).write_text(text)
+        files += [FileEntry(name, f"data/{name}", len(text), "0" * 64)] if text else []
     inputs = {"images": InputRecord("ingest", "f0", "d" * 64)}
     manifest = Manifest(
         "quantize", 1, "f1", "e" * 64, {"steps": 3}, inputs, files, {"psnr_db": 22.5}, {}, {}, {"device": "cpu"}, 1.0,
@@ -199,7 +204,8 @@ def test_an_outage_stops_nothing_and_the_next_run_makes_up_for_it(
         assert tracker.last_step("loss") is None
         assert tracker.run_id == ""
     curves = "".join(json.dumps({"step": step, "t": step, "m": {"loss": 1.0}}) + "\n" for step in range(3))
-    made = artifact(tmp_path, tracker.run_id, curves)
+    fault = json.dumps({"step": 1, "t": 1, "nonfinite": ["l2"], "samples": ["a"]}) + "\n"
+    made = artifact(tmp_path, tracker.run_id, curves, fault)
     run.finished("quantize", made, reused=False)
     run.close("FINISHED")
     assert "did not take" in caplog.text
@@ -213,7 +219,9 @@ def test_an_outage_stops_nothing_and_the_next_run_makes_up_for_it(
         again.close("FINISHED")
     children = [each for each in client.runs.values() if each.data.tags["vim.kind"] == "component"]
     assert len(children) == 1
-    assert children[0].data.points == [("train/loss", step, 1.0) for step in range(3)] + [("final/psnr_db", 0, 22.5)]
+    losses = [("train/loss", step, 1.0) for step in range(3)]
+    assert children[0].data.points == [*losses, ("train/nonfinite_steps", 1, 1.0), ("final/psnr_db", 0, 22.5)]
+    assert children[0].data.texts == {"nonfinite.jsonl": fault}
     assert children[0].info.status == "FINISHED"
 
 

@@ -14,40 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import classify, prior, quantize, ray_train, training
+from components import classify, prior, quantize, ray_train
 from components.api import Artifact, Context, Outcome
 from components.fingerprint import settings_of
-from tests.synthetic import artifact, context_of, image_files, rows, with_fields
+from tests.synthetic import artifact, context_of, with_fields
 from tests.unit.components import models
-from tests.unit.vim_core.tiny import classify_config, pixels, prior_config, quantize_config
+from tests.unit.vim_core.tiny import classify_config, prior_config, quantize_config
 from vim_core import io
 from vim_core.config import AugmentConfig
 from vim_core.errors import ConfigError, LineageError, VimError
 from vim_core.models.vit_vqgan import load_tokenizer
 from vim_core.spool import parse
 
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker, here, with the slow measurement left out."""
-
-    def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
-        training.run_task(arguments["job"], 0, 1, 0)
-        return "in the test"
-
-    monkeypatch.setattr(ray_train, "fit", fit)
-    monkeypatch.setattr("vim_core.runtime.measure.product_rate", lambda runtime: 12.3)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Artifact:
-    files: dict[str, Any] = {}
-    for split, count in {"train": 13, "test": 5}.items():
-        keys = [f"{split}-{i:03d}" for i in range(count)]
-        files |= image_files(split, rows(keys, [i % 3 for i in range(count)], pixels(count, 8)), 2)
-    return artifact(
-        tmp_path, "ingest", files, properties={"classes": models.CLASSES, "splits": {"train": 13, "test": 5}}
-    )
+pytestmark = pytest.mark.usefixtures("trained_here")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from tests.unit.vim_core.tiny import (
     assert_equal_bits,
     classify_config,
-    code_table,
-    image_table,
+    code_data,
+    image_data,
     prior_config,
     quantize_config,
     runtime,
@@ -35,15 +34,12 @@ BOOK = CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=2, threshold=
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> QuantizerData:
-    table = image_table(tmp_path_factory.mktemp("images") / "train.parquet", 21)
-    return QuantizerData([table], [table])
+    return image_data(tmp_path_factory.mktemp("images"), train=21)
 
 
 @pytest.fixture(scope="module")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> PriorData:
-    rows = np.random.default_rng(0).integers(0, 9, size=(21, 4))
-    table = code_table(tmp_path_factory.mktemp("codes") / "train.parquet", rows, np.arange(21) % 3, 9)
-    return PriorData([table], [table], 3, "t" * 64)
+    return code_data(tmp_path_factory.mktemp("codes"), 21)
 
 
 def quantizer(images: QuantizerData, parts: int, **fields: Any) -> QuantizerTask:

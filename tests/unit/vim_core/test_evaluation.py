@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.vim_core.tiny import runtime
 from vim_core.evaluation import Check, Evaluator, place, snapshot
 
 PATIENCE_S = 20.0
@@ -111,7 +112,8 @@ def test_sharing_the_cores_changes_no_bits(evaluator: Evaluator) -> None:
 
 def test_a_snapshot_stays_while_the_network_moves() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
-    copy = snapshot(network, torch.device("cpu"))
+    copy = snapshot(network, torch.device("cpu"), runtime())
+    assert copy is not None
     before = {name: value.clone() for name, value in copy.state_dict().items()}
     with torch.no_grad():
         for value in network.state_dict().values():

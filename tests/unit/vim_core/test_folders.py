@@ -6,12 +6,13 @@ import hashlib
 import os
 from pathlib import Path
 
-import fsspec
 import pytest
 
+from tests.support import PRIVATE
+from vim_core import io
 from vim_core.data import folders
 from vim_core.data.folders import Entry, held_out, listing, place, read, state
-from vim_core.errors import DataError
+from vim_core.errors import DataError, StorageError
 
 
 def tree(root: Path, *paths: str) -> Path:
@@ -102,17 +103,31 @@ def test_names_that_are_not_utf8_are_listed_with_a_reason(tmp_path: Path) -> Non
     assert entry.reason == "the file name is not UTF-8"
 
 
-def test_a_remote_source_is_listed_and_read() -> None:
-    fs = fsspec.filesystem("memory")
-    fs.pipe({"/photos/train/a/1.png": b"one", "/photos/train/a/.x": b"no", "/photos/val/a/2.png": b"three"})
-    try:
-        entries = listing("memory://photos", "folders")
-        assert [(e.path, e.size) for e in entries] == [("train/a/1.png", 3), ("val/a/2.png", 5)]
-        assert read("memory://photos", "val/a/2.png") == b"three"
-        with pytest.raises(DataError, match="does not exist"):
-            listing("memory://nothing", "hash")
-    finally:
-        fs.rm("/photos", recursive=True)
+def test_a_remote_source_is_listed_and_read(remote: str) -> None:
+    for path, data in {"train/a/1.png": b"one", "train/a/.x": b"no", "val/a/2.png": b"three"}.items():
+        io.write_bytes(io.join(remote, path), data)
+    entries = listing(remote, "folders")
+    assert [(e.path, e.size) for e in entries] == [("train/a/1.png", 3), ("val/a/2.png", 5)]
+    assert read(remote, "val/a/2.png") == b"three"
+    with pytest.raises(DataError, match="does not exist"):
+        listing(io.join(remote, "nothing"), "hash")
+
+
+def test_a_changed_object_changes_the_state(gcs: str) -> None:
+    """Buckets number the generations of an object: the same size is not taken for the same content."""
+    source = f"{gcs}/changing"
+    io.write_bytes(io.join(source, "a/1.png"), b"one")
+    before = state(listing(source, "hash"))
+    assert state(listing(source, "hash")) == before
+    io.write_bytes(io.join(source, "a/1.png"), b"two")
+    assert state(listing(source, "hash")) != before
+
+
+def test_a_source_in_a_bucket_that_is_missing_or_closed(gcs: str) -> None:
+    with pytest.raises(DataError, match=r"ingest\.source=gs://nowhere/a: does not exist"):
+        listing("gs://nowhere/a", "hash")
+    with pytest.raises(StorageError, match=rf"gs://{PRIVATE} refuses this account"):
+        listing(f"gs://{PRIVATE}/a", "hash")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
@@ -15,13 +14,9 @@ from torch import Tensor
 
 from tests.unit.vim_core.tiny import (
     Killed,
+    Make,
     assert_equal_bits,
-    classify_config,
-    code_table,
-    image_table,
     killed_at,
-    prior_config,
-    quantize_config,
     runtime,
     state_of,
 )
@@ -31,30 +26,8 @@ from vim_core.loop import batches, train
 from vim_core.notices import Notice, Notices, Stopped
 from vim_core.spool import Spool, parse
 from vim_core.tasks.base import Task
-from vim_core.tasks.classifier import ClassifierData, ClassifierTask
-from vim_core.tasks.prior import PriorData, PriorTask
-from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
-Make = Callable[[str], Task]
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Make]:
-    """Each task from its numeric precision."""
-    folder = tmp_path_factory.mktemp("tables")
-    images = [image_table(folder / "train.parquet", 13)], [image_table(folder / "test.parquet", 3, seed=1)]
-    codes = np.random.default_rng(0).integers(0, 9, size=(13, 4))
-    tables = {
-        split: [code_table(folder / f"{split}-codes.parquet", codes, np.arange(13) % 3, 9, split)]
-        for split in ("train", "test")
-    }
-    of_codes = PriorData(tables["train"], tables["test"], 3, "t" * 64)
-    return {
-        "quantizer": lambda p: QuantizerTask(quantize_config(precision=p), QuantizerData(*images), runtime(p)),
-        "prior": lambda p: PriorTask(prior_config(precision=p), of_codes, runtime(p)),
-        "classifier": lambda p: ClassifierTask(classify_config(precision=p), ClassifierData(*images, 3), runtime(p)),
-    }
 
 
 def checkpoints(folder: Path) -> Checkpoints:
@@ -74,9 +47,9 @@ def finished(task: Task, folder: Path, workers: int = 0) -> dict[str, Tensor]:
 def interrupted(make: Make, precision: str, folder: Path, kills: list[int]) -> dict[str, Tensor]:
     for step in kills:
         with pytest.raises(Killed):
-            finished(killed_at(make(precision), step), folder)
+            finished(killed_at(make(precision=precision), step), folder)
         torch.manual_seed(step)  # whatever the dead process left in the generator
-    return finished(make(precision), folder)
+    return finished(make(precision=precision), folder)
 
 
 CASES = [("quantizer", "fp32"), ("quantizer", "bf16"), ("prior", "fp32"), ("prior", "bf16"), ("classifier", "fp32")]
@@ -84,10 +57,9 @@ CASES = [("quantizer", "fp32"), ("quantizer", "bf16"), ("prior", "fp32"), ("prio
 
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_resumed_equals_uninterrupted(makers: dict[str, Make], name: str, precision: str, tmp_path: Path) -> None:
-    whole = finished(makers[name](precision), tmp_path / "whole")
-    assert any(
-        not torch.equal(a, b) for a, b in zip(whole.values(), state_of(makers[name](precision)).values(), strict=False)
-    )
+    whole = finished(makers[name](precision=precision), tmp_path / "whole")
+    start = state_of(makers[name](precision=precision))
+    assert any(not torch.equal(a, b) for a, b in zip(whole.values(), start.values(), strict=False))
     resumed = interrupted(makers[name], precision, tmp_path / "killed", [1, 3, 5])
     assert_equal_bits(resumed, whole)
 
@@ -107,13 +79,13 @@ def test_each_step_is_spooled_once(makers: dict[str, Make], name: str, tmp_path:
 
 
 def test_other_data_workers_give_the_same_bits(makers: dict[str, Make], tmp_path: Path) -> None:
-    one = finished(makers["quantizer"]("fp32"), tmp_path / "a", workers=0)
-    other = finished(makers["quantizer"]("fp32"), tmp_path / "b", workers=1)
+    one = finished(makers["quantizer"](), tmp_path / "a", workers=0)
+    other = finished(makers["quantizer"](), tmp_path / "b", workers=1)
     assert_equal_bits(one, other)
 
 
 def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
-    task = makers["prior"]("fp32")
+    task = makers["prior"]()
     late = list(batches(task, 4, 0))
     assert len(late) == STEPS - 4
     for step, batch in enumerate(late, 4):
@@ -121,43 +93,43 @@ def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
 
 
 def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["prior"]("fp32"), tmp_path)
-    again = killed_at(makers["prior"]("fp32"), 0)
+    whole = finished(makers["prior"](), tmp_path)
+    again = killed_at(makers["prior"](), 0)
     assert train(again, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl")) == STEPS
     assert_equal_bits(state_of(again) | exported(again), whole)
 
 
 def test_a_notice_makes_a_checkpoint_between_the_planned_ones(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["quantizer"]("fp32"), tmp_path / "whole")
+    whole = finished(makers["quantizer"](), tmp_path / "whole")
     told = [Notice.NONE, Notice.NONE, Notice.SAVE, Notice.SAVE, Notice.NONE, Notice.NONE]
-    task = killed_at(makers["quantizer"]("fp32"), 3)
+    task = killed_at(makers["quantizer"](), 3)
     notices = Notices(runtime(), [lambda: told.pop(0)])
     with pytest.raises(Killed):
         train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=notices)
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == 3
-    assert_equal_bits(finished(makers["quantizer"]("fp32"), tmp_path), whole)
+    assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
 
 
 def test_told_to_stop_training_leaves_with_a_checkpoint(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["quantizer"]("fp32"), tmp_path / "whole")
+    whole = finished(makers["quantizer"](), tmp_path / "whole")
     steps: list[int] = []
 
     def told() -> Notice:
         steps.append(len(steps))
         return Notice.STOP if len(steps) == 2 else Notice.NONE
 
-    task = makers["quantizer"]("fp32")
+    task = makers["quantizer"]()
     with pytest.raises(Stopped, match="checkpoint of step 4 written below"):
         train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=Notices(runtime(), [told], every=2))
     assert len(steps) == 2
-    assert_equal_bits(finished(makers["quantizer"]("fp32"), tmp_path), whole)
+    assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
 
 
 def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["quantizer"]("fp32"), tmp_path / "whole")
-    task, before = makers["quantizer"]("fp32"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = finished(makers["quantizer"](), tmp_path / "whole")
+    task, before = makers["quantizer"](), resource.getrlimit(resource.RLIMIT_FSIZE)
     own: Callable[..., dict[str, Tensor]] = task.step
 
     def filling(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,16 +6,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.vim_core.tiny import code_table, image_table, prior_config, quantize_config, runtime, state_of
+from tests.unit.vim_core.tiny import (
+    code_data,
+    image_table,
+    prior_config,
+    quantize_config,
+    runtime,
+    state_of,
+)
 from vim_core.config import DiscriminatorConfig, OptimConfig
 from vim_core.tasks.base import Task
-from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.prior import PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
@@ -35,10 +41,7 @@ class Products(TorchDispatchMode):
 
 
 def prior(folder: Path, precision: str, optim: OptimConfig) -> Task:
-    codes = np.random.default_rng(0).integers(0, 9, size=(8, 4))
-    table = code_table(folder / "codes.parquet", codes, np.arange(8) % 3, 9)
-    config = prior_config(precision=precision, optim=optim)
-    return PriorTask(config, PriorData([table], [table], 3, "t" * 64), runtime(precision))
+    return PriorTask(prior_config(precision=precision, optim=optim), code_data(folder, 8), runtime(precision))
 
 
 def quantizer(folder: Path, precision: str, optim: OptimConfig) -> Task:

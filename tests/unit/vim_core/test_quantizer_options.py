@@ -15,11 +15,10 @@ from tests.unit.vim_core.test_discriminator_reference import reference
 from tests.unit.vim_core.tiny import (
     Killed,
     assert_equal_bits,
-    image_table,
     killed_at,
-    quantize_config,
-    runtime,
+    quantizer,
     state_of,
+    stepped,
 )
 from vim_core import losses
 from vim_core.checkpoint import Checkpoints
@@ -55,20 +54,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "patch": {"discriminator": judge(kind="patch", patch_layers=1)},
     "patch_spectral_lecam": {"discriminator": judge(kind="patch", patch_layers=1, spectral_norm=True, lecam=LECAM)},
 }
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> QuantizerData:
-    folder = tmp_path_factory.mktemp("images")
-    return QuantizerData([image_table(folder / "train", 13)], [image_table(folder / "test", 3, seed=1)])
-
-
-def quantizer(images: QuantizerData, **fields: Any) -> QuantizerTask:
-    return QuantizerTask(quantize_config(**fields), images, runtime())
-
-
-def stepped(task: QuantizerTask, steps: int) -> list[dict[str, Tensor]]:
-    return [task.step(step, task.batch(step)) for step in range(steps)]
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -14,7 +14,6 @@ from tests.unit.vim_core.tiny import (
     STACK,
     Killed,
     assert_equal_bits,
-    image_table,
     killed_at,
     pixels,
     quantize_config,
@@ -26,12 +25,13 @@ from vim_core.checkpoint import Checkpoints
 from vim_core.config import CodebookConfig, EntropyConfig, LossConfig, RestartConfig, StackConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.loop import train
+from vim_core.models.identity import DECODER, of_decoder
 from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import load_tokenizer, model_config
 from vim_core.spool import Spool
 from vim_core.tasks.base import Task
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.starting import DECODER, Source, of_decoder
+from vim_core.tasks.starting import Source
 
 STILL = CodebookConfig(codes=16, dim=4)
 FROZEN: dict[str, Any] = {"init_from": "there", "freeze_encoder": True, "codebook": STILL}
@@ -48,12 +48,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     weights, config = "model.safetensors", "config.json"
     return Source(str(folder / weights), sha256[weights], str(folder / config), sha256[config], "digest-of-both")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> QuantizerData:
-    folder = tmp_path_factory.mktemp("images")
-    return QuantizerData([image_table(folder / "train", 13)], [image_table(folder / "test", 3, seed=1)])
 
 
 def started(images: QuantizerData, source: Source | None, **fields: Any) -> QuantizerTask:

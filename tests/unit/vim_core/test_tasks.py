@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from tests.unit.vim_core.tiny import (
     classify_config,
     code_table,
-    image_table,
+    image_data,
     pixels,
     prior_config,
-    quantize_config,
+    quantizer,
     runtime,
     state_of,
+    stepped,
 )
 from vim_core.config import AugmentConfig, DiscriminatorConfig, LossConfig
 from vim_core.data.images import decode
@@ -31,16 +31,14 @@ from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
-from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+from vim_core.tasks.quantizer import QuantizerData
 
 CODES = np.random.default_rng(0).integers(0, 9, size=(13, 4))
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> QuantizerData:
-    folder = tmp_path_factory.mktemp("images")
-    train, test = image_table(folder / "train.parquet", 13), image_table(folder / "test.parquet", 7, seed=1)
-    return QuantizerData([train], [test])
+    return image_data(tmp_path_factory.mktemp("images"), test=7)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +47,6 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> PriorData:
     train = code_table(folder / "train.parquet", CODES, np.arange(13) % 3, 9)
     test = code_table(folder / "test.parquet", CODES[::-1][:5], np.arange(5) % 3, 9, "test")
     return PriorData([train], [test], 3, "t" * 64)
-
-
-def quantizer(images: QuantizerData, **fields: object) -> QuantizerTask:
-    return QuantizerTask(quantize_config(**fields), images, runtime())
-
-
-def stepped(task: Task, steps: int) -> list[dict[str, Tensor]]:
-    return [task.step(step, task.batch(step)) for step in range(steps)]
 
 
 def exported(task: Task, folder: Path) -> tuple[str, str]:

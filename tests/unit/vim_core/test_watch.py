@@ -5,26 +5,24 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.unit.vim_core.tiny import (
     Killed,
+    Make,
     assert_equal_bits,
-    classify_config,
-    code_table,
-    image_table,
+    code_data,
+    image_data,
     killed_at,
-    prior_config,
-    quantize_config,
     runtime,
     state_of,
+    tasks_on,
     tokenizer_network,
 )
 from vim_core.checkpoint import Checkpoints
@@ -37,34 +35,19 @@ from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import model_config
 from vim_core.spool import Spool
 from vim_core.tasks.base import Task
-from vim_core.tasks.classifier import ClassifierData, ClassifierTask
-from vim_core.tasks.prior import PriorData, PriorTask
-from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-
-Make = Callable[..., Task]
-CODES = np.random.default_rng(0).integers(0, 9, size=(13, 4))
+from vim_core.tasks.prior import PriorTask
+from vim_core.tasks.quantizer import QuantizerTask
 
 
 @pytest.fixture(scope="module")
 def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Make]:
     """Each task from fields of its settings; the prior has its tokenizer at hand."""
     folder = tmp_path_factory.mktemp("tables")
-    images = [image_table(folder / "train.parquet", 13)], [image_table(folder / "test.parquet", 5, seed=1)]
-    codes = {split: [code_table(folder / split, CODES, np.arange(13) % 3, 9, split)] for split in ("train", "test")}
     network = tokenizer_network()
     files = str(folder / "model.safetensors"), str(folder / "config.json")
     Path(files[0]).write_bytes(to_bytes(network))
     Path(files[1]).write_bytes(model_config(network.config))
-    of_codes = PriorData(codes["train"], codes["test"], 3, "t" * 64, files)
-    return {
-        "quantizer": lambda **f: QuantizerTask(quantize_config(**f), QuantizerData(*images), runtime(p(f))),
-        "prior": lambda **f: PriorTask(prior_config(**f), of_codes, runtime(p(f))),
-        "classifier": lambda **f: ClassifierTask(classify_config(**f), ClassifierData(*images, 3), runtime(p(f))),
-    }
-
-
-def p(fields: dict[str, Any]) -> str:
-    return str(fields.get("precision", "fp32"))
+    return tasks_on(image_data(folder, test=5), replace(code_data(folder), tokenizer_files=files))
 
 
 def watched(task: Task, folder: Path, **settings: Any) -> list[dict[str, Any]]:
@@ -138,6 +121,7 @@ def test_a_limit_looks_at_the_first_images_alone(makers: dict[str, Make], tmp_pa
     found = evaluated(watched(task, tmp_path))[6]
     assert isinstance(task, QuantizerTask)
     tokenizer, images = task._tokenizer(), task.held_out.plain([0, 1])
+    assert tokenizer is not None
     error = (tokenizer.decode(tokenizer.encode(images)) - images).double().square().flatten(1).mean(1)
     assert found["eval/psnr_db"] == pytest.approx(float((-10 * error.log10()).mean()), rel=1e-5)
     assert "eval/codebook_usage_of_2_images" in found

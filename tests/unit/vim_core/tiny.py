@@ -31,6 +31,9 @@ from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.base import Task
+from vim_core.tasks.classifier import ClassifierData, ClassifierTask
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 STACK = StackConfig(blocks=1, heads=2, dim=16, mlp=32)
 VIEW = AugmentConfig(rotate_degrees=5.0, zoom=0.1, shift=0.1)
@@ -61,6 +64,39 @@ def code_table(path: Path, codes: np.ndarray, labels: np.ndarray, vocabulary: in
     keys = [f"image-{i:03d}" for i in range(len(codes))]
     write_codes(str(path), keys, labels, np.zeros(len(codes), np.int32), codes, meta)
     return str(path)
+
+
+def image_data(folder: Path, train: int = 13, test: int = 3) -> QuantizerData:
+    """So many training and held-out images of 8x8."""
+    test_table = image_table(folder / "test.parquet", test, seed=1)
+    return QuantizerData([image_table(folder / "train.parquet", train)], [test_table])
+
+
+def code_data(folder: Path, count: int = 13) -> PriorData:
+    """The same 2x2 codes of nine and three classes in both splits."""
+    codes, labels = np.random.default_rng(0).integers(0, 9, size=(count, 4)), np.arange(count) % 3
+    tables = [[code_table(folder / f"{split}-codes.parquet", codes, labels, 9, split)] for split in ("train", "test")]
+    return PriorData(tables[0], tables[1], 3, "t" * 64)
+
+
+Make = Callable[..., Task]
+"""A task from fields of its settings."""
+
+
+def tasks_on(
+    images: QuantizerData, codes: PriorData, runtime_of: Callable[[str], CpuRuntime] | None = None
+) -> dict[str, Make]:
+    """Each stage and the classifier by name."""
+
+    def place(fields: dict[str, Any]) -> CpuRuntime:
+        return (runtime_of or runtime)(str(fields.get("precision", "fp32")))
+
+    judged = ClassifierData(images.train, images.test, 3)
+    return {
+        "quantizer": lambda **f: QuantizerTask(quantize_config(**f), images, place(f)),
+        "prior": lambda **f: PriorTask(prior_config(**f), codes, place(f)),
+        "classifier": lambda **f: ClassifierTask(classify_config(**f), judged, place(f)),
+    }
 
 
 def quantize_config(**fields: Any) -> QuantizeConfig:
@@ -150,6 +186,16 @@ def enlarge(module: nn.Module) -> None:
     """Weights and biases large enough that every layer matters in a comparison."""
     for parameter in module.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.3)
+
+
+def quantizer(images: QuantizerData, **fields: Any) -> QuantizerTask:
+    """The first stage on these images."""
+    return QuantizerTask(quantize_config(**fields), images, runtime())
+
+
+def stepped(task: Task, steps: int) -> list[dict[str, Tensor]]:
+    """The figures of its first steps."""
+    return [task.step(step, task.batch(step)) for step in range(steps)]
 
 
 def state_of(task: Task) -> dict[str, Tensor]:

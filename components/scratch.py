@@ -1,0 +1,19 @@
+"""Where a machine keeps what has to lie on a disk while the work it belongs to lies in a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from vim_core import io
+
+
+def scratch(work: str) -> Path:
+    """The work folder itself where it is local, else a folder of this user, for one work folder always the same."""
+    if io.is_local(work):
+        return io.local_path(work).absolute()
+    # Of the whole address: two roots may have work of one fingerprint.
+    name = hashlib.sha256(work.encode()).hexdigest()[:20]
+    return Path(tempfile.gettempdir(), f"vim-{os.getuid()}", name)

@@ -1,0 +1,106 @@
+"""A bucket that answers 403, 429 and 503, and loses answers: what is asked again, what is refused, what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+
+from components import execute, settings, store
+from tests.support import CONF, FailingStore, emulated_gcs, failing
+from tests.unit.components.fakes import services
+from vim_core import io
+from vim_core.errors import StorageError
+
+pytest.importorskip("gcsfs")
+pytest.importorskip("gcp_storage_emulator")
+
+BUCKET = "shaky"
+
+
+@pytest.fixture(scope="module")
+def shaky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStore]:
+    """A store behind a proxy; other tests' connections to theirs are left alone."""
+    import fsspec
+    import gcsfs
+
+    folder = tmp_path_factory.mktemp("shaky")
+    with (
+        emulated_gcs(BUCKET, folder / "server") as address,
+        failing(address, folder / "proxy") as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORAGE_EMULATOR_HOST", proxy.address)
+        patch.setenv("FSSPEC_GS_TOKEN", "anon")
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        yield proxy
+        gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def uri(shaky: FailingStore) -> str:
+    """A new address; nothing fails yet."""
+    shaky.fail()
+    return f"gs://{BUCKET}/{uuid4().hex}"
+
+
+def test_a_store_that_is_busy_is_asked_again(shaky: FailingStore, uri: str) -> None:
+    shaky.fail({"status": 503}, {"status": 429, "retry_after": 1})
+    io.write_bytes(uri, b"kept")
+    assert [line[-3:] for line in shaky.seen() if line.startswith("POST")] == ["503", "429", "200"]
+    shaky.fail({"status": 503, "method": "GET", "match": uri.rsplit("/", 1)[1]})
+    assert io.read_bytes(uri) == b"kept"
+    assert shaky.left() == 0
+
+
+ACTS: dict[str, Callable[[str], object]] = {
+    "write": lambda uri: io.write_bytes(uri, b"x"),
+    "create": lambda uri: io.create_exclusive(uri, b"x"),
+    "read": io.read_bytes,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_what_is_forbidden_is_said_at_once(shaky: FailingStore, uri: str, act: str) -> None:
+    shaky.fail({"status": 403, "times": 9}, {"status": 403, "times": 9, "method": "GET"})
+    with pytest.raises(StorageError, match=rf"{uri}.* refuses this account .*Storage Object Admin"):
+        ACTS[act](uri)
+    assert len([line for line in shaky.seen() if line.endswith("403")]) == 1
+
+
+def test_one_of_many_writers_is_first(shaky: FailingStore, uri: str) -> None:
+    """Also where some of them are asked to come again later."""
+    shaky.fail({"status": 503, "times": 3})
+    writers = [f"writer {number}".encode() for number in range(6)]
+    with ThreadPoolExecutor(len(writers)) as pool:
+        won = list(pool.map(lambda data: io.create_exclusive(uri, data), writers))
+    assert sum(won) == 1
+    assert io.read_bytes(uri) == writers[won.index(True)]
+    assert shaky.left() == 0
+    assert any(line.endswith("412") for line in shaky.seen())
+
+
+def test_a_writer_whose_answer_got_lost_knows_that_it_was_first(shaky: FailingStore, uri: str) -> None:
+    shaky.fail({"status": 503, "after": True})
+    assert io.create_exclusive(uri, b"mine")
+    assert [line[-3:] for line in shaky.seen() if line.startswith("POST")] == ["503", "412"]
+    assert not io.create_exclusive(uri, b"another's")
+    assert io.read_bytes(uri) == b"mine"
+
+
+def test_a_component_comes_through_a_store_that_stumbles(shaky: FailingStore, uri: str, root: str) -> None:
+    """The same images as on a calm disk, although an upload, a look and the commit's own answer fail on the way."""
+    words = ["ingest.limit=40", "ingest.shards=2"]
+    calm = execute.execute("ingest", settings.load(str(CONF / "smoke.yaml"), [*words, f"run.root={root}"]), services())
+    shaky.fail(
+        {"status": 503, "match": "images"},
+        {"status": 429, "method": "GET"},
+        {"status": 503, "match": "manifest.json", "after": True},
+    )
+    rough = execute.execute("ingest", settings.load(str(CONF / "smoke.yaml"), [*words, f"run.root={uri}"]), services())
+    assert shaky.left() == 0
+    assert rough.artifact.manifest.digest == calm.artifact.manifest.digest
+    store.verify(rough.artifact)
