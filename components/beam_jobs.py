@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.api import Context, Progress
+from components.beam_options import LOCAL, options_of, runner_of
 from vim_core import io
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError, VimError
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 J = TypeVar("J")
 
 POLL_SECONDS = 0.3
-LOCAL = "FnApiRunner"
-REFUSED = ("DirectRunner", "SwitchingDirectRunner", "PrismRunner")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What numeric libraries of a new process read before anybody can tell them otherwise."""
+
 STEP = re.compile(r" \[while running [^\]]*\]$")
 """What Beam appends to the message of a step's error."""
 
@@ -46,14 +48,11 @@ def run_pipeline(
     With `progress` and `done`, the bar follows `done()` while the pipeline runs.
 
     Raises:
-        ConfigError: `run.beam_runner` names a runner that would start another one.
+        ConfigError: `run.beam_runner` names a runner that would start another one; `run.beam_options` do not suit it.
         VimError: what a step raised, as it was.
     """
-    import apache_beam as beam
-
-    pipeline = beam.Pipeline(runner=_runner(run), options=_options(run))
-    build(pipeline)
-    with _followed(progress, done), _quiet():
+    pipeline = _pipeline(run, build)
+    with _followed(progress, done), _quiet(), _inherited_threads(run):
         try:
             pipeline.run().wait_until_finish()
         except VimError as error:
@@ -61,6 +60,27 @@ def run_pipeline(
         except Exception as error:
             # from other processes Beam hands over the text of a step's error, not the error
             raise _original(error) or error from error
+
+
+def start_pipeline(run: RunConfig, build: Callable[[Any], Any]) -> Any:
+    """Hand the pipeline that `build` fills to its runner and return Beam's result without waiting for it.
+
+    Raises:
+        ConfigError: see `run_pipeline`.
+    """
+    return _pipeline(run, build).run()
+
+
+def _pipeline(run: RunConfig, build: Callable[[Any], Any]) -> Any:
+    import apache_beam as beam
+
+    runner, options = runner_of(run), options_of(run)
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+    except ValueError as error:  # Beam's own checks, such as of bucket names
+        raise ConfigError(f"run.beam_options={run.beam_options}: {error}") from error
+    build(pipeline)
+    return pipeline
 
 
 def run_shards(
@@ -127,13 +147,17 @@ def threads_of(run: RunConfig) -> int:
 
 
 def device_of(run: RunConfig) -> str:
-    """Where networks run: 'cuda' or 'cpu'.
+    """Where networks run: 'cuda' or 'cpu' (also for run.device=xla: Beam reaches no TPU).
+
+    Workers of another runner than the local one have what the setting says.
 
     Raises:
         ConfigError: CUDA was asked for and is not there.
     """
     import torch
 
+    if run.beam_runner != LOCAL and run.device in ("cpu", "cuda"):
+        return run.device
     present = torch.cuda.is_available()
     if run.device == "cuda" and not present:
         raise ConfigError("run.device='cuda': this machine has no CUDA device; set run.device=cpu or auto")
@@ -147,10 +171,13 @@ def numeric_name(device: str, threads: int, batch: int) -> str:
 
 def set_threads(threads: int) -> None:
     """Set torch's threads in the process that calls, explicitly, because the count can change the last bit."""
+    import pyarrow as pa
     import torch
 
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+    if pa.cpu_count() != threads:
+        pa.set_cpu_count(threads)
 
 
 @functools.lru_cache(maxsize=1)
@@ -165,20 +192,22 @@ def classifier(weights: str, config: str, device: str) -> Classifier:
     return importlib.import_module("vim_core.models.classifier").load_classifier(weights, config, device)  # type: ignore[no-any-return]
 
 
-def _runner(run: RunConfig) -> str:
-    if run.beam_runner in REFUSED:
-        raise ConfigError(f"run.beam_runner={run.beam_runner!r}: would download and start another runner; use {LOCAL}")
-    return run.beam_runner
-
-
-def _options(run: RunConfig) -> Any:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    # empty flags: Beam would read the arguments of the process otherwise
-    if run.beam_runner != LOCAL:
-        return PipelineOptions([])
-    mode = "multi_processing" if run.beam_processes > 1 else "in_memory"
-    return PipelineOptions([], direct_num_workers=max(1, run.beam_processes), direct_running_mode=mode)
+@contextlib.contextmanager
+def _inherited_threads(run: RunConfig) -> Iterator[None]:
+    """Have the processes that Beam starts meanwhile begin with their share of the cores, not with all of them."""
+    if run.beam_runner != LOCAL or run.beam_processes <= 1:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, str(threads_of(run))))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _original(error: Exception) -> VimError | None:

@@ -125,6 +125,15 @@ def _inputs(name: str, config: PipelineConfig, known: Known) -> dict[str, Artifa
     return inputs
 
 
+def prepare(name: str, config: PipelineConfig) -> Request:
+    """The component with its inputs looked up, for whoever starts its work without waiting for it.
+
+    Raises:
+        DataError: an input was not made yet.
+    """
+    return _request(name, config, _inputs(name, config, {}))
+
+
 def _request(name: str, config: PipelineConfig, inputs: dict[str, Artifact]) -> Request:
     module = registry.component(name)
     own = getattr(config, name)

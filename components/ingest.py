@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.api import Context, Inputs, Outcome
-from components.ingesting.plan import DIGITS, SPLITS, Dead, Located, Plan, check_source, lists_of, make_plan
-from components.ingesting.shards import Shard, assign, finished, write_shard
+from components.ingesting.contact import contact_sheet
+from components.ingesting.labels import digest_of
+from components.ingesting.locator import KEY_RULES
+from components.ingesting.plan import SPLITS, Plan, first_reasons, lists_of, make_plan, settled
+from components.ingesting.recognise import DIGITS, check_source
+from components.ingesting.scan import read_part
+from components.ingesting.shards import (
+    Dead,
+    Shard,
+    digest_of_shards,
+    finished,
+    read_record,
+    shard_for,
+    shards_of,
+    write_shard,
+)
 from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
@@ -17,6 +31,7 @@ from vim_core.errors import DataError
 VERSION = 1
 INPUTS: dict[str, str] = {}
 
+PICTURE = "contact_sheet.png"
 REASONS = 3
 """How many reasons an error names."""
 
@@ -33,35 +48,50 @@ def source_state(config: IngestConfig) -> str:
         check_source(config)
         found = folders.state(folders.listing(config.source, config.split))
     lists = [each.digest for each in lists_of(config)]
+    named = (("ingest.class_list", config.class_list), ("ingest.val_labels", config.val_labels))
+    lists += [f"{setting} {digest_of(uri, setting)}" for setting, uri in named if uri]
     return hashlib.sha256(repr((found, lists)).encode()).hexdigest() if lists else found
 
 
 def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
-    """Files `images/<split>-NNNNN-of-NNNNN.parquet` and `dead_letter.parquet`.
+    """Files `images/<split>-NNNNN-of-NNNNN.parquet`, `dead_letter.parquet` and `contact_sheet.png`.
 
-    Finished shards of an earlier attempt are kept. Raises `DataError` for a missing source, an empty split, or more
-    unusable files than `ingest.max_bad_share` allows.
+    Finished parts and shards of an earlier attempt are kept. Raises `DataError` for a missing source, an empty split,
+    or more unusable images than `ingest.max_bad_share` allows.
     """
     from components.beam_jobs import publish
 
-    plan = make_plan(config)
-    if plan.left_out:
-        ctx.progress.note(f"ingest: {plan.left_out:,} files are in neither list and left out")
-    _refuse_bad(config, plan.dead, plan.total)
-    shards, located = assign(config, plan, ctx.work)
-    _write(shards, located, ctx)
-    records = {shard.name: json.loads(io.read_bytes(shard.record)) for shard in shards}
-    dead = sorted(plan.dead + [tuple(entry) for record in records.values() for entry in record["dead"]])
-    _refuse_bad(config, dead, plan.total)
+    plan = make_plan(config, ctx)
+    _note_left_out(plan, ctx)
+    if _too_many(config, plan.dead, plan.total):
+        raise _refused(config, first_reasons(config, plan, REASONS), plan.dead, plan.total)
+    shards = shards_of(config, plan, ctx.work)
+    _write(shards, plan, config, ctx)
+    records = {shard.name: read_record(shard) for shard in shards}
+    dead: list[Dead] = sorted(tuple(entry) for record in records.values() for entry in record["dead"])
+    if _too_many(config, len(dead), plan.total):
+        reasons = sorted((source, reason) for _, reason, source in dead)
+        raise _refused(config, reasons[:REASONS], len(dead), plan.total)
     counts = {split: sum(records[s.name]["rows"] for s in shards if s.split == split) for split in SPLITS}
     _check_counts(config, counts, len(dead), plan.total)
     for shard in shards:
         publish(ctx, shard.table, shard.name)
     _write_dead(ctx.path("dead_letter.parquet"), dead)
-    return _outcome(config, plan, records, counts, dead)
+    _draw(shards, records, config, ctx)
+    outcome = _outcome(config, plan, records, counts, dead)
+    outcome.digest = digest_of_shards(shards, records)
+    return outcome
 
 
-def _write(shards: list[Shard], located: list[tuple[str, Located]], ctx: Context) -> None:
+def _note_left_out(plan: Plan, ctx: Context) -> None:
+    if plan.left_out:
+        ctx.progress.note(f"ingest: {plan.left_out:,} files are in neither list and left out")
+    if plan.left_out_files:
+        first = ", ".join(plan.left_out_files[:REASONS])
+        ctx.progress.note(f"ingest: {len(plan.left_out_files):,} files are for neither split and left out ({first} …)")
+
+
+def _write(shards: Sequence[Shard], plan: Plan, config: IngestConfig, ctx: Context) -> None:
     import apache_beam as beam
 
     from components.beam_jobs import announce, counter, run_pipeline
@@ -71,9 +101,13 @@ def _write(shards: list[Shard], located: list[tuple[str, Located]], ctx: Context
         return
     for shard in waiting.values():
         io.remove_tree(shard.record)  # of other images: from here on, a record means a finished shard
+    classes = plan.classes
 
     def build(pipeline: Any) -> None:
-        images = pipeline | "images" >> beam.Create([pair for pair in located if pair[0] in waiting])
+        # Locators alone are shuffled, as bare tuples: whoever writes a shard reads the bytes.
+        parts = pipeline | "parts" >> beam.Create(plan.parts) | "spread" >> beam.Reshuffle()
+        images = parts | "place" >> beam.FlatMap(lambda uri: _placed(config, classes, uri))
+        images = images | "unfinished" >> beam.Filter(lambda pair: pair[0] in waiting)
         empty = pipeline | "shards" >> beam.Create([(name, None) for name in waiting])
         grouped = (images, empty) | beam.Flatten() | "by shard" >> beam.GroupByKey()
         _ = grouped | "write" >> beam.MapTuple(lambda name, group: write_shard(waiting[name], group))
@@ -81,13 +115,22 @@ def _write(shards: list[Shard], located: list[tuple[str, Located]], ctx: Context
     run_pipeline(ctx.run, build, ctx.progress, counter(shards, lambda shard: io.exists(shard.record)))
 
 
-def _refuse_bad(config: IngestConfig, dead: list[Dead], total: int) -> None:
-    if len(dead) <= config.max_bad_share * total:
-        return
-    first = "; ".join(f"{key}: {reason}" for key, reason, _ in sorted(dead)[:REASONS])
-    raise DataError(
-        f"ingest.max_bad_share={config.max_bad_share}: {len(dead)} of {total} files of {config.source} cannot be used "
-        f"({len(dead) / total:.2%}); first: {first}. Mend or remove them, or raise ingest.max_bad_share"
+def _placed(config: IngestConfig, classes: Any, uri: str) -> Any:
+    """The images of a part with the names of their shards."""
+    settle = settled(config, classes)
+    for image in map(settle, read_part(uri)[1]):
+        yield shard_for(config, image), tuple(image)
+
+
+def _too_many(config: IngestConfig, dead: int, total: int) -> bool:
+    return dead > config.max_bad_share * total
+
+
+def _refused(config: IngestConfig, reasons: Sequence[tuple[str, str]], dead: int, total: int) -> DataError:
+    first = "; ".join(f"{source}: {reason}" for source, reason in reasons)
+    return DataError(
+        f"ingest.max_bad_share={config.max_bad_share}: {dead} of {total} files of {config.source} cannot be used "
+        f"({dead / total:.2%}); first: {first}. Mend or remove them, or raise ingest.max_bad_share"
     )
 
 
@@ -110,32 +153,54 @@ def _write_dead(uri: str, dead: list[Dead]) -> None:
         pq.write_table(pa.Table.from_arrays(columns, ["key", "reason", "source"]), path, compression="zstd")
 
 
+def _draw(shards: Sequence[Shard], records: Mapping[str, Any], config: IngestConfig, ctx: Context) -> None:
+    rows = {shard.table: records[shard.name]["rows"] for shard in shards}
+    picture = contact_sheet(list(rows), rows, config.max_pixels)
+    io.write_bytes(ctx.path(PICTURE), picture)
+    ctx.tracker.image("contact_sheet", picture)
+
+
 def _outcome(
     config: IngestConfig, plan: Plan, records: dict[str, Any], counts: dict[str, int], dead: list[Dead]
 ) -> Outcome:
     from vim_core.data.folders import LAYOUTS
-    from vim_core.data.tables import digest_of
+    from vim_core.data.images import EXIF_RULE
 
     sizes = {tuple(size) for record in records.values() for size in record["sizes"]}
     rules: dict[str, Any] = {
         "hash": f"sha256(key) as a fraction < {config.test_fraction} is test",
-        "folders": LAYOUTS["folders"],
+        "folders": LAYOUTS["folders"] if plan.layout == "folders" else "the word train, val or test in a file's path",
         "lists": {each.split: {"lines": len(each.lines), "sha256": each.digest} for each in lists_of(config)},
     }
     properties = {
-        "classes": plan.classes,
+        "layout": plan.layout,
+        "classes": list(plan.classes.ids),
+        "class_names": list(plan.classes.names),
+        "class_counts": _class_counts(plan, records),
         "splits": counts,
         "read": plan.total,
         "written": sum(counts.values()),
         "dead_letter": len(dead),
         "left_out": plan.left_out,
+        "left_out_files": plan.left_out_files,
         "reasons": dict(Counter(reason.split(":")[0] for _, reason, _ in dead)),
-        "key_rule": "digit-<index>" if config.source == DIGITS else "path below ingest.source",
+        "key_rule": {KEY_RULES[rule]: count for rule, count in sorted(plan.rules.items())},
         "split_rule": rules[config.split],
-        "shard_rule": f"sha256('shard', key) mod {config.shards}, sorted by key",
+        "shard_rule": f"sha256('shard', key without occurrence) mod {config.shards}, sorted by key",
+        "exif_rule": EXIF_RULE,
+        "contact_sheet": PICTURE,
         "image_size": list(sizes.pop()) if len(sizes) == 1 else None,
     }
     rows = {name: int(record["rows"]) for name, record in records.items()} | {"dead_letter.parquet": len(dead)}
     metrics = {**{split: float(count) for split, count in counts.items()}, "dead_letter": float(len(dead))}
-    digest = digest_of(line for record in records.values() for line in record["lines"])
-    return Outcome(metrics=metrics, properties=properties, rows=rows, digest=digest)
+    return Outcome(metrics=metrics, properties=properties, rows=rows, extras=frozenset({PICTURE}))
+
+
+def _class_counts(plan: Plan, records: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Images of every class by split, in label order."""
+    counts = {split: [0] * len(plan.classes.ids) for split in SPLITS}
+    for name, record in records.items():
+        for label, count in record["labels"]:
+            if label >= 0:
+                counts[name.removeprefix("images/").split("-")[0]][label] += count
+    return counts

@@ -24,6 +24,7 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: images are asked for and there are none.
         VimError: the training failed; the message is the worker's reason.
     """
+    from components.tokenizing.reading import code_files
     from components.training import train
     from vim_core.tasks.prior import PriorData
 
@@ -36,7 +37,8 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
         )
     classes = list(codes.properties["classes"])
     files = tokenizer.uri("model.safetensors"), tokenizer.uri("config.json")
-    data = PriorData(codes.uris("codes/train-"), codes.uris("codes/test-"), len(classes), made_by["tokenizer"], files)
+    train_codes, test_codes = code_files(codes, "train"), code_files(codes, "test")
+    data = PriorData(train_codes, test_codes, len(classes), made_by["tokenizer"], files, cache=ctx.run.code_cache)
     made_from: dict[str, Any] = {}
     if config.source == "images":
         images = image_input(inputs)

@@ -37,6 +37,7 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         "codes": codes,
         "prior": prior,
         "threads": ctx.run.threads,
+        "cache": ctx.run.code_cache,
         "target": target,
     }
     ctx.progress.start(1, "probe")
@@ -66,6 +67,7 @@ def work(arguments: dict[str, Any]) -> None:
     """In the Ray Train worker: features of all splits, one probe a block, one on pixels."""
     import torch
 
+    from components.tokenizing.reading import code_files
     from vim_core.data.codes import CodeTable
     from vim_core.models.prior import load_prior
     from vim_core.runtime import resolve_threads
@@ -74,8 +76,9 @@ def work(arguments: dict[str, Any]) -> None:
     config: ProbeConfig = arguments["config"]
     torch.set_num_threads(resolve_threads(arguments["threads"]))
     prior = load_prior(arguments["prior"].uri("model.safetensors"), arguments["prior"].uri("config.json"))
-    train, test = (CodeTable(arguments["codes"].uris(f"codes/{split}-")) for split in ("train", "test"))
-    classes = len(arguments["codes"].properties["classes"])
+    codes, cache = arguments["codes"], arguments["cache"]
+    train, test = (CodeTable(code_files(codes, split), cache) for split in ("train", "test"))
+    classes = len(codes.properties["classes"])
     labels = [torch.as_tensor(table.labels, dtype=torch.int64) for table in (train, test)]
     held = [held_out(key, config) for key in train.keys]
     sets = [features(prior, torch.from_numpy(table.codes.astype("int64"))) for table in (train, test)]

@@ -59,11 +59,12 @@ def _retried(start: Callable[[], Any]) -> None:
 
     try:
         start()
-    except (OSError, RuntimeError):
+    except Exception:
+        # Ray has no class of its own for a head process that is late.
         ray.shutdown()
         try:
             start()
-        except (OSError, RuntimeError) as error:
+        except Exception as error:
             raise VimError(f"Ray does not start on this machine: {error}") from error
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
-from components.scoring import parts, protocols
-from components.statistics import DEVICE, HALVES, read, whole
+from components.measuring.shards import DEVICE
+from components.scoring import parts, protocols, samples
+from components.scoring.figures import Figures as Figures
 from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
@@ -23,19 +23,6 @@ INPUTS = {
     "statistics": "statistics?",
     "classifier": "classify?",
 }
-
-
-@dataclass
-class Figures:
-    """Figures and the protocol of each, by name."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    protocols: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, values: dict[str, float], records: dict[str, Any]) -> None:
-        """Take over figures with their protocols."""
-        self.metrics |= values
-        self.protocols |= records
 
 
 def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -54,12 +41,15 @@ def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
     judged = [job for job in jobs if isinstance(job, parts.Judged)]
     figures = Figures()
     _add_reconstructions(figures, pairs, inputs, ctx)
-    _add_codes(figures, config, inputs)
+    _add_codes(figures, config, inputs, ctx.run.code_cache)
     if judged:
-        _add_samples(figures, judged, inputs, ctx)
+        samples.add_samples(figures, judged, inputs, ctx)
+    if config.batch_file and "samples" in inputs:
+        samples.write_batch_file(inputs["samples"], ctx, int(inputs["images"].manifest.config["max_pixels"]))
     record = {"metrics": figures.metrics, "protocols": figures.protocols}
     io.write_bytes(ctx.path("scores.json"), json.dumps(record, sort_keys=True, indent=2).encode())
-    numeric = {"device": DEVICE, "dtype": "fp32", "threads": pairs[0].threads}
+    device = judged[0].tap.device if judged else DEVICE
+    numeric = {"device": device, "dtype": "fp32", "threads": pairs[0].threads}
     return Outcome(metrics=figures.metrics, protocols=figures.protocols, numeric=numeric)
 
 
@@ -72,9 +62,10 @@ def check_lineage(inputs: Inputs) -> None:
         if name in inputs:
             sources[name] = inputs[name].manifest.inputs["images"].digest
     _same("images", sources, "images")
-    if "statistics" in inputs and "classifier" in inputs:
-        network = str(inputs["statistics"].properties["network"]["digest"])
-        _same("classifier", {"classifier": inputs["classifier"].digest, "statistics": network}, "classifier")
+    network = samples.network_of(inputs)
+    if "statistics" in inputs and "classifier" in inputs and network["kind"] == "classifier":
+        digests = {"classifier": inputs["classifier"].digest, "statistics": str(network["digest"])}
+        _same("classifier", digests, "classifier")
 
 
 def _check_tokenizers(inputs: Inputs) -> None:
@@ -126,17 +117,21 @@ def _pairs(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[parts.Pair
 
 
 def _judged(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[parts.Judged]:
-    if "samples" not in inputs or "classifier" not in inputs:
+    tap = samples.tap_of(inputs, ctx)
+    if "samples" not in inputs or tap is None:
         return []
-    samples, classifier = inputs["samples"], inputs["classifier"]
-    names = sorted(e.name for e in samples.manifest.files if e.name.startswith("images/"))
+    made, classifier, asked = inputs["samples"], inputs.get("classifier"), samples.asked(inputs)
+    names = sorted(e.name for e in made.manifest.files if e.name.startswith("images/"))
     return [
         parts.Judged(
-            result=_result(config, ctx, "samples", name),
+            result=_result(config, ctx, "samples", name, tap.device),
             name=name,
-            samples=samples.uri(name),
-            weights=classifier.uri("model.safetensors"),
-            config=classifier.uri("config.json"),
+            samples=made.uri(name),
+            weights=classifier.uri("model.safetensors") if classifier else "",
+            config=classifier.uri("config.json") if classifier else "",
+            tap=tap,
+            splits=asked["splits"],
+            features=asked["features"],
             **_shared(config, inputs["images"], ctx),
         )
         for name in names
@@ -150,11 +145,11 @@ def _shared(config: ScoreConfig, images: Artifact, ctx: Context) -> dict[str, An
     return {"batch": config.batch, "max_pixels": limit, "device": DEVICE, "threads": threads_of(ctx.run)}
 
 
-def _result(config: ScoreConfig, ctx: Context, part: str, name: str) -> str:
+def _result(config: ScoreConfig, ctx: Context, part: str, name: str, device: str = DEVICE) -> str:
     """Where a shard's result lies in the work folder; the numeric class is part of it (contract 11)."""
     from components.beam_jobs import numeric_name, threads_of
 
-    place = numeric_name(DEVICE, threads_of(ctx.run), config.batch)
+    place = numeric_name(device, threads_of(ctx.run), config.batch)
     return io.join(ctx.work, place, part, name.rsplit("/", 1)[-1].removesuffix(".parquet"))
 
 
@@ -177,12 +172,13 @@ def _add_reconstructions(figures: Figures, pairs: list[parts.Pair], inputs: Inpu
     figures.add(values, {name: known[name] for name in values})
 
 
-def _add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs) -> None:
+def _add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str = "") -> None:
+    from components.tokenizing.reading import code_files
     from vim_core.data.codes import CodeTable
     from vim_core.metrics import codebook
 
     codes = inputs["codes"]
-    table = CodeTable(codes.uris("codes/test-"))
+    table = CodeTable(code_files(codes, "test"), cache)
     vocabulary = int(codes.properties["vocabulary"])
     table.check(str(codes.properties["tokenizer"]), vocabulary=vocabulary)
     plain = table.codes[table.view == 0]
@@ -191,35 +187,3 @@ def _add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs) -> None:
         "perplexity": codebook.perplexity(codebook.histogram(plain, vocabulary)),
     }
     figures.add(values, protocols.of_codes(codes, len(plain), config.usage_batch))
-
-
-def _add_samples(figures: Figures, judged: list[parts.Judged], inputs: Inputs, ctx: Context) -> None:
-    from vim_core.metrics.moments import Moments, merge_all
-
-    records = [parts.load(job.result) for job in judged]
-    count = sum(record["count"] for record in records)
-    filled = [job.result for job, record in zip(judged, records, strict=True) if record["count"]]
-    moments = merge_all(Moments.from_bytes(io.read_bytes(f"{result}.npz")) for result in filled)
-    io.write_bytes(ctx.path("moments/samples.npz"), moments.to_bytes())
-    figures.metrics["samples"] = float(count)
-    samples, classifier = inputs["samples"], inputs["classifier"]
-    size = int(records[0]["size"])
-    if all(record["labelled"] == record["count"] for record in records):
-        accuracy = sum(record["correct"] for record in records) / count
-        record = protocols.of_samples(samples, classifier, count, size)
-        figures.add({"conditional_accuracy": accuracy}, {"conditional_accuracy": record})
-    if "statistics" in inputs:
-        _add_distance(figures, moments, samples, inputs["statistics"], size)
-
-
-def _add_distance(figures: Figures, moments: Any, samples: Artifact, statistics: Artifact, size: int) -> None:
-    from vim_core.metrics.frechet import frechet_distance
-
-    names = dict(zip(("half_0", "half_1"), HALVES, strict=True)) | {"real": whole(str(statistics.properties["split"]))}
-    sets = {name: read(statistics.uri(path)) for name, path in names.items()}
-    values = {
-        "fd_classifier": frechet_distance(moments, sets["real"]),
-        "fd_classifier_real_vs_real": frechet_distance(sets["half_0"], sets["half_1"]),
-    }
-    counts = {name: value.count for name, value in sets.items()} | {"samples": moments.count}
-    figures.add(values, protocols.of_distance(samples, statistics, counts, size))

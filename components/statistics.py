@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.api import Context, Inputs, Outcome
+from components.measuring.shards import (
+    BATCH,
+    DEVICE,
+    FEATURES,
+    HALVES,
+    MOMENTS,
+    SCORES,
+    Job,
+    finished,
+    make_jobs,
+    measure,
+    tap_of,
+    whole,
+)
 from vim_core import io
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError
@@ -14,109 +27,58 @@ if TYPE_CHECKING:
     from vim_core.metrics.moments import Moments
 
 VERSION = 2
-INPUTS = {"images": "ingest", "classifier": "classify"}
+INPUTS = {"images": "ingest", "classifier": "classify?"}
 
-DEVICE = "cpu"
-"""Where `score` takes the features of samples, too: both sides of a distance come from the same arithmetic."""
+REFERENCE = "reference.npz"
+"""Logical name of the reference file's statistics, as mu and sigma."""
+
+__all__ = ["DEVICE", "FEATURES", "HALVES", "INPUTS", "MOMENTS", "REFERENCE", "SCORES", "VERSION", "Job", "whole"]
 
 
-HALVES = ("moments/half-0.npz", "moments/half-1.npz")
+def source_state(config: StatisticsConfig) -> str:
+    """What the reference file is, as text: part of the fingerprint unless its hash is. Raises `DataError` for none."""
+    from components.measuring.published import state
 
-
-@dataclass(frozen=True)
-class Job:
-    """One shard: its images, what is merged from it, and the network.
-
-    `targets` are the merged sets that the shard enters, its split first; `names` its own moments for each of them.
-    """
-
-    index: int
-    images: str
-    folder: str
-    targets: tuple[str, ...]
-    names: tuple[str, ...]
-    batch: int
-    weights: str
-    config: str
-    threads: int
-    max_pixels: int
-
-    @property
-    def files(self) -> list[str]:
-        """Moments of the whole shard, then of its halves, in the work folder; the first is written last."""
-        return [io.join(self.folder, name) for name in self.names]
+    return state(config.reference) if config.reference and not config.reference_sha256 else ""
 
 
 def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """Files `moments/<split>-NNNNN.npz` per shard, `moments/<split>.npz`, `moments/half-0.npz` and `half-1.npz`.
 
-    Both the reference split and the splits of the halves are measured. Halves are chosen by a hash of the key.
-    Finished shards of an earlier attempt are kept.
+    Both the reference split and the splits of the halves are measured. Halves are chosen by a hash of the key. In the
+    same pass, if asked for: `inception_score/…` and `features/…` of the reference split, per shard and in all. With a
+    reference file, `reference.npz` holds its statistics, measured here where it has images alone; `export/<split>.npz`
+    are the split's in the same form. Finished shards of an earlier attempt are kept.
 
     Raises:
-        DataError: a split or a half has fewer than two images, or an image cannot be decoded.
+        ConfigError: there are no weights for the network, or there is no such network.
+        DataError: a split or a half has fewer than two images, an image cannot be decoded, or the reference is another.
     """
     from components.beam_jobs import publish
+    from components.measuring import published
+    from vim_core.taps import check
 
-    jobs = make_jobs(config, inputs, ctx)
+    check(tap_of(config, inputs, ctx))
+    reference = published.read(config)
+    images = reference is not None and published.wants_images(config, reference)
+    jobs = make_jobs(config, inputs, ctx, images)
     merged = sorted({name for job in jobs for name in job.targets} | {whole(config.split), *HALVES})
     _measure(jobs, merged, ctx)
     for job in jobs:
-        publish(ctx, job.files[0], job.names[0])
-    sets = {name: read(ctx.path(name)) for name in merged}
-    for name, moments in sets.items():
-        if moments.count < 2:
-            splits = " and ".join(config.halves) if name in HALVES else config.split
-            raise DataError(f"statistics: {name} has {moments.count} images, needs 2: too few in split {splits}")
+        for file, name in job.published:
+            publish(ctx, file, name)
+    sets = {name: read(ctx.path(name)) for name in merged if name.startswith(f"{MOMENTS}/")}
+    _check_counts(config, sets)
     total = sets[whole(config.split)]
-    classifier = inputs["classifier"]
+    properties = _properties(config, inputs, jobs[0], total)
+    if reference is not None:
+        properties["reference"] = published.write(config, ctx, reference, sets.get(whole(BATCH)), total.dim)
+    if config.export:
+        published.export(ctx.path(f"export/{config.split}.npz"), total)
     return Outcome(
-        metrics={"count": float(total.count)},
-        properties={
-            "network": {"kind": config.network, "digest": classifier.digest},
-            "images": inputs["images"].digest,
-            "split": config.split,
-            "halves": sorted(set(config.halves)),
-            "count": total.count,
-            "dim": total.dim,
-            "half_rule": "sha256('half', key) mod 2",
-        },
-        numeric={"device": DEVICE, "dtype": "fp32", "threads": jobs[0].threads},
-    )
-
-
-def whole(split: str) -> str:
-    """Logical name of the moments of all images of a split."""
-    return f"moments/{split}.npz"
-
-
-def make_jobs(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> list[Job]:
-    """One job per shard of every split that is asked for."""
-    splits = sorted({config.split, *config.halves})
-    shards = [(split, uri) for split in splits for uri in inputs["images"].uris(f"images/{split}-")]
-    places: dict[str, int] = {}
-    jobs = []
-    for index, (split, uri) in enumerate(shards):
-        place = places[split] = places.get(split, -1) + 1
-        halves = split in config.halves
-        names = (f"moments/{split}-{place:05d}.npz", *(f"{split}-half-{i}-{place:05d}.npz" for i in range(2) if halves))
-        targets = (whole(split), *(HALVES if halves else ()))
-        jobs.append(_job(config, inputs, ctx, index=index, images=uri, targets=targets, names=names))
-    return jobs
-
-
-def _job(config: StatisticsConfig, inputs: Inputs, ctx: Context, **own: Any) -> Job:
-    from components.beam_jobs import numeric_name, threads_of
-
-    threads = threads_of(ctx.run)
-    return Job(
-        folder=io.join(ctx.work, numeric_name(DEVICE, threads, config.batch)),
-        batch=config.batch,
-        weights=inputs["classifier"].uri("model.safetensors"),
-        config=inputs["classifier"].uri("config.json"),
-        threads=threads,
-        max_pixels=int(inputs["images"].manifest.config["max_pixels"]),
-        **own,
+        metrics={"count": float(total.count), **_real_score(config, properties["network"], ctx)},
+        properties=properties,
+        numeric={"device": jobs[0].tap.device, "dtype": "fp32", "threads": jobs[0].threads},
     )
 
 
@@ -127,50 +89,42 @@ def read(uri: str) -> Moments:
     return Moments.from_bytes(io.read_bytes(uri))
 
 
-def finished(job: Job) -> bool:
-    """Whether an earlier attempt measured this shard."""
-    return io.exists(job.files[0])
+def _check_counts(config: StatisticsConfig, sets: dict[str, Moments]) -> None:
+    for name, moments in sets.items():
+        if moments.count < 2:
+            splits = " and ".join(config.halves) if name in HALVES else config.split
+            raise DataError(f"statistics: {name} has {moments.count} images, needs 2: too few in split {splits}")
 
 
-def measure(job: Job) -> Job:
-    """Write the moments of one shard, unless they are there, and pass the job on."""
-    from components.beam_jobs import set_threads
-    from vim_core.data.tables import ImageTable, hashed
-    from vim_core.metrics.moments import merge_all
+def _properties(config: StatisticsConfig, inputs: Inputs, job: Job, total: Moments) -> dict[str, Any]:
+    from components.measuring.shards import loaded
+    from vim_core.taps import CLASSIFIER
 
-    if finished(job):
-        return job
-    set_threads(job.threads)
-    table = ImageTable([job.images])
-    half = [hashed("half", key) % 2 for key in table.keys]
-    parts = [[moments] for moments in _moments(job, table, [], half)]
-    for start in range(0, len(table), job.batch):
-        rows = list(range(start, min(start + job.batch, len(table))))
-        for part, moments in zip(parts, _moments(job, table, rows, half), strict=True):
-            part.append(moments)
-    for uri, part in reversed(list(zip(job.files, parts, strict=True))):
-        io.write_bytes(uri, merge_all(part).to_bytes())
-    return job
+    network: dict[str, Any] = {"kind": config.network, "digest": job.tap.sha256}
+    if config.network != CLASSIFIER:
+        tap = loaded(job.tap)
+        network |= {"digest": tap.digest, "preprocessing": tap.preprocessing, "published": tap.published}
+    return {
+        "network": network,
+        "images": inputs["images"].digest,
+        "split": config.split,
+        "halves": sorted(set(config.halves)),
+        "count": total.count,
+        "dim": total.dim,
+        "half_rule": "sha256('half', key) mod 2",
+    }
 
 
-def _moments(job: Job, table: Any, rows: list[int], half: list[int]) -> list[Moments]:
-    """Moments of these rows: all, and if the shard enters the halves those of the first and of the second."""
-    import numpy as np
-    import torch
+def _real_score(config: StatisticsConfig, network: dict[str, Any], ctx: Context) -> dict[str, float]:
+    """Inception Score of the real images themselves."""
+    from components.scoring.names import Names
+    from vim_core.metrics.inception_score import ScoreSums
 
-    from components import beam_jobs
-    from vim_core.data.images import decode, square, to_tensor
-    from vim_core.metrics.moments import Moments
-
-    network = beam_jobs.classifier(job.weights, job.config, DEVICE)
-    if not rows:
-        return [Moments.empty(network.shape.features)] * len(job.targets)
-    pixels = [square(decode(table.image(row), job.max_pixels), network.image_size) for row in rows]
-    with torch.inference_mode():
-        features = network.features(to_tensor(np.stack(pixels))).double().numpy()
-    side = np.array([half[row] for row in rows])
-    chosen = (features, features[side == 0], features[side == 1])
-    return [Moments.from_batch(values) for values in chosen[: len(job.targets)]]
+    if not config.score_splits:
+        return {}
+    names = Names.of(network)
+    sums = ScoreSums.from_bytes(io.read_bytes(ctx.path(whole(config.split, SCORES))))
+    return dict(zip((names.score, f"{names.score}_std"), sums.score(), strict=True))
 
 
 def _measure(jobs: list[Job], merged: list[str], ctx: Context) -> None:
@@ -193,6 +147,6 @@ def _measure(jobs: list[Job], merged: list[str], ctx: Context) -> None:
             )
         )
         sets = files | "merge" >> beam.CombinePerKey(merge_in_order())
-        _ = sets | "write" >> beam.MapTuple(lambda name, moments: io.write_bytes(targets[name], moments.to_bytes()))
+        _ = sets | "write" >> beam.MapTuple(lambda name, part: io.write_bytes(targets[name], part.to_bytes()))
 
     run_pipeline(ctx.run, build, ctx.progress, counter(jobs, finished))

@@ -24,7 +24,7 @@ HEADLINES = {
     "reconstruct": ("images",),
     "prior": ("nll_bits_per_token", "unigram_bits_per_token"),
     "sample": ("count", "images_per_s"),
-    "score": ("psnr_db", "codebook_usage", "conditional_accuracy", "fd_classifier"),
+    "score": ("psnr_db", "codebook_usage", "conditional_accuracy", "fd_classifier", "fid", "is"),
     "probe": ("best_block", "top1", "pixel_baseline_top1"),
 }
 

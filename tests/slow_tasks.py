@@ -22,7 +22,7 @@ class SlowPrior(PriorTask):
 
     def __init__(self, config: PriorConfig, data: PriorData, runtime: Runtime) -> None:
         super().__init__(config, data, runtime)
-        self.place = Path(data.train[0]).parent
+        self.place = Path(str(data.train[0])).parent
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """As the prior does, later."""

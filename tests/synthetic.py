@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -37,7 +38,8 @@ def artifact(
         uri = str(folder / name)
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
         write(uri)
-        entries.append(FileEntry(name, name, Path(uri).stat().st_size, "0"))
+        data = Path(uri).read_bytes()
+        entries.append(FileEntry(name, name, len(data), hashlib.sha256(data).hexdigest()))
     records = {
         name: InputRecord(a.manifest.component, a.manifest.fingerprint, a.digest) for name, a in (inputs or {}).items()
     }

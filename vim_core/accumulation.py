@@ -22,6 +22,7 @@ class Pass(Protocol):
 
 P = TypeVar("P", bound=Pass)
 K = TypeVar("K")
+Split = Callable[[Tensor, int], Sequence[Tensor]]
 
 
 def check(config: TrainConfig, world: int, component: str) -> None:
@@ -39,7 +40,7 @@ def check(config: TrainConfig, world: int, component: str) -> None:
 
 
 def accumulated(
-    compute: Callable[..., P], keep: Callable[[P], K], batch: Sequence[Tensor], parts: int
+    compute: Callable[..., P], keep: Callable[[P], K], batch: Sequence[Tensor], parts: int, split: Split
 ) -> tuple[dict[str, Tensor], list[K]]:
     """Run `compute` over `parts` consecutive microbatches and add up the gradients of the batch's mean loss.
 
@@ -51,13 +52,14 @@ def accumulated(
         keep: what to hold of each pass beyond its backward; activations are freed with the rest.
         batch: tensors of the same first axis.
         parts: how many; they divide that axis.
+        split: takes the batch apart, such as `Runtime.microbatches`.
 
     Returns:
         the terms, detached, as means over the whole batch, and what was kept of each microbatch in order.
     """
     rows: list[dict[str, Tensor]] = []
     kept: list[K] = []
-    for shares in zip(*(whole.chunk(parts) if parts > 1 else (whole,) for whole in batch), strict=True):
+    for shares in zip(*(split(whole, parts) for whole in batch), strict=True):
         passed = compute(*shares)
         loss = total(passed.terms)
         (loss / parts if parts > 1 else loss).backward()

@@ -35,15 +35,26 @@ def place(device: torch.device) -> torch.device:
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
-def snapshot(network: Network, device: torch.device, runtime: Runtime) -> Network | None:
-    """A copy of a network in evaluation mode that the training does not touch.
+def snapshot(network: Network, runtime: Runtime) -> Network | None:
+    """A copy of a network where evaluations run, in evaluation mode, that the training does not touch.
 
     Of a network that is split over the workers the first one gets it, the others None; call it on all of them.
     """
-    found = runtime.whole(network, device)
+    found = runtime.whole(network, place(runtime.device))
     if found is network:
-        found = copy.deepcopy(network).to(device)
+        found = _copied(network, runtime)
     return None if found is None else found.requires_grad_(False).eval()
+
+
+def _copied(network: Network, runtime: Runtime) -> Network:
+    if place(runtime.device) == runtime.device:
+        return copy.deepcopy(network)
+    # Tensor by tensor, as for checkpoints: copied on the device and then fetched, each would be a program of its own.
+    own: dict[int, object] = {}
+    for parameter in network.parameters():
+        own[id(parameter)] = nn.Parameter(runtime.to_host(parameter), requires_grad=False)
+    own |= {id(buffer): runtime.to_host(buffer) for buffer in network.buffers()}
+    return copy.deepcopy(network, own)
 
 
 @dataclass(frozen=True)

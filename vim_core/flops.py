@@ -1,17 +1,21 @@
 """Counted floating point operations of a training step, as pure functions of the settings.
 
 Counted is what the networks' products and convolutions need, two operations a multiply-add: no recomputation
-(activation checkpointing, flash attention's backward), no element-wise work, no optimizer. So a share of a peak rate
-made from these counts is a model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), but for one thing: causal
-attention counts half, T (T + 1) / 2 pairs of tokens, because a kernel may skip the rest; PaLM counts all T T.
+(activation checkpointing, flash attention's backward), no padding, no element-wise work (norms, those of queries and
+keys, too), no optimizer, no power iteration of spectral norm (a product of each weight with a vector a pass). So a
+share of a peak rate made from these counts is a model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), but
+for one thing: causal attention counts half, T (T + 1) / 2 pairs of tokens, because a kernel may skip the rest; PaLM
+counts all T T.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from vim_core.config import DiscriminatorConfig, QuantizeConfig, StackConfig
+from vim_core.models.modern import swiglu_width
 from vim_core.models.prior import PriorShape
 
 Parts = dict[str, float]
@@ -43,9 +47,10 @@ def attention(tokens: int, dim: int, pairs: str) -> float:
     return 4.0 * counted * dim
 
 
-def stack(config: StackConfig, tokens: int, pairs: str) -> float:
-    """Forward pass of one image's tokens through a stack of blocks."""
-    products = linear(tokens, config.dim, 4 * config.dim) + 2 * linear(tokens, config.dim, config.mlp)
+def stack(config: StackConfig, tokens: int, pairs: str, variant: str = "paper") -> float:
+    """Forward pass of one image's tokens through a stack of blocks, `variant` as in `PriorConfig`."""
+    width = 2 * config.mlp if variant == "paper" else 3 * swiglu_width(config.mlp)
+    products = linear(tokens, config.dim, 4 * config.dim) + linear(tokens, config.dim, width)
     return config.blocks * (products + attention(tokens, config.dim, pairs))
 
 
@@ -64,7 +69,22 @@ class Convolutions:
 
 
 def discriminator(config: DiscriminatorConfig, image_size: int) -> Convolutions:
-    """StyleGAN2's discriminator: two filters of 4x4 a block, around three convolutions."""
+    """The discriminator of `config.kind`."""
+    return (_patch if config.kind == "patch" else _stylegan)(config, image_size)
+
+
+def _patch(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+    """pix2pix's: 4x4 convolutions, the last two without a stride."""
+    layers = config.patch_layers
+    widths = [3, *(config.channels * min(2**level, 8) // 8 for level in range(layers + 1)), 1]
+    sizes = [image_size >> level for level in range(1, layers + 1)]
+    sizes += [sizes[-1] - 1, sizes[-1] - 2]
+    parts = [convolution(size, 4, *pair) for size, pair in zip(sizes, pairwise(widths), strict=True)]
+    return Convolutions(sum(parts), parts[0])
+
+
+def _stylegan(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+    """StyleGAN2's: two filters of 4x4 a block, around three convolutions."""
 
     def channels(size: int) -> int:
         return min(config.base // size, config.channels)
@@ -111,21 +131,33 @@ def decoder(config: QuantizeConfig) -> float:
     tokens, settings = (config.image_size // config.patch) ** 2, config.decoder
     channels = 6 if config.loss.logit_laplace > 0 else 3
     head = linear(tokens, settings.dim, settings.mlp) + linear(tokens, settings.mlp, config.patch**2 * channels)
-    return linear(tokens, config.codebook.dim, settings.dim) + stack(settings, tokens, "full") + head
+    return _from_code(config) + stack(settings, tokens, "full") + head
+
+
+def _from_code(config: QuantizeConfig) -> float:
+    """The decoder's first layer, from code vectors."""
+    return linear((config.image_size // config.patch) ** 2, config.codebook.dim, config.decoder.dim)
+
+
+def generator(config: QuantizeConfig) -> float:
+    """Forward and backward pass of one image, without the lookup."""
+    if config.freeze_encoder:
+        return encoder(config) + 3 * decoder(config) - _from_code(config)
+    return 3 * (encoder(config) + decoder(config)) - embedding(config)
 
 
 def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Parts:
-    """Stage 1 by part: `generator`, `lookup`, and where the settings have them `discriminator`, `r1`, `perceptual`.
+    """Stage 1 by part: `generator`, `lookup`, and where the settings have them `entropy`, `discriminator`, `r1`,
+    `perceptual`.
 
     A backward pass costs the forward pass once for the gradient of every layer's input and once for that of its
-    weights; images need none, so first layers save one. The discriminator judges reconstructions for the generator
-    (no gradient of its weights), then real images and reconstructions for itself. R1 is one step's penalty over
-    `r1_every`: forward, gradient at the images, and the backward pass through both.
+    weights; images need none, so first layers save one. A frozen encoder has no backward pass. The discriminator judges
+    reconstructions for the generator (no gradient of its weights), then real images and reconstructions for itself. R1
+    is one step's penalty over `r1_every`: forward, gradient at the images, and the backward pass through both.
     """
-    parts = {
-        "generator": 3 * (encoder(config) + decoder(config)) - embedding(config),
-        "lookup": lookup(config),
-    }
+    parts = {"generator": generator(config), "lookup": lookup(config)}
+    if config.codebook.entropy.weight > 0:
+        parts["entropy"] = 3 * lookup(config)
     if config.loss.adversarial > 0:
         settings = config.discriminator
         judge = discriminator(settings, config.image_size)
@@ -138,16 +170,25 @@ def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Par
     return {name: config.batch * value for name, value in parts.items()}
 
 
-def prior_step(shape: PriorShape, batch: int, pairs: str = "causal") -> Parts:
-    """Stage 2 by part: `blocks`, `attention` (scores and values alone) and `head`; see `attention` for `pairs`."""
+def prior_step(shape: PriorShape, batch: int, pairs: str = "causal", tokenizer: QuantizeConfig | None = None) -> Parts:
+    """Stage 2 by part: `blocks`, `attention` (scores and values alone), `head`; `tokenizer` where images are encoded.
+
+    Args:
+        shape, batch: the network and its global batch.
+        pairs: see `attention`.
+        tokenizer: settings of the one that encodes every image before the prior sees it, None where codes are read.
+    """
     tokens, dim, blocks = shape.tokens, shape.stack.dim, shape.stack.blocks
     looking = blocks * attention(tokens, dim, pairs)
     parts = {
-        "blocks": stack(shape.stack, tokens, pairs) - looking,
+        "blocks": stack(shape.stack, tokens, pairs, shape.variant) - looking,
         "attention": looking,
         "head": linear(tokens, dim, shape.vocabulary),
     }
-    return {name: 3.0 * batch * value for name, value in parts.items()}
+    trained = {name: 3.0 * batch * value for name, value in parts.items()}
+    if tokenizer is None:
+        return trained
+    return trained | {"tokenizer": batch * (encoder(tokenizer) + lookup(tokenizer))}
 
 
 PEAKS = {"H200": 989e12, "A100": 312e12, "TPU v4": 275e12}

@@ -58,7 +58,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         raise StorageError(f"{uri}: {reason(error, uri)}") from error
-    # Listings are kept per thread, so one that is left over may not show what another thread or machine wrote since.
+    # fsspec keeps listings, and one that is left over does not show what another process wrote since.
     fs.invalidate_cache()
     return fs, path
 
@@ -90,6 +90,23 @@ def files(uri: str) -> dict[str, dict[str, Any]]:
     return {path.removeprefix(base.rstrip("/") + "/"): found[path] for path in sorted(found)}
 
 
+def level(uri: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names directly below a remote folder with what the store says of each; empty where there is none."""
+    fs, base = filesystem(uri)
+    place = base.rstrip("/")
+    try:
+        with _asked(uri):
+            found: list[dict[str, Any]] = fs.ls(place, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    finally:
+        # A million listed files are not to stay in memory.
+        fs.invalidate_cache()
+    named = [(str(info["name"]).rstrip("/"), info) for info in found]
+    # Stores keep an empty object for a folder made by hand, and `ls` of a file gives the file itself.
+    return [(path.rsplit("/", 1)[-1], info) for path, info in named if path.startswith(place + "/")]
+
+
 def version(info: dict[str, Any]) -> str:
     """Of what a store says of a file, a text that changes with the content; '' where it says nothing of the kind."""
     return next((f"{key}={info[key]}" for key in VERSION_KEYS if info.get(key)), "")
@@ -115,8 +132,10 @@ def make_folder(uri: str) -> None:
 def open_read(uri: str) -> IO[bytes]:
     """Open for reading bytes."""
     fs, path = filesystem(uri)
+    # fsspec's plain cache: gcsfs would read ahead in tasks of its own, and complain of those that nobody waited for.
+    plain = {} if is_local(uri) else {"cache_type": "readahead"}
     with _asked(uri):
-        stream: IO[bytes] = fs.open(path, "rb")
+        stream: IO[bytes] = fs.open(path, "rb", **plain)
     return stream
 
 

@@ -70,7 +70,7 @@ def train(
             watchdog.step(start)
             for step, batch in enumerate(watch.batches(batches(task, start, data_workers)), start):
                 runtime.seed_step(config.seed, step)
-                figures = task.step(step, runtime.place(batch))
+                figures = task.step(step, runtime.place(batch, config.accumulate))
                 runtime.end_step()
                 done = step + 1
                 logged = done % config.log_every == 0 or done == config.steps

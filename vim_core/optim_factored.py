@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from vim_core.errors import ConfigError
 from vim_core.optim_int8 import TINY, block_length, quantise, restored
+from vim_core.optim_masked import scalar
 
 MOMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
@@ -152,7 +153,7 @@ class FactoredAdam(Optimizer):
         beta1, beta2 = group["betas"]
         return Rates(
             # As data: a compiled program must not contain its value.
-            torch.as_tensor(group["lr"], dtype=torch.float32).to(device),
+            lr.to(device) if isinstance(lr := group["lr"], Tensor) else scalar(lr, device),
             beta1,
             beta2,
             group["eps"],

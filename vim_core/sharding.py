@@ -120,19 +120,46 @@ def specs_of(module: nn.Module) -> dict[str, Spec]:
     return resolve(shapes, RULES.get(type(module).__name__, ()))
 
 
-def optimizer_specs(optimizer: Optimizer, specs: Mapping[Tensor, Spec]) -> list[tuple[Tensor, Spec]]:
-    """The optimizer's slots with their specs: like their parameter where they have its shape, else whole.
+def slot_spec(name: str, slot: Tensor, parameter: Tensor, spec: Spec, sizes: Mapping[str, int]) -> Spec:
+    """How one slot of an optimizer is split: like its parameter where it has its shape.
+
+    Slots of the factored Adam go without the axis that they are means over: `row` [R] and `column` [C] of a parameter
+    [R, …], C its other axes end to end. Scales of int8 blocks follow both, unless a block would lie on two devices.
+    All others are whole.
+
+    Args:
+        name: of the slot.
+        slot, parameter: the tensors.
+        spec: of the parameter.
+        sizes: devices along each axis of the mesh.
+    """
+    if slot.shape == parameter.shape:
+        return spec
+    if name not in ("row", "column", "exp_avg_scale"):
+        return (None,) * slot.ndim
+    # End to end, only the first of several axes still lies in one piece on each device.
+    row, column = spec[0], spec[1] if set(spec[2:]) <= {None} else None
+    if name == "exp_avg_scale":
+        return row, column if column is None or slot.shape[1] % sizes[column] == 0 else None
+    return (row,) if name == "row" else (column,)
+
+
+def optimizer_specs(
+    optimizer: Optimizer, specs: Mapping[Tensor, Spec], sizes: Mapping[str, int]
+) -> list[tuple[Tensor, Spec]]:
+    """The optimizer's slots with their specs.
 
     Args:
         optimizer: with its state made.
         specs: of the parameters.
+        sizes: devices along each axis of the mesh.
     """
     found = []
     for parameter, slots in optimizer.state.items():
-        for slot in slots.values():
+        spec = specs.get(parameter, (None,) * parameter.ndim)
+        for name, slot in slots.items():
             if isinstance(slot, Tensor):
-                same = slot.shape == parameter.shape and parameter in specs
-                found.append((slot, specs[parameter] if same else (None,) * slot.ndim))
+                found.append((slot, slot_spec(name, slot, parameter, spec, sizes)))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io as stdio
+import pickle
 from dataclasses import dataclass
 
 import torch
@@ -30,13 +31,18 @@ def load_weights(file: WeightFile, uri: str, key: str) -> dict[str, Tensor]:
 
     Args:
         file: which file it must be.
-        uri: where the user keeps it.
+        uri: where the user keeps it; a name that ends in .safetensors is read as such, any other as torch.save's.
         key: the setting that names it, for messages.
 
     Raises:
         ConfigError: no address was given.
-        DataError: nothing lies there, or its hash is not the published one.
+        DataError: nothing lies there, its hash is not the published one, or it holds more than tensors.
     """
+    return verified(file, uri, key)[0]
+
+
+def verified(file: WeightFile, uri: str, key: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors as `load_weights` gives them, and the whole sha256 of their file."""
     if not uri:
         raise ConfigError(f"{key} is empty: give the path or URI of {file.name}, the {file.purpose}")
     try:
@@ -46,5 +52,19 @@ def load_weights(file: WeightFile, uri: str, key: str) -> dict[str, Tensor]:
     found = hashlib.sha256(data).hexdigest()
     if not found.startswith(file.sha256):
         raise DataError(f"{key}={uri!r}: sha256 is {found[:16]}…, {file.name} has {file.sha256}…")
-    state: dict[str, Tensor] = torch.load(stdio.BytesIO(data), map_location="cpu", weights_only=True)
+    return _tensors(data, uri, key), found
+
+
+def _tensors(data: bytes, uri: str, key: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        if uri.endswith(".safetensors"):
+            return load(data)
+        state: dict[str, Tensor] = torch.load(stdio.BytesIO(data), map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DataError(f"{key}={uri!r}: not a file of tensors alone ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict):
+        raise DataError(f"{key}={uri!r}: holds a {type(state).__name__}, expected tensors by name")
     return state

@@ -41,6 +41,12 @@ FIGURES = (
     Figure(
         "samples", "fd_classifier_real_vs_real", "score", "fd_classifier_real_vs_real", "Fréchet distance, real vs real"
     ),
+    Figure("samples", "fid", "score", "fid", "FID"),
+    Figure("samples", "fid_real_vs_real", "score", "fid_real_vs_real", "FID, real vs real"),
+    Figure("samples", "fid_reference", "score", "fid_reference", "FID, to the given reference"),
+    Figure("samples", "inception_score", "score", "is", "Inception Score"),
+    Figure("samples", "precision_inception", "score", "precision_inception", "Precision (Inception)", "share"),
+    Figure("samples", "recall_inception", "score", "recall_inception", "Recall (Inception)", "share"),
     Figure("classifier", "test_accuracy", "classify", "test_accuracy", "Classifier accuracy", "share"),
     Figure("probe", "best_block", "probe", "best_block", "Best probed block", "count"),
     Figure("probe", "top1", "probe", "top1", "Linear probe accuracy", "share"),

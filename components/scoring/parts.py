@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from vim_core.data.tables import ImageTable
+    from vim_core.taps import TapSpec
 
 ROUNDING_DB = 58.9
 """PSNR of an image that differs only by the rounding to 8 bits: what an equal image counts as, instead of infinity."""
@@ -40,7 +41,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Judged:
-    """One shard of samples and the classifier that judges them."""
+    """One shard of samples, the classifier that judges them (or none) and what is summed over them.
+
+    `tap` is the network of the statistics that they are compared with; `splits` and `features` as in `statistics`.
+    """
 
     result: str
     name: str
@@ -51,6 +55,9 @@ class Judged:
     max_pixels: int
     device: str
     threads: int
+    tap: TapSpec
+    splits: int = 0
+    features: int = 0
 
 
 def finished(job: Pair | Judged) -> bool:
@@ -110,30 +117,59 @@ def paired_rows(name: str, originals: list[str], made: list[str], whole: bool) -
     return [row_of[key] for key in made]
 
 
+PARTS = ("moments", "inception_score", "features")
+"""What may be summed over samples, each in a file of its own beside the shard's result."""
+
+
+def part_file(result: str, kind: str) -> str:
+    """Where a shard's sums of one kind lie."""
+    return f"{result}.npz" if kind == "moments" else f"{result}-{kind}.npz"
+
+
 def _samples(job: Judged) -> dict[str, Any]:
-    """How many samples the classifier takes for their label, and the moments of their features (an npz file)."""
+    """How many samples the classifier takes for their label; beside it what `Sums` sums, as npz files."""
     import torch
 
     from components.beam_jobs import classifier
+    from components.measuring.shards import loaded
+    from vim_core.data.images import decode
     from vim_core.data.tables import ImageTable
-    from vim_core.metrics.moments import Moments, merge_all
+    from vim_core.metrics.sums import Sums
 
-    network = classifier(job.weights, job.config, job.device)
+    tap = loaded(job.tap)
+    sums = Sums(tap.dim, tap.classes, splits=job.splits, features=job.features)
     table = ImageTable([job.samples])
     labels = torch.tensor(table.labels)
-    parts, correct = [], 0
+    correct = 0
     for start in range(0, len(table), job.batch):
-        stop = min(start + job.batch, len(table))
-        images = _batch(table, range(start, stop), network.image_size, job.max_pixels).to(job.device)
-        with torch.inference_mode():
-            features = network.features(images)
-            predicted = network(images).argmax(dim=1).cpu()
-        parts.append(Moments.from_batch(features))
-        correct += int((predicted == labels[start:stop]).sum())
-    if parts:  # a table of fewer samples than shards has empty ones
-        io.write_bytes(f"{job.result}.npz", merge_all(parts).to_bytes())
-    labelled = int((labels >= 0).sum())
-    return {"count": len(table), "labelled": labelled, "correct": correct, "size": int(network.image_size)}
+        rows = range(start, min(start + job.batch, len(table)))
+        images = [decode(table.image(row), job.max_pixels) for row in rows]
+        taken = tap.take(torch.stack([tap.prepare(image) for image in images]))
+        sums.add(table.keys[rows.start : rows.stop], taken)
+        if job.weights:
+            predicted = _predicted(job, images, taken.logits)
+            correct += int((predicted == labels[rows.start : rows.stop]).sum())
+    if sums.count:  # a table of fewer samples than shards has empty ones
+        kinds = [kind for kind, asked in zip(PARTS, (True, job.splits, job.features), strict=True) if asked]
+        for kind, part in zip(kinds, sums.parts(), strict=True):
+            io.write_bytes(part_file(job.result, kind), part.to_bytes())
+    labelled = int((labels >= 0).sum()) if job.weights else 0
+    size = classifier(job.weights, job.config, job.device).image_size if job.weights else tap.size
+    return {"count": len(table), "labelled": labelled, "correct": correct, "size": size}
+
+
+def _predicted(job: Judged, images: list[Any], logits: torch.Tensor) -> torch.Tensor:
+    """The classifier's most likely classes; `logits` are the tap's, which may be the same network."""
+    import torch
+
+    from components.beam_jobs import classifier
+    from vim_core.taps import CLASSIFIER
+    from vim_core.taps.classifier import ClassifierTap
+
+    if job.tap.network == CLASSIFIER:
+        return logits.argmax(dim=1)
+    judge = ClassifierTap(classifier(job.weights, job.config, job.device), "", job.device)
+    return judge.take(torch.stack([judge.prepare(image) for image in images])).logits.argmax(dim=1)
 
 
 def _batch(table: ImageTable, rows: range | list[int], size: int, max_pixels: int) -> torch.Tensor:

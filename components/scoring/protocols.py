@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.api import Artifact
+from components.scoring.names import Names
 from components.scoring.parts import ROUNDING_DB
 from vim_core.metrics.protocol import Protocol
+
+if TYPE_CHECKING:
+    from vim_core.metrics.inception_score import ScoreSums
+
+NEIGHBOURS = 3
+"""k of precision and recall; the same as `vim_core.metrics.precision_recall.NEIGHBOURS`, which needs numpy."""
 
 
 def of_reconstructions(images: Artifact, made: Artifact, count: int, size: int) -> dict[str, Any]:
@@ -67,30 +74,25 @@ def of_samples(samples: Artifact, classifier: Artifact, count: int, size: int) -
 
 
 def of_distance(samples: Artifact, statistics: Artifact, counts: Mapping[str, int], size: int) -> dict[str, Any]:
-    """Fréchet distances under the classifier's features: samples against real, and real against real."""
+    """Fréchet distances under one network's features: samples against real, and real against real."""
     split = str(statistics.properties["split"])
     divided = " and ".join(str(name) for name in statistics.properties["halves"])
-    shared: dict[str, Any] = {
-        "resize": _square(size),
-        "network": "classifier",
-        "network_digest": str(statistics.properties["network"]["digest"]),
-        "reference_digest": statistics.digest,
-    }
-    name = "Fréchet distance of the classifier's features; not FID, which is defined on the 2015 Inception network"
+    shared = _compared(statistics, size)
+    figure = Names.of(statistics.properties["network"]).distance
     floor = "the floor; the smaller the sets, the further apart they lie, so mind the counts when comparing"
     distance = Protocol(
-        figure="fd_classifier",
+        figure=figure,
         compares="samples with real images",
         split="samples",
         count=counts["samples"],
         reference=f"{split} images",
         reference_count=counts["real"],
         sampling=sampling(samples),
-        notes=name,
+        notes=_kind_of_distance(statistics),
         **shared,
     )
     halves = Protocol(
-        figure="fd_classifier_real_vs_real",
+        figure=f"{figure}_real_vs_real",
         compares="one half of the real images with the other, divided by a hash of their keys",
         split=divided,
         count=counts["half_0"],
@@ -99,7 +101,81 @@ def of_distance(samples: Artifact, statistics: Artifact, counts: Mapping[str, in
         notes=floor,
         **shared,
     )
-    return {"fd_classifier": distance.record(), "fd_classifier_real_vs_real": halves.record()}
+    return {figure: distance.record(), f"{figure}_real_vs_real": halves.record()}
+
+
+def of_reference(samples: Artifact, statistics: Artifact, count: int, size: int) -> dict[str, Any]:
+    """Fréchet distance of samples to statistics from a file."""
+    given = statistics.properties["reference"]
+    shared = _compared(statistics, size) | {"reference_digest": str(given["sha256"])}
+    return Protocol(
+        figure=f"{Names.of(statistics.properties['network']).distance}_reference",
+        compares="samples with published statistics",
+        split="samples",
+        count=count,
+        reference=f"{given['uri']}: {given['statistics']}",
+        reference_count=int(given["count"]),
+        sampling=sampling(samples),
+        notes=_kind_of_distance(statistics),
+        **shared,
+    ).record()
+
+
+def of_score(samples: Artifact, statistics: Artifact, sums: ScoreSums, size: int) -> dict[str, Any]:
+    """Inception Score of samples, or its like under another network."""
+    network = statistics.properties["network"]
+    shared = _compared(statistics, size)
+    del shared["reference_digest"]
+    bias = "; logits without the last bias, as torch-fidelity and guided-diffusion take them"
+    return Protocol(
+        figure=Names.of(network).score,
+        compares="exp of the mean divergence of an image's class probabilities from those of its split",
+        split="samples",
+        count=sums.count,
+        sampling=sampling(samples),
+        notes=f"mean (and standard deviation) over {sums.counts.size} splits, sha256('score split', key) mod "
+        f"{sums.counts.size}{bias if network['kind'] == 'inception' else ''}",
+        **shared,
+    ).record()
+
+
+def of_coverage(samples: Artifact, statistics: Artifact, counts: Mapping[str, int], size: int) -> dict[str, Any]:
+    """Precision and recall of samples against real images."""
+    names = Names.of(statistics.properties["network"])
+    shared: dict[str, Any] = {
+        "split": "samples",
+        "count": counts["samples"],
+        "reference": f"{statistics.properties['split']} images",
+        "reference_count": counts["real"],
+        "sampling": sampling(samples),
+        "notes": f"Kynkäänniemi et al. 2019, k = {NEIGHBOURS}, float64 distances; the images with the lowest "
+        "sha256('features', key) of either side",
+        **_compared(statistics, size),
+    }
+    sides = {
+        names.precision: "share of samples within reach of real images",
+        names.recall: "share of real images within reach of samples",
+    }
+    return {figure: Protocol(figure=figure, compares=text, **shared).record() for figure, text in sides.items()}
+
+
+def _compared(statistics: Artifact, size: int) -> dict[str, Any]:
+    network = statistics.properties["network"]
+    return {
+        "resize": str(network.get("preprocessing", "")) or _square(size),
+        "network": str(network["kind"]),
+        "network_digest": str(network["digest"]),
+        "reference_digest": statistics.digest,
+    }
+
+
+def _kind_of_distance(statistics: Artifact) -> str:
+    network = statistics.properties["network"]
+    if network.get("published"):
+        return "FID: Fréchet distance of the pool_3 features of the 2015 Inception network with its published weights"
+    return (
+        f"Fréchet distance of the {network['kind']}'s features; not FID, which is defined on the 2015 Inception network"
+    )
 
 
 def sampling(samples: Artifact) -> dict[str, Any]:

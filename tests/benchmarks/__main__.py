@@ -15,14 +15,29 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.harness import NOT_MEASURED, RESULTS, Bench, Row, free, table, write
+from tests.benchmarks.ingesting import ingest_images
 from tests.benchmarks.stage1 import stage1_base, stage1_generator, stage1_parti, stage1_whole
 from tests.benchmarks.stage2 import stage2_gpt2, stage2_memory, stage2_mfu
+from tests.benchmarks.statistics import statistics_features
+from tests.benchmarks.tokenizing import tokenize_beam, tokenize_processes
 from vim_core import runtime
 from vim_core.runtime.base import Runtime
 
 BENCHMARKS: dict[str, Callable[[Bench], list[Row]]] = {
     run.__name__: run
-    for run in (stage1_generator, stage1_parti, stage1_whole, stage2_gpt2, stage2_memory, stage1_base, stage2_mfu)
+    for run in (
+        stage1_generator,
+        stage1_parti,
+        stage1_whole,
+        stage2_gpt2,
+        stage2_memory,
+        stage1_base,
+        stage2_mfu,
+        statistics_features,
+        ingest_images,
+        tokenize_beam,
+        tokenize_processes,
+    )
 }
 GPU_ONLY = {"stage1_base", "stage2_mfu"}
 """Their figures are shares of a GPU's peak: elsewhere they run at toy size and say 'not measured'."""

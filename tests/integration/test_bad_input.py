@@ -73,7 +73,7 @@ def test_unreadable_files_go_to_the_dead_letters(photos: Path, root: str) -> Non
     finished = ingest(photos, root, "ingest.max_bad_share=0.1")
     assert finished.code == 0, finished.text
     letters = dead_letters(root)
-    assert {letter["key"] for letter in letters} == set(bad)
+    assert {letter["source"] for letter in letters} == set(bad)
     assert all(letter["reason"] for letter in letters)
     metrics = manifest(root, "ingest")["metrics"]
     assert metrics["dead_letter"] == len(bad)
@@ -132,8 +132,11 @@ def committed(smoke_run: SmokeRun, *names: str) -> list[Any]:
 
 
 def other(artifact: Any) -> Any:
-    """The same artifact as if another training had made it: only its digest differs."""
-    return dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, digest="f" * 64))
+    """The same artifact as if another training had made it, with another encoder: only digests differ."""
+    properties = artifact.manifest.properties | {"encoder": "e" * 64}
+    return dataclasses.replace(
+        artifact, manifest=dataclasses.replace(artifact.manifest, digest="f" * 64, properties=properties)
+    )
 
 
 @pytest.mark.parametrize(

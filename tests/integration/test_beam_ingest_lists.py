@@ -44,7 +44,9 @@ def written(folder: Path, train: list[str], test: list[str]) -> dict[str, str]:
 
 
 def config(source: Path, **changes: Any) -> IngestConfig:
-    return IngestConfig(**{"source": str(source), "split": "lists", "labelled": False, "shards": 2, **changes})
+    return IngestConfig(
+        **{"source": str(source), "split": "lists", "labelled": False, "shards": 2, "keys": "path", **changes}
+    )
 
 
 def names(*numbers: int) -> list[str]:

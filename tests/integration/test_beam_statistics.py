@@ -12,7 +12,7 @@ import torch
 
 from components import statistics
 from components.api import Artifact
-from components.merging import insert, merge_in_order, total
+from components.merging import merge_in_order
 from tests.ingested import contents, digits_table
 from tests.synthetic import classifier, context_of
 from vim_core import io
@@ -123,12 +123,3 @@ def test_merging_is_bit_equal_in_any_order_and_grouping(tmp_path: Path, count: i
     assert len(results) == 1
     found = Moments.from_bytes(results.pop())
     assert found.count == sum(part.count for part in parts)
-
-
-def test_in_order_few_moments_are_held_at_once() -> None:
-    nodes: dict[tuple[int, int], Moments] = {}
-    for index, part in enumerate(leaves(64)):
-        insert(nodes, 0, index, part)
-        assert len(nodes) <= 6
-    assert len(nodes) == 1
-    assert total(nodes).count == sum(part.count for part in leaves(64))

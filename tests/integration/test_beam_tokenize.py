@@ -109,7 +109,7 @@ def test_an_interruption_keeps_whole_shards_only(
     class Failing(Tokenizer):
         def encode(self, images: torch.Tensor) -> torch.Tensor:
             calls.append(len(images))
-            if len(calls) > 5:
+            if len(calls) > 20:
                 raise RuntimeError("power cut")
             return super().encode(images)
 
@@ -128,6 +128,41 @@ def test_an_interruption_keeps_whole_shards_only(
     assert all(expected[f"codes/{name}"] == data for name, data in left.items())
     tokenize.run(CONFIG, inputs, ctx)
     assert contents(ctx) == expected
+
+
+def test_batches_have_one_shape_and_the_model_is_loaded_once(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components import beam_jobs
+
+    loads, sizes = [], []
+
+    class Watched(Tokenizer):
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            return super().encode(images)
+
+    def load(*files: str) -> Tokenizer:
+        loads.append(files)
+        return Watched(loaded(inputs).model)
+
+    monkeypatch.setattr(beam_jobs, "tokenizer", load)
+    outcome = tokenize.run(CONFIG, inputs, context_of(tmp_path, "tokenize"))
+    artifact = inputs["tokenizer"]
+    assert loads == [(artifact.uri("model.safetensors"), artifact.uri("config.json"), "cpu")]
+    short = [size for size in sizes if size != 7]
+    assert len(short) <= 6, "at most the last batch of each of 6 shards"
+    assert all(size < 7 for size in short)
+    assert sum(sizes) == sum(outcome.properties["splits"].values())
+
+
+def test_an_empty_shard_becomes_an_empty_file(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    images = digits_table(tmp_path, limit=12, shards=9)
+    sizes = [len(ImageTable([uri])) for uri in images.uris("images/test-")]
+    assert 0 in sizes
+    ctx = context_of(tmp_path, "tokenize")
+    tokenize.run(CONFIG, {**inputs, "images": images}, ctx)
+    assert [len(CodeTable([str(path)])) for path in sorted(Path(ctx.out, "codes").glob("test-*"))] == sizes
 
 
 def test_work_of_another_numeric_class_is_not_continued(inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from tests.benchmarks.shapes import TOY, VIM_BASE, Stage2, toy_stage1, toy_stage
 from tests.unit.vim_core import tiny
 from vim_core.models.prior import ImagePrior
 
+BY_BEAM = ("ingest_images", "tokenize_beam", "tokenize_processes")
+"""They start pipelines and processes: tests/integration/test_benchmarks_by_beam.py."""
+
 FIELDS = ["name", "value", "unit", "peer", "peer_value", "ratio", "device", "dtype", "shape", "torch"]
 
 
@@ -25,8 +28,13 @@ def bench(folder: Path) -> Bench:
     return Bench(tiny.runtime(), toy=True, repeats=1, folder=folder)
 
 
-@pytest.mark.parametrize("name", command.BENCHMARKS)
+@pytest.mark.parametrize("name", [name for name in command.BENCHMARKS if name not in BY_BEAM])
 def test_every_benchmark_runs_at_toy_size(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_toy(name, tmp_path, capsys)
+
+
+def check_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run a benchmark at toy size; its rows are whole and its ratios those of their figures."""
     assert command.main([name, "--toy", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / f"{name}-cpu.json").read_text())
     assert rows

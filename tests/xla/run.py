@@ -18,7 +18,7 @@ def stepped(task: Task, steps: int, watch: Callable[[], int] | None = None) -> t
     runtime.shard(task.modules, task.optimizers)
     for step in range(steps):
         runtime.seed_step(task.config.seed, step)
-        figures = task.step(step, runtime.place(task.batch(step)))
+        figures = task.step(step, runtime.place(task.batch(step), task.config.accumulate))
         runtime.end_step()
         rows.append({name: float(value) for name, value in figures.items()})
         seen.append(watch() if watch else 0)

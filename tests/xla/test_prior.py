@@ -23,10 +23,14 @@ pytestmark = pytest.mark.xla
 STEPS = 20
 
 
-def task(codes: PriorData, runtime: Runtime, dropout: float = 0.0, steps: int = STEPS) -> PriorTask:
-    config = tiny.prior_config(
-        steps=steps, batch=8, dropout=dropout, optim=OptimConfig(lr=1e-3, warmup=2, clip_norm=1.0)
-    )
+FACTORED = OptimConfig(kind="factored", first_moment="int8", lr=1e-3, warmup=2, clip_norm=1.0)
+
+
+def task(
+    codes: PriorData, runtime: Runtime, dropout: float = 0.0, steps: int = STEPS, optim: OptimConfig | None = None
+) -> PriorTask:
+    optim = optim or OptimConfig(lr=1e-3, warmup=2, clip_norm=1.0)
+    config = tiny.prior_config(steps=steps, batch=8, dropout=dropout, optim=optim)
     return PriorTask(config, codes, runtime)
 
 
@@ -67,8 +71,11 @@ def test_dropout_is_keyed_by_the_step_and_compiled_once(
     assert losses[0] == losses[2] != losses[1]
 
 
-def test_a_killed_training_ends_with_the_bits_of_a_whole_one(codes: PriorData, xla: Runtime, tmp_path: Path) -> None:
-    whole = task(codes, xla, dropout=0.2, steps=6)
+@pytest.mark.parametrize("optim", [None, FACTORED], ids=["adamw", "factored"])
+def test_a_killed_training_ends_with_the_bits_of_a_whole_one(
+    codes: PriorData, xla: Runtime, tmp_path: Path, optim: OptimConfig | None
+) -> None:
+    whole = task(codes, xla, dropout=0.2, steps=6, optim=optim)
     loop.train(whole, Checkpoints(str(tmp_path / "whole"), {}, xla), Spool(tmp_path / "whole.jsonl"))
     spool = Spool(tmp_path / "killed.jsonl")
 
@@ -76,8 +83,8 @@ def test_a_killed_training_ends_with_the_bits_of_a_whole_one(codes: PriorData, x
         return Checkpoints(str(tmp_path / "killed"), {}, xla)
 
     with pytest.raises(tiny.Killed):
-        loop.train(tiny.killed_at(task(codes, xla, dropout=0.2, steps=6), 5), kept(), spool)
-    resumed = task(codes, xla, dropout=0.2, steps=6)
+        loop.train(tiny.killed_at(task(codes, xla, dropout=0.2, steps=6, optim=optim), 5), kept(), spool)
+    resumed = task(codes, xla, dropout=0.2, steps=6, optim=optim)
     assert loop.train(resumed, kept(), spool) == 4
     tiny.assert_equal_bits(tiny.state_of(resumed), tiny.state_of(whole))
     # Restoring laid the weights out anew: none of them lies whole on every device.
@@ -85,6 +92,28 @@ def test_a_killed_training_ends_with_the_bits_of_a_whole_one(codes: PriorData, x
     rows = [[row["m"]["loss"] for row in parse(Path(s).read_bytes()) if "m" in row] for s in tmp_path.glob("*.jsonl")]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6
+
+
+def test_evaluations_beside_the_training_compile_nothing(
+    codes: PriorData, xla: Runtime, tmp_path: Path, compiled: Callable[[], int]
+) -> None:
+    training = task(codes, xla, steps=6)
+    training.config.evaluate_every = 2
+    training.config.checkpoint_every = 6
+    own, seen = training.step, []
+
+    def watched(number: int, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(compiled())
+        return own(number, batch)
+
+    training.step = watched  # type: ignore[method-assign,assignment]
+    path = tmp_path / "spool.jsonl"
+    loop.train(training, Checkpoints(str(tmp_path / "kept"), {}, xla), Spool(path))
+    seen.append(compiled())
+    assert seen[2:] == [seen[2]] * 5
+    rows = {row["step"]: row["m"] for row in parse(path.read_bytes()) if "eval/nll_bits_per_token" in row.get("m", {})}
+    assert 5 in rows
+    assert rows[5]["eval/nll_bits_per_token"] == pytest.approx(training.finish()["nll_bits_per_token"], abs=1e-4)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(codes: PriorData, xla: Runtime) -> None:

@@ -15,9 +15,10 @@ from tests.xla.run import device_bytes
 from vim_core import runtime as seam
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError
+from vim_core.evaluation import snapshot
 from vim_core.models.discriminator import Discriminator
-from vim_core.models.layers import Linear
-from vim_core.optim import adamw
+from vim_core.models.layers import LayerNorm, Linear
+from vim_core.optim import adamw, factored
 from vim_core.runtime.base import Runtime
 from vim_core.sharding import FSDP, specs_of
 
@@ -54,6 +55,59 @@ def test_each_device_holds_its_part_of_weights_and_moments(network: nn.Module, f
         assert torch.equal(runtime.to_host(parameter), before[name])
 
 
+def test_the_factored_adam_lies_in_parts_where_its_parameter_does(xla: Runtime) -> None:
+    """Blocks [rows of 4], heads and embeddings [columns of 4]; bytes of the state beside those of the weights."""
+    prior = tiny.prior_network()
+    prior.head = Linear(16, 12)
+    prior = prior.to(xla.device)
+    optimizer = factored(prior, OptimConfig(kind="factored", first_moment="int8"))
+    xla.shard({"prior": prior}, {"prior": optimizer})
+    specs = specs_of(prior)
+    for name, parameter in prior.named_parameters():
+        slots = {key: (value.numel(), device_bytes(value)) for key, value in optimizer.state[parameter].items()}
+        if parameter.ndim < 2:
+            assert slots["exp_avg"][1] == slots["exp_avg_sq"][1] == [4 * parameter.numel()] * DEVICES
+            continue
+        rows, columns = (DEVICES if axis is FSDP else 1 for axis in specs[name])
+        assert slots["exp_avg"] == (parameter.numel(), [parameter.numel() // (rows * columns)] * DEVICES), name
+        assert slots["row"] == (parameter.shape[0], [4 * parameter.shape[0] // rows] * DEVICES), name
+        assert slots["column"] == (parameter.shape[1], [4 * parameter.shape[1] // columns] * DEVICES), name
+        # One block a row here, so that columns cannot split it.
+        assert slots["exp_avg_scale"][1] == [4 * slots["exp_avg_scale"][0] // rows] * DEVICES, name
+    split = [name for name, spec in specs.items() if FSDP in spec]
+    assert {"head.weight", "code_embedding.weight", "blocks.0.mlp.up.weight"} <= set(split)
+
+
+def test_microbatches_are_consecutive_and_stay_on_their_devices(xla: Runtime) -> None:
+    batch = torch.arange(16 * 3).view(16, 3)
+    placed = xla.place({"x": batch}, 2)["x"]
+    parts = xla.microbatches(placed, 2)
+    again = xla.joined(parts)
+    xla.end_step()
+    assert [part.cpu().tolist() for part in parts] == [part.tolist() for part in batch.chunk(2)]
+    assert [device_bytes(part) for part in parts] == [[2 * 3 * 8] * DEVICES] * 2
+    assert torch.equal(again.cpu(), placed.cpu())
+    assert xla.microbatches(placed, 1)[0] is placed
+
+
+def test_microbatches_that_do_not_divide_are_refused(xla: Runtime) -> None:
+    with pytest.raises(ConfigError, match=r"accumulate=2: makes parts of 6 .* of batch=12, not divisible by 4 XLA"):
+        xla.place({"images": torch.rand(12, 3, 4, 4)}, 2)
+
+
+def test_norms_gather_no_activations(xla: Runtime) -> None:
+    """torch's own would be a batch norm over all tokens, computed whole on every device."""
+    norm = LayerNorm(16)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(8, 6, 16)
+    expected = norm(x)
+    output = norm.to(xla.device)(xla.place({"x": x})["x"])
+    xla.end_step()
+    assert device_bytes(output) == [8 * 6 * 16 * 4 // DEVICES] * DEVICES
+    torch.testing.assert_close(output.cpu(), expected, atol=1e-6, rtol=1e-5)
+
+
 def test_a_batch_lies_in_parts_on_the_devices(xla: Runtime) -> None:
     batch = {"images": torch.rand(8, 3, 4, 4), "labels": torch.arange(8)}
     placed = xla.place(batch)
@@ -74,6 +128,22 @@ def test_a_copy_of_the_state_compiles_nothing(xla: Runtime, compiled: Callable[[
     assert torch.equal(xla.to_host(placed), weight)
     assert torch.equal(xla.to_host(network.weight), weight)
     assert compiled() == count
+
+
+def test_a_snapshot_for_evaluations_compiles_nothing(xla: Runtime, compiled: Callable[[], int]) -> None:
+    prior = tiny.prior_network()
+    prior.head = Linear(16, 12)
+    expected = {name: value.clone() for name, value in prior.state_dict().items()}
+    prior = prior.to(xla.device).train()
+    xla.shard({"prior": prior}, {})
+    count = compiled()
+    copy = snapshot(prior, xla)
+    assert copy is not None
+    assert compiled() == count
+    assert {value.device.type for value in copy.state_dict().values()} == {"cpu"}
+    assert all(torch.equal(expected[name], value) for name, value in copy.state_dict().items())
+    assert (copy.training, prior.training) == (False, True)
+    assert next(prior.parameters()).device.type == "xla"
 
 
 def test_blocks_keep_their_activations_split_along_the_batch(xla: Runtime) -> None:

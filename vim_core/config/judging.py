@@ -26,9 +26,13 @@ class ClassifyConfig(TrainConfig):
 
 @dataclass
 class ScoreConfig:
-    """Figures of samples and reconstructions against real images."""
+    """Figures of samples and reconstructions against real images.
+
+    With `batch_file` all samples also become one npz file, as guided-diffusion's evaluator reads them.
+    """
 
     usage_batch: int = 256
+    batch_file: bool = False
     batch: int = 64
 
 

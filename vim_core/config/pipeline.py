@@ -20,7 +20,9 @@ class RunConfig:
     ends its worker, to be started again. Workers look for notices of interruption every `notice_every` steps.
     With `device: xla`: `topology` and `accelerator` name the TPU slice (2x2x4 of TPU-V4 has 16 chips on 4 hosts),
     `workers` its hosts, `fsdp` the devices that share one copy of the weights (0: all), `compile_cache` a folder on
-    each host for compiled programs.
+    each host for compiled programs. `code_cache` is a folder on each host for decoded code tables, which all processes
+    there map into memory (empty: `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner works on this
+    machine in `beam_processes` processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
     """
 
     root: str = where("artifacts")
@@ -40,6 +42,8 @@ class RunConfig:
     ray_address: str = where("")
     beam_runner: str = where("FnApiRunner")
     beam_processes: int = where(1)
+    beam_options: list[str] = field(default_factory=list, metadata={"where": True})
+    code_cache: str = where("")
     system_metrics: bool = where(True)
 
     def __post_init__(self) -> None:
@@ -71,6 +75,9 @@ class PipelineConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        judged = "statistics" in self.components and self.statistics.network == "classifier"
+        rule = "statistics.network=classifier needs classify: add it to the components, or choose another network"
+        require(not judged or "classify" in self.components, "components", self.components, rule)
         if self.ingest.labelled:
             return
         for name in ("classify", "probe"):

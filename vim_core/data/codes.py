@@ -1,135 +1,109 @@
-"""Code tables: Parquet files of (key, label, view, codes) that say which tokenizer they came from."""
+"""Code tables: read as one array that lies on the disk, whatever their size."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vim_core import io
-from vim_core.data.tables import open_parquet
-from vim_core.errors import DataError, LineageError
+from vim_core.data import code_cache
+from vim_core.data.code_files import (
+    METADATA,
+    CodeFile,
+    CodeMeta,
+    code_schema,
+    code_type,
+    compare,
+    write_codes,
+)
+from vim_core.errors import DataError
 
-SCHEMA_VERSION = 1
-METADATA = b"vim.codes"
-ROW_GROUP = 8192
+__all__ = ["METADATA", "CodeFile", "CodeMeta", "CodeTable", "Keys", "code_schema", "code_type", "write_codes"]
 
-
-@dataclass(frozen=True)
-class CodeMeta:
-    """What a code table says of itself.
-
-    `grid` is (height, width) in codes, `tokenizer` the digest of the artifact that made them, `augmentation` one
-    record of settings per view (empty for the plain view 0).
-    """
-
-    split: str
-    grid: tuple[int, int]
-    vocabulary: int
-    tokenizer: str
-    views: int = 1
-    augmentation: list[dict[str, Any]] = field(default_factory=list)
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def tokens(self) -> int:
-        """Codes per image."""
-        return self.grid[0] * self.grid[1]
+BLOCK = 1 << 14
+"""Keys decoded at once when all are asked for."""
 
 
-def code_type(vocabulary: int) -> Any:
-    """The Arrow type of one code."""
-    return pa.uint16() if vocabulary <= 65_536 else pa.uint32()
+class Keys(Sequence[str]):
+    """The image's key of every row, decoded from the mapped text when asked for."""
 
+    def __init__(self, ends: NDArray[np.int64], text: NDArray[np.uint8]) -> None:
+        self._ends, self._text = ends, text
 
-def code_schema(meta: CodeMeta) -> Any:
-    """The Arrow schema of a code table, with its metadata."""
-    return pa.schema(
-        [
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("label", pa.int32(), nullable=False),
-            pa.field("view", pa.int32(), nullable=False),
-            pa.field("codes", pa.list_(pa.field("item", code_type(meta.vocabulary)), meta.tokens), nullable=False),
-        ],
-        metadata={METADATA: json.dumps(asdict(meta), sort_keys=True).encode()},
-    )
+    def __len__(self) -> int:
+        return len(self._ends)
 
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        return self._between(int(self._ends[row - 1]) if row else 0, int(self._ends[row]))
 
-def write_codes(
-    uri: str, keys: Sequence[str], labels: NDArray[Any], views: NDArray[Any], codes: NDArray[Any], meta: CodeMeta
-) -> int:
-    """Write codes [N, T] sorted by key and view and give N; equal rows give equal bytes.
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), BLOCK):
+            start = int(self._ends[first - 1]) if first else 0
+            for end in self._ends[first : first + BLOCK].tolist():
+                yield self._between(start, end)
+                start = end
 
-    Raises:
-        DataError: the codes do not fit the grid or lie outside the vocabulary, or a (key, view) occurs twice.
-    """
-    codes, views = np.asarray(codes), np.asarray(views)
-    if codes.shape != (len(keys), meta.tokens):
-        raise DataError(f"{uri}: codes of shape {codes.shape}, expected {(len(keys), meta.tokens)}")
-    if codes.size and (codes.min() < 0 or codes.max() >= meta.vocabulary):
-        raise DataError(f"{uri}: codes {codes.min()} to {codes.max()} outside a vocabulary of {meta.vocabulary}")
-    names = sorted(range(len(keys)), key=lambda row: (keys[row], int(views[row])))
-    for first, second in pairwise(names):
-        if (keys[first], views[first]) == (keys[second], views[second]):
-            raise DataError(f"{uri}: view {views[first]} of {keys[first]!r} occurs twice")
-    order = np.array(names, dtype=np.int64)
-    kind = code_type(meta.vocabulary)
-    flat = pa.array(codes[order].astype(kind.to_pandas_dtype()).reshape(-1), kind)
-    columns = [
-        pa.array([keys[row] for row in names], pa.string()),
-        pa.array(np.asarray(labels)[order].astype(np.int32), pa.int32()),
-        pa.array(views[order].astype(np.int32), pa.int32()),
-        pa.FixedSizeListArray.from_arrays(flat, meta.tokens),
-    ]
-    table = pa.Table.from_arrays(columns, schema=code_schema(meta))
-    with io.staged(uri) as path:
-        pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP, use_dictionary=False)
-    return len(names)
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _between(self, start: int, end: int) -> str:
+        return self._text[start:end].tobytes().decode()
 
 
 class CodeTable:
-    """Code files of one split read as one table, in the given order.
+    """One or more code files of one split as one table, in the given order; rows are read from the disk by position.
 
-    Attributes: `codes` uint16 [N, T] (uint32 above 65,536 codes), `keys`, `labels` int64 [N] (-1 for none), `view`
-    int32 [N], `views` and `meta`.
+    The first process of a host that opens a table decodes it into the cache folder, checking every file against its
+    header and, for `CodeFile`s, against the manifest; all map that copy. Another process gets but the files' names.
+
+    Attributes: `codes` uint16 [N, T] (uint32 above 65,536 codes; read only), `keys`, `labels` int64 [N] (-1 for none),
+    `view` int32 [N], `views` and `meta`.
+
+    Args:
+        files: in order; addresses, or `CodeFile`s with what the manifest says.
+        cache: folder of decoded tables; '' for the user's cache folder.
 
     Raises:
-        DataError: no file, a missing or damaged one, one of another schema version, or files that differ in shape.
-        LineageError: the files come from different tokenizers.
+        DataError: no file, a missing or damaged one, one that is not what the manifest says, one of another schema
+            version, or files that differ in shape.
+        LineageError: the files come from different tokenizers, or from another one than was expected.
+        StorageError: the cache folder cannot be used or is full.
     """
 
-    def __init__(self, uris: Sequence[str]) -> None:
-        if not uris:
+    def __init__(self, files: Sequence[str | CodeFile], cache: str = "") -> None:
+        if not files:
             raise DataError("a code table without files: the split is missing, run tokenize again")
-        files = [open_parquet(uri) for uri in uris]
-        metas = [_meta(file, uri) for file, uri in zip(files, uris, strict=True)]
-        self.meta = metas[0]
-        for uri, meta in zip(uris, metas, strict=True):
-            _compare(uri, meta, self.meta.tokenizer, self.meta.grid, self.meta.vocabulary)
-            if meta != self.meta:
-                raise DataError(f"{uri}: split, views or augmentation differ from {uris[0]}: they are two tables")
-        self._table = pa.concat_tables([file.read() for file in files])
-        flat = self._table["codes"].combine_chunks().flatten() if len(self) else pa.array([], _kind(self.meta))
-        self.codes: NDArray[Any] = flat.to_numpy().reshape(len(self), self.meta.tokens)
-        self.labels: NDArray[np.int64] = self._table["label"].to_numpy().astype(np.int64)
-        self.view: NDArray[np.int32] = self._table["view"].to_numpy().astype(np.int32)
+        known = [CodeFile(file) if isinstance(file, str) else file for file in files]
+        self._source = known, cache
+        folder = code_cache.decoded(known, cache)
+        self.meta, self._rows = code_cache.read_index(folder)
+        for file in known:
+            if file.tokenizer:
+                compare(file.uri, self.meta, file.tokenizer, None, None)
+        columns = code_cache.mapped(folder, self.meta)
+        self.codes: NDArray[Any] = columns[code_cache.CODES]
+        self.labels: NDArray[np.int64] = columns["labels"]
+        self.view: NDArray[np.int32] = columns["view"]
+        self.keys = Keys(columns["ends"], columns["text"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._source
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """The image's key of every row; views of one image share it."""
-        names: list[str] = self._table["key"].to_pylist()
-        return names
+        return self._rows
 
     @property
     def views(self) -> int:
@@ -138,32 +112,4 @@ class CodeTable:
 
     def check(self, tokenizer: str, grid: tuple[int, int] | None = None, vocabulary: int | None = None) -> None:
         """Raise `LineageError` for codes of another tokenizer, `DataError` for another grid or vocabulary."""
-        _compare("code table", self.meta, tokenizer, grid, vocabulary)
-
-
-def _kind(meta: CodeMeta) -> Any:
-    return code_type(meta.vocabulary)
-
-
-def _meta(file: Any, uri: str) -> CodeMeta:
-    found = (file.schema_arrow.metadata or {}).get(METADATA)
-    if found is None:
-        raise DataError(f"{uri}: not a code table (no {METADATA.decode()} metadata)")
-    record = json.loads(found)
-    if record.get("schema_version") != SCHEMA_VERSION:
-        version = record.get("schema_version")
-        raise DataError(f"{uri}: code table of schema version {version!r}, this version reads {SCHEMA_VERSION}")
-    meta = CodeMeta(**{**record, "grid": tuple(record["grid"])})
-    if not file.schema_arrow.equals(code_schema(meta), check_metadata=False):
-        raise DataError(f"{uri}: columns {file.schema_arrow.types} do not fit the table's own metadata {record}")
-    return meta
-
-
-def _compare(uri: str, meta: CodeMeta, tokenizer: str, grid: tuple[int, int] | None, vocabulary: int | None) -> None:
-    if meta.tokenizer != tokenizer:
-        made, wanted = meta.tokenizer[:12], tokenizer[:12]
-        raise LineageError(f"{uri}: codes of tokenizer {made}, expected {wanted}: run tokenize with this tokenizer")
-    if grid is not None and meta.grid != tuple(grid):
-        raise DataError(f"{uri}: grid {meta.grid}, expected {tuple(grid)}: run tokenize again")
-    if vocabulary is not None and meta.vocabulary != vocabulary:
-        raise DataError(f"{uri}: vocabulary {meta.vocabulary}, expected {vocabulary}: run tokenize again")
+        compare("code table", self.meta, tokenizer, grid, vocabulary)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vim_core import io
-from vim_core.data.tables import hashed
 from vim_core.errors import DataError
 
 LAYOUTS = {
@@ -18,7 +17,6 @@ LAYOUTS = {
     "lists": "<source>/<class>/**/<image>, each named in one of the lists",
 }
 """Where images lie by `ingest.split`; without labels the class folder may be missing."""
-SPLIT_FOLDERS = {"train": "train", "val": "test"}
 
 
 @dataclass(frozen=True)
@@ -31,34 +29,42 @@ class Entry:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Item:
-    """A file with its place in the data set; `reason` says why it cannot be used, '' where it can."""
-
-    key: str
-    path: str
-    split: str
-    name: str
-    reason: str = ""
-
-
-def listing(source: str, split: str) -> list[Entry]:
+def listing(source: str, split: str = "hash") -> Iterator[Entry]:
     """All files below a local or remote folder in path order; names that begin with a dot are passed over.
 
-    Links to files are followed only inside the source, links to folders never; both are listed with the reason.
+    One folder at a time is held in memory. Links to files are followed only inside the source, links to folders never;
+    both are listed with the reason.
 
     Raises:
         DataError: the folder is missing or empty.
     """
-    entries = sorted(_local(source) if io.is_local(source) else _remote(source), key=lambda entry: entry.path)
-    if not entries:
+    found = False
+    for entry in below(source):
+        found = True
+        yield entry
+    if not found:
         missing = "has no files in it" if io.exists(source) else "does not exist"
         layout = LAYOUTS[split]
         raise DataError(f"ingest.source={source}: {missing}; expected builtin:digits or a folder laid out as {layout}")
-    return entries
 
 
-def state(entries: list[Entry]) -> str:
+def below(source: str, folder: str = "") -> Iterator[Entry]:
+    """Like `listing` for the part of a source below one of its folders ('' for all), which may be empty or missing."""
+    for name, entry in level(source, folder):
+        if entry is not None:
+            yield entry
+        else:
+            yield from below(source, f"{folder}/{name}".lstrip("/"))
+
+
+def level(source: str, folder: str = "") -> list[tuple[str, Entry | None]]:
+    """Names directly in a folder of the source with their entries, None for folders, in the order of whole paths."""
+    found = _local(source, folder) if io.is_local(source) else _remote(source, folder)
+    # "a-b" comes before "a/x" but after "a": a folder is sorted as the beginning of the paths below it
+    return sorted(found, key=lambda pair: pair[0] if pair[1] else pair[0] + "/")
+
+
+def state(entries: Iterable[Entry]) -> str:
     """sha256 over path, size and version of every file."""
     total = hashlib.sha256()
     for entry in entries:
@@ -66,20 +72,19 @@ def state(entries: list[Entry]) -> str:
     return total.hexdigest()
 
 
-def _local(source: str) -> Iterator[Entry]:
+def _local(source: str, folder: str) -> Iterator[tuple[str, Entry | None]]:
     root = io.local_path(source).resolve()
-    if not root.is_dir():
+    try:
+        with os.scandir(root / folder) as found:
+            for item in found:
+                if item.name.startswith("."):
+                    continue
+                linked = item.is_symlink() and os.path.isdir(item.path)
+                yield item.name, None if item.is_dir(follow_symlinks=False) else _entry(root, Path(item.path), linked)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    for folder, folders, files in os.walk(root, onerror=_unreadable):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
-        for name in [*files, *links]:
-            if not name.startswith("."):
-                yield _entry(root, Path(folder, name), name in links)
-
-
-def _unreadable(error: OSError) -> None:
-    raise DataError(f"ingest.source: cannot list {error.filename} ({error.strerror}); make it readable") from error
+    except OSError as error:
+        raise DataError(f"ingest.source: cannot list {error.filename} ({error.strerror}); make it readable") from error
 
 
 def _entry(root: Path, path: Path, linked_folder: bool) -> Entry:
@@ -90,7 +95,8 @@ def _entry(root: Path, path: Path, linked_folder: bool) -> Entry:
     if shown != name:
         return Entry(shown, 0, "", "the file name is not UTF-8")
     try:
-        if not path.resolve(strict=True).is_relative_to(root):
+        # a folder on the way is none: links to folders are not followed
+        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(root):
             return Entry(name, 0, "", "a link that leaves the source")
         found = path.stat()
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
@@ -98,31 +104,18 @@ def _entry(root: Path, path: Path, linked_folder: bool) -> Entry:
     return Entry(name, found.st_size, str(found.st_mtime_ns))
 
 
-def _remote(source: str) -> Iterator[Entry]:
-    for path, info in io.files(source).items():
-        if not any(part.startswith(".") for part in path.split("/")):
-            yield Entry(path, int(info.get("size") or 0), io.version(info))
-
-
-def place(entry: Entry, split: str, test_fraction: float, labelled: bool = True) -> Item:
-    """Where a file belongs: its class is the first folder of its path (below train/ or val/ for split 'folders').
-
-    Unless `labelled`, it has none, and needs no class folder.
-    """
-    parts = entry.path.split("/")
-    side = held_out(entry.path, test_fraction)
-    reason = entry.reason
-    if split == "folders":
-        side = SPLIT_FOLDERS.get(parts[0], "") if len(parts) > 1 else ""
-        parts = parts[1:]
-        reason = reason or ("" if side else "neither below train/ nor below val/")
-    name = parts[0] if labelled and len(parts) > 1 else ""
-    reason = reason or ("" if name or not labelled else "not inside a class folder")
-    return Item(entry.path, entry.path, side, name, reason)
+def _remote(source: str, folder: str) -> Iterator[tuple[str, Entry | None]]:
+    for name, info in io.level(io.join(source, folder) if folder else source):
+        path = f"{folder}/{name}".lstrip("/")
+        if not name.startswith("."):
+            is_folder = info.get("type") == "directory"
+            yield name, None if is_folder else Entry(path, int(info.get("size") or 0), io.version(info))
 
 
 def held_out(key: str, test_fraction: float) -> str:
     """'test' for keys whose sha256, read as a fraction, lies below `test_fraction`, else 'train'."""
+    from vim_core.data.tables import hashed  # brings pyarrow along, which listing folders does not need
+
     return "test" if hashed(key) / 2**256 < test_fraction else "train"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io as memory
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from vim_core.errors import DataError
 
@@ -27,8 +29,16 @@ RESAMPLE = Image.Resampling.BICUBIC
 Image.MAX_IMAGE_PIXELS = None
 
 
+EXIF_RULE = "EXIF orientation is ignored: pixels are taken as they are stored"
+"""Training code of the field reads images so (torchvision, tf.image), and published reference statistics are of such
+pixels: turning the few rotated images would make them differ."""
+
+_SCALE = 8
+"""How much smaller than its size the JPEG reader can make an image at most."""
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Encoded bytes to RGB uint8 [H, W, 3], upright by its EXIF orientation.
+    """Encoded bytes to RGB uint8 [H, W, 3] as they are stored: EXIF orientation is ignored (`EXIF_RULE`).
 
     Grey, palette and CMYK images become RGB, 16-bit grey is scaled to 8 bits, transparency is laid over white, an
     animation gives its first frame.
@@ -36,13 +46,35 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
     Raises:
         DataError: not an image, damaged or cut off, or more than `max_pixels` pixels.
     """
+    with _opened(data, max_pixels) as image:
+        image.load()
+        return np.array(_to_rgb(image))
+
+
+def measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of an image that `decode` takes; refuses what it refuses, at less cost for JPEG.
+
+    A JPEG is read to its end, but its pixels are made at an eighth of the size.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    with _opened(data, max_pixels) as image:
+        width, height = image.size
+        image.draft(None, (max(1, width // _SCALE), max(1, height // _SCALE)))
+        image.load()
+        _refuse_unranged(image.mode)
+        return height, width
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
     try:
         with Image.open(memory.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(f"{width}x{height} is more than the {max_pixels} pixels that ingest.max_pixels allows")
-            image.load()
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            yield image
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -52,12 +84,16 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise DataError(f"damaged image of {len(data)} bytes: {reason}") from error
 
 
+def _refuse_unranged(mode: str) -> None:
+    if mode in ("I", "F"):
+        raise DataError(f"pixels of mode {mode} have no fixed range: convert the image to 8 or 16 bits")
+
+
 def _to_rgb(image: Any) -> Any:
     if image.mode in DEEP:
         deep = np.asarray(image).astype(np.float32)
         return Image.fromarray((deep / 257).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise DataError(f"pixels of mode {image.mode} have no fixed range: convert the image to 8 or 16 bits")
+    _refuse_unranged(image.mode)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from vim_core.models.layers import recomputed
 
 CHUNK = 1 << 24
 """Probabilities that exist at a time (64 MiB): 256 images of 1,024 tokens over 8,192 codes would be 8.6 GB."""
@@ -29,10 +30,11 @@ def soft_assignment(latents: Tensor, entries: Tensor, temperature: float) -> Ass
 
     Rows come in chunks whose probabilities are computed again in the backward pass instead of being kept.
     """
-    rows = max(1, CHUNK // len(entries))
+    # On XLA a row belongs to a device: parts of all rows would each lie on a few devices.
+    rows = len(latents) if latents.device.type == "xla" else max(1, CHUNK // len(entries))
     entropies, means = [], []
     for chunk in latents.split(rows):
-        entropy, mean = checkpoint(_sums, chunk, entries, temperature, use_reentrant=False, preserve_rng_state=False)
+        entropy, mean = recomputed(_sums, chunk, entries, temperature, noise=False)
         entropies.append(entropy)
         means.append(mean)
     count = len(latents)

@@ -5,6 +5,9 @@ Shape letters: B batch, T tokens, D model width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,6 +52,22 @@ class Embedding(nn.Embedding):
         """Draw the table."""
         if not self.weight.is_meta:
             super().reset_parameters()
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` over the last axis, on XLA in single operations.
+
+    torch_xla makes a batch norm over all tokens of it, for which every device gathers the whole batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        if x.device.type != "xla":
+            return super().forward(x)
+        y = x.float()
+        y = y - y.mean(-1, keepdim=True)
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return y * self.weight + self.bias
 
 
 SHORT = 256
@@ -158,9 +177,9 @@ class Block(PreNorm):
 
     def __init__(self, stack: StackConfig, dropout: float = 0.0, causal: bool = False) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(stack.dim)
+        self.norm1 = LayerNorm(stack.dim)
         self.attention = Attention(stack.dim, stack.heads, dropout, causal)
-        self.norm2 = nn.LayerNorm(stack.dim)
+        self.norm2 = LayerNorm(stack.dim)
         self.mlp = Mlp(stack.dim, stack.mlp, dropout)
 
 
@@ -168,15 +187,25 @@ def run_block(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
     """One block [B, T, D] -> [B, T, D]; under `recompute` it keeps its input alone and runs again in the backward pass.
 
     Noise and autocast are those of the first run, so the gradients are the same bits.
-
-    Raises:
-        ConfigError: `recompute` on XLA, whose compiler would merge both runs into one and save nothing.
     """
     if not (recompute and torch.is_grad_enabled()):
         return block(x)  # type: ignore[no-any-return]
-    if x.device.type == "xla":
-        raise ConfigError("recompute=True: not on XLA, where both runs of a block are compiled into one; set it false")
-    return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+    return recomputed(block.__call__, x)  # type: ignore[no-any-return]
+
+
+def recomputed(function: Callable[..., Any], *args: Any, noise: bool = True) -> Any:
+    """The function of tensors, run again in the backward pass instead of keeping what it computes on the way.
+
+    Args:
+        function: gives a tensor or a tuple of them; a module's own method where it uses weights.
+        args: the first is a tensor.
+        noise: whether the function draws, so that the second run must draw the same.
+    """
+    if args[0].device.type == "xla":
+        from vim_core.runtime import xla
+
+        return xla.recomputed(function, *args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=noise)
 
 
 class TanhHead(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vim_core.config import LeCamConfig
 from vim_core.losses import lecam_penalty
+from vim_core.optim_masked import scalar
 
 
 class LeCam(nn.Module):
@@ -35,7 +36,7 @@ class LeCam(nn.Module):
         """
         decay = min(self.config.decay, (1 + step) / (10 + step))
         # A tensor, so that the graph stays the same while the decay grows.
-        share = torch.tensor(1 - decay, device=self.real.device)
+        share = scalar(1 - decay, self.real.device)
         keep = (skipped > 0) | ~(real.isfinite() & fake.isfinite())
         for average, value in ((self.real, real), (self.fake, fake)):
             average.copy_(torch.where(keep, average, average.lerp(value.to(average.dtype), share)))

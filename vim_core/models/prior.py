@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vim_core.config import StackConfig, one_of, require
 from vim_core.models.dropout import Dropout
-from vim_core.models.layers import Block, Embedding, KeyValue, Linear, PreNorm, init_weights, run_block
+from vim_core.models.layers import Block, Embedding, KeyValue, LayerNorm, Linear, PreNorm, init_weights, run_block
 from vim_core.models.modern import ModernBlock, RMSNorm, Rotary
 from vim_core.models.presets import prior_stack
 from vim_core.models.saving import fill, read_config
@@ -73,7 +73,7 @@ class ImagePrior(nn.Module):
             self.reset_parameters()
         self.dropout = Dropout(shape.dropout if shape.embedding_dropout else 0.0)
         self.blocks = nn.ModuleList(_blocks(shape))
-        self.norm: nn.LayerNorm | RMSNorm = RMSNorm(dim) if modern else nn.LayerNorm(dim)
+        self.norm: LayerNorm | RMSNorm = RMSNorm(dim) if modern else LayerNorm(dim)
         self.head = Linear(dim, shape.vocabulary, bias=not modern)
         self.apply(init_weights)
 

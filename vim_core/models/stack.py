@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import StackConfig
-from vim_core.models.layers import Block, run_block, sincos_2d
+from vim_core.models.layers import Block, LayerNorm, run_block, sincos_2d
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
@@ -32,7 +32,7 @@ class Stack(nn.Module):
             self.register_buffer("positions", table, persistent=False)
             self.fill_buffers()
         self.blocks = nn.ModuleList(Block(stack) for _ in range(stack.blocks))
-        self.norm = nn.LayerNorm(stack.dim)
+        self.norm = LayerNorm(stack.dim)
 
     def reset_parameters(self) -> None:
         """Draw the learned positions."""

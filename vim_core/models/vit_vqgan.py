@@ -184,7 +184,8 @@ class Tokenizer:
         for chunk in images.split(self.encode_batch):
             latents = self.model.latents(self._padded(chunk.float()).to(self.device))
             codes = self.model.codebook.nearest(latents.flatten(0, 1)).view(self.encode_batch, -1)
-            parts.append(codes[: len(chunk)].cpu())
+            # Cut on the CPU: on XLA each length would be another program.
+            parts.append(codes.cpu()[: len(chunk)])
         tokens = self.grid[0] * self.grid[1]
         return torch.cat(parts) if parts else torch.empty(0, tokens, dtype=torch.int64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -131,9 +131,17 @@ class Runtime(ABC):
         """Key all of torch's noise (dropout) by (seed, step, rank)."""
         torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + self.rank) % (1 << 63))
 
-    def place(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This worker's rows of the batch on its device."""
+    def place(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
+        """This worker's rows of the batch on its device, laid out so that `microbatches` makes `parts` of them."""
         return {name: value.to(self.device) for name, value in batch.items()}
+
+    def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
+        """Consecutive parts of this worker's rows [b, …] of a batch placed for as many."""
+        return value.chunk(parts) if parts > 1 else (value,)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Rows [b / parts, …] of every microbatch, in the order in which `microbatches` takes them apart again."""
+        return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
     def to_host(self, tensor: Tensor) -> Tensor:
         """A whole, contiguous copy on the CPU; the tensor itself where it is one already."""

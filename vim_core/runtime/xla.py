@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -125,11 +126,14 @@ class XlaRuntime(Runtime):
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing to do: gradients belong to the global loss."""
 
-    def place(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def place(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
         """This host's rows [b, …] to the devices, split along the first dimension.
 
+        Of several microbatches every device takes its share: they lie on it one after the other, so that taking one
+        moves nothing between devices, and each is still a consecutive part of this host's rows.
+
         Raises:
-            ConfigError: the devices do not divide the batch.
+            ConfigError: devices and microbatches do not divide the batch.
         """
         import torch_xla.core.xla_model as xm
         import torch_xla.distributed.spmd as spmd
@@ -139,9 +143,29 @@ class XlaRuntime(Runtime):
             rows = value.shape[0] * self.world
             if rows % self.devices:
                 raise ConfigError(f"batch={rows}: not divisible by {self.devices} XLA devices")
+            if rows % (self.devices * parts):
+                raise ConfigError(
+                    f"accumulate={parts}: makes parts of {rows // parts} samples of batch={rows}, not divisible by "
+                    f"{self.devices} XLA devices; use a smaller number or a larger batch"
+                )
+            if parts > 1:
+                value = value.unflatten(0, (parts, self.devices // self.world, -1)).transpose(0, 1).flatten(0, 2)
             split = spmd.ShardingSpec(self.mesh, _rows(value.ndim), minibatch=self.world > 1)
             placed[name] = xm.send_cpu_data_to_device([value], self.device, split)[0]
         return placed
+
+    def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
+        """Parts of the batch's rows [B, …]: of each device its own."""
+        if parts == 1:
+            return (value,)
+        apart = value.unflatten(0, (self.devices, parts, -1))
+        return [apart[:, part].flatten(0, 1) for part in range(parts)]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Rows of every microbatch, again on each device one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return torch.stack([part.unflatten(0, (self.devices, -1)) for part in parts], dim=1).flatten(0, 2)
 
     def to_host(self, tensor: Tensor) -> Tensor:
         """A whole copy on the CPU, put together from the devices' parts; between hosts the devices gather it first."""
@@ -191,7 +215,11 @@ class XlaRuntime(Runtime):
             # Buffers, too: left open, each program would leave them laid out its own way and the next be compiled anew.
             specs |= {buffer: (None,) * buffer.ndim for buffer in module.buffers()}
             self._split_activations(module)
-        slots = [pair for optimizer in optimizers.values() for pair in sharding.optimizer_specs(optimizer, specs)]
+        slots = [
+            pair
+            for optimizer in optimizers.values()
+            for pair in sharding.optimizer_specs(optimizer, specs, self.mesh_sizes)
+        ]
         for tensor, spec in [*specs.items(), *slots]:
             spmd.clear_sharding(tensor)
             spmd.mark_sharding(tensor, self.mesh, spec)
@@ -211,6 +239,21 @@ class XlaRuntime(Runtime):
             if sharding.BLOCK.fullmatch(name) and not hasattr(block, "_vim_split"):
                 block.register_forward_hook(along_the_batch)
                 block._vim_split = True
+
+
+def recomputed(function: Callable[..., Any], *args: Any) -> Any:
+    """What `torch.utils.checkpoint` does: run a function of tensors now, and again in the backward pass.
+
+    torch's own knows no XLA. The compiler would merge both runs, but for the barrier that torch_xla's puts before the
+    second; a module's own method lets its weights pass the barrier, too, so that they are gathered again. Dropout
+    draws what it drew in the first run. Only for `backward`, not for `torch.autograd.grad`.
+    """
+    from torch_xla.utils.checkpoint import checkpoint
+
+    if not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        # Nothing to run again for: behind a frozen part, torch_xla's would cut the weights' own gradients off.
+        return function(*args)
+    return checkpoint(function, *args)
 
 
 def mesh_sizes(devices: int, fsdp: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from vim_core.config import ClassifyConfig
 from vim_core.data.feed import ImageFeed
 from vim_core.ema import Ema
-from vim_core.evaluation import Check, Evaluation, place, snapshot
+from vim_core.evaluation import Check, Evaluation, snapshot
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.models.saving import to_bytes
 from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
@@ -98,7 +98,7 @@ class ClassifierTask(Task):
 
     def evaluation(self) -> Evaluation:
         """`accuracy` of the weights that would be exported now."""
-        model, count = snapshot(self.result, place(self.runtime.device), self.runtime), len(self.watched)
+        model, count = snapshot(self.result, self.runtime), len(self.watched)
         assert model is not None, "classifiers are not sharded"
         count = min(self.config.evaluate_limit or count, count)
         return lambda check: {"accuracy": accuracy(model, self.watched, count, check)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from vim_core import accumulation, flops, losses
 from vim_core.config import PriorConfig
-from vim_core.data.codes import CodeTable
+from vim_core.data.codes import CodeFile, CodeTable
 from vim_core.data.position import keyed_rng
 from vim_core.errors import ConfigError
 from vim_core.evaluation import Check, Evaluation, place, snapshot
@@ -33,15 +34,16 @@ class PriorData:
     """Code table files of both splits, the number of classes and the digest of the tokenizer they come from.
 
     With the tokenizer's files (weights and config) the samples drawn during training can be seen;
-    `prior.source: images` needs them, and the training split's image table files.
+    `prior.source: images` needs them, and the training split's image table files. `cache` is `run.code_cache`.
     """
 
-    train: list[str] = field(default_factory=list)
-    test: list[str] = field(default_factory=list)
+    train: Sequence[str | CodeFile] = ()
+    test: Sequence[str | CodeFile] = ()
     classes: int = 0
     tokenizer: str = ""
     tokenizer_files: tuple[str, str] | None = None
     images: list[str] = field(default_factory=list)
+    cache: str = ""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class PriorTask(Task):
         super().__init__(config, runtime)
         self.settings = config
         accumulation.check(config, runtime.world, "prior")
-        self.train_table, self.test_table = CodeTable(data.train), CodeTable(data.test)
+        self.train_table, self.test_table = CodeTable(data.train, data.cache), CodeTable(data.test, data.cache)
         meta = self.train_table.meta
         self.shape = PriorShape(
             stack=config.stack,
@@ -135,7 +137,9 @@ class PriorTask(Task):
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         samples = [self.source.codes(batch), batch["labels"]]
-        terms, _ = accumulation.accumulated(self._pass, lambda passed: None, samples, self.config.accumulate)
+        terms, _ = accumulation.accumulated(
+            self._pass, lambda passed: None, samples, self.config.accumulate, self.runtime.microbatches
+        )
         self.runtime.average_gradients(self.model.parameters())
         norm = clip(self.model.parameters(), self.settings.optim.clip_norm)
         rate = learning_rate(self.settings.optim, step, self.config.steps)
@@ -176,11 +180,12 @@ class PriorTask(Task):
 
     def flops(self) -> flops.Parts:
         """See `flops.prior_step`."""
-        return flops.prior_step(self.shape, self.config.batch)
+        encoding = self.source.tokenizer.model.config if isinstance(self.source, EncodedImages) else None
+        return flops.prior_step(self.shape, self.config.batch, tokenizer=encoding)
 
     def evaluation(self) -> Evaluation | None:
         """`nll_bits_per_token` of the weights that would be exported now; the unigram code's bits come once."""
-        model, first = snapshot(self.result, place(self.runtime.device), self.runtime), self._unigram is None
+        model, first = snapshot(self.result, self.runtime), self._unigram is None
         if model is None:
             return None
 
@@ -196,7 +201,7 @@ class PriorTask(Task):
             return {}
         device = place(self.runtime.device)
         here = device == self.runtime.device
-        model = self.runtime.whole(self.result) if here else snapshot(self.result, device, self.runtime)
+        model = self.runtime.whole(self.result) if here else snapshot(self.result, self.runtime)
         if model is None:
             return {}
         if self._decoder is None:

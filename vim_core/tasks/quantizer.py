@@ -143,7 +143,7 @@ class QuantizerTask(Task):
         figures, passes = self._generator_step(step, images)
         self._watch_codes(step, passes, figures)
         if self.judge is not None:
-            figures |= self._judge_step(step, images, accumulation.joined([passed.fake for passed in passes]))
+            figures |= self._judge_step(step, images, self.runtime.joined([passed.fake for passed in passes]))
         if self.ema:
             self.ema.update(step)
         return figures
@@ -195,7 +195,11 @@ class QuantizerTask(Task):
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
         self.optimizer.zero_grad(set_to_none=True)
         terms, passes = accumulation.accumulated(
-            partial(self.generator_pass, step), _without_terms, [images], self.config.accumulate
+            partial(self.generator_pass, step),
+            _without_terms,
+            [images],
+            self.config.accumulate,
+            self.runtime.microbatches,
         )
         loss = accumulation.total(terms)
         norm, skipped = self._update(step, self.model, self.optimizer, terms, loss)
@@ -206,7 +210,11 @@ class QuantizerTask(Task):
         advance_spectral(self.judge)
         self.judge_optimizer.zero_grad(set_to_none=True)
         terms, passes = accumulation.accumulated(
-            partial(self.judge_pass, step), _without_terms, [images, fake], self.config.accumulate
+            partial(self.judge_pass, step),
+            _without_terms,
+            [images, fake],
+            self.config.accumulate,
+            self.runtime.microbatches,
         )
         loss = accumulation.total(terms)
         norm, skipped = self._update(step, self.judge, self.judge_optimizer, terms, loss)
@@ -295,7 +303,7 @@ class QuantizerTask(Task):
         if self.scoring is None:
             return None
         scoring, device = self.scoring, place(self.runtime.device)
-        model = snapshot(self.result, device, self.runtime)
+        model = snapshot(self.result, self.runtime)
         if model is None:
             return None
         tokenizer = Tokenizer(model, device)

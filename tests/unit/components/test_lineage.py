@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from components import execute, lineage, prior, probe, quantize, ray_train, sample, score, tokenize, training
 from components.api import Artifact, Context
+from components.tokenizing.jobs import make_plan, make_shards
 from tests.synthetic import artifact, context_of, everything, image_files, rows, with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import pixels, prior_config, quantize_config
@@ -58,13 +59,10 @@ def coded(images: Artifact, tokenizer: Artifact, root: Path) -> Artifact:
     labels = {split: np.zeros(count, np.int32) for split, count in {"train": 8, "test": 3}.items()}
     made = models.codes(root, tokenizer, labels)
     inputs = {"images": images, "tokenizer": tokenizer}
-    jobs = [replace(job, result=uri) for job, uri in zip(_jobs(inputs, root), made.uris("codes/"), strict=False)]
-    outcome = tokenize._outcome(TokenizeConfig(), inputs, jobs)
+    plan = make_plan(TokenizeConfig(), inputs, "cpu", 1)
+    found = zip(make_shards(plan, inputs, str(root)), made.uris("codes/"), strict=False)
+    outcome = tokenize._outcome(TokenizeConfig(), inputs, plan, [replace(shard, result=uri) for shard, uri in found])
     return with_fields(made, properties=outcome.properties)
-
-
-def _jobs(inputs: dict[str, Artifact], root: Path) -> list[tokenize.Job]:
-    return tokenize.make_jobs(TokenizeConfig(), inputs, context_of(root, "tokenize"))
 
 
 def test_a_prior_is_taken_with_a_finetuned_decoder_and_refused_with_another_encoder(tmp_path: Path) -> None:

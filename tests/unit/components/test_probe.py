@@ -41,7 +41,7 @@ def inputs(root: Path, shift: int = 0) -> dict[str, Artifact]:
 
 def worked(root: Path, given: dict[str, Artifact]) -> dict[str, Any]:
     target = root / "accuracy.json"
-    probe.work({**given, "config": ProbeConfig(steps=5, batch=8), "threads": 1, "target": str(target)})
+    probe.work({**given, "config": ProbeConfig(steps=5, batch=8), "threads": 1, "cache": "", "target": str(target)})
     found: dict[str, Any] = json.loads(target.read_text())
     return found
 

@@ -27,6 +27,7 @@ from tests.synthetic import (
 )
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
+from vim_core.taps import TapSpec
 
 NAME = "images/test-00000-of-00002.parquet"
 
@@ -40,7 +41,8 @@ def pair(made: dict[str, Any], result: Path, **fields: Any) -> parts.Pair:
 def judged(made: dict[str, Any], result: Path, batch: int) -> parts.Judged:
     samples = made["sample"].uri("images/samples-00000-of-00002.parquet")
     weights, config = made["classify"].uri("model.safetensors"), made["classify"].uri("config.json")
-    return parts.Judged(str(result), "samples", samples, weights, config, batch, 10**6, "cpu", 1)
+    tap = TapSpec("classifier", weights, config, made["classify"].digest)
+    return parts.Judged(str(result), "samples", samples, weights, config, batch, 10**6, "cpu", 1, tap)
 
 
 def test_reconstructions_are_scored_per_image_like_skimage(tmp_path: Path) -> None:

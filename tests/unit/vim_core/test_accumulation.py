@@ -156,7 +156,9 @@ def test_one_part_is_the_plain_backward_pass() -> None:
     plain, split = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     loss = Square(plain, x).terms
     (loss["a"] + loss["b"]).backward()
-    terms, kept = accumulated(lambda part: Square(split, part), lambda p: p.terms["a"].item(), [x], 1)
+    terms, kept = accumulated(
+        lambda part: Square(split, part), lambda p: p.terms["a"].item(), [x], 1, runtime().microbatches
+    )
     assert torch.equal(plain.grad, split.grad)  # type: ignore[arg-type]
     assert torch.equal(terms["a"], loss["a"].detach())
     assert not terms["a"].requires_grad

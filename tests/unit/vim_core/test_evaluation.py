@@ -112,7 +112,7 @@ def test_sharing_the_cores_changes_no_bits(evaluator: Evaluator) -> None:
 
 def test_a_snapshot_stays_while_the_network_moves() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
-    copy = snapshot(network, torch.device("cpu"), runtime())
+    copy = snapshot(network, runtime())
     assert copy is not None
     before = {name: value.clone() for name, value in copy.state_dict().items()}
     with torch.no_grad():

@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.unit.vim_core.tiny import quantize_config
 from vim_core import flops, losses
-from vim_core.config import CodebookConfig, DiscriminatorConfig, LossConfig, QuantizeConfig, StackConfig
-from vim_core.models.discriminator import Discriminator
+from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LossConfig, QuantizeConfig, StackConfig
+from vim_core.models.assignment import soft_assignment
+from vim_core.models.discriminator import Judge, make_discriminator
+from vim_core.models.identity import of_decoder
 from vim_core.models.prior import ImagePrior, PriorShape
-from vim_core.models.vit_vqgan import ViTVQGAN
+from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN
 
 BATCH = 4
 
@@ -68,18 +70,41 @@ def test_generator_and_lookup_are_exact(laplace: float) -> None:
     assert parts["generator"] + parts["lookup"] == whole
 
 
-def judged(config: DiscriminatorConfig, size: int) -> tuple[Discriminator, Tensor, Tensor]:
-    return Discriminator(config, size), torch.rand(BATCH, 3, size, size), torch.rand(BATCH, 3, size, size)
+def test_a_frozen_encoder_has_no_backward_pass() -> None:
+    config = tokenizer(freeze_encoder=True, init_from="there", loss=LossConfig(perceptual=0.0))
+    model = ViTVQGAN(config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(of_decoder(name))
+    whole = counted(lambda: model(torch.rand(BATCH, 3, 16, 16)).raw.square().mean().backward())
+    parts = flops.quantizer_step(config)
+    assert parts["generator"] + parts["lookup"] == whole
+
+
+def test_entropy_is_exact_but_for_what_is_computed_again() -> None:
+    book = CodebookConfig(codes=24, dim=6, entropy=EntropyConfig(weight=0.1))
+    latents, entries = torch.rand(BATCH * 16, 6, requires_grad=True), torch.rand(24, 6, requires_grad=True)
+    found = counted(lambda: soft_assignment(latents, entries, 0.5).sample_entropy.backward())
+    parts = flops.quantizer_step(tokenizer(codebook=book))
+    assert parts["entropy"] == found - parts["lookup"]
+    assert "entropy" not in flops.quantizer_step(tokenizer())
+
+
+def judged(config: DiscriminatorConfig, size: int) -> tuple[Judge, Tensor, Tensor]:
+    return make_discriminator(config, size), torch.rand(BATCH, 3, size, size), torch.rand(BATCH, 3, size, size)
 
 
 JUDGE = DiscriminatorConfig(channels=12, base=128, r1_every=4)
+PATCHES = [DiscriminatorConfig(kind="patch", channels=32, patch_layers=layers, r1_every=4) for layers in (1, 3, 4)]
 
 
-@pytest.mark.parametrize("size", [8, 32])
-def test_discriminator_passes_are_exact(size: int) -> None:
-    judge, real, fake = judged(JUDGE, size)
-    parts = flops.quantizer_step(tokenizer(image_size=size, discriminator=JUDGE))
-    one = flops.discriminator(JUDGE, size)
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [(JUDGE, 8), (JUDGE, 32), (PATCHES[0], 16), (PATCHES[1], 32), (replace(PATCHES[2], spectral_norm=True), 64)],
+)
+def test_discriminator_passes_are_exact(config: DiscriminatorConfig, size: int) -> None:
+    judge, real, fake = judged(config, size)
+    parts = flops.quantizer_step(tokenizer(image_size=size, discriminator=config))
+    one = flops.discriminator(config, size)
     with torch.no_grad():
         assert counted(lambda: judge(fake)) == BATCH * one.forward
     own = counted(lambda: losses.discriminator_loss(judge(real), judge(fake)).backward())
@@ -124,6 +149,22 @@ def test_prior_is_exact_where_all_pairs_count() -> None:
     total = sum(flops.prior_step(shape, BATCH, "full").values())
     assert total == prior(shape, backward=True)
     assert total == 3 * prior(shape, backward=False)
+
+
+def test_the_modern_prior_is_exact_where_all_pairs_count() -> None:
+    stack = StackConfig(blocks=3, heads=2, dim=24, mlp=40)
+    shape = PriorShape(stack, [3, 5], vocabulary=17, classes=2, variant="modern")
+    parts = flops.prior_step(shape, BATCH, "full")
+    assert sum(parts.values()) == prior(shape, backward=True)
+    assert parts != flops.prior_step(replace(shape, variant="paper"), BATCH, "full")
+
+
+def test_images_that_are_encoded_for_the_prior_count() -> None:
+    config = tokenizer(encode_batch=BATCH)
+    encoder = Tokenizer(ViTVQGAN(config))
+    shape = PriorShape(StackConfig(blocks=1, heads=2, dim=8, mlp=16), [4, 4], vocabulary=24, classes=2)
+    plain, parts = flops.prior_step(shape, BATCH), flops.prior_step(shape, BATCH, tokenizer=config)
+    assert parts == plain | {"tokenizer": counted(lambda: encoder.encode(torch.rand(BATCH, 3, 16, 16)))}
 
 
 def test_causal_attention_counts_half_and_its_diagonal() -> None:

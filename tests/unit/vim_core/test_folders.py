@@ -10,8 +10,7 @@ import pytest
 
 from tests.support import PRIVATE
 from vim_core import io
-from vim_core.data import folders
-from vim_core.data.folders import Entry, held_out, listing, place, read, state
+from vim_core.data.folders import below, held_out, level, listing, read, state
 from vim_core.errors import DataError, StorageError
 
 
@@ -25,7 +24,7 @@ def tree(root: Path, *paths: str) -> Path:
 
 def test_listing_is_sorted_and_passes_over_dot_names(tmp_path: Path) -> None:
     tree(tmp_path, "b/2.png", "a/x/1.png", "a/.hidden", ".git/config", "readme.txt")
-    entries = listing(str(tmp_path), "hash")
+    entries = list(listing(str(tmp_path), "hash"))
     assert [(e.path, e.size) for e in entries] == [("a/x/1.png", 9), ("b/2.png", 7), ("readme.txt", 10)]
 
 
@@ -36,9 +35,9 @@ def test_a_missing_or_empty_source_says_what_is_expected(tmp_path: Path, made: b
         (source / "cats").mkdir(parents=True)
     reason = "has no files in it" if made else "does not exist"
     with pytest.raises(DataError, match=rf"ingest\.source=.*photos: {reason}; expected builtin:digits or .*<class>"):
-        listing(str(source), "hash")
+        list(listing(str(source), "hash"))
     with pytest.raises(DataError, match="train/<class>"):
-        listing(str(source), "folders")
+        list(listing(str(source), "folders"))
 
 
 def test_the_state_changes_with_names_sizes_and_times(tmp_path: Path) -> None:
@@ -106,11 +105,11 @@ def test_names_that_are_not_utf8_are_listed_with_a_reason(tmp_path: Path) -> Non
 def test_a_remote_source_is_listed_and_read(remote: str) -> None:
     for path, data in {"train/a/1.png": b"one", "train/a/.x": b"no", "val/a/2.png": b"three"}.items():
         io.write_bytes(io.join(remote, path), data)
-    entries = listing(remote, "folders")
+    entries = list(listing(remote, "folders"))
     assert [(e.path, e.size) for e in entries] == [("train/a/1.png", 3), ("val/a/2.png", 5)]
     assert read(remote, "val/a/2.png") == b"three"
     with pytest.raises(DataError, match="does not exist"):
-        listing(io.join(remote, "nothing"), "hash")
+        list(listing(io.join(remote, "nothing"), "hash"))
 
 
 def test_a_changed_object_changes_the_state(gcs: str) -> None:
@@ -125,35 +124,28 @@ def test_a_changed_object_changes_the_state(gcs: str) -> None:
 
 def test_a_source_in_a_bucket_that_is_missing_or_closed(gcs: str) -> None:
     with pytest.raises(DataError, match=r"ingest\.source=gs://nowhere/a: does not exist"):
-        listing("gs://nowhere/a", "hash")
+        list(listing("gs://nowhere/a", "hash"))
     with pytest.raises(StorageError, match=rf"gs://{PRIVATE} refuses this account"):
-        listing(f"gs://{PRIVATE}/a", "hash")
+        list(listing(f"gs://{PRIVATE}/a", "hash"))
 
 
-@pytest.mark.parametrize(
-    ("path", "split", "expected"),
-    [
-        ("cats/1.png", "hash", ("cats", "")),
-        ("cats/deep/er/1.png", "hash", ("cats", "")),
-        ("1.png", "hash", ("", "not inside a class folder")),
-        ("train/cats/images/1.png", "folders", ("cats", "")),
-        ("val/cats/1.png", "folders", ("cats", "")),
-        ("val/1.png", "folders", ("", "not inside a class folder")),
-        ("other/cats/1.png", "folders", ("cats", "neither below train/ nor below val/")),
-        ("1.png", "folders", ("", "neither below train/ nor below val/")),
-    ],
-)
-def test_the_class_is_the_first_folder(path: str, split: str, expected: tuple[str, str]) -> None:
-    item = place(Entry(path, 1, ""), split, 0.5)
-    assert (item.name, item.reason) == expected
-    assert item.key == item.path == path
+def test_the_order_is_that_of_whole_paths(tmp_path: Path, remote: str) -> None:
+    """One level at a time gives what sorting all paths would; '-' and ' ' come before '/', '0' after it."""
+    paths = ["a/1", "a-b/1", "a b", "a0", "a/b/c", "a/b-c", "b/a", "a.png", "a/b0/1"]
+    tree(tmp_path, *paths)
+    assert [entry.path for entry in listing(str(tmp_path))] == sorted(paths)
+    for path in paths:
+        io.write_bytes(io.join(remote, path), b"x")
+    assert [entry.path for entry in listing(remote)] == sorted(paths)
+    assert [entry.path for entry in below(remote, "a/b")] == ["a/b/c"]
+    assert [entry.path for entry in below(str(tmp_path), "a/b0")] == ["a/b0/1"]
+    assert [(name, entry is None) for name, entry in level(str(tmp_path), "a")] == [
+        ("1", False), ("b-c", False), ("b", True), ("b0", True),
+    ]  # fmt: skip
 
 
-def test_splits(tmp_path: Path) -> None:
-    assert place(Entry("train/a/1", 1, ""), "folders", 0.5).split == "train"
-    assert place(Entry("val/a/1", 1, ""), "folders", 0.5).split == "test"
+def test_splits() -> None:
     keys = [f"a/{i}.png" for i in range(4000)]
     expected = [int(hashlib.sha256(k.encode()).hexdigest()[:12], 16) / 16**12 < 0.2 for k in keys]
     assert [held_out(k, 0.2) == "test" for k in keys] == expected
     assert 700 < sum(expected) < 900
-    assert folders.SPLIT_FOLDERS == {"train": "train", "val": "test"}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io as memory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from vim_core.data.images import decode, encode_png, from_tensor, square, to_tensor
+from vim_core.data.images import decode, encode_png, from_tensor, measure, square, to_tensor
 from vim_core.errors import DataError
 
 
@@ -32,18 +35,15 @@ def test_png_round_trip_is_exact_and_repeatable() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation: int) -> None:
-    upright = np.zeros((40, 64, 3), np.uint8)
-    upright[:20, :32] = (250, 20, 20)
-    stored = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
-    }[orientation]  # fmt: skip
+def test_exif_orientation_is_ignored_as_torchvision_does(orientation: int, tmp_path: Path) -> None:
+    from torchvision.datasets.folder import pil_loader
+
     exif = Image.Exif()
     exif[0x0112] = orientation
-    made = decode(encoded(Image.fromarray(np.ascontiguousarray(stored)), "JPEG", quality=95, exif=exif))
-    assert made.shape == upright.shape
-    assert np.abs(made.astype(int) - upright).mean() < 4
+    data = encoded(Image.fromarray(photo(40, 64)), "JPEG", quality=95, exif=exif)
+    (tmp_path / "turned.jpg").write_bytes(data)
+    assert np.array_equal(decode(data), np.array(pil_loader(str(tmp_path / "turned.jpg"))))
+    assert measure(data) == (40, 64)
 
 
 def test_grey_palette_and_deep_images_become_rgb() -> None:
@@ -80,6 +80,33 @@ def test_truncated_jpeg_is_refused() -> None:
         decode(data[: len(data) // 2])
 
 
+@settings(deadline=None)
+@given(st.data())
+def test_measuring_takes_and_refuses_what_decoding_does(data: st.DataObject) -> None:
+    """Also with bytes changed or cut off, though it makes a JPEG's pixels at an eighth of the size."""
+    image = Image.fromarray(photo(data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))))
+    mode = data.draw(st.sampled_from(["RGB", "L", "CMYK"]))
+    kind = "JPEG" if mode == "CMYK" else data.draw(st.sampled_from(["JPEG", "PNG", "BMP"]))
+    made = bytearray(encoded(image.convert(mode), kind, **({"progressive": True} if data.draw(st.booleans()) else {})))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(made) - 1), st.integers(0, 255)), max_size=3)):
+        made[place] = value
+    damaged = bytes(made[: data.draw(st.integers(0, len(made)))])
+    assert outcome(measure, damaged) == outcome(lambda given: decode(given).shape[:2], damaged)
+
+
+def outcome(act: Any, data: bytes) -> object:
+    try:
+        return act(data)
+    except DataError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 5000), (20_000, 2), (65_500, 1)])
+def test_tiny_and_long_sides(width: int, height: int) -> None:
+    for kind in ("JPEG", "PNG"):
+        assert measure(encoded(Image.new("RGB", (width, height)), kind)) == (height, width)
+
+
 @pytest.mark.parametrize("data", [b"", b"just some text\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(DataError, match="not an image"):
@@ -89,8 +116,9 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
     data = encoded(Image.fromarray(photo(60, 80)))
     assert decode(data, 4800).shape == (60, 80, 3)
-    with pytest.raises(DataError, match="80x60 is more than the 4799"):
-        decode(data, 4799)
+    for refuse in (decode, measure):
+        with pytest.raises(DataError, match="80x60 is more than the 4799"):
+            refuse(data, 4799)
     header = data[:16] + (60_000).to_bytes(4, "big") * 2 + data[24:]
     with pytest.raises(DataError):
         decode(header)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,6 +80,13 @@ def test_what_is_not_there(anywhere: str) -> None:
             reader(uri)
 
 
+def test_a_reader_that_is_dropped_leaves_no_task_behind(gcs: str) -> None:
+    io.write_bytes(f"{gcs}/dropped", LARGE)
+    stream = io.open_read(f"{gcs}/dropped")
+    assert stream.read(1 << 20) == LARGE[: 1 << 20]
+    assert getattr(stream.cache, "_prefetcher", None) is None  # type: ignore[attr-defined]
+
+
 def test_folders_and_files_are_removed(anywhere: str) -> None:
     for name in ("a/b/1", "a/2", "c"):
         io.write_bytes(io.join(anywhere, name), b"x")
@@ -102,18 +109,14 @@ def test_of_many_writers_at_once_one_creates(anywhere: str) -> None:
 
 
 def test_another_ones_writing_is_seen_at_once(anywhere: str) -> None:
-    """A listing that this thread made before must not answer for the store."""
+    """A listing that this process made before must not answer for the store."""
     uri = io.join(anywhere, "folder", "a")
     io.write_bytes(uri, b"first")
     io.listing(io.join(anywhere, "folder"))
-
-    def other() -> None:
-        io.write_bytes(uri, b"second and longer")
-        io.write_bytes(io.join(anywhere, "folder", "b"), b"new")
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
+    # What another process has: nothing is shared but the store.
+    other, path = fsspec.core.url_to_fs(uri, skip_instance_cache=True)
+    other.pipe_file(path, b"second and longer")
+    other.pipe_file(f"{path[:-1]}b", b"new")
     assert io.exists(io.join(anywhere, "folder", "b"))
     with io.open_read(uri) as stream:
         assert stream.read() == b"second and longer"
@@ -211,7 +214,6 @@ def test_missing_credentials_are_named_with_the_remedy(gcs: str, name: str) -> N
 
 
 def test_a_store_that_does_not_answer_is_named(gcs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fsspec
     import gcsfs.core
 
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
@@ -231,8 +233,6 @@ def _at_once(sleep: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_addresses_that_nothing_can_open_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fsspec
-
     with pytest.raises(StorageError, match=r"^nosuch://a: Protocol not known: nosuch"):
         io.read_bytes("nosuch://a")
 

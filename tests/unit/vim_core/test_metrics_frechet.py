@@ -11,6 +11,7 @@ from scipy import linalg
 
 from vim_core.errors import DataError
 from vim_core.metrics.frechet import frechet_distance
+from vim_core.metrics.gaussian import Gaussian, checked
 from vim_core.metrics.moments import Moments
 
 
@@ -63,6 +64,88 @@ def nuclear_reference(a: np.ndarray, b: np.ndarray) -> float:
 def test_rank_deficient_covariances_are_exact(count: int, dim: int, rank: int) -> None:
     a, b = features(count, dim, 2, rank), features(count + 1, dim, 3, rank)
     assert ours(a, b) == pytest.approx(nuclear_reference(a, b), rel=1e-6)
+
+
+def precise(a: np.ndarray, b: np.ndarray) -> float:
+    """The definition with 60 digits: eigenvalues of the product of the covariances, nothing clipped or rounded."""
+    mp = pytest.importorskip("mpmath")
+    with mp.workdps(60):
+        means, covariances = [], []
+        for x in (a, b):
+            rows = mp.matrix(x.tolist())
+            mean = mp.matrix([mp.fsum(rows[i, j] for i in range(rows.rows)) / rows.rows for j in range(rows.cols)])
+            centred = mp.matrix(rows.rows, rows.cols)
+            for i in range(rows.rows):
+                for j in range(rows.cols):
+                    centred[i, j] = rows[i, j] - mean[j]
+            means.append(mean)
+            covariances.append(centred.T * centred / (rows.rows - 1))
+        values = mp.eig(covariances[0] * covariances[1], left=False, right=False)
+        cross = mp.fsum(mp.sqrt(mp.re(value)) for value in values if mp.re(value) > mp.mpf(10) ** -40)
+        squares = mp.fsum((means[0][j] - means[1][j]) ** 2 for j in range(a.shape[1]))
+        traces = mp.fsum(c[j, j] for c in covariances for j in range(a.shape[1]))
+        return float(squares + traces - 2 * cross)
+
+
+@pytest.mark.parametrize(("count", "dim", "rank"), [(40, 6, 6), (40, 9, 3), (5, 9, 9), (2, 4, 4)])
+def test_equals_the_definition_with_sixty_digits(count: int, dim: int, rank: int) -> None:
+    a, b = features(count, dim, 12, rank), features(count + 2, dim, 13, rank)
+    assert ours(a, b) == pytest.approx(precise(a, b), rel=1e-7)
+
+
+@pytest.mark.parametrize(("count", "dim", "rank"), [(400, 64, 20), (40, 64, 64), (130, 128, 128), (20, 200, 200)])
+def test_equals_torch_fidelity_without_full_rank(count: int, dim: int, rank: int) -> None:
+    a, b = features(count, dim, 14, rank), features(count + 3, dim, 15, rank)
+    assert ours(a, b) == pytest.approx(fidelity(a, b), rel=1e-6)
+
+
+def test_equals_torch_fidelity_on_its_own_statistics_of_single_precision_features() -> None:
+    torch = pytest.importorskip("torch")
+    metric = pytest.importorskip("torch_fidelity.metric_fid")
+    a, b = (features(300, 32, seed).astype(np.float32) for seed in (16, 17))
+    stats = [metric.fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
+    theirs = metric.fid_statistics_to_metric(*stats, False)["frechet_inception_distance"]
+    assert ours(a, b) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_published_statistics_compare_like_moments() -> None:
+    a, b = features(100, 8, 18), features(90, 8, 19)
+    moments = Moments.from_batch(a)
+    published = Gaussian(moments.mean, moments.covariance)
+    assert frechet_distance(published, Moments.from_batch(b)) == ours(a, b)
+    assert frechet_distance(Moments.from_batch(b), published) == pytest.approx(ours(a, b), rel=1e-9)
+
+
+def test_unknown_counts_warn_where_the_rank_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    few = Moments.from_batch(features(5, 8, 20))
+    with caplog.at_level(logging.WARNING):
+        frechet_distance(Gaussian(few.mean, few.covariance), Moments.from_batch(features(100, 8, 21)))
+    assert "unknown count have rank 4 in 8 dimensions" in caplog.text
+    caplog.clear()
+    many = Moments.from_batch(features(100, 8, 22))
+    with caplog.at_level(logging.WARNING):
+        frechet_distance(Gaussian(many.mean, many.covariance), many)
+    assert caplog.text == ""
+
+
+def test_matrices_that_are_no_covariances_are_refused() -> None:
+    mean = np.zeros(2)
+    good = np.array([[1.0, 0.5], [0.5, 1.0]])
+    assert checked(mean.astype(np.float32), good.astype(np.float32), None, "x").covariance.dtype == np.float64
+    for matrix, message in (
+        (np.array([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
+        (np.array([[1.0, 0.0], [0.0, -1.0]]), "a variance is negative"),
+        (np.eye(3), "shapes"),
+        (np.array([[np.nan, 0.0], [0.0, 1.0]]), "not finite"),
+        (good.astype(int), "expected floats"),
+    ):
+        with pytest.raises(DataError, match=message):
+            checked(mean, matrix, None, "x")
+    with pytest.raises(DataError, match="statistics of 1 images"):
+        checked(mean, good, 1, "x")
+    indefinite = np.array([[1.0, 2.0], [2.0, 1.0]])
+    with pytest.raises(DataError, match="eigenvalue -1"):
+        frechet_distance(checked(mean, indefinite, 9, "x"), checked(mean, good, 9, "x"))
 
 
 def test_closed_forms() -> None:

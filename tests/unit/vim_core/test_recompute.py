@@ -20,9 +20,7 @@ from tests.unit.vim_core.tiny import (
     state_of,
 )
 from vim_core.config import StackConfig
-from vim_core.errors import ConfigError
 from vim_core.losses import next_token_loss
-from vim_core.models.layers import run_block
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.tasks.base import Task
@@ -139,11 +137,3 @@ def test_without_gradients_a_block_runs_once() -> None:
     with torch.no_grad():
         prior(torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     assert set(runs.values()) == {1}
-
-
-def test_xla_is_refused() -> None:
-    class OnXla:
-        device = torch.device("xla")
-
-    with pytest.raises(ConfigError, match="recompute=True: not on XLA"):
-        run_block(nn.Identity(), OnXla(), True)  # type: ignore[arg-type]

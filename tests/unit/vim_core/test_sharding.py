@@ -12,9 +12,23 @@ from tests.unit.vim_core import tiny
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError
 from vim_core.models.discriminator import Discriminator
+from vim_core.optim_factored import FactoredAdam
 from vim_core.optim_masked import MaskedAdamW
-from vim_core.sharding import COLUMNS, FSDP, ROWS, Rule, check_divisible, optimizer_specs, resolve, specs_of
+from vim_core.sharding import (
+    COLUMNS,
+    FSDP,
+    OUTPUTS,
+    ROWS,
+    Rule,
+    Spec,
+    check_divisible,
+    optimizer_specs,
+    resolve,
+    slot_spec,
+    specs_of,
+)
 
+WHOLE: Spec = (None, None)
 SHAPES = {"embed.weight": (8, 4), "blocks.0.up.weight": (16, 8), "blocks.0.up.bias": (16,), "norm.weight": (8,)}
 
 
@@ -75,11 +89,31 @@ def test_a_network_without_rules_stays_whole() -> None:
     assert specs_of(nn.Linear(2, 3)) == {"weight": (None, None), "bias": (None,)}
 
 
+@pytest.mark.parametrize(
+    ("shape", "spec", "expected"),
+    [
+        ((8, 64), ROWS, {"row": (FSDP,), "column": (None,), "exp_avg": ROWS, "exp_avg_scale": ROWS}),
+        ((8, 64), COLUMNS, {"row": (None,), "column": (FSDP,), "exp_avg": COLUMNS, "exp_avg_scale": (None, None)}),
+        ((8, 512), COLUMNS, {"row": (None,), "column": (FSDP,), "exp_avg": COLUMNS, "exp_avg_scale": COLUMNS}),
+        ((8, 4, 3, 3), OUTPUTS, {"row": (FSDP,), "column": (None,), "exp_avg": OUTPUTS, "exp_avg_scale": ROWS}),
+        ((8, 4), WHOLE, {"row": (None,), "column": (None,), "exp_avg": WHOLE, "exp_avg_scale": WHOLE}),
+        ((8,), (None,), {"exp_avg": (None,), "exp_avg_sq": (None,)}),
+    ],
+)
+def test_slots_of_the_factored_adam_go_without_the_axis_of_their_mean(
+    shape: tuple[int, ...], spec: Spec, expected: dict[str, Spec]
+) -> None:
+    parameter = nn.Parameter(torch.zeros(shape))
+    slots = FactoredAdam([parameter], first_moment="int8").state[parameter]
+    found = {name: slot_spec(name, slot, parameter, spec, {FSDP: 2}) for name, slot in slots.items()}
+    assert found == expected | {"step": ()}
+
+
 def test_optimizer_slots_are_split_like_their_parameter() -> None:
     layer = nn.Linear(4, 8)
     optimizer = MaskedAdamW(layer.parameters(), lr=OptimConfig().lr)
     optimizer.state[layer.weight]["factor"] = torch.zeros(8)
-    found = optimizer_specs(optimizer, {layer.weight: ROWS, layer.bias: (None,)})
+    found = optimizer_specs(optimizer, {layer.weight: ROWS, layer.bias: (None,)}, {FSDP: 2})
     by_shape = {(tuple(slot.shape), spec) for slot, spec in found}
     assert by_shape == {((), ()), ((8,), (None,)), ((8, 4), ROWS)}
     assert len(found) == 7

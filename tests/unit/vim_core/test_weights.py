@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vim_core.errors import ConfigError, DataError
-from vim_core.weights import WeightFile, load_weights
+from vim_core.weights import WeightFile, load_weights, verified
 
 KEY = "quantize.loss.perceptual_weights"
 
@@ -54,6 +54,24 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "net.pth"
     torch.save({"a": Trap()}, path)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(DataError, match="not a file of tensors alone"):
         load_weights(published(path), str(path), KEY)
     assert not (tmp_path / "trap-was-sprung").exists()
+
+
+def test_safetensors_are_read_by_their_name(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file({"a": torch.arange(3.0)}, path)
+    state, found = verified(published(path), str(path), KEY)
+    assert torch.equal(state["a"], torch.arange(3.0))
+    assert found == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match="not a file of tensors alone"):
+        load_weights(published(path), str(path), KEY)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(DataError, match="holds a Tensor"):
+        load_weights(published(path), str(path), KEY)

@@ -1,0 +1,1 @@
+"""The ways in which data sets of images are kept, one module each."""

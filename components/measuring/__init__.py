@@ -1,0 +1,1 @@
+"""What `statistics` does with one shard, and how its shards are cut."""

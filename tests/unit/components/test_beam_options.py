@@ -1,0 +1,83 @@
+"""What Beam is told: flags are Beam's own, and complete for the runner; nothing is guessed about workers elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from components import beam_jobs, beam_options
+from vim_core.config import RunConfig
+from vim_core.errors import ConfigError
+
+PORTABLE = ["--job_endpoint=localhost:1", "--environment_type=LOOPBACK"]
+DATAFLOW = [
+    "--project=some-project",
+    "--region=us-central2",
+    "--temp_location=gs://some-bucket/temp",
+    "--sdk_container_image=us-docker.pkg.dev/some-project/vim/vim:1",
+]
+
+
+def run(runner: str, flags: list[str], **fields: Any) -> RunConfig:
+    base: dict[str, Any] = {"root": "gs://some-bucket/vim", "threads": 1, "device": "cpu"}
+    return RunConfig(beam_runner=runner, beam_options=flags, **base | fields)
+
+
+@pytest.mark.parametrize(("processes", "mode"), [(1, "in_memory"), (3, "multi_processing")])
+def test_the_local_runner_has_the_processes_asked_for(processes: int, mode: str) -> None:
+    options = beam_options.options_of(RunConfig(beam_processes=processes)).get_all_options()
+    assert (options["direct_num_workers"], options["direct_running_mode"]) == (processes, mode)
+
+
+def test_flags_reach_beam() -> None:
+    options = beam_options.options_of(run("DataflowRunner", [*DATAFLOW, "--max_num_workers=7"])).get_all_options()
+    assert (options["project"], options["max_num_workers"], options["sdk_location"]) == ("some-project", 7, "container")
+    own = beam_options.options_of(run("DataflowRunner", [*DATAFLOW, "--sdk_location=default"]))
+    assert own.get_all_options()["sdk_location"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_workers=3"], "Beam knows no --max_workers"),
+        (["--job_endpiont=localhost:1"], "Beam knows no --job_endpiont"),
+        (["max_num_workers=3"], "'max_num_workers=3' is no flag"),
+        (["--max_num_workers=many"], "cannot read the value"),
+    ],
+)
+def test_flags_that_beam_would_drop_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^run\.beam_options.*{message}"):
+        beam_options.options_of(RunConfig(beam_options=flags))
+
+
+@pytest.mark.parametrize(("runner", "flags"), [("PortableRunner", PORTABLE), ("DataflowRunner", DATAFLOW)])
+def test_a_missing_flag_is_named_with_all_that_are_needed(runner: str, flags: list[str]) -> None:
+    for missing in flags:
+        name = missing.partition("=")[0]
+        with pytest.raises(ConfigError, match=rf"run\.beam_runner={runner}: .* lacks {name}; it needs {flags[0][:8]}"):
+            beam_options.options_of(run(runner, [flag for flag in flags if flag != missing]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"root": "artifacts"}, r"run\.root='artifacts': workers of DataflowRunner cannot reach it"),
+        ({"threads": 0}, r"run\.threads=0: the cores of DataflowRunner's workers"),
+        ({"device": "auto"}, r"run\.device='auto': the devices of DataflowRunner's workers"),
+    ],
+)
+def test_nothing_is_guessed_about_workers_elsewhere(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        beam_options.options_of(run("DataflowRunner", DATAFLOW, **fields))
+
+
+def test_dataflow_needs_a_bucket() -> None:
+    flags = [flag.replace("gs://some-bucket", "/tmp") for flag in DATAFLOW]
+    with pytest.raises(ConfigError, match="--temp_location=/tmp/temp: Dataflow needs a gs:// folder"):
+        beam_options.options_of(run("DataflowRunner", flags))
+
+
+def test_a_device_elsewhere_is_what_the_setting_says() -> None:
+    assert beam_jobs.device_of(run("DataflowRunner", DATAFLOW, device="cuda")) == "cuda"
+    assert beam_jobs.device_of(run("DataflowRunner", DATAFLOW, device="cpu")) == "cpu"

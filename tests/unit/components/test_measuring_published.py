@@ -1,0 +1,48 @@
+"""The reference file of `statistics` from a remote store, and what is taken from it."""
+
+from __future__ import annotations
+
+import hashlib
+import io as stdio
+from collections.abc import Iterator
+
+import fsspec
+import numpy as np
+import pytest
+
+from components.measuring import published
+from vim_core.config import StatisticsConfig
+from vim_core.errors import DataError
+
+URI = "memory://references/fid.npz"
+
+
+@pytest.fixture
+def remote() -> Iterator[bytes]:
+    stream = stdio.BytesIO()
+    np.savez(stream, arr_0=np.zeros((3, 4, 4, 3), np.uint8), mu=np.zeros(2), sigma=np.eye(2))
+    fsspec.filesystem("memory").pipe_file("/references/fid.npz", stream.getvalue())
+    yield stream.getvalue()
+    fsspec.filesystem("memory").rm("/references", recursive=True)
+
+
+def test_a_remote_file_is_read_and_its_state_follows_it(remote: bytes) -> None:
+    digest = hashlib.sha256(remote).hexdigest()
+    found = published.read(StatisticsConfig(reference=URI, reference_sha256=digest[:10]))
+    assert found is not None
+    assert (found.sha256, found.images) == (digest, (3, 4, 4, 3))
+    first = published.state(URI)
+    assert first.startswith(str(len(remote)))
+    fsspec.filesystem("memory").pipe_file("/references/fid.npz", remote + b"x")
+    assert published.state(URI) != first
+    with pytest.raises(DataError, match=r"statistics\.reference='memory://references/none\.npz': no such file"):
+        published.state("memory://references/none.npz")
+
+
+def test_images_are_measured_only_where_something_needs_them(remote: bytes) -> None:
+    plain = StatisticsConfig(reference=URI)
+    found = published.read(plain)
+    assert found is not None
+    assert not published.wants_images(plain, found)
+    assert published.wants_images(StatisticsConfig(reference=URI, features=5), found)
+    assert published.read(StatisticsConfig()) is None

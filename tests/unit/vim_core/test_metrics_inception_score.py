@@ -1,0 +1,93 @@
+"""Inception Score sums: torch-fidelity's score of each split, merged in any way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vim_core.errors import DataError
+from vim_core.metrics.inception_score import ScoreSums
+
+
+def logits(count: int, classes: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, classes)) * 4 + 100
+
+
+def test_equals_torch_fidelity_split_by_split() -> None:
+    metric = pytest.importorskip("torch_fidelity.metric_isc")
+    values = logits(90, 13).astype(np.float32)
+    split = np.random.default_rng(1).integers(0, 3, size=90)
+    scores = [
+        metric.isc_features_to_metric(torch.from_numpy(values[split == s]), splits=1, shuffle=False)[
+            "inception_score_mean"
+        ]
+        for s in range(3)
+    ]
+    mean, std = ScoreSums.from_batch(values, split, 3).score()
+    assert mean == pytest.approx(np.mean(scores), rel=1e-12)
+    assert std == pytest.approx(np.std(scores), rel=1e-9)
+
+
+def test_consecutive_splits_are_torch_fidelitys_ten() -> None:
+    metric = pytest.importorskip("torch_fidelity.metric_isc")
+    values = logits(200, 7).astype(np.float32)
+    expected = metric.isc_features_to_metric(torch.from_numpy(values), splits=10, shuffle=False)
+    mean, std = ScoreSums.from_batch(torch.from_numpy(values), np.arange(200) // 20, 10).score()
+    assert mean == pytest.approx(expected["inception_score_mean"], rel=1e-12)
+    assert std == pytest.approx(expected["inception_score_std"], rel=1e-9)
+
+
+def test_closed_forms() -> None:
+    """Sure of another class each time: the number of classes; the same for every image: 1."""
+    sure = np.eye(5) * 1000
+    zeros = np.zeros(5, np.int64)
+    assert ScoreSums.from_batch(sure, zeros, 1).score() == pytest.approx((5.0, 0.0))
+    assert ScoreSums.from_batch(np.ones((5, 5)), zeros, 1).score()[0] == pytest.approx(1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_tree_of_parts_equals_the_whole(data: st.DataObject) -> None:
+    count, splits = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 4))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    values, split = rng.normal(size=(count, 5)) * 9, rng.integers(0, splits, size=count)
+    order = rng.permutation(count)
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=6)))
+    parts = [ScoreSums.from_batch(values[rows], split[rows], splits) for rows in np.split(order, cuts)]
+    while len(parts) > 1:
+        first = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
+        place = data.draw(st.integers(0, len(parts) - 1))
+        parts[place] = first.merge(parts[place])
+    whole = ScoreSums.from_batch(values, split, splits)
+    np.testing.assert_array_equal(parts[0].counts, whole.counts)
+    np.testing.assert_allclose(parts[0].probabilities, whole.probabilities, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(parts[0].negentropy, whole.negentropy, rtol=1e-10, atol=1e-13)
+
+
+def test_bytes_round_trip_and_repeat() -> None:
+    sums = ScoreSums.from_batch(logits(9, 4), np.arange(9) % 2, 2)
+    data = sums.to_bytes()
+    back = ScoreSums.from_bytes(data)
+    assert back.score() == sums.score()
+    assert back.to_bytes() == data
+    with pytest.raises(DataError, match="not a file of Inception Score sums"):
+        ScoreSums.from_bytes(data[:-40])
+
+
+def test_nothing_is_neutral_and_bad_input_is_named() -> None:
+    sums = ScoreSums.from_batch(logits(9, 4), np.zeros(9, np.int64), 1)
+    assert sums.merge(ScoreSums.empty(1, 4)).score() == sums.score()
+    assert ScoreSums.from_batch(np.zeros((0, 4)), np.zeros(0, np.int64), 1).count == 0
+    with pytest.raises(DataError, match="do not merge"):
+        sums.merge(ScoreSums.empty(1, 5))
+    with pytest.raises(DataError, match=r"split 1 of 2 has no image.*statistics\.score_splits"):
+        ScoreSums.from_batch(logits(3, 4), np.zeros(3, np.int64), 2).score()
+    with pytest.raises(DataError, match="outside 2 splits"):
+        ScoreSums.from_batch(logits(3, 4), np.array([0, 1, 2]), 2)
+    with pytest.raises(DataError, match="one per row"):
+        ScoreSums.from_batch(logits(3, 4), np.zeros(2, np.int64), 2)
+    with pytest.raises(DataError, match="not finite"):
+        ScoreSums.from_batch(np.full((2, 2), np.nan), np.zeros(2, np.int64), 1)

@@ -1,0 +1,84 @@
+"""Precision and recall against torch-fidelity and by hand; the feature sample is one sample however it is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vim_core.errors import DataError
+from vim_core.metrics import precision_recall as module
+from vim_core.metrics.precision_recall import FeatureSample, precision_recall
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7, 2.0])
+def test_equals_torch_fidelity(shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = pytest.importorskip("torch_fidelity.metric_prc")
+    monkeypatch.setattr(module, "BLOCK", 37)
+    rng = np.random.default_rng(0)
+    real, made = rng.normal(size=(120, 6)), rng.normal(size=(90, 6)) * 0.8 + shift
+    expected = metric.calculate_precision_recall_full(torch.from_numpy(made), torch.from_numpy(real), 3)
+    assert precision_recall(real, made) == pytest.approx(expected, rel=1e-6)
+
+
+def test_mode_collapse_is_precise_and_recalls_little() -> None:
+    rng = np.random.default_rng(1)
+    real = rng.normal(size=(300, 4))
+    precision, recall = precision_recall(real, real[:1] + 1e-3 * rng.normal(size=(100, 4)))
+    assert precision == 1.0
+    assert recall < 0.05
+
+
+def test_by_hand_on_a_line() -> None:
+    """Real 0 1 2 3 with one neighbour: radius 1 each, so [-1, 4] is real; made 0.5 0.6 has radius 0.1: no real in."""
+    real, made = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([[0.5], [0.6], [9.0], [9.5]])
+    assert precision_recall(real, made, neighbours=1) == (0.5, 0.0)
+
+
+def test_large_offsets_cost_no_digits() -> None:
+    rng = np.random.default_rng(2)
+    real, made = rng.normal(size=(60, 3)), rng.normal(size=(50, 3))
+    assert precision_recall(real + 1e6, made + 1e6) == precision_recall(real, made)
+
+
+def test_what_does_not_compare_is_refused() -> None:
+    with pytest.raises(DataError, match="two networks"):
+        precision_recall(np.zeros((9, 2)), np.zeros((9, 3)))
+    with pytest.raises(DataError, match="more than 3 images a side: 9 and 3"):
+        precision_recall(np.zeros((9, 2)), np.zeros((3, 2)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_tree_of_parts_draws_the_same_sample(data: st.DataObject) -> None:
+    count, limit = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 12))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    values = rng.normal(size=(count, 3)).astype(np.float32)
+    hashes = rng.permutation(10 * count + 1)[:count].astype(np.uint64) * np.uint64(2**50)
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=6)))
+    order = rng.permutation(count)
+    parts = [FeatureSample.from_batch(values[rows], hashes[rows], limit) for rows in np.split(order, cuts)]
+    while len(parts) > 1:
+        first = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
+        place = data.draw(st.integers(0, len(parts) - 1))
+        parts[place] = first.merge(parts[place])
+    assert parts[0].to_bytes() == FeatureSample.from_batch(values, hashes, limit).to_bytes()
+    assert parts[0].count == min(count, limit)
+
+
+def test_bytes_round_trip_and_bad_input_is_named() -> None:
+    hashes = np.arange(4, dtype=np.uint64)
+    sample = FeatureSample.from_batch(torch.ones(4, 2, dtype=torch.bfloat16), hashes, 3)
+    data = sample.to_bytes()
+    assert FeatureSample.from_bytes(data).to_bytes() == data
+    assert sample.merge(FeatureSample.empty(2, 3)).to_bytes() == data
+    with pytest.raises(DataError, match="not a sample of features"):
+        FeatureSample.from_bytes(b"text")
+    with pytest.raises(DataError, match="do not merge"):
+        sample.merge(FeatureSample.empty(2, 4))
+    with pytest.raises(DataError, match="one per row"):
+        FeatureSample.from_batch(np.ones((3, 2)), hashes, 3)
+    with pytest.raises(DataError, match="not finite"):
+        FeatureSample.from_batch(np.full((4, 2), np.inf), hashes, 3)

@@ -1,0 +1,49 @@
+"""An actor's encoder on XLA: the codes of one call of encode there, the same graph for every batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.tokenizing import ray_engine, stages
+from components.tokenizing.stages import Plan, Shard
+from tests.unit.vim_core import tiny
+from vim_core import io
+from vim_core.config import AugmentConfig
+from vim_core.data.codes import CodeMeta, CodeTable
+from vim_core.data.images import to_tensor
+from vim_core.models.saving import to_bytes
+from vim_core.models.vit_vqgan import load_tokenizer, model_config
+from vim_core.runtime.base import Runtime
+
+pytestmark = pytest.mark.xla
+
+
+def test_codes_are_those_of_encode_on_the_device_and_nothing_compiles_again(
+    tmp_path: Path, xla: Runtime, compiled: Callable[[], int], fallbacks: Callable[[], list[str]]
+) -> None:
+    weights, config = str(tmp_path / "weights"), str(tmp_path / "config")
+    io.write_bytes(weights, to_bytes(tiny.tokenizer_network()))
+    io.write_bytes(config, model_config(tiny.quantize_config()))
+    images = tiny.image_table(tmp_path / "images", 23)
+    meta = CodeMeta("train", (2, 2), 16, "t" * 64, views=2)
+    plan = Plan(weights, config, "xla", 1, 8, 5, {"train": meta}, 0, AugmentConfig(flip=0.5), 10_000)
+    shard = Shard("codes/0", "train", images, str(tmp_path / "codes"))
+
+    encoder = ray_engine.Encoder(plan)
+    assert encoder.tokenizer.device.type == "xla"
+    batches = list(stages.decoded(plan, shard))
+    stages.encoded(plan, batches[0], encoder.tokenizer)
+    stages.encoded(plan, batches[0], encoder.tokenizer)
+    before = compiled()
+    encoder.tokenize(shard)
+    assert compiled() == before, "every batch has one shape"
+    assert fallbacks() == []
+
+    (whole,) = stages.decoded(dataclasses.replace(plan, encode_batch=46), shard)
+    trainers = load_tokenizer(weights, config, str(xla.device)).encode(to_tensor(whole.pixels))
+    assert torch.equal(torch.from_numpy(CodeTable([shard.result]).codes.astype("int64")), trainers)
