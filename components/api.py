@@ -176,7 +176,8 @@ Inputs = Mapping[str, Artifact]
 class Component(Protocol):
     """A module in `components/`: cheap to import, heavy imports inside `run`.
 
-    It may offer `source_state(config)` and `CODES_OF`: `source` and `codes_of` of `fingerprint.fingerprint`.
+    It may offer `source_state(config)` and `CODES_OF`: `source` and `codes_of` of `fingerprint.fingerprint`; and
+    `unused(config)`: names of optional inputs that play no part under these settings, nor in the fingerprint.
     """
 
     VERSION: int

@@ -59,7 +59,10 @@ def run_pipeline(
             raise type(error)(STEP.sub("", str(error))) from error
         except Exception as error:
             # from other processes Beam hands over the text of a step's error, not the error
-            raise _original(error) or error from error
+            original = _original(error)
+            if original is None:
+                raise
+            raise original from error
 
 
 def start_pipeline(run: RunConfig, build: Callable[[Any], Any]) -> Any:

@@ -103,7 +103,7 @@ def execute(
 def _find(name: str, config: PipelineConfig, known: Known, missing: set[str]) -> Artifact | None:
     if name in known or name in missing:
         return known.get(name)
-    sources = registry.inputs_of(name, config.components)
+    sources = registry.inputs_of(name, config.components, config)
     found = {key: _find(source, config, known, missing) for key, source in sources.items()}
     inputs = {key: artifact for key, artifact in found.items() if artifact is not None}
     artifact = _request(name, config, inputs).stored() if len(inputs) == len(found) else None
@@ -116,7 +116,7 @@ def _find(name: str, config: PipelineConfig, known: Known, missing: set[str]) ->
 
 def _inputs(name: str, config: PipelineConfig, known: Known) -> dict[str, Artifact]:
     inputs: dict[str, Artifact] = {}
-    for key, source in registry.inputs_of(name, config.components).items():
+    for key, source in registry.inputs_of(name, config.components, config).items():
         artifact = find(source, config, known)
         if artifact is None:
             command = f"vimctl run {source} --preset {config.preset}"

@@ -86,7 +86,6 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
         VimError: the training failed for good; the reason is the worker's own error.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from components.ray_backend import ListeningConfig
 
@@ -113,8 +112,8 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
         use_gpu=_wants_gpu(ctx),
         resources_per_worker=None if local else {"CPU": threads},
     )
-    trainer = TorchTrainer(
-        worker,
+    trainer = _trainer(
+        train_loop_per_worker=worker,
         train_loop_config=arguments,
         torch_config=None if local else ListeningConfig(backend="nccl" if scaling.use_gpu else "gloo"),
         scaling_config=scaling,
@@ -123,6 +122,18 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
     _run(trainer, ctx)
     split = ", sharded by FSDP2" if ctx.run.parallel == "fsdp" and ctx.run.workers > 1 and not local else ""
     return f"{how}{split}"
+
+
+def _trainer(**settings: Any) -> Any:
+    """Ray's trainer without its actor for Ray Data, which no training here reads: a process less to start."""
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> Any:
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # the V2 trainer has it
+            return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+
+    return Trainer(**settings)
 
 
 def _run(trainer: Any, ctx: Context) -> None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, cast
 
 from components.api import Component
 from vim_core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from vim_core.config import PipelineConfig
+
 NAMES: tuple[str, ...] = (
     "ingest",
     "classify",
+    "selector",
     "statistics",
     "quantize",
     "tokenize",
     "reconstruct",
     "prior",
     "sample",
+    "select",
     "score",
+    "tradeoff",
     "probe",
     "report",
 )
@@ -35,16 +41,21 @@ def component(name: str) -> Component:
     return cast(Component, importlib.import_module(f"components.{name}"))
 
 
-def inputs_of(name: str, components: Sequence[str]) -> dict[str, str]:
+def inputs_of(name: str, components: Sequence[str], config: PipelineConfig | None = None) -> dict[str, str]:
     """Input name to component name for `name` in a preset of these components.
 
-    Optional inputs are left out where the preset does not run their component. Raises `ConfigError` when a
-    required one is missing.
+    Optional inputs are left out where the preset does not run their component, and, given the settings, where these
+    make no use of them. Raises `ConfigError` when a required one is missing.
     """
+    module = component(name)
+    unused = getattr(module, "unused", None) if config is not None else None
+    dropped: Collection[str] = unused(getattr(config, name)) if unused is not None else ()
     inputs: dict[str, str] = {}
-    for key, source in component(name).INPUTS.items():
+    for key, source in module.INPUTS.items():
         optional = source.endswith("?")
         source = source.removesuffix("?")
+        if key in dropped:
+            continue
         if source in components:
             inputs[key] = source
         elif not optional:
@@ -62,12 +73,12 @@ def in_flow_order(components: Iterable[str]) -> list[str]:
     return sorted(given, key=NAMES.index)
 
 
-def upstream(name: str, components: Sequence[str]) -> list[str]:
+def upstream(name: str, components: Sequence[str], config: PipelineConfig | None = None) -> list[str]:
     """All that must exist before `name` can run, in flow order, without `name` itself."""
     found: set[str] = set()
     open_names = [name]
     while open_names:
-        for source in inputs_of(open_names.pop(), components).values():
+        for source in inputs_of(open_names.pop(), components, config).values():
             if source not in found:
                 found.add(source)
                 open_names.append(source)

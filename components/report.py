@@ -6,27 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from components import registry
 from components.api import Artifact, Context, Inputs, Outcome
-from components.reporting import page, results
+from components.reporting import accepted, neighbours, page, results
 from vim_core import io
 from vim_core.config import ReportConfig
 
-VERSION = 1
-INPUTS = {
-    name: f"{name}?"
-    for name in (
-        "ingest",
-        "classify",
-        "statistics",
-        "quantize",
-        "tokenize",
-        "reconstruct",
-        "prior",
-        "sample",
-        "score",
-        "probe",
-    )
-}
+VERSION = 2
+INPUTS = {name: f"{name}?" for name in registry.NAMES[: registry.NAMES.index("report")]}
 
 
 def run(config: ReportConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -41,6 +28,8 @@ def run(config: ReportConfig, inputs: Inputs, ctx: Context) -> Outcome:
         artifacts=inputs,
         samples=_samples(config, inputs),
         reconstructions=_reconstructions(config, inputs),
+        accepted=accepted.accepted(inputs["select"], config.max_classes) if "select" in inputs else None,
+        neighbours=_neighbours(record, inputs),
         curves=_curves(inputs),
     )
     io.write_bytes(ctx.path("report.html"), page.render(content).encode())
@@ -83,6 +72,17 @@ def _reconstructions(config: ReportConfig, inputs: Inputs) -> list[Any]:
         return []
     psnr = grids.psnr_by_key(inputs["score"]) if "score" in inputs else {}
     return grids.reconstructions(inputs["ingest"], inputs["reconstruct"], psnr, config.reconstructions)
+
+
+def _neighbours(record: Mapping[str, Any], inputs: Inputs) -> neighbours.Neighbours | None:
+    """The memorisation section, where `score` made that check."""
+    from components.reporting import grids
+
+    if "neighbours" not in record:
+        return None
+    data = results.attached(inputs, "score", "pictures/neighbours.png")
+    alt = "Pairs of a sample and the training image nearest to it"
+    return neighbours.section(record["neighbours"], grids.embedded(data, alt) if data is not None else None)
 
 
 def _curves(inputs: Inputs) -> dict[str, list[tuple[str, str]]]:

@@ -1,25 +1,26 @@
-"""Draw images from the prior: codes by lanes, decoded by the tokenizer, written as an image table."""
+"""Draw images from the prior: codes by lanes, decoded by the tokenizer, written as an image table (Ray)."""
 
 from __future__ import annotations
 
+import platform
 import time
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
+from components.sampling import shards
 from vim_core import io
 from vim_core.config import SampleConfig
 from vim_core.errors import ConfigError, LineageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from components.sampling.asked import Asked
+    from components.sampling.drawing import Group, Plan
     from vim_core.data.tables import ImageRow, ImageTable
-    from vim_core.sampling import Sampler
 
-VERSION = 1
-INPUTS = {"prior": "prior", "tokenizer": "quantize"}
+VERSION = 2
+INPUTS = {"prior": "prior", "tokenizer": "quantize", "codes": "tokenize?"}
 
 PICTURE = "pictures/samples.png"
 COLUMNS, MOST_ROWS = 8, 20
@@ -29,42 +30,102 @@ COLUMNS, MOST_ROWS = 8, 20
 def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """An image table `images/samples-*.parquet`; shards finished before an interruption are kept.
 
+    Groups of lanes are drawn in this process, or by a pool of Ray actors where `run.workers` or `run.ray_address`
+    asks for one; the bytes are the same.
+
     Raises:
-        LineageError: the prior was trained on codes of another encoder or codebook.
-        ConfigError: guidance is asked of a prior that never saw the null class.
+        LineageError: the prior or the held-out codes belong to another encoder or codebook.
+        ConfigError: guidance, classes or completions are asked for that this prior cannot give.
+        VimError: drawing failed, or an actor was lost too often.
     """
-    import torch
-
+    from components.beam_jobs import publish
+    from components.sampling.asked import asked
     from vim_core.data.tables import ImageTable, image_digest
-    from vim_core.models.vit_vqgan import load_tokenizer
-    from vim_core.runtime import resolve_threads
 
-    prior, tokenizer = inputs["prior"], inputs["tokenizer"]
-    check(config, prior, tokenizer)
-    torch.set_num_threads(resolve_threads(ctx.run.threads))
-    sampler = _sampler(config, prior)
-    decoder = load_tokenizer(tokenizer.uri("model.safetensors"), tokenizer.uri("config.json"))
-    ctx.progress.start(config.count, "image")
-    names, started, drawn = [], time.perf_counter(), 0
-    for shard, (first, last) in enumerate(shards(config)):
-        name = f"images/samples-{shard:05d}-of-{config.shards:05d}.parquet"
-        drawn += _shard(config, sampler, decoder, first, last, io.join(ctx.work, name), ctx)
-        io.write_bytes(ctx.path(name), io.read_bytes(io.join(ctx.work, name)))
-        names.append(name)
-        ctx.progress.advance(last, images_per_s=drawn / (time.perf_counter() - started))
+    check(config, inputs["prior"], inputs["tokenizer"])
+    wanted = asked(config, inputs, ctx)
+    plan = _plan(config, inputs, ctx)
+    work = io.join(ctx.work, _numeric_name(plan))
+    rate = _draw(plan, wanted, work, ctx)
+    names = [shards.name(config, shard) for shard in range(config.shards)]
+    for name in names:
+        publish(ctx, io.join(work, name), name)
     table = ImageTable([ctx.path(name) for name in names])
-    rate = drawn / (time.perf_counter() - started)
     picture = _picture(table)
     io.write_bytes(ctx.path(PICTURE), picture)
     ctx.tracker.image("samples", picture)
     return Outcome(
         metrics={"count": float(len(table)), "images_per_s": rate},
-        properties=_properties(config, prior, tokenizer),
-        numeric={"dtype": config.precision, "threads": torch.get_num_threads()},
-        rows={name: len(ImageTable([ctx.path(name)])) for name in names},
+        properties=_properties(config, inputs, wanted),
+        numeric={"device": plan.device, "dtype": config.precision, "threads": plan.threads},
+        rows={name: last - first for name, (first, last) in zip(names, shards.ranges(config), strict=True)},
         extras=frozenset({PICTURE}),
         digest=image_digest({"samples": table}),
     )
+
+
+def _plan(config: SampleConfig, inputs: Inputs, ctx: Context) -> Plan:
+    from components.sampling.drawing import Plan
+    from components.tokenizing.ray_engine import device_of, threads_of
+
+    files = [(inputs[n].uri("model.safetensors"), inputs[n].uri("config.json")) for n in ("prior", "tokenizer")]
+    return Plan(files[0], files[1], config, device_of(ctx.run), threads_of(ctx.run))
+
+
+def _numeric_name(plan: Plan) -> str:
+    """A folder name for unfinished work: shards of another numeric class are not continued (contract 11)."""
+    return f"{platform.machine()}-{plan.device}-{plan.config.precision}-t{plan.threads}"
+
+
+def _draw(plan: Plan, wanted: Asked, work: str, ctx: Context) -> float:
+    """Make the missing shards, each as soon as its groups are there; gives images per second."""
+    from vim_core.data.tables import write_images
+
+    config, started, drawn = plan.config, time.perf_counter(), 0
+    missing = _missing(config, work, ctx)
+    before = config.count - sum(last - first for first, last in (shards.ranges(config)[shard] for shard in missing))
+    ctx.progress.advance(before)
+    assembly = shards.Assembly(config, missing)
+    for shard, rows in assembly.whole():  # those of no image
+        write_images(io.join(work, shards.name(config, shard)), rows)
+    for group, images in _drawn(plan, wanted, assembly.groups, ctx):
+        drawn += len(images)
+        for shard, rows in assembly.add(group.index, images):
+            write_images(io.join(work, shards.name(config, shard)), rows)
+        # At most: a group on the edge of a finished shard is drawn again.
+        done = min(config.count, before + drawn)
+        ctx.progress.advance(done, images_per_s=drawn / (time.perf_counter() - started))
+    return drawn / (time.perf_counter() - started)
+
+
+def _missing(config: SampleConfig, work: str, ctx: Context) -> list[int]:
+    """Shards that no earlier attempt finished; starts the bar."""
+    missing = [shard for shard in range(config.shards) if not io.exists(io.join(work, shards.name(config, shard)))]
+    ctx.progress.start(config.count, "image")
+    finished = config.shards - len(missing)
+    if finished:
+        ctx.progress.note(f"{finished} of {config.shards} shards were finished by an earlier attempt")
+    return missing
+
+
+def _drawn(plan: Plan, wanted: Asked, groups: Sequence[int], ctx: Context) -> Iterator[tuple[Group, list[ImageRow]]]:
+    """Every group with its images, as they are finished."""
+    from components.sampling.drawing import Drawer
+
+    if not groups:
+        return
+    lanes, count = plan.config.lanes, plan.config.count
+    jobs = (wanted.group(group, lanes, min(lanes, count - group * lanes)) for group in groups)
+    if ctx.run.workers == 1 and not ctx.run.ray_address:
+        drawer = Drawer(plan)
+        for job in jobs:
+            yield job, drawer.draw(job)
+        return
+    from components import ray_pool
+    from components.ray_train import connect
+
+    connect(ctx)
+    yield from ray_pool.results(Drawer, plan, "draw", jobs, ctx, ray_pool.resources(plan.device, plan.threads))
 
 
 def _picture(table: ImageTable) -> bytes:
@@ -93,73 +154,8 @@ def check(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> None:
         )
 
 
-def shards(config: SampleConfig) -> list[tuple[int, int]]:
-    """Sample ranges [first, last) of the shards, contiguous."""
-    bounds = [config.count * shard // config.shards for shard in range(config.shards + 1)]
-    return list(pairwise(bounds))
-
-
-def _sampler(config: SampleConfig, prior: Artifact) -> Sampler:
-    import torch
-
-    from vim_core.models.prior import load_prior
-    from vim_core.sampling import Sampler, Settings
-
-    model = load_prior(prior.uri("model.safetensors"), prior.uri("config.json"))
-    settings = Settings(config.seed, config.temperature, config.top_k, config.top_p, config.guidance)
-    return Sampler(model, settings, config.lanes, torch.bfloat16 if config.precision == "bf16" else torch.float32)
-
-
-def lane_labels(sampler: Sampler, group: int) -> Tensor:
-    """Balanced labels of a lane group: sample i has class i mod classes; the null class without classes."""
-    import torch
-
-    index = torch.arange(group * sampler.lanes, (group + 1) * sampler.lanes)
-    classes = sampler.prior.shape.classes
-    return index % classes if classes else torch.zeros_like(index)
-
-
-def _shard(
-    config: SampleConfig, sampler: Sampler, decoder: Any, first: int, last: int, target: str, ctx: Context
-) -> int:
-    """Draw samples [first, last) into one file; returns how many had to be drawn."""
-    from vim_core.data.tables import write_images
-
-    if io.exists(target):
-        return 0
-    rows: list[ImageRow] = []
-    for group in range(first // config.lanes, -(-last // config.lanes)):
-        offset = group * config.lanes
-        kept = range(max(first, offset), min(last, offset + config.lanes))
-        labels = lane_labels(sampler, group)
-        codes = sampler.group(group, labels)
-        lanes = [index - offset for index in kept]
-        # The whole group is decoded: a picture's last bits may depend on its place in the batch.
-        rows += _rows(decoder.decode(codes)[lanes], labels[lanes], kept, sampler.prior.shape.classes)
-        ctx.progress.advance(kept.stop)
-    write_images(target, rows)
-    return last - first
-
-
-def _rows(images: Tensor, labels: Tensor, indices: range, classes: int) -> list[ImageRow]:
-    from vim_core.data.images import encode_png, from_tensor
-    from vim_core.data.tables import ImageRow
-
-    pixels = from_tensor(images)
-    return [
-        ImageRow(
-            key=f"sample-{index:08d}",
-            label=int(label) if classes else -1,
-            image=encode_png(picture),
-            height=picture.shape[0],
-            width=picture.shape[1],
-            source="prior",
-        )
-        for index, label, picture in zip(indices, labels, pixels, strict=True)
-    ]
-
-
-def _properties(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> dict[str, Any]:
+def _properties(config: SampleConfig, inputs: Inputs, wanted: Asked) -> dict[str, Any]:
+    prior, known = inputs["prior"], inputs["prior"].properties["classes"]
     protocol = {
         "count": config.count,
         "labels": "balanced" if prior.properties["conditional"] else "none",
@@ -169,9 +165,19 @@ def _properties(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> d
         "top_p": config.top_p,
         "guidance": config.guidance,
     }
+    if config.guidance_schedule != "constant":
+        protocol |= {"guidance_schedule": config.guidance_schedule, "guidance_power": config.guidance_power}
+    if config.classes:
+        protocol["labels"] = "balanced over " + ", ".join(str(known[number]) for number in wanted.classes)
+    if wanted.given is not None:
+        protocol |= {
+            "labels": "of the held-out images" if prior.properties["conditional"] else "none",
+            "completes": f"the first {wanted.given.count} codes of {len(wanted.given.rows)} held-out images are given",
+            "codes": inputs["codes"].digest,
+        }
     return {
-        "classes": prior.properties["classes"],
-        **lineage.of_tokenizer(tokenizer),
+        "classes": known,
+        **lineage.of_tokenizer(inputs["tokenizer"]),
         "prior": prior.digest,
         "splits": {"samples": config.count},
         "protocol": protocol,

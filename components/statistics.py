@@ -12,6 +12,7 @@ from components.measuring.shards import (
     HALVES,
     MOMENTS,
     SCORES,
+    SPATIAL,
     Job,
     finished,
     make_jobs,
@@ -32,7 +33,25 @@ INPUTS = {"images": "ingest", "classifier": "classify?"}
 REFERENCE = "reference.npz"
 """Logical name of the reference file's statistics, as mu and sigma."""
 
-__all__ = ["DEVICE", "FEATURES", "HALVES", "INPUTS", "MOMENTS", "REFERENCE", "SCORES", "VERSION", "Job", "whole"]
+__all__ = [
+    "DEVICE",
+    "FEATURES",
+    "HALVES",
+    "INPUTS",
+    "MOMENTS",
+    "REFERENCE",
+    "SCORES",
+    "SPATIAL",
+    "VERSION",
+    "Job",
+    "unused",
+    "whole",
+]
+
+
+def unused(config: StatisticsConfig) -> frozenset[str]:
+    """Inputs that play no part: another network's statistics stay as they are when the classifier is trained again."""
+    return frozenset() if config.network == "classifier" else frozenset({"classifier"})
 
 
 def source_state(config: StatisticsConfig) -> str:
@@ -46,9 +65,9 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """Files `moments/<split>-NNNNN.npz` per shard, `moments/<split>.npz`, `moments/half-0.npz` and `half-1.npz`.
 
     Both the reference split and the splits of the halves are measured. Halves are chosen by a hash of the key. In the
-    same pass, if asked for: `inception_score/…` and `features/…` of the reference split, per shard and in all. With a
-    reference file, `reference.npz` holds its statistics, measured here where it has images alone; `export/<split>.npz`
-    are the split's in the same form. Finished shards of an earlier attempt are kept.
+    same pass, if asked for: `inception_score/…`, `features/…`, `spatial/…` of the reference split, per shard and in
+    all. With a reference file, `reference.npz` holds its statistics, measured here where it has images alone;
+    `export/<split>.npz` are the split's in the same form. Finished shards of an earlier attempt are kept.
 
     Raises:
         ConfigError: there are no weights for the network, or there is no such network.
@@ -72,7 +91,7 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     total = sets[whole(config.split)]
     properties = _properties(config, inputs, jobs[0], total)
     if reference is not None:
-        properties["reference"] = published.write(config, ctx, reference, sets.get(whole(BATCH)), total.dim)
+        properties["reference"] = published.write(config, ctx, reference, _of_images(merged, ctx), total.dim)
     if config.export:
         published.export(ctx.path(f"export/{config.split}.npz"), total)
     return Outcome(
@@ -80,6 +99,12 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         properties=properties,
         numeric={"device": jobs[0].tap.device, "dtype": "fp32", "threads": jobs[0].threads},
     )
+
+
+def _of_images(merged: list[str], ctx: Context) -> dict[str, Moments]:
+    """Moments of the reference file's own images by kind, where they were measured."""
+    kinds = [kind for kind in (MOMENTS, SPATIAL) if whole(BATCH, kind) in merged]
+    return {kind: read(ctx.path(whole(BATCH, kind))) for kind in kinds}
 
 
 def read(uri: str) -> Moments:

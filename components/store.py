@@ -147,7 +147,9 @@ def storage_error(error: BaseException, root: str) -> StorageError | None:
     """The `StorageError` behind an error of a component, looking through what engines wrapped around it; else None."""
     local = str(io.local_path(root).absolute()) if io.is_local(root) else root
     seen: BaseException | None = error
-    while seen is not None:
+    known = set[int]()
+    while seen is not None and id(seen) not in known:  # an engine may hang an error below itself
+        known.add(id(seen))
         if getattr(seen, "errno", None) in FULL or "No space left on device" in str(seen):
             return StorageError(f"{root}: the disk is full; free some space, or choose another root by {CHOOSE}")
         denied = isinstance(seen, PermissionError | NotADirectoryError) or getattr(seen, "errno", None) == errno.EROFS

@@ -38,7 +38,7 @@ def asset(name: str, config: PipelineConfig) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=name,
-        deps=sorted(set(registry.inputs_of(name, config.components).values())),
+        deps=sorted(set(registry.inputs_of(name, config.components, config).values())),
         required_resource_keys={"session"},
         config_schema={"force": dg.Field(bool, default_value=False, description="Make it again although it exists.")},
         code_version=str(module.VERSION),

@@ -23,7 +23,10 @@ examples:
   vimctl run prior --preset digits --force        make it again although it exists
   vimctl config --preset digits                   every setting, resolved
   vimctl report --preset digits --json            the figures of the last run
+  vimctl compare digits other/report-folder       two runs side by side, on one page and in the terminal
   vimctl ui --preset digits                       MLflow and Dagster in the browser
+  vimctl reconstruct cat.jpg --tokenizer DIR --out again   your own pictures through a tokenizer
+  vimctl export artifacts/quantize/… --out DIR    a trained model with its card, for others to load
 """
 
 
@@ -71,6 +74,9 @@ def parser() -> ArgumentParser:
     shown = _command(kinds, "report", commands.report, "print where the last report lies, or its figures")
     _settings(shown)
     shown.add_argument("--json", action="store_true", help="print results.json")
+    _compare(_command(kinds, "compare", commands.compare, "put the reports of several runs beside each other"))
+    _tables(_command(kinds, "tables", commands.export_tables, "write image tables for other tools, or read theirs"))
+    _models(kinds)
     _ui(_command(kinds, "ui", commands.ui, "start MLflow and Dagster on 127.0.0.1 and print their addresses"))
     return top
 
@@ -95,6 +101,53 @@ def _run(made: ArgumentParser) -> None:
     _settings(made, "[COMPONENT] key=value …")
     made.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
     made.add_argument("--force", action="store_true", help="run again although the artifact exists")
+
+
+def _compare(made: ArgumentParser) -> None:
+    made.add_argument(
+        "words", nargs="*", metavar="RUN … key=value …",
+        help="a folder with results.json, an artifact of report, or a preset's name (settings say of which root)",
+    )  # fmt: skip
+    made.add_argument("--out", default="compare.html", help="the page to write (default: %(default)s)")
+
+
+def _tables(made: ArgumentParser) -> None:
+    kinds = made.add_subparsers(metavar="export|import", required=True)
+    out = kinds.add_parser("export", help="an image table as one .npz (arr_0) or as a folder of PNG")
+    out.add_argument("source", help="an artifact's folder with its manifest.json, or a .parquet file")
+    out.add_argument("target", help="a new file that ends in .npz, or a new folder")
+    out.add_argument("--split", default="", help="only images of this split, such as test or accepted-0.25")
+    out.set_defaults(act=commands.export_tables)
+    back = kinds.add_parser("import", help="an .npz with arr_0 or a folder of pictures as an image table")
+    back.add_argument("source", help="the .npz file or the folder")
+    back.add_argument("target", help="the folder for the table's .parquet files")
+    back.add_argument("--classes", help="names of class folders in the order of their labels, with commas between")
+    back.set_defaults(act=commands.import_tables)
+
+
+def _models(kinds: argparse._SubParsersAction[ArgumentParser]) -> None:
+    """The commands on models apart from any preset."""
+    made = _command(kinds, "encode", commands.encode, "print the codes of pictures, or write them as a code table")
+    _pictures(made)
+    made.add_argument("--out", default="", help="Parquet file for a code table; without it one JSON line a picture")
+    made = _command(kinds, "reconstruct", commands.reconstruct, "send pictures through a tokenizer and back, as PNG")
+    _pictures(made)
+    made.add_argument("--out", required=True, help="folder for the PNG files")
+    made.add_argument("--side-by-side", action="store_true", help="each picture on the left of its reconstruction")
+    made = _command(kinds, "export", commands.export, "write a tokenizer or prior with config and model card")
+    made.add_argument("artifact", help="folder of a quantize or prior artifact, path or URI")
+    made.add_argument("--out", required=True, help="folder to write to, path or URI")
+    made.add_argument("--license", default="", help="what the card says of the weights' licence")
+    made = _command(kinds, "import", commands.bring_in, "make a tokenizer of an enhancing-transformers checkpoint")
+    made.add_argument("checkpoint", help="stage-1 checkpoint file, path or URI")
+    made.add_argument("--out", required=True, help="folder to write to, path or URI")
+    made.add_argument("--head-dim", type=int, default=0, help="width of an attention head (default: theirs, 64)")
+
+
+def _pictures(made: ArgumentParser) -> None:
+    made.add_argument("images", nargs="+", metavar="IMG", help="pictures of any size, paths or URIs")
+    made.add_argument("--tokenizer", required=True, help="folder of a quantize artifact or an exported tokenizer")
+    made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: %(default)s")
 
 
 def _ui(made: ArgumentParser) -> None:

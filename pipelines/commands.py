@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pipelines import presets
@@ -67,6 +68,35 @@ def report(arguments: Namespace) -> int:
     return 0
 
 
+def compare(arguments: Namespace) -> int:
+    """`vimctl compare`: several runs on one page and in a table. Raises `DataError` for a run without a report."""
+    from pipelines import comparison
+
+    names = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if word not in names]
+    comparison.show(comparison.write(names, overrides, arguments.out), arguments.out, console())
+    return 0
+
+
+def export_tables(arguments: Namespace) -> int:
+    """`vimctl tables export`: an image table as one .npz or a folder of PNG."""
+    from components import exchange
+
+    uris = exchange.files_of(arguments.source, arguments.split)
+    count = exchange.export_table(uris, arguments.target)
+    sys.stdout.write(f"{count} images in {arguments.target}\n")
+    return 0
+
+
+def import_tables(arguments: Namespace) -> int:
+    """`vimctl tables import`: an .npz or a folder of pictures as an image table."""
+    from components import exchange
+
+    names = exchange.import_table(arguments.source, arguments.target, (arguments.classes or "").split(","))
+    sys.stdout.write("".join(f"{name}\n" for name in names))
+    return 0
+
+
 def ui(arguments: Namespace) -> int:
     """`vimctl ui`: MLflow and Dagster until interrupted."""
     from pipelines import ui as servers
@@ -78,6 +108,42 @@ def ui(arguments: Namespace) -> int:
     return servers.serve(
         settings, arguments.preset, overrides, arguments.mlflow_port, arguments.dagster_port, console()
     )
+
+
+def encode(arguments: Namespace) -> int:
+    """`vimctl encode`: codes of one's own pictures."""
+    from components import pictures
+
+    return _said(pictures.encode(arguments.images, arguments.tokenizer, arguments.out, arguments.device))
+
+
+def reconstruct(arguments: Namespace) -> int:
+    """`vimctl reconstruct`: one's own pictures through a tokenizer and back."""
+    from components import pictures
+
+    beside = arguments.side_by_side
+    given = arguments.images, arguments.tokenizer, arguments.out, beside, arguments.device
+    return _said(pictures.reconstruct(*given))
+
+
+def export(arguments: Namespace) -> int:
+    """`vimctl export`: a tokenizer or prior as weights, config and model card."""
+    from components import exporting
+
+    return _said(exporting.export(arguments.artifact, arguments.out, arguments.license))
+
+
+def bring_in(arguments: Namespace) -> int:
+    """`vimctl import`: a checkpoint of enhancing-transformers as an exported tokenizer."""
+    from components import pictures
+
+    return _said([pictures.bring_in(arguments.checkpoint, arguments.out, arguments.head_dim)])
+
+
+def _said(lines: Iterable[str]) -> int:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+    return 0
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:

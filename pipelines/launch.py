@@ -28,7 +28,7 @@ def plan(config: PipelineConfig, target: str | None, only: bool = False) -> list
     if target not in config.components:
         known = ", ".join(config.components)
         raise ConfigError(f"components: {target} is not in the preset {config.preset}, which has {known}")
-    return [target] if only else [*registry.upstream(target, config.components), target]
+    return [target] if only else [*registry.upstream(target, config.components, config), target]
 
 
 def run(

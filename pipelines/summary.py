@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 HEADLINES = {
     "ingest": ("train", "test", "dead_letter"),
     "classify": ("test_accuracy",),
+    "selector": ("test_accuracy",),
     "statistics": ("count",),
     "quantize": ("test_psnr_db",),
     "tokenize": ("images", "tokens"),
     "reconstruct": ("images",),
     "prior": ("nll_bits_per_token", "unigram_bits_per_token"),
     "sample": ("count", "images_per_s"),
+    "select": ("candidates", "agreeing", "count"),
     "score": ("psnr_db", "codebook_usage", "conditional_accuracy", "fd_classifier", "fid", "is"),
+    "tradeoff": ("points", "best_fd", "best_guidance", "best_guidance_low", "best_guidance_high"),
     "probe": ("best_block", "top1", "pixel_baseline_top1"),
 }
 

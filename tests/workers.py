@@ -79,7 +79,8 @@ def run(given: Task, place: Path, stop: int | None = None) -> Path:
     figures, files = given.finish(), given.export()
     if runtime.rank == 0:
         (place / "figures.json").write_text(json.dumps(figures))
-        (place / "model.safetensors").write_bytes(files["model.safetensors"])
+        for name in {"model.safetensors", "accuracy.json"} & files.keys():
+            (place / name).write_bytes(files[name])
     return place
 
 

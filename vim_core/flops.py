@@ -111,7 +111,8 @@ def perceptual(image_size: int) -> float:
 def encoder(config: QuantizeConfig) -> float:
     """Forward pass of one image up to its latents, without the lookup."""
     tokens, settings = (config.image_size // config.patch) ** 2, config.encoder
-    head = 2 * linear(tokens, settings.dim, settings.mlp) + linear(tokens, settings.dim, config.codebook.dim)
+    head = linear(tokens, settings.dim, config.codebook.dim)
+    head += 2 * linear(tokens, settings.dim, settings.mlp) if config.tanh == "head" else 0.0
     return embedding(config) + stack(settings, tokens, "full") + head
 
 
@@ -130,7 +131,9 @@ def decoder(config: QuantizeConfig) -> float:
     """Forward pass of one image's code vectors to pixels."""
     tokens, settings = (config.image_size // config.patch) ** 2, config.decoder
     channels = 6 if config.loss.logit_laplace > 0 else 3
-    head = linear(tokens, settings.dim, settings.mlp) + linear(tokens, settings.mlp, config.patch**2 * channels)
+    pixels = config.patch**2 * channels
+    head = linear(tokens, settings.dim, settings.mlp) + linear(tokens, settings.mlp, pixels)
+    head = head if config.tanh == "head" else linear(tokens, settings.dim, pixels)
     return _from_code(config) + stack(settings, tokens, "full") + head
 
 

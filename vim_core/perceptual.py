@@ -67,6 +67,11 @@ class Perceptual:
         """Scalar distance; gradients flow into `fake`."""
         return self.network(fake * 2 - 1, real * 2 - 1).mean()  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def each(self, fake: Tensor, real: Tensor) -> Tensor:
+        """The distance of every pair [B], for evaluation."""
+        return self.network(fake * 2 - 1, real * 2 - 1).flatten()  # type: ignore[no-any-return]
+
 
 def _check_heads(network: Any, path: Path) -> None:
     """Raise `DataError` unless the network's heads are those of the file, all of them and no others."""

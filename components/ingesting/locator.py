@@ -24,6 +24,10 @@ WHOLE = -1
 UNKNOWN = -1
 """The label of an image whose class has a name instead of a number, or that has none."""
 
+UNPACKED = "unpacked"
+IN_WORK = ("parquet", "table", UNPACKED)
+"""Layouts of images whose bytes were unpacked into the work folder."""
+
 AHEAD = 8
 """Images that are fetched ahead from a remote store; as many lie in memory."""
 
@@ -58,7 +62,7 @@ class Located(NamedTuple):
         name: name of its class, '' where there is none or only a number.
         label: number of its class, `UNKNOWN` where there is none or only a name.
         source: where it came from, for people: path below the source, member or row after '#'.
-        layout: which layout it was found by; says what `file` is relative to.
+        layout: which layout it was found by, or `UNPACKED`; says what `file` is relative to.
         file: the file that holds its bytes.
         offset: where they begin; `WHOLE` for a file of its own.
         size: how many there are.
@@ -149,7 +153,7 @@ class Reader:
             raise DataError(f"{image.size} bytes are more than the {self._config.max_bytes} of ingest.max_bytes")
         if image.offset == WHOLE:
             return self._whole(image.file)
-        base = self._work if image.layout in ("parquet", "table") else self._config.source
+        base = self._work if image.layout in IN_WORK else self._config.source
         data = self._range(io.join(base, image.file), image.offset, image.size)
         if len(data) != image.size:
             raise DataError(f"{len(data)} of {image.size} bytes are there: {image.file} is cut off")

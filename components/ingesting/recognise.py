@@ -9,8 +9,10 @@ from components.ingesting.labels import ARCHIVES, META, TRUTH, read_classes
 from components.ingesting.layouts import archives
 from components.ingesting.layouts.base import Job, Layout
 from components.ingesting.layouts.ilsvrc import WNID
+from components.ingesting.layouts.packed import SUFFIXES
 from components.ingesting.layouts.table import DEAD, MANIFEST
 from components.ingesting.layouts.tfrecord import NAMED
+from components.ingesting.layouts.webdataset import TARS
 from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.data import folders
@@ -55,7 +57,7 @@ def layout_of(config: IngestConfig) -> str:
             f"ingest.source={config.source}: holds {' and '.join(sorted(kinds))} files; set ingest.layout to one kind"
         )
     if kinds == {"tar"}:
-        return _of_tars(config.source, [path for path in paths if path.endswith(".tar")])
+        return _of_tars(config.source, [path for path in paths if _kind(path) == "tar"])
     if kinds == {"parquet"}:
         return _of_parquet(config.source, [path for path in paths if _kind(path)])
     return kinds.pop() if kinds else "folders"
@@ -92,8 +94,8 @@ def _near(source: str) -> Iterable[str]:
 
 def _kind(path: str) -> str:
     name = path.rsplit("/", 1)[-1]
-    for kind in ("tar", "parquet"):
-        if name.endswith(f".{kind}") and not name.startswith((KIT, DEAD)):
+    for kind, suffixes in (("tar", TARS), ("parquet", (".parquet",))):
+        if name.endswith(suffixes) and not name.startswith((KIT, DEAD)):
             return kind
     return "tfrecord" if NAMED.match(name) else ""
 
@@ -107,7 +109,10 @@ def _of_parquet(source: str, paths: list[str]) -> str:
 
 def _of_tars(source: str, paths: list[str]) -> str:
     """Archives of ILSVRC are called so, hold tars, or are called as the class of the images in them."""
-    name = paths[0].rsplit("/", 1)[-1]
+    path = min(paths, key=lambda path: path.endswith(SUFFIXES))  # a plain one tells more
+    name = path.rsplit("/", 1)[-1]
     if name.startswith("ILSVRC") or WNID.fullmatch(name.removesuffix(".tar")):
         return "ilsvrc"
-    return "ilsvrc" if archives.first(io.join(source, paths[0])).endswith(".tar") else "webdataset"
+    if name.endswith(SUFFIXES):
+        return "webdataset"
+    return "ilsvrc" if archives.first(io.join(source, path)).endswith(".tar") else "webdataset"

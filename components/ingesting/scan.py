@@ -66,12 +66,14 @@ def scan(job: Job, name: str, number: int, group: Sequence[Container]) -> Iterat
         yield from (uri for uri in _uris(job, number, record["parts"]) if not io.exists(uri))
         return
     images = chain.from_iterable(layout(name).scan(job, container) for container in group)
-    count = 0
+    count, waiting = 0, list[str]()
     while batch := list(islice(images, PART)):
         (uri,) = _uris(job, number, count + 1)[count:]
         if _list(uri, batch):
-            yield uri
+            waiting.append(uri)
         count += 1
+    # only now: what a layout unpacks can be read once it is closed
+    yield from waiting
     io.write_bytes(_record_uri(job, number), json.dumps({"state": state, "parts": count}).encode())
 
 

@@ -43,21 +43,22 @@ def read(config: StatisticsConfig) -> Reference | None:
 
 
 def wants_images(config: StatisticsConfig, reference: Reference) -> bool:
-    """Whether the file's images are to be measured: it has no statistics, or precision and recall are asked for."""
-    return reference.images is not None and (reference.gaussian is None or config.features > 0)
+    """Whether the file's images are to be measured: it lacks statistics, or precision and recall are asked for."""
+    lacking = reference.gaussian is None or (config.spatial and reference.spatial is None)
+    return reference.images is not None and (lacking or config.features > 0)
 
 
 def write(
-    config: StatisticsConfig, ctx: Context, reference: Reference, measured: Moments | None, dim: int
+    config: StatisticsConfig, ctx: Context, reference: Reference, measured: dict[str, Moments], dim: int
 ) -> dict[str, Any]:
-    """Write `reference.npz`, its own statistics or those measured on its images, and say what it is.
+    """Write `reference.npz`, its own statistics or those measured on its images by kind, and say what it is.
 
     Raises:
         DataError: the statistics are of another network.
     """
     gaussian = reference.gaussian
-    if gaussian is None and measured is not None:
-        gaussian = _gaussian(measured)
+    if gaussian is None and "moments" in measured:
+        gaussian = _gaussian(measured["moments"])
     if gaussian is None:
         raise DataError(f"{KEY}={config.reference!r}: has neither statistics nor images")
     if gaussian.dim != dim:
@@ -65,7 +66,10 @@ def write(
             f"{KEY}={config.reference!r}: features of dimension {gaussian.dim}, {config.network} has {dim}: "
             "they come from another network; FID's references need statistics.network=inception"
         )
-    _write(ctx.path("reference.npz"), gaussian)
+    spatial = reference.spatial
+    if spatial is None and "spatial" in measured:
+        spatial = _gaussian(measured["spatial"])
+    _write(ctx.path("reference.npz"), gaussian, spatial)
     origin = "its own mu and sigma" if reference.gaussian is not None else "measured on its images"
     images = reference.images[0] if reference.images else 0
     return {"uri": config.reference, "sha256": reference.sha256, "count": gaussian.count or 0, "statistics": origin,
@@ -83,8 +87,8 @@ def _gaussian(moments: Moments) -> Gaussian:
     return Gaussian(moments.mean, moments.covariance, moments.count)
 
 
-def _write(uri: str, gaussian: Gaussian) -> None:
+def _write(uri: str, gaussian: Gaussian, spatial: Gaussian | None = None) -> None:
     from vim_core.metrics.reference import write_reference
 
     with io.staged(uri) as path:
-        write_reference(str(path), gaussian)
+        write_reference(str(path), gaussian, spatial)

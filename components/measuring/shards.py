@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEVICE = "cpu"
 """Where the classifier runs, also in `score`: both sides of a distance come from the same arithmetic."""
 
-MOMENTS, SCORES, FEATURES = "moments", "inception_score", "features"
+MOMENTS, SCORES, FEATURES, SPATIAL = "moments", "inception_score", "features", "spatial"
 HALVES = (f"{MOMENTS}/half-0.npz", f"{MOMENTS}/half-1.npz")
 BATCH = "reference-images"
 """Stands for a split: the images of a reference file."""
@@ -28,7 +28,7 @@ class Job:
     """One shard: its images, what is merged from it, and the network.
 
     `targets` are the merged sets that the shard enters, its split first; `names` its own statistics for each of them,
-    first of all images, then of the halves, then the sums of the Inception Score and the sample of features.
+    first of all images, then of the halves, then the sums of the Inception Score, features, spatial moments.
     """
 
     index: int
@@ -44,6 +44,7 @@ class Job:
     halves: bool
     splits: int
     features: int
+    spatial: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -107,7 +108,8 @@ def _job(config: StatisticsConfig, inputs: Inputs, ctx: Context, split: str, pla
     threads, tap = threads_of(ctx.run), tap_of(config, inputs, ctx)
     halves, judged = split in config.halves, split in (config.split, BATCH)
     names = [f"{MOMENTS}/{split}-{place:05d}.npz", *(f"{split}-half-{i}-{place:05d}.npz" for i in range(2) if halves)]
-    kinds = [kind for kind, asked in ((SCORES, config.score_splits), (FEATURES, config.features)) if asked and judged]
+    wanted = ((SCORES, config.score_splits), (FEATURES, config.features), (SPATIAL, config.spatial))
+    kinds = [kind for kind, asked in wanted if asked and judged]
     return Job(
         split=split,
         folder=io.join(ctx.work, numeric_name(tap.device, threads, config.batch)),
@@ -120,6 +122,7 @@ def _job(config: StatisticsConfig, inputs: Inputs, ctx: Context, split: str, pla
         halves=halves,
         splits=config.score_splits if judged else 0,
         features=config.features if judged else 0,
+        spatial=config.spatial and judged,
         **own,
     )
 
@@ -140,7 +143,8 @@ def measure(job: Job) -> Job:
         return job
     set_threads(job.threads)
     tap = loaded(job.tap)
-    sums = Sums(tap.dim, tap.classes, job.halves, job.splits, job.features, padded=True)
+    spatial = tap.spatial if job.spatial else 0
+    sums = Sums(tap.dim, tap.classes, job.halves, job.splits, job.features, padded=True, spatial=spatial)
     for keys, images in _pictures(job):
         sums.add(keys, tap.take(torch.stack([tap.prepare(image) for image in images])))
     for uri, part in reversed(list(zip(job.files, sums.parts(), strict=True))):

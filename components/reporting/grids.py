@@ -37,9 +37,7 @@ def samples_by_class(samples: Artifact, classes: Sequence[str], per_class: int, 
     from vim_core.data.tables import ImageTable
 
     table = ImageTable(samples.uris("images/"))
-    rows_of: dict[int, list[int]] = {}
-    for row, label in enumerate(table.labels.tolist()):
-        rows_of.setdefault(label, []).append(row)
+    rows_of = _rows_of(table)
     if set(rows_of) <= {-1}:
         rows = rows_of.get(-1, [])[: per_class * 4]
         lines = [rows[i : i + per_class] for i in range(0, len(rows), per_class)]
@@ -49,6 +47,47 @@ def samples_by_class(samples: Artifact, classes: Sequence[str], per_class: int, 
         _strip(table, rows_of[label][:per_class], f"Samples of class {_name(classes, label)}", _name(classes, label))
         for label in chosen
     ]
+
+
+def accepted_by_class(
+    selected: Artifact, rate: str, classes: Sequence[str], per_class: int, most: int
+) -> dict[int, Picture]:
+    """One strip by class of what was kept at an acceptance rate (files `images/accepted-<rate>-…`)."""
+    from vim_core.data.tables import ImageTable
+
+    table = ImageTable(selected.uris(f"images/accepted-{rate}-"))
+    rows_of = _rows_of(table)
+    return {
+        label: _strip(
+            table,
+            rows_of[label][:per_class],
+            f"Class {_name(classes, label)} at acceptance {rate}",
+            _name(classes, label),
+        )
+        for label in sorted(rows_of)[:most]
+    }
+
+
+def embedded(data: bytes, alt: str, most: int = 1200) -> Picture:
+    """A picture from its file, at most `most` pixels wide."""
+    import io as memory
+
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(memory.BytesIO(data)) as opened:
+        image = opened.convert("RGBA")
+    if image.width > most:
+        image = image.resize((most, max(1, image.height * most // image.width)))
+    return _picture(np.asarray(image), 32 if image.width <= most // 3 else TILE, alt, "")
+
+
+def _rows_of(table: ImageTable) -> dict[int, list[int]]:
+    """Rows by label, in table order."""
+    rows_of: dict[int, list[int]] = {}
+    for row, label in enumerate(table.labels.tolist()):
+        rows_of.setdefault(label, []).append(row)
+    return rows_of
 
 
 def reconstructions(images: Artifact, made: Artifact, psnr_db: dict[str, float], count: int) -> list[Picture]:
@@ -71,7 +110,9 @@ def reconstructions(images: Artifact, made: Artifact, psnr_db: dict[str, float],
 
 
 def psnr_by_key(score: Artifact) -> dict[str, float]:
-    """PSNR of each reconstruction, as `score` measured it."""
+    """PSNR of each reconstruction, as `score` measured it; none where it measured none."""
+    if all(entry.name != "reconstructions.parquet" for entry in score.manifest.files):
+        return {}
     import pyarrow.parquet as pq
 
     from vim_core import io

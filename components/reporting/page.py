@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 from components import registry
 from components.api import Artifact
+from components.reporting import accepted, beside, probing, svg, tradeoff, words
 from components.reporting import results as figures
-from components.reporting import svg
+from components.reporting.accepted import Accepted
 from components.reporting.grids import Picture
+from components.reporting.neighbours import Neighbours
 
 PRESET_MARK = "<!-- preset -->"
 RUN_MARK = "<!-- what this run did -->"
@@ -34,18 +35,25 @@ class Page:
     artifacts: Mapping[str, Artifact]
     samples: Sequence[Picture] = ()
     reconstructions: Sequence[Picture] = ()
+    accepted: Accepted | None = None
+    neighbours: Neighbours | None = None
     curves: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
 def render(page: Page) -> str:
     """The page as HTML without scripts or outside references. All text is escaped."""
-    return _fill(
+    return filled(
         "report.html",
         page=page,
         summary=summary(page.artifacts),
         highlights=highlights(page.results),
         rows=rows(page.results),
-        probe=probe(page.results),
+        probe=probing.section(page.results),
+        tradeoff=tradeoff.section(page.results.get("tradeoff")),
+        accepted=page.accepted,
+        by_rate=accepted.scored(page.results),
+        neighbours=page.neighbours,
+        tables=beside.tables([("This run", page.results)]),
         artifacts=[page.artifacts[name] for name in registry.NAMES if name in page.artifacts],
         preset_mark=PRESET_MARK,
         run_mark=RUN_MARK,
@@ -55,11 +63,11 @@ def render(page: Page) -> str:
 def stamped(html: str, record: Mapping[str, Any], folder: str) -> str:
     """The page with what one run did: `preset`, `seconds` and `reused` by component, `mlflow`, and where it lies."""
     seconds, reused = record.get("seconds", {}), record.get("reused", {})
-    steps = [(name, reused.get(name, False), duration(value)) for name, value in seconds.items()]
+    steps = [(name, reused.get(name, False), words.duration(value)) for name, value in seconds.items()]
     fresh = sum(not was_there for _, was_there, _ in steps)
-    total = duration(sum(seconds.values()))
-    text = _fill("run.html", steps=steps, fresh=fresh, total=total, mlflow=record.get("mlflow", {}), folder=folder)
-    preset = _fill("preset.html", preset=record["preset"])
+    total = words.duration(sum(seconds.values()))
+    text = filled("run.html", steps=steps, fresh=fresh, total=total, mlflow=record.get("mlflow", {}), folder=folder)
+    preset = filled("preset.html", preset=record["preset"])
     return html.replace(PRESET_MARK, preset, 1).replace(RUN_MARK, text, 1)
 
 
@@ -85,7 +93,7 @@ def summary(artifacts: Mapping[str, Artifact]) -> str:
 
 def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The figures at the top: label, value, and what to hold it against."""
-    known = flat(results)
+    known = figures.flat(results)
     tiles: list[tuple[str, str, str]] = []
 
     def tile(label: str, key: str, style: str, beside: str) -> None:
@@ -107,58 +115,21 @@ def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def flat(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures by dotted name, those the preset has."""
-    groups = {figure.group for figure in figures.FIGURES}
-    return {f"{group}.{name}": value for group in groups for name, value in results.get(group, {}).items()}
-
-
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row of the table of numbers per figure: label, value, sentence, and the protocol's record."""
-    known = flat(results)
+    known = figures.flat(results)
     return [
         {
             "label": figure.label,
             "key": figure.key,
             "value": figures.shown(known[figure.key], figure.style),
-            "sentence": sentence(results["protocols"].get(figure.key, {})),
-            "protocol": _plain(results["protocols"].get(figure.key, {})),
+            "interval": figures.interval(known, figure),
+            "sentence": words.sentence(results["protocols"].get(figure.key, {})),
+            "protocol": words.plain(results["protocols"].get(figure.key, {})),
         }
-        for figure in figures.FIGURES
-        if figure.key in known
+        for figure in figures.known(results)
+        if figures.ACCEPTED not in figure.name
     ]
-
-
-def sentence(protocol: Mapping[str, Any]) -> str:
-    """A protocol in words: what is compared, on how many images of which split, and how samples were drawn."""
-    if not protocol:
-        return ""
-    split, count = protocol.get("split", ""), protocol.get("count")
-    what = str(protocol.get("compares", ""))
-    where = "samples" if split == "samples" else f"{split} images".strip()
-    on = f"on {count:,} {where}" if isinstance(count, int) else f"on {where}" if split else ""
-    against = ""
-    if protocol.get("reference_count"):
-        against = f"against {protocol['reference_count']:,} ({protocol['reference']})"
-    drawn = ", ".join(_choices(protocol.get("sampling", {})))
-    text = ", ".join(part for part in (what, " ".join(part for part in (on, against) if part)) if part)
-    text = text[:1].upper() + text[1:]
-    return f"{text}; drawn with {drawn}." if drawn else f"{text}." if text else ""
-
-
-def probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The probe's chart and table, or None without a probe."""
-    accuracies = results.get("probe", {}).get("accuracy_per_block")
-    if not accuracies:
-        return None
-    baseline = results["probe"].get("pixel_baseline_top1")
-    best = max(range(len(accuracies)), key=accuracies.__getitem__)
-    label = f"Probe accuracy per block, best {figures.shown(accuracies[best], 'share')} at block {best}"
-    return {
-        "chart": svg.marks(accuracies, [str(i) for i in range(len(accuracies))], baseline, label),
-        "blocks": [(i, figures.shown(value, "share"), i == best) for i, value in enumerate(accuracies)],
-        "baseline": None if baseline is None else figures.shown(baseline, "share"),
-    }
 
 
 def curves_of(lines: bytes) -> list[tuple[str, str]]:
@@ -177,38 +148,13 @@ def curves_of(lines: bytes) -> list[tuple[str, str]]:
     return [(name, chart) for name, chart in charts if chart]
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _rank(name: str) -> tuple[int, str]:
     exact = [i for i, start in enumerate(SHOWN_FIRST) if start in name]
     return (0 if name == "loss" else 1 + exact[0] if exact else len(SHOWN_FIRST) + 1, name)
 
 
-def _choices(sampling: Mapping[str, Any]) -> list[str]:
-    """Temperature, and of guidance and filters those that are on; the details list the rest."""
-    off = {"guidance": 1, "top_k": 0, "top_p": 1}
-    names = [n for n in ("temperature", *off) if n in sampling and (n not in off or sampling[n] != off[n])]
-    return [f"{name.replace('_', '-')} {sampling[name]:g}" for name in names]
-
-
-def _plain(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The record as (name, text) pairs."""
-    out = []
-    for key, value in protocol.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        out.append((key.replace("_", " "), text))
-    return out
-
-
-def _fill(template: str, **values: Any) -> str:
+def filled(template: str, **values: Any) -> str:
+    """A template of the folder beside this file with these values; all text is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -218,5 +164,5 @@ def _fill(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["duration"] = duration
+    environment.filters["duration"] = words.duration
     return environment.get_template(template).render(**values)

@@ -48,18 +48,22 @@ def curve(points: Sequence[Point], label: str) -> str:
     return _svg(body, f"{label} up to step {count(kept[-1][0])}, from {short(values[0])} to {short(values[-1])}")
 
 
-def marks(values: Sequence[float], labels: Sequence[str], baseline: float | None, label: str) -> str:
-    """Shares in [0, 1] as joined dots, the highest one marked with its value, and a dashed line at `baseline`.
+def marks(
+    values: Sequence[float], labels: Sequence[str], baseline: float | None, label: str, second: Sequence[float] = ()
+) -> str:
+    """Shares in [0, 1] as joined dots, the highest one marked, `second` as another line, `baseline` as a dashed one.
 
     Dots and not bars, because the axis starts near the lowest value, where lengths would mislead.
     """
-    known = [*values, *([] if baseline is None else [baseline])]
+    known = [*values, *second, *([] if baseline is None else [baseline])]
     frame = _frame((-0.5, len(values) - 0.5), (min(known), min(1.0, max(known) + 0.02)))
     best = max(range(len(values)), key=values.__getitem__)
     body = _axes(frame, "")
     if baseline is not None:
         y = frame.y(baseline)
         body += f'<line class="baseline" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    if second:
+        body += f'<path class="line second" d="{_path(frame, [(float(i), value) for i, value in enumerate(second)])}"/>'
     points = [(float(i), value) for i, value in enumerate(values)]
     body += f'<path class="line" d="{_path(frame, points)}"/>'
     for i, value in points:

@@ -15,11 +15,25 @@ class Names:
     score: str
     precision: str
     recall: str
+    spatial: str
+    kernel: str
+    density: str
+    coverage: str
+    reconstructed: str
 
     @staticmethod
     def of(network: Mapping[str, Any]) -> Names:
         """From what the statistics' manifest says of its network."""
         name = str(network["kind"]).rsplit(":", 1)[-1]
-        if network.get("published"):
-            return Names("fid", "is", f"precision_{name}", f"recall_{name}")
-        return Names(f"fd_{name}", f"is_{name}", f"precision_{name}", f"recall_{name}")
+        published = bool(network.get("published"))
+        return Names(
+            distance="fid" if published else f"fd_{name}",
+            score="is" if published else f"is_{name}",
+            precision=f"precision_{name}",
+            recall=f"recall_{name}",
+            spatial="sfid" if published else f"sfd_{name}",
+            kernel="kid" if published else f"kd_{name}",
+            density=f"density_{name}",
+            coverage=f"coverage_{name}",
+            reconstructed="rfid" if published else f"rfd_{name}",
+        )

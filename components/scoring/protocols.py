@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.api import Artifact
@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 NEIGHBOURS = 3
 """k of precision and recall; the same as `vim_core.metrics.precision_recall.NEIGHBOURS`, which needs numpy."""
 
+BALLS = 5
+"""k of density and coverage; the same as `vim_core.metrics.density_coverage.NEIGHBOURS`."""
 
-def of_reconstructions(images: Artifact, made: Artifact, count: int, size: int) -> dict[str, Any]:
-    """PSNR and SSIM: reconstructions against the originals at the tokenizer's size."""
+
+@dataclass(frozen=True)
+class Made:
+    """What records say of generated images: how they were drawn, and whose rules their figures follow."""
+
+    sampling: dict[str, Any]
+    protocol: str = ""
+
+
+def of_reconstructions(images: Artifact, made: Artifact, count: int, size: int, backbone: str = "") -> dict[str, Any]:
+    """PSNR, SSIM and LPIPS: reconstructions against the originals at the tokenizer's size."""
     shared: dict[str, Any] = {
         "compares": "each reconstruction, rounded to 8 bits, with its original",
         "split": "test",
@@ -31,7 +42,11 @@ def of_reconstructions(images: Artifact, made: Artifact, count: int, size: int) 
     }
     psnr = f"mean over images of the PSNR of one image; an image equal to its original counts as {ROUNDING_DB} dB"
     ssim = "Wang et al. 2004: Gaussian window 11 x 11, sigma 1.5, population covariance, mean over channels and images"
+    lpips = (
+        f"Zhang et al. 2018, VGG16 with lpips' heads v0.1, mean over images; backbone sha256 {backbone or '397923af'}"
+    )
     return {
+        "lpips": Protocol(figure="lpips", notes=lpips, **shared).record(),
         "psnr_db": Protocol(figure="psnr_db", unit="dB", notes=psnr, **shared).record(),
         "ssim": Protocol(figure="ssim", notes=ssim, **shared).record(),
     }
@@ -58,7 +73,7 @@ def of_codes(codes: Artifact, count: int, batch: int) -> dict[str, Any]:
     }
 
 
-def of_samples(samples: Artifact, classifier: Artifact, count: int, size: int) -> dict[str, Any]:
+def of_samples(made: Made, classifier: Artifact, count: int, size: int) -> dict[str, Any]:
     """Conditional accuracy: does the classifier see in a sample the class it was drawn for."""
     return Protocol(
         figure="conditional_accuracy",
@@ -68,43 +83,61 @@ def of_samples(samples: Artifact, classifier: Artifact, count: int, size: int) -
         resize=_square(size),
         network="classifier",
         network_digest=classifier.digest,
-        sampling=sampling(samples),
+        sampling=made.sampling,
         notes="the classifier was trained on the train split and took no part in sampling",
     ).record()
 
 
-def of_distance(samples: Artifact, statistics: Artifact, counts: Mapping[str, int], size: int) -> dict[str, Any]:
-    """Fréchet distances under one network's features: samples against real, and real against real."""
+def of_distance(made: Made, statistics: Artifact, counts: tuple[int, int], size: int) -> dict[str, Any]:
+    """Fréchet distance of samples to the real images of the statistics' split; `counts` are samples and real."""
     split = str(statistics.properties["split"])
-    divided = " and ".join(str(name) for name in statistics.properties["halves"])
-    shared = _compared(statistics, size)
-    figure = Names.of(statistics.properties["network"]).distance
-    floor = "the floor; the smaller the sets, the further apart they lie, so mind the counts when comparing"
-    distance = Protocol(
-        figure=figure,
+    return Protocol(
+        figure=Names.of(statistics.properties["network"]).distance,
         compares="samples with real images",
         split="samples",
-        count=counts["samples"],
+        count=counts[0],
         reference=f"{split} images",
-        reference_count=counts["real"],
-        sampling=sampling(samples),
+        reference_count=counts[1],
+        sampling=made.sampling,
         notes=_kind_of_distance(statistics),
-        **shared,
-    )
-    halves = Protocol(
-        figure=f"{figure}_real_vs_real",
+        protocol=made.protocol,
+        **_compared(statistics, size),
+    ).record()
+
+
+def of_halves(statistics: Artifact, counts: tuple[int, int], size: int) -> dict[str, Any]:
+    """Fréchet distance of one half of the real images to the other."""
+    divided = _divided(statistics)
+    return Protocol(
+        figure=f"{Names.of(statistics.properties['network']).distance}_real_vs_real",
         compares="one half of the real images with the other, divided by a hash of their keys",
         split=divided,
-        count=counts["half_0"],
+        count=counts[0],
         reference=f"the other half of the {divided} images",
-        reference_count=counts["half_1"],
-        notes=floor,
-        **shared,
-    )
-    return {figure: distance.record(), f"{figure}_real_vs_real": halves.record()}
+        reference_count=counts[1],
+        notes="the floor; the smaller the sets, the further apart they lie, so mind the counts when comparing",
+        **_compared(statistics, size),
+    ).record()
 
 
-def of_reference(samples: Artifact, statistics: Artifact, count: int, size: int) -> dict[str, Any]:
+def of_floor(statistics: Artifact, counts: tuple[int, int], size: int, full: bool) -> dict[str, Any]:
+    """Fréchet distance of real images to others, in sets as large as the two sides of the samples' figure."""
+    divided = _divided(statistics)
+    equal = "the floor of the samples' figure: as many images on either side"
+    fewer = "above the floor of the samples' figure: there are fewer real images, in its ratio of counts"
+    return Protocol(
+        figure=f"{Names.of(statistics.properties['network']).distance}_real_vs_real",
+        compares="real images with other real images, both drawn by a hash of their keys",
+        split=divided,
+        count=counts[0],
+        reference=f"others of the {divided} images",
+        reference_count=counts[1],
+        notes=equal if full else fewer,
+        **_compared(statistics, size),
+    ).record()
+
+
+def of_reference(made: Made, statistics: Artifact, count: int, size: int) -> dict[str, Any]:
     """Fréchet distance of samples to statistics from a file."""
     given = statistics.properties["reference"]
     shared = _compared(statistics, size) | {"reference_digest": str(given["sha256"])}
@@ -115,14 +148,15 @@ def of_reference(samples: Artifact, statistics: Artifact, count: int, size: int)
         count=count,
         reference=f"{given['uri']}: {given['statistics']}",
         reference_count=int(given["count"]),
-        sampling=sampling(samples),
+        sampling=made.sampling,
         notes=_kind_of_distance(statistics),
+        protocol=made.protocol,
         **shared,
     ).record()
 
 
-def of_score(samples: Artifact, statistics: Artifact, sums: ScoreSums, size: int) -> dict[str, Any]:
-    """Inception Score of samples, or its like under another network."""
+def of_score(made: Made, statistics: Artifact, sums: ScoreSums, size: int, rule: str) -> dict[str, Any]:
+    """Inception Score of samples, or its like under another network; `rule` says how they were split."""
     network = statistics.properties["network"]
     shared = _compared(statistics, size)
     del shared["reference_digest"]
@@ -132,31 +166,68 @@ def of_score(samples: Artifact, statistics: Artifact, sums: ScoreSums, size: int
         compares="exp of the mean divergence of an image's class probabilities from those of its split",
         split="samples",
         count=sums.count,
-        sampling=sampling(samples),
-        notes=f"mean (and standard deviation) over {sums.counts.size} splits, sha256('score split', key) mod "
-        f"{sums.counts.size}{bias if network['kind'] == 'inception' else ''}",
+        sampling=made.sampling,
+        notes=f"mean (and standard deviation) over {rule}{bias if network['kind'] == 'inception' else ''}",
+        protocol=made.protocol,
         **shared,
     ).record()
 
 
-def of_coverage(samples: Artifact, statistics: Artifact, counts: Mapping[str, int], size: int) -> dict[str, Any]:
-    """Precision and recall of samples against real images."""
+def of_features(made: Made, statistics: Artifact, counts: tuple[int, int], size: int, kid: str) -> dict[str, Any]:
+    """Figures taken from the features of a bounded number of images; `kid` says which subsets KID is a mean over."""
     names = Names.of(statistics.properties["network"])
+    drawn = "the images with the lowest sha256('features', key) of either side"
     shared: dict[str, Any] = {
         "split": "samples",
-        "count": counts["samples"],
+        "count": counts[0],
         "reference": f"{statistics.properties['split']} images",
-        "reference_count": counts["real"],
-        "sampling": sampling(samples),
-        "notes": f"Kynkäänniemi et al. 2019, k = {NEIGHBOURS}, float64 distances; the images with the lowest "
-        "sha256('features', key) of either side",
+        "reference_count": counts[1],
+        "sampling": made.sampling,
+        "protocol": made.protocol,
         **_compared(statistics, size),
     }
+    reach = f"Kynkäänniemi et al. 2019, k = {NEIGHBOURS}, float64 distances; {drawn}"
+    balls = f"Naeem et al. 2020, k = {BALLS}, float64 distances, vectors on a ball's surface are outside; {drawn}"
     sides = {
-        names.precision: "share of samples within reach of real images",
-        names.recall: "share of real images within reach of samples",
+        names.precision: ("share of samples within reach of real images", reach),
+        names.recall: ("share of real images within reach of samples", reach),
+        names.density: ("how many real images' balls a sample lies in, over k", balls),
+        names.coverage: ("share of real images whose ball holds a sample", balls),
+        names.kernel: ("samples with real images by the squared maximum mean discrepancy", f"{kid}; {drawn}"),
     }
-    return {figure: Protocol(figure=figure, compares=text, **shared).record() for figure, text in sides.items()}
+    return {
+        figure: Protocol(figure=figure, compares=text, notes=notes, **shared).record()
+        for figure, (text, notes) in sides.items()
+    }
+
+
+def to_file(record: dict[str, Any], statistics: Artifact, count: int) -> dict[str, Any]:
+    """The same record for a comparison with the images of the statistics' reference file."""
+    given = statistics.properties["reference"]
+    changed = {
+        "figure": f"{record['figure']}_reference",
+        "reference": f"images of {given['uri']}",
+        "reference_digest": str(given["sha256"]),
+        "reference_count": count,
+    }
+    return record | changed
+
+
+def of_reconstructed(network: dict[str, Any], images: Artifact, count: int, size: int) -> dict[str, Any]:
+    """Fréchet distance of reconstructions to their originals; `network` is what is known of the judge."""
+    square = _square(size)
+    return Protocol(
+        figure=Names.of(network).reconstructed,
+        compares="reconstructions, rounded to 8 bits, with their originals, as sets",
+        split="test",
+        count=count,
+        resize=f"{square}; then {network['preprocessing']}" if network.get("preprocessing") else square,
+        network=str(network["kind"]),
+        network_digest=str(network["digest"]),
+        reference="the original images",
+        reference_count=count,
+        reference_digest=images.digest,
+    ).record()
 
 
 def _compared(statistics: Artifact, size: int) -> dict[str, Any]:
@@ -169,6 +240,10 @@ def _compared(statistics: Artifact, size: int) -> dict[str, Any]:
     }
 
 
+def _divided(statistics: Artifact) -> str:
+    return " and ".join(str(name) for name in statistics.properties["halves"])
+
+
 def _kind_of_distance(statistics: Artifact) -> str:
     network = statistics.properties["network"]
     if network.get("published"):
@@ -176,12 +251,6 @@ def _kind_of_distance(statistics: Artifact) -> str:
     return (
         f"Fréchet distance of the {network['kind']}'s features; not FID, which is defined on the 2015 Inception network"
     )
-
-
-def sampling(samples: Artifact) -> dict[str, Any]:
-    """How the samples were drawn (temperature, guidance, filters), as their own artifact says."""
-    protocol = samples.properties.get("protocol", {})
-    return {key: value for key, value in protocol.items() if key != "count"}
 
 
 def _square(size: int) -> str:

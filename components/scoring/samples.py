@@ -1,25 +1,28 @@
-"""Figures of samples: which network looks at them, and what comes of comparing them with real images."""
+"""Figures of generated images: which network looks at them, and what comes of comparing them with real images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.api import Artifact, Context, Inputs
-from components.measuring.shards import DEVICE, FEATURES, HALVES, MOMENTS, SCORES, whole
-from components.scoring import parts, protocols
-from components.scoring.figures import Figures
+from components.measuring.shards import DEVICE, FEATURES, HALVES, MOMENTS, SCORES, SPATIAL, whole
+from components.scoring import featured, kept, parts, protocols
+from components.scoring.figures import JACKKNIFE, PARTS, WILSON, Figures
 from components.scoring.names import Names
+from components.scoring.sets import ImageSet
 from components.statistics import REFERENCE, read
 from vim_core import io
-from vim_core.errors import DataError
+from vim_core.config import ScoreConfig
+from vim_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from vim_core.metrics.gaussian import Gaussian
+    from vim_core.metrics.rules import Rules
     from vim_core.taps import TapSpec
 
-BLOCK = 64
-"""Images of a batch file in memory at once."""
+FIXED = "the real images are taken as they are"
 
 
 def network_of(inputs: Inputs) -> dict[str, Any]:
@@ -47,110 +50,154 @@ def tap_of(inputs: Inputs, ctx: Context) -> TapSpec | None:
     return spec
 
 
-def asked(inputs: Inputs) -> dict[str, int]:
-    """Splits of the Inception Score and images for precision and recall, as the statistics were made."""
+def asked(inputs: Inputs, rule: Rules, total: int) -> dict[str, Any]:
+    """Splits of the Inception Score, images for precision and recall, and sFID, as the statistics were made.
+
+    Raises `ConfigError` where rules want every image looked at and the statistics keep the features of fewer.
+    """
     config = inputs["statistics"].manifest.config if "statistics" in inputs else {}
-    return {"splits": int(config.get("score_splits", 0)), "features": int(config.get("features", 0))}
+    features = int(config.get("features", 0))
+    if rule.every and 0 < features < total:
+        raise ConfigError(
+            f"score.protocol={rule.name}: precision and recall look at all {total} samples, and "
+            f"statistics.features={features} keeps fewer; raise it, or set 0 to leave these figures out"
+        )
+    splits = rule.split_count(total, int(config.get("score_splits", 0))) if config else 0
+    return {"splits": splits, "features": features, "spatial": bool(config.get("spatial", False))}
 
 
-def add_samples(figures: Figures, judged: list[parts.Judged], inputs: Inputs, ctx: Context) -> None:
-    """Put the shards together: files `moments/samples.npz` and, if asked for, `inception_score/…` and `features/…`."""
+@dataclass(frozen=True)
+class Looked:
+    """What the shards of one set come to: sums by kind, features if they were kept, and the network's input size."""
+
+    of: ImageSet
+    results: list[str]
+    sums: dict[str, Any]
+    count: int
+    size: int
+    kept: Any
+
+    @property
+    def moments(self) -> Any:
+        """Moments of all images."""
+        return self.sums[MOMENTS]
+
+
+def add_samples(
+    figures: Figures, of: ImageSet, jobs: Sequence[parts.Judged], config: ScoreConfig, inputs: Inputs, ctx: Context
+) -> Looked:
+    """Put the shards of one set together: files `moments/<set>.npz` and, if asked for, those of the other kinds."""
+    from vim_core.metrics.rules import rules
+
+    records = [parts.load(job.result) for job in jobs]
+    looked = _looked(of, jobs, records)
+    for kind, part in looked.sums.items():
+        io.write_bytes(ctx.path(whole(of.file, kind)), part.to_bytes())
+    own = Figures(metrics={"samples": float(looked.count)})
+    made = protocols.Made(of.sampling, config.protocol)
+    if jobs[0].weights and all(record["labelled"] == record["count"] for record in records):
+        _add_accuracy(own, made, looked, sum(record["correct"] for record in records), inputs["classifier"])
+    if "statistics" in inputs:
+        statistics = inputs["statistics"]
+        _add_distances(own, made, looked, statistics, config.groups)
+        _add_score(own, made, looked, statistics, rules(config.protocol))
+        if FEATURES in looked.sums:
+            featured.add(own, made, looked.sums[FEATURES], of, inputs, config, looked.size)
+    figures.add(*_named(own, of.suffix))
+    return looked
+
+
+def _looked(of: ImageSet, jobs: Sequence[parts.Judged], records: list[dict[str, Any]]) -> Looked:
     from vim_core.metrics.parts import merged
 
-    records = [parts.load(job.result) for job in judged]
     count = sum(record["count"] for record in records)
-    filled = [job.result for job, record in zip(judged, records, strict=True) if record["count"]]
-    kinds = [MOMENTS, *(kind for kind, n in ((SCORES, judged[0].splits), (FEATURES, judged[0].features)) if n)]
+    filled = [job.result for job, record in zip(jobs, records, strict=True) if record["count"]]
+    if not filled:
+        raise DataError(f"score: there is no image among the {of.name}")
+    wanted = ((SCORES, jobs[0].splits), (FEATURES, jobs[0].features), (SPATIAL, jobs[0].spatial))
+    kinds = [MOMENTS, *(kind for kind, asked_for in wanted if asked_for)]
     sums = {kind: merged(parts.part_file(result, kind) for result in filled) for kind in kinds}
-    for kind, part in sums.items():
-        io.write_bytes(ctx.path(whole("samples", kind)), part.to_bytes())
-    figures.metrics["samples"] = float(count)
-    size = int(records[0]["size"])
-    if judged[0].weights and all(record["labelled"] == record["count"] for record in records):
-        accuracy = sum(record["correct"] for record in records) / count
-        record = protocols.of_samples(inputs["samples"], inputs["classifier"], count, size)
-        figures.add({"conditional_accuracy": accuracy}, {"conditional_accuracy": record})
-    if "statistics" in inputs:
-        _add_distance(figures, sums[MOMENTS], inputs["samples"], inputs["statistics"], size)
-        _add_score(figures, sums, inputs["samples"], inputs["statistics"], size)
-        _add_coverage(figures, sums, inputs["samples"], inputs["statistics"], size)
+    features = kept.gather(filled, "kept") if jobs[0].keep else None
+    return Looked(of, filled, sums, count, int(records[0]["size"]), features)
 
 
-def _add_distance(figures: Figures, moments: Any, samples: Artifact, statistics: Artifact, size: int) -> None:
+def _named(own: Figures, suffix: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """The same figures under names that end in the set's suffix, before _low, _high and _std."""
+
+    def name(key: str) -> str:
+        end = next((end for end in ("_low", "_high", "_std") if key.endswith(end)), "")
+        return f"{key.removesuffix(end)}{suffix}{end}"
+
+    return {name(k): v for k, v in own.metrics.items()}, {name(k): v for k, v in own.protocols.items()}
+
+
+def _add_accuracy(own: Figures, made: protocols.Made, looked: Looked, correct: int, classifier: Artifact) -> None:
+    from vim_core.metrics.intervals import share
+
+    record = protocols.of_samples(made, classifier, looked.count, looked.size)
+    own.put("conditional_accuracy", correct / looked.count, record, share(correct, looked.count), WILSON)
+
+
+def _add_distances(own: Figures, made: protocols.Made, looked: Looked, statistics: Artifact, groups: int) -> None:
     from vim_core.metrics.frechet import frechet_distance
 
-    files = dict(zip(("half_0", "half_1"), HALVES, strict=True)) | {"real": whole(str(statistics.properties["split"]))}
-    sets = {name: read(statistics.uri(path)) for name, path in files.items()}
-    name = Names.of(statistics.properties["network"]).distance
-    values = {
-        name: frechet_distance(moments, sets["real"]),
-        f"{name}_real_vs_real": frechet_distance(sets["half_0"], sets["half_1"]),
-    }
-    counts = {name: value.count for name, value in sets.items()} | {"samples": moments.count}
-    records = protocols.of_distance(samples, statistics, counts, size)
+    names = Names.of(statistics.properties["network"])
+    split = str(statistics.properties["split"])
+    how = JACKKNIFE.format(groups=groups, fixed=FIXED)
+
+    def put(name: str, moments: Any, features: Any, other: Any, record: dict[str, Any]) -> None:
+        value = frechet_distance(moments, other)
+        own.put(name, value, record, kept.interval_of(value, [(moments, features)], groups, other), how)
+
+    real = read(statistics.uri(whole(split)))
+    record = protocols.of_distance(made, statistics, (looked.moments.count, real.count), looked.size)
+    put(names.distance, looked.moments, looked.kept, real, record)
+    spatial = None
+    if SPATIAL in looked.sums:
+        spatial = kept.gather(looked.results, "kept-spatial") if looked.kept is not None else None
+        changed = {"figure": names.spatial, "notes": "sFID: spatial features of mixed_6/conv (Nash et al. 2021)"}
+        put(names.spatial, looked.sums[SPATIAL], spatial, read(statistics.uri(whole(split, SPATIAL))), record | changed)
     if "reference" in statistics.properties:
-        values[f"{name}_reference"] = frechet_distance(moments, _reference(statistics))
-        records[f"{name}_reference"] = protocols.of_reference(samples, statistics, moments.count, size)
-    figures.add(values, records)
+        given, given_spatial = _reference(statistics)
+        record = protocols.of_reference(made, statistics, looked.moments.count, looked.size)
+        put(f"{names.distance}_reference", looked.moments, looked.kept, given, record)
+        if given_spatial is not None and SPATIAL in looked.sums:
+            changed = {"figure": f"{names.spatial}_reference", "notes": "sFID: spatial features of mixed_6/conv"}
+            put(f"{names.spatial}_reference", looked.sums[SPATIAL], spatial, given_spatial, record | changed)
 
 
-def _reference(statistics: Artifact) -> Gaussian:
+def add_halves(figures: Figures, statistics: Artifact, size: int) -> None:
+    """What one half of the real images scores against the other."""
+    from vim_core.metrics.frechet import frechet_distance
+
+    halves = [read(statistics.uri(name)) for name in HALVES]
+    record = protocols.of_halves(statistics, (halves[0].count, halves[1].count), size)
+    figures.put(record["figure"], frechet_distance(halves[0], halves[1]), record)
+
+
+def _reference(statistics: Artifact) -> tuple[Gaussian, Gaussian | None]:
     from vim_core.metrics.reference import read_reference
 
     with io.fetched(statistics.uri(REFERENCE)) as path:
-        found = read_reference(path).gaussian
-    if found is None:
+        found = read_reference(path)
+    if found.gaussian is None:
         raise DataError(f"{statistics.uri(REFERENCE)} has no statistics: run statistics again with --force")
-    return found
+    return found.gaussian, found.spatial
 
 
-def _add_score(figures: Figures, sums: dict[str, Any], samples: Artifact, statistics: Artifact, size: int) -> None:
-    if SCORES not in sums:
+def _add_score(own: Figures, made: protocols.Made, looked: Looked, statistics: Artifact, rule: Rules) -> None:
+    from vim_core.metrics.intervals import student
+
+    if SCORES not in looked.sums:
         return
-    name = Names.of(statistics.properties["network"]).score
-    record = protocols.of_score(samples, statistics, sums[SCORES], size)
-    values = dict(zip((name, f"{name}_std"), sums[SCORES].score(), strict=True))
-    figures.add(values, {each: record | {"figure": each} for each in values})
-
-
-def _add_coverage(figures: Figures, sums: dict[str, Any], samples: Artifact, statistics: Artifact, size: int) -> None:
-    from vim_core.metrics.parts import merged
-    from vim_core.metrics.precision_recall import precision_recall
-
-    if FEATURES not in sums:
-        return
-    names = Names.of(statistics.properties["network"])
-    real = merged([statistics.uri(whole(str(statistics.properties["split"]), FEATURES))])
-    values = dict(
-        zip((names.precision, names.recall), precision_recall(real.features, sums[FEATURES].features), strict=True)
+    sums = looked.sums[SCORES]
+    splits = int(sums.counts.size)
+    record = protocols.of_score(made, statistics, sums, looked.size, rule.split_rule(splits))
+    value, deviation = sums.score()
+    half = student(splits - 1) * deviation / (splits - 1) ** 0.5 if splits > 1 else 0.0
+    interval = (value - half, value + half) if splits > 1 else None
+    own.put(record["figure"], value, record, interval, PARTS.format(parts=f"{splits} splits"))
+    own.add(
+        {f"{record['figure']}_std": deviation},
+        {f"{record['figure']}_std": record | {"figure": f"{record['figure']}_std"}},
     )
-    counts = {"samples": sums[FEATURES].count, "real": real.count}
-    figures.add(values, protocols.of_coverage(samples, statistics, counts, size))
-
-
-def write_batch_file(samples: Artifact, ctx: Context, max_pixels: int) -> None:
-    """All samples as one npz that guided-diffusion's evaluator reads, `batch.npz`, in the order of their tables.
-
-    Raises `DataError` for samples of unequal sizes.
-    """
-    from vim_core.data.images import decode
-    from vim_core.data.tables import ImageTable
-    from vim_core.metrics.reference import write_batch
-
-    table = ImageTable(samples.uris("images/"))
-    if not len(table):
-        raise DataError("score.batch_file: there is no sample to write")
-    height, width, channels = decode(table.image(0), max_pixels).shape
-
-    def blocks() -> Iterator[Any]:
-        import numpy as np
-
-        for start in range(0, len(table), BLOCK):
-            images = [decode(table.image(row), max_pixels) for row in range(start, min(start + BLOCK, len(table)))]
-            odd = next((image.shape for image in images if image.shape != (height, width, channels)), None)
-            if odd is not None:
-                raise DataError(f"score.batch_file: samples of {odd} and {(height, width, channels)} in one file")
-            yield np.stack(images)
-
-    with io.staged(ctx.path("batch.npz")) as path:
-        write_batch(str(path), blocks(), (len(table), height, width, channels))

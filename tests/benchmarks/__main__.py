@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.harness import NOT_MEASURED, RESULTS, Bench, Row, free, table, write
+from tests.benchmarks.imagenet import imagenet_rates
 from tests.benchmarks.ingesting import ingest_images
+from tests.benchmarks.sampling import sampling_bound, sampling_gpt2
 from tests.benchmarks.stage1 import stage1_base, stage1_generator, stage1_parti, stage1_whole
 from tests.benchmarks.stage2 import stage2_gpt2, stage2_memory, stage2_mfu
 from tests.benchmarks.statistics import statistics_features
@@ -37,9 +39,12 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Row]]] = {
         ingest_images,
         tokenize_beam,
         tokenize_processes,
+        imagenet_rates,
+        sampling_gpt2,
+        sampling_bound,
     )
 }
-GPU_ONLY = {"stage1_base", "stage2_mfu"}
+GPU_ONLY = {"stage1_base", "stage2_mfu", "sampling_bound"}
 """Their figures are shares of a GPU's peak: elsewhere they run at toy size and say 'not measured'."""
 
 

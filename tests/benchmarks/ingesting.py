@@ -72,7 +72,7 @@ def _ingested(folder: Path, rule: str, count: int) -> None:
 
 def _photos(folder: Path, count: int, real: bool, named: bool) -> list[Path]:
     """The files, in their order on disk."""
-    sources = _real() if real else [_made(seed) for seed in range(min(count, 64))]
+    sources = real_photos() if real else made_photos(min(count, 64))
     files = []
     for index in range(count):
         wnid = f"n{index % 100:08d}"
@@ -83,9 +83,15 @@ def _photos(folder: Path, count: int, real: bool, named: bool) -> list[Path]:
     return sorted(files)
 
 
-def _real() -> list[bytes]:
+def real_photos() -> list[bytes]:
+    """The original JPEGs below `VIM_TEST_DATA`."""
     with tarfile.open(Path(os.environ["VIM_TEST_DATA"]) / ARCHIVE) as tar:
         return [stream.read() for member in tar if (stream := tar.extractfile(member)) is not None]
+
+
+def made_photos(count: int) -> list[bytes]:
+    """JPEGs of ImageNet's usual size, made up."""
+    return [_made(seed) for seed in range(count)]
 
 
 def _made(seed: int) -> bytes:

@@ -1,4 +1,5 @@
-"""All 30,000 images of Tiny ImageNet through `ingest`: none is lost, and memory does not grow with their number."""
+"""All 30,000 images of Tiny ImageNet through `ingest`, `tokenize` and `statistics`: none is lost, and memory does not
+grow with their number."""
 
 from __future__ import annotations
 
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.cluster
 
 ARCHIVES = ("tiny_imagenet_train_100_per_class.tar.gz", "tiny_imagenet_val.tar.gz")
 SHARD = 1000
+
+Roots = dict[str, tuple[Path, dict[str, Any]]]
+"""By name: the root of an ingested table, and what its process said."""
 
 
 def samples(data: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -60,23 +64,35 @@ def shards(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ingested(source: Path, root: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.ingest_peak", str(source), str(root), "0.2"]
+    return measured(root, "tests.ingest_peak", str(source), str(root), "0.2")
+
+
+def measured(root: Path, *arguments: str) -> dict[str, Any]:
+    """What a process of its own says at its end."""
+    command = [sys.executable, "-m", *arguments]
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment(root), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-4000:]
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found
 
 
+@pytest.fixture(scope="module")
+def roots(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Roots:
+    """5,000 and 30,000 images taken in: where, and what the process said."""
+    few = tmp_path_factory.mktemp("few")
+    for shard in sorted(shards.iterdir())[2:30:6]:  # five, both kinds of names among them
+        (few / shard.name).hardlink_to(shard)
+    root = tmp_path_factory.mktemp("roots")
+    sources = {"small": few, "large": shards}
+    return {name: (root / name, ingested(source, root / name)) for name, source in sources.items()}
+
+
 def tables(root: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("out/**/*.parquet"))}
 
 
-def test_memory_is_flat_and_nothing_is_lost(shards: Path, tmp_path: Path) -> None:
-    few = tmp_path / "few"
-    few.mkdir()
-    for shard in sorted(shards.iterdir())[2:30:6]:  # five, both kinds of names among them
-        (few / shard.name).hardlink_to(shard)
-    small, large = ingested(few, tmp_path / "small"), ingested(shards, tmp_path / "large")
+def test_memory_is_flat_and_nothing_is_lost(shards: Path, roots: Roots, tmp_path: Path) -> None:
+    (_, small), (root, large) = roots["small"], roots["large"]
     assert (small["read"], large["read"]) == (5000, 30_000)
     for found in (small, large):
         assert found["read"] == found["written"] + found["dead_letter"]
@@ -86,8 +102,20 @@ def test_memory_is_flat_and_nothing_is_lost(shards: Path, tmp_path: Path) -> Non
     assert large["peak_kb"] < 1.2 * small["peak_kb"], (small["peak_kb"], large["peak_kb"])
     again = ingested(shards, tmp_path / "again")
     assert again["digest"] == large["digest"]
-    assert tables(tmp_path / "again") == tables(tmp_path / "large")
-    assert len(tables(tmp_path / "large")) == 17
+    assert tables(tmp_path / "again") == tables(root)
+    assert len(tables(root)) == 17
+
+
+@pytest.mark.parametrize("stage", ["tokenize", "statistics"])
+def test_memory_of_the_next_stages_is_flat(stage: str, roots: Roots, tmp_path: Path) -> None:
+    def run(name: str) -> dict[str, Any]:
+        images = roots[name][0] / "out" / "ingest"
+        return measured(tmp_path / name, "tests.table_peak", stage, str(images), str(tmp_path / name))
+
+    small, large = run("small"), run("large")
+    assert large["images"] > 5 * small["images"]
+    assert large["images"] == 30_000 or stage == "statistics"
+    assert large["peak_kb"] < 1.2 * small["peak_kb"], (small["peak_kb"], large["peak_kb"])
 
 
 def test_killed_and_run_again_gives_the_same_bytes_and_does_the_rest_only(shards: Path, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def test_two_pipelines_at_once_share_the_work(tmp_path: Path) -> None:
     with started(root, *arguments) as first, started(root, *arguments) as second:
         codes = [each.process.wait(timeout=900) for each in (first, second)]
         assert codes == [0, 0], "\n\n".join(each.text[-3000:] for each in (first, second))
-    for component in ("ingest", "quantize", "classify", "tokenize", "prior", "sample", "score", "probe"):
+    trained = ("quantize", "classify", "selector", "prior")
+    for component in ("ingest", *trained, "tokenize", "sample", "select", "score", "tradeoff", "probe"):
         assert len(manifests(root, component)) == 1, component
         assert len(attempts(root, component)) == 1, component
     for component in ("quantize", "prior"):

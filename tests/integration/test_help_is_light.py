@@ -35,7 +35,7 @@ def loaded_by(arguments: list[str], root: str) -> list[str]:
     return [str(name) for name in engines]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["presets"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["encode", "--help"], ["presets"]], ids=" ".join)
 def test_help_loads_no_engine(arguments: list[str], root: str) -> None:
     assert loaded_by(arguments, root) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io as memory
 import random
 import tarfile
@@ -33,6 +34,14 @@ WNIDS = ("n01440764", "n01443537", "n01484850")
 def picture(seed: int) -> bytes:
     noise = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return encoded(Image.fromarray(noise).resize((30, 36)), "JPEG")
+
+
+def bomb() -> bytes:
+    """A small PNG that says it has 60,000 x 60,000 pixels."""
+    made = bytearray(encoded(Image.new("RGB", (8, 8)), "PNG"))
+    made[16:24] = (60_000).to_bytes(4, "big") * 2
+    made[29:33] = zlib.crc32(made[12:29]).to_bytes(4, "big")
+    return bytes(made)
 
 
 def photos(train: int = 5, held: int = 2, named: bool = True) -> list[Photo]:
@@ -98,6 +107,61 @@ def test_every_layout_is_recognised_and_gives_the_same_table(layout: str, refere
     assert known["class_counts"] == {"train": [5, 5, 5], "test": [2, 2, 2]}
     if layout != "table":
         assert known["classes"] == (list(WNIDS) if layout != "webdataset" else ["0", "1", "2"])
+
+
+def compressed(source: Path, suffix: str = ".gz") -> Path:
+    """Every file compressed as a whole, in place of the plain one."""
+    for path in [path for path in source.rglob("*") if path.is_file()]:
+        name = path.name.removesuffix(".tar") if suffix == ".tgz" else path.name
+        path.with_name(name + suffix).write_bytes(gzip.compress(path.read_bytes()))
+        if suffix:
+            path.unlink()
+    return source
+
+
+@pytest.mark.parametrize(
+    ("layout", "suffix"), [("webdataset", ".gz"), ("webdataset", ".tgz"), ("tfrecord", ".gz"), ("tfrecord", "")]
+)
+def test_compressed_files_give_the_same_table(layout: str, suffix: str, reference: str, tmp_path: Path) -> None:
+    """Also where the name does not say that they are compressed."""
+    source = compressed(layouts.ALL[layout](tmp_path / "source", photos()), suffix)
+    outcome, ctx = taken(tmp_path, settings(source))
+    assert (outcome.properties["layout"], outcome.digest) == (layout, reference)
+    unpacked = {path: path.stat().st_mtime_ns for path in Path(ctx.work, "unpacked").iterdir()}
+    assert len(unpacked) == len(list(source.iterdir()))
+    again = ingest.run(settings(source), {}, ctx)
+    assert again.digest == reference
+    assert {path: path.stat().st_mtime_ns for path in unpacked} == unpacked
+
+
+def test_images_in_compressed_files_are_held_to_the_same_bounds(tmp_path: Path) -> None:
+    given = photos()
+    big = 1 << 21
+    bad = {0: picture(0) + random.Random(0).randbytes(big), 1: bomb(), 2: given[2].data[:-300]}
+    given = [Photo(p.stem, p.wnid, p.side, bad.get(i, p.data)) for i, p in enumerate(given)]
+    for layout in ("webdataset", "tfrecord"):
+        root = tmp_path / layout
+        source = compressed(layouts.ALL[layout](root / "source", given))
+        outcome, ctx = taken(root, settings(source, max_bad_share=0.2, max_bytes=big))
+        assert (outcome.properties["read"], outcome.properties["written"]) == (21, 18)
+        reasons = sorted(reason.split(": ")[0] for reason in letters(ctx).values())
+        assert reasons[0].startswith(f"{len(bad[0])} bytes are more than the {big} of ingest.max_bytes")
+        assert reasons[1].startswith("60000x60000 is more than the 100000000 pixels")
+        assert reasons[2].startswith("damaged image")
+
+
+@pytest.mark.parametrize("layout", ["parquet", "webdataset"])
+def test_content_is_read_once_all_of_it_is_unpacked(
+    layout: str, nameless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where naming follows listing without a shuffle between them, as with many files."""
+    from components.ingesting import scan
+
+    monkeypatch.setattr(scan, "PART", 2)
+    monkeypatch.setattr(scan, "FEW", 0)
+    source = layouts.ALL[layout](tmp_path / "source", photos(named=False))
+    outcome, _ = taken(tmp_path, settings(compressed(source) if layout == "webdataset" else source))
+    assert (outcome.properties["dead_letter"], outcome.digest) == (0, nameless[0].digest)
 
 
 @pytest.fixture(scope="module")
@@ -279,11 +343,8 @@ def test_every_oddity_of_imagenet_is_kept_as_it_is(tmp_path: Path) -> None:
         "long": encoded(noise.resize((6000, 3)), "JPEG"),
     }
     given = [Photo(f"{WNIDS[0]}_{i}", WNIDS[0], "train", data) for i, data in enumerate(odd.values())]
-    bomb = bytearray(encoded(Image.new("RGB", (8, 8)), "PNG"))
-    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
-    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     extra = [
-        Photo(f"{WNIDS[0]}_77", WNIDS[0], "train", bytes(bomb)),
+        Photo(f"{WNIDS[0]}_77", WNIDS[0], "train", bomb()),
         Photo("ILSVRC2012_val_00000001", WNIDS[0], "val", picture(1)),
     ]
     outcome, ctx = taken(tmp_path, settings(layouts.ilsvrc(tmp_path / "source", given + extra), max_bad_share=0.2))

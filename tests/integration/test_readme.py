@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import SmokeRun
 from tests.support import REPOSITORY, vimctl
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SERVERS = ("vimctl ui", "dagster dev")
 """Commands that serve until they are stopped; tests/cluster/test_dagster_ui.py starts them."""
 
@@ -47,10 +49,31 @@ def copied(smoke_run: SmokeRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A copy of the smoke run's root: these commands retire and replace artifacts that other tests look at."""
     root = tmp_path_factory.mktemp("readme") / "root"
     shutil.copytree(smoke_run.root, root)
+    Image.linear_gradient("L").convert("RGB").save(root / "PICTURE.jpg")
     return root
+
+
+def concrete(line: str, root: Path) -> list[str]:
+    """The command with its placeholders filled: files of the smoke run, outputs beside them."""
+    line = line.replace("--preset digits", "--preset smoke").replace("compare digits", "compare smoke")
+    for component in ("quantize", "sample"):
+        made = sorted(manifest.parent for manifest in (root / component).glob("*/manifest.json"))
+        line = line.replace(f"artifacts/{component}/FINGERPRINT", str(made[0]))
+    line = line.replace("OTHER-RUN", f"{root / 'reports' / 'smoke'} --out {root / 'compare.html'}")
+    own = {"PICTURE.jpg", "samples.npz", "imported", "again", "my-tokenizer"}
+    return [str(root / word) if word in own else word for word in shlex.split(line)]
 
 
 @pytest.mark.parametrize("line", short())
 def test_command_runs(copied: Path, line: str) -> None:
-    finished = vimctl(*shlex.split(line.replace("--preset digits", "--preset smoke")), root=copied)
+    finished = vimctl(*concrete(line, copied), root=copied)
     assert finished.text.strip()
+
+
+def test_the_lines_of_python_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a reader would: in the folder with the picture, after the export above."""
+    (lines,) = PYTHON.findall((REPOSITORY / "README.md").read_text())
+    monkeypatch.chdir(copied)
+    exec(compile(lines, "README.md", "exec"), {})
+    with Image.open(copied / "again.png") as picture:
+        assert picture.size == (32, 32)

@@ -12,18 +12,21 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmokeRun
-from tests.support import manifests, results, vimctl
+from tests.support import file_of, manifests, results, vimctl
 
 COMPONENTS = {
     "ingest",
     "classify",
+    "selector",
     "statistics",
     "quantize",
     "tokenize",
     "reconstruct",
     "prior",
     "sample",
+    "select",
     "score",
+    "tradeoff",
     "probe",
     "report",
 }
@@ -104,10 +107,22 @@ def test_the_models_learned_something(smoke_run: SmokeRun, smoke_config: Any) ->
     assert found["samples"]["fd_classifier"] > 0
 
 
+def test_selection_and_its_curves_are_whole(smoke_run: SmokeRun, smoke_config: Any) -> None:
+    config, made = smoke_config.tradeoff, smoke_run.manifests["tradeoff"]
+    found = json.loads(file_of(smoke_run.root, made, "tradeoff.json").read_text())
+    assert len(found["points"]) == len(config.guidances) * len(config.acceptances)
+    assert {point["count"] for point in found["points"]} == {10 * config.count}
+    assert all(point["fd_low"] <= point["fd"] <= point["fd_high"] for point in found["points"])
+    selected = smoke_run.manifests["select"]["properties"]
+    assert selected["splits"] == {"accepted-1.0": 30, "accepted-0.5": 30}
+    assert found["selector"] == selected["selector"] == smoke_run.manifests["selector"]["digest"]
+    assert found["judge"] == smoke_run.manifests["classify"]["digest"] != found["selector"]
+
+
 def test_training_says_how_it_ran(smoke_run: SmokeRun) -> None:
     ways = {name: smoke_run.manifests[name]["properties"]["trained_by"] for name in ("quantize", "prior")}
     assert set(ways.values()) == {"Ray Train, 1 worker process(es)"}, ways
-    ways = {name: smoke_run.manifests[name]["properties"]["trained_by"] for name in ("classify", "probe")}
+    ways = {name: smoke_run.manifests[name]["properties"]["trained_by"] for name in ("classify", "selector", "probe")}
     assert set(ways.values()) == {"Ray Train local mode"}, ways
 
 
@@ -163,7 +178,7 @@ def test_mlflow_has_pictures_and_lineage(smoke_run: SmokeRun) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{smoke_run.root}/mlflow.db")
-    for name in ("quantize", "sample"):
+    for name in ("quantize", "sample", "select"):
         pending: list[str] = [""]
         files: list[str] = []
         while pending:
@@ -218,6 +233,6 @@ def test_another_dropout_runs_the_prior_and_what_follows(smoke_run: SmokeRun) ->
     vimctl("run", "--preset", "smoke", "prior.dropout=0.3", root=smoke_run.root)
     reused = results(smoke_run.root)["reused"]
     again = {name for name, was_reused in reused.items() if not was_reused}
-    assert again - {"report"} == {"prior", "sample", "score", "probe"}
+    assert again - {"report"} == {"prior", "sample", "select", "score", "tradeoff", "probe"}
     assert len(manifests(smoke_run.root, "prior")) == 2
     assert len(manifests(smoke_run.root, "quantize")) == 1

@@ -6,19 +6,20 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import stage1, stage2
+from tests.benchmarks import sampling, stage1, stage2
 from tests.benchmarks.harness import NOT_MEASURED, RESULTS, Bench, Row
 from tests.benchmarks.plain import PlainStep
 from tests.benchmarks.shapes import TOY, VIM_BASE, Stage2, toy_stage1, toy_stage2
 from tests.unit.vim_core import tiny
 from vim_core.models.prior import ImagePrior
 
-BY_BEAM = ("ingest_images", "tokenize_beam", "tokenize_processes")
+BY_BEAM = ("ingest_images", "tokenize_beam", "tokenize_processes", "imagenet_rates")
 """They start pipelines and processes: tests/integration/test_benchmarks_by_beam.py."""
 
 FIELDS = ["name", "value", "unit", "peer", "peer_value", "ratio", "device", "dtype", "shape", "torch"]
@@ -64,9 +65,10 @@ def test_shares_of_a_gpu_are_never_claimed_by_a_cpu(tmp_path: Path) -> None:
 
 
 def test_a_missing_peer_leaves_our_figure_and_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (stage1, stage2):
+    for module in (stage1, stage2, sampling):
         monkeypatch.setattr(module, "installed", lambda name: False)
-    rows = stage1.stage1_parti(bench(tmp_path)) + stage2.stage2_gpt2(bench(tmp_path))
+    run = bench(tmp_path)
+    rows = [*stage1.stage1_parti(run), *stage2.stage2_gpt2(run), *sampling.sampling_gpt2(run)]
     for row in rows:
         assert isinstance(row.value, float)
         assert (row.peer_value, row.ratio) == (NOT_MEASURED, NOT_MEASURED)
@@ -127,6 +129,29 @@ def test_counted_bytes_are_sixteen_a_parameter() -> None:
     shape = toy_stage2()
     model = ImagePrior(shape.shape())
     assert stage2.counted_bytes(shape) == 16 * sum(p.numel() for p in model.parameters())
+
+
+def test_bytes_of_a_decoding_step_are_weights_and_half_a_cache() -> None:
+    shape = Stage2("VIM-Base", VIM_BASE, 64)
+    products = sum(m.weight.numel() for m in stage2_linears(shape))
+    assert sampling.step_bytes(shape, 0) == 2 * products
+    whole = 64 * 24 * 2 * 1536 * 1024 * 2
+    assert sampling.step_bytes(shape, 64) - 2 * products == pytest.approx(whole / 2, rel=2e-3)
+
+
+def stage2_linears(shape: Stage2) -> list[torch.nn.Linear]:
+    with torch.device("meta"):
+        model = ImagePrior(shape.shape())
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+
+
+def test_generate_draws_as_many_codes_of_the_vocabulary() -> None:
+    shape = toy_stage2()
+    for cache in ("default", "static"):
+        codes: Any = sampling.theirs(shape, torch.float32, torch.device("cpu"), cache)()
+        assert codes.shape == (shape.batch, 1 + shape.side**2)
+    ours: Any = sampling.ours(shape, torch.float32, torch.device("cpu"))()
+    assert ours.shape == (shape.batch, shape.side**2)
 
 
 def test_sides_take_turns(tmp_path: Path) -> None:

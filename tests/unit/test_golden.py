@@ -17,7 +17,7 @@ import torch
 
 from components import registry
 from tests.unit.vim_core import tiny
-from vim_core.config import AugmentConfig, TrainConfig
+from vim_core.config import AugmentConfig, ProbeConfig, TrainConfig
 from vim_core.data import digits
 from vim_core.data.augment import augmented
 from vim_core.data.images import decode, to_tensor
@@ -25,13 +25,18 @@ from vim_core.metrics.codebook import perplexity, usage
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.moments import Moments
 from vim_core.metrics.reconstruction import psnr, ssim
+from vim_core.models.prior import model_config
+from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import Tokenizer
+from vim_core.rejection import accepted
 from vim_core.sampling import Sampler, Settings
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
-from vim_core.tasks.probe import features, linear_probe
+from vim_core.tasks.probe import ProbeTask
+from vim_core.tasks.probe_data import ProbeData
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+from vim_core.tradeoff import around, distances, resamples, smallest, wilson
 
 GOLDEN = Path(__file__).with_name("golden.json")
 Figures = list[float]
@@ -92,7 +97,8 @@ def reconstruct(folder: Path) -> Figures:
 
 
 def sample(folder: Path) -> Figures:
-    sampler = Sampler(tiny.prior_network(), Settings(seed=3, temperature=0.9, top_k=7, top_p=0.95, guidance=1.5), 4)
+    settings = Settings(seed=3, temperature=0.9, top_k=7, top_p=0.95, guidance=1.5)
+    sampler = Sampler(tiny.prior_network(null_trained=True), settings, 4)
     return [float(code) for code in sampler.group(1, torch.tensor([0, 1, 2, 0])).flatten()]
 
 
@@ -112,17 +118,60 @@ def score(folder: Path) -> Figures:
     return [*pictures, usage(codes, 8, 4), perplexity(np.bincount(codes.ravel())), distance]
 
 
+def select(folder: Path) -> Figures:
+    rng = np.random.default_rng(0)
+    keys, scores = [f"{i:03d}" for i in range(40)], rng.integers(0, 8, 40) / 8
+    kept = accepted(keys, np.arange(40) % 2, scores, 2, 3, [1.0, 0.5, 0.15])
+    return [float(row) for rows in kept.values() for row in rows]
+
+
+def tradeoff(folder: Path) -> Figures:
+    rng = np.random.default_rng(0)
+    features, reference = rng.normal(size=(24, 3)), Moments.from_batch(rng.normal(size=(30, 3)))
+    rows = resamples(3, 20, 2, 12)
+    found = np.stack([distances(features * scale, rows, reference) for scale in (0.7, 1.0, 1.4)])
+    best = smallest([1.0, 2.0, 3.0], [0.5, 0.2, 0.4], found, 0.9)
+    return [
+        *wilson(19, 24, 0.9),
+        *(around(0.3, found[1], 0.9) or ()),
+        *found[0],
+        best.low,
+        best.high,
+        *best.shares.values(),
+    ]
+
+
 def probe(folder: Path) -> Figures:
-    pooled = features(tiny.prior_network(), torch.arange(60).view(10, 6) % 11)
-    labels = torch.arange(10) % 2
-    validation = torch.arange(10) % 5 == 0
-    result = linear_probe((pooled[1], labels), (pooled[1], labels), 2, [1e-3, 1e-1], validation, 20, 8, 0.1, 0)
-    return [float(pooled.sum()), float(pooled.square().sum()), result.accuracy, result.weight_decay]
+    network = tiny.prior_network()
+    files = folder / "model.safetensors", folder / "config.json"
+    files[0].write_bytes(to_bytes(network))
+    files[1].write_bytes(model_config(network.shape))
+    rng = np.random.default_rng(0)
+    tables = [
+        tiny.code_table(folder / split, rng.integers(0, 11, (count, 6)), np.arange(count) % 2, 11, split)
+        for split, count in (("train", 24), ("test", 8))
+    ]
+    config = ProbeConfig(steps=6, batch=8, precision="fp32", validation_share=0.4)
+    data = ProbeData(tables[:1], tables[1:], (str(files[0]), str(files[1])), 2)
+    return trained(ProbeTask(config, data, tiny.runtime()))
 
 
 RUNS: dict[str, Callable[[Path], Figures]] = {
     run.__name__: run
-    for run in (ingest, classify, statistics, quantize, tokenize, reconstruct, prior, sample, score, probe)
+    for run in (
+        ingest,
+        classify,
+        statistics,
+        quantize,
+        tokenize,
+        reconstruct,
+        prior,
+        sample,
+        select,
+        score,
+        tradeoff,
+        probe,
+    )
 }
 
 

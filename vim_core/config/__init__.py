@@ -19,6 +19,7 @@ from vim_core.config.quantize import (
     QuantizeConfig,
     RestartConfig,
 )
+from vim_core.config.selecting import NetworkConfig, SelectConfig, SelectorConfig, TradeoffConfig
 from vim_core.config.training import AugmentConfig, OptimConfig, StackConfig, TrainConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "IngestConfig",
     "LeCamConfig",
     "LossConfig",
+    "NetworkConfig",
     "OptimConfig",
     "PipelineConfig",
     "PriorConfig",
@@ -41,9 +43,12 @@ __all__ = [
     "RunConfig",
     "SampleConfig",
     "ScoreConfig",
+    "SelectConfig",
+    "SelectorConfig",
     "StackConfig",
     "StatisticsConfig",
     "TokenizeConfig",
+    "TradeoffConfig",
     "TrainConfig",
     "one_of",
     "require",

@@ -25,6 +25,9 @@ class IngestConfig:
     `keys: auto` names an image by its ILSVRC stem where its file has one, else by its content, so that every layout of
     the same data gives the same keys; `content` never looks at the name, `path` keeps the path below the source.
 
+    Images of more than `max_pixels` pixels or `max_bytes` bytes are set aside; a compressed file of many images that
+    unpacks to more than `max_expansion` times its size is refused.
+
     `class_list` and `val_labels` are paths or URIs of ILSVRC's class list (wnids and names) and of the classes of its
     held-out images, in the forms of components/ingesting/labels.py.
     """
@@ -48,6 +51,8 @@ class IngestConfig:
     max_bad_share: float = 0.01
     max_pixels: int = 100_000_000
     max_bytes: int = 1 << 28
+    # A limit that is kept changes nothing.
+    max_expansion: int = where(100)
 
     def __post_init__(self) -> None:
         one_of("ingest.split", self.split, ("hash", "folders", "lists"))
@@ -62,7 +67,7 @@ class IngestConfig:
         )
         require(0 < self.test_fraction < 1, "ingest.test_fraction", self.test_fraction, "must lie in (0, 1)")
         require(0 <= self.max_bad_share <= 1, "ingest.max_bad_share", self.max_bad_share, "must lie in [0, 1]")
-        for most in ("shards", "max_pixels", "max_bytes"):
+        for most in ("shards", "max_pixels", "max_bytes", "max_expansion"):
             require(getattr(self, most) > 0, f"ingest.{most}", getattr(self, most), "must be positive")
 
 
@@ -78,7 +83,8 @@ class StatisticsConfig:
     published network of FID), after bringing images to squares of `image_size` (0: as they are). `score_splits` (0:
     none) is over how many splits of the images an Inception Score is averaged, `features` (0: none) how many images
     at most precision and recall look at. `reference` names a file of published statistics to compare samples with
-    besides; `reference_sha256` saves asking whether it changed. `export` writes the split's as mu and sigma.
+    besides; `reference_sha256` saves asking whether it changed. `export` writes the split's as mu and sigma. `spatial`
+    keeps the moments of the network's spatial features too, which sFID compares (only of inception).
     """
 
     network: str = "classifier"
@@ -93,6 +99,7 @@ class StatisticsConfig:
     reference: str = where("")
     reference_sha256: str = ""
     export: bool = False
+    spatial: bool = False
     batch: int = 64
 
     def __post_init__(self) -> None:
@@ -100,6 +107,8 @@ class StatisticsConfig:
         require(bool(self.halves), "statistics.halves", self.halves, "must name a split")
         require(self.score_splits >= 0, "statistics.score_splits", self.score_splits, "must be 0 (none) or positive")
         require(self.features >= 0, "statistics.features", self.features, "must be 0 (none) or positive")
+        rule = "sFID's spatial features are of statistics.network=inception"
+        require(not self.spatial or self.network == "inception", "statistics.spatial", self.spatial, rule)
         rule = "has no use without statistics.reference"
         require(
             bool(self.reference) or not self.reference_sha256,

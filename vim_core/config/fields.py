@@ -13,6 +13,11 @@ def where(default: Any) -> Any:
     return field(default=default, metadata={"where": True})
 
 
+def later(default: Any) -> Any:
+    """A field that joined its class after models were saved: a file without it means the default."""
+    return field(default=default, metadata={"later": True})
+
+
 def require(condition: bool, key: str, value: object, rule: str) -> None:
     """Raise `ConfigError` naming the key, its value and the rule unless `condition` holds."""
     if not condition:

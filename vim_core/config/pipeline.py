@@ -9,6 +9,7 @@ from vim_core.config.fields import one_of, require, where
 from vim_core.config.judging import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
 from vim_core.config.prior import PriorConfig, SampleConfig
 from vim_core.config.quantize import QuantizeConfig
+from vim_core.config.selecting import SelectConfig, SelectorConfig, TradeoffConfig, trained_alike
 
 
 @dataclass
@@ -64,13 +65,16 @@ class PipelineConfig:
     run: RunConfig = field(default_factory=RunConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    selector: SelectorConfig = field(default_factory=SelectorConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    tradeoff: TradeoffConfig = field(default_factory=TradeoffConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
@@ -78,9 +82,12 @@ class PipelineConfig:
         judged = "statistics" in self.components and self.statistics.network == "classifier"
         rule = "statistics.network=classifier needs classify: add it to the components, or choose another network"
         require(not judged or "classify" in self.components, "components", self.components, rule)
+        both = {"classify", "selector"} <= set(self.components)
+        rule = "is that of classify, and so are all other settings: what selects must not judge; give it another seed"
+        require(not (both and trained_alike(self.classify, self.selector)), "selector.seed", self.selector.seed, rule)
         if self.ingest.labelled:
             return
-        for name in ("classify", "probe"):
+        for name in ("classify", "selector", "select", "tradeoff", "probe"):
             rule = f"{name} needs classes, and ingest.labelled=false"
             require(name not in self.components, "components", self.components, rule)
         rule = "needs classes, and ingest.labelled=false; set prior.conditional=false"

@@ -45,7 +45,12 @@ class PriorConfig(TrainConfig):
 
 @dataclass
 class SampleConfig:
-    """Images drawn from the prior; labels are balanced over the classes."""
+    """Images drawn from the prior; labels are balanced over the classes.
+
+    `guidance_schedule` lets guidance rise from code to code (see `vim_core.sampling.guidance_scales`), the faster at
+    first the smaller `guidance_power`. `classes` are names, or numbers written as text ("3"); empty for all.
+    With `prefix` above 0, the images are held-out ones whose upper rows of codes are given: this share of them.
+    """
 
     count: int = 1000
     seed: int = 0
@@ -53,6 +58,10 @@ class SampleConfig:
     top_k: int = 0
     top_p: float = 1.0
     guidance: float = 1.0
+    guidance_schedule: str = "constant"
+    guidance_power: float = 1.0
+    classes: list[str] = field(default_factory=list)
+    prefix: float = 0.0
     lanes: int = 64
     precision: str = "fp32"
     shards: int = 4
@@ -62,5 +71,14 @@ class SampleConfig:
         require(self.temperature > 0, "sample.temperature", self.temperature, "must be positive")
         require(0 < self.top_p <= 1, "sample.top_p", self.top_p, "must lie in (0, 1]")
         require(self.top_k >= 0, "sample.top_k", self.top_k, "must be 0 (off) or positive")
+        one_of("sample.guidance_schedule", self.guidance_schedule, ("constant", "linear", "cosine"))
+        require(self.guidance_power > 0, "sample.guidance_power", self.guidance_power, "must be positive")
+        rule = "is for a guidance_schedule that rises; set sample.guidance_schedule=linear or cosine"
+        rises = self.guidance_schedule != "constant"
+        require(rises or self.guidance_power == 1, "sample.guidance_power", self.guidance_power, rule)
+        rule = "needs sample.guidance other than 1"
+        require(self.guidance != 1 or not rises, "sample.guidance_schedule", self.guidance_schedule, rule)
+        require(0 <= self.prefix < 1, "sample.prefix", self.prefix, "must be 0 (nothing is given) or a share below 1")
         require(self.lanes > 0, "sample.lanes", self.lanes, "must be positive")
+        require(self.shards > 0, "sample.shards", self.shards, "must be positive")
         one_of("sample.precision", self.precision, ("fp32", "bf16"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import one_of, require, where
+from vim_core.config.fields import later, one_of, require, where
 from vim_core.config.training import AugmentConfig, OptimConfig, StackConfig, TrainConfig
 
 
@@ -130,6 +130,10 @@ class QuantizeConfig(TrainConfig):
     encoder and codebook to start from; its decoder too with `init_decoder: load`, else the decoder is new and may have
     another size. `freeze_encoder` leaves encoder and codebook as they are, so that codes stay the same bit for bit: how
     Parti gives a trained tokenizer a larger decoder without logit-laplace (arXiv 2206.10789, section 2.1).
+
+    `tanh` says where the paper's tanh is ("at the output of the transformer blocks", section 3.1): in a two-layer
+    `head` behind either stack, or inside the `blocks`, in the place of GELU and with no head, as enhancing-transformers
+    reads it, whose published weights need that.
     """
 
     image_size: int = 256
@@ -141,6 +145,7 @@ class QuantizeConfig(TrainConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    tanh: str = later("head")
     encode_batch: int = 32
     # Where the weights lie does not matter, what they are does: their digest enters the fingerprint.
     init_from: str = where("")
@@ -151,6 +156,7 @@ class QuantizeConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("quantize.positions", self.positions, ("learned", "sincos"))
+        one_of("quantize.tanh", self.tanh, ("head", "blocks"))
         rule = f"must be divisible by quantize.patch={self.patch}"
         require(self.image_size % self.patch == 0, "quantize.image_size", self.image_size, rule)
         if self.loss.adversarial > 0 and self.discriminator.kind == "stylegan":

@@ -18,14 +18,19 @@ def usage(codes: NDArray[Any], vocabulary: int, batch: int = 256) -> float:
     images than one batch and for codes outside the vocabulary.
     """
     counted = _checked(codes, vocabulary)
+    return float(np.mean(usages(counted, vocabulary, batch)))
+
+
+def usages(codes: NDArray[Any], vocabulary: int, batch: int = 256) -> list[float]:
+    """The share of every full batch, whose mean `usage` is; raises as it does."""
+    counted = _checked(codes, vocabulary)
     full = counted.shape[0] // batch
     if full == 0:
         raise DataError(
             f"codebook usage is defined on {batch} images and there are {counted.shape[0]}: hold out more test images"
             " or set score.usage_batch"
         )
-    shares = [np.unique(counted[i * batch : (i + 1) * batch]).size / vocabulary for i in range(full)]
-    return float(np.mean(shares))
+    return [np.unique(counted[i * batch : (i + 1) * batch]).size / vocabulary for i in range(full)]
 
 
 def histogram(codes: NDArray[Any], vocabulary: int) -> NDArray[np.int64]:

@@ -74,6 +74,19 @@ class Moments:
         between = np.outer(step, step) * (self.count * (other.count / count))
         return Moments(count, mean, self.m2 + other.m2 + between)
 
+    def without(self, part: Moments) -> Moments:
+        """Moments of the rest, where `part` are of some of these vectors; the inverse of `merge` up to rounding.
+
+        Raises `DataError` where the dimensions differ or nothing is left.
+        """
+        count = self.count - part.count
+        if self.dim != part.dim or count < 1:
+            raise DataError(f"{part.count} vectors of dimension {part.dim} are no part of {self.count} of {self.dim}")
+        mean = self.mean + (self.mean - part.mean) * (part.count / count)
+        step = part.mean - mean
+        between = np.outer(step, step) * (count * (part.count / self.count))
+        return Moments(count, mean, self.m2 - part.m2 - between)
+
     def to_bytes(self) -> bytes:
         """An npz file with count, mean and m2; equal moments give equal bytes."""
         stream = io.BytesIO()

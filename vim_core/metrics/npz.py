@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +44,12 @@ def unpack(data: bytes, expected: Mapping[str, tuple[str, int]], what: str) -> d
         if found.dtype != np.dtype(dtype) or found.ndim != dimensions:
             raise DataError(f"not {what} ({name} is {found.dtype} of shape {found.shape}): run statistics again")
     return arrays
+
+
+def arrays(data: bytes, names: Sequence[str], what: str) -> dict[str, Any]:
+    """The arrays of these names, of any kind; raises as `unpack`."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"not {what} ({error})") from error

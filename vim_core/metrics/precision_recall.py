@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from vim_core.errors import DataError
 from vim_core.metrics import npz
+from vim_core.metrics.distances import Array, radii, squares
 
 Features = NDArray[np.float32]
 NEIGHBOURS = 3
@@ -87,30 +87,21 @@ def precision_recall(real: NDArray[Any], made: NDArray[Any], neighbours: int = N
     neighbour; recall the same with the sides exchanged. Distances are float64. Raises `DataError` for unequal
     dimensions and for sides of no more vectors than neighbours.
     """
+    precise, recalled = within_reach(real, made, neighbours)
+    return float(precise.mean()), float(recalled.mean())
+
+
+def within_reach(
+    real: NDArray[Any], made: NDArray[Any], neighbours: int = NEIGHBOURS
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The same vector by vector: which generated ones [M] lie among the real, and which real ones [N] among those."""
     x, y = np.asarray(real, np.float64), np.asarray(made, np.float64)
     if x.shape[1:] != y.shape[1:]:
         raise DataError(f"features of shapes {x.shape} and {y.shape} do not compare: they come from two networks")
     if min(len(x), len(y)) <= neighbours:
         raise DataError(f"precision and recall need more than {neighbours} images a side: {len(x)} and {len(y)}")
-    return _inside(y, x, _radii(x, neighbours)), _inside(x, y, _radii(y, neighbours))
+    return _inside(y, x, radii(x, neighbours, BLOCK)), _inside(x, y, radii(y, neighbours, BLOCK))
 
 
-def _squares(rows: NDArray[np.float64], others: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Squared distances from blocks of `rows` to all `others`, around their mean so that large offsets cost nothing."""
-    centre = others.mean(axis=0)
-    others = others - centre
-    lengths = np.square(others).sum(axis=1)
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK] - centre
-        yield np.square(block).sum(axis=1)[:, None] + lengths - 2 * block @ others.T
-
-
-def _radii(vectors: NDArray[np.float64], neighbours: int) -> NDArray[np.float64]:
-    """Squared distance of each vector to its `neighbours`-th nearest; the nearest of all is the vector itself."""
-    parts = [np.partition(squares, neighbours, axis=1)[:, neighbours] for squares in _squares(vectors, vectors)]
-    return np.concatenate(parts)
-
-
-def _inside(vectors: NDArray[np.float64], centres: NDArray[np.float64], radii: NDArray[np.float64]) -> float:
-    found = [(squares <= radii).any(axis=1) for squares in _squares(vectors, centres)]
-    return float(np.concatenate(found).mean())
+def _inside(vectors: Array, centres: Array, reach: Array) -> NDArray[np.bool_]:
+    return np.concatenate([(tile <= reach).any(axis=1) for tile in squares(vectors, centres, BLOCK)])

@@ -73,10 +73,11 @@ def images_of(path: str, block: int = BLOCK) -> Iterator[NDArray[np.uint8]]:
             yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
 
 
-def write_reference(path: str, gaussian: Gaussian) -> None:
-    """Statistics as the usual npz of `mu` and `sigma`, with `count` beside them where it is known."""
+def write_reference(path: str, gaussian: Gaussian, spatial: Gaussian | None = None) -> None:
+    """Statistics as the usual npz of `mu` and `sigma` (sFID's `mu_s`, `sigma_s`), with `count` where it is known."""
+    sides = _named(gaussian, "") | (_named(spatial, "_s") if spatial is not None else {})
     with open(path, "wb") as stream:
-        np.savez(stream, **_named(gaussian, ""), **_counted(gaussian.count))
+        np.savez(stream, **sides, **_counted(gaussian.count))
 
 
 def write_batch(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vim_core.data.tables import hashed
 from vim_core.metrics.inception_score import ScoreSums
@@ -27,6 +29,11 @@ def split_of(key: str, splits: int) -> int:
     return hashed("score split", key) % splits
 
 
+def group_of(key: str, groups: int) -> int:
+    """Which group an image belongs to where an interval is taken from what groups of images score."""
+    return hashed("group", key) % groups
+
+
 def rank_of(key: str) -> int:
     """Where an image stands in the order in which features are kept for precision and recall, 0 to 2^64 - 1."""
     return hashed("features", key) >> 192
@@ -46,6 +53,7 @@ class Sums:
         splits: splits of the Inception Score, 0 for none.
         features: images at most in the sample of features, 0 for none.
         padded: the trees begin with an empty leaf; another tree would move the last bits of what was measured before.
+        spatial: dimension of the spatial features of sFID, 0 for none.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class Sums:
         splits: int = 0,
         features: int = 0,
         padded: bool = False,
+        spatial: int = 0,
     ) -> None:
         self.dim, self.splits = dim, splits
         self.trees: list[dict[tuple[int, int], Moments]] = [{} for _ in range(3 if halves else 1)]
@@ -64,26 +73,34 @@ class Sums:
             self._grow([Moments.empty(dim)] * len(self.trees))
         self.scores = ScoreSums.empty(splits, classes) if splits else None
         self.sample = FeatureSample.empty(dim, features) if features else None
+        self.spatial = Sums(spatial) if spatial else None
         self.count = 0
         self._keys: list[str] = []
         self._waiting: list[Any] = []
 
-    def add(self, keys: Sequence[str], taken: Taken) -> None:
-        """Take in a batch of images by key. Raises `DataError` for features that are not finite."""
+    def add(self, keys: Sequence[str], taken: Taken, splits: NDArray[np.int64] | None = None) -> None:
+        """Take in a batch of images by key; `splits` [N] where the score's are not those of `split_of`.
+
+        Raises `DataError` for features that are not finite.
+        """
         self.count += len(keys)
         self._keys += keys
         self._waiting.append(taken.features.numpy())
         if self.scores is not None:
-            split = np.array([split_of(key, self.splits) for key in keys], dtype=np.int64)
-            self.scores = self.scores.merge(ScoreSums.from_batch(taken.logits, split, self.splits))
+            if splits is None:
+                splits = np.array([split_of(key, self.splits) for key in keys], dtype=np.int64)
+            self.scores = self.scores.merge(ScoreSums.from_batch(taken.logits, splits, self.splits))
+        if self.spatial is not None and taken.spatial is not None:
+            self.spatial.add(keys, replace(taken, features=taken.spatial, spatial=None))
         if len(self._keys) >= self.dim:
             self._flush()
 
     def parts(self) -> list[Any]:
-        """Moments of all images, then of the halves, score sums, feature sample: those that were asked for."""
+        """Moments of all images, of the halves, score sums, feature sample, spatial moments: what was asked for."""
         self._flush()
         moments = [total(tree) if tree else Moments.empty(self.dim) for tree in self.trees]
-        return [*moments, *(part for part in (self.scores, self.sample) if part is not None)]
+        spatial = self.spatial.parts() if self.spatial is not None else []
+        return [*moments, *(part for part in (self.scores, self.sample) if part is not None), *spatial]
 
     def _flush(self) -> None:
         if not self._keys:

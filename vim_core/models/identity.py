@@ -15,8 +15,10 @@ from vim_core.shards import Shard
 
 DECODER = ("from_code", "decoder", "decoder_head")
 """Parts behind the codebook; all others decide the codes."""
-SHAPE = ("image_size", "patch", "positions", "encoder", "codebook.codes", "codebook.dim", "codebook.l2")
+SHAPE = ("image_size", "patch", "positions", "encoder", "codebook.codes", "codebook.dim", "codebook.l2", "tanh")
 """Settings that give the same weights another meaning."""
+LATER = {"tanh": "head"}
+"""Settings that joined them after digests were made, with the values that are left out of digests."""
 USAGE = "codebook.usage"
 """How often codes were used in training says nothing of which they are."""
 
@@ -47,7 +49,9 @@ def encoder_digest(weights_uri: str, config_uri: str) -> str:
 
     config = read_config(config_uri, "vit_vqgan", "quantize", QuantizeConfig)
     # Codes are those of the padded batch: another size may round differently (contract 7).
-    settings = {key: setting(config, key) for key in (*SHAPE, "encode_batch")} | {"encoder": asdict(config.encoder)}
+    known = {key: setting(config, key) for key in (*SHAPE, "encode_batch")}
+    settings = {key: value for key, value in known.items() if key not in LATER or LATER[key] != value}
+    settings |= {"encoder": asdict(config.encoder)}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     with io.fetched(weights_uri) as path:
         with safe_open(path, framework="np") as file:

@@ -20,6 +20,9 @@ CLASSES = 1008
 SPATIAL = 7
 """Channels of the spatial features of sFID (Nash et al. 2021): 7 x 17 x 17 = 2023."""
 
+PLACES = 17
+"""Places a side where they are taken."""
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -165,7 +165,12 @@ class ImagePrior(nn.Module):
             for _ in self.blocks
         ]
 
-    def decode_step(self, x: Tensor, cache: list[KeyValue], position: Tensor, mask: Tensor) -> Tensor:
+    def prefill(self, x: Tensor, cache: list[KeyValue]) -> None:
+        """Put the keys and values of the first embedded tokens x [B, t, D] into the cache; see `embed`."""
+        for block, pair in zip(self.blocks, cache, strict=True):
+            x = block.prefill(x, pair)  # type: ignore[operator]
+
+    def decode_step(self, x: Tensor, cache: list[KeyValue], position: Tensor, mask: Tensor | None) -> Tensor:
         """Logits [B, V] after one more embedded token x [B, 1, D]; see `Attention.step`."""
         for block, pair in zip(self.blocks, cache, strict=True):
             x = block.step(x, pair, position, mask)  # type: ignore[operator]

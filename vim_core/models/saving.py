@@ -21,10 +21,12 @@ def build(cls: type[T], values: dict[str, Any]) -> T:
     """A settings dataclass from nested plain values.
 
     Raises:
-        DataError: a key is missing or unknown.
+        DataError: a key is missing or unknown; only a field that joined the class later may be missing.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    joined = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("later")}  # type: ignore[arg-type]
+    values = joined | values
     if fields != set(values):
         odd = ", ".join(sorted(fields ^ set(values)))
         raise DataError(f"{cls.__name__}: missing or unknown keys: {odd}")

@@ -18,7 +18,9 @@ class Stack(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, stack: StackConfig, grid: int, positions: str, recompute: bool = False) -> None:
+    def __init__(
+        self, stack: StackConfig, grid: int, positions: str, recompute: bool = False, tanh: bool = False
+    ) -> None:
         super().__init__()
         self.grid = (grid, grid)
         self.dim = stack.dim
@@ -31,7 +33,7 @@ class Stack(nn.Module):
         else:
             self.register_buffer("positions", table, persistent=False)
             self.fill_buffers()
-        self.blocks = nn.ModuleList(Block(stack) for _ in range(stack.blocks))
+        self.blocks = nn.ModuleList(Block(stack, tanh=tanh) for _ in range(stack.blocks))
         self.norm = LayerNorm(stack.dim)
 
     def reset_parameters(self) -> None:

@@ -43,13 +43,16 @@ class ViTVQGAN(nn.Module):
         self.out_channels = 6 if config.loss.logit_laplace > 0 else 3
         encoder, decoder, code_dim = config.encoder, config.decoder, config.codebook.dim
         self.embed = Linear(pixels, encoder.dim)
-        self.encoder = Stack(encoder, self.grid, config.positions, config.recompute)
-        self.encoder_head = TanhHead(encoder.dim, encoder.mlp, encoder.dim)
+        inside = config.tanh == "blocks"
+        self.encoder = Stack(encoder, self.grid, config.positions, config.recompute, inside)
+        head = nn.Identity() if inside else TanhHead(encoder.dim, encoder.mlp, encoder.dim)
+        self.encoder_head: nn.Module = head
         self.to_code = Linear(encoder.dim, code_dim)
         self.codebook = Codebook(config.codebook)
         self.from_code = Linear(code_dim, decoder.dim)
-        self.decoder = Stack(decoder, self.grid, config.positions, config.recompute)
-        self.decoder_head = TanhHead(decoder.dim, decoder.mlp, config.patch * config.patch * self.out_channels)
+        self.decoder = Stack(decoder, self.grid, config.positions, config.recompute, inside)
+        out = config.patch * config.patch * self.out_channels
+        self.decoder_head: nn.Module = Linear(decoder.dim, out) if inside else TanhHead(decoder.dim, decoder.mlp, out)
         self.apply(init_weights)
 
     @classmethod

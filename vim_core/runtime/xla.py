@@ -241,6 +241,13 @@ class XlaRuntime(Runtime):
                 block._vim_split = True
 
 
+def send() -> None:
+    """Send everything recorded since the last call to the devices as one program, and do not wait for it."""
+    import torch_xla
+
+    torch_xla.sync()
+
+
 def recomputed(function: Callable[..., Any], *args: Any) -> Any:
     """What `torch.utils.checkpoint` does: run a function of tensors now, and again in the backward pass.
 

@@ -33,10 +33,14 @@ class TapSpec:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a network says of N images: `features` [N, D] and `logits` [N, C], float32 on the CPU."""
+    """What a network says of N images: `features` [N, D] and `logits` [N, C], float32 on the CPU.
+
+    `spatial` [N, S] are sFID's features, of networks that have any.
+    """
 
     features: Tensor
     logits: Tensor
+    spatial: Tensor | None = None
 
 
 def squared_first(image_size: int) -> str:
@@ -53,6 +57,7 @@ class Tap(Protocol):
         name: as figures are called by it, such as fd_<name>.
         dim: dimension D of the features.
         classes: number C of the logits.
+        spatial: dimension S of the spatial features of sFID, 0 for none.
         preprocessing: from decoded pixels to the network's input, in words.
         size: pixels a side of the network's input.
         digest: sha256 of the weights.
@@ -62,6 +67,7 @@ class Tap(Protocol):
     name: str
     dim: int
     classes: int
+    spatial: int
     preprocessing: str
     size: int
     digest: str

@@ -15,6 +15,7 @@ class ClassifierTap:
 
     name = CLASSIFIER
     published = False
+    spatial = 0
 
     def __init__(self, network: Classifier, digest: str, device: str = "cpu") -> None:
         self.network, self.digest, self.device = network, digest, device

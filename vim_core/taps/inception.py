@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vim_core.data.images import Pixels, square
 from vim_core.metrics.resize import tf1_bilinear
-from vim_core.models.inception import CLASSES, FEATURES, SIZE, Inception
+from vim_core.models.inception import CLASSES, FEATURES, PLACES, SIZE, SPATIAL, Inception
 from vim_core.taps.base import INCEPTION, Taken, squared_first
 from vim_core.weights import WeightFile
 
@@ -19,10 +19,11 @@ PUBLISHED = WeightFile(
 
 
 class InceptionTap:
-    """pool_3 features [N, 2048] and the logits without the last bias [N, 1008], as FID and its kin take them."""
+    """pool_3 features [N, 2048], logits without the last bias [N, 1008] and sFID's features [N, 2023]."""
 
     name = INCEPTION
     dim, classes, size = FEATURES, CLASSES, SIZE
+    spatial = SPATIAL * PLACES * PLACES
 
     def __init__(self, state: dict[str, Tensor], digest: str, image_size: int = 0, device: str = "cpu") -> None:
         """Raises `RuntimeError` for weights of another network."""
@@ -43,8 +44,11 @@ class InceptionTap:
         return (tf1_bilinear(pixels, SIZE) - 128) / 128
 
     def take(self, batch: Tensor) -> Taken:
-        """Features [N, 2048] and logits [N, 1008] in float32; TF32 would move them by a thousandth."""
+        """Features [N, 2048], logits [N, 1008] and spatial features [N, 2023] in float32.
+
+        TF32 would move them by a thousandth.
+        """
         inputs = batch.to(self.device)
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             taken = self.network(inputs)
-        return Taken(taken["2048"].cpu(), taken["logits_unbiased"].cpu())
+        return Taken(taken["2048"].cpu(), taken["logits_unbiased"].cpu(), taken["spatial"].cpu())

@@ -23,6 +23,7 @@ class TorchvisionTap:
     """
 
     published = False
+    spatial = 0
 
     def __init__(
         self, name: str, state: dict[str, Tensor], digest: str, image_size: int = 0, device: str = "cpu"

@@ -1,99 +1,202 @@
-"""Linear probe: softmax layers on frozen, mean-pooled features of every block (paper section 4.2)."""
+"""Linear probe: softmax layers on frozen, mean-pooled features of every block (paper section 4.2).
+
+Features are made a batch at a time, used by all heads and forgotten: memory does not depend on the number of images.
+Workers share the features, whose cost is that of the prior; each then updates all heads on the whole batch, so one
+worker and many do the same.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from vim_core.models.prior import ImagePrior
+from vim_core import accumulation
+from vim_core.config import ProbeConfig
+from vim_core.models.prior import ImagePrior, load_prior
+from vim_core.runtime.base import Runtime
+from vim_core.tasks import probe_verdict
+from vim_core.tasks.base import Batch, Task
+from vim_core.tasks.probe_data import CodeRows, PixelRows, ProbeData, Rows
+from vim_core.tasks.probe_gram import Gram, unscaled, with_one
+from vim_core.tasks.probe_heads import Heads
 
-
-@torch.inference_mode()
-def features(prior: ImagePrior, codes: Tensor, batch: int = 256) -> Tensor:
-    """Features [blocks, N, D] of codes [N, T]: every block's output under the null class, averaged over tokens."""
-    parts = [torch.stack(list(prior.block_features(chunk))) for chunk in codes.split(batch)]
-    return torch.cat(parts, dim=1)
-
-
-@dataclass
-class ProbeResult:
-    """Test accuracy of one feature set and the weight decay that the validation share chose."""
-
-    accuracy: float
-    weight_decay: float
+PIXELS = "pixels"
 
 
-def linear_probe(
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    classes: int,
-    weight_decays: list[float],
-    validation: Tensor,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-) -> ProbeResult:
-    """Fit a softmax layer by AdamW on standardised features; all weight decays train at once.
+class Features(nn.Module):
+    """The frozen prior as a function of codes: every block's output under the null class, averaged over tokens."""
 
-    The weight decay is chosen on the validation rows of the training set, then the layer is fitted on all of it:
-    the test set is looked at once.
+    def __init__(self, prior: ImagePrior) -> None:
+        super().__init__()
+        self.prior = prior.eval().requires_grad_(False)
 
-    Args:
-        train, test: features [N, D] fp32 and labels [N].
-        classes: number of classes.
-        weight_decays: candidates; half of it times the squared weights is added to the loss.
-        validation: bool [N], rows of `train` held out for the choice.
-        steps: steps of the optimizer.
-        batch: rows drawn a step; all of them where it is no smaller than their number.
-        lr: AdamW's rate, decayed to zero by a cosine.
-        seed: of the initial weights and the draws.
-    """
-    features_, labels = train
-    mean, deviation = features_.mean(0), features_.std(0).clamp_min(1e-6)
-    x, x_test = (features_ - mean) / deviation, (test[0] - mean) / deviation
-    fitting = ~validation
-    chosen = weight_decays[0]
-    if len(weight_decays) > 1:
-        heads = _fit(x[fitting], labels[fitting], classes, weight_decays, steps, batch, lr, seed)
-        scores = [float(value) for value in _accuracy(heads, x[validation], labels[validation], classes)]
-        chosen = weight_decays[scores.index(max(scores))]
-    final = _fit(x, labels, classes, [chosen], steps, batch, lr, seed)
-    return ProbeResult(float(_accuracy(final, x_test, test[1], classes)[0]), chosen)
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes [b, T] to features [blocks, b, D]."""
+        return torch.stack(list(self.prior.block_features(codes)))
 
 
-Heads = tuple[Tensor, Tensor]
+class ProbeTask(Task):
+    """Heads of every block, and of raw pixels beside them, in one pass over the data an epoch."""
+
+    def __init__(self, config: ProbeConfig, data: ProbeData, runtime: Runtime) -> None:
+        super().__init__(config, runtime)
+        self.settings, self.classes = config, data.classes
+        accumulation.check(config, runtime.world, "probe")
+        prior = load_prior(*data.prior, str(runtime.device))
+        self.features = Features(prior)
+        self.forward = runtime.compile(self.features)
+        self.sources: dict[str, Rows] = {"codes": CodeRows(config, data)}
+        widths = {block_name(index): prior.shape.stack.dim for index in range(prior.shape.stack.blocks)}
+        if config.pixels and data.train_images:
+            self.sources[PIXELS] = PixelRows(config, data)
+            widths[PIXELS] = 3 * config.pixels**2
+        self.heads = {name: self._heads(width) for name, width in widths.items()}
+        self.grams = {name: Gram(width, data.classes).to(runtime.device) for name, width in widths.items()}
+        self._roots: dict[str, Tensor] = {}
+        self._found: dict[str, probe_verdict.Found] | None = None
+
+    def _heads(self, width: int) -> Heads:
+        config = self.settings
+        made = Heads(width, self.classes, config.learning_rates, config.weight_decays, config.momentum)
+        return made.to(self.runtime.device)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Heads and sums of every set of features; the prior is as it was."""
+        heads: dict[str, nn.Module] = {f"heads.{name}": made for name, made in self.heads.items()}
+        return heads | {f"gram.{name}": made for name, made in self.grams.items()}
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """None: heads update themselves."""
+        return {}
+
+    def batch(self, step: int) -> Batch:
+        """See `Rows.step`, each name behind that of its source."""
+        rank, world = self.runtime.rank, self.runtime.world
+        parts = {name: source.step(step, rank, world) for name, source in self.sources.items()}
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Image keys of the step's codes."""
+        source = self.sources["codes"]
+        rows = source.order.ids(step * self.config.batch, self.config.batch)
+        return [source.keys[int(row)] for row in rows]
+
+    @torch.no_grad()
+    def sets(self, source: str, inputs: Tensor) -> dict[str, Tensor]:
+        """Features [b, D] of this worker's rows, by name of the set."""
+        if source == PIXELS:
+            return {PIXELS: inputs.flatten(1)}
+        with self.runtime.autocast():
+            parts = [self.forward(part) for part in self.runtime.microbatches(inputs, self.config.accumulate)]
+        pooled = torch.cat(parts, dim=1)
+        return {block_name(index): block for index, block in enumerate(pooled)}
+
+    def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """One update of every head; the loss is the mean over blocks of the best head's."""
+        device = self.runtime.device
+        factor = torch.tensor(0.5 * (1 + math.cos(math.pi * step / self.config.steps)), device=device)
+        losses: dict[str, Tensor] = {}
+        skipped: list[Tensor] = []
+        for source, rows in self.sources.items():
+            given = {key: self.runtime.gather(batch[f"{source}.{key}"]) for key in ("labels", "fits", "new")}
+            learns = step * self.config.batch < rows.total
+            for name, own in self.sets(source, batch[f"{source}.inputs"]).items():
+                loss, flag = self._learn(name, self.runtime.gather(own.float()), given, factor, learns)
+                losses[name] = loss
+                skipped.append(flag)
+        flags = torch.stack(skipped)
+        self.faults.note(step, tuple(losses), flags)
+        blocks = torch.stack([loss for name, loss in losses.items() if name != PIXELS])
+        found = {"loss": blocks.mean(), "skipped": flags.amax()}
+        return found | ({"pixel_loss": losses[PIXELS]} if PIXELS in losses else {})
+
+    @torch.no_grad()
+    def _learn(
+        self, name: str, x: Tensor, given: dict[str, Tensor], factor: Tensor, learns: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Sums (while `learns`: in the first epoch) and heads take the global batch [b, D]; loss and skip flag."""
+        go = torch.isfinite(x).all().float()
+        x = torch.where(go > 0, x, torch.zeros_like(x))
+        targets = F.one_hot(given["labels"], self.classes).float()
+        sides = torch.stack([given["fits"], torch.ones_like(given["fits"])], dim=1)
+        gram = self.grams[name]
+        if learns:
+            gram.add(with_one(x), targets, sides * given["new"][:, None] * go)
+        mean, deviation = gram.scaling()
+        scaled = with_one(((x - mean) / deviation).float())
+        shares = sides / sides.sum(0).clamp_min(1)
+        losses = self.heads[name].update(scaled, targets, shares, factor, go, self._root(name, learns))
+        return losses[-1].amin(), 1 - go
+
+    def _root(self, name: str, learns: bool) -> Tensor | None:
+        """What decorrelates a set's features; it is final once the sums are."""
+        if not self.settings.decorrelate:
+            return None
+        if learns or name not in self._roots:
+            self._roots[name] = self.grams[name].root(self.settings.decorrelate)
+        return self._roots[name]
+
+    @torch.no_grad()
+    def judged(self) -> dict[str, probe_verdict.Found]:
+        """Every head's accuracy on validation images and on the test split; once, by all workers together."""
+        if self._found is None:
+            pairs, config = next(iter(self.heads.values())).pairs, self.settings
+            accuracies = [self._accuracies(side) for side in (0, 1)]
+            self._found = {
+                name: probe_verdict.found(pairs, config.ridge, accuracies[0][name], accuracies[1][name])
+                for name in self.heads
+            }
+        return self._found
+
+    def _accuracies(self, side: int) -> dict[str, list[float]]:
+        """Of the heads of one side, ridge's behind the others: side 0 on validation images, 1 on the test split."""
+        found: dict[str, list[float]] = {}
+        for source, rows in self.sources.items():
+            names = [name for name in self.heads if (name == PIXELS) == (source == PIXELS)]
+            heads = {name: self._final(name, side) for name in names}
+            right = {name: torch.zeros(value.shape[1], device=value.device) for name, value in heads.items()}
+            count = 0
+            for inputs, labels in rows.judged(side == 1, self.runtime.rank, self.runtime.world):
+                placed = self.runtime.place({"inputs": inputs, "labels": labels}, self.config.accumulate)
+                count += int((labels >= 0).sum())
+                for name, x in self.sets(source, placed["inputs"]).items():
+                    guesses = torch.einsum("bd,dhc->bhc", with_one(x.float()), heads[name]).argmax(-1)
+                    right[name] += (guesses == placed["labels"][:, None]).sum(0)
+                self.runtime.end_step()
+            total = self.runtime.control(torch.tensor([float(count)])).sum()
+            found |= {name: (self.runtime.sum(value).cpu() / total).tolist() for name, value in right.items()}
+        return found
+
+    def _final(self, name: str, side: int) -> Tensor:
+        """Heads [D, H, C] of one side on features as they come."""
+        gram = self.grams[name]
+        heads = torch.cat([self.heads[name].side(side), gram.ridge(side, self.settings.ridge)])
+        return unscaled(heads, *gram.scaling())
+
+    def finish(self) -> dict[str, float]:
+        """Accuracy of every block, and of pixels."""
+        return {name: found.softmax.accuracy for name, found in self.judged().items()}
+
+    def export(self) -> dict[str, bytes]:
+        """`accuracy.json` and the table `accuracy.csv`, see `probe_verdict`."""
+        found = self.judged()
+        blocks = [value for name, value in found.items() if name != PIXELS]
+        record = probe_verdict.record(blocks, found.get(PIXELS))
+        rows = min(self.config.steps * self.config.batch, self.sources["codes"].total)
+        record["rows"] = {"seen_by_ridge": rows, "epochs": self.config.steps * self.config.batch / max(1, rows)}
+        return {
+            "accuracy.json": json.dumps(record, indent=1).encode(),
+            "accuracy.csv": probe_verdict.table(found).encode(),
+        }
 
 
-def _fit(
-    x: Tensor, labels: Tensor, classes: int, weight_decays: list[float], steps: int, batch: int, lr: float, seed: int
-) -> Heads:
-    """Weights [D, H * C] and biases [H * C] of H heads side by side, one a weight decay, in one product a step."""
-    count = len(weight_decays)
-    generator = torch.Generator().manual_seed(seed)
-    weight = (torch.randn(x.shape[1], 1, classes, generator=generator) * 0.01).repeat(1, count, 1).flatten(1)
-    weight, bias = weight.requires_grad_(), torch.zeros(count * classes, requires_grad=True)
-    decay = torch.tensor(weight_decays).repeat_interleave(classes)
-    optimizer = torch.optim.AdamW([weight, bias], lr=lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    everything = torch.arange(len(x))
-    for _ in range(steps):
-        rows = torch.randint(len(x), (batch,), generator=generator) if batch < len(x) else everything
-        logits = (x[rows] @ weight + bias).view(-1, classes)
-        targets = labels[rows].repeat_interleave(count)
-        # Summed over heads: each head's gradient is its own.
-        loss = F.cross_entropy(logits, targets) * count + 0.5 * (decay * weight.square()).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return weight.detach(), bias.detach()
-
-
-def _accuracy(heads: Heads, x: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Of each head [H]."""
-    predicted = (x @ heads[0] + heads[1]).view(len(x), -1, classes).argmax(-1)
-    return (predicted == labels[:, None]).float().mean(dim=0)
+def block_name(index: int) -> str:
+    """What the features of a block are called, blocks counted from 0."""
+    return f"block_{index:02d}"

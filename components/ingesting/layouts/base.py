@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,11 @@ class Layout(Protocol):
     @staticmethod
     def scan(job: Job, container: Container) -> Iterator[Located]:
         """Every image of a part as `Located`; bytes are left where they are."""
+
+
+def unpacked_name(container: Container) -> str:
+    """Where in the work folder the bytes of a part lie that cannot be read from its own file."""
+    return f"unpacked/{hashlib.sha256(container.state.encode()).hexdigest()[:20]}.bin"
 
 
 def side_of(path: str) -> str:

@@ -6,12 +6,11 @@ So each file is unpacked once into a file of bare bytes in the work folder, and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import IO, Any
 
-from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of, unreadable
+from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of, unpacked_name, unreadable
 from components.ingesting.locator import UNKNOWN, Located, keyed
 from vim_core import io
 from vim_core.data import folders
@@ -46,7 +45,7 @@ def class_names(source: str, path: str) -> tuple[str, ...]:
 
 def scan(job: Job, container: Container) -> Iterator[Located]:
     """Every row of a file, its bytes unpacked on the way."""
-    name = f"unpacked/{hashlib.sha256(container.state.encode()).hexdigest()[:20]}.bin"
+    name = unpacked_name(container)
     blank = Located("", "", container.split, "", UNKNOWN, container.path, "parquet", name)
     with io.open_write(io.join(job.work, name)) as stream:
         place = number = 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 
-from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of, unreadable
+from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of, unpacked_name, unreadable
 from components.ingesting.layouts.parquet import ROWS
 from components.ingesting.locator import UNKNOWN, Located
 from vim_core import io
@@ -47,7 +46,7 @@ def scan(job: Job, container: Container) -> Iterator[Located]:
 
     from vim_core.data.tables import open_parquet
 
-    name = f"unpacked/{hashlib.sha256(container.state.encode()).hexdigest()[:20]}.bin"
+    name = unpacked_name(container)
     blank = Located(container.path, "path", container.split, "", UNKNOWN, container.path, "table", name)
     place = number = 0
     with io.open_write(io.join(job.work, name)) as stream:

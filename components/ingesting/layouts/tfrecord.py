@@ -2,6 +2,7 @@
 
 Record: length (8 bytes, little endian), masked crc32c of it (4), data, masked crc32c of the data (4); see
 tensorflow.org/tutorials/load_data/tfrecord. Example is protocol-buffer message `Features{map<string, Feature>}`.
+A file may be compressed as a whole by gzip, whatever its name: TensorFlow's writer adds no suffix.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import struct
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+from components.ingesting.layouts import packed
 from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of, unreadable
 from components.ingesting.locator import UNKNOWN, Located, keyed
-from vim_core import io
 from vim_core.data import folders
 from vim_core.errors import ConfigError
 
-NAMED = re.compile(r"(.*\.tfrecords?$)|(.*\.tfrecords?-\d+-of-\d+$)|([^.]*-\d{5}-of-\d{5}$)")
+NAMED = re.compile(r"(.*\.tfrecords?|.*\.tfrecords?-\d+-of-\d+|[^.]*-\d{5}-of-\d{5})(\.gz)?$")
 """Names of TFRecord files; ImageNet's are `train-00000-of-01024` and `validation-00000-of-00128`."""
 
 ENCODED, LABEL, SYNSET, NAME = "image/encoded", "image/class/label", "image/class/synset", "image/filename"
 MASK = 0xA282EAD8
+HEAD = 12
 EXTRA = 1 << 20
 """Bytes a record may have beside its image."""
 
@@ -44,10 +46,18 @@ def find(job: Job) -> Found:
 
 def scan(job: Job, container: Container) -> Iterator[Located]:
     """Every record of a file; a damaged one has a reason."""
-    blank = Located("", "", container.split, "", UNKNOWN, container.path, "tfrecord", container.path)
-    with io.open_read(io.join(job.config.source, container.path)) as stream:
+    with packed.opened(job, container, "tfrecord", _packed) as (stream, blank):
         for number, record in enumerate(records(container.path, stream, job.config.max_bytes + EXTRA)):
             yield _image(job, blank._replace(source=f"{container.path}#{number}"), record)
+
+
+def _packed(head: bytes) -> bool:
+    """A length of the right size looks like gzip's first bytes, but its checksum agrees."""
+    return packed.compressed(head) and not _begins(head)
+
+
+def _begins(head: bytes) -> bool:
+    return len(head) == HEAD and _masked(head[:8]) == struct.unpack("<I", head[8:])[0]
 
 
 def _image(job: Job, blank: Located, record: Record) -> Located:
@@ -76,10 +86,9 @@ def records(path: str, stream: IO[bytes], most: int) -> Iterator[Record]:
         DataError: the file ends inside a record, or something else than a record follows.
     """
     offset = 0
-    while head := stream.read(12):
-        if len(head) < 12 or _masked(head[:8]) != struct.unpack("<I", head[8:])[0]:
-            packed = "; it is compressed: unpack it" if head[:2] == b"\x1f\x8b" else ""
-            raise unreadable(path, f"no record begins at byte {offset}{packed}")
+    while head := stream.read(HEAD):
+        if not _begins(head):
+            raise unreadable(path, f"no record begins at byte {offset}")
         (size,) = struct.unpack("<Q", head[:8])
         start, offset = offset + 12, offset + 16 + size
         if size > most:

@@ -1,4 +1,7 @@
-"""WebDataset shards: tars in which the files of one sample follow each other and share a name up to the first dot."""
+"""WebDataset shards: tars in which the files of one sample follow each other and share a name up to the first dot.
+
+A shard may be compressed as a whole (.tar.gz, .tgz).
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,29 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import IO, Any
 
-from components.ingesting.layouts import archives
+from components.ingesting.layouts import archives, packed
 from components.ingesting.layouts.archives import Member
 from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of
 from components.ingesting.locator import UNKNOWN, Located, ilsvrc_stem, keyed
-from vim_core import io
 from vim_core.data import folders
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 LABELS = ("cls", "json")
+TARS = (".tar", ".tar.gz", ".tgz")
 MOST = 1 << 20
 """Bytes of a label file that are read at most."""
 
 
 def find(job: Job) -> Found:
     """One part a shard. Raises `DataError` for a missing or empty source."""
-    tars = [entry for entry in folders.listing(job.config.source) if entry.path.endswith(".tar")]
+    tars = [entry for entry in folders.listing(job.config.source) if entry.path.endswith(TARS)]
     taken, left_out = by_side(job.config, tars)
     return Found([Container(e.path, state_of(e), split) for e, split in taken], left_out)
 
 
 def scan(job: Job, container: Container) -> Iterator[Located]:
     """Every sample of a shard; one without an image, or without a class where classes are wanted, has a reason."""
-    blank = Located("", "", container.split, "", UNKNOWN, container.path, "webdataset", container.path)
-    with io.open_read(io.join(job.config.source, container.path)) as stream:
+    with packed.opened(job, container, "webdataset") as (stream, blank):
         for sample, members in groupby(archives.walk(container.path, stream), key=lambda member: _parts(member)[0]):
             yield _sample(job, stream, blank, sample, list(members))
 

@@ -27,6 +27,7 @@ class Fake:
     version: int = 1
     runs: int = 0
     source: Callable[[Any], str] | None = None
+    without: frozenset[str] = frozenset()
 
     @property
     def VERSION(self) -> int:
@@ -41,6 +42,9 @@ class Fake:
         if self.source is None:
             raise AttributeError("source_state")
         return self.source
+
+    def unused(self, config: Any) -> frozenset[str]:
+        return self.without
 
     def run(self, config: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
         self.runs += 1

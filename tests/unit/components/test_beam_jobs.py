@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,19 @@ def test_the_error_of_a_step_is_read_from_beams_text() -> None:
 def test_a_message_may_end_in_brackets() -> None:
     found = beam_jobs._original(RuntimeError("vim_core.errors.DataError: grid [4, 4]"))
     assert str(found) == "grid [4, 4]"
+
+
+def test_an_unknown_error_comes_out_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not its own cause: whoever looks through causes would never come to an end."""
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("ValueError: something else")
+
+    pipeline = SimpleNamespace(run=lambda: SimpleNamespace(wait_until_finish=failing))
+    monkeypatch.setattr(beam_jobs, "_pipeline", lambda *_: pipeline)
+    with pytest.raises(RuntimeError, match="something else") as raised:
+        beam_jobs.run_pipeline(RunConfig(), lambda pipeline: None)
+    assert raised.value.__cause__ is None
 
 
 @pytest.mark.parametrize("runner", ["DirectRunner", "PrismRunner"])

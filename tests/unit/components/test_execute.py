@@ -85,6 +85,24 @@ def test_an_equal_result_downstream_is_reused(fakes: dict[str, Fake], config: Pi
     assert run("prior", config).reused
 
 
+def test_an_input_that_plays_no_part_is_neither_waited_for_nor_asked_about(
+    fakes: dict[str, Fake], config: PipelineConfig
+) -> None:
+    fakes["prior"].inputs = {"codes": "tokenize", "tokenizer": "quantize?"}
+    fakes["prior"].without = frozenset({"tokenizer"})
+    for name in config.components:
+        run(name, config)
+    assert set(run("prior", config).artifact.manifest.inputs) == {"codes"}
+    codes = run("tokenize", config).artifact.digest
+    fakes["quantize"].act = lambda config, inputs, ctx: Outcome(digest="d" * 64)
+    fakes["tokenize"].act = lambda config, inputs, ctx: Outcome(digest=codes)
+    assert run("quantize", config, force=True).artifact.digest == "d" * 64
+    run("tokenize", config)
+    assert run("prior", config).reused, "only the input without a part is another"
+    fakes["prior"].without = frozenset()
+    assert not run("prior", config).reused
+
+
 def test_a_new_version_runs_again(fakes: dict[str, Fake], config: PipelineConfig) -> None:
     run("ingest", config)
     fakes["ingest"].version = 2

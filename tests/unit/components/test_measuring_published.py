@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import io as stdio
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 
 from components.measuring import published
+from tests.synthetic import context_of
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError
+from vim_core.metrics.moments import Moments
 
 URI = "memory://references/fid.npz"
 
@@ -46,3 +49,16 @@ def test_images_are_measured_only_where_something_needs_them(remote: bytes) -> N
     assert not published.wants_images(plain, found)
     assert published.wants_images(StatisticsConfig(reference=URI, features=5), found)
     assert published.read(StatisticsConfig()) is None
+
+
+def test_spatial_statistics_go_into_the_reference_or_are_measured(remote: bytes, tmp_path: Path) -> None:
+    wanted = StatisticsConfig(network="inception", reference=URI, spatial=True)
+    found = published.read(wanted)
+    assert found is not None
+    assert published.wants_images(wanted, found)
+    measured = {"spatial": Moments.from_batch(np.random.default_rng(0).normal(size=(9, 3)))}
+    context = context_of(tmp_path, "statistics")
+    published.write(wanted, context, found, measured, 2)
+    with np.load(context.path("reference.npz")) as file:
+        np.testing.assert_array_equal(file["mu"], np.zeros(2))
+        np.testing.assert_array_equal(file["sigma_s"], measured["spatial"].covariance)

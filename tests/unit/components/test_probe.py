@@ -12,12 +12,14 @@ import torch
 
 from components import probe
 from components.api import Artifact
+from components.tokenizing.reading import code_files
 from tests.synthetic import artifact, image_files, rows, with_fields
 from tests.unit.components import models
-from tests.unit.vim_core.tiny import pixels
-from vim_core.config import ProbeConfig
+from tests.unit.vim_core.tiny import pixels, runtime
+from vim_core.config import ProbeConfig, RunConfig
 from vim_core.errors import ConfigError, LineageError
-from vim_core.tasks import probe as task
+from vim_core.tasks.probe import ProbeTask
+from vim_core.tasks.probe_data import ProbeData
 
 COUNTS = {"train": 30, "test": 9}
 
@@ -39,53 +41,81 @@ def inputs(root: Path, shift: int = 0) -> dict[str, Artifact]:
     }
 
 
-def worked(root: Path, given: dict[str, Artifact]) -> dict[str, Any]:
-    target = root / "accuracy.json"
-    probe.work({**given, "config": ProbeConfig(steps=5, batch=8), "threads": 1, "cache": "", "target": str(target)})
-    found: dict[str, Any] = json.loads(target.read_text())
-    return found
+def worked(root: Path, given: dict[str, Artifact], **fields: Any) -> ProbeTask:
+    """The task as the component sets it up, trained for five steps."""
+    images, codes, prior = given["images"], given["codes"], given["prior"]
+    data = ProbeData(
+        code_files(codes, "train"),
+        code_files(codes, "test"),
+        (prior.uri("model.safetensors"), prior.uri("config.json")),
+        3,
+        images.uris("images/train-"),
+        images.uris("images/test-"),
+        str(root / "cache"),
+    )
+    base: dict[str, Any] = {"steps": 5, "batch": 8, "validation_share": 0.3, "pixels": 8, "precision": "fp32"}
+    config = ProbeConfig(**base | fields)
+    made = ProbeTask(config, data, runtime())
+    for step in range(5):
+        made.step(step, made.batch(step))
+    return made
 
 
-def test_features_do_not_know_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[torch.Tensor, ...]] = []
-    own = task.linear_probe
-
-    def watched(train: Any, test: Any, *others: Any) -> Any:
-        seen.append((train[0], test[0], train[1], test[1]))
-        return own(train, test, *others)
-
-    monkeypatch.setattr(task, "linear_probe", watched)
-    for shift in (0, 1):
-        worked(tmp_path / str(shift), inputs(tmp_path / str(shift), shift))
-    first, second = seen[:3], seen[3:]  # two blocks, then pixels
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a[0], b[0])
-        assert torch.equal(a[1], b[1])
-    for block in (0, 1):
-        assert first[block][0].shape == (30, 16)
-        assert not torch.equal(first[block][2], second[block][2])
-        assert torch.equal(second[block][3], (first[block][3] + 1) % 3)
-    assert first[2][0].shape == (30, 192)
+def test_features_do_not_know_the_labels(tmp_path: Path) -> None:
+    first, second = (worked(tmp_path / str(shift), inputs(tmp_path / str(shift), shift)) for shift in (0, 1))
+    assert list(first.grams) == ["block_00", "block_01", "pixels"]
+    for name, gram in first.grams.items():
+        assert gram.inner.shape[1] == (193 if name == "pixels" else 17)
+        assert torch.equal(gram.inner, second.grams[name].inner)
+    for name in ("block_00", "block_01"):
+        assert torch.equal(first.grams[name].outer, second.grams[name].outer.roll(-1, dims=-1))
+        assert not torch.equal(first.grams[name].outer, second.grams[name].outer)
 
 
 def test_every_block_and_the_pixels_are_scored(tmp_path: Path) -> None:
-    record = worked(tmp_path, inputs(tmp_path))
+    record = json.loads(worked(tmp_path, inputs(tmp_path)).export()["accuracy.json"])
     assert len(record["blocks"]) == 2
     for entry in [*record["blocks"], record["pixels"]]:
         assert 0 <= entry["accuracy"] <= 1
         assert entry["weight_decay"] in ProbeConfig().weight_decays
+        assert entry["learning_rate"] in ProbeConfig().learning_rates
+        assert entry["ridge"]["penalty"] in ProbeConfig().ridge
+
+
+def test_the_baseline_on_pixels_can_be_left_out(tmp_path: Path) -> None:
+    made = worked(tmp_path, inputs(tmp_path), pixels=0)
+    assert list(made.heads) == ["block_00", "block_01"]
+    assert "pixels" not in json.loads(made.export()["accuracy.json"])
+
+
+def entry(accuracy: float, validation: float = 0.0, ridge: float = 0.1) -> dict[str, Any]:
+    regression = {"accuracy": ridge, "validation_accuracy": 0.0, "penalty": 1.0}
+    chosen = {"accuracy": accuracy, "validation_accuracy": validation, "learning_rate": 0.1, "weight_decay": 1e-3}
+    return {**chosen, "ridge": regression}
 
 
 def test_the_best_block_makes_the_figure(tmp_path: Path) -> None:
     given = inputs(tmp_path)
-    blocks = [{"accuracy": value, "weight_decay": 1e-3} for value in (0.2, 0.9, 0.5)]
-    record = {"blocks": blocks, "pixels": {"accuracy": 0.4, "weight_decay": 1e-3}}
-    outcome = probe._outcome(record, ProbeConfig(), "here", given)
-    expected = {"best_block": 1.0, "top1": 0.9, "pixel_baseline_top1": 0.4}
-    assert outcome.metrics == expected | {"block_00": 0.2, "block_01": 0.9, "block_02": 0.5}
+    blocks = [entry(0.2), entry(0.9, 0.3, ridge=0.3), entry(0.5, 0.8)]
+    outcome = probe._outcome({"blocks": blocks, "pixels": entry(0.4)}, ProbeConfig(), "here", given)
+    expected = {"best_block": 1.0, "top1": 0.9, "chosen_block": 2.0, "chosen_top1": 0.5, "ridge_top1": 0.3}
+    expected |= {"pixel_baseline_top1": 0.4, "block_00": 0.2, "block_01": 0.9, "block_02": 0.5}
+    assert outcome.metrics == expected
     assert outcome.properties["accuracy_per_block"] == [0.2, 0.9, 0.5]
+    assert outcome.properties["ridge_accuracy_per_block"] == [0.1, 0.3, 0.1]
     assert outcome.protocols["top1"]["network_digest"] == given["prior"].digest
     assert outcome.protocols["pixel_baseline_top1"]["count"] == outcome.protocols["top1"]["count"] == 20
+    assert set(outcome.protocols) == {"top1", "chosen_top1", "ridge_top1", "pixel_baseline_top1"}
+    without = probe._outcome({"blocks": blocks}, ProbeConfig(pixels=0), "here", given)
+    assert "pixel_baseline_top1" not in {**without.metrics, **without.protocols}
+
+
+@pytest.mark.parametrize(
+    ("fields", "local"),
+    [({}, True), ({"workers": 2}, False), ({"ray_address": "h:1"}, False), ({"device": "xla"}, False)],
+)
+def test_a_cluster_is_used_where_there_is_one(fields: dict[str, Any], local: bool) -> None:
+    assert probe._local(RunConfig(**fields)) is local
 
 
 def test_codes_and_prior_of_two_tokenizers_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from components import registry
+from vim_core.config import PipelineConfig, StatisticsConfig
 from vim_core.errors import ConfigError
 
 WIRING = {
@@ -48,6 +49,18 @@ def test_upstream_is_all_before_a_component_in_flow_order() -> None:
     components = ["score", "tokenize", "quantize", "ingest", "classify"]
     assert registry.upstream("score", components) == ["ingest", "classify", "quantize", "tokenize"]
     assert registry.upstream("ingest", components) == []
+
+
+@pytest.mark.parametrize("network", ["classifier", "inception", "torchvision:squeezenet1_1"])
+def test_statistics_wait_for_the_classifier_only_where_they_use_it(network: str) -> None:
+    components = ["ingest", "classify", "statistics"]
+    digest = "0" * 8 if network.startswith("torchvision") else ""
+    statistics = StatisticsConfig(network=network, weights_sha256=digest)
+    config = PipelineConfig(components=components, statistics=statistics)
+    wanted = {"images": "ingest"} | ({"classifier": "classify"} if network == "classifier" else {})
+    assert registry.inputs_of("statistics", components, config) == wanted
+    assert registry.upstream("statistics", components, config) == list(wanted.values())
+    assert registry.inputs_of("statistics", components) == {"images": "ingest", "classifier": "classify"}
 
 
 @pytest.mark.usefixtures("wired")

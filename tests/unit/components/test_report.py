@@ -101,7 +101,7 @@ def test_page_is_whole_and_self_contained(published: tuple[str, dict[str, Any]])
     assert not re.search(r"url\(|@import", published[0])
     assert [link["href"] for link in html.of("a")] == ["#main", "https://mlflow.example/#/runs/1"]
     headings = {attributes.get("id") for attributes in html.of("h2")}
-    assert headings == {"samples", "reconstructions", "numbers", "probe", "training", "run", "lineage"}
+    assert headings == {"samples", "reconstructions", "numbers", "paper", "probe", "training", "run", "lineage"}
 
 
 def test_page_has_one_heading_language_and_texts_for_pictures(published: tuple[str, dict[str, Any]]) -> None:

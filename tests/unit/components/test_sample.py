@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,14 +14,15 @@ from hypothesis import strategies as st
 
 from components import sample
 from components.api import Artifact
+from components.sampling import shards
+from components.sampling.asked import Asked, numbers
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import models
-from tests.unit.vim_core.tiny import prior_network
 from vim_core.config import SampleConfig
 from vim_core.data.tables import ImageTable
 from vim_core.errors import ConfigError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.sampling import Sampler, Settings
+from vim_core.sampling import Sampler
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +42,14 @@ def drawn(inputs: dict[str, Artifact], root: Path, **fields: Any) -> dict[str, t
     return {row.key: (row.label, row.image) for row in table}
 
 
-def test_samples_do_not_depend_on_count_or_shards(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    many = drawn(inputs, tmp_path / "a", count=19, shards=3)
-    assert list(many) == [f"sample-{i:08d}" for i in range(19)]
-    assert [label for label, _ in many.values()] == [i % 3 for i in range(19)]
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_samples_do_not_depend_on_count_or_shards(inputs: dict[str, Artifact], tmp_path: Path, precision: str) -> None:
+    many = drawn(inputs, tmp_path / "a", count=64, shards=3, precision=precision)
+    assert list(many) == [f"sample-{i:08d}" for i in range(64)]
+    assert [label for label, _ in many.values()] == [i % 3 for i in range(64)]
     assert len({picture for _, picture in many.values()}) > 9
-    for number, (count, shards) in enumerate([(19, 1), (7, 2), (10, 4), (1, 1)]):
-        few = drawn(inputs, tmp_path / str(number), count=count, shards=shards)
+    for number, (count, files) in enumerate([(19, 1), (7, 2), (10, 4), (1, 1)]):
+        few = drawn(inputs, tmp_path / str(number), count=count, shards=files, precision=precision)
         assert few == {key: many[key] for key in few}
         assert len(few) == count
 
@@ -66,20 +69,23 @@ def test_a_decoder_that_depends_on_the_place_in_the_batch_does_no_harm(
     assert few == {key: many[key] for key in few}
 
 
-def test_finished_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = drawn(inputs, tmp_path / "whole", count=16, shards=4)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_finished_shards_are_kept(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    whole = drawn(inputs, tmp_path / "whole", count=16, shards=4, precision=precision)
     own, groups = Sampler.group, []
 
-    def dying(self: Sampler, index: int, labels: Any) -> Any:
+    def dying(self: Sampler, index: int, labels: Any, given: Any = None) -> Any:
         groups.append(index)
         if len(groups) == 3:
             raise KeyboardInterrupt
-        return own(self, index, labels)
+        return own(self, index, labels, given)
 
     monkeypatch.setattr(Sampler, "group", dying)
     with pytest.raises(KeyboardInterrupt):
-        drawn(inputs, tmp_path / "killed", count=16, shards=4)
-    assert drawn(inputs, tmp_path / "killed", count=16, shards=4) == whole
+        drawn(inputs, tmp_path / "killed", count=16, shards=4, precision=precision)
+    assert drawn(inputs, tmp_path / "killed", count=16, shards=4, precision=precision) == whole
     assert groups == [0, 1, 2, 2, 3]
 
 
@@ -102,21 +108,128 @@ def test_what_was_done_is_recorded(inputs: dict[str, Artifact], tmp_path: Path) 
 
 
 @given(st.integers(1, 500), st.integers(1, 9))
-def test_shards_cover_every_sample_once(count: int, shards: int) -> None:
-    ranges = sample.shards(SampleConfig(count=count, shards=shards))
-    assert len(ranges) == shards
+def test_shards_cover_every_sample_once(count: int, number: int) -> None:
+    ranges = shards.ranges(SampleConfig(count=count, shards=number))
+    assert len(ranges) == number
     assert (ranges[0][0], ranges[-1][1]) == (0, count)
     assert all(a[1] == b[0] for a, b in pairwise(ranges))
     sizes = [last - first for first, last in ranges]
     assert max(sizes) - min(sizes) <= 1
 
 
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 7), st.data())
+def test_shards_are_whole_once_their_groups_are_and_hold_no_more(
+    count: int, number: int, lanes: int, data: st.DataObject
+) -> None:
+    config = SampleConfig(count=count, shards=number, lanes=lanes)
+    missing = data.draw(st.lists(st.sampled_from(range(number)), unique=True))
+    assembly = shards.Assembly(config, missing)
+    wanted = {i // lanes for shard in missing for i in range(*shards.ranges(config)[shard])}
+    assert assembly.groups == sorted(wanted)
+    made: dict[int, Any] = dict(assembly.whole())
+    for group in data.draw(st.permutations(assembly.groups)):
+        samples: Any = list(range(group * lanes, min(count, (group + 1) * lanes)))
+        for shard, rows in assembly.add(group, samples):
+            assert shard not in made
+            made[shard] = rows
+    assert made == {shard: list(range(*shards.ranges(config)[shard])) for shard in missing}
+    assert assembly.held == 0
+
+
 def test_labels_go_round_over_groups() -> None:
-    sampler = Sampler(prior_network(classes=3), Settings(), lanes=4)
-    found = [int(label) for group in range(3) for label in sample.lane_labels(sampler, group)]
-    assert found == [i % 3 for i in range(12)]
-    free = Sampler(prior_network(classes=0), Settings(), lanes=4)
-    assert sample.lane_labels(free, 2).tolist() == [free.prior.null_class] * 4
+    asked = Asked(range(3))
+    assert [label for group in range(3) for label in asked.group(group, 4, 4).labels] == [i % 3 for i in range(12)]
+    assert Asked([5, 2]).group(1, 3, 1).labels == (2, 5, 2)
+    assert Asked([]).group(2, 4, 4).labels == (-1,) * 4
+
+
+def test_chosen_classes_by_name_or_number(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    pictures = drawn(inputs, tmp_path, count=6, classes=["cat", "0"])
+    assert [label for label, _ in pictures.values()] == [2, 0, 2, 0, 2, 0]
+    outcome = sample.run(SampleConfig(count=2, lanes=2, classes=["2"]), inputs, context_of(tmp_path / "b", "sample"))
+    assert outcome.properties["protocol"]["labels"] == "balanced over cat"
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["bea"], "no class is called 'bea'; did you mean 'bee'"),
+        (["3"], "there is no class 3, only 0 to 2"),
+        (["bee", "1"], "'bee' is there twice"),
+    ],
+)
+def test_classes_that_there_are_none_of(inputs: dict[str, Artifact], classes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        numbers(classes, inputs["prior"])
+
+
+def test_classes_of_an_unconditional_prior(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    free = models.prior(tmp_path, inputs["tokenizer"], conditional=False)
+    with pytest.raises(ConfigError, match="trained without classes; leave it empty"):
+        numbers(["ant"], free)
+
+
+@pytest.fixture
+def completing(inputs: dict[str, Artifact], tmp_path: Path) -> dict[str, Artifact]:
+    labels = {"train": np.arange(6) % 3, "test": np.arange(5) % 3}
+    return {**inputs, "codes": models.codes(tmp_path / "codes", inputs["tokenizer"], labels)}
+
+
+def test_completions_begin_with_the_codes_of_held_out_images(
+    completing: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, seen = Sampler.group, []
+
+    def watched(self: Sampler, index: int, labels: Any, given: Any = None) -> Any:
+        seen.append(own(self, index, labels, given))
+        return seen[-1]
+
+    monkeypatch.setattr(Sampler, "group", watched)
+    config = SampleConfig(count=7, lanes=4, shards=2, prefix=0.5)
+    ctx = context_of(tmp_path, "sample")
+    outcome = sample.run(config, completing, ctx)
+    test = np.random.default_rng(len("test")).integers(0, 16, size=(5, 4))
+    assert torch.cat(seen)[:, :2].tolist() == [test[i % 5, :2].tolist() for i in range(8)]
+    rows = [row for name in sorted(outcome.rows) for row in ImageTable([ctx.path(name)])]
+    assert [row.label for row in rows] == [i % 5 % 3 for i in range(7)]
+    assert rows[6].source == "prior, completing test-001"
+    assert outcome.properties["protocol"]["completes"] == "the first 2 codes of 5 held-out images are given"
+    chosen = drawn(completing, tmp_path / "chosen", count=3, prefix=0.5, classes=["bee"])
+    assert {label for label, _ in chosen.values()} == {1}
+
+
+def test_completions_that_cannot_be(completing: dict[str, Artifact], tmp_path: Path) -> None:
+    def run(inputs: dict[str, Artifact], **fields: Any) -> None:
+        sample.run(SampleConfig(count=2, lanes=2, **fields), inputs, context_of(tmp_path, "sample"))
+
+    alone = {name: given for name, given in completing.items() if name != "codes"}
+    with pytest.raises(ConfigError, match=r"sample\.prefix=0\.5: completes held-out images; add tokenize"):
+        run(alone, prefix=0.5)
+    for share, rows in ((0.1, 0), (0.9, 2)):
+        with pytest.raises(ConfigError, match=rf"gives {rows} of 2 rows of codes; at least one must be given"):
+            run(completing, prefix=share)
+    other = models.codes(tmp_path, with_fields(completing["tokenizer"], digest="another"), {"test": np.zeros(2, int)})
+    with pytest.raises(LineageError, match="was made by tokenizer another, not by digest-of-qu"):
+        run({**completing, "codes": other}, prefix=0.5)
+    ants = models.codes(tmp_path / "ants", completing["tokenizer"], {"test": np.zeros(2, int)})
+    with pytest.raises(ConfigError, match=r"no held-out image is of sample\.classes=\['bee'\]"):
+        run({**completing, "codes": ants}, prefix=0.5, classes=["bee"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"guidance_schedule": "sine"}, "must be one of constant, linear, cosine"),
+        ({"guidance_schedule": "cosine"}, "needs sample.guidance other than 1"),
+        ({"guidance": 2.0, "guidance_power": 2.0}, "is for a guidance_schedule that rises"),
+        ({"guidance": 2.0, "guidance_schedule": "linear", "guidance_power": 0.0}, "must be positive"),
+        ({"prefix": 1.0}, "a share below 1"),
+        ({"shards": 0}, "must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SampleConfig(**fields)
 
 
 def test_a_prior_of_another_tokenizer_is_refused(inputs: dict[str, Artifact]) -> None:

@@ -10,7 +10,8 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from components import score
-from components.scoring import parts
+from components.scoring import jobs, parts, reconstructed
+from components.scoring.sets import sets_of
 from tests.synthetic import (
     CLASSES,
     artifact,
@@ -155,13 +156,13 @@ def test_a_missing_shard_is_refused(tmp_path: Path, context: Any) -> None:
     lone = artifact(tmp_path / "x", "reconstruct", one, {"images": made["ingest"]}, config={"limit": 0},
                     properties=made["reconstruct"].properties)  # fmt: skip
     with pytest.raises(DataError, match="is not both an original and a reconstruction"):
-        score._pairs(ScoreConfig(), inputs_of(score.INPUTS, made | {"reconstruct": lone}), context)
+        jobs.pairs_of(ScoreConfig(), inputs_of(score.INPUTS, made | {"reconstruct": lone}), context)
 
 
 def test_figures_of_the_codes(tmp_path: Path) -> None:
     made = tables(tmp_path)
     figures = score.Figures()
-    score._add_codes(figures, ScoreConfig(usage_batch=5), inputs_of(score.INPUTS, made))
+    reconstructed.add_codes(figures, ScoreConfig(usage_batch=5), inputs_of(score.INPUTS, made))
     codes = np.random.default_rng(2).integers(0, 8, size=(12, 4))
     expected = np.mean([len(set(codes[i : i + 5].ravel().tolist())) / 8 for i in (0, 5)])
     assert figures.metrics["codebook_usage"] == pytest.approx(expected)
@@ -172,7 +173,7 @@ def test_figures_of_the_codes(tmp_path: Path) -> None:
 
 def test_too_few_images_for_codebook_usage_name_the_setting(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"256 images and there are 12.*score\.usage_batch"):
-        score._add_codes(score.Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
+        reconstructed.add_codes(score.Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ def context(tmp_path: Path) -> Any:
 
 def finish(inputs: dict[str, Any], context: Any, config: ScoreConfig) -> None:
     """Do all shards in this process, as if an earlier attempt had."""
-    for job in score.jobs_of(config, inputs, context):
+    for job in jobs.jobs_of(config, inputs, context, sets_of(config, inputs, context)):
         parts.measure(job)
 
 
@@ -191,8 +192,12 @@ def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:
     config = ScoreConfig(usage_batch=4)
     finish(inputs, context, config)
     outcome = score.run(config, inputs, context)
-    assert set(outcome.metrics) - {"samples"} == set(outcome.protocols)
-    assert set(outcome.metrics) == {
+    bounds = {name for name in outcome.metrics if name.endswith(("_low", "_high"))}
+    assert set(outcome.metrics) - {"samples"} - bounds == set(outcome.protocols)
+    for name in {bound.removesuffix("_low").removesuffix("_high") for bound in bounds}:
+        assert outcome.metrics[f"{name}_low"] <= outcome.metrics[name] <= outcome.metrics[f"{name}_high"]
+        assert outcome.protocols[name]["interval"].startswith("95 %: ")
+    assert set(outcome.metrics) - bounds == {
         "psnr_db",
         "ssim",
         "codebook_usage",
@@ -201,13 +206,16 @@ def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:
         "conditional_accuracy",
         "fd_classifier",
         "fd_classifier_real_vs_real",
+        "rfd_classifier",
     }
     assert all(np.isfinite(value) for value in outcome.metrics.values())
     protocol = outcome.protocols["fd_classifier"]
     assert (protocol["count"], protocol["reference_count"]) == (9, 40)
     assert protocol["network_digest"] == inputs["classifier"].digest
     assert protocol["sampling"] == {"seed": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 2.0}
-    assert outcome.protocols["fd_classifier_real_vs_real"]["count"] == 20
+    floor = outcome.protocols["fd_classifier_real_vs_real"]
+    assert (floor["count"], floor["reference_count"]) == (2, 10)  # 12 real images, divided as 9 samples and 40
+    assert "above the floor" in floor["notes"]
     assert {path.name for path in Path(context.out).rglob("*") if path.is_file()} == {
         "scores.json",
         "reconstructions.parquet",
@@ -219,7 +227,9 @@ def test_without_samples_their_figures_are_absent(tmp_path: Path, context: Any) 
     inputs = inputs_of(score.INPUTS, tables(tmp_path))
     config = ScoreConfig(usage_batch=4)
     finish(inputs, context, config)
-    assert set(score.run(config, inputs, context).metrics) == {"psnr_db", "ssim", "codebook_usage", "perplexity"}
+    metrics = score.run(config, inputs, context).metrics
+    figures = {"psnr_db", "ssim", "codebook_usage"}
+    assert set(metrics) == {*figures, "perplexity", *(f"{name}_{end}" for name in figures for end in ("low", "high"))}
 
 
 def test_samples_without_classes_have_a_distance_and_no_accuracy(tmp_path: Path, context: Any) -> None:

@@ -214,6 +214,12 @@ def test_a_full_disk_is_recognised_through_wrappers() -> None:
     assert store.storage_error(ValueError("bad image"), "/data") is None
 
 
+def test_causes_that_go_in_a_circle_have_an_end() -> None:
+    inner, outer = ValueError("inner"), ValueError("outer")
+    inner.__cause__, outer.__cause__ = outer, inner
+    assert store.storage_error(outer, "/data") is None
+
+
 def test_only_a_refusal_inside_the_root_is_the_roots_fault() -> None:
     assert store.storage_error(PermissionError(errno.EACCES, "denied", "/data/x"), "/data") is not None
     assert store.storage_error(PermissionError(errno.EACCES, "denied", "/pictures/x"), "/data") is None

@@ -55,9 +55,9 @@ def tokenizer(**fields: Any) -> QuantizeConfig:
     return replace(base, **fields)
 
 
-@pytest.mark.parametrize("laplace", [0.0, 0.1])
-def test_generator_and_lookup_are_exact(laplace: float) -> None:
-    config = tokenizer(loss=LossConfig(perceptual=0.0, logit_laplace=laplace))
+@pytest.mark.parametrize(("laplace", "tanh"), [(0.0, "head"), (0.1, "head"), (0.0, "blocks")])
+def test_generator_and_lookup_are_exact(laplace: float, tanh: str) -> None:
+    config = tokenizer(loss=LossConfig(perceptual=0.0, logit_laplace=laplace), tanh=tanh)
     model = ViTVQGAN(config)
     images = torch.rand(BATCH, 3, 16, 16)
     parts = flops.quantizer_step(config)

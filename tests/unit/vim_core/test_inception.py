@@ -54,6 +54,9 @@ def test_every_output_is_the_reference(tap: InceptionTap, reference: Any, images
     taken = tap.take(batch)
     assert distance(taken.features, reference[f"{images}_2048"][rows]) < 1e-4
     assert distance(taken.logits, reference[f"{images}_logits_unbiased"][rows]) < 1e-4
+    assert taken.spatial is not None
+    assert taken.spatial.shape[1] == tap.spatial
+    assert distance(taken.spatial, reference[f"{images}_spatial2023"][rows]) < 1e-4
     other = reference[f"{images}_pytorchfid2048"][rows]
     assert distance(taken.features, other) > 1e-3, "pytorch-fid's resize is another one"
 

@@ -174,3 +174,12 @@ def test_few_images_warn_and_one_is_refused(caplog: pytest.LogCaptureFixture) ->
 def test_two_networks_are_refused() -> None:
     with pytest.raises(DataError, match="dimension 3 and 4"):
         frechet_distance(Moments.from_batch(features(9, 3, 0)), Moments.from_batch(features(9, 4, 0)))
+
+
+@pytest.mark.parametrize("count", [200, 20])
+def test_the_quick_way_for_intervals_is_near_and_silent(count: int, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(4)
+    a, b = (Moments.from_batch(rng.normal(size=(count, 30)) * scale) for scale in (1.0, 1.4))
+    found = frechet_distance(a, b, quick=True)
+    assert caplog.text == ""
+    assert found == pytest.approx(frechet_distance(a, b), rel=1e-4)

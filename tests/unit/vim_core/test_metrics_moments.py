@@ -96,3 +96,14 @@ def test_bad_features_are_named() -> None:
         _ = Moments.from_batch(np.zeros((1, 2))).covariance
     with pytest.raises(DataError, match="no images"):
         merge_all([])
+
+
+def test_taking_a_part_away_undoes_its_merge() -> None:
+    rng = np.random.default_rng(9)
+    rest, part = (Moments.from_batch(rng.normal(size=(count, 4)) + shift) for count, shift in ((30, 5), (11, 6)))
+    found = rest.merge(part).without(part)
+    assert found.count == 30
+    np.testing.assert_allclose(found.mean, rest.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.m2, rest.m2, rtol=1e-9, atol=1e-9)
+    with pytest.raises(DataError, match="30 vectors of dimension 4 are no part of 11 of 4"):
+        part.without(rest)

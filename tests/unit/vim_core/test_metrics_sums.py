@@ -85,3 +85,17 @@ def test_the_choices_by_key_are_independent() -> None:
         cells[half_of(key), split_of(key, 3), rank_of(key) >> 63] += 1
     assert cells.min() > 2000 / 12 * 0.7
     assert cells.max() < 2000 / 12 * 1.3
+
+
+def test_spatial_features_have_moments_of_their_own_and_splits_may_be_given() -> None:
+    keys, features, logits = images(20, 3)
+    spatial = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    given_splits = np.arange(20) % 2
+    sums = Sums(3, 4, splits=2, spatial=5)
+    for rows in (slice(0, 8), slice(8, 20)):
+        sums.add(keys[rows], Taken(features[rows], logits[rows], spatial[rows]), given_splits[rows])
+    moments, scores, found = sums.parts()
+    np.testing.assert_allclose(found.m2, Moments.from_batch(spatial).m2, rtol=1e-10)
+    np.testing.assert_allclose(moments.mean, Moments.from_batch(features).mean, rtol=1e-10)
+    whole = ScoreSums.from_batch(logits, given_splits, 2)
+    np.testing.assert_allclose(scores.probabilities, whole.probabilities, rtol=1e-12)

@@ -1,0 +1,139 @@
+"""`statistics` and `score` in a bucket: the bytes of a local root, shards that merge, nothing measured twice."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import execute, store
+from components.api import Artifact
+from components.execute import Known
+from components.measuring import shards
+from tests.synthetic import everything
+from tests.unit.components.fakes import services
+from vim_core import io
+from vim_core.config import PipelineConfig, RunConfig, ScoreConfig, StatisticsConfig
+from vim_core.data.tables import ImageTable
+from vim_core.metrics.inception_score import ScoreSums
+from vim_core.metrics.moments import Moments
+
+COMPONENTS = ["ingest", "classify", "statistics", "quantize", "tokenize", "reconstruct", "prior", "sample", "score"]
+
+
+def config_of(root: str, cache: Path, **changes: Any) -> PipelineConfig:
+    return PipelineConfig(
+        preset="test",
+        components=COMPONENTS,
+        run=RunConfig(root=root, threads=1, device="cpu", code_cache=str(cache)),
+        statistics=StatisticsConfig(batch=4, score_splits=2, features=5, export=True, **changes),
+        score=ScoreConfig(usage_batch=4, batch=5),
+    )
+
+
+def sent(made: Artifact, bucket: str) -> Artifact:
+    """The same artifact in a bucket."""
+    folder = f"{bucket}/{made.manifest.component}"
+    for entry in made.manifest.files:
+        io.write_bytes(io.join(folder, entry.path), io.read_bytes(made.uri(entry.name)))
+    return Artifact(folder, made.manifest)
+
+
+def run(name: str, config: PipelineConfig, known: Known) -> execute.Result:
+    return execute.execute(name, config, services(), known=known)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """What the two components read, on a local disk; the statistics are theirs to make."""
+    found = everything(tmp_path_factory.mktemp("given"))
+    return {name: made for name, made in found.items() if name != "statistics"}
+
+
+@pytest.fixture(scope="module")
+def both(given: dict[str, Artifact], gcs: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Known]:
+    """Both components from local inputs to a local root, and from a bucket to a bucket."""
+    folder = tmp_path_factory.mktemp("both")
+    known = {"local": dict(given), "gs": {name: sent(made, f"{gcs}/given") for name, made in given.items()}}
+    roots = {"local": str(folder / "root"), "gs": f"{gcs}/judged"}
+    for place, root in roots.items():
+        for name in ("statistics", "score"):
+            before = dict(known[place])
+            made = run(name, config_of(root, folder / "cache"), before).artifact
+            known[place][name] = made
+    return known
+
+
+@pytest.mark.parametrize("name", ["statistics", "score"])
+def test_manifest_and_files_are_those_of_a_local_root(both: dict[str, Known], name: str) -> None:
+    local, remote = both["local"][name], both["gs"][name]
+    assert remote.folder.startswith("gs://")
+    store.verify(remote)
+    for field in ("fingerprint", "digest", "config", "inputs", "metrics", "properties", "protocols"):
+        assert getattr(remote.manifest, field) == getattr(local.manifest, field), field
+    assert [entry.name for entry in remote.manifest.files] == [entry.name for entry in local.manifest.files]
+    for entry in remote.manifest.files:
+        assert io.read_bytes(remote.uri(entry.name)) == io.read_bytes(local.uri(entry.name)), entry.name
+
+
+def test_shards_in_the_bucket_merge_to_the_whole(both: dict[str, Known]) -> None:
+    made, images = both["gs"]["statistics"], both["gs"]["ingest"]
+    parts = [Moments.from_bytes(io.read_bytes(uri)) for uri in made.uris("moments/test-")]
+    tables = [ImageTable([uri]) for uri in images.uris("images/test-")]
+    assert [part.count for part in parts] == [len(table) for table in tables] == [6, 6]
+    whole = Moments.from_bytes(io.read_bytes(made.uri("moments/test.npz")))
+    halves = [Moments.from_bytes(io.read_bytes(made.uri(f"moments/half-{half}.npz"))) for half in range(2)]
+    for merged in (parts[1].merge(parts[0]), halves[0].merge(halves[1])):
+        assert merged.count == whole.count == 12
+        assert merged.mean == pytest.approx(whole.mean, abs=1e-10)
+        assert merged.covariance == pytest.approx(whole.covariance, abs=1e-10)
+    sums = [ScoreSums.from_bytes(io.read_bytes(uri)) for uri in made.uris("inception_score/test-")]
+    total = ScoreSums.from_bytes(io.read_bytes(made.uri("inception_score/test.npz")))
+    assert sums[0].merge(sums[1]).score() == pytest.approx(total.score())
+
+
+def test_a_killed_run_leaves_its_shards_in_the_bucket_and_the_next_does_the_rest(
+    both: dict[str, Known], gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, known = config_of(f"{gcs}/killed", tmp_path), {**both["gs"]}
+    known.pop("statistics")
+    pictures, seen = shards._pictures, list[int]()
+
+    def limited(count: int, job: shards.Job) -> Any:
+        if len(seen) == count:
+            raise RuntimeError("killed")
+        seen.append(job.index)
+        return pictures(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_pictures", partial(limited, 1))
+        with pytest.raises(RuntimeError, match="killed"):
+            run("statistics", config, dict(known))
+    monkeypatch.setattr(shards, "_pictures", partial(limited, 2))
+    again = run("statistics", config, dict(known)).artifact
+    assert sorted(seen) == [0, 1]
+    assert again.digest == both["local"]["statistics"].digest
+    assert run("statistics", config, dict(known)).reused
+
+
+def test_a_network_from_the_bucket_asks_for_no_classifier(both: dict[str, Known], gcs: str, tmp_path: Path) -> None:
+    from safetensors.torch import save
+    from torchvision.models import squeezenet1_1
+
+    weights = save(squeezenet1_1().state_dict())
+    io.write_bytes(f"{gcs}/squeezenet.safetensors", weights)
+    named = {"network": "torchvision:squeezenet1_1", "weights": f"{gcs}/squeezenet.safetensors"}
+    config = config_of(f"{gcs}/judged", tmp_path, **named, weights_sha256=hashlib.sha256(weights).hexdigest())
+    known = {name: made for name, made in both["gs"].items() if name != "statistics"}
+    first = run("statistics", config, dict(known))
+    assert set(first.artifact.manifest.inputs) == {"images"}
+    trained = replace(known["classify"].manifest, digest="another" + "0" * 57)
+    again = run("statistics", config, known | {"classify": Artifact(known["classify"].folder, trained)})
+    assert (first.reused, again.reused) == (False, True)
+    own = config_of(f"{gcs}/judged", tmp_path)
+    assert execute.find("statistics", own, known | {"classify": Artifact("gs://none", trained)}) is None
+    assert execute.find("statistics", own, dict(known)) == both["gs"]["statistics"]

@@ -1,0 +1,59 @@
+"""The paper's tables: whole rows of numbers, and the same experiment printed twice is the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.reporting.paper_tables import TABLE_1, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8, TABLES, Table
+
+
+def column(table: Table, title: str) -> int:
+    return [one.title for one in table.columns].index(title)
+
+
+def cells(table: Table, titles: tuple[str, ...], **wanted: str) -> list[tuple[str, ...]]:
+    """The cells below `titles` of the rows whose cell below each keyword's title (underscores for blanks) is given."""
+    known = {name.replace("_", " "): value for name, value in wanted.items()}
+    rows = [row for row in table.rows if all(row[column(table, name)] == value for name, value in known.items())]
+    return [tuple(row[column(table, title)] for title in titles) for row in rows]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: str(table.number))
+def test_rows_are_whole_and_figures_are_numbers(table: Table) -> None:
+    assert table.rows
+    for row in table.rows:
+        assert len(row) == len(table.columns), row
+        for cell, one in zip(row, table.columns, strict=True):
+            if one.figure and cell != "n/a":
+                float(cell.removeprefix("~"))
+
+
+def test_the_tables_are_those_with_results() -> None:
+    assert [table.number for table in TABLES] == [1, 3, 4, 5, 6, 7, 8]
+    assert [len(table.rows) for table in TABLES] == [5, 8, 12, 20, 13, 21, 5]
+
+
+def test_tokenizers_of_table_1_are_those_of_table_4() -> None:
+    shared = ("images/s", "l2 (×10⁻³)", "Logit-Laplace", "FID", "IS")
+    for sizes, architecture in (("Small-Small", "ViT"), ("Base-Base", "ViT"), ("Small-Large", "ViT")):
+        [one] = cells(TABLE_1, shared, **{"Encoder-decoder": sizes})
+        assert one in cells(TABLE_4, shared, **{"Encoder-decoder": sizes, "Architecture": architecture})
+    [one] = cells(TABLE_1, shared, **{"Encoder-decoder": "channels × 1"})
+    assert cells(TABLE_4, shared, Architecture="CNN") == [one]
+
+
+def test_table_3_has_the_large_decoder_of_table_4() -> None:
+    assert cells(TABLE_3, ("FID",), Model="ViT-VQGAN (Small-Large)") == cells(
+        TABLE_4, ("FID",), **{"Encoder-decoder": "Small-Large"}
+    )
+
+
+def test_table_8_has_the_rows_of_table_6_without_rejection() -> None:
+    both = ("FID", "IS")
+    [large] = cells(TABLE_6, both, Model="ViT-VQGAN + VIM-Large", Acceptance="1.0")
+    assert cells(TABLE_8, both, Model="ViT-VQGAN + VIM-Large", Tokens="32×32") == [large]
+    assert cells(TABLE_8, both, Model="VQGAN") == cells(TABLE_6, both, Model="VQGAN", Acceptance="1.0")
+
+
+def test_the_probe_is_of_the_prior_alone() -> None:
+    assert cells(TABLE_7, ("Parameters", "Top-1 (%)"), Model="VIM-Large") == [("1697M", "73.2")]

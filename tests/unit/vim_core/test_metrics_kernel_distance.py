@@ -1,0 +1,72 @@
+"""KID against torch-fidelity on the same features, and by definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vim_core.errors import DataError
+from vim_core.metrics.intervals import left_out
+from vim_core.metrics.kernel_distance import kernel_distance, unbiased, without_groups
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_equals_torch_fidelity(shift: float) -> None:
+    metric = pytest.importorskip("torch_fidelity.metric_kid")
+    rng = np.random.default_rng(0)
+    made, real = rng.normal(size=(150, 12)) + shift, rng.normal(size=(210, 12))
+    options = {"kid_subsets": 20, "kid_subset_size": 60, "verbose": False}
+    expected = metric.kid_features_to_metric(torch.from_numpy(made), torch.from_numpy(real), **options)
+    mean, std = kernel_distance(made, real, 20, 60)
+    assert mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-9, abs=1e-12)
+    assert std == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-9)
+
+
+def test_the_estimate_by_definition() -> None:
+    """Sums over pairs of different vectors, for sets of unequal size."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(4, 3)), rng.normal(size=(3, 3)) + 1
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a @ b / 3 + 1) ** 3)
+
+    own = [np.mean([kernel(a, b) for i, a in enumerate(side) for j, b in enumerate(side) if i != j]) for side in (x, y)]
+    across = np.mean([kernel(a, b) for a in x for b in y])
+    assert unbiased(x, y) == pytest.approx(own[0] + own[1] - 2 * across)
+
+
+def test_equal_distributions_score_nothing_on_average() -> None:
+    rng = np.random.default_rng(2)
+    values = [unbiased(rng.normal(size=(40, 4)), rng.normal(size=(40, 4))) for _ in range(300)]
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
+
+
+def test_too_few_images_name_the_settings() -> None:
+    with pytest.raises(DataError, match=r"subsets of 1000 .* 30 and 40.*score\.kid_subset"):
+        kernel_distance(np.zeros((30, 2)), np.zeros((40, 2)))
+    with pytest.raises(DataError, match="two networks"):
+        kernel_distance(np.zeros((30, 2)), np.zeros((40, 3)), 1, 5)
+
+
+def test_leaving_groups_out_in_one_pass() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(23, 4)), rng.normal(size=(17, 4)) + 0.5
+    found = without_groups(x, y, 5, block=4)
+    sides = [(np.arange(23) % 5, np.arange(17) % 5)] * 5
+    expected = [unbiased(x[a != group], y[b != group]) for group, (a, b) in enumerate(sides)]
+    assert found == pytest.approx(expected)
+    with pytest.raises(DataError, match="9 groups of 23 and 17"):
+        without_groups(x, y, 9)
+
+
+def test_its_jackknife_holds_the_truth_of_shifted_sets() -> None:
+    """x and y of one coordinate: the truth by quadrature of many draws, which the unbiased estimate has on average."""
+    values, held = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 0.7
+        values.append(unbiased(x, y))
+        held.append(left_out(values[-1], without_groups(x, y, 20)))
+    truth = np.mean(values)
+    assert np.mean([low <= truth <= high for low, high in held]) >= 0.88

@@ -1,0 +1,155 @@
+"""Models by their folder: round trips bit for bit, hashes, lineage, images of any size, and clear refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components import store
+from components.api import Artifact
+from tests.unit.components import models
+from tests.unit.vim_core.tiny import assert_equal_bits, pixels, prior_network, tokenizer_network
+from vim_core.data.images import encode_png, square, to_tensor
+from vim_core.errors import DataError, LineageError
+from vim_core.pretrained import PUBLISHED, Prior, Tokenizer
+from vim_core.sampling import Sampler, Settings
+
+
+def saved(folder: Path, **fields: Any) -> Tokenizer:
+    made = Tokenizer(tokenizer_network(**fields), lineage={"digest": "d" * 64, "encoder": "e" * 64})
+    made.save_pretrained(folder)
+    return made
+
+
+def test_a_tokenizer_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    made = saved(tmp_path / "m")
+    found = Tokenizer.from_pretrained(tmp_path / "m")
+    assert_equal_bits(made.model.state_dict(), found.model.state_dict())
+    assert found.model.config == made.model.config
+    assert (found.digest, found.lineage) == ("d" * 64, made.lineage)
+    images = torch.rand(7, 3, 8, 8)
+    codes = made.encode(images)
+    assert torch.equal(found.encode(images), codes)
+    assert torch.equal(found.decode(codes), made.decode(codes))
+    found.save_pretrained(tmp_path / "again")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "m" / name).read_bytes()
+
+
+def test_a_prior_comes_back_bit_for_bit_and_samples_alike(tmp_path: Path) -> None:
+    made = Prior(prior_network(), {"digest": "p" * 64})
+    made.save_pretrained(tmp_path)
+    found = Prior.from_pretrained(tmp_path)
+    assert_equal_bits(made.model.state_dict(), found.model.state_dict())
+    assert found.shape == made.shape
+    settings = Settings(seed=3)
+    expected = Sampler(made.model, settings, 2).group(0, torch.tensor([0, 2]))
+    assert torch.equal(found.sample([0, 2], settings), expected)
+    with pytest.raises(DataError, match="labels 0 to 3: the prior has classes 0 to 2"):
+        found.sample([0, 3])
+
+
+def committed(artifact: Artifact) -> Artifact:
+    """The artifact with its manifest on the disk."""
+    Path(artifact.folder, store.MANIFEST).write_bytes(store.dump(artifact.manifest))
+    return artifact
+
+
+def test_artifacts_are_read_by_their_manifest(tmp_path: Path) -> None:
+    tokenizer = committed(models.tokenizer(tmp_path))
+    prior = committed(models.prior(tmp_path, tokenizer))
+    found = Tokenizer.from_pretrained(tokenizer.folder)
+    assert found.digest == tokenizer.digest
+    Prior.from_pretrained(prior.folder).check(found)
+    with pytest.raises(DataError, match="is an artifact of prior, expected one of quantize"):
+        Tokenizer.from_pretrained(prior.folder)
+
+
+def test_a_prior_takes_its_own_tokenizer_or_one_with_the_same_encoder(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path)
+    Prior(prior_network(tokenizer="d" * 64)).check(tokenizer)
+    Prior(prior_network(tokenizer="x" * 64), {"encoder": "e" * 64}).check(tokenizer)
+    for lineage in ({}, {"encoder": "f" * 64}):
+        with pytest.raises(LineageError, match="codes of tokenizer xxxxxxxxxxxx, this one is dddddddddddd"):
+            Prior(prior_network(tokenizer="x" * 64), lineage).check(tokenizer)
+
+
+@pytest.mark.parametrize("form", ["artifact", "exported"])
+def test_weights_with_another_hash_are_refused(tmp_path: Path, form: str) -> None:
+    if form == "artifact":
+        artifact = committed(models.tokenizer(tmp_path))
+        folder, weights = Path(artifact.folder), Path(artifact.uri("model.safetensors"))
+    else:
+        saved(tmp_path)
+        folder, weights = tmp_path, tmp_path / "model.safetensors"
+    right = hashlib.sha256(weights.read_bytes()).hexdigest()
+    Tokenizer.from_pretrained(folder, sha256=right[:12])
+    with pytest.raises(DataError, match=r"sha256 is .*was asked for 00000000"):
+        Tokenizer.from_pretrained(folder, sha256="00000000")
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(DataError, match=r"model\.safetensors: sha256 is .* says .*it was changed"):
+        Tokenizer.from_pretrained(folder)
+
+
+def test_weights_of_another_shape_and_missing_files_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    other = tokenizer_network(patch=2).config
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["quantize"]["patch"] = other.patch
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="does not fit ViTVQGAN"):
+        Tokenizer.from_pretrained(tmp_path)
+    with pytest.raises(DataError, match="describes a 'vit_vqgan' model, expected 'image_prior'"):
+        Prior.from_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(DataError, match=r"neither manifest\.json nor config\.json lies there"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_config_saved_before_a_setting_joined_means_its_default(tmp_path: Path) -> None:
+    made = saved(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["quantize"].pop("tanh") == "head"
+    assert set(record) == {"kind", "quantize", PUBLISHED}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert Tokenizer.from_pretrained(tmp_path).model.config == made.model.config
+    del record["quantize"]["patch"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="missing or unknown keys: patch"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_images_of_any_size_go_in_and_come_out_as_png(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "m")
+    sizes = [(8, 8), (30, 17), (5, 40)]
+    shown = [np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8) for i, size in enumerate(sizes)]
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, picture in zip(files, shown, strict=True):
+        file.write_bytes(encode_png(picture))
+    images = tokenizer.read(*files)
+    assert torch.equal(images, torch.stack([to_tensor(square(picture, 8)) for picture in shown]))
+    tokenizer.write(images, *(tmp_path / f"{i}-again.png" for i in range(3)))
+    assert torch.equal(tokenizer.read(*(tmp_path / f"{i}-again.png" for i in range(3))), images)
+    assert tokenizer.read().shape == (0, 3, 8, 8)
+
+
+def test_unreadable_images_are_named(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "m")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(encode_png(pixels(1, 32)[0])[:200])
+    with pytest.raises(DataError, match=r"text\.png: not an image"):
+        tokenizer.read(tmp_path / "text.png")
+    with pytest.raises(DataError, match=r"cut\.png: damaged image"):
+        tokenizer.read(tmp_path / "cut.png")
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
+        tokenizer.read(tmp_path / "none.png")
+    with pytest.raises(DataError, match=r"m: is a folder"):
+        tokenizer.read(tmp_path / "m")

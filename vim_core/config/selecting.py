@@ -1,0 +1,126 @@
+"""Settings of rejection sampling: a second classifier, what it selects, and curves over guidance and temperature."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+
+from vim_core.config.fields import one_of, require, where
+from vim_core.config.judging import ClassifyConfig
+
+
+@dataclass
+class SelectorConfig(ClassifyConfig):
+    """A second classifier of the ingested images, which selects samples and so may not judge them.
+
+    It is trained as `classify` is, with settings of its own; at least its seed must differ.
+    """
+
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        rule = "must be 1, because batch norm looks at the whole batch"
+        require(self.accumulate == 1, "selector.accumulate", self.accumulate, rule)
+        super().__post_init__()
+
+
+def trained_alike(classify: ClassifyConfig, selector: SelectorConfig) -> bool:
+    """Whether both trainings give the same network: all settings that change a result are equal."""
+    own, other = asdict(classify), asdict(selector)
+    return all(own[entry.name] == other[entry.name] for entry in fields(classify) if not entry.metadata.get("where"))
+
+
+@dataclass
+class NetworkConfig:
+    """The network that selects.
+
+    `name` is 'selector' (the component), 'torchvision:<name>' such as torchvision:resnet101, or '<module>:<factory>',
+    any function without arguments that gives a network with the interface of `vim_core/selectors.py`. The last two
+    take `weights` (path or URI) whose sha256 begins with `sha256`. `classes` is a list of the network's own classes in
+    the order of its logits, a file as `ingest.class_list` takes it (`wnid name` a line); without it the network says
+    them itself, or has as many as the images, in the same order. The list counts by its content, weights by their hash.
+    """
+
+    name: str = "selector"
+    weights: str = where("")
+    sha256: str = ""
+    classes: str = where("")
+
+    def __post_init__(self) -> None:
+        named = self.name == "selector" or ":" in self.name.strip(":")
+        rule = "must be selector, torchvision:<name> or <module>:<factory>"
+        require(named, "network.name", self.name, rule)
+        if self.name == "selector":
+            given = self.weights or self.sha256 or self.classes
+            rule = "is for networks from outside; name one as network.name"
+            require(not given, "network.weights, sha256 or classes", given, rule)
+            return
+        require(bool(self.weights), "network.weights", "", f"give the path or URI of the weights of {self.name}")
+        rule = "must be the sha256 of network.weights, or at least its first 8 digits"
+        digits = len(self.sha256) >= 8 and all(letter in "0123456789abcdef" for letter in self.sha256)
+        require(digits, "network.sha256", self.sha256, rule)
+
+
+@dataclass
+class SelectConfig:
+    """Rejection sampling: of the candidates that `sample` drew, a classifier keeps `count` a class at each rate.
+
+    At rate r these are the best of the first count / r candidates of the class, so that every rate is scored on equally
+    many images; the strictest one says how many samples there must be.
+    """
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    count: int = 50
+    rates: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.25, 0.05])
+    batch: int = 64
+    shards: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.count > 0, "select.count", self.count, "must be positive")
+        require(self.batch > 0, "select.batch", self.batch, "must be positive")
+        require(self.shards > 0, "select.shards", self.shards, "must be positive")
+        check_rates("select.rates", self.rates)
+
+
+@dataclass
+class TradeoffConfig:
+    """Accuracy and Fréchet distance over a grid of temperatures, guidances and acceptance rates.
+
+    Each point has `count` images of every class. All pairs of temperature and guidance draw from the same noise; the
+    rates of one pair share its candidates. Intervals hold `confidence` of `bootstrap` resamples (0: none but those of
+    accuracy, which is a share).
+    """
+
+    temperatures: list[float] = field(default_factory=lambda: [1.0])
+    guidances: list[float] = field(default_factory=lambda: [1.0, 1.5, 2.0, 3.0])
+    acceptances: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.25])
+    count: int = 50
+    seed: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+    lanes: int = 64
+    precision: str = "fp32"
+    bootstrap: int = 500
+    confidence: float = 0.95
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def __post_init__(self) -> None:
+        for name, values in (("temperatures", self.temperatures), ("guidances", self.guidances)):
+            require(bool(values), f"tradeoff.{name}", values, "name at least one")
+            require(len(set(values)) == len(values), f"tradeoff.{name}", values, "names a value twice")
+        require(min(self.temperatures) > 0, "tradeoff.temperatures", self.temperatures, "must be positive")
+        check_rates("tradeoff.acceptances", self.acceptances)
+        require(self.count > 0, "tradeoff.count", self.count, "must be positive")
+        require(self.top_k >= 0, "tradeoff.top_k", self.top_k, "must be 0 (off) or positive")
+        require(0 < self.top_p <= 1, "tradeoff.top_p", self.top_p, "must lie in (0, 1]")
+        require(self.lanes > 0, "tradeoff.lanes", self.lanes, "must be positive")
+        one_of("tradeoff.precision", self.precision, ("fp32", "bf16"))
+        rule = "must be 0 (no intervals) or at least 20, for an interval of resamples to mean something"
+        require(self.bootstrap == 0 or self.bootstrap >= 20, "tradeoff.bootstrap", self.bootstrap, rule)
+        require(0 < self.confidence < 1, "tradeoff.confidence", self.confidence, "must lie in (0, 1)")
+
+
+def check_rates(key: str, rates: list[float]) -> None:
+    """Raise `ConfigError` unless these are different shares above 0, at least one."""
+    require(bool(rates), key, rates, "name at least one rate")
+    require(len(set(rates)) == len(rates), key, rates, "names a rate twice")
+    require(all(0 < rate <= 1 for rate in rates), key, rates, "acceptance rates lie in (0, 1]")
