@@ -28,7 +28,7 @@ from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
 
-VERSION = 1
+VERSION = 2
 INPUTS: dict[str, str] = {}
 
 PICTURE = "contact_sheet.png"

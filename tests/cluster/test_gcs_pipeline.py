@@ -29,7 +29,7 @@ def test_the_whole_pipeline_lives_in_a_bucket(gcs: str, tmp_path: Path, monkeypa
     arguments = ["run", "--preset", "smoke", f"run.root={root}", "run.tracking_uri=off"]
     vimctl(*arguments, root=tmp_path / "unused", timeout=1200)
     made = artifacts(root)
-    assert len(made) == 11
+    assert len(made) == 14
     for artifact in made.values():
         store.verify(artifact)
     assert not [path for path in io.files(root) if path.startswith(".work/")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_benchmarks import BY_BEAM, check_toy
+from tests.integration.test_benchmarks import BY_BEAM, check_toy
 
 
 @pytest.mark.parametrize("name", BY_BEAM)
