@@ -30,7 +30,7 @@ def config_of(root: str, cache: Path, **changes: Any) -> PipelineConfig:
         preset="test",
         components=COMPONENTS,
         run=RunConfig(root=root, threads=1, device="cpu", code_cache=str(cache)),
-        statistics=StatisticsConfig(batch=4, score_splits=2, features=5, export=True, **changes),
+        statistics=StatisticsConfig(batch=4, score_splits=2, features=8, export=True, **changes),
         score=ScoreConfig(usage_batch=4, batch=5),
     )
 

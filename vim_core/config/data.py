@@ -106,7 +106,8 @@ class StatisticsConfig:
         self._check_network()
         require(bool(self.halves), "statistics.halves", self.halves, "must name a split")
         require(self.score_splits >= 0, "statistics.score_splits", self.score_splits, "must be 0 (none) or positive")
-        require(self.features >= 0, "statistics.features", self.features, "must be 0 (none) or positive")
+        rule = "must be 0 (none) or above 5, the neighbours that density and coverage look at"
+        require(self.features == 0 or self.features > 5, "statistics.features", self.features, rule)
         rule = "sFID's spatial features are of statistics.network=inception"
         require(not self.spatial or self.network == "inception", "statistics.spatial", self.spatial, rule)
         rule = "has no use without statistics.reference"

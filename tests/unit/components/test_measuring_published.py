@@ -47,7 +47,7 @@ def test_images_are_measured_only_where_something_needs_them(remote: bytes) -> N
     found = published.read(plain)
     assert found is not None
     assert not published.wants_images(plain, found)
-    assert published.wants_images(StatisticsConfig(reference=URI, features=5), found)
+    assert published.wants_images(StatisticsConfig(reference=URI, features=8), found)
     assert published.read(StatisticsConfig()) is None
 
 

@@ -24,6 +24,7 @@ SHA = "0123456789abcdef"
         ({"reference_sha256": SHA}, r"statistics\.reference_sha256=.*has no use without statistics\.reference"),
         ({"score_splits": -1}, r"statistics\.score_splits=-1"),
         ({"features": -1}, r"statistics\.features=-1"),
+        ({"features": 5}, r"statistics\.features=5: must be 0 \(none\) or above 5"),
         ({"halves": []}, r"statistics\.halves"),
     ],
 )
