@@ -52,6 +52,9 @@ SS = (SMALL, SMALL, 55.8)
 PAPER = {
     "imagenet256_base": Paper(*SS, VIM_BASE, 706.8, tables=("4", "8"), numbers=("1.99", "8.81"), hours=(23, 43)),
     "imagenet256_large": Paper(*SS, VIM_LARGE, 1848.6, tables=("6", "8"), numbers=("4.17", "3.04"), hours=(111,)),
+    "imagenet256_large_rejection": Paper(
+        *SS, VIM_LARGE, 1848.6, tables=("6",), numbers=("3.04", "227.4"), hours=(111,)
+    ),
     "imagenet256_base_16x16": Paper(
         SMALL, SMALL, 57.7, VIM_BASE, 706.7, patch=16, tables=("8",), numbers=("11.20", "97.2"), hours=(18, 10)
     ),
