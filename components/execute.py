@@ -13,6 +13,7 @@ from typing import Any
 
 from components import fingerprint, lease, registry, store
 from components.api import Artifact, Component, Context, InputRecord, Manifest, Outcome, Progress, Tracker
+from components.archive import marks
 from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError, VimError
@@ -63,7 +64,7 @@ class Request:
     @property
     def leases(self) -> str:
         """Where ownership of the work is recorded; beside it, so that the work can be removed while it is owned."""
-        return io.join(self.root, ".leases", self.name, self.fingerprint)
+        return marks.folder(self.root, self.name, self.fingerprint)
 
     @property
     def folder(self) -> str:
@@ -91,9 +92,9 @@ def execute(
     began = time.monotonic()
     known = {} if known is None else known
     request = _request(name, config, _inputs(name, config, known))
-    artifact, reused = request.stored(), True
+    artifact, reused = _reused(request), True
     if artifact is None or force:
-        artifact, reused = _make(request, services, force)
+        artifact, reused = _make(request, services, force, known)
     for later in registry.NAMES[registry.NAMES.index(name) :]:
         known.pop(later, None)
     known[name] = artifact
@@ -145,7 +146,15 @@ def _request(name: str, config: PipelineConfig, inputs: dict[str, Artifact]) -> 
     return Request(name, module, config, settings, inputs, key)
 
 
-def _make(request: Request, services: Services, force: bool) -> tuple[Artifact, bool]:
+def _reused(request: Request) -> Artifact | None:
+    """The artifact, if it exists: noted as used before the look that counts, so that it is not removed meanwhile."""
+    if request.stored() is None:
+        return None
+    marks.use(request.leases)
+    return request.stored()
+
+
+def _make(request: Request, services: Services, force: bool, known: Known) -> tuple[Artifact, bool]:
     progress = services.progress(request.name)
     with store.guarded(request.root):
         io.make_folder(request.leases)
@@ -153,6 +162,9 @@ def _make(request: Request, services: Services, force: bool) -> tuple[Artifact, 
         existing = request.stored()
         if existing is not None and not force:
             return existing, True
+        # What this run found so far is not to vanish before later components need it.
+        marks.announce(request.leases, [*known.values(), *request.inputs.values()])
+        marks.look(request.root, request.name, request.inputs)
         _sweep(request, held, existing)
         with store.guarded(request.root):
             io.make_folder(request.work)

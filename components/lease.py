@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 HEARTBEAT_S = 5.0
 STALE_S = 30.0
 POLL_S = 0.5
+ABANDONED_S = 3600.0
+"""Of an owner on another machine, by the store's clock: without watching, clocks may differ and hearts may stall."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +79,53 @@ def hold(
     """
     with guarded(folder):
         held = _acquire(folder, note, stale, poll)
+    with _kept(held, heartbeat):
+        yield held
+
+
+@contextlib.contextmanager
+def hold_if_free(folder: str, abandoned: float = ABANDONED_S, heartbeat: float = HEARTBEAT_S) -> Iterator[Lease | None]:
+    """Own the work without waiting, or get None where somebody living does. Raises `StorageError`."""
+    with guarded(folder):
+        number = max(_numbers(folder), default=0)
+        me = _myself()
+        free = living(folder, abandoned) is None
+        won = free and io.create_exclusive(_lease(folder, number + 1), json.dumps(dataclasses.asdict(me)).encode())
+    if not won:
+        yield None
+        return
+    held = Lease(folder, number + 1, me, None)
+    with _kept(held, heartbeat):
+        yield held
+
+
+def living(folder: str, abandoned: float = ABANDONED_S) -> str | None:
+    """Who owns the work now, for people, or None; an owner elsewhere lives until its heart is still for so long."""
+    number = max(_numbers(folder), default=0)
+    if not number or _released(_read_beat(folder, number)):
+        return None
+    owner = _read_owner(folder, number)
+    alive = _alive(owner)
+    if alive is None:
+        names = (_lease(folder, number), _beat_uri(folder, number))
+        alive = time.time() - max(map(io.changed, names)) < abandoned
+    return str(owner or "an unknown process") if alive else None
+
+
+def _released(beat: bytes) -> bool:
+    try:
+        return bool(json.loads(beat)["released"])
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def _kept(held: Lease, heartbeat: float) -> Iterator[None]:
     stop = threading.Event()
     thread = threading.Thread(target=_keep_beating, args=(held, heartbeat, stop), name="lease-heartbeat", daemon=True)
     thread.start()
     try:
-        yield held
+        yield
     finally:
         stop.set()
         thread.join()
@@ -161,12 +205,12 @@ def _release(held: Lease) -> None:
 
 def _beat(held: Lease, count: int, released: bool) -> None:
     beat = {"token": held.owner.token, "count": count, "time": time.time(), "released": released}
-    io.write_bytes(io.join(held.folder, f"beat-{held.number:06d}.json"), json.dumps(beat).encode())
+    io.write_bytes(_beat_uri(held.folder, held.number), json.dumps(beat).encode())
 
 
 def _read_beat(folder: str, number: int) -> bytes:
     try:
-        return io.read_bytes(io.join(folder, f"beat-{number:06d}.json"))
+        return io.read_bytes(_beat_uri(folder, number))
     except FileNotFoundError:
         return b""
 
@@ -180,6 +224,10 @@ def _read_owner(folder: str, number: int) -> Owner | None:
 
 def _lease(folder: str, number: int) -> str:
     return io.join(folder, f"lease-{number:06d}.json")
+
+
+def _beat_uri(folder: str, number: int) -> str:
+    return io.join(folder, f"beat-{number:06d}.json")
 
 
 def _numbers(folder: str) -> list[int]:

@@ -58,13 +58,17 @@ def commit(root: str, manifest: Manifest) -> tuple[Artifact, bool]:
     return winner, False
 
 
+def aside(artifact: Artifact) -> str:
+    """Where `retire` puts its manifest."""
+    return io.join(artifact.folder, f"manifest-{artifact.manifest.created.replace(':', '')}.json")
+
+
 def retire(root: str, artifact: Artifact) -> None:
     """Set a manifest aside under the time it was created, so that the artifact can be made again; its files stay."""
     uri = io.join(artifact.folder, MANIFEST)
-    aside = io.join(artifact.folder, f"manifest-{artifact.manifest.created.replace(':', '')}.json")
     with guarded(root):
         # Buckets know no renaming, and few servers of their kind do.
-        io.write_bytes(aside, io.read_bytes(uri))
+        io.write_bytes(aside(artifact), io.read_bytes(uri))
         io.remove_tree(uri)
 
 

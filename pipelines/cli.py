@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import commands, presets
+from pipelines import archive_commands, commands, presets
 from vim_core.errors import ConfigError, VimError
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ examples:
   vimctl config --preset digits                   every setting, resolved
   vimctl report --preset digits --json            the figures of the last run
   vimctl compare digits other/report-folder       two runs side by side, on one page and in the terminal
+  vimctl artifacts list                           what was made, how large it is, what still needs it
+  vimctl artifacts gc                             what nobody needs any more; --delete removes it
+  vimctl plan --preset imagenet256_large --topology 4x4x4 --mfu 0.4   memory, hours and storage on 64 chips
   vimctl ui --preset digits                       MLflow and Dagster in the browser
   vimctl reconstruct cat.jpg --tokenizer DIR --out again   your own pictures through a tokenizer
   vimctl export artifacts/quantize/… --out DIR    a trained model with its card, for others to load
@@ -77,6 +80,9 @@ def parser() -> ArgumentParser:
     _compare(_command(kinds, "compare", commands.compare, "put the reports of several runs beside each other"))
     _tables(_command(kinds, "tables", commands.export_tables, "write image tables for other tools, or read theirs"))
     _models(kinds)
+    about = "list, inspect, pin and tidy up what was made"
+    archive_commands.grammar(_command(kinds, "artifacts", archive_commands.show_list, about))
+    _plan(_command(kinds, "plan", commands.plan, "say what a preset needs on so many chips, without touching any"))
     _ui(_command(kinds, "ui", commands.ui, "start MLflow and Dagster on 127.0.0.1 and print their addresses"))
     return top
 
@@ -148,6 +154,13 @@ def _pictures(made: ArgumentParser) -> None:
     made.add_argument("images", nargs="+", metavar="IMG", help="pictures of any size, paths or URIs")
     made.add_argument("--tokenizer", required=True, help="folder of a quantize artifact or an exported tokenizer")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: %(default)s")
+
+
+def _plan(made: ArgumentParser) -> None:
+    from pipelines import planning
+
+    _settings(made)
+    planning.options(made)
 
 
 def _ui(made: ArgumentParser) -> None:

@@ -97,6 +97,13 @@ def import_tables(arguments: Namespace) -> int:
     return 0
 
 
+def plan(arguments: Namespace) -> int:
+    """`vimctl plan`: memory, work and storage of a preset, from its settings alone."""
+    from pipelines import planning
+
+    return planning.run(arguments)
+
+
 def ui(arguments: Namespace) -> int:
     """`vimctl ui`: MLflow and Dagster until interrupted."""
     from pipelines import ui as servers

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +25,7 @@ from vim_core.io_errors import answering, of_store, reason
 # gcsfs reads this at import: its bucket-type probe costs a minute per bucket on servers that do not know it.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+TIME_KEYS = ("mtime", "updated", "LastModified", "last_modified", "created")
 VERSION_KEYS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 
@@ -121,6 +124,29 @@ def state(uri: str) -> str:
     except FileNotFoundError:
         return ""
     return f"{info['size']} {version(info)}"
+
+
+def modified(info: dict[str, Any]) -> float:
+    """Of what a store says of a file, when it was written, in Unix seconds; now where it does not say."""
+    for key in TIME_KEYS:
+        value = info.get(key)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return time.time()
+
+
+def changed(uri: str) -> float:
+    """When a file was written, in Unix seconds by the store's clock; 0 where there is none."""
+    fs, path = filesystem(uri)
+    try:
+        with _asked(uri):
+            return modified(fs.info(path))
+    except FileNotFoundError:
+        return 0.0
 
 
 def make_folder(uri: str) -> None:

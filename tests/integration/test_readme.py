@@ -59,6 +59,8 @@ def concrete(line: str, root: Path) -> list[str]:
     for component in ("quantize", "sample"):
         made = sorted(manifest.parent for manifest in (root / component).glob("*/manifest.json"))
         line = line.replace(f"artifacts/{component}/FINGERPRINT", str(made[0]))
+    (prior, *_) = sorted(manifest.parent.name for manifest in (root / "prior").glob("*/manifest.json"))
+    line = line.replace("prior/FINGERPRINT", f"prior/{prior}")
     line = line.replace("OTHER-RUN", f"{root / 'reports' / 'smoke'} --out {root / 'compare.html'}")
     own = {"PICTURE.jpg", "samples.npz", "imported", "again", "my-tokenizer"}
     return [str(root / word) if word in own else word for word in shlex.split(line)]

@@ -238,3 +238,17 @@ def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
     folder = str(tmp_path / "file" / "leases")
     with pytest.raises(StorageError, match="leases"), lease.hold(folder, print):
         pass
+
+
+def test_who_does_not_wait_gets_it_where_nobody_living_has_it(anywhere: str) -> None:
+    with lease.hold_if_free(anywhere) as first:
+        assert first is not None
+        assert lease.living(anywhere) == str(first.owner)
+        with lease.hold_if_free(anywhere) as second:
+            assert second is None
+        first.check()
+    assert lease.living(anywhere) is None
+    with lease.hold(anywhere, print, stale=NEVER) as held:
+        assert held.number == 2
+        with lease.hold_if_free(anywhere) as third:
+            assert third is None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,20 @@ def test_local_addresses(tmp_path: Path) -> None:
     io.make_folder(str(tmp_path / "a" / "b"))
     io.make_folder("gs://nowhere/at/all")
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_when_a_file_was_written_is_known_everywhere(anywhere: str) -> None:
+    uri = io.join(anywhere, "a", "b")
+    before = time.time()
+    io.write_bytes(uri, b"x")
+    # Disks keep times in ticks of a few milliseconds.
+    assert before - 2 < io.changed(uri) < time.time() + 2
+    assert io.modified(io.files(anywhere)["a/b"]) == io.changed(uri)
+    assert io.changed(io.join(anywhere, "none")) == 0.0
+
+
+def test_times_are_read_in_every_form_a_store_gives_them() -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    for info in ({"mtime": moment.timestamp()}, {"created": moment}, {"updated": "2026-01-02T03:04:05Z"}):
+        assert io.modified(info) == moment.timestamp()
+    assert io.modified({"size": 1}) >= moment.timestamp()

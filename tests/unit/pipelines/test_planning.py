@@ -1,0 +1,48 @@
+"""`vimctl plan` as people and programs read it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines import cli
+
+SMOKE = ["plan", "--preset", "smoke", "--topology", "2x2x1"]
+
+
+def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SMOKE, "--mfu", "0.4", "--price", "2", "--json", "prior.batch=30"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["preset"], found["chips"], found["mfu_from"]) == (
+        "smoke", 4, "given: --mfu 0.4, for every training",
+    )  # fmt: skip
+    prior = next(each for each in found["components"] if each["name"] == "prior")
+    assert prior["time"]["cost"] == 2 * prior["time"]["chip_hours"]
+    assert prior["memory"]["peak"] > 0
+    assert any("prior.batch=30" in warning for warning in found["warnings"])
+
+
+def test_tables_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(SMOKE) == 0
+    said = capsys.readouterr().out
+    assert "smoke on 4 x TPU v4, weights split over 4 of 4 chips" in said
+    assert "MFU unknown, so no hours: give --mfu" in said
+    rows = {" ".join(line.split()[:2]): line.split() for line in said.splitlines()}
+    assert rows["training classify"] == ["training", "classify", "selector", "quantize", "prior", "probe"]
+    assert rows["images at"][-5:] == ["32", "32", "8", "8", "16"]
+    assert rows["chips 1"] == ["chips", "1", "1", "4", "4", "4"]
+    assert rows["hours –"] == ["hours", "–", "–", "–", "–", "–"]
+    assert "warning: prior.stack: dim=64 not divisible by 128" in said
+
+
+def test_another_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--preset", "smoke", "--accelerator", "H200", "run.workers=2", "run.parallel=fsdp"]) == 0
+    assert "smoke on 2 x H200, FSDP2 over 2 of 2 chips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("topology", ["4x4", "5x5x5", "2x2xz"])
+def test_a_malformed_topology_is_a_config_error(topology: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--preset", "smoke", "--topology", topology]) == 2
+    assert f"run.topology='{topology}'" in capsys.readouterr().err

@@ -1,0 +1,147 @@
+"""The memory model against what the allocator saw in real training steps, and against kept records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.live_bytes import live_bytes
+from tests.unit.vim_core.tiny import classify_config, image_table, prior_config, quantize_config, runtime
+from vim_core.config import (
+    CodebookConfig,
+    DiscriminatorConfig,
+    OptimConfig,
+    PipelineConfig,
+    PriorConfig,
+    QuantizeConfig,
+    StackConfig,
+    TrainConfig,
+)
+from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.models.presets import prior_stack
+from vim_core.planning import memory
+from vim_core.planning.activations import Kept, Numbers
+from vim_core.planning.chips import GB, GIB
+from vim_core.planning.layout import Layout
+from vim_core.planning.memory import Memory, Step
+from vim_core.planning.networks import Part, prior_parts
+from vim_core.planning.plan import needed
+from vim_core.tasks.base import Task
+from vim_core.tasks.classifier import ClassifierData, ClassifierTask
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+
+RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
+TOLERANCE = 0.15
+STACK = StackConfig(blocks=4, heads=4, dim=64, mlp=256)
+FACTORED = OptimConfig(kind="factored", first_moment="int8", clip_norm=1.0)
+ONE = Layout("data", 1, 1)
+
+
+def modelled(component: str, config: PipelineConfig, training: TrainConfig) -> Memory:
+    item = 2 if training.precision == "bf16" else 4
+    images, recompute = training.batch // training.accumulate, bool(getattr(training, "recompute", False))
+    return needed(component, config, ONE, Step(images, training.accumulate, Numbers(item, cpu=True), recompute), 3)
+
+
+def compare(make: Any, found: Memory, steps: int) -> None:
+    """Peak within the tolerance; what stays, to some hundred bytes of counters and tables."""
+    before: Task = make()
+    batches = [before.batch(step) for step in range(steps)]
+    with live_bytes() as measured:
+        task = make()
+        for step in range(steps):
+            task.step(step, batches[step])
+    assert found.peak == pytest.approx(measured.peak, rel=TOLERANCE)
+    states = found.weights + found.gradients + found.optimizer + found.average
+    assert states == pytest.approx(measured.kept, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {}, {"dropout": 0.0}, {"recompute": True}, {"accumulate": 4}, {"ema": 0.9}, {"variant": "modern"},
+        {"optim": FACTORED, "batch": 1}, {"variant": "modern", "recompute": True, "optim": FACTORED},
+        {"precision": "bf16", "batch": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_priors_step(tmp_path: Path, fields: dict[str, Any]) -> None:
+    # In bf16 the CPU's attention keeps no matrix of all pairs only beyond 256 tokens.
+    side = 17 if fields.get("precision") == "bf16" else 8
+    codes = np.random.default_rng(0).integers(0, 64, size=(32, side * side))
+    table, meta = str(tmp_path / "codes.parquet"), CodeMeta("train", (side, side), 64, "t" * 64)
+    keys = [f"image-{i:03d}" for i in range(len(codes))]
+    write_codes(table, keys, np.arange(32) % 3, np.zeros(32, np.int32), codes, meta)
+    given: dict[str, Any] = {"batch": 16, "stack": STACK, "ema": 0.0, "label_dropout": 0.0, "dropout": 0.1}
+    settings = prior_config(**given | {"optim": OptimConfig()} | fields)
+    tokens = QuantizeConfig(image_size=4 * side, patch=4, codebook=CodebookConfig(codes=64))
+    data = PriorData([table], [table], 3, "t" * 64)
+    found = modelled("prior", PipelineConfig(prior=settings, quantize=tokens), settings)
+    compare(lambda: PriorTask(settings, data, runtime(settings.precision)), found, steps=2)
+
+
+@pytest.mark.parametrize("fields", [{}, {"recompute": True}, {"accumulate": 2}], ids=str)
+def test_a_quantizers_step(tmp_path: Path, fields: dict[str, Any]) -> None:
+    judge = DiscriminatorConfig(channels=32, base=256, ramp_start=1, ramp_steps=2, r1_every=2)
+    small = StackConfig(blocks=2, heads=4, dim=64, mlp=256)
+    given = {"image_size": 32, "batch": 8, "encoder": small, "decoder": small, "discriminator": judge, "ema": 0.0}
+    settings = quantize_config(**given | fields)
+    table = image_table(tmp_path / "images.parquet", 32, size=32)
+    found = modelled("quantize", PipelineConfig(quantize=settings), settings)
+    compare(lambda: QuantizerTask(settings, QuantizerData([table], [table]), runtime()), found, steps=3)
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_a_classifiers_step(tmp_path: Path, width: int) -> None:
+    settings = classify_config(image_size=32, width=width, batch=16)
+    table = image_table(tmp_path / "images.parquet", 32, size=32)
+    found = modelled("classify", PipelineConfig(classify=settings), settings)
+    compare(lambda: ClassifierTask(settings, ClassifierData([table], [table], 3), runtime()), found, steps=3)
+
+
+def large(optim: OptimConfig) -> list[Part]:
+    """VIM-Large alone, on 1,024 of 8,192 codes and 1,000 classes."""
+    return prior_parts(PriorConfig(stack=prior_stack("large"), optim=optim), QuantizeConfig(), 1000)
+
+
+def test_the_benchmarks_records_of_vim_large() -> None:
+    record = json.loads((RESULTS / "large-cpu.json").read_text(encoding="utf-8"))
+    halves = memory.resident(large(OptimConfig()), Layout("fsdp", 2, 2))
+    assert halves.weights / GB == pytest.approx(record["workers"][0]["part"], abs=1e-3)
+    whole = memory.resident(large(OptimConfig()), ONE)
+    assert whole.weights / GB == pytest.approx(record["full_copy_gb"], abs=1e-3)
+    (row,) = json.loads((RESULTS / "stage2_memory-cpu.json").read_text(encoding="utf-8"))
+    assert whole.peak / GIB == pytest.approx(row["peer_value"], abs=5e-3)
+
+
+def test_moments_of_a_step_by_hand() -> None:
+    (part,) = large(OptimConfig())
+    values = 4.0 * part.parameters
+    slots = ONE.slots(part)
+    kept = Kept(kept=1e12, moment=1e9)
+    # Activations outweigh the gradients that follow them, unless an earlier microbatch left some.
+    once = memory.training([part], ONE, Step(1, 1, Numbers()), [(part, kept)], 0.0)
+    assert once.peak == values + slots + 1e12 + 1e9
+    twice = memory.training([part], ONE, Step(1, 2, Numbers()), [(part, kept)], 0.0)
+    assert twice.peak == once.peak + values
+    # Without activations the fullest moment is the end of the backward pass.
+    none = memory.training([part], ONE, Step(1, 1, Numbers()), [(part, Kept())], 0.0)
+    assert none.peak == values + slots + values
+    # What goes before the step counts alone.
+    before = memory.training([part], ONE, Step(1, 1, Numbers()), [(part, Kept())], 1e13)
+    assert before.peak == 1e13 + 2 * values + slots
+
+
+def test_gathered_weights_are_two_blocks_and_a_gradient() -> None:
+    (part,) = large(OptimConfig())
+    block = 2048 * (3 * 2048 + 2048 + 2 * 8192)
+    sharded = Layout("xla", 64, 64)
+    assert memory.gathered(part, sharded, Step(1, 1, Numbers(2))) == block * (2 * 2 + 4)
+    assert memory.gathered(part, Layout("xla", 64, 1), Step(1, 1, Numbers(2))) == 0
+    assert memory.casts(part, ONE, Step(1, 1, Numbers(2))) == 2 * part.parameters
+    assert memory.casts(part, ONE, Step(1, 1, Numbers(4))) == 0
