@@ -51,7 +51,7 @@ report: env  ## the figures of the last run; PRESET=... chooses which
 	$(BIN)/vimctl report --preset $(PRESET)
 
 lock: $(BIN)/uv  ## compile infra/requirements.in and pyproject.toml to infra/constraints.txt
-	$(UV) pip compile pyproject.toml infra/requirements.in --extra gcp --extra bench --extra dev \
+	$(UV) pip compile pyproject.toml infra/requirements.in --extra gcp --extra gke --extra postgres --extra bench --extra dev \
 		--universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 		--quiet --output-file infra/constraints.txt
 

@@ -95,7 +95,7 @@ def _chain(path: Path, folder: Path) -> list[dict[str, Any]]:
         if path.resolve() in seen:
             raise ConfigError(f"{path}: extends itself through {' → '.join(item.stem for item in seen)}")
         seen.append(path.resolve())
-        tree = _read(path)
+        tree = read(path)
         parent = tree.pop("extends", None)
         _check_keys(tree, names(), "", str(path))
         trees.insert(0, tree)
@@ -106,7 +106,8 @@ def _chain(path: Path, folder: Path) -> list[dict[str, Any]]:
         path = _find(parent, [path.parent, folder])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file's settings as they stand. Raises `ConfigError` for one that cannot be read or is no mapping."""
     import yaml
     from omegaconf import OmegaConf
 
