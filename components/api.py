@@ -147,6 +147,9 @@ class Tracker(Protocol):
     def last_step(self, key: str) -> int | None:
         """The last step already delivered for this metric, -1 for none; None while the server cannot say."""
 
+    def left(self, entries: int) -> None:
+        """So many entries of a spool were offered in vain to the end: the artifact has them, for later."""
+
 
 @dataclass
 class Context:

@@ -6,6 +6,7 @@ from components.api import Artifact
 from components.fault_log import NONFINITE
 from components.mlflow_link import Link, ServerRefused
 from components.mlflow_run import MlflowRun
+from components.node_samples import SYSTEM
 from components.shipping import Ledger, Outbox
 from vim_core import io, spool
 
@@ -33,7 +34,7 @@ def deliver(run: MlflowRun, artifact: Artifact) -> bool:
     """Deliver the points, pictures and skipped updates that the run lacks; False when the server is away."""
     names = [entry.name for entry in artifact.manifest.files]
     outbox = Outbox(run, Ledger(run))
-    for name, key in ((CURVES, "m"), (NONFINITE, "nonfinite")):
+    for name, key in ((CURVES, "m"), (NONFINITE, "nonfinite"), (SYSTEM, "m")):
         if name in names:
             outbox.add([row for row in spool.parse(io.read_bytes(artifact.uri(name))) if key in row])
     while len(outbox):

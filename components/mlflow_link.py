@@ -106,6 +106,13 @@ class Link:
             )
 
 
+def silent(error: ServerAway) -> bool:
+    """Whether nobody answered at all, rather than a server with an error of its own."""
+    cause = error.__cause__
+    # MLflow's client words a connection that failed so, and has no class for it.
+    return cause is None or isinstance(cause, OSError) or "exception" in str(cause)
+
+
 def _is_refusal(error: Exception) -> bool:
     status = getattr(error, "get_http_status_code", None)
     code = status() if callable(status) else 500

@@ -46,6 +46,9 @@ class OffTracker:
         """Nothing was delivered."""
         return -1
 
+    def left(self, entries: int) -> None:
+        """Nothing is ever left."""
+
 
 class MlflowRun:
     """An MLflow run addressed by its id, never by MLflow's global state.
@@ -53,7 +56,7 @@ class MlflowRun:
     `experiment` gives the experiment's id, `name` and `tags` are used when the run is made. `known` is the id of an
     earlier attempt's run, which is continued where it still exists. `made` is told the id once there is one.
     Calls that change the run return False while the server is away, and True when it took or refused them
-    for good; refusals are counted in `refused`.
+    for good; refusals are counted in `refused`. `behind` says that a spool could not be delivered to its end.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class MlflowRun:
         self._asked = False
         self._lock = threading.RLock()
         self.refused: list[str] = []
+        self.behind = False
 
     @property
     def run_id(self) -> str:
@@ -143,6 +147,10 @@ class MlflowRun:
             self.refused.append(str(error))
             return -1
         return max((point.step for point in history), default=-1)
+
+    def left(self, entries: int) -> None:
+        """Remember that the run lacks entries: it must not count as complete before it has them."""
+        self.behind = True
 
     def tag(self, tags: Mapping[str, str]) -> bool:
         """Set tags."""

@@ -29,33 +29,45 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
     from vim_core.tasks.prior import PriorData
 
     codes, tokenizer = inputs["codes"], inputs["tokenizer"]
-    made_by, given = lineage.of_codes(codes.properties), lineage.of_tokenizer(tokenizer)
+    about = described(config, inputs)
+    files = tokenizer.uri("model.safetensors"), tokenizer.uri("config.json")
+    train_codes, test_codes = code_files(codes, "train"), code_files(codes, "test")
+    classes = len(codes.properties["classes"])
+    data = PriorData(train_codes, test_codes, classes, about[lineage.TOKENIZER], files, cache=ctx.run.code_cache)
+    if config.source == "images":
+        data.images = image_input(inputs).uris("images/train-")
+    outcome = train("vim_core.tasks.prior:PriorTask", config, data, ctx)
+    outcome.properties |= about
+    outcome.protocols |= protocols(config, codes)
+    return outcome
+
+
+def described(config: PriorConfig, inputs: Inputs) -> dict[str, Any]:
+    """Where a prior of these inputs comes from and what may be asked of it.
+
+    Raises:
+        LineageError: see `run`.
+        ConfigError: images are asked for and there are none.
+    """
+    codes = inputs["codes"]
+    made_by, given = lineage.of_codes(codes.properties), lineage.of_tokenizer(inputs["tokenizer"])
     if not lineage.same_codes(made_by, given):
         raise LineageError(
             f"the code table {codes.digest[:12]} {lineage.difference(made_by, given, 'was made by')}; "
             "run `vimctl run tokenize` for this tokenizer"
         )
-    classes = list(codes.properties["classes"])
-    files = tokenizer.uri("model.safetensors"), tokenizer.uri("config.json")
-    train_codes, test_codes = code_files(codes, "train"), code_files(codes, "test")
-    data = PriorData(train_codes, test_codes, len(classes), made_by["tokenizer"], files, cache=ctx.run.code_cache)
     made_from: dict[str, Any] = {}
     if config.source == "images":
-        images = image_input(inputs)
-        data.images = images.uris("images/train-")
-        made_from = {"images": images.digest, "encode": tokenizer.properties["encode"]}
-    outcome = train("vim_core.tasks.prior:PriorTask", config, data, ctx)
-    outcome.properties |= {
+        made_from = {"images": image_input(inputs).digest, "encode": inputs["tokenizer"].properties["encode"]}
+    return {
         **made_by,
         "codes": codes.digest,
         "source": config.source,
         **made_from,
         "conditional": config.conditional,
         "null_trained": not config.conditional or config.label_dropout > 0,
-        "classes": classes if config.conditional else [],
+        "classes": list(codes.properties["classes"]) if config.conditional else [],
     }
-    outcome.protocols |= protocols(config, codes)
-    return outcome
 
 
 def image_input(inputs: Inputs) -> Artifact:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from components.api import Context
+from components.ray_interrupts import interruptible
 from vim_core.errors import VimError
 
 J = TypeVar("J")
@@ -61,7 +62,8 @@ def results(
             actors.append(made.remote(plan))
             busy[getattr(actors[-1], method).remote(job)] = (actors[-1], job)
         while busy:
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
+            with interruptible():
+                (ready,), _ = ray.wait(list(busy), num_returns=1)
             actor, job = busy.pop(ready)
             for another in islice(waiting, 1):  # before the result is used, so that the actor goes on meanwhile
                 busy[getattr(actor, method).remote(another)] = (actor, another)

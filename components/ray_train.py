@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -9,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from components.api import Context
+from components.ray_interrupts import interruptible
 from components.scratch import scratch
+from vim_core.config import RunConfig as VimRun
 from vim_core.errors import VimError
 from vim_core.runtime import resolve_threads
 
@@ -19,6 +22,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 KNOCK_S = 10.0
+ABORT_S = 15.0
 
 
 def connect(ctx: Context) -> None:
@@ -27,17 +31,28 @@ def connect(ctx: Context) -> None:
     Raises:
         VimError: no cluster answers at the address.
     """
+    join(ctx.run)
+
+
+def join(run: VimRun) -> None:
+    """See `connect`."""
     import ray
 
-    if ray.is_initialized():
-        return
+    if not ray.is_initialized():
+        with interruptible():  # Ray installs handlers of its own
+            _join(run)
+
+
+def _join(run: VimRun) -> None:
+    import ray
+
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    address = ctx.run.ray_address
+    address = run.ray_address
     if not address:
-        cores = resolve_threads(ctx.run.threads)
+        cores = resolve_threads(run.threads)
         # Logical CPUs only gate scheduling: one for every worker's threads and some for Ray's own actors.
         # "local": without it Ray would join whatever cluster somebody left running on this machine.
-        _retried(lambda: ray.init("local", num_cpus=cores * ctx.run.workers + 2, include_dashboard=False, **quiet))
+        _retried(lambda: ray.init("local", num_cpus=cores * run.workers + 2, include_dashboard=False, **quiet))
         return
     try:
         _knock(address)
@@ -88,6 +103,7 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     from components.ray_backend import ListeningConfig
+    from components.ray_trainers import AloneTrainer, Trainer
 
     # What people see comes from the spool; Ray's own lines about controllers and workers stay in its log files.
     logging.getLogger("ray").setLevel(logging.WARNING)
@@ -112,7 +128,8 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
         use_gpu=_wants_gpu(ctx),
         resources_per_worker=None if local else {"CPU": threads},
     )
-    trainer = _trainer(
+    kind = Trainer if ctx.run.ray_address else AloneTrainer
+    trainer = kind(
         train_loop_per_worker=worker,
         train_loop_config=arguments,
         torch_config=None if local else ListeningConfig(backend="nccl" if scaling.use_gpu else "gloo"),
@@ -124,25 +141,30 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
     return f"{how}{split}"
 
 
-def _trainer(**settings: Any) -> Any:
-    """Ray's trainer without its actor for Ray Data, which no training here reads: a process less to start."""
-    from ray.train.torch import TorchTrainer
-
-    class Trainer(TorchTrainer):
-        def _create_default_callbacks(self) -> Any:
-            callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # the V2 trainer has it
-            return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
-
-    return Trainer(**settings)
-
-
 def _run(trainer: Any, ctx: Context) -> None:
+    controllers: list[Any] = []
+    # Ray's own handler for Ctrl-C ends this process as if all had gone well.
+    trainer._register_sigint_handler = controllers.append
     try:
-        trainer.fit()
+        with interruptible():
+            trainer.fit()
     except VimError:
+        raise
+    except KeyboardInterrupt:
+        _abort(controllers)
         raise
     except Exception as error:
         raise VimError(f"{ctx.name}: training failed: {_root_cause(error)}") from error
+
+
+def _abort(controllers: list[Any]) -> None:
+    """End the workers before the lease is given back: two trainings in one place must not meet."""
+    import ray
+
+    for controller in controllers:
+        # The controller ends itself with its workers, and so cannot answer.
+        with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            ray.get(controller.abort.remote(), timeout=ABORT_S)
 
 
 def _root_cause(error: BaseException) -> str:

@@ -83,3 +83,11 @@ def upstream(name: str, components: Sequence[str], config: PipelineConfig | None
                 found.add(source)
                 open_names.append(source)
     return sorted(found, key=NAMES.index)
+
+
+def downstream(name: str, components: Sequence[str], config: PipelineConfig | None = None) -> list[str]:
+    """`name` and all of these components that are made from it, in flow order. Raises `ConfigError` for another one."""
+    component(name)
+    if name not in components:
+        raise ConfigError(f"components: {name} is not among {', '.join(components)}")
+    return [each for each in in_flow_order(components) if each == name or name in upstream(each, components, config)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -52,14 +53,59 @@ def to_yaml(config: PipelineConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
+def changed(config: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig:
+    """The settings with other values at these dotted keys. Raises `ConfigError` for an unknown key or a wrong value."""
+    tree = dataclasses.asdict(config)
+    known = names()
+    for key, value in values.items():
+        if key not in known or dataclasses.is_dataclass(known[key]):
+            raise _unknown(key, known, "changed")
+        *groups, leaf = key.split(".")
+        branch = tree
+        for group in groups:
+            branch = branch[group]
+        branch[leaf] = value
+    made: PipelineConfig = _build(PipelineConfig, tree, "")
+    return made
+
+
+def from_yaml(text: str, origin: str) -> PipelineConfig:
+    """The settings that `to_yaml` wrote; `origin` is named in errors. Raises `ConfigError` for any other text."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        tree: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        _check_keys(tree, names(), "", origin)
+        config: PipelineConfig = _build(PipelineConfig, tree, "")
+    except (yaml.YAMLError, OmegaConfBaseException, KeyError, AttributeError, TypeError) as error:
+        # Whole settings have every key, so one that is missing is a mistake as well.
+        raise ConfigError(
+            f"{origin}: not the whole settings of this version: {' '.join(str(error).split())}"
+        ) from error
+    config.components = _checked(config.components)
+    return config
+
+
 def names() -> dict[str, Any]:
     """Every setting's dotted name and type; groups are there with their dataclass."""
+    return dict(_all_names())
+
+
+@functools.cache
+def _all_names() -> dict[str, Any]:
     return _names(PipelineConfig, "")
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _names(cls: Any, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, kind in get_type_hints(cls).items():
+    for key, kind in _hints(cls).items():
         found[prefix + key] = kind
         if dataclasses.is_dataclass(kind):
             found.update(_names(kind, f"{prefix}{key}."))
@@ -183,7 +229,7 @@ def _unknown(name: str, known: Mapping[str, Any], origin: str) -> ConfigError:
 
 def _build(cls: Any, tree: Any, prefix: str) -> Any:
     values: dict[str, Any] = {}
-    for key, kind in get_type_hints(cls).items():
+    for key, kind in _hints(cls).items():
         name = f"{prefix}{key}"
         grouped = dataclasses.is_dataclass(kind)
         values[key] = _build(kind, tree[key], f"{name}.") if grouped else _leaf(name, tree[key], kind)

@@ -175,18 +175,20 @@ class Shipper:
     work. Spool entries are `{"step", "t" (ms), "m": {name: value}}`, `{"step", "t", "png": path, "name"}` or
     `{"step", "t", "nonfinite": [term], "samples": [id]}`, which MLflow gets as a count and a file; of any
     entry written from now on, `announce` may make a line for the reader. With a `total` it starts the bar itself.
+    Local files `beside` the spool, such as the nodes' samples, are delivered like it.
     Leaving waits at most `flush_s` seconds for the server and then says in one line what it did not take.
     """
 
     def __init__(
         self, spool_path: str, tracker: Tracker, progress: Progress, total: int | None = None, unit: str = "step", *,
         announce: Callable[[dict[str, Any]], str | None] = lambda row: None, shown: Sequence[str] = SHOWN,
+        beside: Sequence[Path] = (),
         poll_s: float = POLL_S, flush_s: float = FLUSH_S, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._path = io.local_path(spool_path)
-        self._tail = Tail(self._path)
+        self._tails = [Tail(path) for path in (self._path, *beside)]
         self._outbox = Outbox(tracker, Ledger(tracker, self._path.with_name("shipped-pictures.txt")))
-        self._progress, self._total, self._unit = progress, total, unit
+        self._tracker, self._progress, self._total, self._unit = tracker, progress, total, unit
         self._announce, self._shown = announce, tuple(shown)
         self._poll, self._flush, self._clock = poll_s, flush_s, clock
         self._since_ms = int(time.time() * 1000)
@@ -228,7 +230,7 @@ class Shipper:
 
     def show(self) -> bool:
         """Read new entries and move the bar to the last of them."""
-        entries = self._tail.read()
+        entries = [entry for tail in self._tails for entry in tail.read()]
         with self._lock:
             self._entries.extend(entry for entry in entries if SHIPPED & entry.keys())
         for text in [self._announce(entry) for entry in entries if entry["t"] >= self._since_ms]:
@@ -261,7 +263,8 @@ class Shipper:
 
     def _give_up(self) -> int:
         left = self.waiting
-        log.warning("MLflow did not take %d entries of %s; the artifact keeps them for the next run", left, self._path)
+        log.warning("MLflow did not take %d entries of %s; the artifact keeps them for later", left, self._path)
+        self._tracker.left(left)
         return left
 
 

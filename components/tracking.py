@@ -10,15 +10,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from components import mlflow_backfill, mlflow_inputs
+from components import mlflow_backfill, mlflow_inputs, mlflow_models, mlflow_words, registry
 from components.api import Artifact, Tracker
 from components.deliveries import Deliveries
 from components.fingerprint import settings_of
-from components.mlflow_link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
+from components.mlflow_link import Link, ServerAway, ServerRefused, artifact_location, silent, tracking_uri
 from components.mlflow_owner import beat_tag, commit_tag, owner_gone, owner_tags
-from components.mlflow_run import MlflowRun, OffTracker
+from components.mlflow_run import MlflowRun
+from components.node_samples import Sampler, driver
+from components.tracking_off import NoTracking
 from vim_core import io
-from vim_core.config import PipelineConfig
+from vim_core.config import PipelineConfig, TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ BEAT_S = 30.0
 FLUSH_S = 5.0
 SETTLE_S = 2.0
 PARENT = "mlflow.parentRunId"
+DRIVER = "node-0"
 
 
 class PipelineTracking:
@@ -39,9 +42,12 @@ class PipelineTracking:
         self._runs: list[MlflowRun] = []
         self._fingerprint = config_fingerprint(config)
         self._experiment_id = ""
-        own = {"vim.kind": "pipeline", "vim.preset": config.preset, "vim.fingerprint": self._fingerprint}
-        own = {**own, **owner_tags(), **commit_tag(), **tags}
-        self._parent = MlflowRun(link, self._experiment, config.preset, lambda: own)
+        self._context = {"vim.preset": config.preset, **commit_tag(), **mlflow_words.job_tag(), **tags}
+        own = {"vim.kind": "pipeline", "vim.fingerprint": self._fingerprint, **self._context, **owner_tags()}
+        name = mlflow_words.run_name(config.preset, self._fingerprint)
+        self._parent = MlflowRun(link, self._experiment, name, lambda: own)
+        self._made: dict[str, tuple[Artifact, bool]] = {}
+        self._page = ""
         self._over = threading.Event()
 
     @property
@@ -82,7 +88,7 @@ class PipelineTracking:
 
         run = self._child(name, fingerprint, known, made)
         settings = settings_of(getattr(self._config, name))
-        self._later(f"the settings of {name}", lambda: run.params(settings))
+        self._later(f"the settings of {name}", lambda: self._settings(run, name, settings))
         try:
             with self._monitored(name, run):
                 yield run
@@ -99,12 +105,21 @@ class PipelineTracking:
         run = self._open.pop(name, None)
         if run is not None and not reused:
             self._log_artifact(run, name, artifact)
-            return
-        if run is not None:
-            self._later(f"the end of {name}", lambda: run.end("KILLED"))
-        text = f"{artifact.manifest.fingerprint} run {artifact.manifest.mlflow_run_id or '-'}"
-        self._later(f"the reuse of {name}", lambda: self._parent.tag({f"reused.{name}": text}))
-        self._later(f"the run of {name}", lambda: self._complete(name, artifact))
+        else:
+            if run is not None:
+                self._later(f"the end of {name}", lambda: run.end("KILLED"))
+            text = f"{artifact.manifest.fingerprint} run {artifact.manifest.mlflow_run_id or '-'}"
+            self._later(f"the reuse of {name}", lambda: self._parent.tag({f"reused.{name}": text}))
+            self._later(f"the run of {name}", lambda: self._complete(name, artifact))
+        self._made[name] = (artifact, reused)
+        self._summarize(name, artifact)
+        if self._config.run.register and name in mlflow_models.KINDS:
+            self._later(f"the model of {name}", lambda: self._register(artifact, run))
+
+    def report(self, page: str) -> None:
+        """Link the run's report, a path or URI, in the run's description."""
+        self._page = page
+        self._describe()
 
     def file(self, path: str, folder: str = "") -> None:
         """Keep a local file with the parent run."""
@@ -134,22 +149,56 @@ class PipelineTracking:
     def _later(self, what: str, act: Callable[[], bool]) -> None:
         self._deliveries.add(what, act)
 
+    def _settings(self, run: MlflowRun, name: str, settings: Mapping[str, Any]) -> bool:
+        """The settings that were chosen as parameters, all of them as a file."""
+        version = registry.component(name).VERSION
+        whole = json.dumps(settings, indent=1)
+        return run.params(mlflow_words.chosen(name, settings, version)) and run.text(mlflow_words.SETTINGS, whole)
+
+    def _summarize(self, name: str, artifact: Artifact) -> None:
+        """The parent's columns and description: one row of the experiment says how a run went."""
+        figures, stamp = mlflow_words.highlights(artifact), mlflow_words.created_ms(artifact)
+        if figures:
+            self._later(f"the headlines of {name}", lambda: self._parent.metrics(0, figures, stamp))
+        self._describe()
+
+    def _describe(self) -> None:
+        text = mlflow_words.of_pipeline(self._config.preset, self._made, self._page)
+        self._later("the description", lambda: self._parent.tag({"mlflow.note.content": text}))
+
+    def _register(self, artifact: Artifact, run: MlflowRun | None) -> bool:
+        """Make the network a version of its registered model; False while the server is away."""
+        known = (run.run_id if run else "", artifact.manifest.mlflow_run_id, self.run_id)
+        try:
+            self._link.call(lambda client: mlflow_models.register(client, self._config.preset, artifact, known))
+        except ServerRefused as error:
+            self._parent.refused.append(str(error))
+        except ServerAway as error:
+            if silent(error):
+                return False
+            # A server whose registry fails must not hold up what comes after.
+            self._parent.refused.append(str(error))
+        return True
+
     def _log_artifact(self, run: MlflowRun, name: str, artifact: Artifact) -> None:
         """Queue what is known at the end of a component's run, and the end."""
         self._runs.append(run)
         manifest = artifact.manifest
         tags = {"vim.digest": artifact.digest, "vim.artifact": artifact.folder}
         tags |= {"vim.numeric": json.dumps(manifest.numeric)}
-        if "summary" in manifest.properties:
-            tags |= {"mlflow.note.content": str(manifest.properties["summary"])}
+        tags |= {"mlflow.note.content": mlflow_words.of_component(artifact)}
+        stamp = mlflow_words.created_ms(artifact)
         finals = {f"final/{key}": value for key, value in manifest.metrics.items()}
         inputs = mlflow_inputs.datasets(self._config.run.root, artifact)
         self._later(f"the tags of {name}", lambda: run.tag(tags))
-        self._later(f"the figures of {name}", lambda: run.metrics(0, finals))
+        self._later(f"the figures of {name}", lambda: run.metrics(0, finals, stamp))
         if inputs:
             self._later(
                 f"the inputs of {name}", lambda: run.change(lambda c, i: mlflow_inputs.log_inputs(c, i, inputs))
             )
+        if run.behind:
+            # A server that is back in time would take the run for complete otherwise.
+            self._later(f"the rest of the curves of {name}", lambda: mlflow_backfill.deliver(run, artifact))
         self._later(f"the end of {name}", lambda: run.end("FINISHED"))
 
     def _complete(self, name: str, artifact: Artifact) -> bool:
@@ -161,7 +210,7 @@ class PipelineTracking:
         except ServerAway:
             return False
         run = self._child(name, manifest.fingerprint, manifest.mlflow_run_id)
-        self._later(f"the settings of {name}", lambda: run.params(manifest.config))
+        self._later(f"the settings of {name}", lambda: self._settings(run, name, manifest.config))
         self._later(f"the curves of {name}", lambda: mlflow_backfill.deliver(run, artifact))
         self._log_artifact(run, name, artifact)
         return True
@@ -169,46 +218,24 @@ class PipelineTracking:
     def _child(
         self, name: str, fingerprint: str, known: str, made: Callable[[str], None] = lambda run_id: None
     ) -> MlflowRun:
-        tags = {"vim.kind": "component", "vim.component": name, "vim.preset": self._config.preset}
-        tags |= {"vim.fingerprint": fingerprint}
+        tags = {"vim.kind": "component", "vim.component": name, "vim.fingerprint": fingerprint, **self._context}
         return MlflowRun(self._link, self._experiment, name, lambda: {**tags, PARENT: self._parent.open()}, known, made)
 
     @contextlib.contextmanager
     def _monitored(self, name: str, run: MlflowRun) -> Iterator[None]:
-        """Sample the machine into the run meanwhile, where it is wanted and the server answers."""
-        stops: list[Callable[[], None]] = []
-        over = threading.Event()
-
-        def begin() -> bool:
-            if not over.is_set():
-                with contextlib.suppress(ServerAway):
-                    stops.append(self._link.call(lambda client: system_monitor(run.run_id, self.uri)))
-            return True
-
-        if self._config.run.system_metrics:
-            self._later(f"the system metrics of {name}", begin)
+        """Sample this machine into the run meanwhile, where that is wanted and no training samples its own nodes."""
         # A run id that is there in time enters the artifact's manifest.
         self._deliveries.settle(SETTLE_S)
-        try:
+        if not self._config.run.system_metrics or isinstance(getattr(self._config, name), TrainConfig):
             yield
-        finally:
-            over.set()
-            for stop in stops:
-                stop()
+            return
+        with Sampler(DRIVER, driver(run, lambda act: self._later(f"the system metrics of {name}", act))):
+            yield
 
     def _experiment(self) -> str:
         if not self._experiment_id:
-            self._experiment_id = self._link.call(self._find_experiment)
+            self._experiment_id = self._link.call(lambda client: find_experiment(client, self._config))
         return self._experiment_id
-
-    def _find_experiment(self, client: Any) -> str:
-        found = client.get_experiment_by_name(self._config.preset)
-        if found is None:
-            where = artifact_location(self._config.run)
-            return str(client.create_experiment(self._config.preset, artifact_location=where))
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
 
     def _interrupted(self) -> str:
         """The newest pipeline run of the same settings, if it was cut short and its process is gone; else ''."""
@@ -225,32 +252,18 @@ class PipelineTracking:
             self._parent.tag(beat_tag())
 
 
-class NoTracking:
-    """Tracking switched off by `run.tracking_uri=off`."""
-
-    run_id = ""
-    uri = ""
-    experiment_id = ""
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    @contextlib.contextmanager
-    def component(self, name: str, fingerprint: str, work: str) -> Iterator[Tracker]:
-        """A tracker that keeps nothing."""
-        yield OffTracker()
-
-    def finished(self, name: str, artifact: Artifact, reused: bool) -> None:
-        """Do nothing."""
-
-    def file(self, path: str, folder: str = "") -> None:
-        """Do nothing."""
-
-    def close(self, status: str) -> None:
-        """Do nothing."""
-
-
 Tracking = PipelineTracking | NoTracking
+
+
+def find_experiment(client: Any, config: PipelineConfig) -> str:
+    """The id of the preset's experiment, which is made, or brought back, where it is not there."""
+    found = client.get_experiment_by_name(config.preset)
+    if found is None:
+        where = artifact_location(config.run)
+        return str(client.create_experiment(config.preset, artifact_location=where))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
 
 
 def config_fingerprint(config: PipelineConfig) -> str:
@@ -263,16 +276,6 @@ def ending(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
     return "FAILED" if isinstance(error, Exception) else "KILLED"
-
-
-def system_monitor(run_id: str, uri: str) -> Callable[[], None]:
-    """Start MLflow's sampler of processor, memory, disk and network; returns what stops it."""
-    from mlflow.system_metrics import system_metrics_monitor
-
-    make: Any = system_metrics_monitor.SystemMetricsMonitor
-    monitor = make(run_id, resume_logging=True, tracking_uri=uri)
-    monitor.start()
-    return lambda: monitor.finish()
 
 
 def open_run(config: PipelineConfig, tags: Mapping[str, str] | None = None, link: Link | None = None) -> Tracking:

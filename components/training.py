@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.api import Context, Outcome
 from components.fault_log import NONFINITE
+from components.node_samples import SYSTEM, Collector, sampled
 from components.scratch import scratch
 from components.spool_mirror import SPOOL, Follower, Mirror, repeated
 from vim_core import errors, io
@@ -70,7 +71,10 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     io.remove_tree(io.join(ctx.work, FINAL))
     io.remove_tree(job.stuck)
     following = _following(ctx)
-    with Shipper(followed_path(ctx), ctx.tracker, ctx.progress, announce=announcement), following:
+    nodes = Path(spool_path(ctx)).with_name("driver") / SYSTEM
+    collector = Collector(ctx.work, nodes)
+    shipper = Shipper(followed_path(ctx), ctx.tracker, ctx.progress, announce=announcement, beside=[nodes])
+    with shipper, following, repeated(collector.fetch):
         try:
             how = fit(work, {"job": job}, ctx, local)
         except errors.VimError as error:
@@ -78,7 +82,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
         finally:
             _raise_refusal(ctx.work)
     figures = json.loads(io.read_bytes(io.join(ctx.work, FINAL, "figures.json")))
-    return _outcome(figures, how, ctx)
+    return _outcome(figures, how, ctx, nodes)
 
 
 def spool_path(ctx: Context) -> str:
@@ -106,15 +110,19 @@ def announcement(row: dict[str, Any]) -> str | None:
     return str(note) if note else None
 
 
-def _outcome(figures: dict[str, Any], how: str, ctx: Context) -> Outcome:
+def _outcome(figures: dict[str, Any], how: str, ctx: Context, nodes: Path) -> Outcome:
     names = [str(name) for name in figures["files"]]
     for name in names:
         io.write_bytes(ctx.path(name), io.read_bytes(io.join(ctx.work, FINAL, name)))
+    samples = nodes.read_bytes()
+    if samples:
+        io.write_bytes(ctx.path(SYSTEM), samples)
+        names.append(SYSTEM)
     return Outcome(
         metrics=figures["metrics"],
         properties={"trained_by": how, **figures["properties"]},
         numeric=figures["numeric"],
-        extras=frozenset(n for n in names if n.startswith("pictures/") or n in (CURVES, NONFINITE)),
+        extras=frozenset(n for n in names if n.startswith("pictures/") or n in (CURVES, NONFINITE, SYSTEM)),
     )
 
 
@@ -144,8 +152,11 @@ def work(arguments: dict[str, Any]) -> None:
     context = ray_train.get_context()
     # A retry after a refusal ends at once.
     _raise_refusal(job.work)
+    local_rank = context.get_local_rank()
+    wanted = job.run.system_metrics and job.run.tracking_uri != "off"
     try:
-        run_task(job, context.get_world_rank(), context.get_world_size(), context.get_local_rank(), _sources())
+        with sampled(job.work, context.get_node_rank(), local_rank, wanted):
+            run_task(job, context.get_world_rank(), context.get_world_size(), local_rank, _sources())
     except errors.VimError as error:
         record = {"type": type(error).__name__, "message": str(error)}
         _leave(job, {REFUSAL: json.dumps(record).encode()})

@@ -53,7 +53,8 @@ def show_list(arguments: Namespace) -> int:
         raise ConfigError(f"{' '.join(arguments.words)}: name one component, or none for all")
     root = _root(arguments)
     made = inventory.artifacts(root, "".join(arguments.words))
-    listed = telling.rows(made, inventory.pins_of(root, made), inventory.reports(root))
+    shown = inventory.reports(root) | {f"sweep {name}": used for name, used in inventory.sweeps(root).items()}
+    listed = telling.rows(made, inventory.pins_of(root, made), shown)
     return _say(arguments, listed, telling.table(listed))
 
 

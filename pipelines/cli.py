@@ -8,7 +8,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import archive_commands, commands, presets
+from pipelines import (
+    archive_commands,
+    cluster_commands,
+    commands,
+    doctor_commands,
+    infra_commands,
+    presets,
+    submit_commands,
+    sweep_commands,
+)
 from vim_core.errors import ConfigError, VimError
 
 if TYPE_CHECKING:
@@ -21,12 +30,19 @@ examples:
   vimctl run --preset digits prior.dropout=0.2    with another setting: only what it changes runs again
   vimctl run prior --preset digits                one component, after bringing its inputs up to date
   vimctl run prior --preset digits --force        make it again although it exists
+  vimctl run --preset digits --from prior         make it and everything that depends on it again
   vimctl config --preset digits                   every setting, resolved
   vimctl report --preset digits --json            the figures of the last run
   vimctl compare digits other/report-folder       two runs side by side, on one page and in the terminal
   vimctl artifacts list                           what was made, how large it is, what still needs it
   vimctl artifacts gc                             what nobody needs any more; --delete removes it
+  vimctl sweep run digits                         guidance, temperature, acceptance: table, Pareto plot, the best
+  vimctl cluster up --nodes 3                     a Ray cluster on this machine, for `vimctl submit`
+  vimctl submit --preset digits --cluster local   the pipeline as a job; the same command attaches to it again
+  vimctl status                                   jobs, unfinished work and its owners, what was made last
   vimctl plan --preset imagenet256_large --topology 4x4x4 --mfu 0.4   memory, hours and storage on 64 chips
+  vimctl doctor --preset digits --cluster ray     what is missing on this machine, the cluster, the bucket, MLflow
+  vimctl infra render --cluster my-gke.yaml --out manifests   a deployment on Kubernetes, one file for each piece
   vimctl ui --preset digits                       MLflow and Dagster in the browser
   vimctl reconstruct cat.jpg --tokenizer DIR --out again   your own pictures through a tokenizer
   vimctl export artifacts/quantize/… --out DIR    a trained model with its card, for others to load
@@ -82,7 +98,15 @@ def parser() -> ArgumentParser:
     _models(kinds)
     about = "list, inspect, pin and tidy up what was made"
     archive_commands.grammar(_command(kinds, "artifacts", archive_commands.show_list, about))
+    about = "evaluate a trained preset over a grid of sampling and scoring settings"
+    sweep_commands.grammar(_command(kinds, "sweep", sweep_commands.show, about))
+    _clusters(kinds)
     _plan(_command(kinds, "plan", commands.plan, "say what a preset needs on so many chips, without touching any"))
+    examined = _command(kinds, "doctor", doctor_commands.examine, "look at all that a run needs; say what to do")
+    _settings(examined)
+    doctor_commands.grammar(examined)
+    about = "write what a cluster or a machine needs: manifests for Kubernetes, files for docker compose"
+    infra_commands.grammar(_command(kinds, "infra", infra_commands.render_manifests, about))
     _ui(_command(kinds, "ui", commands.ui, "start MLflow and Dagster on 127.0.0.1 and print their addresses"))
     return top
 
@@ -107,6 +131,10 @@ def _run(made: ArgumentParser) -> None:
     _settings(made, "[COMPONENT] key=value …")
     made.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
     made.add_argument("--force", action="store_true", help="run again although the artifact exists")
+    made.add_argument(
+        "--from", dest="start", default="", metavar="COMPONENT",
+        help="make it and all that depends on it again (up to COMPONENT, if one is named); reuse what lies before",
+    )  # fmt: skip
 
 
 def _compare(made: ArgumentParser) -> None:
@@ -150,6 +178,20 @@ def _models(kinds: argparse._SubParsersAction[ArgumentParser]) -> None:
     made.add_argument("--head-dim", type=int, default=0, help="width of an attention head (default: theirs, 64)")
 
 
+def _clusters(kinds: argparse._SubParsersAction[ArgumentParser]) -> None:
+    """The commands on clusters and their jobs."""
+    about = "start a cluster on this machine, list those that are known"
+    cluster_commands.grammar(_command(kinds, "cluster", cluster_commands.show, about))
+    jobs = submit_commands
+    jobs.submit_grammar(_command(kinds, "submit", jobs.submit, "run a preset, a component or a sweep on a cluster"))
+    jobs.status_grammar(_command(kinds, "status", jobs.status, "say what runs, what is unfinished, what was made last"))
+    jobs.logs_grammar(_command(kinds, "logs", jobs.logs, "print the output of a job on a cluster"))
+    jobs.cancel_grammar(_command(kinds, "cancel", jobs.cancel, "stop a job on a cluster"))
+    hidden = kinds.add_parser("job", description="Run the spec of a job; clusters do this.")
+    hidden.set_defaults(act=jobs.job)
+    jobs.job_grammar(hidden)
+
+
 def _pictures(made: ArgumentParser) -> None:
     made.add_argument("images", nargs="+", metavar="IMG", help="pictures of any size, paths or URIs")
     made.add_argument("--tokenizer", required=True, help="folder of a quantize artifact or an exported tokenizer")
@@ -166,6 +208,7 @@ def _plan(made: ArgumentParser) -> None:
 def _ui(made: ArgumentParser) -> None:
     _settings(made)
     made.add_argument("--root", help="the artifact root, short for run.root=…")
+    made.add_argument("--cluster", default="", help="whose Ray dashboard to link (default: the local one, if it runs)")
     made.add_argument("--mlflow-port", type=int, default=5000, help="default: %(default)s, or a free one if taken")
     made.add_argument("--dagster-port", type=int, default=3000, help="default: %(default)s, or a free one if taken")
 

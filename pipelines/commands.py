@@ -24,12 +24,12 @@ def run(arguments: Namespace) -> int:
 
     target, overrides = split_words(arguments.words)
     settings = presets.load(arguments.preset, overrides)
-    names = launch.plan(settings, target, arguments.only)
+    names = launch.plan(settings, target, arguments.only, arguments.start)
     forced = ([target] if target else names) if arguments.force else []
     out = console()
     quiet_logging(out)
     summary.opening(settings, names, out)
-    done = launch.run(settings, names, forced, progress_on(out))
+    done = launch.run(settings, names, forced, progress_on(out), start=arguments.start)
     summary.closing(done, out)
     return 0
 
@@ -113,8 +113,9 @@ def ui(arguments: Namespace) -> int:
         overrides.append(f"run.root={arguments.root}")
     settings = presets.load(arguments.preset, overrides)
     return servers.serve(
-        settings, arguments.preset, overrides, arguments.mlflow_port, arguments.dagster_port, console()
-    )
+        settings, arguments.preset, overrides, arguments.mlflow_port, arguments.dagster_port, console(),
+        arguments.cluster,
+    )  # fmt: skip
 
 
 def encode(arguments: Namespace) -> int:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 
-from pipelines import assets, presets
+import dagster as dg
 
-defs = assets.build(presets.load(presets.default(), shlex.split(os.environ.get("VIM_OVERRIDES", ""))))
+from pipelines import assets, presets
+from pipelines.schedules import runs
+
+_config = presets.load(presets.default(), shlex.split(os.environ.get("VIM_OVERRIDES", "")))
+defs = dg.Definitions.merge(assets.build(_config), runs.build(_config))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.mlflow_owner import owner_gone
 from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, StorageError
@@ -13,7 +15,30 @@ from vim_core.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+FORMER = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+"""What earlier versions wrote, to be brought up to date; a file that somebody changed stays as it is."""
+SETTINGS = (
+    FORMER
+    + """\
+# One component at a time on an accelerator; `dagster instance concurrency set accelerator/cuda 8` allows more.
+concurrency:
+  pools:
+    granularity: op
+    default_limit: 1
+  runs:
+    max_concurrent_runs: 8
+    # Runs of one schedule follow each other.
+    tag_concurrency_limits:
+      - key: vim/schedule
+        value: {applyLimitPerUniqueValue: true}
+        limit: 1
+# A run that ended in any way gives its turn back.
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 30
+  free_slots_after_run_end_seconds: 30
+"""
+)
 QUIET = {
     "compute_logs": {
         "module": "dagster._core.storage.noop_compute_log_manager",
@@ -37,8 +62,9 @@ def home(config: PipelineConfig) -> Path:
     folder = io.local_path(config.run.root).absolute() / "dagster"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "dagster.yaml").exists():
-            io.write_bytes(str(folder / "dagster.yaml"), SETTINGS.encode())
+        written = folder / "dagster.yaml"
+        if not written.exists() or written.read_text() == FORMER:
+            io.write_bytes(str(written), SETTINGS.encode())
     except OSError as error:
         raise StorageError(f"run.root={config.run.root!r}: {error.strerror}; give a folder you may write to") from error
     return folder
@@ -53,3 +79,17 @@ def instance(config: PipelineConfig) -> DagsterInstance:
     # Two that open a new history at once both create its tables, and one fails.
     with io.locked(folder / "opening.lock"):
         return DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=QUIET))
+
+
+def settle(instance: DagsterInstance) -> None:
+    """End the runs whose process on this machine was killed: they would hold their turns for good."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    open_ones = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(filters=RunsFilter(statuses=open_ones)):
+        owner = {name.replace("vim/", "vim.", 1): value for name, value in run.tags.items()}
+        if owner.get("vim.host") == socket.gethostname() and owner_gone(owner):
+            instance.report_run_failed(
+                run, f"process {owner.get('vim.pid')} of {owner['vim.host']} is gone; run it again"
+            )
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
 
-from components import execute, tracking
+from components import execute, registry, tracking
 from components.api import Artifact, Progress
 from components.execute import Known, Result, Services
+from components.gates import table
+from components.gates.verdict import Verdict
 from components.progress import ClosingProgress
 from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.errors import GateError
 
 log = logging.getLogger(__name__)
+Places = Mapping[str, Mapping[str, Any]]
+"""By component, fields of `run` that differ from the preset's: where this one runs, never what comes out."""
 
 
 @dataclass
 class Session:
     """What one run of a preset did so far; made by `begin`, ended by `close`.
 
-    `results` is by component in the order of execution; `error` is what stopped the run.
+    `results` is by component in the order of execution, `verdicts` what the quality gates say of each artifact that was
+    looked at; `error` is what stopped the run.
     """
 
     config: PipelineConfig
     progress: Callable[[str], ClosingProgress]
     tracking: tracking.Tracking
+    places: Places = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
     page: str = ""
+    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
     _known: Known = field(default_factory=dict)
     _bar: ClosingProgress | None = None
 
     def run(self, name: str, force: bool = False) -> Result:
-        """Make or reuse one component's artifact; its inputs must exist. Raises what the component raises."""
+        """Make or reuse one component's artifact; its inputs must exist.
+
+        Raises:
+            GateError: something that it is made from has failed a quality gate.
+            VimError: or another error, as the component raises it.
+        """
         try:
+            self._pass_gates(name)
             services = Services(self._begin_bar, self.tracking.component)
-            result = execute.execute(name, self.config, services, force, self._known)
+            result = execute.execute(name, self._placed(name), services, force, self._known)
             self.results[name] = result
+            self.verdicts.pop(name, None)
             self.tracking.finished(name, result.artifact, result.reused)
             if name == "report":
                 self._publish(result.artifact)
@@ -49,9 +66,32 @@ class Session:
             if self._bar is not None:
                 self._bar.close()
 
+    def judge(self, name: str) -> GateError | None:
+        """What the quality gates say of an artifact that is there, as the error that stops what follows, or None."""
+        artifact = execute.find(name, self.config, self._known)
+        if artifact is None:
+            return None
+        if name not in self.verdicts:
+            sources = registry.inputs_of(name, self.config.components, self.config)
+            found = {key: execute.find(source, self.config, self._known) for key, source in sources.items()}
+            inputs = {key: each for key, each in found.items() if each is not None}
+            self.verdicts[name] = table.judge(name, self.config, artifact, inputs)
+        return table.refusal(artifact, self.verdicts[name])
+
+    def _pass_gates(self, name: str) -> None:
+        """Raise `GateError` where something before `name` has failed a gate, whenever that was made."""
+        for source in registry.upstream(name, self.config.components, self.config):
+            refused = self.judge(source)
+            if refused is not None:
+                raise refused
+
     def close(self) -> None:
         """End the MLflow run with how this run went."""
         self.tracking.close(tracking.ending(self.error))
+
+    def _placed(self, name: str) -> PipelineConfig:
+        place = self.places.get(name, {})
+        return replace(self.config, run=replace(self.config.run, **place)) if place else self.config
 
     def _begin_bar(self, name: str) -> Progress:
         self._bar = self.progress(name)
@@ -67,14 +107,18 @@ class Session:
             "mlflow": mlflow_record(self.config, self.tracking),
         }
         self.page = report.publish(artifact, record, published(self.config))
+        self.tracking.report(self.page)
         if io.is_local(self.page):
             self.tracking.file(str(io.local_path(self.page)), "report")
 
 
-def begin(config: PipelineConfig, progress: Callable[[str], ClosingProgress], dagster_run: str = "") -> Session:
-    """Open the MLflow run. Raises `ConfigError` for a tracking address that contradicts the root."""
-    tags = {"dagster/run_id": dagster_run} if dagster_run else {}
-    return Session(config, progress, tracking.open_run(config, tags))
+def begin(
+    config: PipelineConfig, progress: Callable[[str], ClosingProgress], dagster_run: str = "",
+    places: Places = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
+) -> Session:  # fmt: skip
+    """Open the MLflow run with `tags`. Raises `ConfigError` for a tracking address that contradicts the root."""
+    own = {"dagster/run_id": dagster_run} if dagster_run else {}
+    return Session(config, progress, tracking.open_run(config, {**own, **tags}), places)
 
 
 def published(config: PipelineConfig) -> str:

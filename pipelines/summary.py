@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from components.execute import Result
+from components.headlines import HEADLINES
 from components.mlflow_link import tracking_uri
 from components.progress import duration
 from pipelines.session import Session, mlflow_record, published
@@ -14,22 +15,6 @@ from vim_core.config import PipelineConfig
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-HEADLINES = {
-    "ingest": ("train", "test", "dead_letter"),
-    "classify": ("test_accuracy",),
-    "selector": ("test_accuracy",),
-    "statistics": ("count",),
-    "quantize": ("test_psnr_db",),
-    "tokenize": ("images", "tokens"),
-    "reconstruct": ("images",),
-    "prior": ("nll_bits_per_token", "unigram_bits_per_token"),
-    "sample": ("count", "images_per_s"),
-    "select": ("candidates", "agreeing", "count"),
-    "score": ("psnr_db", "codebook_usage", "conditional_accuracy", "fd_classifier", "fid", "is"),
-    "tradeoff": ("points", "best_fd", "best_guidance", "best_guidance_low", "best_guidance_high"),
-    "probe": ("best_block", "top1", "pixel_baseline_top1"),
-}
 
 
 def opening(config: PipelineConfig, names: list[str], console: Console) -> None:

@@ -16,25 +16,34 @@ from pipelines import history
 from pipelines.servers import HOST, Server, free_port
 from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.errors import VimError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+MLFLOW_URL = "VIM_MLFLOW_URL"
+"""Where people see MLflow, for whoever makes links to it."""
+LOCAL = "local"
+"""The cluster that `vimctl cluster up` starts."""
 CODE = Path(__file__).resolve().parents[1]
 
 
 def serve(
-    config: PipelineConfig, preset: str, overrides: list[str], mlflow_port: int, dagster_port: int, console: Console
-) -> int:
-    """Start the servers, print their addresses, wait for Ctrl-C or a signal to end, stop them.
+    config: PipelineConfig, preset: str, overrides: list[str], mlflow_port: int, dagster_port: int, console: Console,
+    cluster: str = "",
+) -> int:  # fmt: skip
+    """Start the servers, print their addresses and Ray's, wait for Ctrl-C or a signal to end, stop them.
 
-    Raises `ServerError` when one of them does not start or ends by itself.
+    Raises `ServerError` when one of them does not start or ends by itself, `ConfigError` for an unknown `cluster`.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     uri = tracking_uri(config.run)
+    links = ray_links(cluster)
     servers = [dagster_server(config, preset, overrides, dagster_port)]
     if uri is not None and not uri.startswith("http"):
         servers.insert(0, mlflow_server(config, uri, mlflow_port))
+        # Links from assets to their runs: the runs are tracked in a database, and people see it at this address.
+        servers[1].environment = {**servers[1].environment, MLFLOW_URL: servers[0].address}
     try:
         for server in servers:
             server.start()
@@ -44,6 +53,8 @@ def serve(
             _line(console, server.name, server.address)
         if uri is None or uri.startswith("http"):
             _line(console, "MLflow", uri or "off (run.tracking_uri=off)")
+        for link in links:
+            _line(console, "Ray", link)
         console.print("Ctrl-C stops them", highlight=False)
         while True:
             time.sleep(1.0)
@@ -55,6 +66,26 @@ def serve(
     finally:
         for server in servers:
             server.stop()
+
+
+def ray_links(cluster: str) -> list[str]:
+    """The dashboard of a cluster by name; without a name that of the local one, where it runs.
+
+    Raises:
+        ConfigError: there is no such cluster.
+        VimError: it does not answer.
+    """
+    from pipelines.clusters import profile, submitting
+
+    if cluster:
+        chosen = profile.load(cluster)
+        found = submitting.backend(chosen).dashboard()
+        return [f"{found} ({chosen.name})" if found else f"no dashboard is known of {chosen.name}"]
+    try:
+        found = submitting.backend(profile.load(LOCAL)).dashboard()
+    except VimError:
+        return []  # nobody has started it, which is no reason to show nothing else
+    return [f"{found} ({LOCAL})"] if found else []
 
 
 def mlflow_server(config: PipelineConfig, uri: str, port: int) -> Server:

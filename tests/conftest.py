@@ -6,18 +6,27 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
-from tests.support import CONF, SERIAL, SilentProgress, SilentTracker, emulated_gcs, manifest, results, vimctl
+from tests import smoke
+from tests.smoke import SmokeRun
+from tests.support import CONF, PASSIVE, SERIAL, SilentProgress, SilentTracker, emulated_gcs
+
+__all__ = ["SmokeRun"]
 
 BUCKET = "vim-tests"
 
 for _name in SERIAL:  # read by the libraries when they are first imported
     os.environ[_name] = "1"
+os.environ |= PASSIVE
+
+# A busy machine is no reason to fail.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -140,25 +149,7 @@ def test_data() -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class SmokeRun:
-    """The whole `smoke` pipeline after one `vimctl run`: its root, output, and what it had made at that moment.
-
-    Tests may run more in the same root, which only adds artifacts.
-    """
-
-    root: Path
-    text: str = field(repr=False)
-    results: dict[str, Any] = field(repr=False)
-    manifests: dict[str, dict[str, Any]] = field(repr=False)
-    page: str = field(repr=False)
-
-
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
-    """Run the whole `smoke` preset once per session, through the real command."""
-    root = tmp_path_factory.mktemp("smoke") / "root"
-    finished = vimctl("run", "--preset", "smoke", root=root)
-    made = {path.name: manifest(root, path.name) for path in root.iterdir() if list(path.glob("*/manifest.json"))}
-    page = Path(root, "reports", "smoke", "report.html").read_text()
-    return SmokeRun(root, finished.text, results(root), made, page)
+def smoke_run(_private_state: None, tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
+    """The whole `smoke` preset, run once through the real command; its root is this session's own."""
+    return smoke.provided(tmp_path_factory.mktemp("smoke"))

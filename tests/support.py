@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "pipelines" / "conf"
 SERIAL = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Set for tests that run in this process; subprocesses choose their own threads."""
+PASSIVE = {"OMP_WAIT_POLICY": "passive"}
+"""Threads that wait for each other sleep: where other processes want the cores, those that spin cost twenty times."""
 PRIVATE = "private"
 """The bucket of the emulated Google Cloud Storage that wants a login."""
 
@@ -55,6 +57,7 @@ class SilentTracker:
     logged: list[Row] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    missing: int = 0
 
     def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> bool:
         return self.rows([Row(step, timestamp_ms or 0, dict(values))])
@@ -73,6 +76,9 @@ class SilentTracker:
 
     def last_step(self, key: str) -> int | None:
         return max((row.step for row in self.logged if key in row.values), default=-1)
+
+    def left(self, entries: int) -> None:
+        self.missing = entries
 
 
 @dataclass(frozen=True)

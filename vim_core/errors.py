@@ -27,3 +27,7 @@ class ResumeError(VimError):
 
 class NonFiniteError(VimError):
     """A loss or a gradient was not finite and the training was told to halt there."""
+
+
+class GateError(VimError):
+    """An artifact is whole but breaks a bound of `gates`, or its own account of itself: nothing is made from it."""

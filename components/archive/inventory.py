@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ FINGERPRINT = re.compile(r"[0-9a-f]{20}")
 ASIDE = re.compile(r"(manifest|removed)-[^/]*\.json")
 REMOVED = "removed-"
 """Begins the name of a manifest that the remover has set aside; `store.retire` writes `manifest-…`."""
-WORK, REPORTS = ".work", "reports"
+WORK, REPORTS, SWEEPS = ".work", "reports", "sweeps"
 AT_ONCE = 16
 
 
@@ -71,7 +71,8 @@ class Version:
 class Inventory:
     """One look at a root.
 
-    `reports` is by preset what its last report was made of; `users` what runs announced, None where one did not.
+    `reports` is by preset what its last report was made of, `sweeps` by name what a sweep's results are of; `users`
+    what runs announced, None where one did not.
     """
 
     root: str
@@ -82,6 +83,7 @@ class Inventory:
     owners: dict[Place, str]
     work: dict[Place, Files]
     users: dict[Place, list[InputRecord] | None]
+    sweeps: dict[str, list[InputRecord]] = field(default_factory=dict)
 
 
 def survey(root: str) -> Inventory:
@@ -109,9 +111,8 @@ def survey(root: str) -> Inventory:
     ]
     current = sorted({version.place for version in versions})
     pinned = zip(current, _each(root, lambda place: pins.read(root, *place), current), strict=True)
-    return Inventory(
-        root, versions, files, {place: pin for place, pin in pinned if pin}, reports(root), owners, work, users
-    )
+    kept = {place: pin for place, pin in pinned if pin}
+    return Inventory(root, versions, files, kept, reports(root), owners, work, users, sweeps(root))
 
 
 def artifacts(root: str, component: str = "") -> list[Artifact]:
@@ -134,18 +135,32 @@ def pins_of(root: str, made: Iterable[Artifact]) -> dict[Place, pins.Pin]:
 
 def reports(root: str) -> dict[str, list[InputRecord]]:
     """By preset, what its last report was made of. Raises `DataError` for a record that does not say."""
+    return _published(root, REPORTS, "run the preset")
+
+
+def sweeps(root: str) -> dict[str, list[InputRecord]]:
+    """By name, what a sweep's results are of. Raises `DataError` for a record that does not say."""
+    return _published(root, SWEEPS, "run the sweep")
+
+
+def _published(root: str, folder: str, remedy: str) -> dict[str, list[InputRecord]]:
     found: dict[str, list[InputRecord]] = {}
     with store.guarded(root):
-        for preset in io.listing(io.join(root, REPORTS)):
-            uri = io.join(root, REPORTS, preset, "results.json")
+        for name in io.listing(io.join(root, folder)):
+            uri = io.join(root, folder, name, "results.json")
             try:
-                found[preset] = _used(json.loads(io.read_bytes(uri)))
+                found[name] = list(_used(json.loads(io.read_bytes(uri))))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 what = f"does not say which artifacts it is of ({error!r})"
-                raise DataError(f"{uri}: {what}; run the preset again or remove the folder") from error
+                raise DataError(f"{uri}: {what}; {remedy} again or remove the folder") from error
     return found
+
+
+def made_at(artifact: Artifact) -> float:
+    """When it was made, in Unix seconds."""
+    return _time(artifact.manifest.created)
 
 
 def uses_report(made: Artifact, record: Iterable[InputRecord]) -> bool:
@@ -161,9 +176,11 @@ def newest(files: Files) -> float:
     return max(io.modified(info) for info in files.values())
 
 
-def _used(results: Mapping[str, Any]) -> list[InputRecord]:
-    listed = results["artifacts"].items()
-    return [InputRecord(name, str(entry["fingerprint"]), str(entry["digest"])) for name, entry in listed]
+def _used(results: Mapping[str, Any]) -> Iterator[InputRecord]:
+    """One artifact of a component in a report, in a sweep's results a list of them."""
+    for name, given in results["artifacts"].items():
+        for entry in given if isinstance(given, list) else [given]:
+            yield InputRecord(name, str(entry["fingerprint"]), str(entry["digest"]))
 
 
 def _versions(root: str, place: Place, files: Files, lease_files: Files) -> list[Version]:

@@ -22,9 +22,9 @@ def key_of(version: Version) -> Key:
 def needed(found: Inventory, idle_since: float) -> dict[Key, str]:
     """Every version to keep with the first reason found; one used or made after `idle_since` (Unix time) is too young.
 
-    Roots are pins, the artifacts of published reports and the report itself, what a living owner works on, what it and
-    unfinished work have announced, and what is young; everything while a living
-    owner has not said what it uses. The upstream closure of every root is kept as well.
+    Roots are pins, the artifacts of published reports and of sweeps, the report itself, what a living owner works on,
+    what it and unfinished work have announced, and what is young; everything while a living owner has not said what it
+    uses. The upstream closure of every root is kept as well.
     """
     known: dict[Place, list[Version]] = {}
     for version in found.versions:
@@ -71,6 +71,8 @@ def _named(found: Inventory, idle_since: float) -> Iterator[tuple[InputRecord, s
         yield InputRecord(*place, pin.digest), f"pinned {pin}"
     for preset, used in found.reports.items():
         yield from ((record, f"report of {preset}") for record in used)
+    for name, used in found.sweeps.items():
+        yield from ((record, f"sweep {name}") for record in used)
     for place, announced in found.users.items():
         # Nobody will go on with old work.
         if place in found.owners or newest(found.work[place]) > idle_since:

@@ -16,7 +16,8 @@ class JobSpec:
     """What a job shall do, complete: the cluster needs neither presets nor sweep files of the submitter.
 
     `command` is run or sweep; `settings` the resolved preset as YAML; `target`, `start`, `only`, `force` those of
-    `vimctl run`; `sweep` the sweep as YAML; `places` fields of `run` by component, as in the cluster's profile.
+    `vimctl run`; `sweep` the sweep as YAML; `places` fields of `run` by component, as in the cluster's profile; `tags`
+    are for the run in MLflow, such as which schedule sent the job.
     """
 
     command: str
@@ -29,6 +30,7 @@ class JobSpec:
     sweep: str = ""
     places: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cluster: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import registry, settings
+from components import registry, settings, topology
 from vim_core.config import RunConfig
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "clusters"
 KINDS = ("jobs", "kubernetes")
+LOCAL = "local"
 GIVEN = ("root", "tracking_uri")
 """Fields of `run` that a profile has of its own, one for all components."""
 
@@ -25,15 +27,26 @@ class KubernetesPlace:
 
     `context` is the entry of the kubeconfig (empty: the current one). `accelerator` is GKE's name of the TPU's node
     label, empty without TPUs. `bucket`, `domain` and `project` are the owner's; nothing is rendered while they are
-    empty.
+    empty. `image` is the one of head and CPU workers, `tpu_image` that of TPU hosts (empty: the same), `server_image`
+    that of MLflow, Dagster and the backups (empty: `image`). `head_*` and `host_*` are what the head and each TPU host
+    ask for; a CPU worker asks for as much as the head. `slices` is how many slices of each topology the queue may
+    give away at once (empty: as many as one job of this profile needs), `quota_*` what all jobs together may take
+    beside them. `ttl_s` is how long a job's Ray cluster stays, for a look, after the job has ended.
     """
 
     context: str = ""
     namespace: str = "vim"
     queue: str = "vim"
     image: str = ""
+    tpu_image: str = ""
+    server_image: str = ""
     head_cpus: int = 4
     head_memory: str = "16Gi"
+    host_cpus: int = 200
+    host_memory: str = "360Gi"
+    slices: dict[str, int] = field(default_factory=dict)
+    quota_cpus: int = 64
+    quota_memory: str = "256Gi"
     accelerator: str = "tpu-v4-podslice"
     service_account: str = "vim"
     google_service_account: str = ""
@@ -43,7 +56,14 @@ class KubernetesPlace:
     ttl_s: int = 600
 
     def __post_init__(self) -> None:
-        require(self.head_cpus > 0, "kubernetes.head_cpus", self.head_cpus, "must be positive")
+        for name in ("head_cpus", "host_cpus", "quota_cpus"):
+            require(getattr(self, name) > 0, f"kubernetes.{name}", getattr(self, name), "must be positive")
+        for name in ("head_memory", "host_memory", "quota_memory"):
+            text = getattr(self, name)
+            require(re.fullmatch(r"[1-9]\d*[KMGT]i", text) is not None, f"kubernetes.{name}", text, "must be like 16Gi")
+        for shape, count in self.slices.items():
+            topology.parse(shape)
+            require(count > 0, f"kubernetes.slices.{shape}", count, "must be positive")
         require(self.ttl_s >= 0, "kubernetes.ttl_s", self.ttl_s, "must be 0 (at once) or seconds")
 
 
@@ -79,6 +99,11 @@ class Cluster:
             registry.component(name)
             _check_run(f"components.{name}", place)
 
+    @property
+    def here(self) -> bool:
+        """Whether it is the one that `vimctl cluster up` starts on this machine."""
+        return self.name == LOCAL
+
     def place(self, run: RunConfig, component: str = "") -> RunConfig:
         """`run` as this cluster wants it: for one component, or for the run as a whole where none is named.
 
@@ -90,7 +115,11 @@ class Cluster:
 
 
 def load(name: str) -> Cluster:
-    """A profile by name or file. Raises `ConfigError` for an unknown one, or for a wrong key or value in it."""
+    """A profile by name or file; `local` with the address and token of the cluster that runs here.
+
+    Raises:
+        ConfigError: there is none of this name, or a wrong key or value is in it.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -105,6 +134,10 @@ def load(name: str) -> Cluster:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
     found: Cluster = made
     found.name = found.name or path.stem
+    if found.here:
+        from pipelines.clusters import local
+
+        local.complete(found)
     return found
 
 

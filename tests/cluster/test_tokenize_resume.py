@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.smoke import SmokeRun, branched
 from tests.support import file_of, manifest, manifests, started, vimctl
 
 pytestmark = pytest.mark.cluster
 
-SLOW = ["tokenize.views=24", "ingest.shards=8", "quantize.encode_batch=4", "run.threads=1"]
+ARGUMENTS = ["--preset", "smoke", "tokenize.views=24", "ingest.shards=8", "run.threads=1", "run.tracking_uri=off"]
 """Eight shards a split, with so many views that a run can be stopped between them."""
 
 
@@ -28,10 +29,10 @@ def shards(root: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with images and a tokenizer."""
-    root = tmp_path_factory.mktemp("inputs") / "root"
-    vimctl("run", "quantize", "--preset", "smoke", *SLOW, "quantize.steps=10", root=root)
+def inputs(smoke_run: SmokeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with images in more shards, and the tokenizer of the smoke run, which saw the same images."""
+    root = branched(smoke_run, tmp_path_factory.mktemp("inputs") / "root", ["quantize"])
+    vimctl("run", "ingest", *ARGUMENTS, root=root)
     return root
 
 
@@ -47,9 +48,6 @@ def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     root = branch(inputs, tmp_path_factory.mktemp("whole") / "root")
     vimctl("run", "tokenize", *ARGUMENTS, root=root)
     return files(root)
-
-
-ARGUMENTS = ["--preset", "smoke", *SLOW, "quantize.steps=10"]
 
 
 def test_a_killed_run_keeps_its_shards_and_does_the_rest(

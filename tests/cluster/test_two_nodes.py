@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.smoke import SmokeRun, branched
 from tests.support import manifest, ray_cluster, started, vimctl
 
 pytestmark = pytest.mark.cluster
@@ -20,6 +20,7 @@ SETTINGS = [
     "quantize.log_every=5",
     "run.workers=2",
     f"run.threads={CORES}",
+    "run.tracking_uri=off",
 ]
 """Each worker asks for all the cores of a node, so two workers need two nodes."""
 
@@ -31,32 +32,18 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with the ingested images."""
-    root = tmp_path_factory.mktemp("images") / "root"
-    vimctl("run", "ingest", "--preset", "smoke", root=root)
-    return root
-
-
-def branch(images: Path, target: Path) -> Path:
-    """A root of its own with the same images."""
-    shutil.copytree(images / "ingest", target / "ingest")
-    return target
-
-
 def quantize(address: str) -> list[str]:
     """Arguments of `vimctl` that train the tokenizer on a cluster."""
     return ["run", "quantize", "--preset", "smoke", f"run.ray_address={address}", *SETTINGS]
 
 
-def test_two_nodes_and_a_lost_one_end_with_the_same_weights(images: Path, cluster: Any, tmp_path: Path) -> None:
+def test_two_nodes_and_a_lost_one_end_with_the_same_weights(smoke_run: SmokeRun, cluster: Any, tmp_path: Path) -> None:
     second = cluster.add_node(num_cpus=CORES)
-    calm = branch(images, tmp_path / "calm")
+    calm = branched(smoke_run, tmp_path / "calm", ["ingest"])
     vimctl(*quantize(cluster.address), root=calm)
     assert manifest(calm, "quantize")["properties"]["trained_by"] == "Ray Train, 2 worker process(es)"
 
-    rough = branch(images, tmp_path / "rough")
+    rough = branched(smoke_run, tmp_path / "rough", ["ingest"])
     with started(rough, *quantize(cluster.address)) as process:
         process.wait_for(lambda: bool(list(rough.glob(".work/quantize/**/step-*/index.json"))))
         cluster.remove_node(second, allow_graceful=False)
@@ -66,8 +53,8 @@ def test_two_nodes_and_a_lost_one_end_with_the_same_weights(images: Path, cluste
     assert manifest(rough, "quantize")["digest"] == manifest(calm, "quantize")["digest"]
 
 
-def test_a_cluster_that_is_not_there_is_named(images: Path, tmp_path: Path) -> None:
-    root = branch(images, tmp_path / "root")
+def test_a_cluster_that_is_not_there_is_named(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    root = branched(smoke_run, tmp_path / "root", ["ingest"])
     finished = vimctl(*quantize("127.0.0.1:1"), root=root, check=False, timeout=180)
     assert finished.code != 0
     assert "Traceback" not in finished.text

@@ -11,12 +11,18 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SmokeRun
-from tests.support import REPOSITORY, vimctl
+from tests.support import REPOSITORY, manifests, results, vimctl
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SERVERS = ("vimctl ui", "dagster dev")
-"""Commands that serve until they are stopped; tests/cluster/test_dagster_ui.py starts them."""
+"""Commands that serve until they are stopped; tests/cluster/test_ui.py starts them."""
+
+ON_CLUSTERS = ("cluster ", "submit ", "status ", "logs ")
+"""Begin the commands that need a cluster; tests/cluster/test_submit.py runs them, one after the other."""
+
+CHANGE = "run --preset digits prior.dropout=0.2"
+"""Another setting of one component: what it and its followers make is made again, nothing else."""
 
 
 def commands() -> list[str]:
@@ -27,6 +33,15 @@ def commands() -> list[str]:
 
 def short() -> list[str]:
     """The `vimctl` commands that end by themselves, without the path of the command."""
+    return [line for line in _words() if not line.startswith(ON_CLUSTERS)]
+
+
+def on_clusters() -> list[str]:
+    """Those that need a cluster, in README's order."""
+    return [line for line in _words() if line.startswith(ON_CLUSTERS)]
+
+
+def _words() -> list[str]:
     lines = [line for line in commands() if "vimctl" in line and not any(server in line for server in SERVERS)]
     return [line.split("vimctl ", 1)[1] for line in lines]
 
@@ -55,7 +70,7 @@ def copied(smoke_run: SmokeRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def concrete(line: str, root: Path) -> list[str]:
     """The command with its placeholders filled: files of the smoke run, outputs beside them."""
-    line = line.replace("--preset digits", "--preset smoke").replace("compare digits", "compare smoke")
+    line = re.sub(r"(--preset|compare|sweep \w+) digits", r"\1 smoke", line)
     for component in ("quantize", "sample"):
         made = sorted(manifest.parent for manifest in (root / component).glob("*/manifest.json"))
         line = line.replace(f"artifacts/{component}/FINGERPRINT", str(made[0]))
@@ -70,6 +85,20 @@ def concrete(line: str, root: Path) -> list[str]:
 def test_command_runs(copied: Path, line: str) -> None:
     finished = vimctl(*concrete(line, copied), root=copied)
     assert finished.text.strip()
+    if line == CHANGE:
+        assert_only_what_follows_the_prior_ran(copied)
+
+
+def test_another_dropout_is_among_the_commands() -> None:
+    assert CHANGE in short()
+
+
+def assert_only_what_follows_the_prior_ran(root: Path) -> None:
+    reused = results(root)["reused"]
+    again = {name for name, was_reused in reused.items() if not was_reused}
+    assert again - {"report"} == {"prior", "sample", "select", "score", "tradeoff", "probe"}
+    assert len(manifests(root, "prior")) == 2
+    assert len(manifests(root, "quantize")) == 1
 
 
 def test_the_lines_of_python_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,12 +227,3 @@ def test_one_component_brings_its_inputs_along(root: str) -> None:
     vimctl("run", "classify", "--preset", "smoke", root=root)
     made = {path.parent.parent.name for path in Path(root).glob("*/*/manifest.json")}
     assert made == {"ingest", "classify"}
-
-
-def test_another_dropout_runs_the_prior_and_what_follows(smoke_run: SmokeRun) -> None:
-    vimctl("run", "--preset", "smoke", "prior.dropout=0.3", root=smoke_run.root)
-    reused = results(smoke_run.root)["reused"]
-    again = {name for name, was_reused in reused.items() if not was_reused}
-    assert again - {"report"} == {"prior", "sample", "select", "score", "tradeoff", "probe"}
-    assert len(manifests(smoke_run.root, "prior")) == 2
-    assert len(manifests(smoke_run.root, "quantize")) == 1

@@ -13,7 +13,7 @@ import pytest
 from tests.support import REPOSITORY
 
 PACKAGES = {"pipelines", "components", "vim_core"}
-DATA = (".yaml", ".j2", ".html", ".css", ".js")
+DATA = (".yaml", ".sh", ".j2", ".html", ".css", ".js")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ how the work runs. A field that nothing reads fails a test.
 
 from vim_core.config.data import IngestConfig, ReconstructConfig, StatisticsConfig, TokenizeConfig
 from vim_core.config.fields import one_of, require, where
+from vim_core.config.gates import GatesConfig
 from vim_core.config.judging import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
 from vim_core.config.pipeline import PipelineConfig, RunConfig
 from vim_core.config.prior import PriorConfig, SampleConfig
@@ -28,6 +29,7 @@ __all__ = [
     "CodebookConfig",
     "DiscriminatorConfig",
     "EntropyConfig",
+    "GatesConfig",
     "IngestConfig",
     "LeCamConfig",
     "LossConfig",

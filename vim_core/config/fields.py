@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Any
+from dataclasses import MISSING, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from vim_core.errors import ConfigError
+
+C = TypeVar("C")
 
 
 def where(default: Any) -> Any:
     """A field that says how the work runs and never changes its result: left out of fingerprints."""
     return field(default=default, metadata={"where": True})
+
+
+def essential(config: C, **kept: Any) -> C:
+    """The settings with every `where` field at its default, so that two runs that ask for the same say the same.
+
+    `kept` are values of `where` fields that stay.
+    """
+    given: Any = config
+    changed: dict[str, Any] = {}
+    entry: Any
+    for entry in fields(given):
+        value = getattr(given, entry.name)
+        if entry.metadata.get("where"):
+            changed[entry.name] = entry.default_factory() if entry.default is MISSING else entry.default
+        elif is_dataclass(value):
+            changed[entry.name] = essential(value)
+    made: C = replace(given, **{**changed, **kept})
+    return made
 
 
 def later(default: Any) -> Any:

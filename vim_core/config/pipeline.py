@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vim_core.config.data import IngestConfig, ReconstructConfig, StatisticsConfig, TokenizeConfig
 from vim_core.config.fields import one_of, require, where
+from vim_core.config.gates import GatesConfig
 from vim_core.config.judging import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
 from vim_core.config.prior import PriorConfig, SampleConfig
 from vim_core.config.quantize import QuantizeConfig
@@ -24,6 +25,8 @@ class RunConfig:
     each host for compiled programs. `code_cache` is a folder on each host for decoded code tables, which all processes
     there map into memory (empty: `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner works on this
     machine in `beam_processes` processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
+    MLflow gets samples of every node that works (`system_metrics`) and trained networks as registered models
+    (`register`).
     """
 
     root: str = where("artifacts")
@@ -46,6 +49,7 @@ class RunConfig:
     beam_options: list[str] = field(default_factory=list, metadata={"where": True})
     code_cache: str = where("")
     system_metrics: bool = where(True)
+    register: bool = where(True)
 
     def __post_init__(self) -> None:
         one_of("run.device", self.device, ("auto", "cpu", "cuda", "xla"))
@@ -63,6 +67,7 @@ class PipelineConfig:
     preset: str = "custom"
     components: list[str] = field(default_factory=list)
     run: RunConfig = field(default_factory=RunConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig, metadata={"where": True})
     ingest: IngestConfig = field(default_factory=IngestConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)

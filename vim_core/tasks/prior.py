@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from vim_core import accumulation, flops, losses
 from vim_core.config import PriorConfig
+from vim_core.data.code_files import CodeMeta
 from vim_core.data.codes import CodeFile, CodeTable
 from vim_core.data.position import keyed_rng
 from vim_core.errors import ConfigError
@@ -53,6 +54,21 @@ class PriorPass:
     terms: dict[str, Tensor]
 
 
+def shape_of(config: PriorConfig, meta: CodeMeta, classes: int, tokenizer: str) -> PriorShape:
+    """The network for a code table: `meta` is what the table says of itself, `tokenizer` the digest of what made it."""
+    return PriorShape(
+        stack=config.stack,
+        variant=config.variant,
+        grid=list(meta.grid),
+        vocabulary=meta.vocabulary,
+        classes=classes if config.conditional else 0,
+        dropout=config.dropout,
+        embedding_dropout=config.embedding_dropout,
+        null_trained=not config.conditional or config.label_dropout > 0,
+        tokenizer=tokenizer,
+    )
+
+
 class PriorTask(Task):
     """Next-code prediction with dropout; labels are dropped to the null class for guidance, keyed by step."""
 
@@ -64,17 +80,7 @@ class PriorTask(Task):
         accumulation.check(config, runtime.world, "prior")
         self.train_table, self.test_table = CodeTable(data.train, data.cache), CodeTable(data.test, data.cache)
         meta = self.train_table.meta
-        self.shape = PriorShape(
-            stack=config.stack,
-            variant=config.variant,
-            grid=list(meta.grid),
-            vocabulary=meta.vocabulary,
-            classes=data.classes if config.conditional else 0,
-            dropout=config.dropout,
-            embedding_dropout=config.embedding_dropout,
-            null_trained=not config.conditional or config.label_dropout > 0,
-            tokenizer=data.tokenizer,
-        )
+        self.shape = shape_of(config, meta, data.classes, data.tokenizer)
         self.source = self._source(data)
         torch.manual_seed(config.seed)
         self.model, self.ema = networks.build(lambda: ImagePrior(self.shape, config.recompute), runtime, config.ema)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from vim_core import accumulation, flops, losses
 from vim_core.config import QuantizeConfig
+from vim_core.config.fields import essential
 from vim_core.data.feed import ImageFeed
 from vim_core.data.grids import grid_png
 from vim_core.data.position import keyed_rng
@@ -326,7 +327,7 @@ class QuantizerTask(Task):
             return {}
         source = self.data.source
         # Where the tokenizer lay that this one started from is no property of this one, what it was is.
-        settings = replace(self.settings, init_from=f"digest:{source.digest}") if source else self.settings
+        settings = essential(self.settings, **({"init_from": f"digest:{source.digest}"} if source else {}))
         return {"model.safetensors": to_bytes(model), "config.json": model_config(settings)}
 
 

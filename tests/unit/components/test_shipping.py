@@ -25,6 +25,7 @@ class Server:
         self.pictures: list[tuple[str, int | None, bytes]] = []
         self.texts: list[tuple[str, str]] = []
         self.away = False
+        self.missing = 0
         self.run_id = "run"
 
     def rows(self, rows: Sequence[Row]) -> bool:
@@ -50,6 +51,9 @@ class Server:
 
     def last_step(self, key: str) -> int | None:
         return None if self.away else max((step for name, step, _ in self.points if name == key), default=-1)
+
+    def left(self, entries: int) -> None:
+        self.missing = entries
 
 
 class Bar:
@@ -261,6 +265,7 @@ def test_leaving_a_dead_server_says_what_was_not_taken(tmp_path: Path, caplog: p
         spool.write(1, {"loss": 1.0})
     assert len(caplog.records) == 1
     assert "did not take 2 entries" in caplog.text
+    assert server.missing == 2
     assert str(spool.path) in caplog.text
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from components import mlflow_owner, tracking
+from components import mlflow_models, mlflow_owner, mlflow_words, quantize, tracking
 from components.api import Artifact, FileEntry, InputRecord, Manifest, Row
 from components.deliveries import Deliveries
 from components.mlflow_link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
 from components.mlflow_run import MlflowRun, OffTracker, flatten
+from components.shipping import Shipper
+from tests.support import SilentProgress
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import ConfigError, DataError
 
@@ -26,12 +28,17 @@ class Refusal(Exception):
         return 404
 
 
+class AlreadyThere(Exception):
+    error_code = "RESOURCE_ALREADY_EXISTS"
+
+
 class Client:
     """What tracking uses of an MlflowClient; `away` makes every call fail."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Any] = {}
         self.experiments: dict[str, str] = {}
+        self.models: dict[str, list[Any]] = {}
         self.away = False
         self.calls = 0
         self._numbers = itertools.count()
@@ -88,6 +95,25 @@ class Client:
     def set_terminated(self, run_id: str, status: str) -> None:
         self.get_run(run_id).info.status = status
 
+    def create_registered_model(self, name: str, tags: dict[str, str], description: str) -> None:
+        if name in self.models:
+            raise AlreadyThere(name)
+        self.models[name] = []
+
+    def search_model_versions(self, query: str) -> list[Any]:
+        name, digest = (part.split(" = ")[1].strip("'") for part in query.split(" and "))
+        return [each for each in self.models.get(name, []) if each.tags["vim.digest"] == digest]
+
+    def create_model_version(
+        self, name: str, source: str, run_id: str | None, tags: dict[str, str], link: None, text: str, patience: int
+    ) -> Any:
+        version = str(len(self.models[name]) + 1)
+        self.models[name].append(Namespace(version=version, source=source, run_id=run_id, tags=tags, text=text))
+        return self.models[name][-1]
+
+    def delete_model_version(self, name: str, version: str) -> None:
+        self.models[name] = [each for each in self.models[name] if each.version != version]
+
     def search_runs(self, experiments: list[str], query: str, max_results: int = 100, order_by: Any = ()) -> list[Any]:
         wanted = [part.split(" = ") for part in query.split(" and ")]
         found = [
@@ -125,7 +151,9 @@ def client() -> Client:
 @pytest.fixture
 def config(tmp_path: Path) -> PipelineConfig:
     run = RunConfig(root=str(tmp_path), system_metrics=False)
-    return PipelineConfig(preset="fake", components=["ingest", "quantize"], run=run)
+    made = PipelineConfig(preset="fake", components=["ingest", "quantize"], run=run)
+    made.quantize.steps = 3
+    return made
 
 
 def begin(config: PipelineConfig, client: Client) -> Any:
@@ -140,8 +168,9 @@ def artifact(tmp_path: Path, run_id: str = "", curves: str = "", faults: str = "
         (folder / "data" / name).write_text(text)
         files += [FileEntry(name, f"data/{name}", len(text), "0" * 64)] if text else []
     inputs = {"images": InputRecord("ingest", "f0", "d" * 64)}
+    figures = {"test_psnr_db": 22.5}
     manifest = Manifest(
-        "quantize", 1, "f1", "e" * 64, {"steps": 3}, inputs, files, {"psnr_db": 22.5}, {}, {}, {"device": "cpu"}, 1.0,
+        "quantize", 1, "f1", "e" * 64, {"steps": 3}, inputs, files, figures, {}, {}, {"device": "cpu"}, 1.0,
         "a", "now", run_id,
     )  # fmt: skip
     return Artifact(str(folder), manifest)
@@ -156,16 +185,18 @@ def test_parent_and_child_carry_what_was_asked_made_and_read(tmp_path: Path, con
     run.close("FINISHED")
     parent, child = client.runs.values()
     assert (parent.name, child.name, parent.info.status, child.info.status) == (
-        "fake",
+        f"fake {tracking.config_fingerprint(config)[:8]}",
         "quantize",
         "FINISHED",
         "FINISHED",
     )
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert parent.data.tags["dagster/run_id"] == "d1"
+    assert parent.data.tags["dagster/run_id"] == child.data.tags["dagster/run_id"] == "d1"
     assert parent.data.tags["vim.fingerprint"] == tracking.config_fingerprint(config)
-    assert child.data.params["optim.lr"] == "0.0001"
-    assert child.data.points == [("loss", 0, 2.0), ("final/psnr_db", 0, 22.5)]
+    assert child.data.params == {"version": str(quantize.VERSION), "steps": "3"}
+    assert json.loads(child.data.texts["settings.json"])["optim"]["lr"] == 0.0001
+    assert parent.data.points == [("quantize/test_psnr_db", 0, 22.5)]
+    assert child.data.points == [("loss", 0, 2.0), ("final/test_psnr_db", 0, 22.5)]
     assert child.data.tags["vim.digest"] == "e" * 64
     (given,) = child.data.inputs
     assert given.dataset.digest == "d" * 36
@@ -181,7 +212,8 @@ def test_a_trainings_last_line_is_its_runs_description(tmp_path: Path, config: A
     made = replace(made, manifest=replace(made.manifest, properties={"summary": "3 steps in 0.01 h"}))
     run.finished("quantize", made, reused=False)
     run.close("FINISHED")
-    assert client.runs[tracker.run_id].data.tags["mlflow.note.content"] == "3 steps in 0.01 h"
+    text = client.runs[tracker.run_id].data.tags["mlflow.note.content"]
+    assert text.startswith("3 steps in 0.01 h\n\ntest_psnr_db 22.5\n\nMade from ingest/f0.")
 
 
 def test_reuse_is_a_tag_of_the_parent_and_no_second_run(tmp_path: Path, config: Any, client: Client) -> None:
@@ -220,8 +252,8 @@ def test_an_outage_stops_nothing_and_the_next_run_makes_up_for_it(
     children = [each for each in client.runs.values() if each.data.tags["vim.kind"] == "component"]
     assert len(children) == 1
     losses = [("train/loss", step, 1.0) for step in range(3)]
-    assert children[0].data.points == [*losses, ("train/nonfinite_steps", 1, 1.0), ("final/psnr_db", 0, 22.5)]
-    assert children[0].data.texts == {"nonfinite.jsonl": fault}
+    assert children[0].data.points == [*losses, ("train/nonfinite_steps", 1, 1.0), ("final/test_psnr_db", 0, 22.5)]
+    assert children[0].data.texts["nonfinite.jsonl"] == fault
     assert children[0].info.status == "FINISHED"
 
 
@@ -235,6 +267,26 @@ def test_a_server_lost_half_way_gets_only_what_it_lacks(tmp_path: Path, config: 
     assert again._deliveries.settle(10.0)
     points = client.runs[tracker.run_id].data.points
     assert [step for name, step, _ in points if name == "train/loss"] == [0, 1, 2, 3, 4]
+
+
+def test_a_server_that_is_back_only_after_the_training_gets_all_of_it(
+    tmp_path: Path, config: Any, client: Client
+) -> None:
+    run = begin(config, client)
+    rows = [{"step": step, "t": step, "m": {"loss": 1.0}} for step in range(5)]
+    curves = "".join(json.dumps(row) + "\n" for row in rows)
+    with run.component("quantize", "f1", str(tmp_path)) as tracker:
+        (tmp_path / "spool.jsonl").write_text(curves)
+        tracker.rows([Row(0, 0, {"train/loss": 1.0})])
+        client.away = True
+        with Shipper(str(tmp_path / "spool.jsonl"), tracker, SilentProgress(), poll_s=0.01, flush_s=0.05):
+            pass
+        client.away = False
+    run.finished("quantize", artifact(tmp_path, tracker.run_id, curves), reused=False)
+    run.close("FINISHED")
+    made = client.runs[tracker.run_id]
+    assert made.info.status == "FINISHED"
+    assert [step for name, step, _ in made.data.points if name == "train/loss"] == [0, 1, 2, 3, 4]
 
 
 def test_a_resumed_component_continues_its_run(tmp_path: Path, config: Any, client: Client) -> None:
@@ -266,8 +318,8 @@ def test_a_failure_is_marked_and_comes_out(tmp_path: Path, config: Any, client: 
 @pytest.mark.parametrize(
     ("status", "gone", "steps", "continued"),
     [
-        ("RUNNING", True, 1000, True), ("KILLED", True, 1000, True), ("RUNNING", False, 1000, False),
-        ("FINISHED", True, 1000, False), ("FAILED", True, 1000, False), ("RUNNING", True, 7, False),
+        ("RUNNING", True, 3, True), ("KILLED", True, 3, True), ("RUNNING", False, 3, False),
+        ("FINISHED", True, 3, False), ("FAILED", True, 3, False), ("RUNNING", True, 7, False),
     ],
 )  # fmt: skip
 def test_only_an_abandoned_run_of_the_same_settings_is_continued(
@@ -366,6 +418,81 @@ def test_addresses(tmp_path: Path) -> None:
     assert tracking_uri(RunConfig(root="gs://bucket/x", tracking_uri="off")) is None
     with pytest.raises(ConfigError, match=r"run.tracking_uri='': run.root=gs://bucket/x is remote"):
         tracking_uri(RunConfig(root="gs://bucket/x"))
+
+
+def test_a_trained_network_is_one_version_of_its_model(tmp_path: Path, config: Any, client: Client) -> None:
+    run = begin(config, client)
+    with run.component("quantize", "f1", str(tmp_path)) as tracker:
+        pass
+    made = artifact(tmp_path, tracker.run_id)
+    run.finished("quantize", made, reused=False)
+    run.close("FINISHED")
+    again = begin(config, client)
+    again.finished("quantize", made, reused=True)
+    again.close("FINISHED")
+    (version,) = client.models["vim-fake-tokenizer"]
+    assert version.source == f"runs:/{tracker.run_id}"
+    assert version.tags["vim.digest"] == "e" * 64
+    assert version.tags["vim.input.images"] == "d" * 64
+    assert version.tags["vim.artifact"] == made.folder
+    assert version.text == f"test_psnr_db 22.5; {made.folder}"
+    retrained = replace(made, manifest=replace(made.manifest, digest="1" * 64))
+    config.run.register = False
+    off = begin(config, client)
+    off.finished("quantize", retrained, reused=True)
+    off.close("FINISHED")
+    assert len(client.models["vim-fake-tokenizer"]) == 1
+    config.run.register = True
+    third = begin(config, client)
+    third.finished("quantize", retrained, reused=True)
+    third.close("FINISHED")
+    assert [each.tags["vim.digest"][0] for each in client.models["vim-fake-tokenizer"]] == ["e", "1"]
+
+
+def test_of_two_that_register_at_once_one_stays(tmp_path: Path, client: Client) -> None:
+    made, create = artifact(tmp_path), client.create_model_version
+
+    def raced(*arguments: Any) -> Any:
+        create(*arguments)
+        return create(*arguments)
+
+    client.create_model_version = raced  # type: ignore[method-assign, assignment]
+    mlflow_models.register(client, "fake", made, ())
+    (version,) = client.models["vim-fake-tokenizer"]
+    assert (version.version, version.run_id, version.source) == ("1", None, made.folder)
+
+
+def test_a_registry_that_fails_holds_nothing_up(tmp_path: Path, config: Any, client: Client) -> None:
+    def broken(query: str) -> list[Any]:
+        raise RuntimeError("no registry here")
+
+    client.search_model_versions = broken  # type: ignore[method-assign]
+    run = begin(config, client)
+    with run.component("quantize", "f1", str(tmp_path)) as tracker:
+        pass
+    run.finished("quantize", artifact(tmp_path, tracker.run_id), reused=False)
+    run.close("FINISHED")
+    parent = client.runs[run.run_id]
+    assert parent.info.status == "FINISHED"
+    assert "test_psnr_db 22.5" in parent.data.tags["mlflow.note.content"]
+
+
+def test_a_run_in_a_job_carries_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mlflow_words.job_tag() == {}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
+    assert mlflow_words.job_tag() == {"vim.job": "raysubmit_1"}
+    monkeypatch.setenv("VIM_JOB", "vim-3fa2-1")
+    assert mlflow_words.job_tag() == {"vim.job": "vim-3fa2-1"}
+
+
+def test_the_report_is_linked_in_the_runs_description(tmp_path: Path, config: Any, client: Client) -> None:
+    run = begin(config, client)
+    run.finished("quantize", artifact(tmp_path, "elsewhere"), reused=True)
+    run.report("gs://bucket/reports/fake/report.html")
+    run.close("FINISHED")
+    text = client.runs[run.run_id].data.tags["mlflow.note.content"]
+    assert "console.cloud.google.com/storage/browser/bucket/reports/fake/report.html" in text
+    assert "| quantize | reused | test_psnr_db 22.5 |" in text
 
 
 def test_tracking_switched_off_touches_nothing(tmp_path: Path) -> None:

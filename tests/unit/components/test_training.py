@@ -227,7 +227,12 @@ def test_a_second_attempt_continues_and_delivers_every_step_once(
 def test_a_refusal_of_any_worker_reaches_the_user_as_it_is(
     images: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, world: int
 ) -> None:
-    place = SimpleNamespace(get_world_rank=lambda: rank, get_world_size=lambda: world, get_local_rank=lambda: rank)
+    place = SimpleNamespace(
+        get_world_rank=lambda: rank,
+        get_world_size=lambda: world,
+        get_local_rank=lambda: rank,
+        get_node_rank=lambda: 0,
+    )
     attempts = []
 
     def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:

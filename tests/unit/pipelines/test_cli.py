@@ -91,7 +91,7 @@ def test_an_unexpected_error_keeps_its_traceback(fake: Any) -> None:
 def test_an_interrupt_says_that_work_is_kept(
     fake: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(launch, "run", interrupted)

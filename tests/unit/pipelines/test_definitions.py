@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import dagster
 import pytest
 
-from pipelines import assets, session
+from components import headlines
+from components.progress import QuietProgress
+from pipelines import assets, metadata, session, ui
 from vim_core.errors import DataError
+
+PNG = b"\x89PNG\r\n\x1a\n of no size"
 
 
 def materialize(flow: Any, names: list[str], **more: Any) -> dagster.ExecuteInProcessResult:
@@ -58,6 +63,85 @@ def test_force_by_config_or_by_tag(flow: Any) -> None:
     assert flow.ran == ["ingest"] * 2
     materialize(flow, ["ingest"], tags={assets.FORCE_TAG: "true"})
     assert flow.ran == ["ingest"] * 3
+
+
+def test_a_tag_makes_everything_from_one_component_on_again(flow: Any) -> None:
+    materialize(flow, ["ingest", "quantize", "tokenize", "prior"])
+    flow.ran.clear()
+    materialize(flow, ["ingest", "quantize", "tokenize", "prior"], tags={assets.FROM_TAG: "tokenize"})
+    assert flow.ran == ["tokenize", "prior"]
+
+
+def test_gates_are_checks_that_block(flow: Any) -> None:
+    result = materialize(flow, ["ingest", "quantize"])
+    passed = {
+        (each.asset_key.to_user_string(), each.check_name): each.passed for each in result.get_asset_check_evaluations()
+    }
+    assert passed == {
+        ("ingest", "images_accounted_for"): True,
+        ("quantize", "finite"): True,
+        ("quantize", "codebook_usage"): True,
+        ("quantize", "lineage"): True,
+    }
+    flow.config.gates.codebook_usage = 0.95
+    result = materialize(flow, ["quantize", "tokenize"], raise_on_error=False)
+    assert not result.success
+    (failed,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    assert (failed.check_name, failed.blocking) == ("codebook_usage", True)
+    assert "gates.codebook_usage=0.9" in str(failed.description)
+    assert {event.step_key for event in result.all_events if event.event_type_value == "STEP_START"} == {"quantize"}
+    assert flow.ran == ["ingest", "quantize"]
+
+
+def test_pictures_and_headline_figures_come_first(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(headlines.HEADLINES, "quantize", ("rows",))
+    result = materialize(flow, ["ingest", "quantize"])
+    (event,) = result.asset_materializations_for_node("quantize")
+    assert list(event.metadata)[:2] == ["metric/rows", "picture/reconstructions"]
+    shown = event.metadata["picture/reconstructions"].value
+    assert shown == f"![picture/reconstructions](data:image/png;base64,{base64.b64encode(PNG).decode()})"
+    monkeypatch.setattr(metadata, "INLINE_BYTES", 3)
+    result = materialize(flow, ["quantize"])
+    (event,) = result.asset_materializations_for_node("quantize")
+    assert str(event.metadata["picture/reconstructions"].value).endswith("/pictures/reconstructions-00000009.png")
+
+
+def test_the_link_to_mlflow_is_there_where_a_server_is_known(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ui.MLFLOW_URL, raising=False)
+
+    class Tracked:
+        uri, experiment_id = "sqlite:////somewhere/mlflow.db", "3"
+
+    current: Any = session.Session(flow.config, lambda name: QuietProgress(), Tracked())  # type: ignore[arg-type]
+    assert metadata.mlflow_url(current, "abc") == ""
+    monkeypatch.setenv(ui.MLFLOW_URL, "http://127.0.0.1:5001")
+    assert metadata.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"
+    assert metadata.mlflow_url(current, "") == ""
+    monkeypatch.delenv(ui.MLFLOW_URL)
+    Tracked.uri = "https://mlflow.example.org/"
+    assert metadata.mlflow_url(current, "abc") == "https://mlflow.example.org/#/experiments/3/runs/abc"
+
+
+def test_runs_of_the_page_take_turns_on_the_accelerator_and_carry_tags(flow: Any) -> None:
+    flow.config.run.device = "cpu"
+    made = assets.build(flow.config)
+    pools = {
+        key.to_user_string(): made.resolve_assets_def(key).op.pool
+        for key in made.resolve_asset_graph().get_all_asset_keys()
+    }
+    assert pools == {
+        "ingest": None, "quantize": "accelerator/cpu", "tokenize": None, "prior": "accelerator/cpu",
+    }  # fmt: skip
+    own = assets.build(flow.config, dagster.ResourceDefinition.none_resource())
+    assert own.resolve_assets_def("prior").op.pool is None
+    instance = dagster.DagsterInstance.ephemeral()
+    result = made.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[dagster.AssetKey("ingest")], instance=instance
+    )
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags["vim/preset"] == "fake"
+    assert {"vim/fingerprint", "vim/host", "vim/pid"} <= set(run.tags)
 
 
 def test_each_dagster_run_closes_its_session_with_how_it_went(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,12 @@ def exported(task: Task, folder: Path) -> tuple[str, str]:
     return str(folder / "model.safetensors"), str(folder / "config.json")
 
 
+def test_what_is_exported_says_nothing_of_how_it_was_run(images: QuantizerData) -> None:
+    plain = quantizer(images).export()
+    assert quantizer(images, checkpoint_every=3, keep=5, compile="on", best="max psnr_db").export() == plain
+    assert quantizer(images, batch=3).export()["config.json"] != plain["config.json"]
+
+
 def test_adversarial_weight_ramps_up_linearly(images: QuantizerData) -> None:
     judge = DiscriminatorConfig(channels=4, base=64, ramp_start=10, ramp_steps=20)
     loss = LossConfig(perceptual=0.0, adversarial=0.4)

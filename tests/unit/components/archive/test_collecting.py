@@ -307,6 +307,20 @@ def test_a_damaged_record_stops_everything_before_anything_is_removed(root: str)
     assert there(root) == {"ingest/1"}
 
 
+def test_every_artifact_of_a_sweep_stays_while_its_results_are_there(root: str) -> None:
+    prior = make(root, "prior", 1)
+    drawn = [make(root, "sample", number, [prior]) for number in (2, 3)]
+    make(root, "sample", 4, [prior])
+    entries = [{"fingerprint": a.manifest.fingerprint, "digest": a.digest, "folder": a.folder} for a in drawn]
+    uri = io.join(root, "sweeps", "trial", "results.json")
+    io.write_bytes(uri, json.dumps({"artifacts": {"sample": entries}}).encode())
+    collect(root, LATER, delete=True)
+    assert there(root) == {"prior/1", "sample/2", "sample/3"}
+    io.remove_tree(uri)
+    collect(root, LATER, delete=True)
+    assert there(root) == set()
+
+
 def test_rules_are_checked() -> None:
     assert [seconds(text) for text in ("0", "90s", "30m", "12h", "7d", "2w")] == [0, 90, 1800, 43200, 604800, 1209600]
     for wrong in ("", "7", "d", "-1d", "1.5h", "7 d", "x"):

@@ -1,0 +1,61 @@
+"""Which checkpoints of a preset's training can be evaluated, for sweeps and for whoever watches for new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from components import checkpointed
+from components.api import Artifact
+from vim_core.config import PipelineConfig
+from vim_core.errors import DataError
+
+ATTEMPTS = 3
+
+
+def available(config: PipelineConfig) -> list[tuple[str, str, int]]:
+    """(component, fingerprint of the training, step) of every checkpoint there is, oldest first.
+
+    The last step of a finished training is among them; none where what the training starts from was not made yet.
+    Looks only: nothing is read of the checkpoints, and no training framework is loaded.
+    """
+    try:
+        trained = checkpointed.training(config)
+        return [(checkpointed.PRIOR, trained, step) for step in checkpointed.steps(config)]
+    except DataError:
+        return []
+
+
+def secured(config: PipelineConfig, steps: Iterable[int]) -> tuple[dict[int, Artifact], dict[int, str]]:
+    """The artifacts of these checkpoints by step, and why there is none for the others.
+
+    They are made at once, before any point is evaluated: the training goes on and keeps few of them.
+    """
+    made: dict[int, Artifact] = {}
+    reasons: dict[int, str] = {}
+    for step in steps:
+        try:
+            made[step] = checkpointed.make(config, step)
+        except DataError as error:
+            reasons[step] = str(error)
+    return made, reasons
+
+
+def latest(config: PipelineConfig) -> int | None:
+    """The newest checkpoint's step after its artifact was made, or None where there is none.
+
+    The training may replace the newest one while it is read; then the next newest is tried.
+
+    Raises:
+        DataError: that happened every time.
+    """
+    for attempt in range(ATTEMPTS):
+        steps = checkpointed.steps(config)
+        if not steps:
+            return None
+        try:
+            checkpointed.make(config, steps[-1])
+            return steps[-1]
+        except DataError:
+            if attempt == ATTEMPTS - 1:
+                raise
+    return None

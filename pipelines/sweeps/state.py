@@ -1,0 +1,61 @@
+"""What a sweep leaves below the root: `sweeps/<name>/results.json` and its page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from components import lease, store
+from components.archive import marks
+from pipelines.sweeps.spec import NAME
+from vim_core import io
+from vim_core.errors import ConfigError, DataError
+
+SWEEPS = "sweeps"
+RESULTS, PAGE = "results.json", "sweep.html"
+
+
+def folder(root: str, name: str) -> str:
+    """Where a sweep's results lie. Raises `ConfigError` for a name that is none of a sweep."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"sweep {name!r}: give the sweep's name, as its folder below {io.join(root, SWEEPS)}")
+    return io.join(root, SWEEPS, name)
+
+
+def names(root: str) -> list[str]:
+    """Sweeps that were run in this root."""
+    with store.guarded(root):
+        return [name for name in io.listing(io.join(root, SWEEPS)) if io.exists(io.join(root, SWEEPS, name, RESULTS))]
+
+
+def read(root: str, name: str) -> dict[str, Any] | None:
+    """The results of a sweep so far, or None. Raises `DataError` for a damaged file."""
+    uri = io.join(folder(root, name), RESULTS)
+    with store.guarded(root):
+        try:
+            data = io.read_bytes(uri)
+        except FileNotFoundError:
+            return None
+    try:
+        found: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{uri}: not valid JSON ({error}); remove it and run the sweep again") from error
+    return found
+
+
+def write(root: str, name: str, results: dict[str, Any]) -> None:
+    """Put the results in the place of earlier ones, as one act."""
+    with store.guarded(root):
+        io.write_bytes(io.join(folder(root, name), RESULTS), (json.dumps(results, indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def held(root: str, name: str, note: Any) -> Iterator[None]:
+    """Be the one that runs this sweep; waits while another living process does, and then finds its points finished."""
+    leases = io.join(root, marks.LEASES, SWEEPS, name)
+    with store.guarded(root):
+        io.make_folder(leases)
+    with lease.hold(leases, note):
+        yield

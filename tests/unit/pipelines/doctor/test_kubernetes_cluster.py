@@ -1,0 +1,87 @@
+"""What is told of a Kubernetes profile without a cluster, and from an API's answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.clusters.profile import Cluster, KubernetesPlace
+from pipelines.doctor import kubernetes_cluster
+from pipelines.doctor.findings import FAIL, OK, Finding, Subject
+from tests.support import free_port
+from tests.unit.pipelines.doctor.servers import answering
+from vim_core.config import PipelineConfig, RunConfig
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{name: here, context: {cluster: here, user: me}}]
+clusters: [{name: here, cluster: {server: "%s"}}]
+users: [{name: me, user: {token: none}}]
+"""
+
+
+def subject(components: Any = None, root: str = "gs://bucket/vim", **place: Any) -> Subject:
+    filled = KubernetesPlace(**{"image": "vim:1", "bucket": "bucket", **place})
+    profile = Cluster(name="pods", kind="kubernetes", root=root, components=components or {}, kubernetes=filled)
+    return Subject(PipelineConfig("fake", ["quantize"], RunConfig(tracking_uri="off")), profile)
+
+
+def of(found: list[Finding]) -> dict[str, Finding]:
+    return {each.check: each for each in found}
+
+
+def test_a_profile_that_is_filled_in() -> None:
+    (found,) = kubernetes_cluster.fields(subject({"quantize": {"device": "xla", "topology": "2x2x1"}}))
+    assert found.status == OK
+
+
+def test_what_is_missing_in_a_profile() -> None:
+    place = {"device": "xla", "topology": "2x2x4", "workers": 1}
+    found = of(kubernetes_cluster.fields(subject({"quantize": place}, "gs://other/vim", image="", queue="")))
+    assert set(found) == {"kubernetes.image", "kubernetes root", "kubernetes queue", "topology"}
+    assert "take a multiple of 4" in found["topology"].found
+    place["workers"] = 4
+    found = of(kubernetes_cluster.fields(subject({"quantize": place}, accelerator="")))
+    assert "asks for 2x2x4" in found["kubernetes.accelerator"].found
+
+
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(KUBECONFIG % address)
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+
+def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kubernetes")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    (found,) = kubernetes_cluster.api(subject())
+    assert "get-credentials" in found.advice
+    here(tmp_path, monkeypatch, f"http://127.0.0.1:{free_port()}")
+    (found,) = kubernetes_cluster.api(subject())
+    assert (found.status, "refused" in found.found) == (FAIL, True)
+
+
+def test_what_the_api_has_and_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kubernetes")
+
+    def reply(method: str, path: str, headers: dict[str, str]) -> Any:
+        if path == "/version/":
+            plain = ("major", "minor", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform")
+            return (200, {"gitVersion": "v1.33.1", **dict.fromkeys(plain, "1")})
+        if "rayjobs" in path:
+            return (404, {"message": "the server could not find the requested resource"})
+        if "localqueues" in path:
+            return (403, {"message": "forbidden"})
+        return (200, {"metadata": {"name": "vim"}})
+
+    with answering(reply) as address:
+        here(tmp_path, monkeypatch, address)
+        found = of(kubernetes_cluster.api(subject()))
+    assert found["kubernetes API"].found == "version v1.33.1"
+    assert found["namespace"].status == found["service account"].status == OK
+    assert found["KubeRay"].advice == "install the KubeRay operator"
+    assert "may not look (403)" in found["queue"].found

@@ -1,0 +1,192 @@
+"""A Ray cluster by what its dashboard answers; a real one is looked at in tests/cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.clusters.profile import Cluster
+from pipelines.doctor import ray_cluster
+from pipelines.doctor.findings import FAIL, OK, WARN, Finding, Subject
+from tests.support import free_port
+from tests.unit.pipelines.doctor.servers import answering
+from vim_core.config import PipelineConfig, RunConfig
+
+TOKEN = "correct"
+SLICE = {"ray.io/tpu-slice-name": "a", "ray.io/tpu-topology": "2x2x1", "ray.io/tpu-pod-type": "v4-8"}
+
+
+def node(cpus: float = 2, labels: Mapping[str, str] | None = None, state: str = "ALIVE", **more: float) -> Any:
+    resources = {"CPU": cpus, **{name.replace("_", "-"): count for name, count in more.items()}}
+    return {"node_ip": "10.0.0.1", "state": state, "resources_total": resources, "labels": dict(labels or {})}
+
+
+def dashboard(nodes: list[Any], token: str = TOKEN, version: str = "", job: Any = None) -> Any:
+    version = version or metadata.version("ray")
+
+    def reply(method: str, path: str, headers: dict[str, str]) -> Any:
+        shown = headers.get("Authorization", "")
+        if token and not shown:
+            return (401, "Unauthorized: Missing authentication token")
+        if token and shown != f"Bearer {token}":
+            return (403, "Forbidden: Invalid authentication token")
+        if path == "/api/version":
+            return (200, {"ray_version": version})
+        if path.startswith("/api/jobs"):
+            return (200, job if method == "GET" else {})
+        return (200, {"data": {"result": {"result": nodes}}})
+
+    return answering(reply)
+
+
+def token_file(folder: Path, text: str = TOKEN) -> str:
+    path = folder / "token"
+    path.write_text(text + "\n")
+    path.chmod(0o600)
+    return str(path)
+
+
+def looked_at(address: str, token: str = "", names: Any = ("prior",), **more: Any) -> dict[str, Finding]:
+    profile = Cluster(name="near", address=address, token_file=token, **more)
+    subject = Subject(PipelineConfig("fake", list(names), RunConfig(threads=1)), profile)
+    return {each.check: each for each in ray_cluster.cluster(subject)}
+
+
+def failures(found: Mapping[str, Finding]) -> list[str]:
+    return [check for check, each in found.items() if each.status == FAIL]
+
+
+def test_a_cluster_that_is_well(tmp_path: Path) -> None:
+    with dashboard([node(), node(), node(state="DEAD")]) as address:
+        found = looked_at(address, token_file(tmp_path))
+    assert {each.status for each in found.values()} == {OK}
+    assert found["nodes"].found == "2 alive with 4 CPUs"
+
+
+def test_a_wrong_address() -> None:
+    found = looked_at(f"http://127.0.0.1:{free_port()}")
+    assert "nobody answers at http://127.0.0.1" in found["cluster"].found
+    with answering(lambda method, path, headers: (404, "<html>")) as address:
+        assert "no Ray answers there (status 404)" in looked_at(address)["cluster"].found
+    assert failures(looked_at("")) == ["cluster"]
+
+
+def test_no_token_a_missing_file_and_a_wrong_token_are_told_apart(tmp_path: Path) -> None:
+    with dashboard([node()]) as address:
+        assert "names none" in looked_at(address)["token"].found
+        assert "cannot be read: No such file" in looked_at(address, str(tmp_path / "none"))["token"].found
+        wrong = looked_at(address, token_file(tmp_path, "wrong"))
+        assert "a token that" in wrong["token"].found
+        assert "wrong" not in str(wrong), "tokens are not printed"
+        (tmp_path / "token").write_text("")
+        assert "is empty" in looked_at(address, str(tmp_path / "token"))["token"].found
+
+
+def test_a_token_that_others_may_read(tmp_path: Path) -> None:
+    path = token_file(tmp_path)
+    Path(path).chmod(0o644)
+    with dashboard([node()]) as address:
+        assert looked_at(address, path)["token"].status == WARN
+
+
+def test_a_cluster_without_tokens_is_doubtful() -> None:
+    with dashboard([node()], token="") as address:
+        found = looked_at(address)
+    assert found["cluster"].status == WARN
+    assert failures(found) == []
+
+
+def test_another_version_of_ray() -> None:
+    with dashboard([node()], token="", version="2.9.0") as address:
+        assert "2.9.0 on the cluster" in looked_at(address)["Ray"].found
+
+
+def test_too_little_room_for_a_trainings_workers() -> None:
+    with dashboard([node(), node(3)], token="") as address:
+        assert failures(looked_at(address, run={"workers": 5})) == []
+        found = looked_at(address, components={"prior": {"workers": 3, "threads": 2}})
+        assert found["resources"].found == "prior wants 3 workers with 2 CPU each, and 2 fit"
+        assert failures(looked_at(address, run={"device": "cuda"})) == ["resources"]
+
+
+def hosts(topology: str, count: int, name: str = "a", **labels: str) -> list[Any]:
+    pod = {"2x2x1": "v4-8", "2x2x2": "v4-16"}[topology]
+    own = {
+        **SLICE,
+        "ray.io/tpu-slice-name": name,
+        "ray.io/tpu-topology": topology,
+        "ray.io/tpu-pod-type": pod,
+        **labels,
+    }
+    made = [node(labels={**own, "ray.io/tpu-worker-id": str(each)}, TPU=4) for each in range(count)]
+    made[0]["resources_total"][f"TPU-{pod}-head"] = 1
+    return made
+
+
+def topology(nodes: list[Any], **run: Any) -> dict[str, Finding]:
+    with dashboard(nodes, token="") as address:
+        return looked_at(address, run={"device": "xla", **run})
+
+
+def test_a_topology_that_is_there() -> None:
+    found = topology([node(), *hosts("2x2x2", 2)], topology="2x2x2", workers=2)
+    assert failures(found) == []
+    assert "1 x 2x2x2 (v4-16) is there" in found["topology"].found
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (hosts("2x2x1", 1), "the cluster has 1 x 2x2x1"),
+        (hosts("2x2x2", 1), "the cluster has no whole slice"),
+        ([*hosts("2x2x2", 1), *hosts("2x2x2", 1, "b")], "the cluster has no whole slice"),
+        ([], "the cluster has no whole slice"),
+    ],
+)
+def test_a_topology_that_is_not_there(nodes: list[Any], said: str) -> None:
+    found = topology([node(), *nodes], topology="2x2x2", workers=2)
+    assert "wants 1 x 2x2x2 (v4-16, 2 hosts)" in found["topology"].found
+    assert said in found["topology"].found
+
+
+def test_two_slices_are_wanted_and_one_is_there() -> None:
+    found = topology(hosts("2x2x1", 1), topology="2x2x1", workers=2)
+    assert "wants 2 x 2x2x1" in found["topology"].found
+
+
+def test_labels_that_the_webhook_did_not_make_possible() -> None:
+    bare = node(TPU=4)
+    found = topology([bare], topology="2x2x1")
+    assert "1 of 1 TPU nodes lack labels" in found["topology labels"].found
+    assert "ray.io/tpu-slice-name" in found["topology labels"].found
+    assert "webhook" in found["topology labels"].advice
+    assert "webhook" in found["topology"].advice
+
+
+def test_a_topology_that_does_not_exist_or_is_not_filled() -> None:
+    assert "no such slice" in topology([node()], topology="3x3x3")["topology"].found
+    assert "take a multiple of 2" in topology([node()], topology="2x2x2", workers=1)["topology"].found
+
+
+def test_a_small_job_says_whether_the_clusters_python_has_vim() -> None:
+    for status, wanted in (("SUCCEEDED", OK), ("FAILED", FAIL)):
+        job = {"status": status, "message": "ModuleNotFoundError: No module named 'pipelines'"}
+        with dashboard([node()], token="", job=job) as address:
+            subject = Subject(PipelineConfig(), Cluster("near", address=address, python="python3"), try_job=True)
+            found = {each.check: each for each in ray_cluster.cluster(subject)}
+        assert found["job"].status == wanted
+    assert "No module named 'pipelines'" in found["job"].found
+
+
+def test_an_address_to_join_from_here() -> None:
+    def of(address: str) -> Finding:
+        return ray_cluster.address(Subject(PipelineConfig(run=RunConfig(ray_address=address))))[0]
+
+    assert of(f"127.0.0.1:{free_port()}").status == FAIL
+    assert of("auto").status == OK
+    with answering(lambda method, path, headers: (200, "")) as address:
+        assert of(address.removeprefix("http://")).status == OK
