@@ -94,8 +94,7 @@ def attempts(root: Path, component: str) -> list[str]:
 
 
 def test_two_pipelines_at_once_share_the_work(smoke_run: SmokeRun, tmp_path: Path) -> None:
-    """Of the two trainings that start workers the second is enough."""
-    root = branched(smoke_run, tmp_path / "root", ["ingest", "quantize"])
+    root = tmp_path / "root"
     arguments = ["run", "--preset", "smoke"]
     with started(root, *arguments) as first, started(root, *arguments) as second:
         codes = [each.process.wait(timeout=900) for each in (first, second)]
@@ -103,6 +102,6 @@ def test_two_pipelines_at_once_share_the_work(smoke_run: SmokeRun, tmp_path: Pat
     for component in smoke_run.manifests:
         assert len(manifests(root, component)) == 1, component
         assert len(attempts(root, component)) == 1, component
-    for component in ("classify", "selector", "prior", "probe"):
+    for component in ("classify", "selector", "quantize", "prior", "probe"):
         steps = [row["step"] for row in curve(root, component)]
         assert steps == sorted(set(steps)), f"{component} was trained twice into one place"
