@@ -52,7 +52,7 @@ def jobs(folders: Sequence[Path], options: Sequence[str]) -> list[Job]:
 
 def _waits(paths: Sequence[Path]) -> bool:
     files = [file for path in paths for file in (path.rglob("test_*.py") if path.is_dir() else [path])]
-    return any("smoke_run" in file.read_text(encoding="utf-8") for file in files)
+    return any("smoke_run: SmokeRun" in file.read_text(encoding="utf-8") for file in files)
 
 
 def run(job: Job) -> bool:

@@ -27,6 +27,7 @@ def test_the_smoke_run_is_first_and_those_that_wait_for_it_last() -> None:
     waits = [job.waits for job in planned]
     assert waits == sorted(waits)
     assert any(waits)
+    assert not any(job.waits for job in together.jobs(FOLDERS[:1], [])), "unit tests need no pipeline"
     assert not any(job.command[-1] == "--make" for job in together.jobs([REPOSITORY / "tests" / "xla"], []))
 
 
