@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pipelines import presets
+from pipelines import commands, presets
 from vim_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,11 +116,7 @@ def collect(arguments: Namespace) -> int:
 
 
 def _kind(kinds: Any, name: str, act: object, text: str) -> ArgumentParser:
-    made: ArgumentParser = kinds.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    made.set_defaults(act=act)
+    made = commands.subcommand(kinds, name, act, text, TEXT)
     made.add_argument("--root", help="the artifact root, path or gs://… (default: the preset's, or VIM_ROOT)")
     made.add_argument("--preset", default=presets.default(), help="whose root it is (default: %(default)s)")
     made.add_argument("--json", action="store_true", help="print JSON")

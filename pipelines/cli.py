@@ -112,12 +112,7 @@ def parser() -> ArgumentParser:
 
 
 def _command(kinds: argparse._SubParsersAction[ArgumentParser], name: str, act: object, text: str) -> ArgumentParser:
-    made: ArgumentParser = kinds.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    made.set_defaults(act=act)
-    return made
+    return commands.subcommand(kinds, name, act, text, EXAMPLES)
 
 
 def _settings(made: ArgumentParser, words: str = "key=value …") -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
+
+from pipelines import commands
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -87,12 +88,7 @@ def _answer(cluster: Any) -> str:
 
 
 def _kind(kinds: Any, name: str, act: object, text: str) -> ArgumentParser:
-    made: ArgumentParser = kinds.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    made.set_defaults(act=act)
-    return made
+    return commands.subcommand(kinds, name, act, text, TEXT)
 
 
 def _say(text: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines import presets
 from vim_core.errors import ConfigError, DataError
@@ -152,6 +153,16 @@ def _said(lines: Iterable[str]) -> int:
     for line in lines:
         sys.stdout.write(f"{line}\n")
     return 0
+
+
+def subcommand(kinds: Any, name: str, act: object, text: str, examples: str) -> ArgumentParser:
+    """A command's grammar below `kinds`: what it does in a sentence, examples, and the function behind it."""
+    made: ArgumentParser = kinds.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    made.set_defaults(act=act)
+    return made
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:

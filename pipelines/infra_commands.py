@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import commands
 from vim_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,12 +58,7 @@ def write_compose(arguments: Namespace) -> int:
 
 
 def _kind(kinds: Any, name: str, act: object, text: str) -> ArgumentParser:
-    made: ArgumentParser = kinds.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    made.set_defaults(act=act)
-    return made
+    return commands.subcommand(kinds, name, act, text, TEXT)
 
 
 def _say(paths: list[Path]) -> int:

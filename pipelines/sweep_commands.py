@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from argparse import Namespace
@@ -79,12 +78,7 @@ def show(arguments: Namespace) -> int:
 
 def kind(kinds: Any, name: str, act: object, text: str) -> ArgumentParser:
     """One subcommand of `vimctl sweep`."""
-    made: ArgumentParser = kinds.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    made.set_defaults(act=act)
-    return made
+    return commands.subcommand(kinds, name, act, text, TEXT)
 
 
 def settings(made: ArgumentParser) -> None:
