@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
+from vim_core.storage import io
 
 SCHEMA = 1
 """Version of the manifest's own layout."""

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.api import Context, Progress
 from components.beam_options import LOCAL, options_of, runner_of
-from vim_core import io
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError, VimError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.models.classifier import Classifier
@@ -144,7 +144,7 @@ def publish(ctx: Context, source: str, name: str) -> None:
 
 def threads_of(run: RunConfig) -> int:
     """Threads of each Beam process: the cores that `run.threads` allows, shared by `run.beam_processes`."""
-    from vim_core.runtime import resolve_threads
+    from vim_core.distributed.runtimes import resolve_threads
 
     return max(1, resolve_threads(run.threads) // max(1, run.beam_processes))
 

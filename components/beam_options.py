@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from vim_core import io
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
+from vim_core.storage import io
 
 LOCAL = "FnApiRunner"
 PORTABLE = "PortableRunner"

@@ -17,9 +17,9 @@ from components.api import Artifact, InputRecord, Manifest
 from components.archive import inventory, marks
 from components.archive.checkpoints import INDEX, STEP
 from components.execute import Request
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 PRIOR = "prior"
 
@@ -74,7 +74,7 @@ def fingerprint_of(trained: str, step: int) -> str:
 
 
 def _make(request: Request, config: PipelineConfig, key: str, step: int, place: str) -> Artifact:
-    from vim_core.checkpoint_files import Damaged
+    from vim_core.checkpoint.files import Damaged
 
     began, token = time.monotonic(), uuid.uuid4().hex[:12]
     out = io.join(store.folder(request.root, PRIOR, key), f"data-{token}")
@@ -98,7 +98,7 @@ def _make(request: Request, config: PipelineConfig, key: str, step: int, place: 
 
 def _files(request: Request, config: PipelineConfig, place: str) -> dict[str, bytes]:
     from components.tokenizing.reading import code_files
-    from vim_core.data.codes import CodeTable
+    from vim_core.data.code_tables import CodeTable
     from vim_core.tasks.prior import shape_of
     from vim_core.tasks.prior_checkpoint import files_of
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.tables import ImageRow, ImageTable
+    from vim_core.data.image_tables import ImageRow, ImageTable
 
 BLOCK = 64
 """Images in memory at once."""
@@ -32,7 +32,7 @@ def export_table(uris: Sequence[str], target: str, classes: Sequence[str] = (), 
     Raises:
         DataError: there are no images, or, for npz, their sizes differ.
     """
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     table = ImageTable(uris)
     if not len(table):
@@ -49,7 +49,7 @@ def import_table(source: str, folder: str, classes: Sequence[str] = (), max_pixe
     Raises:
         DataError: there is nothing there, or an image cannot be decoded; the message names it.
     """
-    from vim_core.data.tables import write_sorted
+    from vim_core.data.image_tables import write_sorted
 
     rows = _from_npz(source) if source.endswith(NPZ) else _from_folder(source, list(classes), max_pixels)
     names: list[str] = []
@@ -139,8 +139,8 @@ def _plain(name: str) -> str:
 
 
 def _from_npz(source: str) -> Iterator[ImageRow]:
+    from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import encode_png
-    from vim_core.data.tables import ImageRow
     from vim_core.metrics.reference import images_of
 
     place = 0
@@ -157,8 +157,8 @@ def _from_npz(source: str) -> Iterator[ImageRow]:
 
 def _from_folder(source: str, classes: list[str], max_pixels: int) -> Iterator[ImageRow]:
     from vim_core.data import folders
+    from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import measure
-    from vim_core.data.tables import ImageRow
 
     number = {_plain(name): index for index, name in enumerate(classes)}
     # keys are paths; the table wants them sorted as text, which is not the order of folders

@@ -14,9 +14,9 @@ from typing import Any
 from components import fingerprint, lease, registry, store
 from components.api import Artifact, Component, Context, InputRecord, Manifest, Outcome, Progress, Tracker
 from components.archive import marks
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError, VimError
+from vim_core.storage import io
 
 Known = dict[str, Artifact]
 """Artifacts looked up before; one dictionary per pipeline run saves looking again."""

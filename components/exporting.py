@@ -7,8 +7,8 @@ from typing import Any
 
 from components import store
 from components.api import Artifact
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 KINDS = {"quantize": "Tokenizer", "prior": "Prior"}
 """Components whose artifacts can be exported, and the class of `vim_core.pretrained` that loads each."""
@@ -95,7 +95,7 @@ def card(artifact: Artifact, lineage: Mapping[str, str], sha256: str, licence: s
 
 def _sizes(artifact: Artifact) -> dict[str, Any]:
     from vim_core.models.prior import PriorShape
-    from vim_core.models.saving import read_config
+    from vim_core.weights.saving import read_config
 
     found = artifact.properties
     classes = list(found.get("classes") or [])

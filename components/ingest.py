@@ -24,9 +24,9 @@ from components.ingesting.shards import (
     shards_of,
     write_shard,
 )
-from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 VERSION = 2
 INPUTS: dict[str, str] = {}

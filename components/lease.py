@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.store import guarded
-from vim_core import io
 from vim_core.errors import StorageError
+from vim_core.storage import io
 
 LOG = logging.getLogger(__name__)
 HEARTBEAT_S = 5.0

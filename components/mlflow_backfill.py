@@ -8,7 +8,8 @@ from components.mlflow_link import Link, ServerRefused
 from components.mlflow_run import MlflowRun
 from components.node_samples import SYSTEM
 from components.shipping import Ledger, Outbox
-from vim_core import io, spool
+from vim_core.storage import io
+from vim_core.training import spool
 
 CURVES = "curves.jsonl"
 PICTURES = "pictures/"

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vim_core import io
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
+from vim_core.storage import io
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -7,7 +7,7 @@ from typing import Any
 
 from components import headlines
 from components.api import Artifact
-from vim_core import io
+from vim_core.storage import io
 
 KINDS = {"quantize": "tokenizer", "prior": "prior", "classify": "classifier"}
 """Components whose artifacts become versions of a registered model, and what the model is called."""

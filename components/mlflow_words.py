@@ -12,8 +12,8 @@ from components import headlines
 from components.api import Artifact
 from components.archive.naming import short
 from components.fingerprint import settings_of
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 JOB = "VIM_JOB"
 """Set for a run that was sent to a cluster: the submission's name there."""

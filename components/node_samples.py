@@ -17,8 +17,9 @@ from typing import Any
 
 from components import node_metrics
 from components.api import Row, Tracker
-from vim_core import io, spool
 from vim_core.errors import StorageError
+from vim_core.storage import io
+from vim_core.training import spool
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from vim_core import io
 from vim_core.errors import ConfigError, DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.pretrained import Tokenizer
@@ -32,7 +32,7 @@ def encode(images: Sequence[str], place: str, out: str, device: str) -> Iterator
     """
     import numpy as np
 
-    from vim_core.data.codes import CodeMeta, write_codes
+    from vim_core.data.code_tables import CodeMeta, write_codes
 
     _refuse_doubles(images)
     tokenizer = _tokenizer(place, device)
@@ -67,7 +67,7 @@ def reconstruct(images: Sequence[str], place: str, out: str, beside: bool, devic
     """
     import torch
 
-    from vim_core.held_out import psnr_db
+    from vim_core.training.held_out import psnr_db
 
     names = [f"{PurePosixPath(image).stem}.png" for image in images]
     _refuse_doubles(names)
@@ -94,7 +94,7 @@ def bring_in(checkpoint: str, out: str, head_dim: int = 0) -> str:
         DataError: the file is missing or of another layout.
     """
     from vim_core import pretrained
-    from vim_core.enhancing import HEAD_DIM, load_enhancing
+    from vim_core.weights.enhancing_transformers import HEAD_DIM, load_enhancing
 
     model = load_enhancing(checkpoint, head_dim or HEAD_DIM)
     pretrained.Tokenizer(model).save_pretrained(out)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components import topology
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import ConfigError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.planning.plan import Plan

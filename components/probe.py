@@ -8,10 +8,10 @@ from typing import Any
 
 from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
-from vim_core import io
 from vim_core.config import ProbeConfig, RunConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
+from vim_core.storage import io
 
 VERSION = 2
 INPUTS = {"images": "ingest", "codes": "tokenize", "prior": "prior"}

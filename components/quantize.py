@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from components import fingerprint, store
 from components.api import Artifact, Context, Inputs, Outcome
-from vim_core import io
 from vim_core.config import QuantizeConfig
 from vim_core.errors import ConfigError, DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.tasks.starting import Source
+    from vim_core.tasks.warm_start import Source
 
 VERSION = 1
 INPUTS = {"images": "ingest"}
@@ -67,7 +67,7 @@ def _lineage(config: QuantizeConfig, source: Source) -> dict[str, Any]:
 
 
 def _source(config: QuantizeConfig) -> Source | None:
-    from vim_core.tasks.starting import Source
+    from vim_core.tasks.warm_start import Source
 
     if not config.init_from:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 
-from vim_core.notices import Notice
+from vim_core.training.preemption import Notice
 
 _told = threading.Event()
 

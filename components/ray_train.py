@@ -13,8 +13,8 @@ from components.api import Context
 from components.ray_interrupts import interruptible
 from components.scratch import scratch
 from vim_core.config import RunConfig as VimRun
+from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
-from vim_core.runtime import resolve_threads
 
 # Read by Ray at import: the V2 trainer, and no phoning home.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")

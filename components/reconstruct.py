@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from components import lineage
 from components.api import Context, Inputs, Outcome
-from vim_core import io
 from vim_core.config import ReconstructConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.tables import ImageRow, ImageTable
+    from vim_core.data.image_tables import ImageRow, ImageTable
     from vim_core.models.vit_vqgan import Tokenizer
 
 VERSION = 1
@@ -47,7 +47,7 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: there are no held-out images, or one cannot be decoded.
     """
     from components.beam_jobs import publish, run_shards
-    from vim_core.data.tables import ImageTable, image_digest
+    from vim_core.data.image_tables import ImageTable, image_digest
 
     jobs = make_jobs(config, inputs, ctx)
     run_shards(ctx.run, jobs, reconstruct, finished, ctx.progress)
@@ -73,7 +73,7 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
 def make_jobs(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list[Job]:
     """One job per shard of held-out images, up to the limit."""
     from components.beam_jobs import device_of, numeric_name, threads_of
-    from vim_core.data.tables import open_parquet
+    from vim_core.data.image_tables import open_parquet
 
     images, tokenizer = inputs["images"], inputs["tokenizer"]
     device, threads = device_of(ctx.run), threads_of(ctx.run)
@@ -113,7 +113,7 @@ def finished(job: Job) -> bool:
 def reconstruct(job: Job) -> str:
     """Encode and decode one shard, write the images and give its name."""
     from components import beam_jobs
-    from vim_core.data.tables import ImageTable, write_sorted
+    from vim_core.data.image_tables import ImageTable, write_sorted
 
     beam_jobs.set_threads(job.threads)
     tokenizer = beam_jobs.tokenizer(job.weights, job.config, job.device)
@@ -124,8 +124,8 @@ def reconstruct(job: Job) -> str:
 def _rows(job: Job, table: ImageTable, tokenizer: Tokenizer) -> Iterator[ImageRow]:
     import numpy as np
 
+    from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import decode, encode_png, from_tensor, square, to_tensor
-    from vim_core.data.tables import ImageRow
 
     for start in range(0, job.rows, tokenizer.encode_batch):
         rows = range(start, min(start + tokenizer.encode_batch, job.rows))

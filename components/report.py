@@ -9,8 +9,8 @@ from typing import Any
 from components import registry
 from components.api import Artifact, Context, Inputs, Outcome
 from components.reporting import accepted, neighbours, page, results
-from vim_core import io
 from vim_core.config import ReportConfig
+from vim_core.storage import io
 
 VERSION = 2
 INPUTS = {name: f"{name}?" for name in registry.NAMES[: registry.NAMES.index("report")]}

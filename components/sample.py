@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
 from components.sampling import shards
-from vim_core import io
 from vim_core.config import SampleConfig
 from vim_core.errors import ConfigError, LineageError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from components.sampling.asked import Asked
     from components.sampling.drawing import Group, Plan
-    from vim_core.data.tables import ImageRow, ImageTable
+    from vim_core.data.image_tables import ImageRow, ImageTable
 
 VERSION = 2
 INPUTS = {"prior": "prior", "tokenizer": "quantize", "codes": "tokenize?"}
@@ -40,7 +40,7 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """
     from components.beam_jobs import publish
     from components.sampling.asked import asked
-    from vim_core.data.tables import ImageTable, image_digest
+    from vim_core.data.image_tables import ImageTable, image_digest
 
     check(config, inputs["prior"], inputs["tokenizer"])
     wanted = asked(config, inputs, ctx)
@@ -79,7 +79,7 @@ def _numeric_name(plan: Plan) -> str:
 
 def _draw(plan: Plan, wanted: Asked, work: str, ctx: Context) -> float:
     """Make the missing shards, each as soon as its groups are there; gives images per second."""
-    from vim_core.data.tables import write_images
+    from vim_core.data.image_tables import write_images
 
     config, started, drawn = plan.config, time.perf_counter(), 0
     missing = _missing(config, work, ctx)

@@ -10,9 +10,9 @@ from components.measuring.shards import DEVICE
 from components.scoring import floor, jobs, neighbours, parts, reconstructed, samples
 from components.scoring.figures import Figures as Figures
 from components.scoring.sets import SAMPLES, ImageSet, check_judge, sets_of
-from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.errors import LineageError
+from vim_core.storage import io
 
 VERSION = 3
 INPUTS = {

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from vim_core import io
+from vim_core.storage import io
 
 
 def scratch(work: str) -> Path:

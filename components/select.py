@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from components import lineage
 from components.api import Artifact, Context, Inputs, Outcome
-from vim_core import io
 from vim_core.config import SelectConfig
 from vim_core.errors import LineageError
 from vim_core.metrics.protocol import Protocol
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from components.selecting.scores import Scores
-    from vim_core.selectors import SelectorSpec
+    from vim_core.features.selectors import SelectorSpec
 
 VERSION = 1
 INPUTS = {"samples": "sample", "images": "ingest", "selector": "selector?"}
@@ -45,7 +45,7 @@ def run(config: SelectConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """
     from components.beam_jobs import device_of, numeric_name, publish, run_shards, threads_of
     from components.selecting import network, scores, tables
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     samples = inputs["samples"]
     classes = [str(name) for name in samples.properties["classes"]]
@@ -73,7 +73,7 @@ def run(config: SelectConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 def check(config: SelectConfig, inputs: Inputs, classes: int) -> None:
     """Refuse what does not fit together or is too little, before anything is looked at; see `run`."""
-    from vim_core.rejection import require_candidates
+    from vim_core.sampling.rejection import require_candidates
 
     samples, images = inputs["samples"], inputs["images"]
     if "selector" in inputs and config.network.name == "selector":
@@ -101,7 +101,7 @@ def score_jobs(config: SelectConfig, inputs: Inputs, spec: SelectorSpec, place: 
 
 
 def _accepted(config: SelectConfig, found: Scores, classes: int) -> dict[float, NDArray[np.int64]]:
-    from vim_core.rejection import accepted
+    from vim_core.sampling.rejection import accepted
 
     return accepted(found.keys, found.labels, found.scores, classes, config.count, config.rates)
 
@@ -111,7 +111,7 @@ def _show(config: SelectConfig, table: Any, found: Scores, classes: int, max_pix
     import numpy as np
 
     from components.selecting.tables import picture
-    from vim_core.rejection import candidates_by_class, pool
+    from vim_core.sampling.rejection import candidates_by_class, pool
 
     needed = pool(config.count, min(config.rates))
     rows = np.concatenate([rows[:needed] for rows in candidates_by_class(found.keys, found.labels, classes)])
@@ -132,7 +132,7 @@ def _outcome(
 ) -> Outcome:
     from components.beam_jobs import threads_of
     from components.selecting.tables import split_of
-    from vim_core.data.tables import ImageTable, image_digest
+    from vim_core.data.image_tables import ImageTable, image_digest
 
     files = {split_of(rate): [n for n, _ in written if n.startswith(f"images/{split_of(rate)}-")] for rate in kept}
     means = {f"score_{split_of(rate)}": float(found.scores[rows].mean()) for rate, rows in kept.items()}

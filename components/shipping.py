@@ -12,7 +12,8 @@ from typing import Any
 
 from components.api import Progress, Row, Tracker
 from components.fault_log import FaultLog
-from vim_core import io, spool
+from vim_core.storage import io
+from vim_core.training import spool
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vim_core import io
 from vim_core.errors import StorageError
+from vim_core.storage import io
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from components.measuring.shards import (
     tap_of,
     whole,
 )
-from vim_core import io
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.metrics.moments import Moments
@@ -75,7 +75,7 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """
     from components.beam_jobs import publish
     from components.measuring import published
-    from vim_core.taps import check
+    from vim_core.features import check
 
     check(tap_of(config, inputs, ctx))
     reference = published.read(config)
@@ -123,7 +123,7 @@ def _check_counts(config: StatisticsConfig, sets: dict[str, Moments]) -> None:
 
 def _properties(config: StatisticsConfig, inputs: Inputs, job: Job, total: Moments) -> dict[str, Any]:
     from components.measuring.shards import loaded
-    from vim_core.taps import CLASSIFIER
+    from vim_core.features import CLASSIFIER
 
     network: dict[str, Any] = {"kind": config.network, "digest": job.tap.sha256}
     if config.network != CLASSIFIER:

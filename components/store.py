@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_origin, get_type_hints
 
 from components.api import SCHEMA, Artifact, FileEntry, Manifest
-from vim_core import io
 from vim_core.errors import DataError, StorageError, VimError
+from vim_core.storage import io
 
 MANIFEST = "manifest.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)

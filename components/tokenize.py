@@ -79,7 +79,7 @@ def _by_ray(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> tuple[Plan,
 
 
 def _outcome(config: TokenizeConfig, inputs: Inputs, plan: Plan, shards: list[Shard]) -> Outcome:
-    from vim_core.data.tables import open_parquet
+    from vim_core.data.image_tables import open_parquet
 
     images, tokenizer = inputs["images"], inputs["tokenizer"]
     rows = {shard.name: int(open_parquet(shard.result).metadata.num_rows) for shard in shards}

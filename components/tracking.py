@@ -19,8 +19,8 @@ from components.mlflow_owner import beat_tag, commit_tag, owner_gone, owner_tags
 from components.mlflow_run import MlflowRun
 from components.node_samples import Sampler, driver
 from components.tracking_off import NoTracking
-from vim_core import io
 from vim_core.config import PipelineConfig, TrainConfig
+from vim_core.storage import io
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from components import lineage
 from components.api import Context, Inputs, Outcome
-from vim_core import io
 from vim_core.config import TradeoffConfig
 from vim_core.errors import ConfigError, LineageError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from components.selecting.points import Measure
-    from vim_core.selectors import SelectorSpec
+    from vim_core.features.selectors import SelectorSpec
 
 VERSION = 1
 INPUTS = {
@@ -102,8 +102,8 @@ def _measure(config: TradeoffConfig, inputs: Inputs) -> Measure:
     from components.selecting.drawing import Drawing
     from components.selecting.points import Measure
     from components.statistics import read
-    from vim_core.rejection import pool
-    from vim_core.tradeoff import resamples
+    from vim_core.metrics.tradeoff import resamples
+    from vim_core.sampling.rejection import pool
 
     statistics, classes = inputs["statistics"], len(inputs["prior"].properties["classes"])
     reference = read(statistics.uri(whole(str(statistics.properties["split"]))))
@@ -114,7 +114,7 @@ def _measure(config: TradeoffConfig, inputs: Inputs) -> Measure:
 def _place(config: TradeoffConfig, ctx: Context) -> str:
     """Below the work folder; unfinished work of another numeric class is not continued (contract 11)."""
     from components.beam_jobs import device_of, numeric_name
-    from vim_core.runtime import resolve_threads
+    from vim_core.distributed.runtimes import resolve_threads
 
     name = numeric_name(device_of(ctx.run), resolve_threads(ctx.run.threads), config.lanes)
     return io.join(ctx.work, f"{name}-{config.precision}")
@@ -125,7 +125,7 @@ def _fill(cells: list[Any], shared: Measure, selector: SelectorSpec | None, inpu
     import torch
 
     from components.selecting import drawing, judging, points
-    from vim_core.runtime import resolve_threads
+    from vim_core.distributed.runtimes import resolve_threads
 
     torch.set_num_threads(resolve_threads(ctx.run.threads))
     config, done = shared.config, 0
@@ -180,7 +180,7 @@ def _sampler(config: TradeoffConfig, prior: Any, temperature: float, guidance: f
 def _outcome(config: TradeoffConfig, inputs: Inputs, whole: dict[str, Any], ctx: Context) -> Outcome:
     from components.beam_jobs import device_of
     from components.selecting import curves
-    from vim_core.runtime import resolve_threads
+    from vim_core.distributed.runtimes import resolve_threads
 
     return Outcome(
         metrics=curves.metrics(config, whole),

@@ -16,15 +16,16 @@ from components.fault_log import NONFINITE
 from components.node_samples import SYSTEM, Collector, sampled
 from components.scratch import scratch
 from components.spool_mirror import SPOOL, Follower, Mirror, repeated
-from vim_core import errors, io
+from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig
-from vim_core.watchdog import Watchdog, verdict
+from vim_core.storage import io
+from vim_core.training.watchdog import Watchdog, verdict
 
 if TYPE_CHECKING:
-    from vim_core.checkpoint import Checkpoints
-    from vim_core.notices import Notice
-    from vim_core.runtime import Runtime
-    from vim_core.spool import Spool
+    from vim_core.checkpoint.checkpoints import Checkpoints
+    from vim_core.distributed.runtimes import Runtime
+    from vim_core.training.preemption import Notice
+    from vim_core.training.spool import Spool
 
 FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `figures.json` last."""
@@ -189,12 +190,12 @@ def _run_task(
     sources: Sequence[Callable[[], Notice]],
     before_checkpoint: Callable[[], None],
 ) -> None:
-    from vim_core import runtime as seam
-    from vim_core.loop import train as loop
-    from vim_core.meter import yardstick_of
-    from vim_core.notices import Notices
-    from vim_core.runtime.measure import product_rate
-    from vim_core.spool import Spool
+    from vim_core.distributed import runtimes as seam
+    from vim_core.distributed.runtimes.measure import product_rate
+    from vim_core.training.loop import train as loop
+    from vim_core.training.meter import yardstick_of
+    from vim_core.training.preemption import Notices
+    from vim_core.training.spool import Spool
 
     runtime = seam.create(
         job.run.device,
@@ -240,7 +241,7 @@ def _run_task(
 
 
 def _checkpoints(job: Job, runtime: Runtime, spool: Spool | None, before: Callable[[], None]) -> Checkpoints:
-    from vim_core.checkpoint import Checkpoints
+    from vim_core.checkpoint.checkpoints import Checkpoints
 
     config = job.config
     # Not of the world size: any number of workers may continue, sharded or not.
@@ -253,7 +254,7 @@ def _checkpoints(job: Job, runtime: Runtime, spool: Spool | None, before: Callab
 def _files(
     exported: dict[str, bytes], metrics: dict[str, float], properties: dict[str, Any], numeric: dict[str, Any], job: Job
 ) -> dict[str, bytes]:
-    from vim_core.spool import parse
+    from vim_core.training.spool import parse
 
     spool = Path(job.spool)
     rows = parse(spool.read_bytes())

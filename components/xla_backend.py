@@ -16,8 +16,8 @@ from ray.train.backend import Backend, BackendConfig
 
 from components import topology
 from components.api import Context
+from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import ConfigError
-from vim_core.runtime import resolve_threads
 
 START_TIMEOUT_S = 1800
 """For a slice that is still being started; Ray's own limit is 60 s."""

@@ -55,7 +55,7 @@ def list_presets(arguments: Namespace) -> int:
 def report(arguments: Namespace) -> int:
     """`vimctl report`: where the page lies, or the published figures. Raises `DataError` where there is none."""
     from pipelines import session, summary
-    from vim_core import io
+    from vim_core.storage import io
 
     settings = presets.load(arguments.preset, only_overrides(arguments.words))
     folder = session.published(settings)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from components.reporting.comparing import Run
 from pipelines import presets, session
 from pipelines.summary import line, place
-from vim_core import io
 from vim_core.errors import ConfigError, DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.mlflow_owner import owner_gone
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, StorageError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

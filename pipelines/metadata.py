@@ -16,8 +16,8 @@ from components.mlflow_owner import commit_tag, owner_tags
 from components.tracking import config_fingerprint
 from pipelines.session import Session
 from pipelines.ui import MLFLOW_URL
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 INLINE_BYTES = 300_000
 """Larger pictures are named by their place: each event is kept in Dagster's database."""

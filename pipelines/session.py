@@ -14,9 +14,9 @@ from components.execute import Known, Result, Services
 from components.gates import table
 from components.gates.verdict import Verdict
 from components.progress import ClosingProgress
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import GateError
+from vim_core.storage import io
 
 log = logging.getLogger(__name__)
 Places = Mapping[str, Mapping[str, Any]]

@@ -9,8 +9,8 @@ from components.headlines import HEADLINES
 from components.mlflow_link import tracking_uri
 from components.progress import duration
 from pipelines.session import Session, mlflow_record, published
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from components.mlflow_link import artifact_location, tracking_uri
 from pipelines import history
 from pipelines.servers import HOST, Server, free_port
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import VimError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from rich.console import Console

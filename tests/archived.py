@@ -11,7 +11,7 @@ from typing import Any
 from components import lease, store
 from components.api import Artifact, FileEntry, InputRecord, Manifest
 from components.archive import marks
-from vim_core import io
+from vim_core.storage import io
 
 DAY = 86400.0
 

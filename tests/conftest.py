@@ -98,7 +98,7 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _remote(kind: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    from vim_core import io
+    from vim_core.storage import io
 
     base = "memory://tests" if kind == "memory" else request.getfixturevalue("gcs")
     uri = f"{base}/{uuid.uuid4().hex}"

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from components.api import Artifact, Context, Outcome
 from components.store import files_in
 from tests.synthetic import artifact, context_of, with_fields
-from vim_core import io
 from vim_core.config import CodebookConfig, IngestConfig, LossConfig, QuantizeConfig, StackConfig
-from vim_core.data.tables import ImageTable
+from vim_core.data.image_tables import ImageTable
+from vim_core.storage import io
 
 
 def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) -> Artifact:
@@ -43,8 +43,8 @@ def tiny_tokenizer(root: Path, seed: int = 0) -> Artifact:
     """An untrained tokenizer of 16x16 images: 2x2 codes of 32."""
     import torch
 
-    from vim_core.models.saving import to_bytes
     from vim_core.models.vit_vqgan import ViTVQGAN, model_config
+    from vim_core.weights.saving import to_bytes
 
     stack = StackConfig(blocks=1, heads=2, dim=16, mlp=32)
     config = QuantizeConfig(

@@ -15,8 +15,8 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import measure
-from vim_core.data.tables import ImageRow, write_images
 
 
 @dataclass(frozen=True)

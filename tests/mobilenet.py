@@ -1,4 +1,4 @@
-"""The trained MobileNet of the test data as a selector: the documented interface of `vim_core/selectors.py`."""
+"""The trained MobileNet of the test data as a selector: the interface of `vim_core/features/selectors.py`."""
 
 from __future__ import annotations
 

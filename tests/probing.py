@@ -10,9 +10,9 @@ from tests.unit.vim_core.tiny import code_table, image_table, prior_network
 from tests.workers import run, runtime_of
 from vim_core.config import ProbeConfig
 from vim_core.models.prior import model_config
-from vim_core.models.saving import to_bytes
 from vim_core.tasks.probe import ProbeTask
 from vim_core.tasks.probe_data import ProbeData
+from vim_core.weights.saving import to_bytes
 
 STEPS = 8
 

@@ -16,12 +16,12 @@ from tests.live_bytes import gathered_bytes, live_bytes
 from tests.unit.vim_core.tiny import prior_config, quantize_config, tokenizer_network
 from tests.workers import runtime_of
 from vim_core.config import DiscriminatorConfig, LossConfig, StackConfig
-from vim_core.models.saving import to_bytes
+from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.models.vit_vqgan import model_config
-from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.starting import Source
+from vim_core.tasks.warm_start import Source
+from vim_core.weights.saving import to_bytes
 
 Made = QuantizerTask | PriorTask
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vim_core.config import PriorConfig
-from vim_core.runtime.base import Runtime
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.base import Batch
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerTask

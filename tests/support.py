@@ -298,4 +298,4 @@ def train_here(patch: pytest.MonkeyPatch) -> None:
         return "in the test"
 
     patch.setattr(ray_train, "fit", fit)
-    patch.setattr("vim_core.runtime.measure.product_rate", lambda runtime: 12.3)
+    patch.setattr("vim_core.distributed.runtimes.measure.product_rate", lambda runtime: 12.3)

@@ -13,12 +13,12 @@ import numpy as np
 
 from components.api import Artifact, Context, FileEntry, InputRecord, Manifest
 from tests.support import SilentProgress, SilentTracker
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
-from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
-from vim_core.data.tables import ImageRow, write_images
 from vim_core.metrics.moments import Moments
+from vim_core.storage import io
 
 SIZE, CLASSES, VOCABULARY = 16, ("ant", "bee", "<cat>"), 8
 FEATURES = 4

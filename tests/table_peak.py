@@ -40,9 +40,9 @@ def tokenizer(root: Path) -> Artifact:
     """An untrained tokenizer of four codes an image."""
     import torch
 
-    from vim_core import io
-    from vim_core.models.saving import to_bytes
     from vim_core.models.vit_vqgan import ViTVQGAN, model_config
+    from vim_core.storage import io
+    from vim_core.weights.saving import to_bytes
 
     config = QuantizeConfig(
         image_size=SIDE, patch=PATCH, encoder=STACK, decoder=STACK, codebook=CodebookConfig(codes=64, dim=8),

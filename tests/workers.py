@@ -27,14 +27,14 @@ from tests.unit.vim_core.tiny import (
     prior_config,
     quantize_config,
 )
-from vim_core.checkpoint import Checkpoints
+from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import OptimConfig, StackConfig
-from vim_core.loop import train
-from vim_core.runtime.cpu import CpuRuntime
-from vim_core.spool import Spool, parse
+from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+from vim_core.training.loop import train
+from vim_core.training.spool import Spool, parse
 
 STEPS = 6
 SMALL = StackConfig(blocks=2, heads=2, dim=16, mlp=32)
@@ -115,7 +115,7 @@ def _worker(rank: int, world: int, port: int, function: Callable[..., None], arg
 @contextmanager
 def broken_loss(rank: int) -> Iterator[None]:
     """Worker `rank` gets a loss that is not a number."""
-    from vim_core import losses
+    from vim_core.losses import terms as losses
 
     own = losses.next_token_loss
 
@@ -157,8 +157,8 @@ def everything(rank: int, world: int, folder: Path) -> None:
 
 def _shares(rank: int, world: int, folder: Path) -> None:
     """How much of the network and of the optimizer's state this worker keeps."""
-    from vim_core.checkpoint import flatten
-    from vim_core.parallel import local
+    from vim_core.checkpoint.checkpoints import flatten
+    from vim_core.distributed.fsdp import local
 
     given = task("prior", folder, runtime_of(rank, world, "fsdp"))
     given.step(0, given.batch(0))
@@ -170,8 +170,8 @@ def _shares(rank: int, world: int, folder: Path) -> None:
 
 def _skipping(rank: int, world: int, folder: Path) -> None:
     """A loss that is not a number on one worker changes no weight on any."""
-    from vim_core.checkpoint import flatten
-    from vim_core.parallel import local
+    from vim_core.checkpoint.checkpoints import flatten
+    from vim_core.distributed.fsdp import local
 
     for parallel in ("data", "fsdp"):
         given = task("prior", folder, runtime_of(rank, world, parallel), ema=0.0)
@@ -186,7 +186,7 @@ def _skipping(rank: int, world: int, folder: Path) -> None:
 
 def _one_cannot_write(rank: int, world: int, folder: Path) -> None:
     """Worker 1's disk is full at step 2: what both say of steps 2 and 4."""
-    from vim_core import shards
+    from vim_core.storage import shards
 
     said: list[str] = []
     runtime = runtime_of(rank, world)

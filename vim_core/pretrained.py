@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vim_core import io, shards
 from vim_core.config import QuantizeConfig
 from vim_core.data.images import MAX_PIXELS, decode, encode_png, from_tensor, square, to_tensor
 from vim_core.errors import DataError, LineageError
 from vim_core.models import prior as priors
 from vim_core.models import vit_vqgan
-from vim_core.models.saving import fill, read_config, to_bytes
 from vim_core.sampling import Sampler, Settings
+from vim_core.storage import io, shards
+from vim_core.weights.saving import fill, read_config, to_bytes
 
 WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
 PUBLISHED = "published"

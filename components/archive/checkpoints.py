@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from components.archive.inventory import Files
-from vim_core import io
+from vim_core.storage import io
 
 BEST = "best.json"
 INDEX = "index.json"
@@ -46,7 +46,7 @@ def _kept(folder: str, steps: dict[int, list[str]], keep: int) -> set[int]:
 
 
 def _whole(folder: str) -> bool:
-    from vim_core.checkpoint_files import Damaged, read_index, verify
+    from vim_core.checkpoint.files import Damaged, read_index, verify
 
     try:
         for part in read_index(folder).parts:

@@ -19,7 +19,7 @@ from components.archive import marks
 from components.archive.inventory import REMOVED, WORK, Inventory, Place, Version, survey
 from components.archive.keeping import key_of, needed
 from components.archive.planning import CHECKPOINT, KINDS, UNFINISHED, Removal, Rules, plan
-from vim_core import io
+from vim_core.storage import io
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from components import lease, registry, store
 from components.api import Artifact, InputRecord
 from components.archive import marks, pins
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 Place = tuple[str, str]
 """Component and fingerprint."""

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 
 from components import store
 from components.api import Artifact, InputRecord
-from vim_core import io
 from vim_core.errors import DataError, StorageError
+from vim_core.storage import io
 
 log = logging.getLogger(__name__)
 

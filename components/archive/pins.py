@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from components import store
 from components.api import Manifest
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 PINS = ".pins"
 

@@ -10,8 +10,8 @@ from components import registry, store
 from components.archive import checkpoints
 from components.archive.inventory import WORK, Files, Inventory, Place, Version, newest
 from components.archive.keeping import key_of, needed
-from vim_core import io
 from vim_core.errors import ConfigError
+from vim_core.storage import io
 
 ARTIFACT, REPLACED, ATTEMPT, UNFINISHED, CHECKPOINT = "artifact", "replaced", "attempt", "work", "checkpoint"
 KINDS = (ARTIFACT, REPLACED, ATTEMPT, UNFINISHED, CHECKPOINT)

@@ -10,8 +10,8 @@ from components.api import Artifact, FileEntry, Inputs
 from components.fault_log import NONFINITE
 from components.gates.verdict import Verdict, missing
 from components.mlflow_backfill import CURVES
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 TAIL = 1 << 17
 """Bytes at the end of the curves that are read: hundreds of rows, of which the last ones matter."""

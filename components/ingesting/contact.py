@@ -15,8 +15,8 @@ def contact_sheet(tables: Sequence[str], rows: Mapping[str, int], max_pixels: in
     import numpy as np
 
     from vim_core.data.grids import grid_png
+    from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode, square, to_tensor
-    from vim_core.data.tables import ImageTable
 
     taken: list[str] = []
     for uri in tables:

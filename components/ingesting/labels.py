@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from components.ingesting.locator import UNKNOWN
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 META, TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"

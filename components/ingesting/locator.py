@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 T = TypeVar("T")
 

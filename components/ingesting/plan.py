@@ -16,13 +16,13 @@ from components.ingesting.layouts.base import Found, Job
 from components.ingesting.locator import UNKNOWN, Located, placing_key
 from components.ingesting.recognise import job_of, layout, layout_of
 from components.ingesting.scan import PART, Part, locate, read_head, read_part, write_part
-from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.data.folders import held_out
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.lists import ImageList
+    from vim_core.data.split_lists import ImageList
 
 SPLITS = ("train", "test")
 
@@ -69,7 +69,7 @@ class Plan:
 
 def lists_of(config: IngestConfig) -> list[ImageList]:
     """The two lists of `ingest.split=lists`; none for other splits. Raises `DataError` for an unreadable one."""
-    from vim_core.data.lists import read_list
+    from vim_core.data.split_lists import read_list
 
     if config.split != "lists":
         return []
@@ -167,7 +167,7 @@ def _listed(config: IngestConfig, parts: Sequence[str], folder: str) -> tuple[li
 
     This holds the paths of all images in memory: what a line names depends on all of them.
     """
-    from vim_core.data.lists import membership
+    from vim_core.data.split_lists import membership
 
     found = membership((image.source for image in _images(parts)), lists_of(config))
     missing = (Located(line, "path", "", "", UNKNOWN, line, "", "", reason=reason) for line, reason in found.missing)
@@ -189,7 +189,7 @@ def _limited(limit: int, parts: Sequence[str], folder: str) -> list[str]:
 
 
 def _rank(image: Located) -> tuple[int, str]:
-    from vim_core.data.tables import hashed
+    from vim_core.data.image_tables import hashed
 
     return hashed("limit", image.key), image.source
 

@@ -13,10 +13,10 @@ from components.ingesting.layouts.packed import SUFFIXES
 from components.ingesting.layouts.table import DEAD, MANIFEST
 from components.ingesting.layouts.tfrecord import NAMED
 from components.ingesting.layouts.webdataset import TARS
-from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.data import folders
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,7 +101,7 @@ def _kind(path: str) -> str:
 
 
 def _of_parquet(source: str, paths: list[str]) -> str:
-    from vim_core.data.tables import IMAGE_SCHEMA, open_parquet
+    from vim_core.data.image_tables import IMAGE_SCHEMA, open_parquet
 
     schema = open_parquet(io.join(source, paths[0])).schema_arrow
     return "table" if schema.equals(IMAGE_SCHEMA, check_metadata=False) else "parquet"

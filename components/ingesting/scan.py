@@ -17,8 +17,8 @@ from components.api import Context
 from components.ingesting.layouts.base import Container, Found, Job
 from components.ingesting.locator import Located, Reader, content_key
 from components.ingesting.recognise import layout
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 PART = 1000
 """Images a part lists at most."""

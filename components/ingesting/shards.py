@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from components.ingesting.locator import Located, Reader, placing_key
 from components.ingesting.plan import SPLITS, Plan
-from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.tables import ImageRow
+    from vim_core.data.image_tables import ImageRow
 
 Dead = tuple[str, str, str]
 """Key, reason and source of an image that cannot be used."""
@@ -62,7 +62,7 @@ def shard_name(config: IngestConfig, split: str, index: int) -> str:
 
 def shard_for(config: IngestConfig, image: Located) -> str:
     """The name of the shard that an image belongs to."""
-    from vim_core.data.tables import shard_of
+    from vim_core.data.image_tables import shard_of
 
     return shard_name(config, image.split, shard_of(placing_key(image.key), config.shards))
 
@@ -84,7 +84,7 @@ def read_record(shard: Shard) -> dict[str, Any]:
 
 def write_shard(shard: Shard, group: Iterable[Sequence[Any] | None]) -> str:
     """Read, check and write the images of one shard in key order; then its record."""
-    from vim_core.data.tables import digest_line, write_sorted
+    from vim_core.data.image_tables import digest_line, write_sorted
 
     images = numbered(Located(*image) for image in group if image is not None)
     lines: list[str] = []
@@ -131,8 +131,8 @@ def _rows(shard: Shard, images: Iterable[Located]) -> Iterator[ImageRow | Dead]:
 
 
 def _row(config: IngestConfig, reader: Reader, image: Located) -> ImageRow | Dead:
+    from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import decode, encode_png, measure, square
-    from vim_core.data.tables import ImageRow
 
     if image.reason:
         return image.key, image.reason, image.source
@@ -149,7 +149,7 @@ def _row(config: IngestConfig, reader: Reader, image: Located) -> ImageRow | Dea
 
 def digest_of_shards(shards: Iterable[Shard], records: Mapping[str, Any]) -> str:
     """The digest of a whole image table from the sorted lines of its shards, never holding all of them."""
-    from vim_core.data.tables import digest_of_sorted
+    from vim_core.data.image_tables import digest_of_sorted
 
     return digest_of_sorted(heapq.merge(*(_lines(shard.record, records[shard.name]["lines"]) for shard in shards)))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from components.api import Context
-from vim_core import io
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.metrics.gaussian import Gaussian

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.api import Context, Inputs
-from vim_core import io
 from vim_core.config import StatisticsConfig
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.taps import Tap, TapSpec
+    from vim_core.features import Tap, TapSpec
 
 DEVICE = "cpu"
 """Where the classifier runs, also in `score`: both sides of a distance come from the same arithmetic."""
@@ -66,7 +66,7 @@ def whole(split: str, kind: str = MOMENTS) -> str:
 def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> TapSpec:
     """The feature network that the settings ask for."""
     from components.beam_jobs import device_of
-    from vim_core.taps import CLASSIFIER, TapSpec
+    from vim_core.features import CLASSIFIER, TapSpec
 
     if config.network == CLASSIFIER:
         made = inputs["classifier"]
@@ -83,7 +83,7 @@ def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> TapSpec:
 @functools.lru_cache(maxsize=1)
 def loaded(spec: TapSpec) -> Tap:
     """One feature network per process, whatever the number of shards."""
-    from vim_core.taps import load
+    from vim_core.features import load
 
     return load(spec)
 
@@ -154,8 +154,8 @@ def measure(job: Job) -> Job:
 
 def _pictures(job: Job) -> Iterator[tuple[list[str], Any]]:
     """Keys and decoded images uint8 [H, W, 3] in batches."""
+    from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode
-    from vim_core.data.tables import ImageTable
     from vim_core.metrics.reference import images_of
 
     if job.split == BATCH:

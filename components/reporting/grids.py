@@ -12,7 +12,7 @@ from components.api import Artifact
 if TYPE_CHECKING:
     import numpy as np
 
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
 TILE = 128
 """Largest side of a picture on the page, in pixels; larger images are shown smaller, which keeps the page small."""
@@ -34,7 +34,7 @@ class Picture:
 
 def samples_by_class(samples: Artifact, classes: Sequence[str], per_class: int, most: int) -> list[Picture]:
     """One strip of samples per class, in class order; an unconditional prior's samples make one strip per line."""
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     table = ImageTable(samples.uris("images/"))
     rows_of = _rows_of(table)
@@ -53,7 +53,7 @@ def accepted_by_class(
     selected: Artifact, rate: str, classes: Sequence[str], per_class: int, most: int
 ) -> dict[int, Picture]:
     """One strip by class of what was kept at an acceptance rate (files `images/accepted-<rate>-…`)."""
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     table = ImageTable(selected.uris(f"images/accepted-{rate}-"))
     rows_of = _rows_of(table)
@@ -92,7 +92,7 @@ def _rows_of(table: ImageTable) -> dict[int, list[int]]:
 
 def reconstructions(images: Artifact, made: Artifact, psnr_db: dict[str, float], count: int) -> list[Picture]:
     """Originals above their reconstructions, spread evenly over the reconstructed images; the caption is the PSNR."""
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     originals, table = ImageTable(images.uris("images/test-")), ImageTable(made.uris("images/test-"))
     most = int(images.manifest.config["max_pixels"])
@@ -115,7 +115,7 @@ def psnr_by_key(score: Artifact) -> dict[str, float]:
         return {}
     import pyarrow.parquet as pq
 
-    from vim_core import io
+    from vim_core.storage import io
 
     with io.open_read(score.uri("reconstructions.parquet")) as stream:
         table = pq.read_table(stream, columns=["key", "psnr_db"])

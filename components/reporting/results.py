@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.api import Artifact, walk
-from vim_core import io
+from vim_core.storage import io
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vim_core.errors import ConfigError, LineageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vim_core.data.codes import CodeTable
+    from vim_core.data.code_tables import CodeTable
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _given(config: SampleConfig, classes: Sequence[int], inputs: Inputs, ctx: Co
     import numpy as np
 
     from components.tokenizing.reading import code_files
-    from vim_core.data.codes import CodeTable
+    from vim_core.data.code_tables import CodeTable
 
     if "codes" not in inputs:
         raise ConfigError(

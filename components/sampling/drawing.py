@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vim_core.data.tables import ImageRow
+    from vim_core.data.image_tables import ImageRow
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def settings_of(config: SampleConfig) -> Any:
 
 
 def _rows(group: Group, images: Tensor, lanes: int) -> list[ImageRow]:
+    from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import encode_png, from_tensor
-    from vim_core.data.tables import ImageRow
 
     return [
         ImageRow(

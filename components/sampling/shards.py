@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vim_core.config import SampleConfig
 
 if TYPE_CHECKING:
-    from vim_core.data.tables import ImageRow
+    from vim_core.data.image_tables import ImageRow
 
 
 def ranges(config: SampleConfig) -> list[tuple[int, int]]:

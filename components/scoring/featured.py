@@ -31,7 +31,7 @@ def add(
     size: int,
 ) -> None:
     """Against the real images of the statistics' split and, where the reference file has images, against those."""
-    from vim_core.metrics.parts import merged
+    from vim_core.metrics.statistics_files import merged
 
     statistics = inputs["statistics"]
     split = str(statistics.properties["split"])
@@ -101,7 +101,7 @@ def _interval(value: float, x: NDArray[Any], y: NDArray[Any], groups: int) -> tu
 
 
 def _ordered(sample: FeatureSample, uris: Any) -> NDArray[Any]:
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     return _by(sample, ImageTable(list(uris)).keys)
 

@@ -9,7 +9,7 @@ from components.scoring import kept, parts, protocols
 from components.scoring.figures import JACKKNIFE, Figures
 
 if TYPE_CHECKING:
-    from vim_core.taps import TapSpec
+    from vim_core.features import TapSpec
 
 KEPT = 200_000
 """Above so many images their features are not kept, and the figure has no interval."""
@@ -22,7 +22,7 @@ def cuts_of(inputs: Inputs, samples: int) -> tuple[int, int] | None:
     None where fewer than two would be left on a side.
     """
     from components.scoring.work import pair_rank
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     ranks = sorted(pair_rank(key) for uri in _uris(inputs) for key in ImageTable([uri]).keys)
     first, second = sides(samples, int(inputs["statistics"].properties["count"]), len(ranks))
@@ -55,7 +55,7 @@ def add_floor(
 ) -> None:
     """Put the shards together: `<distance>_real_vs_real` with its interval."""
     from vim_core.metrics.frechet import frechet_distance
-    from vim_core.metrics.parts import merged
+    from vim_core.metrics.statistics_files import merged
 
     results = [job.result for job in jobs]
     made, real = (merged(parts.part_file(f"{each}-{side}", "moments") for each in results) for side in ("made", "real"))

@@ -8,9 +8,9 @@ from components.api import Artifact, Context, Inputs
 from components.measuring.shards import DEVICE
 from components.scoring import floor, parts, samples
 from components.scoring.sets import SAMPLES, ImageSet
-from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 
 def jobs_of(config: ScoreConfig, inputs: Inputs, ctx: Context, sets: list[ImageSet]) -> list[parts.Job]:
@@ -63,7 +63,7 @@ def pairs_of(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[parts.Pa
 
 def judged_of(config: ScoreConfig, inputs: Inputs, ctx: Context, of: ImageSet) -> list[parts.Judged]:
     """One job per shard of a set of generated images; none without a network to look at them."""
-    from vim_core.data.tables import open_parquet
+    from vim_core.data.image_tables import open_parquet
     from vim_core.metrics.rules import rules
 
     tap = samples.tap_of(inputs, ctx)

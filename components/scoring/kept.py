@@ -6,7 +6,7 @@ import io as memory
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vim_core import io
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from components.scoring import jobs, kept, parts
 from components.scoring.figures import Figures
 from components.scoring.names import Names
 from components.scoring.samples import Looked, network_of
-from vim_core import io
 from vim_core.config import ScoreConfig
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ def _merged(searches: Sequence[parts.Search]) -> tuple[NDArray[np.float64], NDAr
 
 
 def _table(looked: Looked) -> Any:
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     return ImageTable(list(looked.of.uris))
 
@@ -184,8 +184,8 @@ def _picture(table: Any, rows: list[int], keys: list[str], inputs: Inputs, size:
 
 
 def _training_images(inputs: Inputs, keys: set[str], limit: int) -> dict[str, Any]:
+    from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode
-    from vim_core.data.tables import ImageTable
 
     found: dict[str, Any] = {}
     for uri in inputs["images"].uris("images/train-"):

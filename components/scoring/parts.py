@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.taps import TapSpec
+    from vim_core.features import TapSpec
 
 ROUNDING_DB = 58.9
 """PSNR of an image that differs only by the rounding to 8 bits: what an equal image counts as, instead of infinity."""

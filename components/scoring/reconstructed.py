@@ -8,9 +8,9 @@ from typing import Any
 from components.api import Context, Inputs
 from components.scoring import kept, parts, protocols
 from components.scoring.figures import BOOTSTRAP, JACKKNIFE, PARTS, Figures
-from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 EACH = ("psnr_db", "ssim", "lpips")
 
@@ -47,7 +47,7 @@ def add_reconstructions(
 
 def _add_distance(figures: Figures, pairs: Sequence[parts.Pair], groups: int, record: dict[str, Any]) -> None:
     from vim_core.metrics.frechet import frechet_distance
-    from vim_core.metrics.parts import merged
+    from vim_core.metrics.statistics_files import merged
 
     results = [job.result for job in pairs]
     made, real = (merged(parts.part_file(f"{each}-{side}", "moments") for each in results) for side in ("made", "real"))
@@ -77,7 +77,7 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     import numpy as np
 
     from components.tokenizing.reading import code_files
-    from vim_core.data.codes import CodeTable
+    from vim_core.data.code_tables import CodeTable
     from vim_core.metrics import codebook
     from vim_core.metrics.intervals import jackknife, of_parts
 

@@ -13,14 +13,14 @@ from components.scoring.figures import JACKKNIFE, PARTS, WILSON, Figures
 from components.scoring.names import Names
 from components.scoring.sets import ImageSet
 from components.statistics import REFERENCE, read
-from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.errors import ConfigError, DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
+    from vim_core.features import TapSpec
     from vim_core.metrics.gaussian import Gaussian
     from vim_core.metrics.rules import Rules
-    from vim_core.taps import TapSpec
 
 FIXED = "the real images are taken as they are"
 
@@ -35,7 +35,7 @@ def network_of(inputs: Inputs) -> dict[str, Any]:
 def tap_of(inputs: Inputs, ctx: Context) -> TapSpec | None:
     """The same as workers load it."""
     from components.beam_jobs import device_of
-    from vim_core.taps import CLASSIFIER, TapSpec, check
+    from vim_core.features import CLASSIFIER, TapSpec, check
 
     network = network_of(inputs)
     if not network:
@@ -108,7 +108,7 @@ def add_samples(
 
 
 def _looked(of: ImageSet, jobs: Sequence[parts.Judged], records: list[dict[str, Any]]) -> Looked:
-    from vim_core.metrics.parts import merged
+    from vim_core.metrics.statistics_files import merged
 
     count = sum(record["count"] for record in records)
     filled = [job.result for job, record in zip(jobs, records, strict=True) if record["count"]]

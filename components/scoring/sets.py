@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.api import Artifact, Context, Inputs
-from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
+from vim_core.storage import io
 
 SAMPLES = "samples"
 ACCEPTED = "accepted-"

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from components.scoring import kept
 from components.scoring.parts import PARTS, ROUNDING_DB, Judged, Pair, RealPair, Search, paired_rows, part_file
-from vim_core import io
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     import torch
 
+    from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import Pixels
-    from vim_core.data.tables import ImageTable
-    from vim_core.perceptual import Perceptual
-    from vim_core.taps import Taken, Tap
+    from vim_core.features import Taken, Tap
+    from vim_core.losses.perceptual import Perceptual
 
 
 def reconstructions(job: Pair) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def reconstructions(job: Pair) -> dict[str, Any]:
     import numpy as np
 
     from components.measuring.shards import loaded
+    from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import square, to_tensor
-    from vim_core.data.tables import ImageTable
     from vim_core.metrics.reconstruction import WINDOW, psnr, ssim
 
     originals, made = ImageTable([job.originals]), ImageTable([job.reconstructions])
@@ -56,8 +56,8 @@ def reconstructions(job: Pair) -> dict[str, Any]:
 def _perceptual(uri: str, sha256: str, device: str) -> Perceptual:
     import torch
 
-    from vim_core.perceptual import Perceptual
-    from vim_core.weights import VGG16, WeightFile, load_weights
+    from vim_core.losses.perceptual import Perceptual
+    from vim_core.weights.published import VGG16, WeightFile, load_weights
 
     file = WeightFile(f"the file with sha256 {sha256}", sha256, VGG16.purpose) if sha256 else VGG16
     return Perceptual(load_weights(file, uri, "score.lpips_weights"), torch.device(device))
@@ -74,7 +74,7 @@ def samples(job: Judged) -> dict[str, Any]:
 
     from components.beam_jobs import classifier
     from components.measuring.shards import loaded
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
     from vim_core.metrics.rules import rules
     from vim_core.metrics.sums import Sums
 
@@ -112,7 +112,7 @@ def samples(job: Judged) -> dict[str, Any]:
 def real_pair(job: RealPair) -> dict[str, Any]:
     """Sums over the images of each of the two sets."""
     from components.measuring.shards import loaded
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
     tap, table = loaded(job.tap), ImageTable([job.images])
     record = {}
@@ -135,7 +135,7 @@ def side_of(key: str, cuts: tuple[int, int]) -> int:
 
 def pair_rank(key: str) -> int:
     """Where an image stands in the order in which real images are put into two sets, 0 to 2^64 - 1."""
-    from vim_core.data.tables import hashed
+    from vim_core.data.image_tables import hashed
 
     return hashed("real pair", key) >> 192
 
@@ -145,8 +145,8 @@ def search(job: Search) -> dict[str, Any]:
     import numpy as np
 
     from components.measuring.shards import loaded
+    from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import square
-    from vim_core.data.tables import ImageTable
     from vim_core.metrics import npz
     from vim_core.metrics.distances import nearest
 
@@ -196,8 +196,8 @@ def _spatial(job: Judged, tap: Tap) -> int:
 def _predicted(job: Judged, images: Sequence[Pixels], logits: torch.Tensor) -> torch.Tensor:
     """The classifier's most likely classes; `logits` are the tap's, which may be the same network."""
     from components.beam_jobs import classifier
-    from vim_core.taps import CLASSIFIER
-    from vim_core.taps.classifier import ClassifierTap
+    from vim_core.features import CLASSIFIER
+    from vim_core.features.classifier import ClassifierTap
 
     if job.tap.network == CLASSIFIER:
         return logits.argmax(dim=1)

@@ -10,9 +10,9 @@ from components.api import Inputs
 from components.scoring.names import Names
 from components.selecting.network import described
 from vim_core.config import TradeoffConfig
+from vim_core.features.selectors import SelectorSpec
 from vim_core.metrics.protocol import Protocol
-from vim_core.selectors import SelectorSpec
-from vim_core.tradeoff import smallest
+from vim_core.metrics.tradeoff import smallest
 
 
 def locations(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core import io
 from vim_core.metrics import npz
+from vim_core.storage import io
 
 PART = 512
 """Candidates of a part at least: what an interruption may cost."""

@@ -11,8 +11,8 @@ from components.selecting.drawing import Eyes
 from vim_core.errors import LineageError
 
 if TYPE_CHECKING:
-    from vim_core.selectors import SelectorSpec
-    from vim_core.taps import TapSpec
+    from vim_core.features import TapSpec
+    from vim_core.features.selectors import SelectorSpec
 
 
 def check_lineage(inputs: Inputs, who: str) -> None:
@@ -41,7 +41,7 @@ def eyes(inputs: Inputs, ctx: Context, selector: SelectorSpec | None) -> Eyes:
     import torch
 
     from components.selecting.network import loaded
-    from vim_core.taps import load
+    from vim_core.features import load
 
     of_judge, of_statistics = _taps(inputs, ctx)
     judge = load(of_judge)
@@ -65,7 +65,7 @@ def _taps(inputs: Inputs, ctx: Context) -> tuple[TapSpec, TapSpec]:
     """The judge, and the network of the statistics, which may be the same."""
     from components.beam_jobs import device_of
     from components.measuring.shards import DEVICE
-    from vim_core.taps import CLASSIFIER, TapSpec
+    from vim_core.features import CLASSIFIER, TapSpec
 
     made, network = inputs["classifier"], inputs["statistics"].properties["network"]
     judge = TapSpec(CLASSIFIER, made.uri("model.safetensors"), made.uri("config.json"), made.digest, device=DEVICE)

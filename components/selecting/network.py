@@ -11,7 +11,7 @@ from vim_core.config import NetworkConfig
 from vim_core.errors import ConfigError, LineageError
 
 if TYPE_CHECKING:
-    from vim_core.selectors import Selector, SelectorSpec
+    from vim_core.features.selectors import Selector, SelectorSpec
 
 OWN = "selector"
 """`network.name` of the pipeline's own; also the component that trains it."""
@@ -27,7 +27,7 @@ def spec_of(
         ConfigError: it is the pipeline's own, and the preset has no component `selector`; or nothing is conditioned.
         DataError: the list of the network's classes cannot be read.
     """
-    from vim_core.selectors import SelectorSpec
+    from vim_core.features.selectors import SelectorSpec
 
     if not classes:
         raise ConfigError(f"{who}: the samples have no classes to select by; leave {who} out for such a prior")
@@ -63,7 +63,7 @@ def _listed(uri: str) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1)
 def loaded(spec: SelectorSpec) -> Selector:
     """One network per process, whatever the number of shards."""
-    from vim_core.selectors import load
+    from vim_core.features.selectors import load
 
     return load(spec)
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.selecting.drawing import Cell, Drawing, by_class, column
-from vim_core import io
 from vim_core.config import TradeoffConfig
-from vim_core.rejection import accepted, pool
+from vim_core.sampling.rejection import accepted, pool
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.metrics.moments import Moments
@@ -63,7 +63,7 @@ def _record(cell: Cell, rate: float, rows: NDArray[np.int64], shared: Measure) -
     from vim_core.metrics.frechet import frechet_distance
     from vim_core.metrics.inception_score import ScoreSums
     from vim_core.metrics.moments import Moments
-    from vim_core.tradeoff import around, distances, inception_scores, wilson
+    from vim_core.metrics.tradeoff import around, distances, inception_scores, wilson
 
     config = shared.config
     correct, features, logits = (column(cell, shared.drawing, name, rows) for name in ("correct", "features", "logits"))

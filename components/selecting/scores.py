@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core import io
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.selectors import SelectorSpec
+    from vim_core.features.selectors import SelectorSpec
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def measure(job: Job) -> str:
 
     from components.beam_jobs import set_threads
     from components.selecting.network import loaded
+    from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode
-    from vim_core.data.tables import ImageTable
 
     set_threads(job.threads)
     selector, table = loaded(job.spec), ImageTable([job.images])
@@ -80,7 +80,7 @@ def write(uri: str, scores: Scores) -> None:
 
 def read(uris: list[str]) -> Scores:
     """The scores of all shards, one after the other."""
-    from vim_core.data.tables import open_parquet
+    from vim_core.data.image_tables import open_parquet
 
     tables = [open_parquet(uri).read() for uri in uris]
     columns = {

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core import io
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from components.selecting.scores import Scores
-    from vim_core.data.tables import ImageTable
+    from vim_core.data.image_tables import ImageTable
 
 SHOWN, MOST_ROWS = 4, 10
 """The picture shows so many accepted and rejected images of a class, of this many classes at most."""
@@ -54,7 +54,7 @@ def finished(job: Job) -> bool:
 
 def write(job: Job) -> str:
     """Copy the rows into a table of their own."""
-    from vim_core.data.tables import ImageTable, write_sorted
+    from vim_core.data.image_tables import ImageTable, write_sorted
 
     table = ImageTable(job.images)
     write_sorted(job.result, (table.row(row) for row in job.rows))

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from components.api import Artifact, Context, Inputs
-from vim_core import io
 from vim_core.config import TokenizeConfig
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from components.tokenizing.stages import Plan, Shard
-    from vim_core.data.codes import CodeMeta
+    from vim_core.data.code_tables import CodeMeta
 
 SPLITS = ("train", "test")
 
@@ -72,7 +72,7 @@ def unfinished(shards: list[Shard], ctx: Context) -> list[Shard]:
 
 
 def _meta(config: TokenizeConfig, tokenizer: Artifact, split: str) -> CodeMeta:
-    from vim_core.data.codes import CodeMeta
+    from vim_core.data.code_tables import CodeMeta
 
     height, width = tokenizer.properties["grid"]
     views = config.views if split == "train" else 1

@@ -30,7 +30,7 @@ def device_of(run: RunConfig) -> str:
 
 def threads_of(run: RunConfig) -> int:
     """Threads of each actor: as of each training worker, all that `run.threads` allows."""
-    from vim_core.runtime import resolve_threads
+    from vim_core.distributed.runtimes import resolve_threads
 
     return resolve_threads(run.threads)
 
@@ -39,9 +39,9 @@ def place(device: str, threads: int) -> str:
     """Torch's name of the device in this process; XLA gets ready when it is first asked for."""
     if device != "xla":
         return device
-    from vim_core import runtime
+    from vim_core.distributed import runtimes
 
-    return str(runtime.create("xla", "fp32", threads).device)
+    return str(runtimes.create("xla", "fp32", threads).device)
 
 
 class Encoder:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from components.api import Artifact
-from vim_core import io
+from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.codes import CodeFile
+    from vim_core.data.code_tables import CodeFile
 
 
 def code_files(codes: Artifact, split: str) -> list[CodeFile]:
     """Files of one split with size, checksum, rows and tokenizer, which `CodeTable` checks."""
-    from vim_core.data.codes import CodeFile
+    from vim_core.data.code_tables import CodeFile
 
     tokenizer = str(codes.properties["tokenizer"])
     entries = sorted((e for e in codes.manifest.files if e.name.startswith(f"codes/{split}-")), key=lambda e: e.name)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core import io
 from vim_core.config import AugmentConfig
 from vim_core.data.augment import augmented
-from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import Pixels, decode, square, to_tensor
-from vim_core.data.tables import ImageTable
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.models.vit_vqgan import Tokenizer

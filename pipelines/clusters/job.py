@@ -14,8 +14,8 @@ from components.progress import progress_on
 from pipelines import commands, history
 from pipelines.clusters import specs
 from pipelines.clusters.api import JobSpec
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 
 def run(spec_uri: str) -> int:

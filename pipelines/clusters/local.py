@@ -22,8 +22,8 @@ from pipelines import servers
 from pipelines.clusters import processes
 from pipelines.clusters.node import HOST
 from pipelines.clusters.processes import Named
-from vim_core import io
 from vim_core.errors import ConfigError, VimError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from pipelines.clusters.profile import Cluster

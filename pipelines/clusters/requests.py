@@ -12,9 +12,9 @@ from pipelines.clusters import specs, submitting
 from pipelines.clusters.api import JobSpec
 from pipelines.clusters.profile import Cluster
 from pipelines.summary import place
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, VimError
+from vim_core.storage import io
 
 
 def asked(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, PipelineConfig]:

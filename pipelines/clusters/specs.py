@@ -12,9 +12,9 @@ from typing import Any
 from components import fingerprint as hashing
 from components import registry, settings, store
 from pipelines.clusters.api import JobSpec
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 FOLDER, FILE = "submissions", "spec.json"
 COMMANDS = ("run", "sweep")

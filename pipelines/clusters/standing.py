@@ -15,9 +15,10 @@ from components.spool_mirror import SPOOL
 from pipelines.clusters import specs
 from pipelines.clusters.api import JobState
 from pipelines.clusters.profile import Cluster
-from vim_core import io, spool
 from vim_core.config import PipelineConfig
 from vim_core.errors import VimError
+from vim_core.storage import io
+from vim_core.training import spool
 
 JOBS, MADE = 8, 5
 TAIL_BYTES = 4096

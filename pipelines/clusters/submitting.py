@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterator
 from pipelines.clusters import specs
 from pipelines.clusters.api import LOST, PENDING, SUCCEEDED, Backend, JobSpec, JobState
 from pipelines.clusters.profile import Cluster
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, VimError
+from vim_core.storage import io
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
 LOOK_S = 1.0

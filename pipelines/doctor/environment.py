@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pipelines.doctor.findings import Finding, Subject, fail, ok, warn
-from vim_core import io
+from vim_core.storage import io
 
 PACKAGE = "vim-image-modeling"
 GIB = 2**30

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Callable
 
 from pipelines.doctor.findings import Finding, Subject, fail, ok
-from vim_core import io
 from vim_core.errors import VimError
+from vim_core.storage import io
 
 FOLDER = ".doctor"
 PERMISSIONS = {
@@ -87,7 +87,7 @@ def _delete(uri: str) -> None:
     try:
         fs.rm_file(path)
     except Exception as error:
-        from vim_core.io_errors import reason
+        from vim_core.storage.errors import reason
 
         raise OSError(reason(error, uri)) from error
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.doctor.findings import Finding, Subject, fail, ok, warn
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import StorageError
+from vim_core.storage import io
 
 LOCAL_MOST, REMOTE_MOST = 4 * 2**30, 128 * 2**20
 """Larger files are not read through to hash them here, but when they are loaded."""
@@ -77,7 +77,7 @@ def named(config: PipelineConfig) -> Iterator[Named]:
 def _of_statistics(config: PipelineConfig) -> Iterator[Named]:
     own = config.statistics
     if own.network == "inception" and own.weights:
-        from vim_core.taps.inception import PUBLISHED
+        from vim_core.features.inception import PUBLISHED
 
         yield Named("statistics.weights", own.weights, PUBLISHED.name, own.weights_sha256 or PUBLISHED.sha256)
     elif own.weights:
@@ -89,7 +89,7 @@ def _of_statistics(config: PipelineConfig) -> Iterator[Named]:
 def _of_quantize(config: PipelineConfig) -> Iterator[Named]:
     own = config.quantize
     if own.loss.perceptual > 0 and own.loss.perceptual_weights:
-        from vim_core.weights import VGG16
+        from vim_core.weights.published import VGG16
 
         yield Named("quantize.loss.perceptual_weights", own.loss.perceptual_weights, VGG16.name, VGG16.sha256)
     if own.init_from and not io.exists(io.join(own.init_from, "manifest.json")):
@@ -100,7 +100,7 @@ def _of_quantize(config: PipelineConfig) -> Iterator[Named]:
 def _of_score(config: PipelineConfig) -> Iterator[Named]:
     own = config.score
     if own.lpips and own.lpips_weights:
-        from vim_core.weights import VGG16
+        from vim_core.weights.published import VGG16
 
         yield Named("score.lpips_weights", own.lpips_weights, VGG16.name, own.lpips_sha256 or VGG16.sha256)
     if own.samples_from:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from components import store
 from pipelines.schedules.ticks import MISSED, SKIP
-from vim_core import io
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError, DataError
+from vim_core.storage import io
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TAKEN = "results"

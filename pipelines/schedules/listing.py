@@ -13,8 +13,8 @@ from pipelines.schedules.files import Schedule
 from pipelines.schedules.names import TAG
 from pipelines.summary import line, place
 from pipelines.sweeps import state
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

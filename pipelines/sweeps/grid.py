@@ -120,7 +120,7 @@ def _cell(
 
 
 def _enough(config: PipelineConfig, rates: list[float], classes: int) -> PipelineConfig:
-    from vim_core.rejection import pool
+    from vim_core.sampling.rejection import pool
 
     if not classes:
         raise ConfigError(f"{ACCEPTANCE}={rates}: samples are accepted by class, and the images have none")

@@ -20,9 +20,9 @@ from pipelines.sweeps.cells import Done, Job, found
 from pipelines.sweeps.grid import Cell, Point
 from pipelines.sweeps.results import DONE, FAILED, Outcome
 from pipelines.sweeps.spec import CHECKPOINT, LATEST, Sweep
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError, VimError
+from vim_core.storage import io
 
 
 @dataclass(frozen=True)

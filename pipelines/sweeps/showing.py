@@ -10,8 +10,8 @@ from pipelines.summary import line, place
 from pipelines.sweeps import page, state, table
 from pipelines.sweeps.results import DONE, FAILED
 from pipelines.sweeps.spec import Sweep
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,8 +10,8 @@ from typing import Any
 from components import lease, store
 from components.archive import marks
 from pipelines.sweeps.spec import NAME
-from vim_core import io
 from vim_core.errors import ConfigError, DataError
+from vim_core.storage import io
 
 SWEEPS = "sweeps"
 RESULTS, PAGE = "results.json", "sweep.html"

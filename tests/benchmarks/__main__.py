@@ -22,8 +22,8 @@ from tests.benchmarks.stage1 import stage1_base, stage1_generator, stage1_parti,
 from tests.benchmarks.stage2 import stage2_gpt2, stage2_memory, stage2_mfu
 from tests.benchmarks.statistics import statistics_features
 from tests.benchmarks.tokenizing import tokenize_beam, tokenize_processes
-from vim_core import runtime
-from vim_core.runtime.base import Runtime
+from vim_core.distributed import runtimes
+from vim_core.distributed.runtimes.base import Runtime
 
 BENCHMARKS: dict[str, Callable[[Bench], list[Row]]] = {
     run.__name__: run
@@ -85,7 +85,7 @@ def main(words: list[str]) -> int:
     arguments = arguments_of(words)
     cuda = bool(arguments.gpu and torch.cuda.is_available())
     device = "cuda" if cuda else "cpu"
-    seam = runtime.create(device, "bf16", arguments.threads)
+    seam = runtimes.create(device, "bf16", arguments.threads)
     rows = []
     for name in arguments.names or BENCHMARKS:
         found = run(name, seam, arguments.toy or (arguments.gpu and not cuda), arguments.repeats)

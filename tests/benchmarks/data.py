@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
-from vim_core.data.tables import ImageRow, write_images
 
 
 def image_table(path: Path, size: int, count: int = 2) -> str:

@@ -19,11 +19,11 @@ import torch
 from tests.benchmarks.harness import Bench, Row, installed
 from tests.benchmarks.ingesting import made_photos, real_photos
 from tests.benchmarks.tokenizing import PEER, Size, Work, fp32, one_thread
-from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 from vim_core.data.images import decode
-from vim_core.data.tables import ImageRow, ImageTable, write_images
 from vim_core.metrics.moments import Moments
-from vim_core.models.presets import TOKENIZER_STACKS
+from vim_core.models.sizes import TOKENIZER_STACKS
 
 TOKENIZE, STATISTICS = "tokenize at 256x256", "statistics by Inception"
 IMAGES, CODES = "image table", "code table, uniform random codes"
@@ -75,7 +75,7 @@ class Measured:
 
         from components.measuring.shards import Job, loaded
         from tests.unit.vim_core.random_inception import state
-        from vim_core.taps import TapSpec
+        from vim_core.features import TapSpec
 
         self.folder, self.images = folder, len(photos)
         rows = [ImageRow(f"{index:06d}", 0, data, 0, 0, "photo") for index, data in enumerate(photos)]

@@ -22,11 +22,11 @@ import torch
 
 from tests.benchmarks.harness import processor
 from tests.workers import runtime_of, spawn
-from vim_core.checkpoint import Checkpoints, flatten, restore
+from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
 from vim_core.config import StackConfig
+from vim_core.distributed.fsdp import local
 from vim_core.models.meta import materialise
 from vim_core.models.prior import ImagePrior, PriorShape
-from vim_core.parallel import local
 from vim_core.tasks import networks
 
 RESULT = Path(__file__).with_name("results") / "large-cpu.json"

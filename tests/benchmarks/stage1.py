@@ -14,7 +14,7 @@ from tests.benchmarks.operations import Operations
 from tests.benchmarks.plain import PlainStep
 from tests.benchmarks.shapes import BASE, SMALL, Stage1, toy_stage1
 from vim_core.config import QuantizeConfig
-from vim_core.runtime.base import Runtime
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 EXPLICIT = "plain PyTorch, explicit attention"

@@ -13,7 +13,7 @@ from tests.benchmarks.shapes import GPT2_SIZE, VIM_BASE, VIM_LARGE, Stage2, toy_
 from tests.benchmarks.stage1 import peak_share
 from vim_core.config import OptimConfig, PriorConfig
 from vim_core.models.prior import ImagePrior
-from vim_core.optim import adamw
+from vim_core.optim.optimizers import adamw
 from vim_core.tasks.prior import PriorData, PriorTask
 
 GPT2 = "transformers GPT-2, sdpa"

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from tests.benchmarks.harness import Bench, Row, installed, rounded
+from vim_core.features import Taken
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.moments import Moments
 from vim_core.metrics.sums import Sums
-from vim_core.taps import Taken
 
 PEER = "torch-fidelity: mean, covariance, distance"
 BATCH = 64

@@ -24,9 +24,9 @@ import torch
 from components import ingest, settings
 from tests.support import CONF
 from tests.synthetic import context_of
-from vim_core import runtime as seam
-from vim_core.checkpoint import Checkpoints, flatten, restore
+from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
 from vim_core.config import IngestConfig, PipelineConfig
+from vim_core.distributed import runtimes as seam
 from vim_core.metrics import codebook
 from vim_core.models.vit_vqgan import Tokenizer
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from tests.benchmarks.harness import Bench, Row, installed, rounded
-from vim_core import io
 from vim_core.config import AugmentConfig, CodebookConfig, LossConfig, QuantizeConfig, StackConfig
-from vim_core.data.codes import CodeMeta
+from vim_core.data.code_tables import CodeMeta
+from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 from vim_core.data.images import Pixels, decode, square, to_tensor
-from vim_core.data.tables import ImageRow, ImageTable, write_images
-from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN, load_tokenizer, model_config
+from vim_core.storage import io
+from vim_core.weights.saving import to_bytes
 
 PICTURES = 64
 """Different pictures; a table repeats them."""

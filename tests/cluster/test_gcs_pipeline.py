@@ -10,7 +10,7 @@ import pytest
 from components import store
 from components.api import Artifact
 from tests.support import PRIVATE, vimctl
-from vim_core import io
+from vim_core.storage import io
 
 pytestmark = pytest.mark.cluster
 

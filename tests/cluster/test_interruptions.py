@@ -24,9 +24,9 @@ from tests.synthetic import context_of
 from tests.unit.vim_core.tiny import prior_config, quantize_config
 from vim_core.config import PriorConfig, QuantizeConfig, RunConfig
 from vim_core.errors import VimError
-from vim_core.spool import parse
 from vim_core.tasks.prior import PriorData
 from vim_core.tasks.quantizer import QuantizerData
+from vim_core.training.spool import parse
 
 pytestmark = pytest.mark.cluster
 

@@ -14,7 +14,7 @@ import pytest
 from components import store
 from tests.conftest import SmokeRun
 from tests.support import REPOSITORY, command, environment, ray_cluster, vimctl
-from vim_core import io
+from vim_core.storage import io
 
 pytestmark = pytest.mark.cluster
 

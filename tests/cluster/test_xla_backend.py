@@ -12,7 +12,7 @@ from tests.unit.components import models
 from tests.unit.vim_core.tiny import prior_config
 from vim_core.errors import ConfigError
 from vim_core.models.prior import load_prior
-from vim_core.spool import parse
+from vim_core.training.spool import parse
 
 pytestmark = pytest.mark.cluster
 

@@ -15,8 +15,8 @@ from components import ingest
 from tests.ingested import contents, dead_letters, image_table_of
 from tests.synthetic import context_of
 from vim_core.config import IngestConfig
+from vim_core.data.image_tables import ImageTable, image_digest, shard_of
 from vim_core.data.images import encode_png
-from vim_core.data.tables import ImageTable, image_digest, shard_of
 from vim_core.errors import DataError
 
 CLASSES = ("ant", "bee", "cat")

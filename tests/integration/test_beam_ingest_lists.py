@@ -20,8 +20,8 @@ from tests.unit.components import models
 from tests.unit.vim_core.tiny import prior_config
 from vim_core.config import IngestConfig, ReconstructConfig, SampleConfig, ScoreConfig, TokenizeConfig
 from vim_core.data.images import encode_png
+from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.errors import ConfigError, DataError
-from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.prior import PriorData, PriorTask
 
 

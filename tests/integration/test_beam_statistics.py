@@ -15,13 +15,13 @@ from components.api import Artifact
 from components.merging import merge_in_order
 from tests.ingested import contents, digits_table
 from tests.synthetic import classifier, context_of
-from vim_core import io
 from vim_core.config import StatisticsConfig
+from vim_core.data.image_tables import ImageTable, hashed
 from vim_core.data.images import decode, square, to_tensor
-from vim_core.data.tables import ImageTable, hashed
 from vim_core.errors import DataError
 from vim_core.metrics.moments import Moments
 from vim_core.models.classifier import load_classifier
+from vim_core.storage import io
 
 CONFIG = StatisticsConfig(split="train", halves=["train"], batch=10)
 

@@ -15,9 +15,9 @@ from tests.ingested import contents, digits_table, tiny_tokenizer
 from tests.synthetic import context_of
 from vim_core.config import AugmentConfig, ReconstructConfig, TokenizeConfig
 from vim_core.data.augment import augmented
-from vim_core.data.codes import CodeTable
+from vim_core.data.code_tables import CodeTable
+from vim_core.data.image_tables import ImageTable, image_digest
 from vim_core.data.images import decode, from_tensor, square, to_tensor
-from vim_core.data.tables import ImageTable, image_digest
 from vim_core.errors import DataError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
 

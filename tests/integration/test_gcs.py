@@ -16,10 +16,10 @@ from components.scratch import scratch
 from tests.support import CONF, SilentProgress, SilentTracker
 from tests.unit.components.fakes import services
 from tests.unit.vim_core.tiny import Killed
-from vim_core import io
 from vim_core.config import PipelineConfig
-from vim_core.data.codes import CodeTable
-from vim_core.data.tables import ImageTable, image_digest
+from vim_core.data.code_tables import CodeTable
+from vim_core.data.image_tables import ImageTable, image_digest
+from vim_core.storage import io
 from vim_core.tasks.quantizer import QuantizerTask
 
 CHEAP = ("ingest", "quantize", "tokenize", "reconstruct")

@@ -13,9 +13,9 @@ import pytest
 from components import ingest
 from components.beam_jobs import run_pipeline
 from tests.synthetic import context_of
-from vim_core import io
 from vim_core.config import IngestConfig, RunConfig
-from vim_core.data.tables import ImageTable
+from vim_core.data.image_tables import ImageTable
+from vim_core.storage import io
 
 ASKED = IngestConfig(limit=24, shards=2, test_fraction=0.25)
 

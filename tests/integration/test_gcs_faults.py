@@ -11,8 +11,8 @@ import pytest
 from components import execute, settings, store
 from tests.support import CONF, FailingStore, emulated_gcs, failing
 from tests.unit.components.fakes import services
-from vim_core import io
 from vim_core.errors import StorageError
+from vim_core.storage import io
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("gcp_storage_emulator")

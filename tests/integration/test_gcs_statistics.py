@@ -16,11 +16,11 @@ from components.execute import Known
 from components.measuring import shards
 from tests.synthetic import everything
 from tests.unit.components.fakes import services
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig, ScoreConfig, StatisticsConfig
-from vim_core.data.tables import ImageTable
+from vim_core.data.image_tables import ImageTable
 from vim_core.metrics.inception_score import ScoreSums
 from vim_core.metrics.moments import Moments
+from vim_core.storage import io
 
 COMPONENTS = ["ingest", "classify", "statistics", "quantize", "tokenize", "reconstruct", "prior", "sample", "score"]
 

@@ -22,10 +22,10 @@ from tests import layouts
 from tests.ingested import contents
 from tests.layouts import Photo
 from tests.synthetic import context_of
-from tests.unit.vim_core.test_images import encoded
+from tests.unit.vim_core.data.test_images import encoded
 from vim_core.config import IngestConfig
+from vim_core.data.image_tables import ImageTable, image_digest
 from vim_core.data.images import decode
-from vim_core.data.tables import ImageTable, image_digest
 from vim_core.errors import DataError
 
 WNIDS = ("n01440764", "n01443537", "n01484850")

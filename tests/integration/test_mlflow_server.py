@@ -16,8 +16,8 @@ from components.execute import Services
 from tests.support import SilentProgress, answers, free_port, running, train_here
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import quantize_config
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
+from vim_core.storage import io
 from vim_core.tasks.quantizer import QuantizerTask
 
 BROKEN = (3, 5)

@@ -19,10 +19,10 @@ from components.scoring import jobs, parts
 from components.scoring.sets import sets_of
 from tests.synthetic import artifact, context_of, everything, image_files, inputs_of, pictures, rows, tables
 from tests.unit.components.test_score_neighbours import flow
-from tests.unit.vim_core.test_perceptual import skip_initialisation
+from tests.unit.vim_core.losses.test_perceptual import skip_initialisation
 from vim_core.config import ScoreConfig
+from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode, to_tensor
-from vim_core.data.tables import ImageTable
 from vim_core.errors import DataError
 
 NAMES = ("ingest", "reconstruct")

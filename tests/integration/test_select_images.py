@@ -16,7 +16,7 @@ from components.selecting import scores
 from tests.synthetic import artifact, context_of
 from tests.unit.components import selecting
 from vim_core.config import NetworkConfig, SelectConfig
-from vim_core.data.tables import ImageRow, ImageTable, write_images
+from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 
 TRAINED = "mobilenet_v1_075_224.pth"
 EVERY = 3

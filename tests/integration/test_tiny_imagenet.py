@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks import tiny_imagenet
 from vim_core.config import PipelineConfig
-from vim_core.data.tables import ImageTable
+from vim_core.data.image_tables import ImageTable
 from vim_core.tasks.quantizer import QuantizerData
 
 WORDS = [

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests import workers
 from tests.workers import STEPS, curve, run, runtime_of, task
-from vim_core.checkpoint import Checkpoints
+from vim_core.checkpoint.checkpoints import Checkpoints
 
 STAGES = ["quantizer", "prior"]
 

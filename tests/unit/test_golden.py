@@ -25,18 +25,18 @@ from vim_core.metrics.codebook import perplexity, usage
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.moments import Moments
 from vim_core.metrics.reconstruction import psnr, ssim
+from vim_core.metrics.tradeoff import around, distances, resamples, smallest, wilson
 from vim_core.models.prior import model_config
-from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.rejection import accepted
 from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.rejection import accepted
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.probe import ProbeTask
 from vim_core.tasks.probe_data import ProbeData
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tradeoff import around, distances, resamples, smallest, wilson
+from vim_core.weights.saving import to_bytes
 
 GOLDEN = Path(__file__).with_name("golden.json")
 Figures = list[float]

@@ -19,8 +19,8 @@ os.environ |= {
 }
 
 from tests.unit.vim_core import tiny  # noqa: E402
-from vim_core import runtime as seam  # noqa: E402
-from vim_core.runtime.base import Runtime  # noqa: E402
+from vim_core.distributed import runtimes as seam  # noqa: E402
+from vim_core.distributed.runtimes.base import Runtime  # noqa: E402
 from vim_core.tasks.prior import PriorData  # noqa: E402
 from vim_core.tasks.quantizer import QuantizerData  # noqa: E402
 

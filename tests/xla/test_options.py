@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from tests.unit.vim_core import tiny
-from tests.unit.vim_core.test_perceptual import skip_initialisation
+from tests.unit.vim_core.losses.test_perceptual import skip_initialisation
 from tests.xla.run import Row, on_cpu, stepped
 from vim_core.config import (
     CodebookConfig,
@@ -28,15 +28,15 @@ from vim_core.config import (
     OptimConfig,
     StackConfig,
 )
+from vim_core.distributed.runtimes.base import Runtime
+from vim_core.losses.perceptual import Perceptual
 from vim_core.models.identity import of_decoder
-from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import model_config
-from vim_core.perceptual import Perceptual
-from vim_core.runtime.base import Runtime
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.starting import Source
+from vim_core.tasks.warm_start import Source
+from vim_core.weights.saving import to_bytes
 
 pytestmark = pytest.mark.xla
 STEPS = 10

@@ -11,13 +11,13 @@ import torch
 from tests.unit.vim_core import tiny
 from tests.xla.conftest import DEVICES
 from tests.xla.run import module_bytes, on_cpu, stepped, whole_bytes
-from vim_core import loop
-from vim_core import runtime as seam
-from vim_core.checkpoint import Checkpoints
+from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import OptimConfig
-from vim_core.runtime.base import Runtime
-from vim_core.spool import Spool, parse
+from vim_core.distributed import runtimes as seam
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.training import loop
+from vim_core.training.spool import Spool, parse
 
 pytestmark = pytest.mark.xla
 STEPS = 20

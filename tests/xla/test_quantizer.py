@@ -10,7 +10,7 @@ import torch
 from tests.unit.vim_core import tiny
 from tests.xla.run import on_cpu, stepped
 from vim_core.config import AugmentConfig, CodebookConfig, DiscriminatorConfig, OptimConfig, RestartConfig
-from vim_core.runtime.base import Runtime
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 pytestmark = pytest.mark.xla

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.unit.vim_core.tiny import prior_network
-from vim_core.runtime.base import Runtime
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.sampling import Sampler, Settings
 
 pytestmark = pytest.mark.xla

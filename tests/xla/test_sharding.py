@@ -12,15 +12,15 @@ from torch import nn
 from tests.unit.vim_core import tiny
 from tests.xla.conftest import DEVICES
 from tests.xla.run import device_bytes
-from vim_core import runtime as seam
 from vim_core.config import OptimConfig
+from vim_core.distributed import runtimes as seam
+from vim_core.distributed.runtimes.base import Runtime
+from vim_core.distributed.spmd import FSDP, specs_of
 from vim_core.errors import ConfigError
-from vim_core.evaluation import snapshot
+from vim_core.layers.transformer import LayerNorm, Linear
 from vim_core.models.discriminator import Discriminator
-from vim_core.models.layers import LayerNorm, Linear
-from vim_core.optim import adamw, factored
-from vim_core.runtime.base import Runtime
-from vim_core.sharding import FSDP, specs_of
+from vim_core.optim.optimizers import adamw, factored
+from vim_core.training.evaluation import snapshot
 
 pytestmark = pytest.mark.xla
 
@@ -183,7 +183,7 @@ def test_reductions_see_the_global_batch_already(xla: Runtime) -> None:
 
 
 def test_the_product_rate_is_of_whole_products(xla: Runtime) -> None:
-    from vim_core.runtime.measure import product_rate
+    from vim_core.distributed.runtimes.measure import product_rate
 
     # One element alone would seem to come a thousand times as fast as any CPU multiplies.
     assert 0.01 < product_rate(xla, size=512, seconds=0.2) < 50_000

@@ -12,13 +12,13 @@ import torch
 from components.tokenizing import ray_engine, stages
 from components.tokenizing.stages import Plan, Shard
 from tests.unit.vim_core import tiny
-from vim_core import io
 from vim_core.config import AugmentConfig
-from vim_core.data.codes import CodeMeta, CodeTable
+from vim_core.data.code_tables import CodeMeta, CodeTable
 from vim_core.data.images import to_tensor
-from vim_core.models.saving import to_bytes
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.vit_vqgan import load_tokenizer, model_config
-from vim_core.runtime.base import Runtime
+from vim_core.storage import io
+from vim_core.weights.saving import to_bytes
 
 pytestmark = pytest.mark.xla
 

@@ -19,7 +19,7 @@ class IngestConfig:
     `auto` looks. With `split: hash` a share `test_fraction` of the keys is held out; with `split: folders` the source's
     own validation part is (`val/` beside `train/`, or files with that word in their names); with `split: lists` the
     text files `train_list` and `test_list` (paths or URIs) name the images of either side, one path or stem a line
-    (rules in vim_core/data/lists.py), and images in neither are left out.
+    (rules in vim_core/data/split_lists.py), and images in neither are left out.
     With `labelled: false` no classes are needed and every label is -1, whatever the split.
 
     `keys: auto` names an image by its ILSVRC stem where its file has one, else by its content, so that every layout of

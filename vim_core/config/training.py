@@ -47,7 +47,7 @@ class StackConfig:
 class OptimConfig:
     """Adam with decoupled weight decay, warm-up and decay; the schedule is a pure function of the step.
 
-    `kind: factored` keeps the second moment of matrices as row and column means (`vim_core/optim_factored.py`);
+    `kind: factored` keeps the second moment of matrices as row and column means (`vim_core/optim/factored_adam.py`);
     `first_moment` and `update_clip` (a limit on the update's root mean square, 0 for none) are its own.
     """
 

@@ -22,10 +22,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core import io
 from vim_core.data.code_files import CodeFile, CodeMeta, code_type, compare, meta_of
 from vim_core.data.code_reading import opened, parts
 from vim_core.errors import DataError, StorageError
+from vim_core.storage import io
 
 LAYOUT = 1
 """Version of the cached files; others are built anew beside them."""

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vim_core import io
 from vim_core.errors import DataError, LineageError
+from vim_core.storage import io
 
 SCHEMA_VERSION = 1
 METADATA = b"vim.codes"

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vim_core import io
 from vim_core.data.code_files import CodeFile, CodeMeta
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 CHUNK = 1 << 20
 AGAIN = "run tokenize again with --force"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from vim_core.config import AugmentConfig
 from vim_core.data.augment import augmented
+from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode, square, to_tensor
 from vim_core.data.position import Ids, SampleOrder
-from vim_core.data.tables import ImageTable
 
 Pixels = NDArray[np.uint8]
 CACHE_PIXELS = 256 * 1024 * 1024

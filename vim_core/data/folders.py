@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 LAYOUTS = {
     "hash": "<source>/<class>/**/<image>",
@@ -114,7 +114,7 @@ def _remote(source: str, folder: str) -> Iterator[tuple[str, Entry | None]]:
 
 def held_out(key: str, test_fraction: float) -> str:
     """'test' for keys whose sha256, read as a fraction, lies below `test_fraction`, else 'train'."""
-    from vim_core.data.tables import hashed  # brings pyarrow along, which listing folders does not need
+    from vim_core.data.image_tables import hashed  # brings pyarrow along, which listing folders does not need
 
     return "test" if hashed(key) / 2**256 < test_fraction else "train"
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core.data.tables import hashed
+from vim_core.data.image_tables import hashed
 from vim_core.metrics.inception_score import ScoreSums
+from vim_core.metrics.merge_tree import insert, total
 from vim_core.metrics.moments import Moments
 from vim_core.metrics.precision_recall import FeatureSample
-from vim_core.metrics.tree import insert, total
 
 if TYPE_CHECKING:
-    from vim_core.taps import Taken
+    from vim_core.features import Taken
 
 
 def half_of(key: str) -> int:

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vim_core.models.dropout import Dropout
-from vim_core.models.saving import load_into, read_config
+from vim_core.layers.dropout import Dropout
+from vim_core.weights.saving import load_into, read_config
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import CodebookConfig
-from vim_core.models.assignment import Assignment, soft_assignment
+from vim_core.losses.soft_assignment import Assignment, soft_assignment
 
 
 @dataclass

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
-from vim_core.models.discriminator_layers import GAIN, Blur, EqualConv, EqualLinear, activate
-from vim_core.models.discriminator_patch import PatchDiscriminator
+from vim_core.layers.discriminator import GAIN, Blur, EqualConv, EqualLinear, activate
+from vim_core.models.patch_discriminator import PatchDiscriminator
 
 
 class Residual(nn.Module):

@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 import torch
 
-from vim_core import io
 from vim_core.config import QuantizeConfig
-from vim_core.models.saving import read_config
-from vim_core.shards import Shard
+from vim_core.storage import io
+from vim_core.storage.shards import Shard
+from vim_core.weights.saving import read_config
 
 DECODER = ("from_code", "decoder", "decoder_head")
 """Parts behind the codebook; all others decide the codes."""

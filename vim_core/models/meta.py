@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vim_core.models.layers import init_weights
+from vim_core.layers.transformer import init_weights
 
 
 class Drawn(Protocol):

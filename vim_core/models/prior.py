@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from vim_core.config import StackConfig, one_of, require
-from vim_core.models.dropout import Dropout
-from vim_core.models.layers import Block, Embedding, KeyValue, LayerNorm, Linear, PreNorm, init_weights, run_block
-from vim_core.models.modern import ModernBlock, RMSNorm, Rotary
-from vim_core.models.presets import prior_stack
-from vim_core.models.saving import fill, read_config
+from vim_core.layers.dropout import Dropout
+from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary
+from vim_core.layers.transformer import Block, Embedding, KeyValue, LayerNorm, Linear, PreNorm, init_weights, run_block
+from vim_core.models.sizes import prior_stack
+from vim_core.weights.saving import fill, read_config
 
 
 @dataclass

@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vim_core import losses
 from vim_core.config import ClassifyConfig, DiscriminatorConfig, QuantizeConfig, StackConfig
-from vim_core.flops import VGG16
+from vim_core.layers.modern import swiglu_width
+from vim_core.losses import terms as losses
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
-from vim_core.models.modern import swiglu_width
 from vim_core.models.prior import PriorShape
 from vim_core.tasks.adversary import per_image
+from vim_core.training.flops import VGG16
 
 FP32 = 4
 PIECE = 1 << 20

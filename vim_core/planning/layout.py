@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vim_core import sharding
+from vim_core.distributed import spmd
+from vim_core.distributed.spmd import DATA, FSDP, Spec
 from vim_core.errors import ConfigError
-from vim_core.optim import make_optimizer
+from vim_core.optim.optimizers import make_optimizer
 from vim_core.planning.networks import Part
-from vim_core.sharding import DATA, FSDP, Spec
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`way` is 'xla' (rules of `vim_core.sharding`), 'fsdp' (FSDP2: by rows) or 'data' (a whole copy on each chip).
+    """`way` is 'xla' (rules of `distributed.spmd`), 'fsdp' (FSDP2: by rows) or 'data' (a whole copy on each chip).
 
     `shards` chips share one copy; the batch is split over all `chips`.
     """
@@ -36,7 +36,7 @@ class Layout:
         """How each parameter is split, by its name."""
         named = dict(part.module.named_parameters())
         if self.way == "xla" and part.split:
-            return sharding.specs_of(part.module)
+            return spmd.specs_of(part.module)
         whole: dict[str, Spec] = {name: (None,) * p.ndim for name, p in named.items()}
         if self.way != "fsdp" or not part.split or part.whole_in_fsdp:
             return whole
@@ -71,7 +71,7 @@ class Layout:
             optimizer = make_optimizer(part.module, part.optim)
         by_tensor: dict[torch.Tensor, Spec] = {p: specs[name] for name, p in part.module.named_parameters()}
         # Row and column means follow the sharding of XLA only; FSDP2 refuses this optimizer.
-        found = sharding.optimizer_specs(optimizer, by_tensor, self.sizes)
+        found = spmd.optimizer_specs(optimizer, by_tensor, self.sizes)
         return float(sum(self.elements(slot.shape, spec) * slot.element_size() for slot, spec in found))
 
     def largest(self, part: Part) -> int:
@@ -85,7 +85,7 @@ class Layout:
             return ""
         shapes = {name: tuple(p.shape) for name, p in part.module.named_parameters()}
         try:
-            sharding.check_divisible(shapes, self.specs(part), self.sizes)
+            spmd.check_divisible(shapes, self.specs(part), self.sizes)
         except ConfigError as error:
             return str(error)
         return ""

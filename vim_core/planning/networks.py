@@ -16,7 +16,6 @@ from vim_core.config import (
     ProbeConfig,
     QuantizeConfig,
 )
-from vim_core.flops import VGG16
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
 from vim_core.models.identity import of_decoder
@@ -24,6 +23,7 @@ from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.tasks.probe_gram import Gram
 from vim_core.tasks.probe_heads import Heads
+from vim_core.training.flops import VGG16
 
 CLASSIFIERS = ("classify", "selector")
 """Components that train a small classifier, each on one chip."""

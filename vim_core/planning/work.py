@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vim_core import flops
 from vim_core.config import ClassifyConfig, PipelineConfig, ProbeConfig, TrainConfig
 from vim_core.models.prior import PriorShape
 from vim_core.planning.activations import classifier_widths
 from vim_core.planning.layout import Layout
 from vim_core.planning.networks import Part, has_perceptual, prior_shape
 from vim_core.tasks.probe_heads import SIDES
+from vim_core.training import flops
 
 WHOLE = Layout("data", 1, 1)
 """A checkpoint holds all parts of everything once, however it was split."""

@@ -27,7 +27,7 @@ def program(lanes: Lanes) -> Step:
 
 
 def _on_xla(lanes: Lanes) -> None:
-    from vim_core.runtime import xla
+    from vim_core.distributed.runtimes import xla
 
     lanes.step(lanes.tokens)
     xla.send()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vim_core import losses
 from vim_core.config import DiscriminatorConfig
-from vim_core.models.lecam import LeCam
-from vim_core.runtime.base import Runtime
+from vim_core.distributed.runtimes.base import Runtime
+from vim_core.losses import terms as losses
+from vim_core.losses.lecam import LeCam
 
 
 @dataclass

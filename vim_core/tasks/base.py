@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vim_core.config import TrainConfig
-from vim_core.evaluation import Evaluation
-from vim_core.flops import Parts
-from vim_core.nonfinite import Faults
-from vim_core.runtime.base import Runtime
+from vim_core.distributed.runtimes.base import Runtime
+from vim_core.training.evaluation import Evaluation
+from vim_core.training.flops import Parts
+from vim_core.training.nonfinite import Faults
 
 Batch = dict[str, Tensor]
 

@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from vim_core.config import ClassifyConfig
 from vim_core.data.feed import ImageFeed
-from vim_core.ema import Ema
-from vim_core.evaluation import Check, Evaluation, snapshot
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
-from vim_core.models.saving import to_bytes
-from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
-from vim_core.runtime.base import Runtime
+from vim_core.optim.ema import Ema
+from vim_core.optim.optimizers import clip, guarded_step, learning_rate, make_optimizer, set_rate
 from vim_core.tasks.base import Batch, Task
+from vim_core.training.evaluation import Check, Evaluation, snapshot
+from vim_core.weights.saving import to_bytes
 
 
 @dataclass

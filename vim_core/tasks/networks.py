@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from vim_core.ema import Ema
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.meta import allocate, materialise
-from vim_core.runtime.base import Runtime
+from vim_core.optim.ema import Ema
 
 Network = TypeVar("Network", bound=nn.Module)
 

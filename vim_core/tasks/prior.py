@@ -10,24 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vim_core import accumulation, flops, losses
 from vim_core.config import PriorConfig
 from vim_core.data.code_files import CodeMeta
-from vim_core.data.codes import CodeFile, CodeTable
+from vim_core.data.code_tables import CodeFile, CodeTable
 from vim_core.data.position import keyed_rng
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
-from vim_core.evaluation import Check, Evaluation, place, snapshot
-from vim_core.held_out import bits_per_token
+from vim_core.losses import terms as losses
 from vim_core.metrics.unigram import unigram_bits
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
-from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
-from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
-from vim_core.preview import preview
-from vim_core.runtime.base import Runtime
+from vim_core.optim.optimizers import clip, guarded_step, learning_rate, make_optimizer, set_rate
+from vim_core.sampling.preview import preview
 from vim_core.tasks import networks
 from vim_core.tasks.base import Batch, Task
 from vim_core.tasks.prior_source import CodeRows, EncodedImages, Source
+from vim_core.training import accumulation, flops
+from vim_core.training.evaluation import Check, Evaluation, place, snapshot
+from vim_core.training.held_out import bits_per_token
+from vim_core.weights.saving import to_bytes
 
 
 @dataclass

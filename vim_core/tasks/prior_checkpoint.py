@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from vim_core.checkpoint_files import Damaged, Saved, read_index, verify
+from vim_core.checkpoint.files import Damaged, Saved, read_index, verify
 from vim_core.errors import ResumeError
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
-from vim_core.models.saving import to_bytes
+from vim_core.weights.saving import to_bytes
 
 AVERAGE, PLAIN = "module/ema/", "module/model/"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vim_core.config import AugmentConfig
-from vim_core.data.codes import CodeTable
+from vim_core.data.code_tables import CodeTable
 from vim_core.data.feed import INTERLEAVE, ImageFeed
 from vim_core.data.images import to_tensor
 from vim_core.data.position import Ids, SampleOrder

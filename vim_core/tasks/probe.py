@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vim_core import accumulation
 from vim_core.config import ProbeConfig
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.prior import ImagePrior, load_prior
-from vim_core.runtime.base import Runtime
-from vim_core.tasks import probe_verdict
+from vim_core.tasks import probe_selection
 from vim_core.tasks.base import Batch, Task
 from vim_core.tasks.probe_data import CodeRows, PixelRows, ProbeData, Rows
 from vim_core.tasks.probe_gram import Gram, unscaled, with_one
 from vim_core.tasks.probe_heads import Heads
+from vim_core.training import accumulation
 
 PIXELS = "pixels"
 
@@ -58,7 +58,7 @@ class ProbeTask(Task):
         self.heads = {name: self._heads(width) for name, width in widths.items()}
         self.grams = {name: Gram(width, data.classes).to(runtime.device) for name, width in widths.items()}
         self._roots: dict[str, Tensor] = {}
-        self._found: dict[str, probe_verdict.Found] | None = None
+        self._found: dict[str, probe_selection.Found] | None = None
 
     def _heads(self, width: int) -> Heads:
         config = self.settings
@@ -144,13 +144,13 @@ class ProbeTask(Task):
         return self._roots[name]
 
     @torch.no_grad()
-    def judged(self) -> dict[str, probe_verdict.Found]:
+    def judged(self) -> dict[str, probe_selection.Found]:
         """Every head's accuracy on validation images and on the test split; once, by all workers together."""
         if self._found is None:
             pairs, config = next(iter(self.heads.values())).pairs, self.settings
             accuracies = [self._accuracies(side) for side in (0, 1)]
             self._found = {
-                name: probe_verdict.found(pairs, config.ridge, accuracies[0][name], accuracies[1][name])
+                name: probe_selection.found(pairs, config.ridge, accuracies[0][name], accuracies[1][name])
                 for name in self.heads
             }
         return self._found
@@ -188,12 +188,12 @@ class ProbeTask(Task):
         """`accuracy.json` and the table `accuracy.csv`, see `probe_verdict`."""
         found = self.judged()
         blocks = [value for name, value in found.items() if name != PIXELS]
-        record = probe_verdict.record(blocks, found.get(PIXELS))
+        record = probe_selection.record(blocks, found.get(PIXELS))
         rows = min(self.config.steps * self.config.batch, self.sources["codes"].total)
         record["rows"] = {"seen_by_ridge": rows, "epochs": self.config.steps * self.config.batch / max(1, rows)}
         return {
             "accuracy.json": json.dumps(record, indent=1).encode(),
-            "accuracy.csv": probe_verdict.table(found).encode(),
+            "accuracy.csv": probe_selection.table(found).encode(),
         }
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vim_core.config import AugmentConfig, ProbeConfig
-from vim_core.data.codes import CodeFile, CodeTable
+from vim_core.data.code_tables import CodeFile, CodeTable
 from vim_core.data.feed import INTERLEAVE, ImageFeed
+from vim_core.data.image_tables import hashed
 from vim_core.data.position import Ids, SampleOrder
-from vim_core.data.tables import hashed
 from vim_core.errors import DataError
 
 NOBODY = -1

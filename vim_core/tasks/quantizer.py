@@ -11,31 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vim_core import accumulation, flops, losses
 from vim_core.config import QuantizeConfig
 from vim_core.config.fields import essential
 from vim_core.data.feed import ImageFeed
 from vim_core.data.grids import grid_png
 from vim_core.data.position import keyed_rng
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
-from vim_core.evaluation import Evaluation, place, snapshot
-from vim_core.held_out import Reconstructions, psnr_db
+from vim_core.layers.discriminator import advance_spectral
+from vim_core.losses import terms as losses
+from vim_core.losses.lecam import LeCam
+from vim_core.losses.perceptual import Perceptual
 from vim_core.metrics.code_window import CodeWindow
 from vim_core.models.classifier import Classifier, load_classifier
 from vim_core.models.codebook import batch_perplexity
 from vim_core.models.discriminator import Judge, make_discriminator
-from vim_core.models.discriminator_layers import advance_spectral
-from vim_core.models.lecam import LeCam
-from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
-from vim_core.optim import clip, guarded_step, learning_rate, make_optimizer, set_rate
-from vim_core.optim_masked import scalar
-from vim_core.perceptual import Perceptual
-from vim_core.runtime.base import Runtime
+from vim_core.optim.masked_adamw import scalar
+from vim_core.optim.optimizers import clip, guarded_step, learning_rate, make_optimizer, set_rate
 from vim_core.tasks import networks
 from vim_core.tasks.adversary import JudgePass, generator_term, judge_pass, ramp
 from vim_core.tasks.base import Batch, Task
-from vim_core.tasks.starting import Source, start
+from vim_core.tasks.warm_start import Source, start
+from vim_core.training import accumulation, flops
+from vim_core.training.evaluation import Evaluation, place, snapshot
+from vim_core.training.held_out import Reconstructions, psnr_db
+from vim_core.weights.saving import to_bytes
 
 
 @dataclass

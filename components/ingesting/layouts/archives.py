@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from components.ingesting.layouts.base import unreadable
-from vim_core import io
+from vim_core.storage import io
 
 
 class Member(NamedTuple):

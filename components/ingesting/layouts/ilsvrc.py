@@ -9,8 +9,8 @@ from components.ingesting.labels import read_truth, resolver, stem_of
 from components.ingesting.layouts import archives
 from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of
 from components.ingesting.locator import UNKNOWN, Located, keyed
-from vim_core import io
 from vim_core.data import folders
+from vim_core.storage import io
 
 GROUPS = 64
 """Workers that a thousand archives are spread over: only their headers are read."""

@@ -14,8 +14,8 @@ from typing import IO
 
 from components.ingesting.layouts.base import Container, Job, unpacked_name, unreadable
 from components.ingesting.locator import UNKNOWN, UNPACKED, Located
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 MAGIC = b"\x1f\x8b\x08"
 SUFFIXES = (".gz", ".tgz")

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of, unpacked_name, unreadable
 from components.ingesting.locator import UNKNOWN, Located, keyed
-from vim_core import io
 from vim_core.data import folders
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 ROWS = 16
 """Rows that are held in memory."""
@@ -33,7 +33,7 @@ def find(job: Job) -> Found:
 
 def class_names(source: str, path: str) -> tuple[str, ...]:
     """Class names in label order from the metadata of a file, () where there are none."""
-    from vim_core.data.tables import open_parquet
+    from vim_core.data.image_tables import open_parquet
 
     schema = open_parquet(io.join(source, path)).schema_arrow
     try:
@@ -68,7 +68,7 @@ def _rows(job: Job, container: Container) -> Iterator[tuple[bytes | None, str, i
     """Bytes, file name and label of each row. Raises `DataError` where a file cannot be read further."""
     import pyarrow as pa
 
-    from vim_core.data.tables import open_parquet
+    from vim_core.data.image_tables import open_parquet
 
     try:
         file = open_parquet(io.join(job.config.source, container.path))

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from components.ingesting.layouts.base import Container, Found, Job, by_side, state_of, unpacked_name, unreadable
 from components.ingesting.layouts.parquet import ROWS
 from components.ingesting.locator import UNKNOWN, Located
-from vim_core import io
 from vim_core.data import folders
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 MANIFEST = "manifest.json"
 DEAD = "dead_letter.parquet"
@@ -44,7 +44,7 @@ def scan(job: Job, container: Container) -> Iterator[Located]:
     """Every row of a file, its bytes unpacked on the way as for Parquet."""
     import pyarrow as pa
 
-    from vim_core.data.tables import open_parquet
+    from vim_core.data.image_tables import open_parquet
 
     name = unpacked_name(container)
     blank = Located(container.path, "path", container.split, "", UNKNOWN, container.path, "table", name)

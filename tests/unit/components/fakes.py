@@ -12,8 +12,8 @@ from components import execute
 from components.api import Artifact, Context, Outcome, Tracker
 from components.execute import Result, Services
 from tests.support import SilentProgress, SilentTracker
-from vim_core import io
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 Act = Callable[[Any, Mapping[str, Artifact], Context], Outcome]
 

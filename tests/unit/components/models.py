@@ -11,14 +11,14 @@ import torch
 from components.api import Artifact
 from tests.synthetic import artifact, image_files, rows
 from tests.unit.vim_core.tiny import enlarge, pixels, quantize_config
-from vim_core import io
 from vim_core.config import StackConfig
-from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.data.code_tables import CodeMeta, write_codes
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.prior import model_config as prior_settings
-from vim_core.models.saving import to_bytes
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.models.vit_vqgan import model_config as tokenizer_settings
+from vim_core.storage import io
+from vim_core.weights.saving import to_bytes
 
 CLASSES = ["ant", "bee", "cat"]
 

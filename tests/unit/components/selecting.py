@@ -14,9 +14,9 @@ from components.api import Artifact
 from tests.synthetic import artifact, image_files, rows
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import enlarge
-from vim_core import io
 from vim_core.metrics.moments import Moments
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
+from vim_core.storage import io
 
 SIZE, FEATURES = 8, 5
 

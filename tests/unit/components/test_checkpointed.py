@@ -17,10 +17,10 @@ from pipelines.sweeps import checkpoints
 from tests.support import SilentProgress, SilentTracker
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import prior_config
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import DataError
 from vim_core.models.prior import load_prior
+from vim_core.storage import io
 
 TRAINING = "7" * 20
 

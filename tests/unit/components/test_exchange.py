@@ -12,8 +12,8 @@ from PIL import Image
 from components import exchange, store
 from pipelines import cli
 from tests.synthetic import artifact, pictures, rows
+from vim_core.data.image_tables import ImageTable, write_images
 from vim_core.data.images import decode
-from vim_core.data.tables import ImageTable, write_images
 from vim_core.errors import DataError
 
 

@@ -12,9 +12,9 @@ import pytest
 from components import execute, lease, store
 from components.api import Artifact, Context, Outcome
 from tests.unit.components.fakes import Act, Fake, files_below, run, services
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError, StorageError
+from vim_core.storage import io
 
 
 def test_an_artifact_is_made_once_and_found_again(fakes: dict[str, Fake], config: PipelineConfig) -> None:

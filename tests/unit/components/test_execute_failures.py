@@ -17,9 +17,9 @@ from components.api import Artifact, Context, Outcome
 from components.execute import Result
 from tests.support import SilentProgress
 from tests.unit.components.fakes import Fake, files_below, run, services
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError, StorageError
+from vim_core.storage import io
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 
 from components import lease
-from vim_core import io
 from vim_core.errors import StorageError
+from vim_core.storage import io
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NEVER = 1e9

@@ -13,8 +13,9 @@ import pytest
 from components import node_metrics, node_samples
 from components.node_samples import Collector, Sampler, chunks, driver
 from tests.support import SilentTracker
-from vim_core import io, spool
 from vim_core.errors import StorageError
+from vim_core.storage import io
+from vim_core.training import spool
 
 
 class Chips:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from components import ray_notices
-from vim_core.notices import Notice
+from vim_core.training.preemption import Notice
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from components.sampling.asked import Asked, numbers
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import models
 from vim_core.config import SampleConfig
-from vim_core.data.tables import ImageTable
+from vim_core.data.image_tables import ImageTable
 from vim_core.errors import ConfigError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer
 from vim_core.sampling import Sampler

@@ -28,7 +28,7 @@ from tests.synthetic import (
 )
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
-from vim_core.taps import TapSpec
+from vim_core.features import TapSpec
 
 NAME = "images/test-00000-of-00002.parquet"
 

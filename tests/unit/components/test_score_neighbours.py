@@ -15,8 +15,8 @@ from components.api import Artifact, Outcome
 from components.scoring.neighbours import summary_of
 from tests.synthetic import CLASSES, artifact, context_of, everything, image_files, inputs_of, pictures, rows
 from vim_core.config import ScoreConfig
+from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode
-from vim_core.data.tables import ImageTable
 
 TRAIN, COPIES = 60, (3, 7, 11)
 

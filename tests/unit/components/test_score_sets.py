@@ -26,7 +26,6 @@ from tests.synthetic import (
     rows,
     with_fields,
 )
-from vim_core import io
 from vim_core.config import ScoreConfig
 from vim_core.data.images import to_tensor
 from vim_core.errors import ConfigError, DataError, LineageError
@@ -37,6 +36,7 @@ from vim_core.metrics.precision_recall import FeatureSample
 from vim_core.metrics.rules import NAMED
 from vim_core.metrics.sums import rank_of
 from vim_core.models.classifier import load_classifier
+from vim_core.storage import io
 
 
 def scored(root: Path, made: dict[str, Artifact], name: str = "score", **settings: Any) -> Outcome:
@@ -277,7 +277,7 @@ def test_spatial_features_are_compared_where_statistics_have_them(
 ) -> None:
     """A network with three spatial features beside the classifier's own: the mean of each colour."""
     from components.measuring import shards
-    from vim_core.taps import load
+    from vim_core.features import load
 
     def with_colours(spec: Any) -> Any:
         tap = load(spec)

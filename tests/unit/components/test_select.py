@@ -16,8 +16,8 @@ from components.selecting import network, scores
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import selecting
 from vim_core.config import NetworkConfig, SelectConfig
+from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode, to_tensor
-from vim_core.data.tables import ImageTable
 from vim_core.errors import ConfigError, LineageError
 from vim_core.models.classifier import load_classifier
 

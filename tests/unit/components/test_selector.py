@@ -12,8 +12,8 @@ from components import classify, selector
 from components.api import Artifact
 from tests.synthetic import context_of
 from tests.unit.vim_core.tiny import classify_config
-from vim_core import io
 from vim_core.config import ClassifyConfig, SelectorConfig
+from vim_core.storage import io
 
 
 @pytest.mark.usefixtures("trained_here")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from components.api import Row
 from components.fault_log import FaultLog
 from components.shipping import Ledger, Outbox, Shipper, Tail
-from vim_core.spool import Spool
+from vim_core.training.spool import Spool
 
 
 class Server:

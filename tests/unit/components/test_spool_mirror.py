@@ -11,9 +11,9 @@ from components.scratch import scratch
 from components.shipping import Shipper
 from components.spool_mirror import Follower, Mirror, repeated
 from tests.support import SilentProgress, SilentTracker
-from vim_core import io
 from vim_core.errors import StorageError
-from vim_core.spool import Spool
+from vim_core.storage import io
+from vim_core.training.spool import Spool
 
 
 def written(folder: Path, remote: str) -> tuple[Spool, Mirror]:

@@ -15,8 +15,8 @@ import pytest
 from components import store
 from components.api import Artifact, FileEntry, InputRecord, Manifest
 from tests.support import PRIVATE
-from vim_core import io
 from vim_core.errors import DataError, StorageError
+from vim_core.storage import io
 
 FP = "0123456789abcdef0123"
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from components.tokenizing import jobs, stages
 from components.tokenizing.stages import Assembly, Piece, Plan, Shard
 from tests.unit.vim_core import tiny
-from vim_core import io
 from vim_core.config import AugmentConfig
-from vim_core.data.codes import CodeMeta, CodeTable
+from vim_core.data.code_tables import CodeMeta, CodeTable
+from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
-from vim_core.data.tables import ImageRow, write_images
 from vim_core.errors import DataError
 from vim_core.models.vit_vqgan import Tokenizer
+from vim_core.storage import io
 
 META = CodeMeta("train", (2, 2), 16, "t" * 64, views=3)
 PLAN = Plan("w", "c", "cpu", 1, 8, 5, {"train": META}, 0, AugmentConfig(flip=0.5, min_scale=0.5), 10_000)

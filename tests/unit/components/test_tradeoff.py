@@ -15,7 +15,6 @@ from components.api import Artifact, Context, Outcome
 from components.selecting import drawing, points
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import models, selecting
-from vim_core import io
 from vim_core.config import TradeoffConfig
 from vim_core.data.images import from_tensor, to_tensor
 from vim_core.errors import ConfigError, LineageError
@@ -25,8 +24,9 @@ from vim_core.metrics.moments import Moments
 from vim_core.models.classifier import load_classifier
 from vim_core.models.prior import load_prior
 from vim_core.models.vit_vqgan import load_tokenizer
-from vim_core.rejection import accepted
 from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.rejection import accepted
+from vim_core.storage import io
 
 
 @pytest.fixture(scope="module")

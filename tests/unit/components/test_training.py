@@ -20,11 +20,11 @@ from components.fingerprint import settings_of
 from tests.synthetic import artifact, context_of, with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import classify_config, prior_config, quantize_config
-from vim_core import io
 from vim_core.config import AugmentConfig
 from vim_core.errors import ConfigError, LineageError, VimError
 from vim_core.models.vit_vqgan import load_tokenizer
-from vim_core.spool import parse
+from vim_core.storage import io
+from vim_core.training.spool import parse
 
 pytestmark = pytest.mark.usefixtures("trained_here")
 
@@ -249,7 +249,7 @@ def test_a_refusal_of_any_worker_reaches_the_user_as_it_is(
     monkeypatch.setitem(sys.modules, "ray", stand_in)
     monkeypatch.setattr(ray_train, "fit", fit)
     # No second worker is there to agree with on the newest checkpoint; the refusal comes after it.
-    monkeypatch.setattr("vim_core.checkpoint.Checkpoints.latest", lambda self: None)
+    monkeypatch.setattr("vim_core.checkpoint.checkpoints.Checkpoints.latest", lambda self: None)
     config = quantize_config()
     config = replace(config, discriminator=replace(config.discriminator, stddev_group=3))
     with pytest.raises(ConfigError, match=r"stddev_group=3: does not divide a worker's batch of"):

@@ -13,8 +13,8 @@ import pytest
 from components import registry
 from components.api import Context, Inputs, Outcome
 from pipelines import history
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
+from vim_core.storage import io
 
 INPUTS = {
     "ingest": {},

@@ -11,8 +11,8 @@ import torch
 
 from pipelines import cli
 from tests.unit.components.test_exporting import tokenizer as artifact
-from tests.unit.vim_core.test_enhancing import HEAD, NARROW, Theirs, checkpoint
-from vim_core.data.codes import CodeTable
+from tests.unit.vim_core.weights.test_enhancing_transformers import HEAD, NARROW, Theirs, checkpoint
+from vim_core.data.code_tables import CodeTable
 from vim_core.data.images import decode, encode_png
 from vim_core.pretrained import Tokenizer
 

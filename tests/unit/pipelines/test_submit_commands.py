@@ -16,8 +16,8 @@ from pipelines.cli import main
 from pipelines.clusters import profile, specs, submitting
 from pipelines.clusters.api import FAILED, RUNNING, JobSpec, JobState
 from tests.unit.pipelines.clusters.fakes import FakeCluster
-from vim_core import io
 from vim_core.errors import VimError
+from vim_core.storage import io
 
 
 @pytest.fixture

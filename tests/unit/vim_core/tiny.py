@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vim_core.checkpoint import flatten
+from vim_core.checkpoint.checkpoints import flatten
 from vim_core.config import (
     AugmentConfig,
     ClassifyConfig,
@@ -24,12 +24,12 @@ from vim_core.config import (
     RestartConfig,
     StackConfig,
 )
-from vim_core.data.codes import CodeMeta, write_codes
+from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
-from vim_core.data.tables import ImageRow, write_images
+from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
-from vim_core.runtime.cpu import CpuRuntime
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask

@@ -11,9 +11,9 @@ import torch
 from components.archive.collecting import collect
 from components.archive.planning import Rules
 from tests.archived import key, own
-from vim_core import io
-from vim_core.checkpoint_files import Index, step_folder, to_json, write_part
-from vim_core.checkpoint_state import Piece
+from vim_core.checkpoint.files import Index, step_folder, to_json, write_part
+from vim_core.checkpoint.state import Piece
+from vim_core.storage import io
 
 
 def save(folder: str, step: int) -> None:

@@ -21,9 +21,9 @@ from components.archive.collecting import Collected, collect
 from components.archive.planning import Rules, seconds
 from tests.archived import DAY, key, leave_work, make, own, report, there
 from tests.unit.components.fakes import Fake, files_below, run, services
-from vim_core import io
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError, StorageError
+from vim_core.storage import io
 
 LATER = Rules(now=time.time() + 8 * DAY)
 """Eight days after the tests made everything."""

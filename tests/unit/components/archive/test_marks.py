@@ -10,8 +10,8 @@ from components import store
 from components.api import Artifact
 from components.archive import marks
 from tests.synthetic import artifact, with_fields
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 
 def kept(root: Path, component: str) -> Artifact:

@@ -9,8 +9,8 @@ import pytest
 from components.api import Artifact
 from components.archive import pins
 from tests.archived import key, make
-from vim_core import io
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 
 def test_a_pin_says_who_when_and_why(anywhere: str) -> None:

@@ -14,9 +14,9 @@ from components.ingesting.layouts import packed, tfrecord
 from components.ingesting.layouts.base import Container, Job
 from components.ingesting.locator import UNPACKED, Located, Reader
 from tests.layouts import record
-from vim_core import io
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 
 def job(root: Path, **changes: Any) -> Job:

@@ -11,9 +11,9 @@ from pipelines.clusters.profile import Cluster
 from pipelines.doctor import storage
 from pipelines.doctor.findings import FAIL, OK, Subject
 from tests.support import PRIVATE, failing
-from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import StorageError
+from vim_core.storage import io
 
 
 def subject(root: str, cluster: Cluster | None = None) -> Subject:

@@ -46,7 +46,7 @@ def test_a_file_too_large_to_hash_here_is_only_looked_for(tmp_path: Path, monkey
 
 
 def test_weights_in_a_bucket(anywhere: str) -> None:
-    from vim_core import io
+    from vim_core.storage import io
 
     uri = io.join(anywhere, "resnet.pth")
     assert looked_at(f"select.network.weights={uri}")["select.network.weights"].status == FAIL

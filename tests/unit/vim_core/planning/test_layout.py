@@ -8,7 +8,7 @@ from torch import nn
 
 from vim_core.config import DiscriminatorConfig, LossConfig, OptimConfig, PriorConfig, QuantizeConfig, StackConfig
 from vim_core.models.discriminator import make_discriminator
-from vim_core.optim import make_optimizer
+from vim_core.optim.optimizers import make_optimizer
 from vim_core.planning.layout import Layout, largest_block
 from vim_core.planning.networks import Part, prior_parts, quantize_parts
 

@@ -21,8 +21,8 @@ from vim_core.config import (
     StackConfig,
     TrainConfig,
 )
-from vim_core.data.codes import CodeMeta, write_codes
-from vim_core.models.presets import prior_stack
+from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.models.sizes import prior_stack
 from vim_core.planning import memory
 from vim_core.planning.activations import Kept, Numbers
 from vim_core.planning.chips import GB, GIB

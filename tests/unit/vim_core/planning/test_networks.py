@@ -9,7 +9,7 @@ import pytest
 
 from vim_core.config import ClassifyConfig, LossConfig, PriorConfig, ProbeConfig, QuantizeConfig
 from vim_core.models.classifier import Classifier, ClassifierShape
-from vim_core.models.presets import parameters, prior_stack, tokenizer_settings
+from vim_core.models.sizes import parameters, prior_stack, tokenizer_settings
 from vim_core.planning import networks
 
 README = Path(__file__).resolve().parents[4] / "README.md"

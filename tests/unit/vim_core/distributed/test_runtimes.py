@@ -1,0 +1,86 @@
+"""The accelerator seam on CPU: numeric class, seeds, threads, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vim_core.distributed import runtimes as seam
+from vim_core.distributed.runtimes.cpu import CpuRuntime, cpu_has_bf16
+from vim_core.errors import ConfigError
+
+
+def test_numeric_class_names_what_changes_bits() -> None:
+    runtime = seam.create("cpu", "bf16", threads=1, rank=1, world=2)
+    assert runtime.numeric.name == "cpu-bf16-t1-w2"
+    assert runtime.numeric.record() == {"device": "cpu", "dtype": "bf16", "threads": 1, "world": 2, "compiled": False}
+    runtime.compiled = True
+    assert runtime.numeric.name == "cpu-bf16-t1-w2-compiled"
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_uses_the_chosen_dtype(precision: str, dtype: torch.dtype) -> None:
+    runtime = CpuRuntime(precision, threads=1)
+    with runtime.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
+
+
+def test_auto_precision_follows_the_processor() -> None:
+    wanted = torch.bfloat16 if cpu_has_bf16() else torch.float32
+    assert CpuRuntime("auto", threads=1).dtype is wanted
+
+
+def test_noise_is_keyed_by_seed_step_and_rank() -> None:
+    def noise(seed: int, step: int, rank: int) -> tuple[float, ...]:
+        CpuRuntime("fp32", threads=1, rank=rank, world=4).seed_step(seed, step)
+        return tuple(torch.rand(3).tolist())
+
+    first = noise(1, 2, 3)
+    assert noise(1, 2, 3) == first
+    others = [noise(1, 2, 2), noise(1, 3, 3), noise(2, 2, 3), noise(2, 1, 3)]
+    assert len({first, *others}) == 5
+
+
+def test_one_worker_needs_no_collectives() -> None:
+    runtime, value = CpuRuntime("fp32", threads=1), torch.arange(3.0)
+    assert torch.equal(runtime.sum(value), value)
+    assert torch.equal(runtime.mean(value), value)
+    assert torch.equal(runtime.gather(value), value)
+
+
+def test_threads_zero_means_every_core() -> None:
+    assert seam.resolve_threads(0) >= 1
+    assert seam.resolve_threads(3) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"run\.device='cuda': torch sees no GPU"):
+        seam.create("cuda", "auto", 1)
+    assert seam.create("auto", "fp32", 1).kind == "cpu"
+
+
+def test_the_step_seams_do_nothing_to_speak_of_on_cpu() -> None:
+    runtime, module = CpuRuntime("fp32", threads=1), torch.nn.Linear(2, 2)
+    batch = {"x": torch.arange(4.0)}
+    assert torch.equal(runtime.place(batch)["x"], batch["x"])
+    before = module.weight.detach().clone()
+    runtime.shard({"module": module}, {})
+    runtime.end_step()
+    assert torch.equal(module.weight, before)
+    copy = runtime.to_host(module.weight.T)
+    assert copy.is_contiguous()
+    assert not copy.requires_grad
+    assert torch.equal(copy, before.T)
+    assert not runtime.lockstep
+
+
+def test_xla_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing: dict[str, object] = {"torch_xla": None, "torch_tpu": None}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: missing[name])
+    with pytest.raises(ConfigError, match=r"run\.device='xla': torch_xla is not installed here"):
+        seam.create("xla", "fp32", 1)
+    missing |= {"torch_xla": object(), "torch_tpu": object()}
+    with pytest.raises(ConfigError, match="both claim the chips; remove torch_tpu"):
+        seam.create("xla", "fp32", 1)

@@ -1,0 +1,104 @@
+"""Taps: the classifier as the pipeline uses it, torchvision's networks by name."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from vim_core.data.images import square, to_tensor
+from vim_core.errors import ConfigError, DataError
+from vim_core.features import TapSpec, check, load
+from vim_core.features.classifier import ClassifierTap
+from vim_core.features.torchvision_net import build, last_layer, transform_of
+from vim_core.models.classifier import Classifier, ClassifierShape
+
+
+def pictures(count: int, height: int = 40, width: int = 52) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, size=(count, height, width, 3), dtype=np.uint8)
+
+
+def test_the_classifier_is_measured_as_before() -> None:
+    torch.manual_seed(0)
+    network = Classifier(ClassifierShape(image_size=16, classes=3, width=4, features=5)).eval()
+    tap = ClassifierTap(network, "d")
+    images = pictures(3)
+    with torch.inference_mode():
+        inputs = to_tensor(np.stack([square(image, 16) for image in images]))
+        features, logits = network.features(inputs), network(inputs)
+    taken = tap.take(torch.stack([tap.prepare(image) for image in images]))
+    assert torch.equal(taken.features, features)
+    assert torch.equal(taken.logits, logits)
+    assert (tap.dim, tap.classes, tap.size, tap.published) == (5, 3, 16, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [("resnet18", 512), ("vgg11", 4096), ("densenet121", 1024), ("mobilenet_v3_small", 1024), ("squeezenet1_1", 512),
+     ("vit_b_16", 768), ("swin_t", 768), ("convnext_tiny", 768), ("efficientnet_b0", 1280), ("inception_v3", 2048),
+     ("googlenet", 1024)],
+)  # fmt: skip
+def test_the_last_layer_of_every_family_is_found(name: str, dim: int) -> None:
+    with torch.device("meta"):
+        _, inputs, outputs = last_layer(build(name))
+    assert (inputs, outputs) == (dim, 1000)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> TapSpec:
+    torch.manual_seed(0)
+    path = tmp_path / "net.pth"
+    torch.save(torchvision.models.resnet18(num_classes=1000).state_dict(), path)
+    return TapSpec("torchvision:resnet18", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+
+
+def test_a_torchvision_network_by_name(saved: TapSpec) -> None:
+    tap = load(saved)
+    network = torchvision.models.resnet18()
+    network.load_state_dict(torch.load(saved.weights, weights_only=True))
+    transform = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    images = pictures(2)
+    inputs = torch.stack([transform(Image.fromarray(image)) for image in images])
+    trunk = torch.nn.Sequential(*list(network.eval().children())[:-1])
+    with torch.inference_mode():
+        features, logits = trunk(inputs).flatten(1), network(inputs)
+    taken = tap.take(torch.stack([tap.prepare(image) for image in images]))
+    torch.testing.assert_close(taken.features, features)
+    torch.testing.assert_close(taken.logits, logits)
+    assert (tap.name, tap.dim, tap.classes, tap.size) == ("resnet18", 512, 1000, 224)
+    assert tap.digest.startswith(saved.sha256)
+    assert "crop_size=[224]" in tap.preprocessing
+    assert "mean=[0.485, 0.456, 0.406]" in tap.preprocessing
+
+
+def test_spatial_features_are_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    tap = load(TapSpec("torchvision:squeezenet1_1", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+    taken = tap.take(torch.stack([tap.prepare(image) for image in pictures(2)]))
+    assert (taken.features.shape, taken.logits.shape) == ((2, 512), (2, 1000))
+
+
+def test_the_hash_tells_which_published_preprocessing_applies() -> None:
+    weights = torchvision.models.ResNet50_Weights
+    first = weights.IMAGENET1K_V1.url.rsplit("-", 1)[-1].removesuffix(".pth")
+    assert transform_of("resnet50", first + "0" * 56).resize_size == [256]
+    assert transform_of("resnet50", "0" * 64).resize_size == weights.DEFAULT.transforms().resize_size == [232]
+
+
+def test_what_there_is_not_is_named(saved: TapSpec) -> None:
+    with pytest.raises(ConfigError, match="did you mean torchvision:resnet18"):
+        check(TapSpec("torchvision:resnet19", "x", sha256="0" * 8))
+    with pytest.raises(ConfigError, match="must be one of classifier, inception, torchvision:<name>"):
+        check(TapSpec("clip", "x"))
+    with pytest.raises(ConfigError, match=r"statistics\.weights is empty"):
+        check(TapSpec("torchvision:resnet18", "", sha256="0" * 8))
+    with pytest.raises(DataError, match="sha256 is"):
+        load(TapSpec("torchvision:resnet18", saved.weights, sha256="0" * 8))
+    with pytest.raises(DataError, match="does not fit torchvision:resnet34"):
+        load(TapSpec("torchvision:resnet34", saved.weights, sha256=saved.sha256))

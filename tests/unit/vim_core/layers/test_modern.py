@@ -1,0 +1,181 @@
+"""The modern block: each part against another definition of it, and the whole prior made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.unit.vim_core.tiny import STACK, code_table, enlarge, prior_config, prior_network, runtime
+from vim_core.config import StackConfig
+from vim_core.errors import ConfigError
+from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary, SwiGlu, rope_angles, swiglu_width
+from vim_core.models.prior import PriorShape, load_prior
+from vim_core.sampling import Sampler, Settings, draw, noise
+from vim_core.tasks.prior import PriorData, PriorTask
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_equals_the_library_layer(dtype: torch.dtype) -> None:
+    mine, other = RMSNorm(12), torch.nn.RMSNorm(12, eps=1e-6)
+    enlarge(mine)
+    other.load_state_dict(mine.state_dict())
+    x = (torch.randn(3, 5, 12) * 4).to(dtype)
+    found = mine(x)
+    assert found.dtype is dtype
+    torch.testing.assert_close(found, other(x.float()).to(dtype))
+
+
+def turned(x: Tensor, angle: float, row: int, column: int) -> Tensor:
+    """One head's vector by complex products, pair by pair; `angle` is the base of the frequencies."""
+    pairs = len(x) // 4
+    z = torch.complex(*x.double().chunk(2))
+    speed = [angle ** (-i / pairs) for i in range(pairs)]
+    turn = torch.tensor([row * w for w in speed] + [column * w for w in speed], dtype=torch.float64)
+    z = z * torch.polar(torch.ones_like(turn), turn)
+    return torch.cat([z.real, z.imag])
+
+
+def test_rotation_equals_complex_products() -> None:
+    rotary, x = Rotary((3, 5), 8), torch.randn(2, 3, 16, 8)
+    found = rotary(x).double()
+    for token in range(16):
+        row, column = (0, 0) if token == 0 else ((token - 1) // 5 + 1, (token - 1) % 5 + 1)
+        for batch in range(2):
+            for head in range(3):
+                expected = turned(x[batch, head, token], 10_000.0, row, column)
+                torch.testing.assert_close(found[batch, head, token], expected, atol=1e-5, rtol=1e-5)
+    one = rotary(x[:, :, 7:8], torch.tensor([7]))
+    assert torch.equal(one, rotary(x)[:, :, 7:8])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 4), st.integers(0, 3), st.integers(0, 4), st.integers(0, 3), st.integers(0, 4))
+def test_products_depend_on_the_offset_alone(r1: int, c1: int, r2: int, c2: int, down: int, right: int) -> None:
+    rotary = Rotary((8, 9), 16)
+    generator = torch.Generator().manual_seed(1)
+    q, k = torch.randn(2, 16, generator=generator)
+
+    def product(row1: int, column1: int, row2: int, column2: int) -> float:
+        places = (row1 * 9 + column1 + 1, row2 * 9 + column2 + 1)
+        a, b = (rotary(v.view(1, 1, 1, 16), torch.tensor([p])) for v, p in zip((q, k), places, strict=True))
+        return float((a * b).sum())
+
+    moved = product(r1 + down, c1 + right, r2 + down, c2 + right)
+    assert product(r1, c1, r2, c2) == pytest.approx(moved, abs=1e-4)
+    other = product(r1 + down + 1, c1 + right, r2 + down, c2 + right)
+    assert abs(other - moved) > 1e-3
+
+
+def test_every_token_has_a_place_of_its_own_and_the_class_token_is_not_turned() -> None:
+    angles = rope_angles((4, 6), 8)
+    assert torch.equal(angles[0], torch.zeros(4, dtype=torch.float64))
+    assert len(angles.unique(dim=0)) == 1 + 24
+
+
+def test_gated_net_by_its_formula() -> None:
+    net, x = SwiGlu(16, 48), torch.randn(2, 3, 16)
+    gate = x @ net.gate.weight.T
+    expected = (gate * torch.sigmoid(gate) * (x @ net.up.weight.T)) @ net.down.weight.T
+    torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize("mlp", [32, 256, 768, 3072, 6144, 8192])
+def test_gated_width_keeps_the_parameters(mlp: int) -> None:
+    width = swiglu_width(mlp)
+    assert width % (64 if mlp >= 768 else 8) == 0
+    assert abs(3 * width - 2 * mlp) <= 3 * (32 if mlp >= 768 else 4)
+
+
+def test_block_by_its_formula() -> None:
+    rotary = Rotary((2, 3), 8)
+    block, x = ModernBlock(STACK, 0.0, rotary), torch.randn(2, 7, 16)
+    enlarge(block)
+
+    def rms(y: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(y, (y.shape[-1],), weight, 1e-6)
+
+    q, k, v = (block.attention.qkv.weight @ rms(x, block.norm1.weight).mT).mT.split(16, dim=-1)  # type: ignore[arg-type]
+    heads = []
+    for part in range(2):
+        at = slice(8 * part, 8 * part + 8)
+        q1 = rotary(rms(q[..., at], block.attention.query_norm.weight)[:, None])[:, 0]  # type: ignore[union-attr,arg-type]
+        k1 = rotary(rms(k[..., at], block.attention.key_norm.weight)[:, None])[:, 0]  # type: ignore[union-attr,arg-type]
+        scores = (q1 @ k1.mT / 8**0.5).masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf)
+        heads.append(scores.softmax(-1) @ v[..., at])
+    y = x + torch.cat(heads, dim=-1) @ block.attention.out.weight.T
+    expected = y + block.mlp(rms(y, block.norm2.weight))  # type: ignore[arg-type]
+    torch.testing.assert_close(block(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    return torch.randint(0, 11, (4, 6), generator=torch.Generator().manual_seed(2)), torch.arange(4) % 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cached_steps_equal_the_whole_pass(dtype: torch.dtype) -> None:
+    prior, (codes, labels) = prior_network(variant="modern"), inputs()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        whole = prior(codes, labels).float()
+        cache, steps = prior.empty_cache(4, dtype), torch.arange(6)
+        x = prior.class_embedding(labels)[:, None]
+        for t in range(6):
+            mask = torch.where(steps <= t, 0.0, -torch.inf).to(dtype)
+            logits = prior.decode_step(x, cache, steps[t : t + 1], mask)
+            tolerance = 1e-5 if dtype is torch.float32 else 0.1
+            torch.testing.assert_close(logits, whole[:, t], atol=tolerance, rtol=tolerance)
+            x = (prior.code_embedding(codes[:, t]) + prior.positions()[t])[:, None]
+
+
+def test_every_code_is_predicted_from_the_ones_before_it_and_their_places() -> None:
+    prior, (codes, labels) = prior_network(variant="modern"), inputs()
+    before = prior(codes, labels)
+    for changed in range(6):
+        other = codes.clone()
+        other[:, changed] = (other[:, changed] + 1) % 11
+        after = prior(other, labels)
+        assert torch.equal(after[:, : changed + 1], before[:, : changed + 1])
+        for later in range(changed + 1, 6):
+            assert not torch.allclose(after[:, later], before[:, later], atol=1e-4)
+    swapped = codes[:, [1, 0, 2, 3, 4, 5]]
+    assert not torch.allclose(prior(swapped, labels)[:, 4], before[:, 4], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_sampling_equals_drawing_without_a_cache() -> None:
+    prior, how, labels = prior_network(variant="modern"), Settings(seed=4), torch.tensor([0, 2])
+    codes, uniform = torch.zeros(2, 6, dtype=torch.int64), noise(4, 0, 2, 6)
+    for t in range(6):
+        codes[:, t] = draw(prior(codes, labels)[:, t], uniform[:, t], how)
+    assert torch.equal(Sampler(prior, how, 2).group(0, labels), codes)
+
+
+def test_the_task_trains_saves_and_reloads_the_variant_it_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tables = [
+        code_table(tmp_path / split, rng.integers(0, 11, (12, 6)), np.arange(12) % 3, 11, split)
+        for split in ("train", "test")
+    ]
+    config = prior_config(variant="modern", embedding_dropout=False, ema=0.0)
+    task = PriorTask(config, PriorData(tables[:1], tables[1:], 3, "t"), runtime())
+    losses = [float(task.step(step, task.batch(step))["loss"]) for step in range(6)]
+    assert losses[-1] < losses[0]
+    for name, data in task.export().items():
+        (tmp_path / name).write_bytes(data)
+    loaded = load_prior(str(tmp_path / "model.safetensors"), str(tmp_path / "config.json"))
+    assert (loaded.shape.variant, loaded.shape.embedding_dropout, loaded.dropout.rate) == ("modern", False, 0.0)
+    codes, labels = inputs()
+    assert torch.equal(loaded(codes, labels), task.model.eval()(codes, labels))
+
+
+def test_variants_and_head_widths_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"prior\.variant='newest': must be one of paper, modern"):
+        PriorShape(variant="newest")
+    with pytest.raises(ConfigError, match="width divisible by 4, got 6"):
+        prior_network(variant="modern", stack=StackConfig(1, 2, 12, 16))

@@ -1,0 +1,139 @@
+"""Running blocks again in the backward pass changes memory, never a bit of the gradients."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.unit.vim_core.tiny import (
+    assert_equal_bits,
+    code_table,
+    image_table,
+    prior_config,
+    quantize_config,
+    runtime,
+    state_of,
+)
+from vim_core.config import StackConfig
+from vim_core.losses.terms import next_token_loss
+from vim_core.models.prior import ImagePrior, PriorShape
+from vim_core.models.vit_vqgan import ViTVQGAN
+from vim_core.tasks.base import Task
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+
+DEEP = StackConfig(blocks=3, heads=2, dim=16, mlp=32)
+
+
+def prior_gradients(variant: str, recompute: bool, bf16: bool) -> tuple[dict[str, Tensor], Counter[str]]:
+    torch.manual_seed(0)
+    shape = PriorShape(DEEP, [4, 4], 11, 3, dropout=0.3, variant=variant)
+    prior = ImagePrior(shape, recompute).train()
+    runs = counted(prior)
+    codes = torch.randint(0, 11, (3, 16))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = prior(codes, torch.tensor([0, 1, 3]))
+    next_token_loss(logits, codes).backward()
+    return {name: p.grad for name, p in prior.named_parameters() if p.grad is not None}, runs
+
+
+def counted(module: nn.Module) -> Counter[str]:
+    """How often each block runs."""
+    runs: Counter[str] = Counter()
+    for name, part in module.named_modules():
+        if hasattr(part, "attention"):
+            part.attention.register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
+    return runs
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("variant", ["paper", "modern"])
+def test_gradients_of_the_prior_are_the_same_bits(variant: str, bf16: bool) -> None:
+    plain, once = prior_gradients(variant, False, bf16)
+    again, twice = prior_gradients(variant, True, bf16)
+    assert len(plain) == len(list(ImagePrior(PriorShape(DEEP, [4, 4], 11, 3, variant=variant)).parameters()))
+    assert_equal_bits(plain, again)
+    assert set(once.values()) == {1}
+    assert set(twice.values()) == {2}
+    assert len(twice) == 3
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_gradients_of_the_tokenizer_are_the_same_bits(bf16: bool) -> None:
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = ViTVQGAN(quantize_config(encoder=DEEP, recompute=recompute))
+        runs = counted(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            result = model(torch.rand(3, 3, 8, 8))
+        (result.raw.square().mean() + result.quantized.commitment_loss).backward()
+        assert set(runs.values()) == {2 if recompute else 1}
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert_equal_bits(*found)
+
+
+def kept(recompute: bool) -> int:
+    """Bytes that the forward pass of a prior keeps for the backward pass, weights left out."""
+    torch.manual_seed(0)
+    prior = ImagePrior(PriorShape(StackConfig(6, 2, 16, 64), [4, 4], 11, 3, dropout=0.3), recompute).train()
+    codes = torch.randint(0, 11, (8, 16))
+    weights = {p.untyped_storage().data_ptr() for p in prior.parameters()}
+    seen: dict[int, int] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    alive = []
+    hooks = [block.register_forward_pre_hook(lambda module, given: alive.append(given[0])) for block in prior.blocks]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        prior(codes, torch.zeros(8, dtype=torch.int64))
+    for hook in hooks:
+        hook.remove()
+    inputs = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in alive}
+    return sum((seen | inputs).values())
+
+
+def test_less_is_kept_for_the_backward_pass() -> None:
+    assert kept(recompute=True) < 0.25 * kept(recompute=False)
+
+
+def task(kind: str, folder: Path, recompute: bool) -> Task:
+    if kind == "prior":
+        rng = np.random.default_rng(0)
+        tables = [
+            code_table(folder / split, rng.integers(0, 11, (count, 6)), rng.integers(0, 3, count), 11, split)
+            for split, count in (("train", 12), ("test", 6))
+        ]
+        settings = prior_config(recompute=recompute, variant="modern", stack=DEEP)
+        return PriorTask(settings, PriorData(tables[:1], tables[1:], 3, "t"), runtime("bf16"))
+    train, test = image_table(folder / "a", 12), image_table(folder / "b", 6, seed=1)
+    return QuantizerTask(quantize_config(recompute=recompute), QuantizerData([train], [test]), runtime())
+
+
+@pytest.mark.parametrize("kind", ["prior", "quantizer"])
+def test_training_ends_in_the_same_weights(kind: str, tmp_path: Path) -> None:
+    states = []
+    for recompute in (False, True):
+        training = task(kind, tmp_path, recompute)
+        for step in range(3):
+            training.runtime.seed_step(0, step)
+            training.step(step, training.batch(step))
+        states.append(state_of(training))
+    assert_equal_bits(*states)
+
+
+def test_without_gradients_a_block_runs_once() -> None:
+    prior = ImagePrior(PriorShape(DEEP, [2, 2], 11, 3), recompute=True)
+    runs = counted(prior)
+    with torch.no_grad():
+        prior(torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    assert set(runs.values()) == {1}

@@ -1,0 +1,101 @@
+"""Everything summed in one pass equals the whole at once, however the images come."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vim_core.errors import DataError
+from vim_core.features import Taken
+from vim_core.metrics.inception_score import ScoreSums
+from vim_core.metrics.moments import Moments, merge_all
+from vim_core.metrics.precision_recall import FeatureSample
+from vim_core.metrics.sums import Sums, half_of, rank_of, split_of
+
+
+def images(count: int, dim: int, seed: int = 0) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    stream = torch.Generator().manual_seed(seed)
+    keys = [f"image-{row}" for row in range(count)]
+    return keys, torch.randn(count, dim, generator=stream) + 3, torch.randn(count, 4, generator=stream) * 5
+
+
+def summed(sums: Sums, keys: list[str], features: torch.Tensor, logits: torch.Tensor, cuts: list[int]) -> Sums:
+    for rows in np.split(np.arange(len(keys)), cuts):
+        if rows.size:
+            sums.add([keys[row] for row in rows], Taken(features[rows], logits[rows]))
+    return sums
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_any_batches_equal_the_whole(data: st.DataObject) -> None:
+    count, dim = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 12))
+    keys, features, logits = images(count, dim, data.draw(st.integers(0, 99)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=8)))
+    sums = Sums(dim, 4, halves=True, splits=3, features=7, padded=data.draw(st.booleans()))
+    moments, *halves, scores, sample = summed(sums, keys, features, logits, cuts).parts()
+    half = np.array([half_of(key) for key in keys])
+    for found, chosen in ((moments, features), (halves[0], features[half == 0]), (halves[1], features[half == 1])):
+        whole = Moments.from_batch(chosen)
+        assert found.count == whole.count
+        np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(found.m2, whole.m2, rtol=1e-10, atol=1e-10)
+    splits = np.array([split_of(key, 3) for key in keys])
+    whole_scores = ScoreSums.from_batch(logits, splits, 3)
+    np.testing.assert_array_equal(scores.counts, whole_scores.counts)
+    np.testing.assert_allclose(scores.probabilities, whole_scores.probabilities, rtol=1e-10, atol=1e-12)
+    ranks = np.array([rank_of(key) for key in keys], dtype=np.uint64)
+    assert sample.to_bytes() == FeatureSample.from_batch(features, ranks, 7).to_bytes()
+
+
+def test_batches_as_large_as_the_dimension_are_leaves_of_their_own() -> None:
+    """What was measured before features waited keeps its bits."""
+    keys, features, logits = images(30, 4)
+    found = summed(Sums(4), keys, features, logits, [6, 12, 18, 24]).parts()[0]
+    leaves = [Moments.from_batch(part) for part in features.split(6)]
+    assert found.to_bytes() == merge_all(leaves).to_bytes()
+    padded = summed(Sums(4, padded=True), keys, features, logits, [6, 12, 18, 24]).parts()[0]
+    assert padded.to_bytes() == merge_all([Moments.empty(4), *leaves]).to_bytes()
+
+
+def test_few_moments_are_held_however_many_images_come() -> None:
+    sums = Sums(2)
+    for start in range(0, 512, 2):
+        sums.add([str(start), str(start + 1)], Taken(torch.randn(2, 2), torch.empty(2, 0)))
+        assert len(sums.trees[0]) <= 9
+    assert sums.parts()[0].count == 512
+
+
+def test_nothing_gives_empty_parts_and_damage_is_refused() -> None:
+    moments, scores, sample = Sums(3, 4, splits=2, features=5).parts()
+    assert (moments.count, scores.count, sample.count) == (0, 0, 0)
+    broken = Sums(2)
+    with pytest.raises(DataError, match="1 images are not finite"):
+        broken.add(["a", "b"], Taken(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), torch.empty(2, 0)))
+
+
+def test_the_choices_by_key_are_independent() -> None:
+    """A split of the score is no half, and the features kept are no split: 2,000 keys fill every cell alike."""
+    keys = [str(row) for row in range(2000)]
+    cells = np.zeros((2, 3, 2))
+    for key in keys:
+        cells[half_of(key), split_of(key, 3), rank_of(key) >> 63] += 1
+    assert cells.min() > 2000 / 12 * 0.7
+    assert cells.max() < 2000 / 12 * 1.3
+
+
+def test_spatial_features_have_moments_of_their_own_and_splits_may_be_given() -> None:
+    keys, features, logits = images(20, 3)
+    spatial = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    given_splits = np.arange(20) % 2
+    sums = Sums(3, 4, splits=2, spatial=5)
+    for rows in (slice(0, 8), slice(8, 20)):
+        sums.add(keys[rows], Taken(features[rows], logits[rows], spatial[rows]), given_splits[rows])
+    moments, scores, found = sums.parts()
+    np.testing.assert_allclose(found.m2, Moments.from_batch(spatial).m2, rtol=1e-10)
+    np.testing.assert_allclose(moments.mean, Moments.from_batch(features).mean, rtol=1e-10)
+    whole = ScoreSums.from_batch(logits, given_splits, 2)
+    np.testing.assert_allclose(scores.probabilities, whole.probabilities, rtol=1e-12)

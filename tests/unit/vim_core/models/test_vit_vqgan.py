@@ -1,0 +1,154 @@
+"""The tokenizer: geometry, ranges, and the one definition of encode (contract 7)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.unit.vim_core.tiny import quantize_config, tokenizer_network
+from vim_core.config import LossConfig, StackConfig
+from vim_core.errors import ConfigError, DataError
+from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN, load_tokenizer, model_config
+from vim_core.weights.saving import to_bytes
+
+PLAIN = LossConfig(logit_laplace=0.0, perceptual=0.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(tokenizer_network())
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(23, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_assembling_patches_gives_the_image_back(patch: int, grid: int, batch: int) -> None:
+    model = ViTVQGAN(quantize_config(image_size=patch * grid, patch=patch, loss=PLAIN))
+    images = torch.rand(batch, 3, patch * grid, patch * grid)
+    patches = model._patches(images)
+    assert patches.shape == (batch, grid * grid, patch * patch * 3)
+    assert torch.equal(model._assemble(patches, (grid, grid)), images)
+
+
+def test_patches_come_in_raster_order() -> None:
+    model = ViTVQGAN(quantize_config(image_size=12, patch=4, loss=PLAIN))
+    images = torch.rand(2, 3, 12, 12)
+    patches = model._patches(images)
+    for token in range(9):
+        top, left = divmod(token, 3)
+        cut = images[:, :, top * 4 : top * 4 + 4, left * 4 : left * 4 + 4]
+        assert torch.equal(patches[:, token].sort().values, cut.flatten(1).sort().values)
+
+
+def test_six_channels_carry_the_logit_laplace_three_the_pixels() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    six, three = tokenizer_network(), tokenizer_network(loss=PLAIN)
+    assert six(images).raw.shape == (2, 6, 8, 8)
+    raw = three(images).raw
+    assert raw.shape == (2, 3, 8, 8)
+    assert torch.equal(three.pixels(raw), raw)
+
+
+def test_pixels_invert_the_map_of_the_logit_laplace() -> None:
+    model, images = tokenizer_network(), torch.rand(2, 3, 8, 8)
+    raw = torch.cat([torch.logit(images * 0.8 + 0.1), torch.randn(2, 3, 8, 8)], dim=1)
+    torch.testing.assert_close(model.pixels(raw), images, atol=1e-5, rtol=0)
+
+
+def test_training_pass_and_tokenizer_agree(tokenizer: Tokenizer, images: Tensor) -> None:
+    result = tokenizer.model(images)
+    codes = tokenizer.encode(images)
+    assert torch.equal(result.quantized.codes.view(23, 4), codes)
+    decoded = tokenizer.model.pixels(result.raw).clamp(0, 1).detach()
+    torch.testing.assert_close(tokenizer.decode(codes), decoded, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 23), max_size=5), st.randoms(use_true_random=False))
+def test_codes_do_not_depend_on_number_or_neighbours(cuts: list[int], random: object) -> None:
+    tokenizer = Tokenizer(tokenizer_network())
+    images = torch.rand(23, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    whole = tokenizer.encode(images)
+    order = list(range(23))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    bounds = [0, *sorted(cuts), 23]
+    parts = [tokenizer.encode(images[order[a:b]]) for a, b in pairwise(bounds)]
+    assert torch.equal(torch.cat(parts), whole[order])
+
+
+def test_network_only_ever_sees_full_batches(images: Tensor) -> None:
+    tokenizer, seen = Tokenizer(tokenizer_network()), []
+    tokenizer.model.embed.register_forward_hook(lambda module, given, result: seen.append(len(given[0])))
+    tokenizer.model.from_code.register_forward_hook(lambda module, given, result: seen.append(len(given[0])))
+    for count in (1, 5, 8):
+        tokenizer.decode(tokenizer.encode(images[:count]))
+    assert set(seen) == {5}
+
+
+def test_codes_and_pixels_lie_in_their_ranges(tokenizer: Tokenizer, images: Tensor) -> None:
+    codes = tokenizer.encode(images)
+    assert codes.dtype is torch.int64
+    assert codes.shape == (23, 4)
+    assert int(codes.min()) >= 0
+    assert int(codes.max()) < tokenizer.vocabulary
+    assert len(codes.unique()) > 3
+    decoded = tokenizer.decode(codes)
+    assert decoded.shape == (23, 3, 8, 8)
+    assert float(decoded.min()) >= 0
+    assert float(decoded.max()) <= 1
+    assert tokenizer.encode(images[:0]).shape == (0, 4)
+    assert tokenizer.decode(codes[:0]).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 8, 8), (2, 3, 8, 4)])
+def test_images_of_another_shape_are_refused(tokenizer: Tokenizer, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected images \[N, 3, 8, 8\]"):
+        tokenizer.encode(torch.zeros(shape))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[str, str]:
+    model = tokenizer_network()
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    weights.write_bytes(to_bytes(model))
+    config.write_bytes(model_config(model.config))
+    return str(weights), str(config)
+
+
+def test_round_trip_keeps_settings_and_bits(saved: tuple[str, str], tokenizer: Tokenizer, images: Tensor) -> None:
+    loaded = load_tokenizer(*saved)
+    assert loaded.model.config == tokenizer.model.config
+    assert (loaded.grid, loaded.vocabulary, loaded.encode_batch, loaded.image_size) == ((2, 2), 16, 5, 8)
+    codes = tokenizer.encode(images)
+    assert torch.equal(loaded.encode(images), codes)
+    assert torch.equal(loaded.decode(codes), tokenizer.decode(codes))
+
+
+def test_weights_of_another_size_are_refused(saved: tuple[str, str], tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_bytes(model_config(quantize_config(encoder=StackConfig(blocks=1, heads=2, dim=32, mlp=32))))
+    with pytest.raises(DataError, match="does not fit ViTVQGAN"):
+        load_tokenizer(saved[0], str(other))
+
+
+def test_missing_config_is_refused(saved: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        load_tokenizer(saved[0], str(tmp_path / "nowhere.json"))
+
+
+def test_sine_cosine_positions_are_not_saved_and_need_four_channels(tmp_path: Path) -> None:
+    model = tokenizer_network(positions="sincos")
+    assert not any("positions" in name for name in model.state_dict())
+    assert not any("positions" in name for name, _ in model.named_parameters())
+    with pytest.raises(ConfigError, match="divisible by 4, got 18"):
+        tokenizer_network(positions="sincos", encoder=StackConfig(blocks=1, heads=2, dim=18, mlp=8))

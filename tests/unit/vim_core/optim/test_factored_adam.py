@@ -1,0 +1,282 @@
+"""Factored Adam against its formulas in numpy, Adam, transformers' Adafactor; skips, resume, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vim_core.checkpoint.checkpoints import flatten, restore
+from vim_core.config import OptimConfig
+from vim_core.errors import ConfigError
+from vim_core.optim.factored_adam import FactoredAdam
+from vim_core.optim.optimizers import clip, factored, guarded_step, make_optimizer, set_rate
+
+MOMENTS = ["fp32", "bf16", "int8"]
+SHAPES = [(6, 32), (4, 3, 2, 2), (5,), ()]
+Array = np.ndarray
+
+
+def parameters(seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def give_gradients(params: list[nn.Parameter], step: int, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(1000 + step)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator) * scale
+
+
+def reference(p: Array, gradients: list[Array], lr: float, beta1: float, beta2: float, decay: float, d: float) -> Array:
+    """The formulas as written in the module, in float64, for one parameter."""
+    shape = p.shape
+    matrix = p.ndim >= 2
+    w = p.astype(np.float64).reshape(p.shape[0], -1) if matrix else p.astype(np.float64)
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    r, c = np.zeros(len(w) if matrix else 1), np.zeros(w.shape[-1] if matrix else 1)
+    for t, gradient in enumerate(gradients, 1):
+        g = gradient.astype(np.float64).reshape(w.shape)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        if matrix:
+            r = beta2 * r + (1 - beta2) * (g**2).mean(1)
+            c = beta2 * c + (1 - beta2) * (g**2).mean(0)
+            v = np.outer(r, c) / r.mean()
+        u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + 1e-8)
+        u = u / max(1.0, np.sqrt((u**2).mean()) / d) if d else u
+        w = (1 - lr * decay) * w - lr * u
+        if matrix:
+            v = np.zeros_like(w)
+    return w.reshape(shape)
+
+
+@pytest.mark.parametrize("update_clip", [0.0, 0.7])
+def test_updates_are_those_of_the_formulas(update_clip: float) -> None:
+    params, starts, gradients = parameters(), [p.detach().numpy().copy() for p in parameters()], []
+    optimizer = FactoredAdam(params, 1e-2, (0.9, 0.96), weight_decay=0.3, update_clip=update_clip)
+    for step in range(5):
+        give_gradients(params, step)
+        gradients.append([p.grad.numpy().copy() for p in params if p.grad is not None])
+        optimizer.step()
+    for index, p in enumerate(params):
+        expected = reference(starts[index], [g[index] for g in gradients], 1e-2, 0.9, 0.96, 0.3, update_clip)
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=2e-5, atol=2e-6)
+
+
+def test_gradients_of_rank_one_give_adam() -> None:
+    noise = torch.Generator().manual_seed(0)
+    start = torch.randn(16, 24, generator=noise)
+    # Signs are free: only the squares must have rank one, with one pattern at all steps.
+    pattern = torch.rand(16, 1, generator=noise) * torch.rand(1, 24, generator=noise)
+    mine, adam = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [
+        FactoredAdam([mine], 1e-2, (0.9, 0.96), weight_decay=0.1),
+        torch.optim.AdamW([adam], 1e-2, (0.9, 0.96), weight_decay=0.1),
+    ]
+    for step in range(20):
+        signs = torch.randint(0, 2, (16, 24), generator=noise) * 2 - 1
+        for p, optimizer in zip((mine, adam), optimizers, strict=True):
+            p.grad = pattern * signs * (1 + step)
+            optimizer.step()
+    torch.testing.assert_close(mine, adam, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_threshold", [1e9, 1.0])
+def test_without_momentum_it_is_adafactor_with_averaged_squares(clip_threshold: float) -> None:
+    """transformers' Adafactor at decay_rate -1 averages all squares evenly, as a bias-corrected beta2 near 1 does."""
+    from transformers.optimization import Adafactor
+
+    mine, theirs = parameters(), parameters()
+    clipped = 0.0 if clip_threshold > 1 else clip_threshold
+    optimizer = FactoredAdam(mine, 1e-2, (0.0, 1 - 1e-6), eps=0.0, weight_decay=0.2, update_clip=clipped)
+    peer: Any = Adafactor
+    adafactor = peer(
+        [p.reshape(len(p), -1).detach().requires_grad_() if p.ndim > 2 else p for p in theirs],
+        lr=1e-2,
+        eps=(1e-30, 1e-3),
+        clip_threshold=clip_threshold,
+        decay_rate=-1.0,
+        weight_decay=0.2,
+        scale_parameter=False,
+        relative_step=False,
+    )
+    other = adafactor.param_groups[0]["params"]
+    for step in range(8):
+        give_gradients(mine, step)
+        for p, q in zip(mine, other, strict=True):
+            assert p.grad is not None
+            q.grad = p.grad.reshape(q.shape).clone()
+        optimizer.step()
+        adafactor.step()
+    for p, q in zip(mine, other, strict=True):
+        torch.testing.assert_close(p.flatten(), q.flatten(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("first_moment", "tolerance"), [("bf16", 0.01), ("int8", 0.1)])
+def test_short_moments_stay_near_the_exact_ones(first_moment: str, tolerance: float) -> None:
+    """The distance walked differs by a small share after 50 steps of noise; int8's bound is `optim_int8`'s."""
+    exact, short = parameters(), parameters()
+    optimizers = FactoredAdam(exact, 1e-3), FactoredAdam(short, 1e-3, first_moment=first_moment)
+    for step in range(50):
+        for params, optimizer in zip((exact, short), optimizers, strict=True):
+            give_gradients(params, step)
+            optimizer.step()
+    for p, q, start in zip(exact[:2], short[:2], parameters()[:2], strict=True):
+        difference, walked = (p - q).detach(), (p - start).detach()
+        assert 0 < float(difference.norm() / walked.norm()) < tolerance
+    assert torch.equal(exact[2], short[2])
+
+
+def test_bytes_of_a_large_matrix() -> None:
+    def state_bytes(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> int:
+        p = nn.Parameter(torch.zeros(2048, 8192))
+        p.grad = torch.zeros(2048, 8192)
+        optimizer = make([p])
+        optimizer.step()
+        return sum(value.numel() * value.element_size() for value in optimizer.state[p].values())
+
+    elements, edges, count = 2048 * 8192, 4 * (2048 + 8192), 4
+    assert state_bytes(lambda p: torch.optim.AdamW(p, fused=True)) == 8 * elements + count
+    assert state_bytes(FactoredAdam) == 4 * elements + edges + count
+    assert state_bytes(lambda p: FactoredAdam(p, first_moment="bf16")) == 2 * elements + edges + count
+    scales = 4 * elements // 256
+    assert state_bytes(lambda p: FactoredAdam(p, first_moment="int8")) == elements + scales + edges + count
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 48), nn.LayerNorm(48), nn.Linear(48, 16))
+
+
+def step(module: nn.Module, optimizer: torch.optim.Optimizer, number: int, scale: float = 1.0) -> float:
+    x = torch.randn(16, 32, generator=torch.Generator().manual_seed(number))
+    loss = module(x).square().mean() * scale
+    module.zero_grad(set_to_none=True)
+    loss.backward()
+    set_rate(optimizer, 1e-3 * (number + 1))
+    return float(guarded_step(optimizer, loss, clip(module.parameters(), 1.0)))
+
+
+def everything(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in flatten({"m": module}, {"o": optimizer}).items()}
+
+
+def bits(value: Tensor) -> bytes:
+    return value.contiguous().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+
+
+def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(a[name].dtype == b[name].dtype and bits(a[name]) == bits(b[name]) for name in a)
+
+
+@pytest.mark.parametrize("first_moment", MOMENTS)
+def test_a_skipped_step_leaves_every_bit(first_moment: str) -> None:
+    config = OptimConfig(kind="factored", first_moment=first_moment, update_clip=1.0)
+    module = network()
+    optimizer = make_optimizer(module, config)
+    assert step(module, optimizer, 0) == 0
+    before = everything(module, optimizer)
+    for number, scale in ((1, torch.nan), (2, torch.inf)):
+        assert step(module, optimizer, number, scale) == 1
+        assert_same_bits(everything(module, optimizer), before)
+    assert step(module, optimizer, 3) == 0
+    after = everything(module, optimizer)
+    assert all(not torch.equal(after[name], before[name]) for name in after)
+
+
+def test_a_skipped_first_step_leaves_a_fresh_optimizer() -> None:
+    module, fresh = network(), network()
+    optimizer, other = (factored(net, OptimConfig(kind="factored", first_moment="int8")) for net in (module, fresh))
+    step(module, optimizer, 0, torch.nan)
+    for net, opt in ((module, optimizer), (fresh, other)):
+        step(net, opt, 1)
+    assert_same_bits(everything(module, optimizer), everything(fresh, other))
+
+
+@pytest.mark.parametrize("first_moment", MOMENTS)
+def test_restored_equals_uninterrupted(first_moment: str) -> None:
+    config = OptimConfig(kind="factored", first_moment=first_moment)
+    whole = network()
+    optimizer = make_optimizer(whole, config)
+    for number in range(6):
+        if number == 3:
+            saved = everything(whole, optimizer)
+        step(whole, optimizer, number)
+    resumed = network()
+    again = make_optimizer(resumed, config)
+    restore(saved, {"m": resumed}, {"o": again})
+    assert_same_bits(everything(resumed, again), saved)
+    for number in range(3, 6):
+        step(resumed, again, number)
+    assert_same_bits(everything(resumed, again), everything(whole, optimizer))
+
+
+def test_state_of_another_moment_is_refused() -> None:
+    module = network()
+    saved = factored(module, OptimConfig(kind="factored"))
+    step(module, saved, 0)
+    other = factored(module, OptimConfig(kind="factored", first_moment="int8"))
+    with pytest.raises(ValueError, match=r"optimizer state 0: saved .*float32.* expected .*int8"):
+        other.load_state_dict(saved.state_dict())
+
+
+def test_the_rate_may_be_a_tensor() -> None:
+    a, b = network(), network()
+    optimizers = [factored(net, OptimConfig(kind="factored", first_moment="bf16")) for net in (a, b)]
+    for number in range(3):
+        for net, optimizer in zip((a, b), optimizers, strict=True):
+            net.zero_grad(set_to_none=True)
+            net(torch.ones(2, 32) * (number + 1)).square().mean().backward()
+            rate = 1e-2 / (number + 1)
+            set_rate(optimizer, torch.tensor(rate, dtype=torch.float64) if net is b else rate)
+            optimizer.step()
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_the_host_never_waits_for_a_number() -> None:
+    """On the meta device nothing has a value: a step that asked for one would fail there."""
+    params = [nn.Parameter(torch.zeros(shape, device="meta")) for shape in SHAPES]
+    optimizer = FactoredAdam(params, torch.zeros((), device="meta"), update_clip=1.0, first_moment="int8")
+    optimizer.found_inf = torch.zeros((), device="meta")  # type: ignore[attr-defined]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert optimizer.state[params[0]]["exp_avg"].dtype == torch.int8
+
+
+def test_gradients_of_zero_and_of_tiny_size_are_no_trouble() -> None:
+    params = parameters()
+    optimizer = FactoredAdam(params, 1e-2, first_moment="int8")
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, parameters(), strict=True))
+    small = [nn.Parameter(torch.zeros(4, 8))]
+    optimizer = FactoredAdam(small, 1e-2, eps=0.0)
+    small[0].grad = torch.full((4, 8), 1e-15)
+    optimizer.step()
+    torch.testing.assert_close(small[0].detach(), torch.full((4, 8), -1e-2), rtol=1e-3, atol=0)
+
+
+def test_what_it_cannot_train_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"needs fp32 weights, found torch.bfloat16 \[2, 2\]"):
+        FactoredAdam([nn.Parameter(torch.zeros(2, 2, dtype=torch.bfloat16))])
+    p = nn.Parameter(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"1 parameters have no gradient, such as \[3, 2\]"):
+        FactoredAdam([p]).step()
+
+
+def test_settings_of_the_factored_kind_are_refused_elsewhere() -> None:
+    with pytest.raises(ConfigError, match="first_moment='int8': needs kind=factored"):
+        OptimConfig(first_moment="int8")
+    with pytest.raises(ConfigError, match=r"update_clip=1.0: needs kind=factored"):
+        OptimConfig(update_clip=1.0)
+    with pytest.raises(ConfigError, match="kind='lion': must be one of adamw, factored"):
+        OptimConfig(kind="lion")

@@ -1,0 +1,192 @@
+"""Stage 2 from code tables and from images encoded on the fly: the same bits without augmentation, exact resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unit.vim_core.tiny import (
+    Killed,
+    assert_equal_bits,
+    image_table,
+    killed_at,
+    pixels,
+    prior_config,
+    runtime,
+    state_of,
+    tokenizer_network,
+)
+from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.config import AugmentConfig
+from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.image_tables import ImageRow, write_images
+from vim_core.data.images import encode_png, to_tensor
+from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.errors import ConfigError, DataError, LineageError
+from vim_core.models.vit_vqgan import Tokenizer, model_config
+from vim_core.tasks import prior_source
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.training.loop import train
+from vim_core.training.spool import Spool
+from vim_core.weights.saving import to_bytes
+
+DIGEST = "t" * 64
+VIEW = AugmentConfig(flip=0.5, shift=0.3)
+SHARDS, COUNT = 3, 23
+
+
+def shard(folder: Path, tokenizer: Tokenizer, number: int, rows: list[int], images: np.ndarray) -> tuple[str, str]:
+    """One shard of images and, as tokenize makes it, its table of plain codes."""
+    keys = [f"image-{row:03d}" for row in rows]
+    labels = np.array([row % 3 for row in rows])
+    table = [
+        ImageRow(key, int(label), encode_png(images[row]), 8, 8, "test")
+        for key, label, row in zip(keys, labels, rows, strict=True)
+    ]
+    names = str(folder / f"images-{number}.parquet"), str(folder / f"codes-{number}.parquet")
+    write_images(names[0], table)
+    codes = tokenizer.encode(to_tensor(images[rows])).numpy()
+    write_codes(names[1], keys, labels, np.zeros(len(rows), np.int32), codes, CodeMeta("train", (2, 2), 16, DIGEST))
+    return names
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PriorData:
+    folder = tmp_path_factory.mktemp("stage2")
+    network = tokenizer_network()
+    (folder / "model.safetensors").write_bytes(to_bytes(network))
+    (folder / "config.json").write_bytes(model_config(network.config))
+    images = pixels(COUNT, 8)
+    tokenizer = Tokenizer(network)
+    shards = [shard(folder, tokenizer, n, list(range(n, COUNT, SHARDS)), images) for n in range(SHARDS)]
+    return PriorData(
+        train=[codes for _, codes in shards],
+        test=[shards[0][1]],
+        classes=3,
+        tokenizer=DIGEST,
+        images=[uri for uri, _ in shards],
+        tokenizer_files=(str(folder / "model.safetensors"), str(folder / "config.json")),
+    )
+
+
+def task_of(data: PriorData, rank: int = 0, world: int = 1, precision: str = "fp32", **fields: Any) -> PriorTask:
+    return PriorTask(prior_config(**fields), data, CpuRuntime(precision, 1, rank, world))
+
+
+def trained(task: PriorTask, steps: int = 6) -> dict[str, Tensor]:
+    for step in range(steps):
+        task.runtime.seed_step(task.config.seed, step)
+        task.step(step, task.batch(step))
+    return state_of(task)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_without_augmentation_both_sources_train_the_same_bits(data: PriorData, precision: str) -> None:
+    """Six batches of seven cross an epoch of 23 images over three shards."""
+    of_codes, of_images = (task_of(data, source=s, batch=7, precision=precision) for s in ("codes", "images"))
+    assert_equal_bits(trained(of_images), trained(of_codes))
+    assert of_images.finish() == of_codes.finish()
+    assert of_images.export() == of_codes.export()
+
+
+def test_views_differ_from_epoch_to_epoch_and_come_back_with_the_key(data: PriorData) -> None:
+    task, again = (task_of(data, source="images", augment=VIEW, batch=COUNT) for _ in range(2))
+    assert isinstance(task.source, prior_source.EncodedImages)
+    epochs = []
+    for epoch in range(2):
+        positions = np.arange(COUNT) + epoch * COUNT
+        rows = np.arange(COUNT)
+        epochs.append(task.source.read(positions, rows)["images"])
+        assert torch.equal(again.source.read(positions[::-1], rows[::-1])["images"].flip(0), epochs[-1])
+    assert not torch.equal(epochs[0], epochs[1])
+    plain = task_of(data, source="images").source.read(np.arange(COUNT), np.arange(COUNT))["images"]
+    assert torch.equal(plain[5], to_tensor(pixels(COUNT, 8)[task_rows(5)]))
+    other = task_of(data, source="images", augment=VIEW, seed=1).source.read(np.arange(COUNT), np.arange(COUNT))
+    assert not torch.equal(other["images"], epochs[0])
+
+
+def task_rows(row: int) -> int:
+    """Which picture lies in a row of the three shards."""
+    return [picture for number in range(SHARDS) for picture in range(number, COUNT, SHARDS)][row]
+
+
+def test_codes_are_those_of_the_augmented_images(data: PriorData) -> None:
+    task = task_of(data, source="images", augment=VIEW, batch=8)
+    batch = task.batch(3)
+    assert batch["images"].shape == (8, 3, 8, 8)
+    codes = task.source.codes(batch)
+    assert torch.equal(codes, Tokenizer(tokenizer_network()).encode(batch["images"]))
+    assert not codes.is_inference()
+
+
+def test_ranks_slice_one_global_batch(data: PriorData) -> None:
+    whole = task_of(data, source="images", augment=VIEW, batch=6).batch(5)
+    parts = [task_of(data, rank, 3, source="images", augment=VIEW, batch=6).batch(5) for rank in range(3)]
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), value)
+
+
+def test_a_table_of_many_row_groups_keeps_their_order(data: PriorData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior_source, "INTERLEAVE", 2)
+    source = task_of(data, source="images").source
+    assert isinstance(source, prior_source.EncodedImages)
+    assert source.order is source.feed.order
+    assert sorted(source.order.ids(0, COUNT)) == list(range(COUNT))
+
+
+def finished(task: PriorTask, folder: Path, workers: int = 0) -> dict[str, Tensor]:
+    train(
+        task, Checkpoints(str(folder / "checkpoints"), {"f": "f"}, task.runtime), Spool(folder / "spool.jsonl"), workers
+    )
+    return state_of(task)
+
+
+def test_resumed_equals_uninterrupted(data: PriorData, tmp_path: Path) -> None:
+    def make() -> PriorTask:
+        return task_of(data, source="images", augment=VIEW, batch=8, accumulate=2)
+
+    whole = finished(make(), tmp_path / "whole")
+    for step in (1, 3, 5):
+        with pytest.raises(Killed):
+            finished(killed_at(make(), step), tmp_path / "killed")  # type: ignore[arg-type]
+    assert_equal_bits(finished(make(), tmp_path / "killed", workers=1), whole)
+
+
+def test_the_tokenizer_stays_as_it_is_and_out_of_checkpoints(data: PriorData) -> None:
+    task = task_of(data, source="images", augment=VIEW)
+    assert isinstance(task.source, prior_source.EncodedImages)
+    state = trained(task, 2)
+    assert not any("codebook" in name for name in state)
+    kept = task.source.tokenizer.model.state_dict()
+    assert_equal_bits(dict(kept), dict(tokenizer_network().state_dict()))
+
+
+def test_codes_of_another_tokenizer_or_grid_are_refused(data: PriorData, tmp_path: Path) -> None:
+    with pytest.raises(LineageError, match="codes of tokenizer tttttttttttt, expected uuuuuuuuuuuu"):
+        task_of(replace(data, tokenizer="u" * 64), source="images")
+    other = tokenizer_network(patch=2)
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(other))
+    (tmp_path / "config.json").write_bytes(model_config(other.config))
+    files = str(tmp_path / "model.safetensors"), str(tmp_path / "config.json")
+    with pytest.raises(DataError, match=r"grid \(2, 2\), expected \(4, 4\)"):
+        task_of(replace(data, tokenizer_files=files), source="images")
+
+
+def test_settings_of_the_other_source_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"prior.augment=.*flip=0.5.*: is for prior.source=images"):
+        prior_config(augment=VIEW)
+    with pytest.raises(ConfigError, match=r"prior\.source='pixels': must be one of codes, images"):
+        prior_config(source="pixels")
+
+
+def test_a_table_of_images_is_read_at_the_tokenizers_size(data: PriorData, tmp_path: Path) -> None:
+    large = image_table(tmp_path / "large.parquet", COUNT, size=16)
+    task = task_of(replace(data, images=[large]), source="images", augment=VIEW)
+    assert task.batch(0)["images"].shape[-2:] == (8, 8)
+    assert task.runtime.device == runtime().device

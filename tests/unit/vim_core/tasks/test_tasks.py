@@ -1,0 +1,225 @@
+"""Training steps of the three tasks: what a step touches, what a broken one leaves alone, the final figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.unit.vim_core.tiny import (
+    classify_config,
+    code_table,
+    image_data,
+    pixels,
+    prior_config,
+    quantizer,
+    runtime,
+    state_of,
+    stepped,
+)
+from vim_core.config import AugmentConfig, DiscriminatorConfig, LossConfig
+from vim_core.data.images import decode
+from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.metrics.unigram import unigram_bits
+from vim_core.models.classifier import load_classifier
+from vim_core.models.prior import load_prior
+from vim_core.models.vit_vqgan import load_tokenizer
+from vim_core.tasks.base import Task
+from vim_core.tasks.classifier import ClassifierData, ClassifierTask
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.quantizer import QuantizerData
+
+CODES = np.random.default_rng(0).integers(0, 9, size=(13, 4))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> QuantizerData:
+    return image_data(tmp_path_factory.mktemp("images"), test=7)
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> PriorData:
+    folder = tmp_path_factory.mktemp("codes")
+    train = code_table(folder / "train.parquet", CODES, np.arange(13) % 3, 9)
+    test = code_table(folder / "test.parquet", CODES[::-1][:5], np.arange(5) % 3, 9, "test")
+    return PriorData([train], [test], 3, "t" * 64)
+
+
+def exported(task: Task, folder: Path) -> tuple[str, str]:
+    for name, data in task.export().items():
+        (folder / name).write_bytes(data)
+    return str(folder / "model.safetensors"), str(folder / "config.json")
+
+
+def test_what_is_exported_says_nothing_of_how_it_was_run(images: QuantizerData) -> None:
+    plain = quantizer(images).export()
+    assert quantizer(images, checkpoint_every=3, keep=5, compile="on", best="max psnr_db").export() == plain
+    assert quantizer(images, batch=3).export()["config.json"] != plain["config.json"]
+
+
+def test_adversarial_weight_ramps_up_linearly(images: QuantizerData) -> None:
+    judge = DiscriminatorConfig(channels=4, base=64, ramp_start=10, ramp_steps=20)
+    loss = LossConfig(perceptual=0.0, adversarial=0.4)
+    task = quantizer(images, discriminator=judge, loss=loss)
+    assert [float(task.ramp(step)) for step in (0, 10, 15, 20, 30, 99)] == pytest.approx([0, 0, 0.1, 0.2, 0.4, 0.4])
+    at_once = DiscriminatorConfig(channels=4, base=64, ramp_start=3)
+    task = quantizer(images, discriminator=at_once, loss=loss)
+    assert [float(task.ramp(step)) for step in (2, 3)] == pytest.approx([0, 0.4])
+
+
+def test_loss_is_the_sum_of_its_terms(images: QuantizerData) -> None:
+    task = quantizer(images)
+    batch = task.batch(0)
+    result = task.model(batch["images"])
+    fake = task.model.pixels(result.raw)
+    figures = task.step(0, batch)
+    expected = {"l2": F.mse_loss(fake, batch["images"]), "codebook": result.quantized.codebook_loss}
+    expected["commitment"] = 0.25 * result.quantized.commitment_loss
+    for name, value in expected.items():
+        torch.testing.assert_close(figures[name], value.detach())
+    terms = ["codebook", "commitment", "l2", "logit_laplace", "adversarial"]
+    torch.testing.assert_close(figures["loss"], torch.stack([figures[name] for name in terms]).sum())
+
+
+def test_discriminator_and_restarts_come_in_their_steps(images: QuantizerData) -> None:
+    figures = stepped(quantizer(images), 4)
+    assert ["restarted" in row for row in figures] == [False, True, False, True]
+    assert float(figures[1]["restarted"]) > 0
+    assert all("discriminator" in row for row in figures)
+
+
+def test_lazy_r1_counts_for_the_steps_it_skips(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = DiscriminatorConfig(channels=4, base=64, r1_every=2, r1_gamma=10.0)
+    monkeypatch.setattr("vim_core.tasks.quantizer.losses.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
+    plain = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
+    with_r1, without = (stepped(quantizer(images, discriminator=d), 2) for d in (judge, plain))
+    assert float(with_r1[0]["discriminator"] - without[0]["discriminator"]) == pytest.approx(
+        0.5 * 10 * 2 * 3.0, rel=1e-5
+    )
+
+
+def test_generator_step_leaves_no_gradient_in_the_discriminator(images: QuantizerData) -> None:
+    task = quantizer(images, discriminator=DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0))
+    assert task.judge is not None
+    before = [p.detach().clone() for p in task.judge.parameters()]
+    task._generator_step(5, task.batch(0)["images"])
+    assert all(p.grad is None for p in task.judge.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, task.judge.parameters(), strict=True))
+
+
+def test_a_broken_batch_changes_no_weight(images: QuantizerData) -> None:
+    task = quantizer(images, ema=0.0)
+    stepped(task, 3)
+    before = {name: value.clone() for name, value in state_of(task).items()}
+    batch = task.batch(3)
+    batch["images"][1] = torch.nan
+    figures = task.step(3, batch)  # a step of restarts
+    assert float(figures["skipped"]) == 1
+    assert float(figures["discriminator_skipped"]) == 1
+    after = state_of(task)
+    kept = [name for name in before if "codebook" not in name and not name.startswith("optimizer/model")]
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    assert all(value.isfinite().all() for value in after.values())
+
+
+def test_without_adversarial_term_there_is_no_discriminator(images: QuantizerData) -> None:
+    task = quantizer(images, loss=LossConfig(perceptual=0.0, adversarial=0.0))
+    assert task.modules.keys() == {"model", "window", "ema"}
+    assert "discriminator" not in task.step(0, task.batch(0))
+
+
+def test_final_psnr_is_that_of_the_exported_tokenizer(images: QuantizerData, tmp_path: Path) -> None:
+    task = quantizer(images)
+    stepped(task, 3)
+    found = task.finish()["test_psnr_db"]
+    tokenizer = load_tokenizer(*exported(task, tmp_path))
+    originals = torch.from_numpy(pixels(7, 8, 1)).permute(0, 3, 1, 2) / 255
+    decoded = tokenizer.decode(tokenizer.encode(originals))
+    errors = (decoded - originals).double().square().flatten(1).mean(1)
+    assert found == pytest.approx(float((-10 * errors.log10()).mean()), rel=1e-5)
+    picture = decode(task.pictures()["reconstructions"])
+    assert picture.shape[1] > picture.shape[0]
+
+
+def test_pictures_do_not_disturb_training(images: QuantizerData) -> None:
+    task = quantizer(images, ema=0.0)
+    before = {name: value.clone() for name, value in state_of(task).items()}
+    assert task.model.training
+    task.pictures()
+    assert task.model.training
+    assert all(torch.equal(before[name], value) for name, value in state_of(task).items())
+
+
+def test_labels_are_dropped_at_their_rate_keyed_by_the_step(codes: PriorData) -> None:
+    config = prior_config(label_dropout=0.25, batch=12)
+    task = PriorTask(config, codes, runtime())
+    labels = torch.cat([task.batch(step)["labels"] for step in range(100)])
+    share = float((labels == task.model.null_class).float().mean())
+    assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 1200)
+    parts = [PriorTask(config, codes, CpuRuntime("fp32", 1, rank, 3)).batch(7) for rank in range(3)]
+    for name, whole in task.batch(7).items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole)
+
+
+def test_codes_travel_with_their_labels(codes: PriorData) -> None:
+    task = PriorTask(prior_config(label_dropout=0.0, batch=13), codes, runtime())
+    batch = task.batch(0)
+    rows = [int((row.numpy() == CODES).all(1).argmax()) for row in batch["codes"]]
+    assert sorted(rows) == list(range(13))
+    assert batch["labels"].tolist() == [row % 3 for row in rows]
+
+
+def test_unconditional_prior_sees_the_null_class_only(codes: PriorData) -> None:
+    task = PriorTask(prior_config(conditional=False), codes, runtime())
+    assert task.shape.classes == 0
+    assert task.shape.null_trained
+    assert task.batch(0)["labels"].tolist() == [0] * 4
+    assert math.isfinite(float(task.step(0, task.batch(0))["loss"]))
+
+
+@pytest.mark.parametrize(("dropped", "trained"), [(0.0, False), (0.1, True)])
+def test_null_class_counts_as_trained_only_with_label_dropout(codes: PriorData, dropped: float, trained: bool) -> None:
+    assert PriorTask(prior_config(label_dropout=dropped), codes, runtime()).shape.null_trained is trained
+
+
+@torch.no_grad()
+def test_final_bits_are_those_of_the_exported_prior(codes: PriorData, tmp_path: Path) -> None:
+    task = PriorTask(prior_config(), codes, runtime())
+    with torch.enable_grad():
+        stepped(task, 3)
+    found = task.finish()
+    prior = load_prior(*exported(task, tmp_path))
+    test = torch.from_numpy(CODES[::-1][:5].copy())
+    chosen = prior(test, torch.arange(5) % 3).log_softmax(-1).gather(2, test[:, :, None])
+    assert found["nll_bits_per_token"] == pytest.approx(float(-chosen.double().mean() / math.log(2)), rel=1e-5)
+    assert found["unigram_bits_per_token"] == pytest.approx(unigram_bits(CODES, test.numpy(), 9))
+
+
+def test_prior_learns_a_constant(tmp_path: Path) -> None:
+    table = code_table(tmp_path / "c.parquet", np.tile([[1, 2, 3, 4]], (8, 1)), np.zeros(8), 9)
+    task = PriorTask(prior_config(dropout=0.0, ema=0.0, steps=60), PriorData([table], [table], 1, ""), runtime())
+    losses = [float(row["loss"]) for row in stepped(task, 60)]
+    assert losses[0] > 1.5
+    assert losses[-1] < 0.3
+
+
+def test_final_accuracy_is_that_of_the_exported_classifier(images: QuantizerData, tmp_path: Path) -> None:
+    config = classify_config(augment=AugmentConfig(), dropout=0.0, ema=0.5)
+    task = ClassifierTask(config, ClassifierData(images.train, images.test, 3), runtime())
+    stepped(task, 6)
+    found = task.finish()
+    network = load_classifier(*exported(task, tmp_path))
+    originals = torch.from_numpy(pixels(7, 8, 1)).permute(0, 3, 1, 2) / 255
+    right = network(originals).argmax(1) == torch.arange(7) % 3
+    assert found == {"test_accuracy": pytest.approx(float(right.float().mean())), "test_images": 7.0}
+
+
+def test_classifier_learns_its_training_images(images: QuantizerData) -> None:
+    config = classify_config(augment=AugmentConfig(), dropout=0.0, batch=13, steps=60, width=8, ema=0.0)
+    task = ClassifierTask(config, ClassifierData(images.train, images.train, 3), runtime())
+    stepped(task, 60)
+    assert task.finish()["test_accuracy"] > 0.9

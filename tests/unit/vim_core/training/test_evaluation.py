@@ -1,0 +1,134 @@
+"""Evaluations in a thread: one at a time, errors come back, an abandoned one ends at its next batch."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from tests.unit.vim_core.tiny import runtime
+from vim_core.training.evaluation import Check, Evaluator, place, snapshot
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def evaluator() -> object:
+    made = Evaluator(torch.device("cpu"))
+    yield made
+    made.close()
+
+
+def test_figures_come_back_with_their_step(evaluator: Evaluator) -> None:
+    assert evaluator.fetch(wait=True) is None
+    evaluator.begin(7, lambda check: {"figure": 3.0})
+    assert evaluator.busy
+    found = evaluator.fetch(wait=True)
+    assert found is not None
+    assert (found.done, found.figures["figure"], found.error) == (7, 3.0, "")
+    assert found.figures["seconds"] >= 0
+    assert not evaluator.busy
+
+
+def test_it_runs_beside_its_caller(evaluator: Evaluator) -> None:
+    go = threading.Event()
+
+    def job(check: Check) -> dict[str, float]:
+        assert go.wait(PATIENCE_S)
+        return {"other_thread": float(threading.current_thread() is not threading.main_thread())}
+
+    evaluator.begin(1, job)
+    assert evaluator.fetch() is None
+    go.set()
+    found = evaluator.fetch(wait=True)
+    assert found is not None
+    assert found.figures["other_thread"] == 1
+
+
+def test_an_error_is_told_and_the_next_one_runs(evaluator: Evaluator, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(check: Check) -> dict[str, float]:
+        raise ValueError("no such image")
+
+    evaluator.begin(1, broken)
+    found = evaluator.fetch(wait=True)
+    assert found is not None
+    assert (found.figures, found.error) == ({}, "ValueError: no such image")
+    assert "after 1 steps failed" in caplog.text
+    evaluator.begin(2, lambda check: {"figure": 1.0})
+    again = evaluator.fetch(wait=True)
+    assert again is not None
+    assert again.error == ""
+
+
+def test_closing_ends_an_evaluation_at_its_next_batch() -> None:
+    batches, begun = [], threading.Event()
+
+    def endless(check: Check) -> dict[str, float]:
+        while True:
+            check()
+            batches.append(1)
+            begun.set()
+
+    evaluator = Evaluator(torch.device("cpu"))
+    evaluator.begin(1, endless)
+    assert begun.wait(PATIENCE_S)
+    evaluator.close()
+    count = len(batches)
+    assert count > 0
+    assert not any(thread.name.startswith("evaluation") for thread in threading.enumerate())
+    assert len(batches) == count
+
+
+def products() -> tuple[torch.Tensor, int]:
+    """Products large enough to be split over threads, and over how many."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(300, 300, generator=generator)
+    for _ in range(30):
+        x = torch.softmax(x @ x.T / 10, -1) @ x
+    return x, torch.get_num_threads()
+
+
+def test_sharing_the_cores_changes_no_bits(evaluator: Evaluator) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone, _ = products()
+        inside: list[tuple[torch.Tensor, int]] = []
+
+        def job(check: Check) -> dict[str, float]:
+            inside.extend(products() for _ in range(3))
+            return {}
+
+        evaluator.begin(1, job)
+        beside = [products() for _ in range(3)]
+        evaluator.fetch(wait=True)
+        assert [threads for _, threads in inside] == [2, 2, 2]
+        assert all(torch.equal(alone, found) for found, _ in [*beside, *inside])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_snapshot_stays_while_the_network_moves() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
+    copy = snapshot(network, runtime())
+    assert copy is not None
+    before = {name: value.clone() for name, value in copy.state_dict().items()}
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.add_(1)
+    assert all(torch.equal(before[name], value) for name, value in copy.state_dict().items())
+    assert network.training
+    assert not copy.training
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_other_accelerators_leave_evaluation_to_the_host() -> None:
+    assert [place(torch.device(name)).type for name in ("cpu", "cuda:0", "xla", "meta")] == [
+        "cpu",
+        "cuda",
+        "cpu",
+        "cpu",
+    ]

@@ -1,0 +1,193 @@
+"""The training loop: a killed and resumed training equals an uninterrupted one bit for bit (contract 4)."""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from tests.unit.vim_core.tiny import (
+    Killed,
+    Make,
+    assert_equal_bits,
+    killed_at,
+    runtime,
+    state_of,
+)
+from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.config import TrainConfig
+from vim_core.tasks.base import Task
+from vim_core.training.loop import batches, train
+from vim_core.training.preemption import Notice, Notices, Stopped
+from vim_core.training.spool import Spool, parse
+
+STEPS = 6
+
+
+def checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(str(folder / "checkpoints"), {"fingerprint": "f"}, runtime())
+
+
+def exported(task: Task) -> dict[str, Tensor]:
+    """The weights that would be published, whatever the checkpoints hold."""
+    return {f"export/{name}": value for name, value in load(task.export()["model.safetensors"]).items()}
+
+
+def finished(task: Task, folder: Path, workers: int = 0) -> dict[str, Tensor]:
+    train(task, checkpoints(folder), Spool(folder / "spool.jsonl"), workers)
+    return state_of(task) | exported(task)
+
+
+def interrupted(make: Make, precision: str, folder: Path, kills: list[int]) -> dict[str, Tensor]:
+    for step in kills:
+        with pytest.raises(Killed):
+            finished(killed_at(make(precision=precision), step), folder)
+        torch.manual_seed(step)  # whatever the dead process left in the generator
+    return finished(make(precision=precision), folder)
+
+
+CASES = [("quantizer", "fp32"), ("quantizer", "bf16"), ("prior", "fp32"), ("prior", "bf16"), ("classifier", "fp32")]
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_resumed_equals_uninterrupted(makers: dict[str, Make], name: str, precision: str, tmp_path: Path) -> None:
+    whole = finished(makers[name](precision=precision), tmp_path / "whole")
+    start = state_of(makers[name](precision=precision))
+    assert any(not torch.equal(a, b) for a, b in zip(whole.values(), start.values(), strict=False))
+    resumed = interrupted(makers[name], precision, tmp_path / "killed", [1, 3, 5])
+    assert_equal_bits(resumed, whole)
+
+
+@pytest.mark.parametrize("name", ["quantizer", "prior", "classifier"])
+def test_each_step_is_spooled_once(makers: dict[str, Make], name: str, tmp_path: Path) -> None:
+    interrupted(makers[name], "fp32", tmp_path, [3, 5])
+    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    figures = [row for row in rows if "m" in row]
+    assert [row["step"] for row in figures] == list(range(STEPS))
+    pictures = Counter((row["name"], row["step"]) for row in rows if "png" in row)
+    assert set(pictures.values()) <= {1}
+    assert (name == "quantizer") == bool(pictures)
+    for row in figures:
+        assert {"loss", "skipped", "images_per_s"} <= row["m"].keys()
+        assert row["m"]["skipped"] == 0
+
+
+def test_other_data_workers_give_the_same_bits(makers: dict[str, Make], tmp_path: Path) -> None:
+    one = finished(makers["quantizer"](), tmp_path / "a", workers=0)
+    other = finished(makers["quantizer"](), tmp_path / "b", workers=1)
+    assert_equal_bits(one, other)
+
+
+def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
+    task = makers["prior"]()
+    late = list(batches(task, 4, 0))
+    assert len(late) == STEPS - 4
+    for step, batch in enumerate(late, 4):
+        assert_equal_bits(batch, task.batch(step))
+
+
+def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["prior"](), tmp_path)
+    again = killed_at(makers["prior"](), 0)
+    assert train(again, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl")) == STEPS
+    assert_equal_bits(state_of(again) | exported(again), whole)
+
+
+def test_a_notice_makes_a_checkpoint_between_the_planned_ones(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["quantizer"](), tmp_path / "whole")
+    told = [Notice.NONE, Notice.NONE, Notice.SAVE, Notice.SAVE, Notice.NONE, Notice.NONE]
+    task = killed_at(makers["quantizer"](), 3)
+    notices = Notices(runtime(), [lambda: told.pop(0)])
+    with pytest.raises(Killed):
+        train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=notices)
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == 3
+    assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
+
+
+def test_told_to_stop_training_leaves_with_a_checkpoint(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["quantizer"](), tmp_path / "whole")
+    steps: list[int] = []
+
+    def told() -> Notice:
+        steps.append(len(steps))
+        return Notice.STOP if len(steps) == 2 else Notice.NONE
+
+    task = makers["quantizer"]()
+    with pytest.raises(Stopped, match="checkpoint of step 4 written below"):
+        train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=Notices(runtime(), [told], every=2))
+    assert len(steps) == 2
+    assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
+
+
+def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make], tmp_path: Path) -> None:
+    whole = finished(makers["quantizer"](), tmp_path / "whole")
+    task, before = makers["quantizer"](), resource.getrlimit(resource.RLIMIT_FSIZE)
+    own: Callable[..., dict[str, Tensor]] = task.step
+
+    def filling(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        # No file of this process grows beyond this size: the system refuses, as a full disk does.
+        if step in (3, 5):
+            saving.settle()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300 if step == 3 else before[0], before[1]))
+        return own(step, batch)
+
+    task.step = filling  # type: ignore[method-assign]
+    spool = Spool(tmp_path / "spool.jsonl")
+    saving = Checkpoints(str(tmp_path / "checkpoints"), {"fingerprint": "f"}, runtime(), keep=9, note=spool.note)
+    try:
+        train(task, saving, spool)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    assert [row["step"] for row in rows if "m" in row] == list(range(STEPS))
+    assert ["step-00000004" in row["note"] for row in rows if "note" in row and "summary" not in row] == [True]
+    kept = sorted(path.parent.name for path in (tmp_path / "checkpoints").glob("step-*/index.json"))
+    assert kept == ["step-00000002", "step-00000006"]
+    assert_equal_bits(state_of(task) | exported(task), whole)
+
+
+def test_a_saving_notice_is_obeyed_once(tmp_path: Path) -> None:
+    said = iter([Notice.NONE, Notice.SAVE, Notice.SAVE, Notice.NONE, Notice.SAVE, Notice.STOP])
+    notices = Notices(runtime(), [lambda: next(said), lambda: Notice.NONE])
+    seen = [notices.look(done) for done in range(1, 7)]
+    assert seen == [Notice.NONE, Notice.SAVE, Notice.NONE, Notice.NONE, Notice.SAVE, Notice.STOP]
+
+
+class Broken(Task):
+    """Reports a skipped update in every other step."""
+
+    unit = "things"
+    modules = {"m": torch.nn.Linear(1, 1)}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        return {"x": torch.tensor(step)}
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert int(batch["x"]) == step
+        return {"loss": torch.tensor(float(step)), "skipped": torch.tensor(float(step % 2))}
+
+    def finish(self) -> dict[str, float]:
+        return {}
+
+    def export(self) -> dict[str, bytes]:
+        return {}
+
+
+def test_log_lines_sum_skips_and_name_the_unit(tmp_path: Path) -> None:
+    task = Broken(TrainConfig(steps=7, log_every=4, checkpoint_every=100), runtime())
+    train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"))
+    rows = [row for row in parse((tmp_path / "spool.jsonl").read_bytes()) if "m" in row]
+    assert [(row["step"], row["m"]["loss"], row["m"]["skipped"]) for row in rows] == [(3, 3.0, 2.0), (6, 6.0, 1.0)]
+    assert all(row["m"]["things_per_s"] > 0 for row in rows)
+    found = checkpoints(tmp_path).latest()
+    assert found is not None
+    assert found.step == 7

@@ -1,0 +1,60 @@
+"""The watchdog: a stuck step ends the process and says where it stood; a quick one leaves nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from vim_core.training.watchdog import Watchdog, verdict
+
+STUCK = """
+import ctypes, sys, time
+from pathlib import Path
+from vim_core.training.watchdog import Watchdog
+
+def compiles_forever():
+    if sys.argv[2] == "holding the lock":
+        ctypes.PyDLL(None).sleep(60)
+    time.sleep(60)
+
+dog = Watchdog(Path(sys.argv[1]), 0.3, rank=3)
+dog.step(16)
+dog.step(17)
+compiles_forever()
+"""
+
+
+def stuck(path: Path, how: str) -> int:
+    command = [sys.executable, "-c", STUCK, str(path), how]
+    return subprocess.run(command, timeout=50, capture_output=True, check=False).returncode
+
+
+def test_a_stuck_step_ends_the_process_and_names_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "stuck" / "worker.txt"
+    assert stuck(path, "sleeping") == 1
+    text = path.read_text()
+    assert text.splitlines()[0] == "worker 3: step 17 took longer than run.step_timeout_s=0.3"
+    assert "in compiles_forever" in text
+    assert verdict(path.parent) == f"{text.splitlines()[0]}; where it stood is in {path}"
+
+
+def test_a_step_that_holds_the_interpreter_is_noticed_too(tmp_path: Path) -> None:
+    path = tmp_path / "worker.txt"
+    assert stuck(path, "holding the lock") == 1
+    assert "in compiles_forever" in path.read_text()
+
+
+def test_quick_steps_leave_nothing(tmp_path: Path) -> None:
+    dog = Watchdog(tmp_path / "worker.txt", 60.0)
+    dog.step(0)
+    assert verdict(tmp_path) is None, "a clock that runs is no verdict"
+    dog.step(1)
+    dog.rest()
+    dog.rest()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_limit_there_is_no_clock(tmp_path: Path) -> None:
+    Watchdog(tmp_path / "worker.txt", 0).step(0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""Devices and processes: runtimes for CPU, CUDA and XLA, FSDP2, SPMD partition rules."""

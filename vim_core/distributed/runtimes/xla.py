@@ -1,0 +1,291 @@
+"""XLA: one process a host drives all its devices; the compiler splits one program over the devices of every host.
+
+The only file that knows torch_xla. Under SPMD a tensor is the whole, global one wherever its parts lie: the loss is
+the mean over the global batch, so the collectives of the other runtimes are the identity here, and every host must
+run the same operations in the same order.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vim_core.distributed import spmd as sharding
+from vim_core.distributed.runtimes.base import Numeric, Runtime
+from vim_core.distributed.spmd import DATA, FSDP, Spec
+from vim_core.errors import ConfigError
+
+
+class XlaRuntime(Runtime):
+    """Every device of every host as one mesh of `data` x `fsdp`; the batch is split over both, weights over `fsdp`.
+
+    Args:
+        precision: fp32, bf16 or auto.
+        threads: of the host's own work.
+        rank, world: this host and the number of hosts.
+        fsdp: devices that one copy of the weights is split over; 0 for all of them.
+        cache: folder that keeps compiled programs between runs; empty for none. Local to each host.
+
+    Raises:
+        ConfigError: torch_xla is missing or the hosts that it sees are not the workers that were started; `fsdp` does
+            not divide the devices; torch_tpu, which claims the same chips, is installed as well.
+    """
+
+    kind = "xla"
+
+    def __init__(
+        self, precision: str, threads: int, rank: int = 0, world: int = 1, fsdp: int = 0, cache: str = ""
+    ) -> None:
+        _check_installed()
+        # Read at import: the compiler's note on its own future partitioner, once a program.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        import torch_xla
+        import torch_xla.distributed.spmd as spmd
+        import torch_xla.runtime as xr
+
+        torch.set_num_threads(threads)
+        if cache and "XLA_PERSISTENT_CACHE_PATH" not in os.environ:
+            os.makedirs(cache, exist_ok=True)
+            xr.initialize_cache(cache)
+        if not xr.is_spmd():
+            xr.use_spmd()
+        self._device: torch.device = torch_xla.device()
+        # Between several hosts even reading a split tensor is a program of all of them.
+        self.lockstep = world > 1
+        self.platform = str(xr.device_type()).lower()
+        self.devices = int(xr.global_runtime_device_count())
+        self.mesh_sizes = mesh_sizes(self.devices, fsdp)
+        self.mesh = spmd.Mesh(list(range(self.devices)), tuple(self.mesh_sizes.values()), sharding.AXES)
+        if world != xr.process_count():
+            raise ConfigError(
+                f"{world} worker(s) were started but torch_xla sees {xr.process_count()} host process(es): start one "
+                "worker per host (run.workers), and on CPU one in all"
+            )
+        super().__init__(precision, threads, rank if world == 1 else int(xr.process_index()), world)
+
+    @property
+    def device(self) -> torch.device:
+        """The virtual device that stands for all of them."""
+        return self._device
+
+    def has_bf16(self) -> bool:
+        """True on TPUs."""
+        return self.platform == "tpu"
+
+    @property
+    def numeric(self) -> Numeric:
+        """The platform and the number of devices decide the bits; host threads do not."""
+        dtype = "bf16" if self.dtype is torch.bfloat16 else "fp32"
+        return Numeric(f"{self.kind}-{self.platform}", dtype, 0, self.devices)
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Key device noise by (seed, step): equal on every host, because they run one program together."""
+        import torch_xla.core.xla_model as xm
+
+        value = ((seed * 1_000_003 + step) * 65_537) % (1 << 63)
+        torch.manual_seed(value)
+        # 2 and up: torch_xla writes 0 and 1 into the program as constants instead of passing them in.
+        xm.set_rng_state(2 + value % ((1 << 31) - 2), str(self.device))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The value: it is the global one already."""
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The value: it is the global one already."""
+        return value
+
+    def gather(self, value: Tensor) -> Tensor:
+        """The rows [N, …]: they are the global ones already."""
+        return value
+
+    def control(self, value: Tensor) -> Tensor:
+        """Every host's rows, through the gloo group beside the devices."""
+        if self.world == 1:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.world)]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    def split(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
+        """Nothing to do, `shard` splits weights over the devices.
+
+        Raises:
+            ConfigError: FSDP2 was asked for, which is not XLA's.
+        """
+        if self.parallel == "fsdp":
+            raise ConfigError("run.parallel='fsdp': is for CPU and CUDA; with run.device=xla set run.fsdp instead")
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Nothing to do: gradients belong to the global loss."""
+
+    def place(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
+        """This host's rows [b, …] to the devices, split along the first dimension.
+
+        Of several microbatches every device takes its share: they lie on it one after the other, so that taking one
+        moves nothing between devices, and each is still a consecutive part of this host's rows.
+
+        Raises:
+            ConfigError: devices and microbatches do not divide the batch.
+        """
+        import torch_xla.core.xla_model as xm
+        import torch_xla.distributed.spmd as spmd
+
+        placed = {}
+        for name, value in batch.items():
+            rows = value.shape[0] * self.world
+            if rows % self.devices:
+                raise ConfigError(f"batch={rows}: not divisible by {self.devices} XLA devices")
+            if rows % (self.devices * parts):
+                raise ConfigError(
+                    f"accumulate={parts}: makes parts of {rows // parts} samples of batch={rows}, not divisible by "
+                    f"{self.devices} XLA devices; use a smaller number or a larger batch"
+                )
+            if parts > 1:
+                value = value.unflatten(0, (parts, self.devices // self.world, -1)).transpose(0, 1).flatten(0, 2)
+            split = spmd.ShardingSpec(self.mesh, _rows(value.ndim), minibatch=self.world > 1)
+            placed[name] = xm.send_cpu_data_to_device([value], self.device, split)[0]
+        return placed
+
+    def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
+        """Parts of the batch's rows [B, …]: of each device its own."""
+        if parts == 1:
+            return (value,)
+        apart = value.unflatten(0, (self.devices, parts, -1))
+        return [apart[:, part].flatten(0, 1) for part in range(parts)]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Rows of every microbatch, again on each device one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return torch.stack([part.unflatten(0, (self.devices, -1)) for part in parts], dim=1).flatten(0, 2)
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        """A whole copy on the CPU, put together from the devices' parts; between hosts the devices gather it first."""
+        import torch_xla.core.xla_model as xm
+        from torch_xla.distributed.spmd import XLAShardedTensor
+
+        tensor = tensor.detach()
+        if self.lockstep or tensor.device.type != "xla":
+            return tensor.cpu()
+        split = XLAShardedTensor(tensor)
+        if not split.sharding_spec:
+            return tensor.cpu()
+        # The step may still be running, and torch_xla's parts are those of a finished one. (Its copy of the whole,
+        # which waits by itself, compiles a program for every split tensor each time.)
+        xm.wait_device_ops()
+        whole = torch.empty(tensor.shape, dtype=tensor.dtype)
+        for shard in split.local_shards:
+            if shard.indices is Ellipsis:
+                part: Tensor = shard.data
+                return part
+            place = tuple(shard.indices)
+            whole[place] = shard.data[tuple(slice(0, side.stop - side.start) for side in place)]
+        return whole
+
+    def end_step(self) -> None:
+        """Send everything recorded since the last call to the devices as one program."""
+        import torch_xla
+
+        torch_xla.sync()
+
+    def shard(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
+        """Lay weights, optimizer slots and the blocks' activations out on the mesh by the rules of `sharding`.
+
+        Call it after a checkpoint was restored: restoring makes whole tensors.
+
+        Raises:
+            ConfigError: see `sharding.resolve` and `sharding.check_divisible`.
+        """
+        import torch_xla.distributed.spmd as spmd
+
+        specs: dict[Tensor, Spec] = {}
+        for module in modules.values():
+            named = dict(module.named_parameters())
+            found = sharding.specs_of(module)
+            sharding.check_divisible({name: p.shape for name, p in named.items()}, found, self.mesh_sizes)
+            specs |= {parameter: found[name] for name, parameter in named.items()}
+            # Buffers, too: left open, each program would leave them laid out its own way and the next be compiled anew.
+            specs |= {buffer: (None,) * buffer.ndim for buffer in module.buffers()}
+            self._split_activations(module)
+        slots = [
+            pair
+            for optimizer in optimizers.values()
+            for pair in sharding.optimizer_specs(optimizer, specs, self.mesh_sizes)
+        ]
+        for tensor, spec in [*specs.items(), *slots]:
+            spmd.clear_sharding(tensor)
+            spmd.mark_sharding(tensor, self.mesh, spec)
+        self.end_step()
+
+    def _split_activations(self, module: nn.Module) -> None:
+        import torch_xla.distributed.spmd as spmd
+
+        def along_the_batch(block: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            # Not the discriminator's maps: R1 differentiates them twice, and the mark can be once.
+            if output.ndim != 3 or output.shape[0] % self.devices or output.device.type != "xla":
+                return output
+            marked: Tensor = spmd.mark_sharding_with_gradients(output, self.mesh, _rows(output.ndim))
+            return marked
+
+        for name, block in module.named_modules():
+            if sharding.BLOCK.fullmatch(name) and not hasattr(block, "_vim_split"):
+                block.register_forward_hook(along_the_batch)
+                block._vim_split = True
+
+
+def send() -> None:
+    """Send everything recorded since the last call to the devices as one program, and do not wait for it."""
+    import torch_xla
+
+    torch_xla.sync()
+
+
+def recomputed(function: Callable[..., Any], *args: Any) -> Any:
+    """What `torch.utils.checkpoint` does: run a function of tensors now, and again in the backward pass.
+
+    torch's own knows no XLA. The compiler would merge both runs, but for the barrier that torch_xla's puts before the
+    second; a module's own method lets its weights pass the barrier, too, so that they are gathered again. Dropout
+    draws what it drew in the first run. Only for `backward`, not for `torch.autograd.grad`.
+    """
+    from torch_xla.utils.checkpoint import checkpoint
+
+    if not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        # Nothing to run again for: behind a frozen part, torch_xla's would cut the weights' own gradients off.
+        return function(*args)
+    return checkpoint(function, *args)
+
+
+def mesh_sizes(devices: int, fsdp: int) -> dict[str, int]:
+    """Devices along each axis; `fsdp=0` splits one copy of the weights over all.
+
+    Raises:
+        ConfigError: `fsdp` does not divide the devices.
+    """
+    fsdp = fsdp or devices
+    if devices % fsdp:
+        raise ConfigError(f"run.fsdp={fsdp}: does not divide the {devices} XLA devices")
+    return {DATA: devices // fsdp, FSDP: fsdp}
+
+
+def _rows(dimensions: int) -> tuple[tuple[str, ...] | None, ...]:
+    return (sharding.AXES, *(None,) * (dimensions - 1))
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("torch_xla") is None:
+        raise ConfigError(
+            "run.device='xla': torch_xla is not installed here (pip install 'vim-image-modeling[tpu]'); use "
+            "run.device=cpu or run.device=auto"
+        )
+    if importlib.util.find_spec("torch_tpu") is not None:
+        raise ConfigError(
+            "run.device='xla': torch_tpu is installed beside torch_xla and both claim the chips; remove torch_tpu"
+        )

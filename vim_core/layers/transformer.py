@@ -1,0 +1,264 @@
+"""Transformer blocks shared by tokenizer and prior.
+
+Shape letters: B batch, T tokens, D model width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vim_core.config import StackConfig
+from vim_core.errors import ConfigError
+from vim_core.layers.dropout import Dropout
+from vim_core.layers.tiled_attention import tiled_attention
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+def init_weights(module: nn.Module) -> None:
+    """ViT's initialisation: truncated normal of 0.02 for weights, zero for biases (the paper does not say).
+
+    Does nothing on the meta device, where the first draw would import torch's compiler, which takes seconds.
+    """
+    if any(value.is_meta for value in module.parameters(recurse=False)):
+        return
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, but on the meta device it draws nothing: see `init_weights`."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding`, but on the meta device it draws nothing: see `init_weights`."""
+
+    def reset_parameters(self) -> None:
+        """Draw the table."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` over the last axis, on XLA in single operations.
+
+    torch_xla makes a batch norm over all tokens of it, for which every device gathers the whole batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        if x.device.type != "xla":
+            return super().forward(x)
+        y = x.float()
+        y = y - y.mean(-1, keepdim=True)
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return y * self.weight + self.bias
+
+
+SHORT = 256
+"""Up to this many tokens one explicit product beats tiles on CPU in bf16; both beat torch's kernel (tenfold at 16)."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Scaled dot-product attention over [B, H, T, D / H], by the kernel that is faster there."""
+    tokens = q.shape[2]
+    if q.device.type != "cpu" or q.dtype is not torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    if tokens > SHORT and torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    if tokens > SHORT:
+        return tiled_attention(q, k, v, causal)
+    bias = torch.zeros(tokens, tokens, dtype=q.dtype)
+    if causal:
+        bias = torch.full_like(bias, -torch.inf).triu(1)
+    flat = (q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+    scores = torch.baddbmm(
+        bias.expand(len(flat[0]), -1, -1), flat[0], flat[1].transpose(1, 2), alpha=q.shape[3] ** -0.5
+    )
+    return torch.bmm(scores.softmax(-1).to(q.dtype), flat[2]).view_as(q)
+
+
+def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same for a single query [B, H, 1, D / H] over keys and values [B, H, T, D / H], mask [T] added or None."""
+    if q.device.type != "cpu" or mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[None])
+    # A quarter less time than torch's kernel, which lays keys and values out anew.
+    scores = torch.bmm((q * q.shape[3] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view_as(q)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, causal or not; dropout follows the output projection."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, causal: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.qkv = Linear(dim, 3 * dim, bias=bias)
+        self.out = Linear(dim, dim, bias=bias)
+        self.dropout = Dropout(dropout)
+
+    def _split(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, D / H]; `position` of a single token, for who needs it."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def _merge(self, x: Tensor) -> Tensor:
+        merged = x.transpose(1, 2).flatten(2)
+        return self.dropout(self.out(merged))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        q, k, v = self._split(x)
+        return self._merge(attend(q, k, v, self.causal))
+
+    def prefill(self, x: Tensor, cache: KeyValue) -> Tensor:
+        """[B, t, D] -> [B, t, D] of the first tokens, whose keys and values are put into a static cache; see `step`."""
+        q, k, v = self._split(x)
+        for kept, new in zip(cache, (k, v), strict=True):
+            kept[:, :, : x.shape[1]] = new
+        return self._merge(attend(q, k, v, self.causal))
+
+    def step(self, x: Tensor, cache: KeyValue, position: Tensor, mask: Tensor | None) -> Tensor:
+        """One decoding step with a static cache.
+
+        Args:
+            x: the new token's activations [B, 1, D].
+            cache: keys and values [B, H, T, D/H], or their first part, written in place at `position`.
+            position: index of the new token, int64 [1].
+            mask: additive mask over cached positions [T]: 0 where visible, -inf beyond `position`; None where all are.
+        """
+        q, k, v = self._split(x, position)
+        keys, values = cache
+        keys.index_copy_(2, position, k.to(keys.dtype))
+        values.index_copy_(2, position, v.to(values.dtype))
+        return self._merge(attend_one(q.to(keys.dtype), keys, values, mask))
+
+
+class Mlp(nn.Module):
+    """Two-layer feed-forward net; dropout on the activation and on the branch's output.
+
+    GELU in its tanh form, as in ViT's own code; or a plain tanh.
+    """
+
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0, tanh: bool = False) -> None:
+        super().__init__()
+        self.tanh = tanh
+        self.up = Linear(dim, hidden)
+        self.down = Linear(hidden, dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        y = self.up(x)
+        y = torch.tanh(y) if self.tanh else F.gelu(y, approximate="tanh")
+        return self.dropout(self.down(self.dropout(y)))  # type: ignore[no-any-return]
+
+
+class PreNorm(nn.Module):
+    """A transformer block whose two branches read normalised activations; subclasses make the four parts."""
+
+    norm1: nn.Module
+    attention: Attention
+    norm2: nn.Module
+    mlp: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+    def prefill(self, x: Tensor, cache: KeyValue) -> Tensor:
+        """[B, t, D] -> [B, t, D] of the first tokens, see `Attention.prefill`."""
+        x = x + self.attention.prefill(self.norm1(x), cache)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, cache: KeyValue, position: Tensor, mask: Tensor | None) -> Tensor:
+        """One decoding step, see `Attention.step`."""
+        x = x + self.attention.step(self.norm1(x), cache, position, mask)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class Block(PreNorm):
+    """The paper's block: LayerNorm, attention, LayerNorm, GELU net; with `tanh` in the place of GELU if asked for."""
+
+    def __init__(self, stack: StackConfig, dropout: float = 0.0, causal: bool = False, tanh: bool = False) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(stack.dim)
+        self.attention = Attention(stack.dim, stack.heads, dropout, causal)
+        self.norm2 = LayerNorm(stack.dim)
+        self.mlp = Mlp(stack.dim, stack.mlp, dropout, tanh)
+
+
+def run_block(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    """One block [B, T, D] -> [B, T, D]; under `recompute` it keeps its input alone and runs again in the backward pass.
+
+    Noise and autocast are those of the first run, so the gradients are the same bits.
+    """
+    if not (recompute and torch.is_grad_enabled()):
+        return block(x)  # type: ignore[no-any-return]
+    return recomputed(block.__call__, x)  # type: ignore[no-any-return]
+
+
+def recomputed(function: Callable[..., Any], *args: Any, noise: bool = True) -> Any:
+    """The function of tensors, run again in the backward pass instead of keeping what it computes on the way.
+
+    Args:
+        function: gives a tensor or a tuple of them; a module's own method where it uses weights.
+        args: the first is a tensor.
+        noise: whether the function draws, so that the second run must draw the same.
+    """
+    if args[0].device.type == "xla":
+        from vim_core.distributed.runtimes import xla
+
+        return xla.recomputed(function, *args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=noise)
+
+
+class TanhHead(nn.Module):
+    """The paper's two-layer net with one tanh in the middle, at the output of a stack (section 3.1)."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.up = Linear(dim, hidden)
+        self.down = Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., out]."""
+        return self.down(torch.tanh(self.up(x)))  # type: ignore[no-any-return]
+
+
+def sincos_2d(height: int, width: int, dim: int) -> Tensor:
+    """Fixed 2D sine-cosine positions [height * width, dim], half of the channels for each axis.
+
+    Raises:
+        ConfigError: `dim` is not divisible by 4.
+    """
+    if dim % 4:
+        raise ConfigError(f"quantize.positions='sincos': needs a dim divisible by 4, got {dim}")
+    frequency = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+
+    def axis(length: int) -> Tensor:
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    rows = axis(height)[:, None].expand(height, width, dim // 2)
+    columns = axis(width)[None].expand(height, width, dim // 2)
+    return torch.cat([rows, columns], dim=2).reshape(height * width, dim).float()

@@ -1,0 +1,1 @@
+"""Reading and writing on local disk and object stores."""

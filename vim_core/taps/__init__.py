@@ -1,6 +1,0 @@
-"""Feature networks behind one small interface: what `statistics` and `score` look at images through."""
-
-from vim_core.taps.base import CLASSIFIER, INCEPTION, TORCHVISION, Taken, Tap, TapSpec
-from vim_core.taps.loading import check, load
-
-__all__ = ["CLASSIFIER", "INCEPTION", "TORCHVISION", "Taken", "Tap", "TapSpec", "check", "load"]

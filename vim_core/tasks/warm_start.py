@@ -1,0 +1,107 @@
+"""Start stage 1 from a trained tokenizer: encoder and codebook loaded strictly, frozen if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from vim_core.config import QuantizeConfig
+from vim_core.distributed.fsdp import local, rows_here
+from vim_core.errors import ConfigError, DataError
+from vim_core.models.identity import SHAPE, of_decoder, setting
+from vim_core.models.vit_vqgan import ViTVQGAN
+from vim_core.storage import io, shards
+from vim_core.weights.saving import read_config
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained tokenizer's two files by address and sha256, and the digest of both."""
+
+    weights: str
+    weights_sha256: str
+    config: str
+    config_sha256: str
+    digest: str
+
+
+def start(model: ViTVQGAN, config: QuantizeConfig, source: Source | None) -> None:
+    """Load encoder and codebook, and the decoder with `init_decoder: load`; freeze the former if asked for.
+
+    Raises:
+        ConfigError: no source was handed over for `init_from`, or its settings are others.
+        DataError: a file is missing, was changed since it was hashed, or does not fit.
+    """
+    from safetensors import SafetensorError
+
+    if not config.init_from:
+        return
+    if source is None:
+        raise ConfigError(f"quantize.init_from={config.init_from!r}: the task was given no tokenizer to start from")
+    with _verified(source.config, source.config_sha256):
+        _compare(config, read_config(source.config, "vit_vqgan", "quantize", QuantizeConfig))
+    with _verified(source.weights, source.weights_sha256) as path:
+        try:
+            _load(model, path, config.init_decoder == "load", source.weights)
+        except SafetensorError as error:
+            raise DataError(f"{source.weights}: not a whole safetensors file ({error})") from None
+    if config.freeze_encoder:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(of_decoder(name))
+
+
+@contextmanager
+def _verified(uri: str, sha256: str) -> Iterator[str]:
+    """A local path to the file while open, once it was found to be the one that is meant."""
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(io.fetched(uri))
+        except FileNotFoundError:
+            raise DataError(f"quantize.init_from: {uri} is gone") from None
+        found = shards.digest(path)[1]
+        if found != sha256:
+            rule = f"has sha256 {found[:12]}…, expected {sha256[:12]}…: it was changed"
+            raise DataError(f"quantize.init_from: {uri} {rule}")
+        yield path
+
+
+def _compare(config: QuantizeConfig, theirs: QuantizeConfig) -> None:
+    keys = [*SHAPE]
+    # Codes are those of the padded batch: another size may round differently (contract 7).
+    keys += ["encode_batch"] if config.freeze_encoder else []
+    keys += ["decoder"] if config.init_decoder == "load" else []
+    for key in keys:
+        own, wanted = setting(config, key), setting(theirs, key)
+        if own != wanted:
+            raise ConfigError(
+                f"quantize.{key}={own!r}: the tokenizer of quantize.init_from has {wanted!r}; use the same"
+            )
+    if config.init_decoder == "load" and (config.loss.logit_laplace > 0) != (theirs.loss.logit_laplace > 0):
+        raise ConfigError(
+            f"quantize.loss.logit_laplace={config.loss.logit_laplace!r}: the tokenizer of quantize.init_from has "
+            f"{theirs.loss.logit_laplace!r}, so its decoder another number of channels; use quantize.init_decoder=fresh"
+        )
+
+
+def _load(model: ViTVQGAN, path: str, decoder: bool, uri: str) -> None:
+    """One tensor after another and of each the rows that this worker keeps: there may be no room for all of them."""
+    from safetensors import safe_open
+
+    # Not torch's form, which maps the whole file as one storage.
+    with safe_open(path, framework="np") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    chosen = {name: shape for name, shape in shapes.items() if decoder or not of_decoder(name)}
+    own = {name: value for name, value in model.state_dict().items() if decoder or not of_decoder(name)}
+    odd = sorted(chosen.keys() ^ own.keys())
+    odd += sorted(name for name in chosen.keys() & own.keys() if chosen[name] != tuple(own[name].shape))
+    if odd:
+        raise DataError(f"{uri} does not fit the tokenizer of these settings: {', '.join(odd[:8])}")
+    saved = shards.Shard(path)
+    with torch.no_grad():
+        for name, target in own.items():
+            rows = rows_here(target) if isinstance(target, DTensor) else ()
+            local(target).copy_(saved.rows(name, *rows))

@@ -1,0 +1,218 @@
+"""Counted floating point operations of a training step, as pure functions of the settings.
+
+Counted is what the networks' products and convolutions need, two operations a multiply-add: no recomputation
+(activation checkpointing, flash attention's backward), no padding, no element-wise work (norms, those of queries and
+keys, too), no optimizer, no power iteration of spectral norm (a product of each weight with a vector a pass). So a
+share of a peak rate made from these counts is a model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), but
+for one thing: causal attention counts half, T (T + 1) / 2 pairs of tokens, because a kernel may skip the rest; PaLM
+counts all T T.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from vim_core.config import DiscriminatorConfig, QuantizeConfig, StackConfig
+from vim_core.layers.modern import swiglu_width
+from vim_core.models.prior import PriorShape
+
+Parts = dict[str, float]
+"""Operations of one step over the global batch by part of the work; their sum is the step's."""
+
+VGG16 = (
+    ((3, 64), (64, 64)),
+    ((64, 128), (128, 128)),
+    ((128, 256), (256, 256), (256, 256)),
+    ((256, 512), (512, 512), (512, 512)),
+    ((512, 512), (512, 512), (512, 512)),
+)
+"""Channels of VGG16's 3x3 convolutions up to relu5_3; each group works at half the resolution of the one before."""
+
+
+def linear(rows: int, inputs: int, outputs: int) -> float:
+    """A product of [rows, inputs] and [inputs, outputs]."""
+    return 2.0 * rows * inputs * outputs
+
+
+def convolution(size: int, kernel: int, inputs: int, outputs: int) -> float:
+    """A square convolution whose output is `size` pixels wide; a depthwise one has `inputs=1`."""
+    return 2.0 * size * size * kernel * kernel * inputs * outputs
+
+
+def attention(tokens: int, dim: int, pairs: str) -> float:
+    """Scores and weighted values over `pairs` 'full' (T T) or 'causal' (T (T + 1) / 2) of tokens, all heads."""
+    counted = tokens * tokens if pairs == "full" else tokens * (tokens + 1) // 2
+    return 4.0 * counted * dim
+
+
+def stack(config: StackConfig, tokens: int, pairs: str, variant: str = "paper") -> float:
+    """Forward pass of one image's tokens through a stack of blocks, `variant` as in `PriorConfig`."""
+    width = 2 * config.mlp if variant == "paper" else 3 * swiglu_width(config.mlp)
+    products = linear(tokens, config.dim, 4 * config.dim) + linear(tokens, config.dim, width)
+    return config.blocks * (products + attention(tokens, config.dim, pairs))
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """A convolutional network's forward pass of one image: layers with weights, the first of them, fixed filters."""
+
+    learned: float
+    first: float
+    fixed: float = 0.0
+
+    @property
+    def forward(self) -> float:
+        """Also what the gradient with respect to the input costs, layer by layer."""
+        return self.learned + self.fixed
+
+
+def discriminator(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+    """The discriminator of `config.kind`."""
+    return (_patch if config.kind == "patch" else _stylegan)(config, image_size)
+
+
+def _patch(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+    """pix2pix's: 4x4 convolutions, the last two without a stride."""
+    layers = config.patch_layers
+    widths = [3, *(config.channels * min(2**level, 8) // 8 for level in range(layers + 1)), 1]
+    sizes = [image_size >> level for level in range(1, layers + 1)]
+    sizes += [sizes[-1] - 1, sizes[-1] - 2]
+    parts = [convolution(size, 4, *pair) for size, pair in zip(sizes, pairwise(widths), strict=True)]
+    return Convolutions(sum(parts), parts[0])
+
+
+def _stylegan(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+    """StyleGAN2's: two filters of 4x4 a block, around three convolutions."""
+
+    def channels(size: int) -> int:
+        return min(config.base // size, config.channels)
+
+    first = convolution(image_size, 1, 3, channels(image_size))
+    learned, fixed, size = first, 0.0, image_size
+    while size > 4:
+        wide, narrow = channels(size), channels(size // 2)
+        learned += convolution(size, 3, wide, wide)
+        learned += convolution(size // 2, 3, wide, narrow) + convolution(size // 2, 1, wide, narrow)
+        fixed += convolution(size + 1, 4, 1, wide) + convolution(size - 1, 4, 1, wide)
+        size //= 2
+    top = channels(4)
+    learned += convolution(4, 3, top + 1, top) + linear(1, 16 * top, top) + linear(1, top, 1)
+    return Convolutions(learned, first, fixed)
+
+
+def perceptual(image_size: int) -> float:
+    """VGG16's features of one image, forward."""
+    sizes = [image_size >> level for level in range(len(VGG16))]
+    return sum(convolution(size, 3, *layer) for size, group in zip(sizes, VGG16, strict=True) for layer in group)
+
+
+def encoder(config: QuantizeConfig) -> float:
+    """Forward pass of one image up to its latents, without the lookup."""
+    tokens, settings = (config.image_size // config.patch) ** 2, config.encoder
+    head = linear(tokens, settings.dim, config.codebook.dim)
+    head += 2 * linear(tokens, settings.dim, settings.mlp) if config.tanh == "head" else 0.0
+    return embedding(config) + stack(settings, tokens, "full") + head
+
+
+def embedding(config: QuantizeConfig) -> float:
+    """The encoder's first layer, from pixels."""
+    tokens = (config.image_size // config.patch) ** 2
+    return linear(tokens, 3 * config.patch**2, config.encoder.dim)
+
+
+def lookup(config: QuantizeConfig) -> float:
+    """Products of one image's latents with every code."""
+    return linear((config.image_size // config.patch) ** 2, config.codebook.dim, config.codebook.codes)
+
+
+def decoder(config: QuantizeConfig) -> float:
+    """Forward pass of one image's code vectors to pixels."""
+    tokens, settings = (config.image_size // config.patch) ** 2, config.decoder
+    channels = 6 if config.loss.logit_laplace > 0 else 3
+    pixels = config.patch**2 * channels
+    head = linear(tokens, settings.dim, settings.mlp) + linear(tokens, settings.mlp, pixels)
+    head = head if config.tanh == "head" else linear(tokens, settings.dim, pixels)
+    return _from_code(config) + stack(settings, tokens, "full") + head
+
+
+def _from_code(config: QuantizeConfig) -> float:
+    """The decoder's first layer, from code vectors."""
+    return linear((config.image_size // config.patch) ** 2, config.codebook.dim, config.decoder.dim)
+
+
+def generator(config: QuantizeConfig) -> float:
+    """Forward and backward pass of one image, without the lookup."""
+    if config.freeze_encoder:
+        return encoder(config) + 3 * decoder(config) - _from_code(config)
+    return 3 * (encoder(config) + decoder(config)) - embedding(config)
+
+
+def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Parts:
+    """Stage 1 by part: `generator`, `lookup`, and where the settings have them `entropy`, `discriminator`, `r1`,
+    `perceptual`.
+
+    A backward pass costs the forward pass once for the gradient of every layer's input and once for that of its
+    weights; images need none, so first layers save one. A frozen encoder has no backward pass. The discriminator judges
+    reconstructions for the generator (no gradient of its weights), then real images and reconstructions for itself. R1
+    is one step's penalty over `r1_every`: forward, gradient at the images, and the backward pass through both.
+    """
+    parts = {"generator": generator(config), "lookup": lookup(config)}
+    if config.codebook.entropy.weight > 0:
+        parts["entropy"] = 3 * lookup(config)
+    if config.loss.adversarial > 0:
+        settings = config.discriminator
+        judge = discriminator(settings, config.image_size)
+        own = 2 * (2 * judge.forward + judge.learned - judge.first)
+        parts["discriminator"] = 2 * judge.forward + own
+        if settings.r1_gamma > 0:
+            parts["r1"] = (4 * judge.forward + 2 * judge.learned) / settings.r1_every
+    if perceptual_loss:
+        parts["perceptual"] = 3 * perceptual(config.image_size)
+    return {name: config.batch * value for name, value in parts.items()}
+
+
+def prior_step(shape: PriorShape, batch: int, pairs: str = "causal", tokenizer: QuantizeConfig | None = None) -> Parts:
+    """Stage 2 by part: `blocks`, `attention` (scores and values alone), `head`; `tokenizer` where images are encoded.
+
+    Args:
+        shape, batch: the network and its global batch.
+        pairs: see `attention`.
+        tokenizer: settings of the one that encodes every image before the prior sees it, None where codes are read.
+    """
+    tokens, dim, blocks = shape.tokens, shape.stack.dim, shape.stack.blocks
+    looking = blocks * attention(tokens, dim, pairs)
+    parts = {
+        "blocks": stack(shape.stack, tokens, pairs, shape.variant) - looking,
+        "attention": looking,
+        "head": linear(tokens, dim, shape.vocabulary),
+    }
+    trained = {name: 3.0 * batch * value for name, value in parts.items()}
+    if tokenizer is None:
+        return trained
+    return trained | {"tokenizer": batch * (encoder(tokenizer) + lookup(tokenizer))}
+
+
+PEAKS = {"H200": 989e12, "A100": 312e12, "TPU v4": 275e12}
+"""Dense bf16 products a second as their makers publish them, by a part of the device's name."""
+
+
+def published_peak(device: str, dtype: str) -> float | None:
+    """The published rate of a device in FLOP/s, None where the table has none (other types, a share of a GPU)."""
+    if dtype != "bf16" or "MIG" in device:
+        return None
+    return next((rate for name, rate in PEAKS.items() if name in device), None)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a training's rate is held against, for all its devices together, in FLOP/s; None where it is unknown."""
+
+    published: float | None = None
+    measured: float | None = None
+
+    def shares(self, rate: float) -> dict[str, float]:
+        """`mfu` (share of the published peak) and `share_of_measured` (of the measured product rate), those known."""
+        known = {"mfu": self.published, "share_of_measured": self.measured}
+        return {name: rate / peak for name, peak in known.items() if peak and math.isfinite(rate)}

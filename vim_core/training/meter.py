@@ -1,0 +1,154 @@
+"""Figures of a training as it runs: rates, use of the machine, skipped updates; nothing synchronises a step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vim_core.distributed.runtimes.base import Runtime
+from vim_core.training.flops import Yardstick, published_peak
+
+T = TypeVar("T")
+GIB = 1024.0**3
+
+
+@dataclass
+class Interval:
+    """A stretch of training: its seconds, those of them spent waiting for data, its steps and samples."""
+
+    seconds: float = 0.0
+    waited: float = 0.0
+    steps: int = 0
+    samples: int = 0
+
+    def add(self, other: Interval) -> None:
+        """Take over another stretch."""
+        self.seconds += other.seconds
+        self.waited += other.waited
+        self.steps += other.steps
+        self.samples += other.samples
+
+
+@dataclass
+class Meter:
+    """Counts steps between log lines; `total` sums all lines so far.
+
+    Args:
+        unit: what a sample is, for the name of the rate.
+        flops: operations of one step over the global batch, 0 where nobody counted them.
+        yardstick: rates to hold the achieved one against.
+        clock: seconds that only grow.
+    """
+
+    unit: str
+    flops: float = 0.0
+    yardstick: Yardstick = field(default_factory=Yardstick)
+    clock: Callable[[], float] = time.perf_counter
+    total: Interval = field(default_factory=Interval)
+    _now: Interval = field(default_factory=Interval)
+    _since: float = 0.0
+    _skipped: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Start a new interval."""
+        self._now, self._since, self._skipped = Interval(), self.clock(), {}
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same items; the time until each arrives counts as waiting for data."""
+        source = iter(batches)
+        while True:
+            start = self.clock()
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            self._now.waited += self.clock() - start
+            yield item
+
+    def add(self, samples: int, figures: Mapping[str, Tensor]) -> None:
+        """Count one step and its skipped updates (names that end so) without synchronising the device."""
+        self._now.steps += 1
+        self._now.samples += samples
+        for name in [name for name in figures if name.endswith("skipped")]:
+            # Kept apart: a running sum would make each step's program another one on XLA.
+            self._skipped.setdefault(name, []).append(figures[name])
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no training: checkpoints, pictures. Steps made before are finished first."""
+        for flags in self._skipped.values():
+            float(flags[-1])
+        start = self.clock()
+        try:
+            yield
+        finally:
+            self._since += self.clock() - start
+
+    def row(self, figures: Mapping[str, Tensor]) -> dict[str, float]:
+        """End the interval: the last step's figures, the numbers of skipped updates, rates, use of the machine.
+
+        Reading the figures waits for the device, and the clock is read after them: so rates are those of finished
+        steps. Names with a group (`system/…`) are of the machine.
+        """
+        values = {name: float(value) for name, value in figures.items()}
+        values |= {name: sum(float(flag) for flag in flags) for name, flags in self._skipped.items()}
+        self._now.seconds = self.clock() - self._since
+        values |= self.speed(self._now)
+        self.total.add(self._now)
+        self.begin()
+        return values
+
+    def speed(self, interval: Interval) -> dict[str, float]:
+        """Samples a second, seconds a step, share of the time without data, and achieved operations a second.
+
+        `data_wait_share` is the host's: a device that is still busy with earlier steps meanwhile loses nothing.
+        """
+        seconds = max(1e-9, interval.seconds)
+        values = {
+            f"{self.unit}_per_s": interval.samples / seconds,
+            "system/step_seconds": seconds / max(1, interval.steps),
+            "system/data_wait_share": min(1.0, interval.waited / seconds),
+        }
+        if self.flops:
+            rate = self.flops * interval.steps / seconds
+            shares = {f"system/{name}": share for name, share in self.yardstick.shares(rate).items()}
+            values |= {"system/flops_per_s": rate} | shares
+        return values
+
+
+def yardstick_of(runtime: Runtime, product_rate: float) -> Yardstick:
+    """What all devices of a training could do: by their maker's word, and as measured on one (FLOP/s)."""
+    device = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
+    if runtime.device.type == "xla":
+        device = "TPU " + os.environ.get("TPU_ACCELERATOR_TYPE", "")  # such as v4-32
+    numeric = runtime.numeric
+    peak = published_peak(device, numeric.dtype)
+    return Yardstick(peak and peak * numeric.world, product_rate * numeric.world)
+
+
+def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
+    """The present rate of every network's optimizer: `learning_rate` of 'model', else `<name>_learning_rate`."""
+    return {
+        "learning_rate" if name == "model" else f"{name}_learning_rate": float(optimizer.param_groups[0]["lr"])
+        for name, optimizer in optimizers.items()
+        if optimizer.param_groups
+    }
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Highest memory so far in GiB: resident memory of this process, and on CUDA what tensors held on the device."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    found = {"system/peak_host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB}
+    if device.type == "cuda":
+        found["system/peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+    return found

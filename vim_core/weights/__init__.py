@@ -1,0 +1,1 @@
+"""Weight files: saving, loading, published weights and other code bases' formats."""

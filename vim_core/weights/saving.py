@@ -1,0 +1,144 @@
+"""Weights as safetensors and settings as JSON: strict in both directions, no pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vim_core.errors import DataError
+from vim_core.models.meta import allocate, put
+from vim_core.storage import io
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], values: dict[str, Any]) -> T:
+    """A settings dataclass from nested plain values.
+
+    Raises:
+        DataError: a key is missing or unknown; only a field that joined the class later may be missing.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    joined = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("later")}  # type: ignore[arg-type]
+    values = joined | values
+    if fields != set(values):
+        odd = ", ".join(sorted(fields ^ set(values)))
+        raise DataError(f"{cls.__name__}: missing or unknown keys: {odd}")
+    made = {
+        name: build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+        for name, value in values.items()
+    }
+    return cls(**made)
+
+
+def read_config(uri: str, kind: str, key: str, cls: type[T]) -> T:
+    """Settings of a saved model.
+
+    Raises:
+        DataError: the file is missing or damaged, or describes another kind of model.
+    """
+    try:
+        record = json.loads(io.read_bytes(uri))
+    except FileNotFoundError:
+        raise DataError(f"{uri}: no such file; a model is its weights and the config.json beside them") from None
+    except ValueError as error:
+        raise DataError(f"{uri}: not JSON ({error})") from None
+    if record.get("kind") != kind:
+        raise DataError(f"{uri} describes a {record.get('kind')!r} model, expected {kind!r}")
+    return build(cls, record[key])
+
+
+def to_bytes(module: nn.Module) -> bytes:
+    """All persistent tensors of a module as safetensors bytes, contiguous and on the CPU."""
+    from safetensors.torch import save
+
+    return save({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
+
+
+def tensors(uri: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(io.read_bytes(uri))
+    except FileNotFoundError:
+        raise DataError(f"{uri}: no such weight file") from None
+    except SafetensorError as error:
+        raise DataError(f"{uri}: not a whole safetensors file ({error})") from None
+
+
+def load_into(module: nn.Module, uri: str) -> None:
+    """Load a safetensors file strictly: every name and shape must match.
+
+    Raises:
+        DataError: a tensor is missing, unknown or of another shape.
+    """
+    try:
+        module.load_state_dict(tensors(uri), strict=True)
+    except RuntimeError as error:
+        raise DataError(f"{uri} does not fit {type(module).__name__}: {error}") from None
+
+
+def fill(module: nn.Module, uri: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> None:
+    """Give a network on the meta device its storage and its saved tensors, one after another and strictly.
+
+    The file is memory-mapped anew for each tensor, so besides the network there is never more than one tensor of it
+    in memory. A network sharded by FSDP2 or `distribute_tensor` gets this rank's part of each tensor.
+
+    Args:
+        module: the network; it says how to fill the buffers that are not saved, see `meta`.
+        uri: safetensors file; a remote one is downloaded once, to a temporary file.
+        device: where the tensors are to live.
+        dtype: what the network's floating-point tensors become; by default the file's must be the network's.
+
+    Raises:
+        DataError: the file is missing or damaged, or a tensor is missing, unknown, of another shape or another type.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if dtype is not None:
+        module.to(dtype)
+    try:
+        with io.fetched(uri) as path:
+            _check(module, path, uri, converts=dtype is not None)
+            allocate(module, device)
+            for name, target in module.state_dict().items():
+                with safe_open(path, framework="pt") as file:
+                    put(target, file.get_tensor(name))
+    except FileNotFoundError:
+        raise DataError(f"{uri}: no such weight file") from None
+    except SafetensorError as error:
+        raise DataError(f"{uri}: not a whole safetensors file ({error})") from None
+
+
+def _check(module: nn.Module, path: str, uri: str, converts: bool) -> None:
+    from safetensors import safe_open
+
+    wanted = {name: _header(value, converts) for name, value in module.state_dict().items()}
+    with safe_open(path, framework="pt") as file:
+        found = {name: _header(file.get_tensor(name), converts) for name in file.keys()}  # noqa: SIM118
+    odd = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+    odd += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
+    odd += [
+        f"{name} is {found[name]}, expected {wanted[name]}"
+        for name in wanted.keys() & found.keys()
+        if wanted[name] != found[name]
+    ]
+    if odd:
+        raise DataError(f"{uri} does not fit {type(module).__name__}: {'; '.join(sorted(odd)[:8])}")
+
+
+def _header(value: Tensor, converts: bool) -> str:
+    kind = "floating-point" if converts and value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+    return f"{kind} {list(value.shape)}"
