@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.api import Context, Inputs, Outcome
+from components.contract.api import Context, Inputs, Outcome
 from vim_core.config import ClassifyConfig
 from vim_core.metrics.protocol import Protocol
 
@@ -16,7 +16,7 @@ def run(config: ClassifyConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.training import train
+    from components.training.train import train
     from vim_core.tasks.classifier import ClassifierData
 
     images = inputs["images"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from components import lineage
-from components.api import Artifact, Context, Inputs, Outcome
+from components.contract import lineage
+from components.contract.api import Artifact, Context, Inputs, Outcome
 from vim_core.config import PriorConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
@@ -24,8 +24,8 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: images are asked for and there are none.
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.tokenizing.reading import code_files
-    from components.training import train
+    from components.tokenize.code_files import code_files
+    from components.training.train import train
     from vim_core.tasks.prior import PriorData
 
     codes, tokenizer = inputs["codes"], inputs["tokenizer"]

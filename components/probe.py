@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from components import lineage
-from components.api import Artifact, Context, Inputs, Outcome
+from components.contract import lineage
+from components.contract.api import Artifact, Context, Inputs, Outcome
 from vim_core.config import ProbeConfig, RunConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
@@ -25,8 +25,8 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: the prior has no trained null class, so its features would need the true label.
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.tokenizing.reading import code_files
-    from components.training import train
+    from components.tokenize.code_files import code_files
+    from components.training.train import train
     from vim_core.tasks.probe_data import ProbeData
 
     images, codes, prior = inputs["images"], inputs["codes"], inputs["prior"]

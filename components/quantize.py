@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from components import fingerprint, store
-from components.api import Artifact, Context, Inputs, Outcome
+from components.artifacts import store
+from components.contract import fingerprint
+from components.contract.api import Artifact, Context, Inputs, Outcome
 from vim_core.config import QuantizeConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
@@ -34,7 +35,7 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.training import train
+    from components.training.train import train
     from vim_core.models.identity import encoder_digest
     from vim_core.tasks.quantizer import QuantizerData
 
@@ -106,7 +107,7 @@ def _files(folder: str) -> dict[str, tuple[str, str]]:
 
 def _classifier(images: Artifact, ctx: Context) -> tuple[str, str] | None:
     """Weights and config of the preset's classifier, if it has been made; curves alone use it, so it is no input."""
-    from components.execute import find
+    from components.artifacts.execute import find
 
     if "classify" not in ctx.pipeline.components:
         return None

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components import lineage
-from components.api import Context, Inputs, Outcome
+from components.contract import lineage
+from components.contract.api import Context, Inputs, Outcome
 from vim_core.config import ReconstructConfig
 from vim_core.errors import DataError
 from vim_core.storage import io
@@ -46,7 +46,7 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         DataError: there are no held-out images, or one cannot be decoded.
     """
-    from components.beam_jobs import publish, run_shards
+    from components.engines.beam.jobs import publish, run_shards
     from vim_core.data.image_tables import ImageTable, image_digest
 
     jobs = make_jobs(config, inputs, ctx)
@@ -72,7 +72,7 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 def make_jobs(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list[Job]:
     """One job per shard of held-out images, up to the limit."""
-    from components.beam_jobs import device_of, numeric_name, threads_of
+    from components.engines.beam.jobs import device_of, numeric_name, threads_of
     from vim_core.data.image_tables import open_parquet
 
     images, tokenizer = inputs["images"], inputs["tokenizer"]
@@ -112,7 +112,7 @@ def finished(job: Job) -> bool:
 
 def reconstruct(job: Job) -> str:
     """Encode and decode one shard, write the images and give its name."""
-    from components import beam_jobs
+    from components.engines.beam import jobs as beam_jobs
     from vim_core.data.image_tables import ImageTable, write_sorted
 
     beam_jobs.set_threads(job.threads)

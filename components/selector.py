@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components import classify
-from components.api import Context, Inputs, Outcome
+from components.contract.api import Context, Inputs, Outcome
 from vim_core.config import SelectorConfig
 
 VERSION = 1

@@ -14,7 +14,7 @@ from vim_core.errors import ConfigError
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-    from components.api import Artifact
+    from components.contract.api import Artifact
 
 TEXT = """\
 examples:
@@ -46,39 +46,38 @@ def grammar(made: ArgumentParser) -> None:
 
 def show_list(arguments: Namespace) -> int:
     """`vimctl artifacts list`. Raises `ConfigError` for an unknown or second component."""
-    from components.archive import inventory, telling
+    from components.artifacts import format, inventory
 
     if len(arguments.words) > 1:
         raise ConfigError(f"{' '.join(arguments.words)}: name one component, or none for all")
     root = _root(arguments)
     made = inventory.artifacts(root, "".join(arguments.words))
     shown = inventory.reports(root) | {f"sweep {name}": used for name, used in inventory.sweeps(root).items()}
-    listed = telling.rows(made, inventory.pins_of(root, made), shown)
-    return _say(arguments, listed, telling.table(listed))
+    listed = format.rows(made, inventory.pins_of(root, made), shown)
+    return _say(arguments, listed, format.table(listed))
 
 
 def show_one(arguments: Namespace) -> int:
     """`vimctl artifacts show`. Raises `DataError` where a file is missing or changed."""
     import dataclasses
 
-    from components import store
-    from components.archive import pins, telling
+    from components.artifacts import format, pins, store
 
     root, made = _chosen(arguments)
     if arguments.verify:
         store.verify(made)
     found = pins.read(root, made.manifest.component, made.manifest.fingerprint)
-    lines = [*telling.manifest(made, found), *(["every file is as it was written"] if arguments.verify else [])]
+    lines = [*format.manifest(made, found), *(["every file is as it was written"] if arguments.verify else [])]
     return _say(arguments, dataclasses.asdict(made.manifest), lines)
 
 
 def show_lineage(arguments: Namespace) -> int:
     """`vimctl artifacts lineage`."""
-    from components.archive import inventory, tracing
+    from components.artifacts import ancestry, inventory
 
     root, made = _chosen(arguments)
     known = inventory.artifacts(root)
-    up, down = tracing.upstream(made, known), tracing.downstream(made, known)
+    up, down = ancestry.upstream(made, known), ancestry.downstream(made, known)
     lines = ["made from", *up.lines("  "), "made from it", *down.lines("  ")]
     return _say(arguments, {"upstream": up.record(), "downstream": down.record()}, lines)
 
@@ -87,32 +86,34 @@ def pin(arguments: Namespace) -> int:
     """`vimctl artifacts pin`. Raises `DataError` for one that is pinned already."""
     import dataclasses
 
-    from components.archive import naming, pins
+    from components.artifacts import pins, resolve
 
     root, made = _chosen(arguments)
     done = pins.pin(root, made.manifest, arguments.reason)
-    return _say(arguments, dataclasses.asdict(done), [f"{naming.name_of(made)}: pinned {done}"])
+    return _say(arguments, dataclasses.asdict(done), [f"{resolve.name_of(made)}: pinned {done}"])
 
 
 def unpin(arguments: Namespace) -> int:
     """`vimctl artifacts unpin`. Raises `DataError` for one that is not pinned."""
     import dataclasses
 
-    from components.archive import naming, pins
+    from components.artifacts import pins, resolve
 
     root, made = _chosen(arguments)
     done = pins.unpin(root, made.manifest)
-    return _say(arguments, dataclasses.asdict(done), [f"{naming.name_of(made)}: was pinned {done}"])
+    return _say(arguments, dataclasses.asdict(done), [f"{resolve.name_of(made)}: was pinned {done}"])
 
 
 def collect(arguments: Namespace) -> int:
     """`vimctl artifacts gc`: a plan, or with --delete its execution."""
-    from components.archive import collecting, planning, telling
+    from components.artifacts import format
+    from components.artifacts.gc import collect as collecting
+    from components.artifacts.gc import plan
 
-    rules = planning.Rules(planning.seconds(arguments.older_than), arguments.checkpoints)
+    rules = plan.Rules(plan.seconds(arguments.older_than), arguments.checkpoints)
     done = collecting.collect(_root(arguments), rules, arguments.delete)
-    record = telling.removed_record(done, arguments.delete)
-    return _say(arguments, record, telling.removed(done, arguments.delete))
+    record = format.removed_record(done, arguments.delete)
+    return _say(arguments, record, format.removed(done, arguments.delete))
 
 
 def _kind(kinds: Any, name: str, act: object, text: str) -> ArgumentParser:
@@ -142,10 +143,10 @@ def _root(arguments: Namespace) -> str:
 
 
 def _chosen(arguments: Namespace) -> tuple[str, Artifact]:
-    from components.archive import inventory, naming
+    from components.artifacts import inventory, resolve
 
     root = _root(arguments)
-    return root, naming.chosen(inventory.artifacts(root), arguments.artifact)
+    return root, resolve.chosen(inventory.artifacts(root), arguments.artifact)
 
 
 def _say(arguments: Namespace, record: Any, lines: Iterable[str]) -> int:

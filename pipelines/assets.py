@@ -7,9 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from components import lost, registry
-from components.execute import Result
-from components.progress import LineProgress
+from components.artifacts.execute import Result
+from components.contract import registry
+from components.engines import connection
+from components.tracking.progress import LineProgress
 from pipelines import checks, metadata, session
 from vim_core.config import PipelineConfig
 
@@ -83,7 +84,7 @@ def _made(context: dg.AssetExecutionContext, current: session.Session, name: str
     try:
         return current.run(name, _forced(context, name, config))
     except Exception as error:
-        if not lost.is_lost(error) or context.retry_number >= config.run.restarts:
+        if not connection.is_lost(error) or context.retry_number >= config.run.restarts:
             raise
         current.error = None
         context.log.warning(f"{name}: {error}: trying again")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from components.gates.table import GATES
-from components.gates.verdict import Verdict
+from components.artifacts.gates.table import GATES
+from components.artifacts.gates.verdict import Verdict
 
 
 def specs(name: str) -> list[dg.AssetCheckSpec]:

@@ -20,7 +20,7 @@ NOISY = ("dagster", "mlflow", "alembic", "ray", "apache_beam", "fsspec", "urllib
 
 def run(arguments: Namespace) -> int:
     """`vimctl run`: execute components, then say what was made and where it lies."""
-    from components.progress import progress_on
+    from components.tracking.progress import progress_on
     from pipelines import launch, summary
 
     target, overrides = split_words(arguments.words)
@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> int:
 
 def config(arguments: Namespace) -> int:
     """`vimctl config`: the resolved settings as YAML."""
-    from components.settings import to_yaml
+    from components.contract.settings import to_yaml
 
     sys.stdout.write(to_yaml(presets.load(arguments.preset, only_overrides(arguments.words))))
     return 0
@@ -81,7 +81,7 @@ def compare(arguments: Namespace) -> int:
 
 def export_tables(arguments: Namespace) -> int:
     """`vimctl tables export`: an image table as one .npz or a folder of PNG."""
-    from components import exchange
+    from components.exchange import tables as exchange
 
     uris = exchange.files_of(arguments.source, arguments.split)
     count = exchange.export_table(uris, arguments.target)
@@ -91,7 +91,7 @@ def export_tables(arguments: Namespace) -> int:
 
 def import_tables(arguments: Namespace) -> int:
     """`vimctl tables import`: an .npz or a folder of pictures as an image table."""
-    from components import exchange
+    from components.exchange import tables as exchange
 
     names = exchange.import_table(arguments.source, arguments.target, (arguments.classes or "").split(","))
     sys.stdout.write("".join(f"{name}\n" for name in names))
@@ -121,14 +121,14 @@ def ui(arguments: Namespace) -> int:
 
 def encode(arguments: Namespace) -> int:
     """`vimctl encode`: codes of one's own pictures."""
-    from components import pictures
+    from components.exchange import encode as pictures
 
     return _said(pictures.encode(arguments.images, arguments.tokenizer, arguments.out, arguments.device))
 
 
 def reconstruct(arguments: Namespace) -> int:
     """`vimctl reconstruct`: one's own pictures through a tokenizer and back."""
-    from components import pictures
+    from components.exchange import encode as pictures
 
     beside = arguments.side_by_side
     given = arguments.images, arguments.tokenizer, arguments.out, beside, arguments.device
@@ -137,14 +137,14 @@ def reconstruct(arguments: Namespace) -> int:
 
 def export(arguments: Namespace) -> int:
     """`vimctl export`: a tokenizer or prior as weights, config and model card."""
-    from components import exporting
+    from components.exchange import export as exporting
 
     return _said(exporting.export(arguments.artifact, arguments.out, arguments.license))
 
 
 def bring_in(arguments: Namespace) -> int:
     """`vimctl import`: a checkpoint of enhancing-transformers as an exported tokenizer."""
-    from components import pictures
+    from components.exchange import encode as pictures
 
     return _said([pictures.bring_in(arguments.checkpoint, arguments.out, arguments.head_dim)])
 

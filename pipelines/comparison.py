@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from components.reporting.comparing import Run
+from components.report.compare import Run
 from pipelines import presets, session
 from pipelines.summary import line, place
 from vim_core.errors import ConfigError, DataError
@@ -24,7 +24,7 @@ def write(names: list[str], overrides: list[str], target: str) -> list[Run]:
         ConfigError: fewer than two runs are named, or a name is neither a place nor a preset.
         DataError: there is no report yet, or it cannot be read.
     """
-    from components.reporting import compare_page
+    from components.report import compare_page
 
     if len(names) < 2:
         raise ConfigError(f"compare: {' '.join(names) or 'nothing'}: name two runs or more")
@@ -52,7 +52,7 @@ def locate(name: str, overrides: list[str]) -> tuple[str, str]:
 
 def read(name: str, results: str, page: str) -> Run:
     """A run from its report; pictures are those of its page, if it is there. Raises `DataError` for broken JSON."""
-    from components.reporting import compare_page
+    from components.report import compare_page
 
     try:
         record = json.loads(io.read_bytes(results))
@@ -81,9 +81,9 @@ def show(runs: list[Run], target: str, console: Console) -> None:
     """Print the figures that compare, the ones refused with the fields that differ, and where the page lies."""
     from rich.table import Table
 
-    from components.reporting import comparing
+    from components.report import compare
 
-    lines, refusals = comparing.compare(runs)
+    lines, refusals = compare.compare(runs)
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("figure", no_wrap=True)
     for run in runs:
@@ -96,14 +96,14 @@ def show(runs: list[Run], target: str, console: Console) -> None:
     for refusal in refusals:
         fields = ", ".join(name for name, _, _ in refusal.fields)
         line(console, "refused", f"{refusal.key}: {' and '.join(refusal.runs)} differ in {fields}")
-    for name, values in comparing.settings_that_differ(runs):
+    for name, values in compare.settings_that_differ(runs):
         line(console, "setting", f"{name}: {' | '.join(values)}")
     line(console, "page", place(target))
 
 
 def _of_artifact(folder: str, manifest: str) -> tuple[str, str]:
-    from components import store
-    from components.api import Artifact
+    from components.artifacts import store
+    from components.contract.api import Artifact
 
     artifact = Artifact(folder, store.parse(io.read_bytes(manifest), manifest))
     if artifact.manifest.component != "report":

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from components import registry
-from components.progress import ClosingProgress
+from components.contract import registry
+from components.tracking.progress import ClosingProgress
 from pipelines import history, session
 from pipelines.session import Places
 from vim_core.config import PipelineConfig

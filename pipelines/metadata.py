@@ -9,11 +9,11 @@ from typing import Any
 
 import dagster as dg
 
-from components.api import Artifact
-from components.execute import Result
-from components.headlines import HEADLINES
-from components.mlflow_owner import commit_tag, owner_tags
-from components.tracking import config_fingerprint
+from components.artifacts.execute import Result
+from components.artifacts.headlines import HEADLINES
+from components.contract.api import Artifact
+from components.tracking.owner import commit_tag, owner_tags
+from components.tracking.tracker import config_fingerprint
 from pipelines.session import Session
 from pipelines.ui import MLFLOW_URL
 from vim_core.config import PipelineConfig

@@ -40,7 +40,7 @@ def options(made: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """The command. Raises `ConfigError` for a malformed topology or setting; what does not fit is a warning."""
-    from components import planning
+    from components.training import plan as planning
 
     overrides = only_overrides(arguments.words)
     for key in ("topology", "accelerator"):

@@ -19,14 +19,14 @@ def default() -> str:
 
 def load(preset: str, overrides: list[str]) -> PipelineConfig:
     """A preset by name or file, with dotted overrides. Raises `ConfigError`."""
-    from components import settings
+    from components.contract import settings
 
     return settings.load(preset, overrides, FOLDER)
 
 
 def headlines() -> dict[str, str]:
     """Every preset's name and the first line of its header."""
-    from components import settings
+    from components.contract import settings
 
     return {name: _headline(FOLDER / f"{name}.yaml") for name in settings.presets(FOLDER)}
 

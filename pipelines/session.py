@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from components import execute, registry, tracking
-from components.api import Artifact, Progress
-from components.execute import Known, Result, Services
-from components.gates import table
-from components.gates.verdict import Verdict
-from components.progress import ClosingProgress
+from components.artifacts import execute
+from components.artifacts.execute import Known, Result, Services
+from components.artifacts.gates import table
+from components.artifacts.gates.verdict import Verdict
+from components.contract import registry
+from components.contract.api import Artifact, Progress
+from components.tracking import tracker
+from components.tracking.progress import ClosingProgress
 from vim_core.config import PipelineConfig
 from vim_core.errors import GateError
 from vim_core.storage import io
@@ -33,7 +35,7 @@ class Session:
 
     config: PipelineConfig
     progress: Callable[[str], ClosingProgress]
-    tracking: tracking.Tracking
+    tracking: tracker.Tracking
     places: Places = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
@@ -87,7 +89,7 @@ class Session:
 
     def close(self) -> None:
         """End the MLflow run with how this run went."""
-        self.tracking.close(tracking.ending(self.error))
+        self.tracking.close(tracker.ending(self.error))
 
     def _placed(self, name: str) -> PipelineConfig:
         place = self.places.get(name, {})
@@ -98,7 +100,7 @@ class Session:
         return self._bar
 
     def _publish(self, artifact: Artifact) -> None:
-        from components import report
+        from components.report import component as report
 
         record = {
             "preset": self.config.preset,
@@ -118,7 +120,7 @@ def begin(
 ) -> Session:  # fmt: skip
     """Open the MLflow run with `tags`. Raises `ConfigError` for a tracking address that contradicts the root."""
     own = {"dagster/run_id": dagster_run} if dagster_run else {}
-    return Session(config, progress, tracking.open_run(config, {**own, **tags}), places)
+    return Session(config, progress, tracker.open_run(config, {**own, **tags}), places)
 
 
 def published(config: PipelineConfig) -> str:
@@ -126,7 +128,7 @@ def published(config: PipelineConfig) -> str:
     return io.join(config.run.root, "reports", config.preset)
 
 
-def mlflow_record(config: PipelineConfig, run: tracking.Tracking) -> dict[str, str]:
+def mlflow_record(config: PipelineConfig, run: tracker.Tracking) -> dict[str, str]:
     """Where the run is tracked: address, experiment, run id, and its page where a server shows it."""
     if not run.uri:
         return {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from components.execute import Result
-from components.headlines import HEADLINES
-from components.mlflow_link import tracking_uri
-from components.progress import duration
+from components.artifacts.execute import Result
+from components.artifacts.headlines import HEADLINES
+from components.tracking.link import tracking_uri
+from components.tracking.progress import duration
 from pipelines.session import Session, mlflow_record, published
 from vim_core.config import PipelineConfig
 from vim_core.storage import io

@@ -47,7 +47,7 @@ def run(arguments: Namespace) -> int:
 
 def evaluate(sweep: Sweep, config: PipelineConfig, tags: Mapping[str, str]) -> int:
     """Run a sweep and show how it went; 0 when every point was evaluated, 1 when some failed."""
-    from components.progress import progress_on
+    from components.tracking.progress import progress_on
     from pipelines.sweeps import running, showing
 
     out = commands.console()

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from components.mlflow_link import artifact_location, tracking_uri
+from components.tracking.link import artifact_location, tracking_uri
 from pipelines import history
 from pipelines.servers import HOST, Server, free_port
 from vim_core.config import PipelineConfig

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from components import lease, store
-from components.api import Artifact, FileEntry, InputRecord, Manifest
-from components.archive import marks
+from components.artifacts import lease, store, usage
+from components.contract.api import Artifact, FileEntry, InputRecord, Manifest
 from vim_core.storage import io
 
 DAY = 86400.0
@@ -55,11 +54,11 @@ def report(root: str, preset: str, used: Mapping[str, Artifact]) -> None:
 
 def own(root: str, component: str, number: int, uses: Sequence[Artifact], pid: int | None = None) -> None:
     """Leave the lease of an owner on this machine: of this process, or of one that is gone."""
-    leases = marks.folder(root, component, key(number))
+    leases = usage.folder(root, component, key(number))
     owner = lease._myself() if pid is None else dataclasses.replace(lease._myself(), pid=pid, started="long ago")
     number = max(lease._numbers(leases), default=0) + 1
     io.write_bytes(io.join(leases, f"lease-{number:06d}.json"), json.dumps(dataclasses.asdict(owner)).encode())
-    marks.announce(leases, uses)
+    usage.announce(leases, uses)
 
 
 def leave_work(root: str, component: str, number: int, names: Sequence[str] = ("spool.jsonl",)) -> None:

@@ -109,7 +109,7 @@ def _remote(kind: str, request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def smoke_config(root: str) -> Any:
     """The `smoke` preset with its root in a temporary folder (a `PipelineConfig`)."""
-    from components import settings
+    from components.contract import settings
 
     return settings.load(str(CONF / "smoke.yaml"), [f"run.root={root}", "run.system_metrics=false"])
 
@@ -117,7 +117,7 @@ def smoke_config(root: str) -> Any:
 @pytest.fixture
 def make_context(root: str, smoke_config: Any) -> Callable[..., Any]:
     """A factory of `Context`: `make_context("ingest")`, with silent progress and tracker, folders below `root`."""
-    from components.api import Context
+    from components.contract.api import Context
 
     def make(name: str, fingerprint: str = "0" * 20, pipeline: Any = None) -> Context:
         config = pipeline or smoke_config

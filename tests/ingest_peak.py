@@ -7,7 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
-from components import ingest
+from components.ingest import component as ingest
 from tests.synthetic import context_of
 from vim_core.config import IngestConfig
 

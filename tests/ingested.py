@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from components.api import Artifact, Context, Outcome
-from components.store import files_in
+from components.artifacts.store import files_in
+from components.contract.api import Artifact, Context, Outcome
 from tests.synthetic import artifact, context_of, with_fields
 from vim_core.config import CodebookConfig, IngestConfig, LossConfig, QuantizeConfig, StackConfig
 from vim_core.data.image_tables import ImageTable
@@ -32,7 +32,7 @@ def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) ->
 
 def digits_table(root: Path, limit: int = 90, shards: int = 3) -> Artifact:
     """A few built-in digits through the real `ingest`."""
-    from components import ingest
+    from components.ingest import component as ingest
 
     config = IngestConfig(limit=limit, shards=shards, test_fraction=0.3)
     ctx = context_of(root, "ingest")

@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from components import report
-from components.api import Artifact
+from components.contract.api import Artifact
+from components.report import component as report
 from tests.synthetic import CLASSES, artifact, context_of, everything, image_files, pictures, rows, with_fields
 from vim_core.config import ReportConfig
 from vim_core.data.images import encode_png

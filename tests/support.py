@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from components.api import Context, Row
+from components.contract.api import Context, Row
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "pipelines" / "conf"
@@ -291,11 +291,12 @@ def ray_cluster(cpus: int) -> Iterator[Any]:
 
 def train_here(patch: pytest.MonkeyPatch) -> None:
     """Trainings run as one worker in this process: no Ray is started, and the slow measurement is left out."""
-    from components import ray_train, training
+    from components.engines.ray import session
+    from components.training import train as training
 
     def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
         training.run_task(arguments["job"], 0, 1, 0)
         return "in the test"
 
-    patch.setattr(ray_train, "fit", fit)
+    patch.setattr(session, "fit", fit)
     patch.setattr("vim_core.distributed.runtimes.measure.product_rate", lambda runtime: 12.3)

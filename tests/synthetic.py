@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from components.api import Artifact, Context, FileEntry, InputRecord, Manifest
+from components.contract.api import Artifact, Context, FileEntry, InputRecord, Manifest
 from tests.support import SilentProgress, SilentTracker
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.data.code_tables import CodeMeta, write_codes

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components import statistics, tokenize
-from components.api import Artifact, FileEntry
+from components.contract.api import Artifact, FileEntry
+from components.statistics import component as statistics
+from components.tokenize import component as tokenize
 from tests import synthetic
 from tests.synthetic import context_of
 from vim_core.config import CodebookConfig, LossConfig, QuantizeConfig, StackConfig, StatisticsConfig, TokenizeConfig

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn as start_processes
 
-from components import training
+from components.training import train as training
 from tests.support import free_port
 from tests.unit.vim_core.tiny import (
     Killed,

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components import execute, settings, tokenize
+from components.artifacts import execute
+from components.contract import settings
+from components.tokenize import component as tokenize
 from vim_core.errors import VimError
 
 CONF = Path(__file__).resolve().parents[2] / "pipelines" / "conf"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from components.progress import progress_on
+from components.tracking.progress import progress_on
 from pipelines import commands, history
 from pipelines.clusters import specs
 from pipelines.clusters.api import JobSpec

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from components import topology
+from components.engines import topology
 from pipelines.clusters import shapes
 from pipelines.clusters.api import JobSpec
 from pipelines.clusters.profile import Cluster, KubernetesPlace

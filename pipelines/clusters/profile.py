@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import registry, settings, topology
+from components.contract import registry, settings
+from components.engines import topology
 from vim_core.config import RunConfig
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError

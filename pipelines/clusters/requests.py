@@ -6,7 +6,8 @@ import json
 from argparse import Namespace
 from collections.abc import Callable
 
-from components import execute, settings
+from components.artifacts import execute
+from components.contract import settings
 from pipelines import commands, presets, session
 from pipelines.clusters import specs, submitting
 from pipelines.clusters.api import JobSpec

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components import registry, topology
+from components.contract import registry
+from components.engines import topology
 from pipelines.clusters.api import JobSpec
 from pipelines.clusters.profile import Cluster
 from vim_core.config import RunConfig

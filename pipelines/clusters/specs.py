@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from components import fingerprint as hashing
-from components import registry, settings, store
+from components.artifacts import store
+from components.contract import fingerprint as hashing
+from components.contract import registry, settings
 from pipelines.clusters.api import JobSpec
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError

@@ -6,12 +6,12 @@ import re
 import time
 from collections.abc import Iterator
 
-from components.archive import inventory
-from components.archive.inventory import Files, Inventory, Place
-from components.archive.naming import short
-from components.archive.telling import size
-from components.progress import duration
-from components.spool_mirror import SPOOL
+from components.artifacts import inventory
+from components.artifacts.format import size
+from components.artifacts.inventory import Files, Inventory, Place
+from components.artifacts.resolve import short
+from components.tracking.progress import duration
+from components.tracking.spool_mirror import SPOOL
 from pipelines.clusters import specs
 from pipelines.clusters.api import JobState
 from pipelines.clusters.profile import Cluster

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components import topology
+from components.engines import topology
 from pipelines.clusters import shapes
 from pipelines.clusters.manifests import TPU, Manifest, slice_labels
 from pipelines.deploying.deployment import Deployment

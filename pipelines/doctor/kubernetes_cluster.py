@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components import topology
+from components.engines import topology
 from pipelines.clusters.profile import Cluster
 from pipelines.doctor.findings import Finding, Subject, fail, ok, warn
 from vim_core.errors import ConfigError

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from urllib.parse import quote, urlsplit
 
-from components.mlflow_link import tracking_uri
+from components.tracking.link import tracking_uri
 from pipelines.doctor.asking import Answer, Silent, ask
 from pipelines.doctor.findings import Finding, Subject, fail, ok, warn
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from components import topology
+from components.engines import topology
 from pipelines.doctor.findings import Finding, Subject, fail, ok
 from vim_core.errors import ConfigError
 

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from components import store
+from components.artifacts import store
 from pipelines.schedules.ticks import MISSED, SKIP
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError, DataError

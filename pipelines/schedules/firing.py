@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from components.progress import ClosingProgress
+from components.tracking.progress import ClosingProgress
 from pipelines import presets
 from pipelines.schedules import files
 from pipelines.schedules.due import Fire
@@ -73,7 +73,7 @@ def tags_of(fire: Fire, dagster_run: str) -> dict[str, str]:
 def _submit(
     schedule: Schedule, sweep: Sweep, config: PipelineConfig, say: Callable[[str], None], tags: dict[str, str]
 ) -> str:
-    from components import settings
+    from components.contract import settings
     from pipelines.clusters import profile, submitting
     from pipelines.clusters.api import SUCCEEDED, JobSpec
 

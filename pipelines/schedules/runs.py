@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import dagster as dg
 
-from components import lost
-from components.progress import LineProgress
+from components.engines import connection
+from components.tracking.progress import LineProgress
 from pipelines import assets, history, metadata
 from pipelines.schedules import due, files, firing
 from pipelines.schedules.names import HERE, OPS, SENSOR, TAG, THERE
@@ -71,7 +71,7 @@ def job(config: PipelineConfig, name: str, pool: str | None) -> dg.JobDefinition
         try:
             say(firing.run(root, fire, lambda name: LineProgress(name, say), say, context.run_id))
         except Exception as error:
-            if not lost.is_lost(error):
+            if not connection.is_lost(error):
                 raise
             raise dg.RetryRequested(restarts, assets.FIRST_WAIT_S * 2**context.retry_number) from error
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from components import execute, store
-from components.api import Artifact, Tracker
-from components.execute import Known, Services
-from components.mlflow_run import OffTracker
-from components.progress import QuietProgress
+from components.artifacts import execute, store
+from components.artifacts.execute import Known, Services
+from components.contract.api import Artifact, Tracker
+from components.tracking.progress import QuietProgress
+from components.tracking.run import OffTracker
 from vim_core.config import PipelineConfig
 from vim_core.errors import VimError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from components import checkpointed
-from components.api import Artifact
+from components.contract.api import Artifact
+from components.training import checkpointed
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError
 

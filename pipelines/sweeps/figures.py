@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.api import Artifact, Manifest
-from components.reporting.results import ACCEPTED, BOUNDS
+from components.contract.api import Artifact, Manifest
+from components.report.results import ACCEPTED, BOUNDS
 from pipelines.sweeps.grid import Point
 from pipelines.sweeps.spec import ACCEPTANCE, BLOCK, PROBED
 from vim_core.errors import ConfigError

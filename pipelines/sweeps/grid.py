@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components import settings
-from components.api import Artifact
+from components.contract import settings
+from components.contract.api import Artifact
 from pipelines.sweeps.spec import ACCEPTANCE, ALL, BLOCK, CHECKPOINT, LATEST, SPECIAL, Sweep
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.reporting import plots, words
-from components.reporting.page import filled
-from components.reporting.plots import REST, Mark, Series
-from components.reporting.results import SHARES
+from components.report import format, plots
+from components.report.page import filled
+from components.report.plots import REST, Mark, Series
+from components.report.results import SHARES
 from pipelines.sweeps import table
 from pipelines.sweeps.results import FAILED
 from pipelines.sweeps.spec import axis
@@ -57,7 +57,7 @@ def _group(results: Record, group: Record) -> Group:
     best, front = group["best"], group["front"]
     return Group(
         chart=_chart(results, members, group),
-        sentences=tuple((name, words.sentence(_shared(protocol))) for name, protocol in protocols if protocol),
+        sentences=tuple((name, format.sentence(_shared(protocol))) for name, protocol in protocols if protocol),
         head=table.head(results),
         rows=tuple((table.row(results, p), p["number"] in front, p["number"] == best) for p in members),
         best=points.get(best, {}).get("label", ""),

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from components import ray_tasks
+from components.engines.ray import tasks
 from pipelines.sweeps.cells import Done, Job, die_with, perform
 from vim_core.config import RunConfig
 
@@ -27,7 +27,7 @@ def results(jobs: Sequence[Job], run: RunConfig, parallel: int) -> Generator[Don
     Raises:
         VimError: no Ray cluster answers at `run.ray_address`.
     """
-    address = ray_tasks.address(run)
+    address = tasks.address(run)
     if address:
         yield from _on_ray(jobs, dataclasses.replace(run, ray_address=address), parallel)
     elif parallel == 1 or len(jobs) == 1:
@@ -37,9 +37,9 @@ def results(jobs: Sequence[Job], run: RunConfig, parallel: int) -> Generator[Don
 
 
 def _on_ray(jobs: Sequence[Job], run: RunConfig, parallel: int) -> Iterator[Done]:
-    run = dataclasses.replace(run, threads=ray_tasks.threads(run, parallel))
+    run = dataclasses.replace(run, threads=tasks.threads(run, parallel))
     there = [_there(job, run.threads) for job in jobs]
-    for number, result in ray_tasks.results(perform, there, run, parallel):
+    for number, result in tasks.results(perform, there, run, parallel):
         yield result if isinstance(result, Done) else Done(jobs[number].number, {}, {}, reason=str(result))
 
 

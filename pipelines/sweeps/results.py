@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.api import Artifact
-from components.reporting.comparing import judged
+from components.contract.api import Artifact
+from components.report.compare import judged
 from pipelines.sweeps import pareto
 from pipelines.sweeps.grid import Point
 from pipelines.sweeps.spec import Sweep, axis

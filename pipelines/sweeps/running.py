@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components import execute, registry, tracking
-from components.api import Artifact
-from components.execute import Known
-from components.progress import ClosingProgress
-from components.sweep_tracking import OffSweepTracking, PointRecord, open_sweep
+from components.artifacts import execute
+from components.artifacts.execute import Known
+from components.contract import registry
+from components.contract.api import Artifact
+from components.tracking import tracker
+from components.tracking.progress import ClosingProgress
+from components.tracking.sweep import OffSweepTracking, PointRecord, open_sweep
 from pipelines.sweeps import checkpoints, figures, grid, page, pool, results, spec, state
 from pipelines.sweeps.cells import Done, Job, found
 from pipelines.sweeps.grid import Cell, Point
@@ -73,7 +75,7 @@ def identity(sweep: Sweep, config: PipelineConfig) -> str:
     asked = dataclasses.asdict(sweep)
     for told in ("about", "parallel", "axes", "best"):
         asked.pop(told)
-    text = json.dumps([asked, tracking.config_fingerprint(config)], sort_keys=True)
+    text = json.dumps([asked, tracker.config_fingerprint(config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -85,7 +87,7 @@ def default_axes(shared: Known) -> list[str]:
     """
     if "statistics" not in shared:
         raise ConfigError("axes=[]: the preset has no statistics, so samples have no distance; name two axes")
-    from components.scoring.names import Names
+    from components.score.names import Names
 
     network = shared["statistics"].properties["network"]
     names = Names.of(network)
@@ -234,7 +236,7 @@ class _Run:
         for name in (state.RESULTS, state.PAGE):
             if io.is_local(folder):
                 told.file(str(io.local_path(io.join(folder, name))))
-        status = tracking.ending(error)
+        status = tracker.ending(error)
         if error is None and not made["counts"]["done"]:
             status = "FAILED"
         told.close(status, results_of_best(made))

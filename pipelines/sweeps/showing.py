@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from components.mlflow_link import tracking_uri
+from components.tracking.link import tracking_uri
 from pipelines.summary import line, place
 from pipelines.sweeps import page, state, table
 from pipelines.sweeps.results import DONE, FAILED

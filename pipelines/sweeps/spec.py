@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import registry, settings
+from components.contract import registry, settings
 from vim_core.config.fields import require
 from vim_core.errors import ConfigError
 

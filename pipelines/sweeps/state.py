@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from components import lease, store
-from components.archive import marks
+from components.artifacts import lease, store, usage
 from pipelines.sweeps.spec import NAME
 from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
@@ -54,7 +53,7 @@ def write(root: str, name: str, results: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def held(root: str, name: str, note: Any) -> Iterator[None]:
     """Be the one that runs this sweep; waits while another living process does, and then finds its points finished."""
-    leases = io.join(root, marks.LEASES, SWEEPS, name)
+    leases = io.join(root, usage.LEASES, SWEEPS, name)
     with store.guarded(root):
         io.make_folder(leases)
     with lease.hold(leases, note):

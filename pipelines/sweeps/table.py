@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.reporting.results import SHARES, shown
+from components.report.results import SHARES, shown
 from pipelines.sweeps.grid import short, told
 from pipelines.sweeps.spec import axis
 

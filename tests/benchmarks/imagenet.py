@@ -73,7 +73,7 @@ class Measured:
     def __init__(self, folder: Path, photos: Sequence[bytes]) -> None:
         from safetensors.torch import save_file
 
-        from components.measuring.shards import Job, loaded
+        from components.statistics.shards import Job, loaded
         from tests.unit.vim_core.random_inception import state
         from vim_core.features import TapSpec
 
@@ -94,8 +94,8 @@ class Measured:
         """The component's own step."""
         import apache_beam as beam
 
-        from components.beam_jobs import run_pipeline
-        from components.measuring.shards import measure
+        from components.engines.beam.jobs import run_pipeline
+        from components.statistics.shards import measure
         from vim_core.config import RunConfig
 
         shutil.rmtree(self.folder / "made", ignore_errors=True)

@@ -60,7 +60,7 @@ def bare(files: list[Path], target: Path) -> int:
 
 
 def _ingested(folder: Path, rule: str, count: int) -> None:
-    from components import ingest
+    from components.ingest import component as ingest
     from tests.synthetic import context_of
     from vim_core.config import IngestConfig
 

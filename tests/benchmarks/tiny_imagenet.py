@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from components import ingest, settings
+from components.contract import settings
+from components.ingest import component as ingest
 from tests.support import CONF
 from tests.synthetic import context_of
 from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore

@@ -123,7 +123,7 @@ class Work:
 
     def __init__(self, bench: Bench, size: Size, photos: Sequence[bytes] = ()) -> None:
         """`photos` are the encoded images that the table repeats; random pictures by default."""
-        from components.tokenizing.stages import Plan, Shard
+        from components.tokenize.stages import Plan, Shard
 
         self.size, self.folder, self.device = size, bench.folder / "tokenize", bench.runtime.device.type
         self.steady: dict[int, list[float]] = {}
@@ -160,8 +160,8 @@ class Work:
 
     def by_beam(self, processes: int, split: bool = False) -> Callable[[], None]:
         """The component's pipeline, from its start to the last file."""
-        from components.beam_jobs import run_pipeline
-        from components.tokenizing.beam_stages import build
+        from components.engines.beam.jobs import run_pipeline
+        from components.tokenize.beam_stages import build
         from vim_core.config import RunConfig
 
         own: Any = build_split if split else build
@@ -191,7 +191,7 @@ def build_split(pipeline: Any, plan: Any, shards: Any) -> Any:
     import apache_beam as beam
     from apache_beam.ml.inference.base import RunInference
 
-    from components.tokenizing.beam_stages import Decode, Encoder, Write
+    from components.tokenize.beam_stages import Decode, Encoder, Write
 
     batches = pipeline | "shards" >> beam.Create(shards) | "decode" >> beam.ParDo(Decode(plan))
     spread = batches | "spread" >> beam.Reshuffle()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components import store
-from components.api import Artifact
+from components.artifacts import store
+from components.contract.api import Artifact
 from tests.support import PRIVATE, vimctl
 from vim_core.storage import io
 

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from components import training
-from components.api import Context, Outcome
+from components.contract.api import Context, Outcome
+from components.training import train as training
 from tests import workers
 from tests.support import REPOSITORY, ray_cluster, train_here
 from tests.synthetic import context_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components import store
+from components.artifacts import store
 from tests.conftest import SmokeRun
 from tests.support import REPOSITORY, command, environment, ray_cluster, vimctl
 from vim_core.storage import io

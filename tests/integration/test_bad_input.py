@@ -124,7 +124,8 @@ def test_an_unwritable_root(tmp_path: Path) -> None:
 
 def committed(smoke_run: SmokeRun, *names: str) -> list[Any]:
     """Artifacts of the session's pipeline run."""
-    from components import execute, settings
+    from components.artifacts import execute
+    from components.contract import settings
 
     config = settings.load(str(CONF / "smoke.yaml"), [f"run.root={smoke_run.root}"])
     found = [execute.find(name, config) for name in names]
@@ -150,7 +151,7 @@ def other(artifact: Any) -> Any:
 def test_codes_of_another_tokenizer_are_refused(
     smoke_run: SmokeRun, make_context: Callable[..., Any], name: str, inputs: dict[str, str], swapped: str
 ) -> None:
-    from components import registry
+    from components.contract import registry
     from vim_core.errors import LineageError
 
     artifacts = dict(zip(inputs, committed(smoke_run, *inputs.values()), strict=True))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components import ingest
+from components.ingest import component as ingest
 from tests.ingested import contents, dead_letters, image_table_of
 from tests.synthetic import context_of
 from vim_core.config import IngestConfig

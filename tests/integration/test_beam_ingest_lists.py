@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import ingest, prior, sample, score, tokenize
+from components import prior
 from components import reconstruct as reconstructing
-from components.api import InputRecord
-from components.fingerprint import settings_of
-from components.reporting import page
+from components.contract.api import InputRecord
+from components.contract.fingerprint import settings_of
+from components.ingest import component as ingest
+from components.report import page
+from components.sample import component as sample
+from components.score import component as score
+from components.tokenize import component as tokenize
 from tests.ingested import dead_letters, image_table_of, kept, tiny_tokenizer
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import models

@@ -12,8 +12,9 @@ import pytest
 import torch
 import torchvision
 
-from components import score, statistics
-from components.api import Artifact, Context
+from components.contract.api import Artifact, Context
+from components.score import component as score
+from components.statistics import component as statistics
 from tests.ingested import contents, digits_table, kept
 from tests.synthetic import classifier, context_of, everything, inputs_of
 from vim_core.config import ScoreConfig, StatisticsConfig

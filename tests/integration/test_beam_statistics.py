@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from components import statistics
-from components.api import Artifact
-from components.merging import merge_in_order
+from components.contract.api import Artifact
+from components.statistics import component as statistics
+from components.statistics.merging import merge_in_order
 from tests.ingested import contents, digits_table
 from tests.synthetic import classifier, context_of
 from vim_core.config import StatisticsConfig

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from components import reconstruct, tokenize
-from components.api import Artifact
+from components import reconstruct
+from components.contract.api import Artifact
+from components.tokenize import component as tokenize
 from tests.ingested import contents, digits_table, tiny_tokenizer
 from tests.synthetic import context_of
 from vim_core.config import AugmentConfig, ReconstructConfig, TokenizeConfig
@@ -102,7 +103,7 @@ def test_finished_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path) -
 def test_an_interruption_keeps_whole_shards_only(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components import beam_jobs
+    from components.engines.beam import jobs
 
     calls = []
 
@@ -118,7 +119,7 @@ def test_an_interruption_keeps_whole_shards_only(
     ctx = context_of(tmp_path, "tokenize")
     failing = Failing(loaded(inputs).model)
     with monkeypatch.context() as patch:
-        patch.setattr(beam_jobs, "tokenizer", lambda *_: failing)
+        patch.setattr(jobs, "tokenizer", lambda *_: failing)
         with pytest.raises(RuntimeError, match="power cut"):
             tokenize.run(CONFIG, inputs, ctx)
     assert not Path(ctx.out).exists()
@@ -133,7 +134,7 @@ def test_an_interruption_keeps_whole_shards_only(
 def test_batches_have_one_shape_and_the_model_is_loaded_once(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components import beam_jobs
+    from components.engines.beam import jobs
 
     loads, sizes = [], []
 
@@ -146,7 +147,7 @@ def test_batches_have_one_shape_and_the_model_is_loaded_once(
         loads.append(files)
         return Watched(loaded(inputs).model)
 
-    monkeypatch.setattr(beam_jobs, "tokenizer", load)
+    monkeypatch.setattr(jobs, "tokenizer", load)
     outcome = tokenize.run(CONFIG, inputs, context_of(tmp_path, "tokenize"))
     artifact = inputs["tokenizer"]
     assert loads == [(artifact.uri("model.safetensors"), artifact.uri("config.json"), "cpu")]

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from apache_beam.runners.portability.fn_api_runner import translations
 
-from components import beam_jobs, execute, tokenize
-from components.api import Artifact
+from components.artifacts import execute
+from components.contract.api import Artifact
+from components.engines.beam import jobs
+from components.tokenize import component as tokenize
 from tests.ingested import contents, digits_table, tiny_tokenizer
 from tests.support import REPOSITORY
 from tests.synthetic import context_of
@@ -103,7 +105,7 @@ def test_shards_that_a_job_left_become_the_artifact(
     config = TokenizeConfig(views=2, augment=AugmentConfig(flip=0.5))
     outcome = tokenize.run(config, inputs, whole)
     tokenize.start(config, inputs, ctx.run, ctx.work).wait_until_finish()
-    monkeypatch.setattr(beam_jobs, "run_pipeline", lambda *_: pytest.fail("everything was finished"))
+    monkeypatch.setattr(jobs, "run_pipeline", lambda *_: pytest.fail("everything was finished"))
     assert tokenize.start(config, inputs, ctx.run, ctx.work) is None
     assert tokenize.run(config, inputs, ctx) == outcome
     assert contents(ctx) == contents(whole)

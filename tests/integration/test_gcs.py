@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from components import execute, settings, store
-from components.api import Artifact
-from components.execute import Known, Result, Services
-from components.scratch import scratch
+from components.artifacts import execute, store
+from components.artifacts.execute import Known, Result, Services
+from components.artifacts.scratch import scratch
+from components.contract import settings
+from components.contract.api import Artifact
 from tests.support import CONF, SilentProgress, SilentTracker
 from tests.unit.components.fakes import services
 from tests.unit.vim_core.tiny import Killed

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from components import ingest
-from components.beam_jobs import run_pipeline
+from components.engines.beam.jobs import run_pipeline
+from components.ingest import component as ingest
 from tests.synthetic import context_of
 from vim_core.config import IngestConfig, RunConfig
 from vim_core.data.image_tables import ImageTable

@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from components import execute, settings, store
+from components.artifacts import execute, store
+from components.contract import settings
 from tests.support import CONF, FailingStore, emulated_gcs, failing
 from tests.unit.components.fakes import services
 from vim_core.errors import StorageError

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from components import execute, store
-from components.api import Artifact
-from components.execute import Known
-from components.measuring import shards
+from components.artifacts import execute, store
+from components.artifacts.execute import Known
+from components.contract.api import Artifact
+from components.statistics import shards
 from tests.synthetic import everything
 from tests.unit.components.fakes import services
 from vim_core.config import PipelineConfig, RunConfig, ScoreConfig, StatisticsConfig

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components import ingest
-from components.api import Outcome
+from components.contract.api import Outcome
+from components.ingest import component as ingest
 from tests import layouts
 from tests.ingested import contents
 from tests.layouts import Photo
@@ -155,7 +155,7 @@ def test_content_is_read_once_all_of_it_is_unpacked(
     layout: str, nameless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where naming follows listing without a shuffle between them, as with many files."""
-    from components.ingesting import scan
+    from components.ingest import scan
 
     monkeypatch.setattr(scan, "PART", 2)
     monkeypatch.setattr(scan, "FEW", 0)
@@ -245,7 +245,7 @@ def killed(shard: Any, group: Any) -> None:
 
 def test_keys_wait_for_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between listing and naming: the lists are not taken for finished ones."""
-    from components.ingesting import scan
+    from components.ingest import scan
 
     source = layouts.webdataset(tmp_path / "source", photos(named=False))
     _, whole = taken(tmp_path / "whole", settings(source))

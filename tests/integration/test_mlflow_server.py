@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from components import execute, tracking
-from components.execute import Services
+from components.artifacts import execute
+from components.artifacts.execute import Services
+from components.tracking import tracker
 from tests.support import SilentProgress, answers, free_port, running, train_here
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import quantize_config
@@ -87,7 +88,7 @@ def test_skipped_updates_are_on_the_server_while_the_training_runs_and_afterward
         return own(self, step, batch)
 
     monkeypatch.setattr(QuantizerTask, "step", breaking)
-    run = tracking.open_run(config)
+    run = tracker.open_run(config)
     services = Services(lambda name: SilentProgress(), run.component)
     artifact = execute.execute("quantize", config, services, known={"ingest": models.images(tmp_path)}).artifact
     run.finished("quantize", artifact, reused=False)

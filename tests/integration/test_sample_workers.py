@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import sample
-from components.api import Artifact, Context
+from components.contract.api import Artifact, Context
+from components.sample import component as sample
 from tests.ingested import contents
 from tests.synthetic import context_of
 from tests.unit.components import models
@@ -38,7 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
 
-    from components.ray_train import connect
+    from components.engines.ray.session import connect
 
     ctx = context_of(tmp_path_factory.mktemp("cluster"), "sample")
     ctx.run.workers = 3
@@ -71,7 +71,7 @@ def test_three_workers_make_the_bytes_of_one(inputs: dict[str, Artifact], tmp_pa
 def test_a_lost_actor_comes_back_and_draws_its_group_again(
     inputs: dict[str, Artifact], tmp_path: Path, pool: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.sampling import drawing
+    from components.sample import draw as drawing
 
     once = tmp_path / "killed"
 
@@ -92,7 +92,7 @@ def test_a_lost_actor_comes_back_and_draws_its_group_again(
 def test_what_a_pool_finished_before_it_failed_is_kept(
     inputs: dict[str, Artifact], tmp_path: Path, pool: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.sampling import drawing
+    from components.sample import draw as drawing
 
     class Broken(drawing.Drawer):
         def draw(self, group: Any) -> Any:

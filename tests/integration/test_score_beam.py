@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from components import score
-from components.scoring import jobs, parts
-from components.scoring.sets import sets_of
+from components.score import component as score
+from components.score import jobs, shards
+from components.score.sets import sets_of
 from tests.synthetic import artifact, context_of, everything, image_files, inputs_of, pictures, rows, tables
 from tests.unit.components.test_score_neighbours import flow
 from tests.unit.vim_core.losses.test_perceptual import skip_initialisation
@@ -35,7 +35,7 @@ def test_beam_gives_the_figures_of_one_process(tmp_path: Path) -> None:
     outcome = score.run(CONFIG, inputs, through_beam)
     alone = context_of(tmp_path / "alone", "score")
     for job in jobs.jobs_of(CONFIG, inputs, alone, sets_of(CONFIG, inputs, alone)):
-        parts.measure(job)
+        shards.measure(job)
     assert score.run(CONFIG, inputs, alone).metrics == outcome.metrics
     for name in ("scores.json", "reconstructions.parquet", "moments/samples.npz"):
         assert Path(through_beam.path(name)).read_bytes() == Path(alone.path(name)).read_bytes()
@@ -48,8 +48,8 @@ def test_finished_shards_are_not_scored_again(tmp_path: Path) -> None:
     inputs = inputs_of(score.INPUTS, tables(tmp_path))
     ctx = context_of(tmp_path, "score")
     first = jobs.pairs_of(CONFIG, inputs, ctx)[0]
-    parts.measure(first)
-    record = parts.load(first.result) | {"psnr_db": [1.0] * 6}
+    shards.measure(first)
+    record = shards.load(first.result) | {"psnr_db": [1.0] * 6}
     Path(f"{first.result}.json").write_text(json.dumps(record))
     score.run(CONFIG, inputs, ctx)
     values = pq.read_table(ctx.path("reconstructions.parquet"))["psnr_db"].to_pylist()

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components import select
-from components.api import Artifact
-from components.selecting import scores
+from components.contract.api import Artifact
+from components.select import component as select
+from components.select import scores
 from tests.synthetic import artifact, context_of
 from tests.unit.components import selecting
 from vim_core.config import NetworkConfig, SelectConfig

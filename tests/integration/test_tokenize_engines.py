@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from components import tokenize
-from components.api import Artifact, Context
+from components.contract.api import Artifact, Context
+from components.tokenize import component as tokenize
 from tests.ingested import contents, digits_table, tiny_tokenizer
 from tests.synthetic import context_of
 from vim_core.config import AugmentConfig, TokenizeConfig
@@ -40,7 +40,7 @@ def expected(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFacto
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
 
-    from components.ray_train import connect
+    from components.engines.ray.session import connect
 
     ctx = context_of(tmp_path_factory.mktemp("cluster"), "tokenize")
     ctx.run.workers = 2
@@ -79,7 +79,7 @@ def test_what_beam_began_ray_ends(inputs: dict[str, Artifact], expected: dict[st
 def test_a_lost_actor_comes_back(
     inputs: dict[str, Artifact], expected: dict[str, bytes], by_ray: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.tokenizing import ray_engine
+    from components.tokenize import ray_engine
 
     once = Path(by_ray.work, "killed")
     once.parent.mkdir(parents=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from components import registry
+from components.contract import registry
 from tests.unit.vim_core import tiny
 from vim_core.config import AugmentConfig, ProbeConfig, TrainConfig
 from vim_core.data import digits

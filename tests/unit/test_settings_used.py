@@ -35,7 +35,7 @@ def read() -> set[str]:
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             if Path(config.__file__).resolve().parent not in path.parents:
                 names |= attributes_read(path.read_text(encoding="utf-8"))
-    # The pipeline's groups are also read by component name: `getattr(config, name)` in components/execute.py.
+    # The pipeline's groups are also read by component name: `getattr(config, name)` in components/artifacts/execute.py.
     return names | {field.name for field in dataclasses.fields(config.PipelineConfig) if field.name != "preset"}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.tokenizing import ray_engine, stages
-from components.tokenizing.stages import Plan, Shard
+from components.tokenize import ray_engine, stages
+from components.tokenize.stages import Plan, Shard
 from tests.unit.vim_core import tiny
 from vim_core.config import AugmentConfig
 from vim_core.data.code_tables import CodeMeta, CodeTable

@@ -1,6 +1,6 @@
 """Plain dataclasses for every component's settings.
 
-`components/settings.py` merges presets and command-line overrides into them. Every field changes the
+`components/contract/settings.py` merges presets and command-line overrides into them. Every field changes the
 result and enters the component's fingerprint, except those made with `where`: they only say where or
 how the work runs. A field that nothing reads fails a test.
 """

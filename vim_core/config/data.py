@@ -29,7 +29,7 @@ class IngestConfig:
     unpacks to more than `max_expansion` times its size is refused.
 
     `class_list` and `val_labels` are paths or URIs of ILSVRC's class list (wnids and names) and of the classes of its
-    held-out images, in the forms of components/ingesting/labels.py.
+    held-out images, in the forms of components/ingest/labels.py.
     """
 
     source: str = "builtin:digits"

@@ -34,8 +34,8 @@ class NetworkConfig:
     """The network that selects.
 
     `name` is 'selector' (the component), 'torchvision:<name>' such as torchvision:resnet101, or '<module>:<factory>',
-    any function without arguments that gives a network with the interface of `vim_core.features.selectors`. The last two
-    take `weights` (path or URI) whose sha256 begins with `sha256`. `classes` is a list of the network's own classes in
+    any function without arguments that gives a network with the interface of `vim_core.features.selectors`. The last
+    two take `weights` (path or URI) whose sha256 begins with `sha256`. `classes` lists the network's own classes in
     the order of its logits, a file as `ingest.class_list` takes it (`wnid name` a line); without it the network says
     them itself, or has as many as the images, in the same order. The list counts by its content, weights by their hash.
     """

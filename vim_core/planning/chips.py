@@ -47,7 +47,7 @@ def chip(accelerator: str) -> Chip:
 def chips_of(topology: str, kind: Chip) -> int:
     """Chips of a slice from text such as 4x4 or 2x2x4.
 
-    Which of them exist is not checked here: `components.topology` knows those of v4.
+    Which of them exist is not checked here: `components.engines.topology` knows those of v4.
 
     Raises:
         ConfigError: it is not as many numbers as the chip's slices have axes.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components import registry
-from components.api import Artifact
+from components.contract import registry
+from components.contract.api import Artifact
 from tests.support import train_here
 from tests.unit.components import models
 from tests.unit.components.fakes import Fake

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import execute
-from components.api import Artifact, Context, Outcome, Tracker
-from components.execute import Result, Services
+from components.artifacts import execute
+from components.artifacts.execute import Result, Services
+from components.contract.api import Artifact, Context, Outcome, Tracker
 from tests.support import SilentProgress, SilentTracker
 from vim_core.config import PipelineConfig
 from vim_core.storage import io

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.api import Artifact
+from components.contract.api import Artifact
 from tests.synthetic import artifact, image_files, rows
 from tests.unit.vim_core.tiny import enlarge, pixels, quantize_config
 from vim_core.config import StackConfig

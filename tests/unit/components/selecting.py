@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from components.api import Artifact
+from components.contract.api import Artifact
 from tests.synthetic import artifact, image_files, rows
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import enlarge

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import beam_jobs
+from components.engines.beam import jobs
 from tests.support import SilentProgress
 from tests.synthetic import context_of
 from vim_core.config import RunConfig
@@ -27,14 +27,14 @@ vim_core.errors.DataError: a.parquet: cut off [while running 'perform']
 
 
 def test_the_error_of_a_step_is_read_from_beams_text() -> None:
-    found = beam_jobs._original(RuntimeError(TRACE))
+    found = jobs._original(RuntimeError(TRACE))
     assert type(found) is DataError
     assert str(found) == "a.parquet: cut off"
-    assert beam_jobs._original(RuntimeError("ValueError: something else")) is None
+    assert jobs._original(RuntimeError("ValueError: something else")) is None
 
 
 def test_a_message_may_end_in_brackets() -> None:
-    found = beam_jobs._original(RuntimeError("vim_core.errors.DataError: grid [4, 4]"))
+    found = jobs._original(RuntimeError("vim_core.errors.DataError: grid [4, 4]"))
     assert str(found) == "grid [4, 4]"
 
 
@@ -45,22 +45,22 @@ def test_an_unknown_error_comes_out_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("ValueError: something else")
 
     pipeline = SimpleNamespace(run=lambda: SimpleNamespace(wait_until_finish=failing))
-    monkeypatch.setattr(beam_jobs, "_pipeline", lambda *_: pipeline)
+    monkeypatch.setattr(jobs, "_pipeline", lambda *_: pipeline)
     with pytest.raises(RuntimeError, match="something else") as raised:
-        beam_jobs.run_pipeline(RunConfig(), lambda pipeline: None)
+        jobs.run_pipeline(RunConfig(), lambda pipeline: None)
     assert raised.value.__cause__ is None
 
 
 @pytest.mark.parametrize("runner", ["DirectRunner", "PrismRunner"])
 def test_runners_that_start_another_are_refused(runner: str) -> None:
     with pytest.raises(ConfigError, match=rf"run\.beam_runner='{runner}'.*FnApiRunner"):
-        beam_jobs.run_pipeline(RunConfig(beam_runner=runner), lambda pipeline: None)
+        jobs.run_pipeline(RunConfig(beam_runner=runner), lambda pipeline: None)
 
 
 def test_nothing_runs_where_everything_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = SilentProgress()
-    monkeypatch.setattr(beam_jobs, "run_pipeline", lambda *_: pytest.fail("a pipeline was started"))
-    beam_jobs.run_shards(RunConfig(), [1, 2], print, lambda job: True, progress)
+    monkeypatch.setattr(jobs, "run_pipeline", lambda *_: pytest.fail("a pipeline was started"))
+    jobs.run_shards(RunConfig(), [1, 2], print, lambda job: True, progress)
     assert (progress.done, progress.total) == (2, 2)
 
 
@@ -72,7 +72,7 @@ def test_a_finished_job_is_not_asked_about_again() -> None:
         asked.append(job)
         return job in done
 
-    count = beam_jobs.counter([0, 1, 2], finished)
+    count = jobs.counter([0, 1, 2], finished)
     assert count() == 1
     done.add(2)
     assert count() == 2
@@ -93,7 +93,7 @@ def test_outputs_are_linked_or_copied(tmp_path: Path, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(os, "link", refuse)
     for _ in range(2):
-        beam_jobs.publish(ctx, str(source), "codes/a")
+        jobs.publish(ctx, str(source), "codes/a")
     target = Path(ctx.path("codes/a"))
     assert target.read_bytes() == b"codes"
     assert target.samefile(source) is linkable
@@ -102,4 +102,4 @@ def test_outputs_are_linked_or_copied(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("threads", "processes", "each"), [(4, 1, 4), (4, 2, 2), (1, 8, 1), (3, 2, 1)])
 def test_processes_share_the_threads(threads: int, processes: int, each: int) -> None:
-    assert beam_jobs.threads_of(RunConfig(threads=threads, beam_processes=processes)) == each
+    assert jobs.threads_of(RunConfig(threads=threads, beam_processes=processes)) == each

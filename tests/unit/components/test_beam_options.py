@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from components import beam_jobs, beam_options
+from components.engines.beam import jobs
+from components.engines.beam import options as beam_options
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 
@@ -79,5 +80,5 @@ def test_dataflow_needs_a_bucket() -> None:
 
 
 def test_a_device_elsewhere_is_what_the_setting_says() -> None:
-    assert beam_jobs.device_of(run("DataflowRunner", DATAFLOW, device="cuda")) == "cuda"
-    assert beam_jobs.device_of(run("DataflowRunner", DATAFLOW, device="cpu")) == "cpu"
+    assert jobs.device_of(run("DataflowRunner", DATAFLOW, device="cuda")) == "cuda"
+    assert jobs.device_of(run("DataflowRunner", DATAFLOW, device="cpu")) == "cpu"

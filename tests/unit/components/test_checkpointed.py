@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import checkpointed, execute, prior, registry
-from components.api import Artifact, Context
-from components.execute import Request
-from components.fingerprint import settings_of
+from components import prior
+from components.artifacts import execute
+from components.artifacts.execute import Request
+from components.contract import registry
+from components.contract.api import Artifact, Context
+from components.contract.fingerprint import settings_of
+from components.training import checkpointed
 from pipelines.sweeps import checkpoints
 from tests.support import SilentProgress, SilentTracker
 from tests.unit.components import models

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components import exchange, store
+from components.artifacts import store
+from components.exchange import tables as exchange
 from pipelines import cli
 from tests.synthetic import artifact, pictures, rows
 from vim_core.data.image_tables import ImageTable, write_images

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from components import execute, lease, store
-from components.api import Artifact, Context, Outcome
+from components.artifacts import execute, lease, store
+from components.contract.api import Artifact, Context, Outcome
 from tests.unit.components.fakes import Act, Fake, files_below, run, services
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError, StorageError

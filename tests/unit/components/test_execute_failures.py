@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from components import execute, store
-from components.api import Artifact, Context, Outcome
-from components.execute import Result
+from components.artifacts import execute, store
+from components.artifacts.execute import Result
+from components.contract.api import Artifact, Context, Outcome
 from tests.support import SilentProgress
 from tests.unit.components.fakes import Fake, files_below, run, services
 from vim_core.config import PipelineConfig
@@ -175,7 +175,7 @@ def test_the_loser_of_a_race_adopts_the_winner(fakes: dict[str, Fake], config: P
 
 
 def rival(fingerprint: str, files: list[Any]) -> Any:
-    from components.api import Manifest
+    from components.contract.api import Manifest
 
     return Manifest("ingest", 1, fingerprint, "r" * 64, {}, {}, files, {}, {}, {}, {}, 1.0, "rival", "2026-11-22")
 
@@ -196,7 +196,7 @@ KILLED = """
 import os, signal, sys
 from tests.unit.components import fakes as here
 from components import registry
-from components.execute import execute
+from components.artifacts.execute import execute
 from vim_core import io
 from vim_core.config import PipelineConfig, RunConfig
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from components import exporting, store
-from components.api import Artifact, InputRecord
+from components.artifacts import store
+from components.contract.api import Artifact, InputRecord
+from components.exchange import export
 from tests.synthetic import with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import assert_equal_bits
@@ -40,7 +41,7 @@ def tokenizer(root: Path) -> Artifact:
 
 def test_an_exported_tokenizer_is_the_artifact_bit_for_bit(tmp_path: Path) -> None:
     given = tokenizer(tmp_path)
-    written = exporting.export(given.folder, str(tmp_path / "out"))
+    written = export.export(given.folder, str(tmp_path / "out"))
     assert [Path(name).name for name in written] == ["model.safetensors", "config.json", "README.md"]
     assert Path(written[0]).read_bytes() == Path(given.uri("model.safetensors")).read_bytes()
     found = Tokenizer.from_pretrained(tmp_path / "out")
@@ -51,7 +52,7 @@ def test_an_exported_tokenizer_is_the_artifact_bit_for_bit(tmp_path: Path) -> No
 
 def test_the_card_says_data_figures_with_protocol_lineage_licence_and_usage(tmp_path: Path) -> None:
     given = tokenizer(tmp_path)
-    exporting.export(given.folder, str(tmp_path / "out"), "CC0")
+    export.export(given.folder, str(tmp_path / "out"), "CC0")
     card = (tmp_path / "out" / "README.md").read_text()
     weights = next(entry for entry in given.manifest.files if entry.name == "model.safetensors")
     for line in (
@@ -72,8 +73,8 @@ def test_the_card_says_data_figures_with_protocol_lineage_licence_and_usage(tmp_
 def test_an_exported_prior_knows_its_tokenizer(tmp_path: Path) -> None:
     made_for = tokenizer(tmp_path)
     given = committed(models.prior(tmp_path, made_for))
-    exporting.export(made_for.folder, str(tmp_path / "t"))
-    exporting.export(given.folder, str(tmp_path / "p"))
+    export.export(made_for.folder, str(tmp_path / "t"))
+    export.export(given.folder, str(tmp_path / "p"))
     found = Prior.from_pretrained(tmp_path / "p")
     found.check(Tokenizer.from_pretrained(tmp_path / "t"))
     card = (tmp_path / "p" / "README.md").read_text()
@@ -86,12 +87,12 @@ def test_an_exported_prior_knows_its_tokenizer(tmp_path: Path) -> None:
 def test_changed_artifacts_and_other_folders_are_refused(tmp_path: Path) -> None:
     given = tokenizer(tmp_path)
     with pytest.raises(DataError, match=r"no manifest\.json lies there"):
-        exporting.export(str(tmp_path), str(tmp_path / "out"))
+        export.export(str(tmp_path), str(tmp_path / "out"))
     weights = Path(given.uri("model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"model\.safetensors"):
-        exporting.export(given.folder, str(tmp_path / "out"))
+        export.export(given.folder, str(tmp_path / "out"))
     other = committed(models.images(tmp_path / "i"))
     with pytest.raises(DataError, match="is an artifact of ingest; quantize and prior are exported"):
-        exporting.export(other.folder, str(tmp_path / "out"))
+        export.export(other.folder, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

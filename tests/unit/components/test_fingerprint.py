@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.api import Artifact, Manifest
-from components.fingerprint import fingerprint, merkle, settings_of
+from components.contract.api import Artifact, Manifest
+from components.contract.fingerprint import fingerprint, merkle, settings_of
 from vim_core.config import PipelineConfig, PriorConfig, RunConfig
 
 NAMES = st.text(min_size=1, max_size=8)

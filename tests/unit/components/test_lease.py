@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import lease
+from components.artifacts import lease
 from vim_core.errors import StorageError
 from vim_core.storage import io
 

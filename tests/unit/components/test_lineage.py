@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components import execute, lineage, prior, probe, quantize, ray_train, sample, score, tokenize, training
-from components.api import Artifact, Context
-from components.tokenizing.jobs import make_plan, make_shards
+from components import prior, probe, quantize
+from components.artifacts import execute
+from components.contract import lineage
+from components.contract.api import Artifact, Context
+from components.engines.ray import session
+from components.sample import component as sample
+from components.score import component as score
+from components.tokenize import component as tokenize
+from components.tokenize.jobs import make_plan, make_shards
+from components.training import train as training
 from tests.synthetic import artifact, context_of, everything, image_files, rows, with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import pixels, prior_config, quantize_config
@@ -32,7 +39,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         training.run_task(arguments["job"], 0, 1, 0)
         return "in the test"
 
-    monkeypatch.setattr(ray_train, "fit", fit)
+    monkeypatch.setattr(session, "fit", fit)
     monkeypatch.setattr("vim_core.distributed.runtimes.measure.product_rate", lambda runtime: 12.3)
 
 

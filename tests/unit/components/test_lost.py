@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.lost import is_lost
+from components.engines.connection import is_lost
 from vim_core.errors import ConfigError, DataError, StorageError, VimError
 
 

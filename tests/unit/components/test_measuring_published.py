@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from components.measuring import published
+from components.statistics import published
 from tests.synthetic import context_of
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError

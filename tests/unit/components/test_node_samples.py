@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from components import node_metrics, node_samples
-from components.node_samples import Collector, Sampler, chunks, driver
+from components.tracking import node_metrics, node_samples
+from components.tracking.node_samples import Collector, Sampler, chunks, driver
 from tests.support import SilentTracker
 from vim_core.errors import StorageError
 from vim_core.storage import io

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components import planning, settings
+from components.contract import settings
+from components.training import plan
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import ConfigError
 
@@ -17,7 +18,7 @@ CONF = Path(__file__).resolve().parents[3] / "pipelines" / "conf"
 @pytest.mark.parametrize("name", settings.presets(CONF))
 def test_every_preset_plans(name: str) -> None:
     config = settings.load(name, ["run.topology=2x2x1"], CONF)
-    made = planning.make(config, "0.4", 1.0)
+    made = plan.make(config, "0.4", 1.0)
     assert [each.name for each in made.components] == [
         each for each in ("classify", "selector", "quantize", "prior", "probe") if each in config.components
     ]
@@ -31,14 +32,14 @@ def test_every_preset_plans(name: str) -> None:
 
 def test_vim_large_on_a_cube_of_64() -> None:
     asked = ["run.topology=4x4x4"]
-    made = planning.make(settings.load("imagenet256_large", asked, CONF))
+    made = plan.make(settings.load("imagenet256_large", asked, CONF))
     assert made.chips == 64
     (warning,) = made.warnings
     # The paper's batch of 1,024 in fp32 leaves 16 images a chip.
     assert warning.startswith("prior: does not fit")
     assert "prior.recompute=true" in warning
-    assert planning.make(settings.load("imagenet256_large", [*asked, "prior.recompute=true"], CONF)).warnings == []
-    assert planning.make(settings.load("imagenet256_large", [*asked, "prior.accumulate=4"], CONF)).warnings == []
+    assert plan.make(settings.load("imagenet256_large", [*asked, "prior.recompute=true"], CONF)).warnings == []
+    assert plan.make(settings.load("imagenet256_large", [*asked, "prior.accumulate=4"], CONF)).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_vim_large_on_a_cube_of_64() -> None:
     ],
 )
 def test_chips(run: RunConfig, chips: int) -> None:
-    assert planning.count(run) == chips
+    assert plan.count(run) == chips
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_chips(run: RunConfig, chips: int) -> None:
 )
 def test_no_such_chips(run: RunConfig, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        planning.count(run)
+        plan.count(run)
 
 
 def small() -> PipelineConfig:
@@ -79,7 +80,7 @@ def test_a_measured_share_is_the_priors_and_says_so(tmp_path: Path) -> None:
     record = tmp_path / "stage2_mfu-gpu.json"
     rows = [{"name": f"MFU of the VIM-{size} step", "ratio": ratio} for size, ratio in (("Base", 0.3), ("Large", 0.35))]
     record.write_text(json.dumps(rows), encoding="utf-8")
-    made = planning.make(small(), str(record))
+    made = plan.make(small(), str(record))
     assert made.mfu_from == f"measured: {record}"
     assert {each.name: each.mfu for each in made.components if each.mfu} == {"prior": 0.35}
 
@@ -88,26 +89,26 @@ def test_a_record_without_figures_is_refused(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     record.write_text(json.dumps([{"name": "MFU of the VIM-Base step", "ratio": "not measured"}]), encoding="utf-8")
     with pytest.raises(ConfigError, match="was measured; give a number"):
-        planning.make(small(), str(record))
+        plan.make(small(), str(record))
     with pytest.raises(ConfigError, match="neither a number nor"):
-        planning.make(small(), str(tmp_path / "missing.json"))
+        plan.make(small(), str(tmp_path / "missing.json"))
 
 
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"--mfu=1\.5"):
-        planning.make(small(), "1.5")
+        plan.make(small(), "1.5")
     with pytest.raises(ConfigError, match="--mfu=nan"):
-        planning.make(small(), "nan")
+        plan.make(small(), "nan")
     with pytest.raises(ConfigError, match="--price"):
-        planning.make(small(), price=-1.0)
+        plan.make(small(), price=-1.0)
     with pytest.raises(ConfigError, match="--images=0"):
-        planning.make(small(), images=0)
+        plan.make(small(), images=0)
     for rate, words in (("sample", "write component=images"), ("prior=3", "rates are of"), ("sample=0", "positive")):
         with pytest.raises(ConfigError, match=words):
-            planning.make(small(), rates=[rate])
+            plan.make(small(), rates=[rate])
 
 
 def test_rates_give_hours() -> None:
     config = small()
     config.sample.count = 7200
-    assert planning.make(config, rates=["sample=2"]).hours["sample"] == 1.0
+    assert plan.make(config, rates=["sample=2"]).hours["sample"] == 1.0

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from components import probe
-from components.api import Artifact
-from components.tokenizing.reading import code_files
+from components.contract.api import Artifact
+from components.tokenize.code_files import code_files
 from tests.synthetic import artifact, image_files, rows, with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import pixels, runtime

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.progress import LineProgress, Pace, TerminalProgress, describe, duration, progress_on
+from components.tracking.progress import LineProgress, Pace, TerminalProgress, describe, duration, progress_on
 
 
 class Clock:

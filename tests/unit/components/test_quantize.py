@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from components import execute, quantize
-from components.api import Artifact
-from components.fingerprint import merkle
-from components.store import checksum
+from components import quantize
+from components.artifacts import execute
+from components.artifacts.store import checksum
+from components.contract.api import Artifact
+from components.contract.fingerprint import merkle
 from tests.synthetic import context_of
 from tests.unit.components import fakes, models
 from tests.unit.vim_core.tiny import pixels, quantize_config

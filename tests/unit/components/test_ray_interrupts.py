@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.ray_interrupts import SIGNALS, interruptible
+from components.engines.ray.interrupts import SIGNALS, interruptible
 
 
 class OrchestratorsOwn(BaseException):

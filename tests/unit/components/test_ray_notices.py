@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import ray_notices
+from components.engines.ray import preemption
 from vim_core.training.preemption import Notice
 
 
@@ -24,16 +24,16 @@ def handler() -> Iterator[None]:
 
 @pytest.mark.usefixtures("handler")
 def test_sigterm_is_a_notice_to_stop() -> None:
-    ray_notices.listen()
-    assert ray_notices.terminated() is Notice.NONE
+    preemption.listen()
+    assert preemption.terminated() is Notice.NONE
     os.kill(os.getpid(), signal.SIGTERM)
-    assert ray_notices.terminated() is Notice.STOP
-    ray_notices.listen()
-    assert ray_notices.terminated() is Notice.NONE, "a worker process may be used again"
+    assert preemption.terminated() is Notice.STOP
+    preemption.listen()
+    assert preemption.terminated() is Notice.NONE, "a worker process may be used again"
 
 
 @pytest.mark.parametrize(("info", "expected"), [(None, Notice.NONE), (object(), Notice.SAVE)])
 def test_a_drained_node_is_a_notice_to_save(monkeypatch: pytest.MonkeyPatch, info: object, expected: Notice) -> None:
     stand_in = SimpleNamespace(train=SimpleNamespace(get_preemption_info=lambda: info))
     monkeypatch.setitem(sys.modules, "ray", stand_in)
-    assert ray_notices.preempted() is expected
+    assert preemption.preempted() is expected

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components import ray_train
+from components.engines.ray import session
 from vim_core.errors import VimError
 
 CONTEXT: Any = SimpleNamespace(name="prior")
@@ -50,12 +50,12 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupt_ends_the_workers(answers: None) -> None:
     controller = Controller()
     with pytest.raises(KeyboardInterrupt):
-        ray_train._run(Trainer(controller, KeyboardInterrupt()), CONTEXT)
+        session._run(Trainer(controller, KeyboardInterrupt()), CONTEXT)
     assert controller.aborted == 1
 
 
 def test_another_error_is_the_trainings(answers: None) -> None:
     controller = Controller()
     with pytest.raises(VimError, match="prior: training failed: RuntimeError: no memory"):
-        ray_train._run(Trainer(controller, RuntimeError("no memory")), CONTEXT)
+        session._run(Trainer(controller, RuntimeError("no memory")), CONTEXT)
     assert controller.aborted == 0

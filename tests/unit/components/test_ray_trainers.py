@@ -10,7 +10,7 @@ import pytest
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from components.ray_trainers import ALONE, AlonePolicy, AloneTrainer, Trainer
+from components.engines.ray.trainers import ALONE, AlonePolicy, AloneTrainer, Trainer
 
 
 def made(kind: type[Trainer], folder: str) -> Any:

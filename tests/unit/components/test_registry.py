@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import registry
+from components.contract import registry
 from vim_core.config import PipelineConfig, StatisticsConfig
 from vim_core.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.reporting import results, words
+from components.report import format, results
 from tests.synthetic import artifact, everything, with_fields
 
 SCORES = {
@@ -104,6 +104,6 @@ def test_protocol_sentences() -> None:
         "sampling": {"seed": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 2.5},
     }
     sentence = "Samples with real images, on 1,000 samples against 297 (test images); drawn with "
-    assert words.sentence(protocol) == sentence + "temperature 1, guidance 2.5."
-    assert words.sentence({"split": "test", "count": 297}) == "On 297 test images."
-    assert words.sentence({}) == ""
+    assert format.sentence(protocol) == sentence + "temperature 1, guidance 2.5."
+    assert format.sentence({"split": "test", "count": 297}) == "On 297 test images."
+    assert format.sentence({}) == ""

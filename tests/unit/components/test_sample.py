@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import sample
-from components.api import Artifact
-from components.sampling import shards
-from components.sampling.asked import Asked, numbers
+from components.contract.api import Artifact
+from components.sample import component as sample
+from components.sample import shards
+from components.sample.conditions import Asked, numbers
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import models
 from vim_core.config import SampleConfig

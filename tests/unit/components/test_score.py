@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from components import score
-from components.scoring import jobs, parts, reconstructed
-from components.scoring.sets import sets_of
+from components.score import component as score
+from components.score import jobs, reconstructions, shards
+from components.score.sets import sets_of
 from tests.synthetic import (
     CLASSES,
     artifact,
@@ -33,26 +33,26 @@ from vim_core.features import TapSpec
 NAME = "images/test-00000-of-00002.parquet"
 
 
-def pair(made: dict[str, Any], result: Path, **fields: Any) -> parts.Pair:
+def pair(made: dict[str, Any], result: Path, **fields: Any) -> shards.Pair:
     values: dict[str, Any] = {"whole": True, "batch": 4, "max_pixels": 10**6, "device": "cpu", "threads": 1} | fields
     originals, made_again = made["ingest"].uri(NAME), made["reconstruct"].uri(NAME)
-    return parts.Pair(str(result), NAME, originals, made_again, **values)
+    return shards.Pair(str(result), NAME, originals, made_again, **values)
 
 
-def judged(made: dict[str, Any], result: Path, batch: int) -> parts.Judged:
+def judged(made: dict[str, Any], result: Path, batch: int) -> shards.Judged:
     samples = made["sample"].uri("images/samples-00000-of-00002.parquet")
     weights, config = made["classify"].uri("model.safetensors"), made["classify"].uri("config.json")
     tap = TapSpec("classifier", weights, config, made["classify"].digest)
-    return parts.Judged(str(result), "samples", samples, weights, config, batch, 10**6, "cpu", 1, tap)
+    return shards.Judged(str(result), "samples", samples, weights, config, batch, 10**6, "cpu", 1, tap)
 
 
 def test_reconstructions_are_scored_per_image_like_skimage(tmp_path: Path) -> None:
     made = tables(tmp_path)
     job = pair(made, tmp_path / "result")
-    assert not parts.finished(job)
-    parts.measure(job)
-    assert parts.finished(job)
-    record = parts.load(job.result)
+    assert not shards.finished(job)
+    shards.measure(job)
+    assert shards.finished(job)
+    record = shards.load(job.result)
     originals = pictures(12, 0)
     noise = np.random.default_rng(1).integers(-20, 21, size=originals.shape)
     noisy = np.clip(originals.astype(int) + noise, 0, 255).astype(np.uint8)
@@ -68,10 +68,10 @@ def test_reconstructions_are_scored_per_image_like_skimage(tmp_path: Path) -> No
 def test_an_equal_image_counts_with_the_rounding_of_8_bits(tmp_path: Path) -> None:
     made = tables(tmp_path)
     job = pair(made | {"reconstruct": made["ingest"]}, tmp_path / "result")
-    parts.measure(job)
-    assert parts.load(job.result)["psnr_db"] == [parts.ROUNDING_DB] * 6
+    shards.measure(job)
+    assert shards.load(job.result)["psnr_db"] == [shards.ROUNDING_DB] * 6
     uniform = 10 * np.log10(255**2 * 12)
-    assert pytest.approx(uniform, abs=0.05) == parts.ROUNDING_DB
+    assert pytest.approx(uniform, abs=0.05) == shards.ROUNDING_DB
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_an_equal_image_counts_with_the_rounding_of_8_bits(tmp_path: Path) -> No
 )
 def test_keys_that_do_not_match_are_refused(originals: list[str], made: list[str], whole: bool, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        parts.paired_rows("shard", originals, made, whole)
+        shards.paired_rows("shard", originals, made, whole)
 
 
 def test_rows_are_paired_by_key_and_not_by_place() -> None:
-    assert parts.paired_rows("shard", ["a", "b", "c"], ["c", "a"], whole=False) == [2, 0]
+    assert shards.paired_rows("shard", ["a", "b", "c"], ["c", "a"], whole=False) == [2, 0]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
@@ -101,13 +101,13 @@ def test_samples_are_judged_by_the_classifier(tmp_path: Path, batch: int) -> Non
 
     made = everything(tmp_path)
     job = judged(made, tmp_path / "result", batch)
-    parts.measure(job)
+    shards.measure(job)
     images, labels = pictures(9, 3)[0::2], [i % len(CLASSES) for i in range(0, 9, 2)]
     network = load_classifier(job.weights, job.config)
     with torch.inference_mode():
         right = (network(to_tensor(images)).argmax(1) == torch.tensor(labels)).sum().item()
         expected = Moments.from_batch(network.features(to_tensor(images)))
-    assert parts.load(job.result) == {"count": 5, "labelled": 5, "correct": right, "size": 16}
+    assert shards.load(job.result) == {"count": 5, "labelled": 5, "correct": right, "size": 16}
     found = Moments.from_bytes(Path(f"{job.result}.npz").read_bytes())
     assert found.count == 5
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5, atol=1e-7)
@@ -162,7 +162,7 @@ def test_a_missing_shard_is_refused(tmp_path: Path, context: Any) -> None:
 def test_figures_of_the_codes(tmp_path: Path) -> None:
     made = tables(tmp_path)
     figures = score.Figures()
-    reconstructed.add_codes(figures, ScoreConfig(usage_batch=5), inputs_of(score.INPUTS, made))
+    reconstructions.add_codes(figures, ScoreConfig(usage_batch=5), inputs_of(score.INPUTS, made))
     codes = np.random.default_rng(2).integers(0, 8, size=(12, 4))
     expected = np.mean([len(set(codes[i : i + 5].ravel().tolist())) / 8 for i in (0, 5)])
     assert figures.metrics["codebook_usage"] == pytest.approx(expected)
@@ -173,7 +173,7 @@ def test_figures_of_the_codes(tmp_path: Path) -> None:
 
 def test_too_few_images_for_codebook_usage_name_the_setting(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"256 images and there are 12.*score\.usage_batch"):
-        reconstructed.add_codes(score.Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
+        reconstructions.add_codes(score.Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def context(tmp_path: Path) -> Any:
 def finish(inputs: dict[str, Any], context: Any, config: ScoreConfig) -> None:
     """Do all shards in this process, as if an earlier attempt had."""
     for job in jobs.jobs_of(config, inputs, context, sets_of(config, inputs, context)):
-        parts.measure(job)
+        shards.measure(job)
 
 
 def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components import score
-from components.api import Artifact, Outcome
-from components.scoring.neighbours import summary_of
+from components.contract.api import Artifact, Outcome
+from components.score import component as score
+from components.score.neighbours import summary_of
 from tests.synthetic import CLASSES, artifact, context_of, everything, image_files, inputs_of, pictures, rows
 from vim_core.config import ScoreConfig
 from vim_core.data.image_tables import ImageTable
@@ -51,14 +51,14 @@ def checked(root: Path, made: dict[str, Artifact], **settings: Any) -> tuple[Out
 @pytest.fixture
 def without_beam(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are done here."""
-    from components import beam_jobs
+    from components.engines.beam import jobs
 
     def here(run: Any, work: Any, perform: Any, finished: Any, progress: Any, unit: str = "shard") -> None:
         for job in work:
             if not finished(job):
                 perform(job)
 
-    monkeypatch.setattr(beam_jobs, "run_shards", here)
+    monkeypatch.setattr(jobs, "run_shards", here)
 
 
 @pytest.mark.usefixtures("without_beam")

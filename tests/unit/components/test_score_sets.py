@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from components import exchange, score
-from components.api import Artifact, Outcome
-from components.scoring import floor, jobs, parts
-from components.scoring.sets import sets_of
-from components.scoring.work import side_of
+from components.contract.api import Artifact, Outcome
+from components.exchange import tables as exchange
+from components.score import component as score
+from components.score import jobs, real_vs_real
+from components.score import shards as parts
+from components.score.sets import sets_of
+from components.score.shard_work import side_of
 from tests.synthetic import (
     CLASSES,
     artifact,
@@ -141,9 +143,9 @@ def test_real_sets_are_as_large_as_the_samples_figure_has_them(
     samples: int, real: int, pool: int, expected: tuple[int, int]
 ) -> None:
     if expected == (0, 2):  # nothing to divide: the halves are told instead
-        assert min(floor.sides(samples, real, 3)) < 2
+        assert min(real_vs_real.sides(samples, real, 3)) < 2
     else:
-        assert floor.sides(samples, real, pool) == expected
+        assert real_vs_real.sides(samples, real, pool) == expected
 
 
 def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path)
     record = outcome.protocols["fd_classifier_real_vs_real"]
     assert (record["count"], record["reference_count"]) == (9, 3)
     assert record["notes"].startswith("the floor of the samples' figure")
-    cuts = floor.cuts_of(inputs_of(score.INPUTS, made), 9)
+    cuts = real_vs_real.cuts_of(inputs_of(score.INPUTS, made), 9)
     assert cuts is not None
     side = np.array([side_of(f"image-{i:03d}", cuts) for i in range(12)])
     assert np.bincount(side).tolist() == [9, 3]
@@ -276,7 +278,7 @@ def test_spatial_features_are_compared_where_statistics_have_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network with three spatial features beside the classifier's own: the mean of each colour."""
-    from components.measuring import shards
+    from components.statistics import shards
     from vim_core.features import load
 
     def with_colours(spec: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.scoring.names import Names
+from components.score.names import Names
 
 
 @pytest.mark.parametrize(

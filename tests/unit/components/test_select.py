@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components import beam_jobs, fingerprint, select
-from components.api import Artifact, Context, Outcome
-from components.selecting import network, scores
+from components.contract import fingerprint
+from components.contract.api import Artifact, Context, Outcome
+from components.engines.beam import jobs
+from components.select import component as select
+from components.select import network, scores
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import selecting
 from vim_core.config import NetworkConfig, SelectConfig
@@ -26,7 +28,7 @@ COUNT = 30
 
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]:
-    monkeypatch.setattr(beam_jobs, "run_shards", selecting.one_after_the_other)
+    monkeypatch.setattr(jobs, "run_shards", selecting.one_after_the_other)
     made = selecting.images(tmp_path)
     selector = selecting.classifier(tmp_path, "selector", made, seed=1)
     return {"images": made, "selector": selector, "samples": selecting.samples(tmp_path, COUNT)}
@@ -122,7 +124,7 @@ def test_scored_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path, mon
 def test_too_few_candidates_are_refused_before_any_is_looked_at(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beam_jobs, "run_shards", lambda *given: pytest.fail("looked at candidates"))
+    monkeypatch.setattr(jobs, "run_shards", lambda *given: pytest.fail("looked at candidates"))
     with pytest.raises(
         ConfigError, match=r"rate 0\.1 takes 20 candidates a class, there are 10: set sample\.count to at least 60"
     ):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components import classify, selector
-from components.api import Artifact
+from components.contract.api import Artifact
 from tests.synthetic import context_of
 from tests.unit.vim_core.tiny import classify_config
 from vim_core.config import ClassifyConfig, SelectorConfig

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import registry, settings
+from components.contract import registry, settings
 from tests.support import CONF
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError

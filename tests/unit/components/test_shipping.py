@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.api import Row
-from components.fault_log import FaultLog
-from components.shipping import Ledger, Outbox, Shipper, Tail
+from components.contract.api import Row
+from components.tracking.fault_log import FaultLog
+from components.tracking.shipping import Ledger, Outbox, Shipper, Tail
 from vim_core.training.spool import Spool
 
 

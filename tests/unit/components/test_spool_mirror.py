@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.scratch import scratch
-from components.shipping import Shipper
-from components.spool_mirror import Follower, Mirror, repeated
+from components.artifacts.scratch import scratch
+from components.tracking.shipping import Shipper
+from components.tracking.spool_mirror import Follower, Mirror, repeated
 from tests.support import SilentProgress, SilentTracker
 from vim_core.errors import StorageError
 from vim_core.storage import io

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from components import store
-from components.api import Artifact, FileEntry, InputRecord, Manifest
+from components.artifacts import store
+from components.contract.api import Artifact, FileEntry, InputRecord, Manifest
 from tests.support import PRIVATE
 from vim_core.errors import DataError, StorageError
 from vim_core.storage import io

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from components import sweep_tracking
-from components.mlflow_link import Link
-from components.sweep_tracking import PointRecord, open_sweep
-from components.tracking import PARENT
+from components.tracking import sweep
+from components.tracking.link import Link
+from components.tracking.sweep import PointRecord, open_sweep
+from components.tracking.tracker import PARENT
 from tests.unit.components.test_tracking import Client as Plain
 from tests.unit.components.test_tracking import entities as entities
 from vim_core.config import PipelineConfig, RunConfig
@@ -50,8 +50,8 @@ def config(tmp_path: Path) -> PipelineConfig:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_tracking, "FLUSH_S", 0.5)
-    monkeypatch.setattr(sweep_tracking, "SETTLE_S", 0.5)
+    monkeypatch.setattr(sweep, "FLUSH_S", 0.5)
+    monkeypatch.setattr(sweep, "SETTLE_S", 0.5)
 
 
 def swept(config: PipelineConfig, client: Client, points: list[PointRecord], identity: str = "s1") -> Any:

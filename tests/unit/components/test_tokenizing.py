@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.tokenizing import jobs, stages
-from components.tokenizing.stages import Assembly, Piece, Plan, Shard
+from components.tokenize import jobs, stages
+from components.tokenize.stages import Assembly, Piece, Plan, Shard
 from tests.unit.vim_core import tiny
 from vim_core.config import AugmentConfig
 from vim_core.data.code_tables import CodeMeta, CodeTable

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.topology import check_split, cpu_scaling, parse, slices_of, tpu_scaling
+from components.engines.topology import check_split, cpu_scaling, parse, slices_of, tpu_scaling
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from components import mlflow_models, mlflow_owner, mlflow_words, quantize, tracking
-from components.api import Artifact, FileEntry, InputRecord, Manifest, Row
-from components.deliveries import Deliveries
-from components.mlflow_link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
-from components.mlflow_run import MlflowRun, OffTracker, flatten
-from components.shipping import Shipper
+from components import quantize
+from components.contract.api import Artifact, FileEntry, InputRecord, Manifest, Row
+from components.tracking import describe, models, owner
+from components.tracking import tracker as tracking
+from components.tracking.deliveries import Deliveries
+from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
+from components.tracking.run import MlflowRun, OffTracker, flatten
+from components.tracking.shipping import Shipper
 from tests.support import SilentProgress
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import ConfigError, DataError
@@ -344,12 +346,12 @@ def test_where_it_runs_is_no_part_of_the_settings_fingerprint(config: Any) -> No
 
 
 def test_an_owner_is_gone_when_its_process_is_or_its_beat_is_old() -> None:
-    alive = mlflow_owner.owner_tags()
-    assert not mlflow_owner.owner_gone(alive)
-    assert mlflow_owner.owner_gone({**alive, "vim.pid_started": "1.0"})
-    assert mlflow_owner.owner_gone({**alive, "vim.pid": str(2**22 + 1)})
-    assert not mlflow_owner.owner_gone({**alive, "vim.host": "another"})
-    assert mlflow_owner.owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
+    alive = owner.owner_tags()
+    assert not owner.owner_gone(alive)
+    assert owner.owner_gone({**alive, "vim.pid_started": "1.0"})
+    assert owner.owner_gone({**alive, "vim.pid": str(2**22 + 1)})
+    assert not owner.owner_gone({**alive, "vim.host": "another"})
+    assert owner.owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
 
 
 def test_an_answer_lost_on_the_way_does_not_make_a_second_run(client: Client) -> None:
@@ -457,7 +459,7 @@ def test_of_two_that_register_at_once_one_stays(tmp_path: Path, client: Client) 
         return create(*arguments)
 
     client.create_model_version = raced  # type: ignore[method-assign, assignment]
-    mlflow_models.register(client, "fake", made, ())
+    models.register(client, "fake", made, ())
     (version,) = client.models["vim-fake-tokenizer"]
     assert (version.version, version.run_id, version.source) == ("1", None, made.folder)
 
@@ -478,11 +480,11 @@ def test_a_registry_that_fails_holds_nothing_up(tmp_path: Path, config: Any, cli
 
 
 def test_a_run_in_a_job_carries_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mlflow_words.job_tag() == {}
+    assert describe.job_tag() == {}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
-    assert mlflow_words.job_tag() == {"vim.job": "raysubmit_1"}
+    assert describe.job_tag() == {"vim.job": "raysubmit_1"}
     monkeypatch.setenv("VIM_JOB", "vim-3fa2-1")
-    assert mlflow_words.job_tag() == {"vim.job": "vim-3fa2-1"}
+    assert describe.job_tag() == {"vim.job": "vim-3fa2-1"}
 
 
 def test_the_report_is_linked_in_the_runs_description(tmp_path: Path, config: Any, client: Client) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from components import tradeoff
-from components.api import Artifact, Context, Outcome
-from components.selecting import drawing, points
+from components.contract.api import Artifact, Context, Outcome
+from components.tradeoff import candidates, points
+from components.tradeoff import component as tradeoff
 from tests.synthetic import context_of, with_fields
 from tests.unit.components import models, selecting
 from vim_core.config import TradeoffConfig
@@ -135,7 +135,7 @@ def test_finished_points_and_parts_are_kept(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = done(inputs, tmp_path / "whole")[0]
-    monkeypatch.setattr(drawing, "PART", 10)
+    monkeypatch.setattr(candidates, "PART", 10)
     own, drawn = Sampler.group, []
 
     def dying(self: Sampler, index: int, labels: Any) -> Any:
@@ -164,17 +164,17 @@ def test_a_point_of_another_grid_is_the_same_point(inputs: dict[str, Artifact], 
 
 
 def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    given = drawing.Drawing(classes=2, candidates=11, lanes=2)
-    cell = drawing.Cell(1.0, 1.0, str(tmp_path / "cell"))
+    given = candidates.Drawing(classes=2, candidates=11, lanes=2)
+    cell = candidates.Cell(1.0, 1.0, str(tmp_path / "cell"))
     for number, groups in enumerate(given.parts):
         rows = np.arange(groups.start * 2, groups.start * 2 + given.drawn(groups))
         pair = np.stack([rows, rows], 1).astype(np.float32)
         data = npz.pack(scores=rows.astype(float), correct=rows, features=pair, logits=pair)
         io.write_bytes(cell.part(number), data)
-    wanted = drawing.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
+    wanted = candidates.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
     assert wanted.tolist() == [0, 4, 10, 1, 3, 9]
-    assert drawing.column(cell, given, "correct", wanted).tolist() == wanted.tolist()
-    assert drawing.column(cell, given, "scores").tolist() == list(range(11))
+    assert candidates.column(cell, given, "correct", wanted).tolist() == wanted.tolist()
+    assert candidates.column(cell, given, "scores").tolist() == list(range(11))
     assert points.place_of(cell, 0.25).endswith("cell-a0.25.json")
 
 

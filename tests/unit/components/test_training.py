@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import classify, prior, quantize, ray_train
-from components.api import Artifact, Context, Outcome
-from components.fingerprint import settings_of
+from components import classify, prior, quantize
+from components.contract.api import Artifact, Context, Outcome
+from components.contract.fingerprint import settings_of
+from components.engines.ray import session
 from tests.synthetic import artifact, context_of, with_fields
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import classify_config, prior_config, quantize_config
@@ -99,7 +100,9 @@ def test_the_presets_classifier_gives_a_distance_once_it_is_made(
         tmp_path, "classify", {name: given(made.path(name)) for name in ("model.safetensors", "config.json")}
     )
     asked: list[Artifact | None] = [None, files]
-    monkeypatch.setattr("components.execute.find", lambda name, config, known: asked.pop(0) if known else None)
+    monkeypatch.setattr(
+        "components.artifacts.execute.find", lambda name, config, known: asked.pop(0) if known else None
+    )
     for expected in (False, True):
         quantize.run(quantize_config(evaluate_every=6), {"images": images}, replace(ctx, out=f"{ctx.out}-{expected}"))
         curves = parse(Path(f"{ctx.out}-{expected}/curves.jsonl").read_bytes())
@@ -247,7 +250,7 @@ def test_a_refusal_of_any_worker_reaches_the_user_as_it_is(
 
     stand_in = SimpleNamespace(train=SimpleNamespace(get_context=lambda: place))
     monkeypatch.setitem(sys.modules, "ray", stand_in)
-    monkeypatch.setattr(ray_train, "fit", fit)
+    monkeypatch.setattr(session, "fit", fit)
     # No second worker is there to agree with on the newest checkpoint; the refusal comes after it.
     monkeypatch.setattr("vim_core.checkpoint.checkpoints.Checkpoints.latest", lambda self: None)
     config = quantize_config()
@@ -265,7 +268,7 @@ def test_a_worker_that_was_stuck_is_named_with_the_place(
         (stuck / "worker-00000-1.txt").write_text("worker 0: step 3 took too long\nTimeout (0:00:05)!\n  File ...")
         raise VimError("quantize: training failed: ActorDiedError: The actor died unexpectedly")
 
-    monkeypatch.setattr(ray_train, "fit", fit)
+    monkeypatch.setattr(session, "fit", fit)
     ctx = context_of(tmp_path, "quantize")
     with pytest.raises(
         VimError, match=r"died unexpectedly; worker 0: step 3 took too long; where it stood is in .*1\.txt"

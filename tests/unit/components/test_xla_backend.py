@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from components import xla_backend
-from components.xla_backend import Place, XlaConfig, check_places, environment, read_place
+from components.engines.ray import xla_backend
+from components.engines.ray.xla_backend import Place, XlaConfig, check_places, environment, read_place
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from components import registry
-from components.api import Context, Inputs, Outcome
+from components.contract import registry
+from components.contract.api import Context, Inputs, Outcome
 from pipelines import history
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.storage import io

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components import store
+from components.artifacts import store
 from pipelines import cli, comparison
 from tests.synthetic import artifact
 from vim_core.errors import ConfigError, DataError

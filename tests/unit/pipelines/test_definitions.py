@@ -8,8 +8,8 @@ from typing import Any
 import dagster
 import pytest
 
-from components import headlines
-from components.progress import QuietProgress
+from components.artifacts import headlines
+from components.tracking.progress import QuietProgress
 from pipelines import assets, metadata, session, ui
 from vim_core.errors import DataError
 

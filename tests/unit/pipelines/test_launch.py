@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from components.progress import QuietProgress
+from components.tracking.progress import QuietProgress
 from pipelines import assets, history, launch
 from vim_core.errors import ConfigError, DataError, GateError
 
@@ -220,7 +220,7 @@ def test_a_lost_connection_is_tried_again_and_a_mistake_is_not(flow: Any, monkey
 
 
 def test_the_run_says_what_was_asked_and_who_does_it(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.tracking import config_fingerprint
+    from components.tracking.tracker import config_fingerprint
 
     monkeypatch.setattr(history, "instance", ON_DISK)
     tags = {"vim.job": "vim-smoke-0123456789ab-a1"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from components import settings
+from components.contract import settings
 from pipelines import cli
 from tests.support import CONF
 from vim_core.config import PipelineConfig, StackConfig

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from components import lease, settings
-from components.archive import marks
+from components.artifacts import lease, usage
+from components.contract import settings
 from pipelines import presets
 from pipelines.cli import main
 from pipelines.clusters import profile, specs, submitting
@@ -151,7 +151,7 @@ def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     io.write_bytes(f"{work}/cpu/step-000040/index.json", b"{}")
     io.write_bytes(f"{work}/spool.jsonl", b'{"step": 42, "t": 1, "m": {}}\n{"torn')
     capsys.readouterr()
-    with lease.hold(marks.folder(root, "prior", "0" * 20), lambda text: None):
+    with lease.hold(usage.folder(root, "prior", "0" * 20), lambda text: None):
         assert main(["status", "--preset", "fake"]) == 0
     text = capsys.readouterr().out
     total = specs.config_of(specs.read(uri)).prior.steps
@@ -201,7 +201,7 @@ def test_a_source_that_cannot_be_seen_from_here_is_left_to_the_job(
     def blind(*given: Any) -> None:
         raise VimError("no such folder")
 
-    monkeypatch.setattr("components.execute.find", blind)
+    monkeypatch.setattr("components.artifacts.execute.find", blind)
     assert main(["submit", "--preset", "fake", "--detach"]) == 0
     assert "cannot be told from here (no such folder)" in capsys.readouterr().out
     assert len(jobs.sent) == 1

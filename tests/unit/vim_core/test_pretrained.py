@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from components import store
-from components.api import Artifact
+from components.artifacts import store
+from components.contract.api import Artifact
 from tests.unit.components import models
 from tests.unit.vim_core.tiny import assert_equal_bits, pixels, prior_network, tokenizer_network
 from vim_core.data.images import encode_png, square, to_tensor

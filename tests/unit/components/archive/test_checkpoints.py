@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from components.archive.collecting import collect
-from components.archive.planning import Rules
+from components.artifacts.gc.collect import collect
+from components.artifacts.gc.plan import Rules
 from tests.archived import key, own
 from vim_core.checkpoint.files import Index, step_folder, to_json, write_part
 from vim_core.checkpoint.state import Piece

@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import execute, lease, store
-from components.api import Artifact, Context, Outcome
-from components.archive import marks, pins
-from components.archive.collecting import Collected, collect
-from components.archive.planning import Rules, seconds
+from components.artifacts import execute, lease, pins, store, usage
+from components.artifacts.gc.collect import Collected, collect
+from components.artifacts.gc.plan import Rules, seconds
+from components.contract.api import Artifact, Context, Outcome
 from tests.archived import DAY, key, leave_work, make, own, report, there
 from tests.unit.components.fakes import Fake, files_below, run, services
 from vim_core.config import PipelineConfig
@@ -148,7 +147,7 @@ def test_unfinished_work_keeps_what_it_was_made_from_until_it_is_old(root: str) 
 def test_everything_stays_while_an_owner_has_not_said_what_it_uses(root: str) -> None:
     make(root, "ingest", 1)
     own(root, "prior", 2, [])
-    io.remove_tree(io.join(marks.folder(root, "prior", key(2)), marks.INPUTS))
+    io.remove_tree(io.join(usage.folder(root, "prior", key(2)), usage.INPUTS))
     assert collect(root, LATER, delete=True).removals == []
     assert there(root) == {"ingest/1"}
 
@@ -164,13 +163,13 @@ def test_what_another_remover_has_begun_with_is_not_put_back(root: str) -> None:
     assert (done.restored, done.removals) == ([], [])
     assert there(root) == set()
     # Its lease is over, and it has not come to removing anything: now it is put back.
-    io.remove_tree(marks.folder(root, "ingest", key(1)))
+    io.remove_tree(usage.folder(root, "ingest", key(1)))
     assert collect(root, LATER, delete=True).restored == [f"ingest/{key(1)}"]
     assert there(root) == {"ingest/1"}
 
 
 def test_an_owner_elsewhere_lives_for_an_hour_after_its_last_heartbeat(root: str) -> None:
-    leases = marks.folder(root, "prior", key(1))
+    leases = usage.folder(root, "prior", key(1))
     io.write_bytes(io.join(leases, "lease-000001.json"), json.dumps({"token": "t", "host": "far", "machine": "far",
                    "pid": 1, "started": ""}).encode())  # fmt: skip
     assert lease.living(leases) == "process 1 on far"
@@ -185,7 +184,7 @@ def test_an_owner_elsewhere_lives_for_an_hour_after_its_last_heartbeat(root: str
 def test_a_use_makes_an_artifact_young_again(anywhere: str) -> None:
     make(anywhere, "ingest", 1, created="2020-01-01T00:00:00+00:00")
     make(anywhere, "ingest", 2, created="2020-01-01T00:00:00+00:00")
-    marks.use(marks.folder(anywhere, "ingest", key(1)))
+    usage.use(usage.folder(anywhere, "ingest", key(1)))
     assert names(collect(anywhere, Rules())) == ["artifact ingest/2 manifest.json"]
 
 

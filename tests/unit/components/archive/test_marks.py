@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components import store
-from components.api import Artifact
-from components.archive import marks
+from components.artifacts import store, usage
+from components.contract.api import Artifact
 from tests.synthetic import artifact, with_fields
 from vim_core.errors import DataError
 from vim_core.storage import io
@@ -25,9 +24,9 @@ def test_a_removed_input_is_told_whatever_lies_elsewhere(tmp_path: Path) -> None
     elsewhere, codes = kept(tmp_path / "other", "ingest"), kept(tmp_path / "root", "tokenize")
     inputs = {"images": elsewhere, "codes": codes}
     root = str(tmp_path / "root")
-    marks.look(root, "prior", inputs)
+    usage.look(root, "prior", inputs)
     io.remove_tree(io.join(elsewhere.folder, store.MANIFEST))
-    marks.look(root, "prior", inputs)
+    usage.look(root, "prior", inputs)
     io.remove_tree(io.join(codes.folder, store.MANIFEST))
     with pytest.raises(DataError, match=r"prior: its input tokenize/tokenize0+ was removed meanwhile"):
-        marks.look(root, "prior", inputs)
+        usage.look(root, "prior", inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.archive.naming import chosen
+from components.artifacts.resolve import chosen
 from tests.archived import key, make
 from vim_core.errors import ConfigError, DataError
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from components.api import Artifact
-from components.archive import pins
+from components.artifacts import pins
+from components.contract.api import Artifact
 from tests.archived import key, make
 from vim_core.errors import DataError
 from vim_core.storage import io

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from components import store
-from components.archive.tracing import downstream, upstream
+from components.artifacts import store
+from components.artifacts.ancestry import downstream, upstream
 from tests.archived import key, make
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from components import registry
-from components.api import Artifact
-from components.gates import belonging, table
-from components.gates.verdict import Verdict
+from components.artifacts.gates import lineage, table
+from components.artifacts.gates.verdict import Verdict
+from components.contract import registry
+from components.contract.api import Artifact
 from tests.synthetic import artifact, with_fields
 from vim_core.config import PipelineConfig
 
@@ -32,7 +32,7 @@ def chain(tmp_path: Path) -> dict[str, Artifact]:
 def judged(chain: dict[str, Artifact], name: str, *inputs: str, **properties: Any) -> Verdict:
     made = chain[name]
     made = with_fields(made, properties={**made.properties, **properties})
-    return belonging.belongs(CONFIG, made, {each: chain[each] for each in inputs})
+    return lineage.belongs(CONFIG, made, {each: chain[each] for each in inputs})
 
 
 def test_what_belongs_together_passes(chain: dict[str, Artifact]) -> None:
@@ -61,7 +61,7 @@ def test_other_images_or_codes_fail(chain: dict[str, Artifact]) -> None:
 
 def test_an_artifact_that_does_not_say_fails(chain: dict[str, Artifact]) -> None:
     silent = with_fields(chain["codes"], properties={})
-    verdict = belonging.belongs(CONFIG, silent, {"images": chain["images"]})
+    verdict = lineage.belongs(CONFIG, silent, {"images": chain["images"]})
     assert not verdict.passed
     assert "images, tokenizer" in verdict.text
 

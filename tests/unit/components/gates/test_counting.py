@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.api import Artifact, FileEntry
-from components.gates import counting
+from components.artifacts.gates import counts as counting
+from components.contract.api import Artifact, FileEntry
 from tests.synthetic import artifact
 from vim_core.config import PipelineConfig
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.api import Artifact
-from components.gates import training
+from components.artifacts.gates import training
+from components.contract.api import Artifact
 from tests.synthetic import artifact
 from vim_core.config import GatesConfig, PipelineConfig
 from vim_core.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.ingesting.labels import read_classes, read_truth, resolver
+from components.ingest.labels import read_classes, read_truth, resolver
 from tests.layouts import tar
 from vim_core.errors import DataError
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.ingesting.layouts import archives
-from components.ingesting.layouts.base import side_of
-from components.ingesting.locator import Located, Reader, ilsvrc_stem, placing_key
-from components.ingesting.recognise import layout_of
-from components.ingesting.shards import numbered
+from components.ingest.detect_layout import layout_of
+from components.ingest.layouts import archives
+from components.ingest.layouts.base import side_of
+from components.ingest.locator import Located, Reader, ilsvrc_stem, placing_key
+from components.ingest.shards import numbered
 from tests.layouts import tar
 from vim_core.config import IngestConfig
 from vim_core.errors import ConfigError, DataError

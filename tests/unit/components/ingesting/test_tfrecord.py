@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.ingesting.layouts.tfrecord import NAMED, example, records
+from components.ingest.layouts.tfrecord import NAMED, example, records
 from tests.layouts import example as written
 from vim_core.errors import DataError
 

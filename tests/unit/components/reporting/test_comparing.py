@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from components.reporting import compare_page, comparing
-from components.reporting.comparing import Run
-from components.reporting.grids import Picture
+from components.report import compare, compare_page
+from components.report.compare import Run
+from components.report.grids import Picture
 from tests.unit.components.test_report import EVIL, checked
 
 PROTOCOL = {"figure": "fd_classifier", "compares": "samples with real images", "split": "samples", "count": 1000,
@@ -33,7 +33,7 @@ def run(name: str, value: float, half: float | None = 0.1, **changes: Any) -> Ru
 
 
 def test_one_protocol_stands_side_by_side() -> None:
-    [line], refused = comparing.compare([run("a", 2.0), run("b", 1.0), run("c", 3.0)])
+    [line], refused = compare.compare([run("a", 2.0), run("b", 1.0), run("c", 3.0)])
     assert refused == []
     assert [(cell.value, cell.interval) for cell in line.cells][:2] == [
         ("2.000", "1.900 to 2.100"), ("1.000", "0.900 to 1.100")]  # fmt: skip
@@ -50,7 +50,7 @@ def test_one_protocol_stands_side_by_side() -> None:
     ],
 )
 def test_nothing_is_best_without_intervals_that_lie_apart(runs: list[Run], verdict: str) -> None:
-    [line], _ = comparing.compare(runs)
+    [line], _ = compare.compare(runs)
     assert (line.verdict, [cell.best for cell in line.cells]) == (verdict, [False, False])
 
 
@@ -61,23 +61,23 @@ def test_higher_is_better_for_accuracy() -> None:
         record["samples"] = {"conditional_accuracy": value, "conditional_accuracy_low": value - 0.1,
                              "conditional_accuracy_high": value + 0.1}  # fmt: skip
         record["protocols"] = {"samples.conditional_accuracy": PROTOCOL}
-    [line], _ = comparing.compare([low, high])
+    [line], _ = compare.compare([low, high])
     assert [cell.best for cell in line.cells] == [False, True]
 
 
 def test_another_protocol_is_refused_by_field() -> None:
     a, b, c = run("a", 2.0), run("b", 1.0, count=60, network_digest="other"), run("c", 1.5)
-    [line], [refusal] = comparing.compare([a, b, c])
+    [line], [refusal] = compare.compare([a, b, c])
     assert [cell.value for cell in line.cells] == ["2.000", "–", "1.500"]
     assert refusal.runs == ("a", "b")
     assert refusal.fields == (("count", "1000", "60"), ("network_digest", "judge", "other"))
     assert [(name, value) for name, value, _ in refusal.values] == [("a", "2.000"), ("b", "1.000"), ("c", "1.500")]
-    lines, refusals = comparing.compare([a, b])
+    lines, refusals = compare.compare([a, b])
     assert (lines, len(refusals)) == ([], 1)
 
 
 def test_sampling_is_a_setting_and_no_protocol() -> None:
-    lines, refused = comparing.compare([run("a", 2.0), run("b", 1.0, sampling={"guidance": 3.0})])
+    lines, refused = compare.compare([run("a", 2.0), run("b", 1.0, sampling={"guidance": 3.0})])
     assert (len(lines), refused) == (1, [])
 
 
@@ -85,32 +85,32 @@ def test_sampling_is_a_setting_and_no_protocol() -> None:
 def test_what_a_figure_is_about_may_differ(network: str) -> None:
     about = {"network": network, "reference": "labels of the code table"}
     a, b = (run(n, 2.0, 0.1, **about, network_digest=n, reference_digest=n) for n in "ab")
-    assert len(comparing.compare([a, b])[0]) == 1
+    assert len(compare.compare([a, b])[0]) == 1
     other = Run("c", {**b.record, "data": {"digest": "other images"}})
-    [refusal] = comparing.compare([a, other])[1]
+    [refusal] = compare.compare([a, other])[1]
     assert [name for name, _, _ in refusal.fields] == ["reference_digest"]
 
 
 def test_a_judge_may_not_differ() -> None:
-    [refusal] = comparing.compare([run("a", 1.0), run("b", 1.0, network_digest="b")])[1]
+    [refusal] = compare.compare([run("a", 1.0), run("b", 1.0, network_digest="b")])[1]
     assert [name for name, _, _ in refusal.fields] == ["network_digest"]
 
 
 def test_settings_that_differ_by_dotted_name() -> None:
     a, b = run("a", 2.0), run("b", 1.0)
-    assert comparing.settings_that_differ([a, b]) == [("prior.steps", ("200", "100"))]
+    assert compare.settings_that_differ([a, b]) == [("prior.steps", ("200", "100"))]
     record: Any = deepcopy(b.record)
     del record["settings"]["prior"]["stack"]["dim"]
-    assert comparing.settings_that_differ([a, Run("b", record)])[1] == ("prior.steps", ("200", "100"))
-    assert comparing.settings_that_differ([a, Run("b", record)])[0] == ("prior.stack.dim", ("8", "–"))
+    assert compare.settings_that_differ([a, Run("b", record)])[1] == ("prior.steps", ("200", "100"))
+    assert compare.settings_that_differ([a, Run("b", record)])[0] == ("prior.stack.dim", ("8", "–"))
     del record["settings"]["prior"]
     record["settings"]["probe"] = {"steps": 3}
     without = Run("b", record)
-    assert comparing.settings_that_differ([a, without]) == [("prior", ("present", "–")), ("probe", ("–", "present"))]
+    assert compare.settings_that_differ([a, without]) == [("prior", ("present", "–")), ("probe", ("–", "present"))]
     old = Run("old", {})
-    assert comparing.settings_that_differ([a, old, b]) == [("prior.steps", ("200", "not recorded", "100"))]
-    assert comparing.settings_that_differ([a, old]) == []
-    assert comparing.costs([a, b]) == [("prior", ("1 min 15 s, cpu", "1 min 15 s, cpu"))]
+    assert compare.settings_that_differ([a, old, b]) == [("prior.steps", ("200", "not recorded", "100"))]
+    assert compare.settings_that_differ([a, old]) == []
+    assert compare.costs([a, b]) == [("prior", ("1 min 15 s, cpu", "1 min 15 s, cpu"))]
 
 
 def test_the_page_is_whole_escaped_and_says_what_it_refuses() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.reporting import beside, our_rows
-from components.reporting.paper_tables import TABLES, Table
+from components.report import comparison_tables, our_rows
+from components.report.paper_tables import TABLES, Table
 
 STACK = {"blocks": 8, "heads": 8, "dim": 512, "mlp": 2048}
 PRIOR = {"blocks": 24, "heads": 16, "dim": 1536, "mlp": 6144}
@@ -139,16 +139,16 @@ def test_the_row_says_what_ran_and_what_it_cost() -> None:
 
 
 def test_states_of_the_tables() -> None:
-    states = {one.number: state for one, _, state in beside.tables([("a", DIGITS)])}
+    states = {one.number: state for one, _, state in comparison_tables.tables([("a", DIGITS)])}
     assert states == {1: "other protocol", 3: "other protocol", 4: "other protocol", 5: "other protocol",
                       6: "other protocol", 7: "not run", 8: "other protocol"}  # fmt: skip
     both = {one.number: (state, [name for name, _ in rows]) for one, rows, state in
-            beside.tables([("a", DIGITS), ("b", imagenet())])}  # fmt: skip
+            comparison_tables.tables([("a", DIGITS), ("b", imagenet())])}  # fmt: skip
     assert both[6] == ("compared", ["a", "b"])
-    assert beside.tables([("only images", {"settings": {"ingest": {}}})]) == []
+    assert comparison_tables.tables([("only images", {"settings": {"ingest": {}}})]) == []
 
 
 def test_figures_below_have_value_interval_and_protocol() -> None:
-    [(_, ours)] = next(rows for one, rows, _ in beside.tables([("a", DIGITS)]) if one.number == 6)
+    [(_, ours)] = next(rows for one, rows, _ in comparison_tables.tables([("a", DIGITS)]) if one.number == 6)
     [shown] = ours.shown
     assert (shown.value, shown.interval, shown.sentence) == ("1.900", "1.800 to 2.000", "On 1,000 samples.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.reporting.paper_tables import TABLE_1, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8, TABLES, Table
+from components.report.paper_tables import TABLE_1, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8, TABLES, Table
 
 
 def column(table: Table, title: str) -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components import report
-from components.api import Artifact
-from components.reporting import accepted, neighbours, probing, results
+from components.contract.api import Artifact
+from components.report import accepted, neighbours, probe, results
+from components.report import component as report
 from tests import reported
 from tests.synthetic import context_of, pictures, with_fields
 from tests.unit.components.test_report import checked, opened
@@ -48,15 +48,15 @@ def test_figures_of_accepted_samples_stand_by_rate(whole: dict[str, Artifact]) -
 
 def test_a_probe_of_two_heads_has_two_lines() -> None:
     known = {"accuracy_per_block": [0.5, 0.75], "ridge_accuracy_per_block": [0.625, 0.25], "pixel_baseline_top1": 0.875}
-    found = probing.section({"probe": known, "tokenizer": {"perceptual": False}})
+    found = probe.section({"probe": known, "tokenizer": {"perceptual": False}})
     assert found is not None
     names = [attributes.get("class") for _, attributes in checked(found.chart).tags]
     assert [name for name in names if name and name.startswith("line")] == ["line second", "line"]
     assert [(block.accuracy, block.ridge, block.best) for block in found.blocks] == [
         ("50.0 %", "62.5 %", False), ("75.0 %", "25.0 %", True)]  # fmt: skip
     assert "without the perceptual loss" in found.tokenizer
-    assert "stands apart" in probing.tokenizer({"tokenizer": {"perceptual": True}})
-    assert probing.section({}) is None
+    assert "stands apart" in probe.tokenizer({"tokenizer": {"perceptual": True}})
+    assert probe.section({}) is None
 
 
 @pytest.fixture

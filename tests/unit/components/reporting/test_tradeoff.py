@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.reporting import plots, tradeoff
+from components.report import plots, tradeoff
 from tests.unit.components.test_report import checked
 
 

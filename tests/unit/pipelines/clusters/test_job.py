@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from components import settings, tracking
-from components.api import Context
-from components.tracking_off import NoTracking
+from components.contract import settings
+from components.contract.api import Context
+from components.tracking import tracker
+from components.tracking.off import NoTracking
 from pipelines import history
 from pipelines.clusters import job, specs
 from pipelines.clusters.api import JobSpec
@@ -59,14 +60,14 @@ def test_the_run_is_tagged_with_job_and_cluster(flow: Any, monkeypatch: pytest.M
 
     tags: dict[str, str] = {}
 
-    def open_run(config: Any, given: Any = None) -> tracking.Tracking:
+    def open_run(config: Any, given: Any = None) -> tracker.Tracking:
         tags.update(given)
         return NoTracking()
 
     instance = dagster.DagsterInstance.ephemeral()
     monkeypatch.setattr(instance, "dispose", lambda: None)
     monkeypatch.setattr(history, "instance", lambda config: instance)
-    monkeypatch.setattr(tracking, "open_run", open_run)
+    monkeypatch.setattr(tracker, "open_run", open_run)
     job.run(stored(flow, target="ingest"))
     wanted = {"vim.job": NAME, "vim.cluster": "mine"}
     assert {name: tags.get(name) for name in wanted} == wanted

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import settings
+from components.contract import settings
 from pipelines.clusters import specs
 from pipelines.clusters.api import JobSpec
 from tests.support import CONF

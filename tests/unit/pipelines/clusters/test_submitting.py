@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import settings
+from components.contract import settings
 from pipelines.clusters import specs, submitting
 from pipelines.clusters.api import FAILED, LOST, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec, JobState
 from pipelines.clusters.profile import Cluster

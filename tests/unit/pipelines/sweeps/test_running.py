@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from components import registry
-from components.api import Artifact, Context, Outcome
-from components.archive import inventory
-from components.progress import QuietProgress
+from components.artifacts import inventory
+from components.contract import registry
+from components.contract.api import Artifact, Context, Outcome
+from components.tracking.progress import QuietProgress
 from pipelines.sweeps import running, showing, state
 from pipelines.sweeps.running import SweepResult
 from pipelines.sweeps.spec import Sweep

@@ -85,7 +85,7 @@ def test_stage_two_of_the_paper() -> None:
 
 
 def test_the_presets_carry_them() -> None:
-    from components import settings
+    from components.contract import settings
 
     base = settings.load("imagenet256_base", [], CONF)
     one, two = base.quantize, base.prior

@@ -1,0 +1,1 @@
+"""The artifact store: execution, manifests, leases, gates, inventory and garbage collection."""

@@ -1,0 +1,35 @@
+"""What a gate says of one artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from components.contract.api import Artifact, Inputs
+from vim_core.config import PipelineConfig
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate's answer: `text` names figure and bound, `remedy` what to do where it failed."""
+
+    gate: str
+    passed: bool
+    text: str
+    remedy: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Gate(Protocol):
+    """A rule about an artifact of one component, given the artifacts it was made from."""
+
+    def __call__(self, config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+        """The verdict; a manifest that does not say what the rule needs has failed it."""
+
+
+def missing(gate: str, artifact: Artifact, what: str) -> Verdict:
+    """The verdict on a manifest that lacks what the gate looks at."""
+    made = artifact.manifest
+    remedy = f"make it again with `vimctl run {made.component} --force`"
+    return Verdict(gate, False, f"its manifest says nothing of {what}", remedy)

@@ -1,0 +1,63 @@
+"""Checkpoints of unfinished work that nobody would resume from: all but the newest whole ones of each numeric class."""
+
+from __future__ import annotations
+
+import json
+
+from components.artifacts.inventory import Files
+from vim_core.storage import io
+
+BEST = "best.json"
+INDEX = "index.json"
+STEP = "step-"
+
+
+def superfluous(work: str, files: Files, keep: int) -> dict[str, list[str]]:
+    """By checkpoint folder below `work`, the files of those beyond the `keep` newest whole ones and the best.
+
+    A folder without any whole checkpoint is left as it is. Every shard of one that counts as whole was read and its
+    sha256 compared, which is only done where there is something to remove.
+    """
+    found: dict[str, dict[int, list[str]]] = {}
+    for path in files:
+        family, _, rest = path.partition("/")
+        step, _, name = rest.partition("/")
+        number = step.removeprefix(STEP)
+        if name and step.startswith(STEP) and number.isdigit():
+            found.setdefault(family, {}).setdefault(int(number), []).append(path)
+    removed: dict[str, list[str]] = {}
+    for family, steps in found.items():
+        kept = _kept(io.join(work, family), steps, keep)
+        for old in sorted(set(steps) - kept) if kept else []:
+            # The index first: half a checkpoint is none.
+            removed[f"{family}/{STEP}{old:08d}"] = sorted(steps[old], key=lambda path: not path.endswith(INDEX))
+    return removed
+
+
+def _kept(folder: str, steps: dict[int, list[str]], keep: int) -> set[int]:
+    best = _best(folder) & set(steps)
+    if len(steps) <= len(best | {max(steps)}):
+        return set(steps)
+    kept: set[int] = set()
+    for step in sorted(steps, reverse=True):
+        if len(kept) < keep and _whole(io.join(folder, f"{STEP}{step:08d}")):
+            kept.add(step)
+    return kept | best if kept else kept
+
+
+def _whole(folder: str) -> bool:
+    from vim_core.checkpoint.files import Damaged, read_index, verify
+
+    try:
+        for part in read_index(folder).parts:
+            verify(folder, part)
+    except Damaged:
+        return False
+    return True
+
+
+def _best(folder: str) -> set[int]:
+    try:
+        return {int(json.loads(io.read_bytes(io.join(folder, BEST)))["step"])}
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return set()

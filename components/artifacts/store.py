@@ -1,0 +1,201 @@
+"""Artifacts on disk or in a bucket: strict loading, exclusive commit, verification (contract 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin, get_type_hints
+
+from components.contract.api import SCHEMA, Artifact, FileEntry, Manifest
+from vim_core.errors import DataError, StorageError, VimError
+from vim_core.storage import io
+
+MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CHUNK = 1 << 20
+CHOOSE = "run.root=… or the environment variable VIM_ROOT"
+
+
+def folder(root: str, component: str, fingerprint: str) -> str:
+    """Where the artifact of this fingerprint lies."""
+    return io.join(root, component, fingerprint)
+
+
+def load(root: str, component: str, fingerprint: str) -> Artifact | None:
+    """The committed artifact, or None. Raises `DataError` for a damaged manifest, `StorageError` for a bad root."""
+    where = folder(root, component, fingerprint)
+    uri = io.join(where, MANIFEST)
+    with guarded(root):
+        try:
+            data = io.read_bytes(uri)
+        except FileNotFoundError:
+            return None
+    manifest = parse(data, uri)
+    if (manifest.component, manifest.fingerprint) != (component, fingerprint):
+        owner = f"{manifest.component}/{manifest.fingerprint}"
+        raise DataError(f"{uri}: belongs to {owner}; move it back or remove the folder")
+    return Artifact(where, manifest)
+
+
+def commit(root: str, manifest: Manifest) -> tuple[Artifact, bool]:
+    """Make the artifact exist by writing its manifest once; (artifact, True), or the winner's artifact and False."""
+    where = folder(root, manifest.component, manifest.fingerprint)
+    uri, data = io.join(where, MANIFEST), dump(manifest)
+    # What later readers will parse is also what this run goes on with (tuples become lists, for instance).
+    manifest = parse(data, uri)
+    with guarded(root):
+        won = io.create_exclusive(uri, data)
+    if won:
+        return Artifact(where, manifest), True
+    winner = load(root, manifest.component, manifest.fingerprint)
+    if winner is None:
+        raise StorageError(f"{where}: its manifest was there and vanished; run again")
+    return winner, False
+
+
+def aside(artifact: Artifact) -> str:
+    """Where `retire` puts its manifest."""
+    return io.join(artifact.folder, f"manifest-{artifact.manifest.created.replace(':', '')}.json")
+
+
+def retire(root: str, artifact: Artifact) -> None:
+    """Set a manifest aside under the time it was created, so that the artifact can be made again; its files stay."""
+    uri = io.join(artifact.folder, MANIFEST)
+    with guarded(root):
+        # Buckets know no renaming, and few servers of their kind do.
+        io.write_bytes(aside(artifact), io.read_bytes(uri))
+        io.remove_tree(uri)
+
+
+def verify(artifact: Artifact) -> None:
+    """Read every file of the artifact again. Raises `DataError` naming the first that is missing or changed."""
+    for entry in artifact.manifest.files:
+        uri = io.join(artifact.folder, entry.path)
+        try:
+            size, digest = checksum(uri)
+        except FileNotFoundError as error:
+            raise DataError(f"{uri}: is in the manifest but not there; {_remake(artifact)}") from error
+        if (size, digest) != (entry.bytes, entry.sha256):
+            found = f"{size} bytes, sha256 {digest[:12]}…"
+            raise DataError(f"{uri}: {found}, manifest says {entry.bytes}, {entry.sha256[:12]}…; {_remake(artifact)}")
+
+
+def files_in(out: str, prefix: str, rows: dict[str, int]) -> list[FileEntry]:
+    """Entries of all files an attempt wrote below `out`, hashed and (local disk) synced; `prefix` leads their paths."""
+    entries: list[FileEntry] = []
+    for name in io.files(out):
+        uri = io.join(out, name)
+        if name.rsplit("/", 1)[-1].startswith("."):
+            # Half a file that a killed worker left: `io` writes under such names before it renames.
+            io.remove_tree(uri)
+            continue
+        size, digest = checksum(uri, sync=io.is_local(uri))
+        entries.append(FileEntry(name, f"{prefix}/{name}", size, digest, rows.get(name)))
+    return entries
+
+
+def checksum(uri: str, sync: bool = False) -> tuple[int, str]:
+    """Size in bytes and sha256 of a file; `sync` forces it to the disk first. Raises `FileNotFoundError`."""
+    digest, size = hashlib.sha256(), 0
+    with io.open_read(uri) as stream:
+        if sync:
+            os.fsync(stream.fileno())
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The manifest as sorted, indented JSON. Raises `ValueError` for a figure that is not finite."""
+    text = json.dumps(dataclasses.asdict(manifest), sort_keys=True, indent=2, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def parse(data: bytes, uri: str) -> Manifest:
+    """A manifest from JSON. Raises `DataError` with `uri` for any missing, unknown or mistyped key."""
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{uri}: not valid JSON ({error}); remove it to make the artifact again") from error
+    found = value.get("schema") if isinstance(value, dict) else None
+    if found != SCHEMA:
+        raise DataError(f"{uri}: schema={found!r}, this version reads {SCHEMA}; run with the version that wrote it")
+    manifest: Manifest = _strict(Manifest, value, uri, "")
+    for entry in manifest.files:
+        if entry.path.startswith("/") or ".." in entry.path.split("/"):
+            raise DataError(f"{uri}: file path {entry.path!r} leaves the artifact's folder")
+    return manifest
+
+
+@contextlib.contextmanager
+def guarded(root: str) -> Iterator[None]:
+    """Turn failures of the store itself into one-line `StorageError`s that name the root and what to do."""
+    try:
+        yield
+    except VimError:
+        raise
+    except Exception as error:
+        # Remote stores raise errors of their own libraries (credentials, HTTP), which share no base class.
+        if isinstance(error, OSError) or not io.is_local(root):
+            raise storage_error(error, root) or _unusable(error, root) from error
+        raise
+
+
+def storage_error(error: BaseException, root: str) -> StorageError | None:
+    """The `StorageError` behind an error of a component, looking through what engines wrapped around it; else None."""
+    local = str(io.local_path(root).absolute()) if io.is_local(root) else root
+    seen: BaseException | None = error
+    known = set[int]()
+    while seen is not None and id(seen) not in known:  # an engine may hang an error below itself
+        known.add(id(seen))
+        if getattr(seen, "errno", None) in FULL or "No space left on device" in str(seen):
+            return StorageError(f"{root}: the disk is full; free some space, or choose another root by {CHOOSE}")
+        denied = isinstance(seen, PermissionError | NotADirectoryError) or getattr(seen, "errno", None) == errno.EROFS
+        if denied and str(getattr(seen, "filename", None) or "").startswith(local):
+            return _unusable(seen, root)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _unusable(error: BaseException, root: str) -> StorageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return StorageError(f"{root}: cannot be read and written ({reason}); choose another root by {CHOOSE}")
+
+
+def _remake(artifact: Artifact) -> str:
+    return f"make it again with `vimctl run {artifact.manifest.component} --force`"
+
+
+def _strict(cls: Any, value: Any, uri: str, prefix: str) -> Any:
+    """Build a dataclass from JSON with exactly its keys and types."""
+    hints = get_type_hints(cls)
+    if not isinstance(value, dict):
+        raise DataError(f"{uri}: {prefix.rstrip('.') or 'the manifest'} is {type(value).__name__}, not an object")
+    for key in sorted(set(hints) ^ set(value)):
+        raise DataError(f"{uri}: {'missing' if key in hints else 'unknown'} key {prefix}{key}")
+    return cls(**{key: _typed(kind, value[key], uri, prefix + key) for key, kind in hints.items()})
+
+
+def _typed(kind: Any, value: Any, uri: str, name: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _strict(kind, value, uri, f"{name}.")
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is list and isinstance(value, list):
+        return [_typed(inner[0], each, uri, f"{name}[{index}]") for index, each in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(inner[1], each, uri, f"{name}.{key}") for key, each in value.items()}
+    if kind is Any or (origin not in (list, dict) and isinstance(value, _accepted(kind))):
+        return value
+    raise DataError(f"{uri}: {name}={value!r} has the wrong type")
+
+
+def _accepted(kind: Any) -> tuple[type, ...]:
+    if kind is float:
+        return (int, float)
+    return get_args(kind) or (kind,)

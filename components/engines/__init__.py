@@ -1,0 +1,1 @@
+"""The engines that components run on: Beam, Ray, devices."""

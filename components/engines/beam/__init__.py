@@ -1,0 +1,1 @@
+"""Beam runners, options and shard jobs."""

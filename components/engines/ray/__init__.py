@@ -1,0 +1,1 @@
+"""Ray sessions, actor pools, Ray Train trainers and backends."""

@@ -1,0 +1,1 @@
+"""Import and export: other tools' tables, pretrained models, a user's own images."""

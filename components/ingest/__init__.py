@@ -1,0 +1,1 @@
+"""The `ingest` step: layouts, the plan of which image goes into which shard, and writing shards."""

@@ -1,1 +1,0 @@
-"""The parts of `ingest`: the plan of what belongs where, and the writing of one shard."""

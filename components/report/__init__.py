@@ -1,0 +1,1 @@
+"""The `report` step: the results record, pictures, charts and the page."""

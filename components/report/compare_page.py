@@ -1,0 +1,68 @@
+"""`vimctl compare`'s page: one self-contained file of several runs, made from what their reports say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html.parser import HTMLParser
+
+from components.report import compare, comparison_tables, page
+from components.report.compare import Run
+from components.report.grids import Picture
+
+EMBEDDED = "data:image/png;base64,"
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as HTML without scripts or outside references. All text is escaped."""
+    lines, refusals = compare.compare(runs)
+    return page.filled(
+        "compare.html",
+        runs=runs,
+        lines=lines,
+        refusals=refusals,
+        settings=compare.settings_that_differ(runs),
+        recorded=all("settings" in run.record for run in runs),
+        costs=compare.costs(runs),
+        tables=comparison_tables.tables([(run.name, run.record) for run in runs]),
+    )
+
+
+def pictures(html: str) -> dict[str, tuple[Picture, ...]]:
+    """Embedded pictures of a report's page by the section they are in; others are left out."""
+    reader = _Reader()
+    reader.feed(html)
+    return {section: tuple(found) for section, found in reader.found.items()}
+
+
+class _Reader(HTMLParser):
+    """Collects the pictures of each section with their captions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, list[Picture]] = {}
+        self._section = ""
+        self._caption = ""
+        self._in_caption = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "section":
+            self._section = given.get("aria-labelledby", "")
+        elif tag == "span" and given.get("class") == "class":
+            self._caption, self._in_caption = "", True
+        elif tag == "img" and given.get("src", "").startswith(EMBEDDED):
+            self._add(given)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "span":
+            self._in_caption = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_caption:
+            self._caption += data
+
+    def _add(self, given: dict[str, str]) -> None:
+        width, height = (int(given[name]) if given.get(name, "").isdigit() else 0 for name in ("width", "height"))
+        picture = Picture(given["src"], width, height, 1, given.get("alt", ""), self._caption)
+        self.found.setdefault(self._section, []).append(picture)
+        self._caption = ""

@@ -1,1 +1,0 @@
-"""What `report` is made of: the results record, pictures, charts and the page's templates."""

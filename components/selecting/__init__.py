@@ -1,1 +1,0 @@
-"""Rejection sampling as a component: which network selects, its scores by shard, tables, pictures and curves."""

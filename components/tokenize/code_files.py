@@ -1,0 +1,20 @@
+"""The files of a code table as its manifest describes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components.contract.api import Artifact
+from vim_core.storage import io
+
+if TYPE_CHECKING:
+    from vim_core.data.code_tables import CodeFile
+
+
+def code_files(codes: Artifact, split: str) -> list[CodeFile]:
+    """Files of one split with size, checksum, rows and tokenizer, which `CodeTable` checks."""
+    from vim_core.data.code_tables import CodeFile
+
+    tokenizer = str(codes.properties["tokenizer"])
+    entries = sorted((e for e in codes.manifest.files if e.name.startswith(f"codes/{split}-")), key=lambda e: e.name)
+    return [CodeFile(io.join(codes.folder, e.path), e.bytes, e.sha256, e.rows, tokenizer) for e in entries]

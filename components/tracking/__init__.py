@@ -1,0 +1,1 @@
+"""MLflow tracking, metric delivery, progress and node metrics."""

@@ -1,0 +1,57 @@
+"""Who runs a tracked pipeline, and whether that process is still there: tags of the parent run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+GONE_S = 120.0
+"""A run of another host counts as abandoned when its heartbeat is older than this."""
+
+
+def owner_tags() -> dict[str, str]:
+    """Host, process and start time of this process, and the first heartbeat."""
+    import psutil
+
+    process = psutil.Process()
+    return {
+        "vim.host": socket.gethostname(),
+        "vim.pid": str(process.pid),
+        "vim.pid_started": str(process.create_time()),
+        **beat_tag(),
+    }
+
+
+def beat_tag() -> dict[str, str]:
+    """The heartbeat: now, in seconds since 1970."""
+    return {"vim.beat": str(int(time.time()))}
+
+
+def owner_gone(tags: Mapping[str, str]) -> bool:
+    """Whether the process behind a run has ended: looked up on this host, by heartbeat on another one."""
+    if tags.get("vim.host") != socket.gethostname():
+        return time.time() - float(tags.get("vim.beat", "0")) > GONE_S
+    import psutil
+
+    try:
+        process = psutil.Process(int(tags.get("vim.pid", "-1")))
+        return str(process.create_time()) != tags.get("vim.pid_started")
+    except (psutil.NoSuchProcess, ValueError):
+        return True
+
+
+def commit_tag() -> dict[str, str]:
+    """The git commit of the code where it runs from a checkout."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return {}
+    command = ["git", "-C", os.fspath(here), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": done.stdout.strip()}

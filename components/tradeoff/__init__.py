@@ -1,0 +1,1 @@
+"""The `tradeoff` step: accuracy and Fréchet distance over temperature, guidance and acceptance."""

@@ -1,0 +1,121 @@
+"""A preset's plan for a slice or for GPUs: chips from the settings, MFU from the user or from a benchmark's record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from components.engines import topology
+from vim_core.config import PipelineConfig, RunConfig
+from vim_core.errors import ConfigError
+from vim_core.storage import io
+
+if TYPE_CHECKING:
+    from vim_core.planning.plan import Plan
+
+MEASURED = "MFU of the VIM-"
+"""How rows of `tests/benchmarks/results/stage2_mfu-*.json` begin; their ratio is the prior's share of the peak."""
+
+
+def make(
+    config: PipelineConfig,
+    mfu: str = "",
+    price: float | None = None,
+    images: int | None = None,
+    classes: int | None = None,
+    bytes_per_image: float | None = None,
+    rates: Sequence[str] = (),
+) -> Plan:
+    """The plan of a preset on the chips that `run.topology`, `run.accelerator` and `run.workers` name.
+
+    Args:
+        config: the preset.
+        mfu: '' for none, a share of the peak for all trainings, or a benchmark's record (JSON) for the prior.
+        price: of a chip's hour.
+        images, classes, bytes_per_image: of the data, where nothing is known of it.
+        rates: 'component=images a second' of components that do not train.
+
+    Raises:
+        ConfigError: a malformed topology, an unknown chip, or a number out of its range.
+    """
+    from vim_core.planning import chips, plan
+
+    kind = chips.chip(config.run.accelerator)
+    shares, how = _mfu(mfu, plan.COMPONENTS)
+    _positive({"--price": price, "--images": images, "--classes": classes, "--bytes-per-image": bytes_per_image})
+    asked = plan.Asked(shares, how, price, images, classes, bytes_per_image, _rates(rates, plan.RATED))
+    return plan.plan(config, kind, count(config.run), asked)
+
+
+def count(run: RunConfig) -> int:
+    """Chips of the slices, or GPUs: one a worker.
+
+    Of TPUs `run.workers=1`, the default, means one slice; other numbers have to fill whole v4 slices.
+
+    Raises:
+        ConfigError: there is no topology for TPUs or one for GPUs, it is malformed, or workers do not fill slices.
+    """
+    from vim_core.planning import chips
+
+    kind = chips.chip(run.accelerator)
+    if not kind.axes:
+        return chips.chips_of(run.topology, kind) if run.topology else run.workers
+    if not run.topology:
+        raise ConfigError(f"run.topology='': {kind.name} comes in slices; give --topology, such as 4x4x4")
+    if run.accelerator.upper() != topology.ACCELERATOR:
+        if run.workers > 1:
+            raise ConfigError(f"run.workers={run.workers}: of {kind.name} one slice is planned; leave it at 1")
+        return chips.chips_of(run.topology, kind)
+    if run.workers == 1:
+        return topology.parse(run.topology).chips
+    found, slices = topology.slices_of(run)
+    return found.chips * slices
+
+
+def _mfu(text: str, components: Sequence[str]) -> tuple[dict[str, float], str]:
+    """Shares by component and where they come from."""
+    if not text:
+        return {}, ""
+    try:
+        share = float(text)
+    except ValueError:
+        return {"prior": _measured(text)}, f"measured: {text}"
+    if not 0 < share <= 1:
+        raise ConfigError(f"--mfu={text}: is a share of the peak, in (0, 1]")
+    return dict.fromkeys(components, share), f"given: --mfu {text}, for every training"
+
+
+def _measured(uri: str) -> float:
+    """The prior's MFU by a benchmark's record, of the largest model in it."""
+    try:
+        rows = json.loads(io.read_bytes(uri))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--mfu={uri!r}: neither a number nor a benchmark's record: {error}") from error
+    named = [row for row in rows if isinstance(row, dict) and str(row.get("name", "")).startswith(MEASURED)]
+    found = [row["ratio"] for row in named if isinstance(row.get("ratio"), float)]
+    if not found:
+        raise ConfigError(f"--mfu={uri!r}: no row that begins with {MEASURED!r} was measured; give a number")
+    return float(found[-1])
+
+
+def _positive(given: dict[str, float | int | None]) -> None:
+    for name, value in given.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{name}={value}: must be positive")
+
+
+def _rates(words: Sequence[str], known: Sequence[str]) -> dict[str, float]:
+    """'sample=120' as numbers by component."""
+    found = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise ConfigError(f"--rate {word}: write component=images a second, such as sample=120") from None
+        if name not in known:
+            raise ConfigError(f"--rate {word}: rates are of {', '.join(known)}")
+        _positive({f"--rate {name}": found[name]})
+    return found
