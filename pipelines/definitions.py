@@ -7,7 +7,8 @@ import shlex
 
 import dagster as dg
 
-from pipelines import assets, presets
+from pipelines import presets
+from pipelines.orchestration import assets
 from pipelines.schedules import runs
 
 _config = presets.load(presets.default(), shlex.split(os.environ.get("VIM_OVERRIDES", "")))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.clusters.manifests import Manifest
 from pipelines.deploying.deployment import Deployment
 from pipelines.deploying.objects import SERVERS, about
+from pipelines.jobs.manifests import Manifest
 
 SUBMITTER = "vim-submitter"
 RULES = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.clusters.manifests import Manifest
 from pipelines.deploying import database, experiments, gateway, nginx, orchestrator, rendering
 from pipelines.deploying.deployment import DAGSTER_PORT, DATABASE_USER, DATABASES, MLFLOW_PORT
+from pipelines.jobs.manifests import Manifest
 
 HEADER = """\
 # The shared servers on one machine: Postgres, MLflow and Dagster behind nginx with TLS and a login.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.clusters.manifests import HARDENED, MANAGED, ROLE, Manifest
 from pipelines.deploying.deployment import DATABASE_USER, DATABASES, POSTGRES_PORT, Deployment
 from pipelines.deploying.objects import (
     POSTGRES_SECRET,
@@ -16,6 +15,7 @@ from pipelines.deploying.objects import (
     service,
     value,
 )  # fmt: skip
+from pipelines.jobs.manifests import HARDENED, MANAGED, ROLE, Manifest
 
 IMAGE = "postgres:17"
 POSTGRES_USER = 999

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipelines.clusters.profile import Cluster, KubernetesPlace
+from pipelines.jobs.profile import Cluster, KubernetesPlace
 from vim_core.errors import ConfigError
 
 SITES = ("mlflow", "dagster", "ray")

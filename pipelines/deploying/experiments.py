@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.clusters.manifests import Manifest
 from pipelines.deploying.deployment import DATABASE_USER, MLFLOW_PORT, POSTGRES_PORT, Deployment
 from pipelines.deploying.objects import (
     POSTGRES_SECRET,
@@ -14,6 +13,7 @@ from pipelines.deploying.objects import (
     service,
     value,
 )  # fmt: skip
+from pipelines.jobs.manifests import Manifest
 
 
 def mlflow(made: Deployment) -> list[Manifest]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-from pipelines.clusters.manifests import DASHBOARD_PORT, Manifest
 from pipelines.deploying import nginx
 from pipelines.deploying.deployment import DAGSTER_PORT, MLFLOW_PORT, Deployment
 from pipelines.deploying.objects import (
@@ -17,6 +16,7 @@ from pipelines.deploying.objects import (
     probe,
     service,
 )  # fmt: skip
+from pipelines.jobs.manifests import DASHBOARD_PORT, Manifest
 
 HTTP_PORT, HTTPS_PORT = 8080, 8443
 IMAGE = "nginxinc/nginx-unprivileged:1.28"

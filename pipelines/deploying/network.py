@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.clusters.manifests import DASHBOARD_PORT, ROLE, Manifest
 from pipelines.deploying.deployment import CODE_PORT, DAGSTER_PORT, MLFLOW_PORT, POSTGRES_PORT, Deployment
 from pipelines.deploying.gateway import HTTP_PORT, HTTPS_PORT
 from pipelines.deploying.objects import about
+from pipelines.jobs.manifests import DASHBOARD_PORT, ROLE, Manifest
 
 METADATA = "169.254.169.254/32"
 """Where a pod gets its Google credentials; older dataplanes of GKE redirect it to the next."""

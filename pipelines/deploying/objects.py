@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.clusters.manifests import HARDENED, MANAGED, ROLE, Manifest
+from pipelines.jobs.manifests import HARDENED, MANAGED, ROLE, Manifest
 
 SERVERS = "vim-servers"
 """The service account of MLflow, Dagster and the backups."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from pipelines.clusters.manifests import Manifest
 from pipelines.deploying.deployment import CODE_PORT, DAGSTER_PORT, DATABASE_USER, POSTGRES_PORT, Deployment
 from pipelines.deploying.objects import (
     POSTGRES_SECRET,
@@ -18,6 +17,7 @@ from pipelines.deploying.objects import (
     service,
     value,
 )  # fmt: skip
+from pipelines.jobs.manifests import Manifest
 
 HOME = "/opt/dagster"
 PASSWORD = "VIM_POSTGRES_PASSWORD"

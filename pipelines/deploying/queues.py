@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from components.engines import topology
-from pipelines.clusters import shapes
-from pipelines.clusters.manifests import TPU, Manifest, slice_labels
 from pipelines.deploying.deployment import Deployment
 from pipelines.deploying.objects import about
+from pipelines.jobs import shapes
+from pipelines.jobs.manifests import TPU, Manifest, slice_labels
 
 API = "kueue.x-k8s.io/v1beta2"
 RESOURCES = ("cpu", "memory", TPU)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.clusters import manifests
-from pipelines.clusters.manifests import Manifest
 from pipelines.deploying import (
     accounts,
     database,
@@ -19,6 +17,8 @@ from pipelines.deploying import (
     queues,
 )  # fmt: skip
 from pipelines.deploying.deployment import Deployment
+from pipelines.jobs import manifests
+from pipelines.jobs.manifests import Manifest
 from vim_core.errors import ConfigError, StorageError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipelines.clusters.profile import Cluster
+from pipelines.jobs.profile import Cluster
 from vim_core.config import PipelineConfig, RunConfig
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"

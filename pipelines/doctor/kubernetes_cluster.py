@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from components.engines import topology
-from pipelines.clusters.profile import Cluster
 from pipelines.doctor.findings import Finding, Subject, fail, ok, warn
+from pipelines.jobs.profile import Cluster
 from vim_core.errors import ConfigError
 
 TIMEOUT_S = 5

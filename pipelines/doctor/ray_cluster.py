@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from pipelines.clusters.profile import Cluster
 from pipelines.doctor import topology
 from pipelines.doctor.asking import Answer, Silent, ask
 from pipelines.doctor.findings import Finding, Subject, fail, ok, warn
+from pipelines.jobs.profile import Cluster
 from vim_core.config import RunConfig, TrainConfig
 
 TRY_S = 60.0
@@ -169,7 +169,7 @@ def _fits(node: Node, asked: dict[str, float]) -> int:
 def _tried(own: Cluster, headers: dict[str, str]) -> Finding:
     """Start a job that imports VIM by the cluster's Python, and wait for it."""
     name = f"vim-doctor-{uuid.uuid4().hex[:8]}"
-    line = shlex.join([own.python, "-c", "import pipelines.cli"])
+    line = shlex.join([own.python, "-c", "import pipelines.cli.main"])
     began = ask(own.address, "/api/jobs/", headers, {"entrypoint": line, "submission_id": name})
     if began.status != 200:
         return fail("job", f"{own.address} takes no job: {began.status} {began.text[:200]}", "look at the head's log")

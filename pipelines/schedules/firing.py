@@ -74,16 +74,16 @@ def _submit(
     schedule: Schedule, sweep: Sweep, config: PipelineConfig, say: Callable[[str], None], tags: dict[str, str]
 ) -> str:
     from components.contract import settings
-    from pipelines.clusters import profile, submitting
-    from pipelines.clusters.api import SUCCEEDED, JobSpec
+    from pipelines.jobs import profile, submission
+    from pipelines.jobs.api import SUCCEEDED, JobSpec
 
     cluster = profile.load(schedule.cluster)
-    placed = submitting.placed(cluster, config)
+    placed = submission.placed(cluster, config)
     job = JobSpec(
         "sweep", placed.preset, settings.to_yaml(placed), sweep=spec.to_yaml(sweep), places=cluster.components,
         cluster=cluster.name, tags=tags,
     )  # fmt: skip
-    state = submitting.submit(cluster, job, say)
+    state = submission.submit(cluster, job, say)
     if state.status != SUCCEEDED:
         raise VimError(f"{schedule.name}: job {state.identity} on {cluster.name} {state.status}: {state.message}")
     return f"job {state.identity} on {cluster.name} evaluated {sweep.name}"

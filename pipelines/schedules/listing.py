@@ -7,11 +7,11 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipelines import history
+from pipelines.cli.summary import line, place
+from pipelines.orchestration import history
 from pipelines.schedules import files, ticks
 from pipelines.schedules.files import Schedule
 from pipelines.schedules.names import TAG
-from pipelines.summary import line, place
 from pipelines.sweeps import state
 from vim_core.config import PipelineConfig
 from vim_core.storage import io

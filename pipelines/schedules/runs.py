@@ -9,7 +9,7 @@ import dagster as dg
 
 from components.engines import connection
 from components.tracking.progress import LineProgress
-from pipelines import assets, history, metadata
+from pipelines.orchestration import assets, history, metadata
 from pipelines.schedules import due, files, firing
 from pipelines.schedules.names import HERE, OPS, SENSOR, TAG, THERE
 from vim_core.config import PipelineConfig

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.tracking.link import tracking_uri
-from pipelines.summary import line, place
+from pipelines.cli.summary import line, place
 from pipelines.sweeps import page, state, table
 from pipelines.sweeps.results import DONE, FAILED
 from pipelines.sweeps.spec import Sweep

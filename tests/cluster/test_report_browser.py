@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import comparison
+from pipelines.cli import compare
 from tests import reported
 from tests.conftest import SmokeRun
 
@@ -54,7 +54,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     other = reported.published(root / "other").parent
     text = (other / "results.json").read_text().replace('"count": 9,', '"count": 8,')
     (other / "results.json").write_text(text)
-    comparison.write([str(page.parent), str(other)], [], str(root / "compare.html"))
+    compare.write([str(page.parent), str(other)], [], str(root / "compare.html"))
     return {"report": page, "compare": root / "compare.html"}
 
 

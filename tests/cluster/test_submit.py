@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.clusters import local, profile, submitting
-from pipelines.clusters.api import FAILED, RUNNING, STOPPED, SUCCEEDED, JobState
+from pipelines.jobs import local, profile, submission
+from pipelines.jobs.api import FAILED, RUNNING, STOPPED, SUCCEEDED, JobState
 from tests.conftest import SmokeRun
 from tests.integration import test_readme
 from tests.support import free_port, manifest, started, vimctl
@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.Record]:
 
 def jobs() -> list[JobState]:
     """All jobs of the cluster, newest first."""
-    return submitting.backend(profile.load("local")).jobs()
+    return submission.backend(profile.load("local")).jobs()
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ from tests.support import REPOSITORY, environment
 ENGINES = ("torch", "torchvision", "ray", "apache_beam", "mlflow", "dagster", "pandas", "pyarrow", "sklearn", "scipy")
 LOADED = """
 import json, sys
-from pipelines.cli import main
+from pipelines.cli.main import main
 code = 0
 try:
     code = main({arguments!r})
@@ -41,7 +41,7 @@ def test_help_loads_no_engine(arguments: list[str], root: str) -> None:
 
 
 def test_help_loads_no_settings_library(root: str) -> None:
-    source = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    source = "import sys; from pipelines.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     source += "assert 'omegaconf' not in sys.modules"
     subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, env=environment(root), check=True, timeout=60)
 

@@ -61,7 +61,7 @@ def test_its_metadata(wheel: Path) -> None:
 def test_the_command_works_from_the_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
     """Presets are found beside the installed package, not in the working folder."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    lines = ["import sys", f"sys.path.insert(0, {str(tmp_path / 'site')!r})", "import pipelines.cli as cli"]
+    lines = ["import sys", f"sys.path.insert(0, {str(tmp_path / 'site')!r})", "import pipelines.cli.main as cli"]
     lines += [f"assert cli.__file__.startswith({str(tmp_path)!r}), cli.__file__", "sys.argv[0] = 'vimctl'"]
     lines += ["sys.exit(cli.main(['config', '--preset', 'smoke']))"]
     environment = {**os.environ, "VIM_ROOT": str(tmp_path / "root"), "PYTHONSAFEPATH": "1"}

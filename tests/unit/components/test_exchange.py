@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.artifacts import store
 from components.exchange import tables as exchange
-from pipelines import cli
+from pipelines.cli import main as cli
 from tests.synthetic import artifact, pictures, rows
 from vim_core.data.image_tables import ImageTable, write_images
 from vim_core.data.images import decode

@@ -12,7 +12,7 @@ import pytest
 
 from components.contract import registry
 from components.contract.api import Context, Inputs, Outcome
-from pipelines import history
+from pipelines.orchestration import history
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.storage import io
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import cli
+from pipelines.cli import main as cli
 from tests.archived import DAY, key, leave_work, make, report, there
 
 OLD = "2020-01-01T00:00:00+00:00"

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import cli, commands, launch, presets
+from pipelines import presets
+from pipelines.cli import commands
+from pipelines.cli import main as cli
+from pipelines.orchestration import launch
 from vim_core.errors import ConfigError, DataError
 
 HEAVY = ("torch", "ray", "apache_beam", "mlflow", "dagster", "omegaconf", "pandas", "pyarrow")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import cli
+from pipelines.cli import main as cli
 from tests.unit.components.test_exporting import tokenizer as artifact
 from tests.unit.vim_core.weights.test_enhancing_transformers import HEAD, NARROW, Theirs, checkpoint
 from vim_core.data.code_tables import CodeTable

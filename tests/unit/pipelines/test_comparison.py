@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from components.artifacts import store
-from pipelines import cli, comparison
+from pipelines.cli import compare
+from pipelines.cli import main as cli
 from tests.synthetic import artifact
 from vim_core.errors import ConfigError, DataError
 
@@ -49,16 +50,14 @@ def test_another_protocol_is_refused_in_the_terminal(tmp_path: Path, capsys: pyt
 
 def test_runs_of_one_preset_are_numbered(tmp_path: Path) -> None:
     folders = [str(report(tmp_path / name, "same", 20.0)) for name in "ab"]
-    assert [run.name for run in comparison.write(folders, [], str(tmp_path / "p.html"))] == ["same 1", "same 2"]
+    assert [run.name for run in compare.write(folders, [], str(tmp_path / "p.html"))] == ["same 1", "same 2"]
 
 
 def test_an_artifact_of_report_is_read_through_its_manifest(tmp_path: Path) -> None:
     source = report(tmp_path / "source", "p", 20.0)
-    files = {
-        name: lambda uri, name=name: Path(uri).write_bytes((source / name).read_bytes()) for name in comparison.FILES
-    }
+    files = {name: lambda uri, name=name: Path(uri).write_bytes((source / name).read_bytes()) for name in compare.FILES}
     made = artifact(tmp_path, "report", files)
-    for name in comparison.FILES:
+    for name in compare.FILES:
         moved = Path(made.folder, f"attempt-{name}")
         Path(made.folder, name).rename(moved)
     entries = [
@@ -67,32 +66,32 @@ def test_an_artifact_of_report_is_read_through_its_manifest(tmp_path: Path) -> N
     from dataclasses import replace
 
     Path(made.folder, "manifest.json").write_bytes(store.dump(replace(made.manifest, files=entries)))
-    found = comparison.locate(made.folder, [])
+    found = compare.locate(made.folder, [])
     assert [Path(uri).name for uri in found] == ["attempt-results.json", "attempt-report.html"]
     other = artifact(tmp_path, "prior", {})
     Path(other.folder).mkdir(parents=True)
     Path(other.folder, "manifest.json").write_bytes(store.dump(other.manifest))
     with pytest.raises(DataError, match="is an artifact of prior; give one of report"):
-        comparison.locate(other.folder, [])
+        compare.locate(other.folder, [])
 
 
 def test_a_preset_stands_for_its_last_report(tmp_path: Path) -> None:
     root = f"run.root={tmp_path}"
     with pytest.raises(DataError, match="no report yet; make it with `vimctl run --preset smoke`"):
-        comparison.locate("smoke", [root])
+        compare.locate("smoke", [root])
     folder = report(tmp_path / "reports" / "smoke", "smoke", 20.0)
-    assert comparison.locate("smoke", [root])[0] == str(folder / "results.json")
+    assert compare.locate("smoke", [root])[0] == str(folder / "results.json")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     one = str(report(tmp_path / "one", "a", 20.0))
     with pytest.raises(ConfigError, match="name two runs or more"):
-        comparison.write([one], [], str(tmp_path / "p.html"))
+        compare.write([one], [], str(tmp_path / "p.html"))
     with pytest.raises(DataError, match=r"has neither results\.json nor manifest\.json"):
-        comparison.locate(str(tmp_path), [])
+        compare.locate(str(tmp_path), [])
     with pytest.raises(ConfigError, match="smokk"):
-        comparison.locate("smokk", [])
+        compare.locate("smokk", [])
     for content in ("{", "[]", "{}"):
         Path(one, "results.json").write_text(content)
         with pytest.raises(DataError, match="is not the record of a report"):
-            comparison.read("a", f"{one}/results.json", f"{one}/report.html")
+            compare.read("a", f"{one}/results.json", f"{one}/report.html")

@@ -10,7 +10,7 @@ import pytest
 
 from components.artifacts import headlines
 from components.tracking.progress import QuietProgress
-from pipelines import assets, metadata, session, ui
+from pipelines.orchestration import assets, metadata, session, ui
 from vim_core.errors import DataError
 
 PNG = b"\x89PNG\r\n\x1a\n of no size"

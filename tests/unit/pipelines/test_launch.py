@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from components.tracking.progress import QuietProgress
-from pipelines import assets, history, launch
+from pipelines.orchestration import assets, history, launch
 from vim_core.errors import ConfigError, DataError, GateError
 
 ON_DISK = history.instance

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipelines import cli
+from pipelines.cli import main as cli
 
 SMOKE = ["plan", "--preset", "smoke", "--topology", "2x2x1"]
 

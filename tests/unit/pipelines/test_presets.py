@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from components.contract import settings
-from pipelines import cli
+from pipelines.cli import main as cli
 from tests.support import CONF
 from vim_core.config import PipelineConfig, StackConfig
 from vim_core.models.discriminator import Discriminator

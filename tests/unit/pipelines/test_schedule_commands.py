@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli, history, presets
+from pipelines import presets
+from pipelines.cli import main as cli
+from pipelines.orchestration import history
 from pipelines.schedules import files, names
 from pipelines.sweeps import checkpoints
 

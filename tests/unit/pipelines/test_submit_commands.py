@@ -12,9 +12,9 @@ import pytest
 from components.artifacts import lease, usage
 from components.contract import settings
 from pipelines import presets
-from pipelines.cli import main
-from pipelines.clusters import profile, specs, submitting
-from pipelines.clusters.api import FAILED, RUNNING, JobSpec, JobState
+from pipelines.cli.main import main
+from pipelines.jobs import profile, specs, submission
+from pipelines.jobs.api import FAILED, RUNNING, JobSpec, JobState
 from tests.unit.pipelines.clusters.fakes import FakeCluster
 from vim_core.errors import VimError
 from vim_core.storage import io
@@ -25,14 +25,14 @@ def jobs(flow: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClus
     """The fake cluster behind every profile, and the fake flow behind every preset."""
     made = FakeCluster()
     monkeypatch.setenv("VIM_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(submitting, "backend", lambda cluster: made)
+    monkeypatch.setattr(submission, "backend", lambda cluster: made)
     monkeypatch.setattr(presets, "load", lambda preset, overrides: flow.config)
     return made
 
 
 def run_job(flow: Any, jobs: FakeCluster) -> None:
     """Do what the cluster would do with the job that was sent."""
-    from pipelines.clusters import job
+    from pipelines.jobs import job
 
     job.run(jobs.sent[-1][1])
 
@@ -95,7 +95,7 @@ def test_a_failure_shows_node_reason_and_the_last_lines(
             say(f"line {number}")
         return ended
 
-    monkeypatch.setattr(submitting, "submit", submit)
+    monkeypatch.setattr(submission, "submit", submit)
     assert main(["submit", "--preset", "fake"]) == 1
     told = capsys.readouterr().err.splitlines()
     assert told[0] == f"vimctl: {ended.identity} failed on 10.0.0.7: exit status 1"
@@ -138,7 +138,7 @@ def test_logs_and_cancel_take_the_newest_or_a_name(
 def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.clusters import job
+    from pipelines.jobs import job
 
     root = flow.config.run.root
     main(["submit", "--preset", "fake", "--detach"])

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from pipelines import ui
-from pipelines.servers import HOST, Server, ServerError, free_port
+from pipelines.orchestration import ui
+from pipelines.orchestration.servers import HOST, Server, ServerError, free_port
 from vim_core.errors import ConfigError
 
 SERVE = (
@@ -81,7 +81,7 @@ def test_mlflow_serves_the_roots_database(flow: Any) -> None:
 
 
 def test_ray_dashboards_are_linked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pipelines.clusters import profile
+    from pipelines.jobs import profile
 
     mine = tmp_path / "mine.yaml"
     mine.write_text("kind: jobs\naddress: http://head:8265\n")
@@ -101,8 +101,8 @@ def test_assets_link_to_the_mlflow_that_people_see(flow: Any, monkeypatch: pytes
     monkeypatch.setattr(Server, "wait_ready", lambda self: None)
     monkeypatch.setattr(Server, "check", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(ui, "ray_links", lambda cluster: [])
-    monkeypatch.setattr("pipelines.ui.signal.signal", lambda *words: None)
-    monkeypatch.setattr("pipelines.ui.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("pipelines.orchestration.ui.signal.signal", lambda *words: None)
+    monkeypatch.setattr("pipelines.orchestration.ui.time.sleep", lambda seconds: None)
     flow.config.run.tracking_uri = ""
     out = Console(file=io.StringIO())
     assert ui.serve(flow.config, "digits", [], 0, 0, out) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipelines.clusters.api import LOST, RUNNING, SUCCEEDED, JobState
+from pipelines.jobs.api import LOST, RUNNING, SUCCEEDED, JobState
 from vim_core.errors import VimError
 
 

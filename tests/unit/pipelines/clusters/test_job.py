@@ -14,9 +14,9 @@ from components.contract import settings
 from components.contract.api import Context
 from components.tracking import tracker
 from components.tracking.off import NoTracking
-from pipelines import history
-from pipelines.clusters import job, specs
-from pipelines.clusters.api import JobSpec
+from pipelines.jobs import job, specs
+from pipelines.jobs.api import JobSpec
+from pipelines.orchestration import history
 from vim_core.errors import DataError
 
 NAME = "vim-fake-0123456789ab-a1"

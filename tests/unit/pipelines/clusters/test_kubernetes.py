@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.clusters import kubernetes_log
-from pipelines.clusters.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec
-from pipelines.clusters.kubernetes import KubernetesBackend
-from pipelines.clusters.manifests import JOB_LABEL, ROLE, object_name
-from pipelines.clusters.profile import Cluster, KubernetesPlace
+from pipelines.jobs import kubernetes_log
+from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec
+from pipelines.jobs.kubernetes import KubernetesBackend
+from pipelines.jobs.manifests import JOB_LABEL, ROLE, object_name
+from pipelines.jobs.profile import Cluster, KubernetesPlace
 from tests.kubernetes_server import TOKEN
 from tests.support import answers, free_port, running
 from vim_core.errors import ConfigError, VimError

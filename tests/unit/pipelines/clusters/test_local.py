@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.clusters import local, processes, profile
-from pipelines.clusters.processes import Named
+from pipelines.jobs import local, processes, profile
+from pipelines.jobs.processes import Named
 from vim_core.errors import ConfigError, VimError
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]

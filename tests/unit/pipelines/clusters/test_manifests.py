@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipelines.clusters import manifests, shapes
-from pipelines.clusters.api import JobSpec
-from pipelines.clusters.profile import Cluster, KubernetesPlace
+from pipelines.jobs import manifests, shapes
+from pipelines.jobs.api import JobSpec
+from pipelines.jobs.profile import Cluster, KubernetesPlace
 from tests.validating import templates, validate
 from vim_core.errors import ConfigError
 

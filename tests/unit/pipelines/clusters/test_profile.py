@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.clusters import profile
+from pipelines.jobs import profile
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 

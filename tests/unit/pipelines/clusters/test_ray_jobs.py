@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.clusters import ray_jobs
-from pipelines.clusters.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED
-from pipelines.clusters.profile import Cluster
+from pipelines.jobs import ray_jobs
+from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED
+from pipelines.jobs.profile import Cluster
 from vim_core.errors import ConfigError, VimError
 
 NAME = "vim-smoke-0123456789ab-a1"

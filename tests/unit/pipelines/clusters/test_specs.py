@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.contract import settings
-from pipelines.clusters import specs
-from pipelines.clusters.api import JobSpec
+from pipelines.jobs import specs
+from pipelines.jobs.api import JobSpec
 from tests.support import CONF
 from vim_core.errors import ConfigError, DataError
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.contract import settings
-from pipelines.clusters import specs, submitting
-from pipelines.clusters.api import FAILED, LOST, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec, JobState
-from pipelines.clusters.profile import Cluster
+from pipelines.jobs import specs, submission
+from pipelines.jobs.api import FAILED, LOST, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec, JobState
+from pipelines.jobs.profile import Cluster
 from tests.support import CONF
 from tests.unit.pipelines.clusters.fakes import FakeCluster
 from vim_core.config import PipelineConfig
@@ -36,7 +36,7 @@ def send(jobs: Backend, spec: JobSpec, attach: bool = True) -> tuple[JobState, l
     """The last state, what was said, and the pauses that were made."""
     said: list[str] = []
     slept: list[float] = []
-    return submitting.submit(CLUSTER, spec, said.append, attach, jobs, slept.append), said, slept
+    return submission.submit(CLUSTER, spec, said.append, attach, jobs, slept.append), said, slept
 
 
 def test_a_job_is_sent_once_and_its_log_is_followed(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_lines_are_said_once_however_often_the_log_breaks_off(tmp_path: Path) ->
     jobs = FakeCluster(stalls=2, lines=("one", "two", "three"))
     _, said, slept = send(jobs, spec_below(tmp_path))
     assert said[1:] == ["one", "two", "three"]
-    assert slept == [submitting.LOOK_S] * 2
+    assert slept == [submission.LOOK_S] * 2
 
 
 def test_a_cluster_that_is_away_for_a_while_is_asked_again(tmp_path: Path) -> None:
@@ -133,11 +133,11 @@ def test_a_cluster_that_is_away_for_a_while_is_asked_again(tmp_path: Path) -> No
     said: list[str] = []
     slept: list[float] = []
     jobs.away = CLUSTER.retries
-    assert submitting.follow(jobs, identity, said.append, CLUSTER.retries, slept.append).status == SUCCEEDED
+    assert submission.follow(jobs, identity, said.append, CLUSTER.retries, slept.append).status == SUCCEEDED
     assert slept == [5.0, 10.0]
     jobs.away = CLUSTER.retries + 1
     with pytest.raises(VimError, match="no Ray cluster answers"):
-        submitting.follow(jobs, identity, said.append, CLUSTER.retries, slept.append)
+        submission.follow(jobs, identity, said.append, CLUSTER.retries, slept.append)
 
 
 def test_what_there_is_of_a_log_needs_no_end(tmp_path: Path) -> None:
@@ -148,24 +148,24 @@ def test_what_there_is_of_a_log_needs_no_end(tmp_path: Path) -> None:
 
             threading.Event().wait(30)
 
-    assert list(submitting.so_far(Endless(), "x", quiet_s=0.2)) == ["one", "two"]
+    assert list(submission.so_far(Endless(), "x", quiet_s=0.2)) == ["one", "two"]
     with pytest.raises(VimError, match="no Ray cluster"):
-        list(submitting.so_far(FakeCluster(away=1), "x"))
+        list(submission.so_far(FakeCluster(away=1), "x"))
 
 
 @given(st.integers(0, 10_000))
 def test_pauses_grow_up_to_five_minutes(tried: int) -> None:
-    assert submitting.FIRST_PAUSE_S <= submitting.pause(tried) <= submitting.pause(tried + 1)
-    assert submitting.pause(tried + 1) <= submitting.LONGEST_PAUSE_S
+    assert submission.FIRST_PAUSE_S <= submission.pause(tried) <= submission.pause(tried + 1)
+    assert submission.pause(tried + 1) <= submission.LONGEST_PAUSE_S
 
 
 def test_roots_must_be_reached_by_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = PipelineConfig()
     with pytest.raises(ConfigError, match=r"cluster far: run\.root='artifacts' is a folder of this machine"):
-        submitting.placed(Cluster(name="far"), config)
-    assert submitting.placed(Cluster(name="far", root="gs://b/vim"), config).run.root == "gs://b/vim"
+        submission.placed(Cluster(name="far"), config)
+    assert submission.placed(Cluster(name="far", root="gs://b/vim"), config).run.root == "gs://b/vim"
     config.run.root = "gs://c/vim"
-    assert submitting.placed(Cluster(name="far"), config).run.root == "gs://c/vim"
+    assert submission.placed(Cluster(name="far"), config).run.root == "gs://c/vim"
     config.run.root = "artifacts"
-    assert submitting.placed(Cluster(name="local"), config).run.root == str(tmp_path / "artifacts")
+    assert submission.placed(Cluster(name="local"), config).run.root == str(tmp_path / "artifacts")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import cli
-from pipelines.clusters.profile import Cluster, KubernetesPlace
+from pipelines.cli import main as cli
 from pipelines.deploying import gateway
 from pipelines.deploying.deployment import Deployment
+from pipelines.jobs.profile import Cluster, KubernetesPlace
 from tests.deployed import certificate, htpasswd
 from tests.support import REPOSITORY
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.clusters.profile import Cluster, KubernetesPlace
 from pipelines.deploying import network
 from pipelines.deploying.deployment import Deployment
+from pipelines.jobs.profile import Cluster, KubernetesPlace
 
 ROLES = ("postgres", "mlflow", "dagster-web", "dagster-daemon", "dagster-code", "gateway", "ray", "submitter", "backup")
 PORTS = (5432, 5000, 3000, 4000, 8265, 6379, 22)

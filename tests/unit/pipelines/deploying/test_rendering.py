@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import cli
+from pipelines.cli import main as cli
 from pipelines.deploying.rendering import PIECES
 from tests.validating import validate
 

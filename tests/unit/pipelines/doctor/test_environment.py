@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.clusters.profile import Cluster
 from pipelines.doctor import environment
 from pipelines.doctor.findings import FAIL, OK, WARN, Subject
+from pipelines.jobs.profile import Cluster
 from vim_core.config import PipelineConfig, RunConfig
 
 Usage = namedtuple("Usage", "total used free")

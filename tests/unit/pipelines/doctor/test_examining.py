@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from pipelines import cli, doctor_commands
+from pipelines.cli import doctor
+from pipelines.cli import main as cli
 from pipelines.doctor.examining import examine
 from pipelines.doctor.findings import FAIL, OK, Check, Finding, Subject, ok, warn
 from vim_core.config import PipelineConfig
@@ -42,7 +43,7 @@ def test_a_check_that_fails_or_hangs_takes_no_other_along() -> None:
 
 
 def told(monkeypatch: pytest.MonkeyPatch, findings: list[Finding]) -> None:
-    monkeypatch.setattr(doctor_commands, "checks", lambda: [Check("all", lambda subject: findings)])
+    monkeypatch.setattr(doctor, "checks", lambda: [Check("all", lambda subject: findings)])
 
 
 def test_the_command_fails_where_a_check_does(

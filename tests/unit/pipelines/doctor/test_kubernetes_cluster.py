@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.clusters.profile import Cluster, KubernetesPlace
 from pipelines.doctor import kubernetes_cluster
 from pipelines.doctor.findings import FAIL, OK, Finding, Subject
+from pipelines.jobs.profile import Cluster, KubernetesPlace
 from tests.support import free_port
 from tests.unit.pipelines.doctor.servers import answering
 from vim_core.config import PipelineConfig, RunConfig

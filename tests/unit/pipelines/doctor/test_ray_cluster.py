@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.clusters.profile import Cluster
 from pipelines.doctor import ray_cluster
 from pipelines.doctor.findings import FAIL, OK, WARN, Finding, Subject
+from pipelines.jobs.profile import Cluster
 from tests.support import free_port
 from tests.unit.pipelines.doctor.servers import answering
 from vim_core.config import PipelineConfig, RunConfig

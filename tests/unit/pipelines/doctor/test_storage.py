@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.clusters.profile import Cluster
 from pipelines.doctor import storage
 from pipelines.doctor.findings import FAIL, OK, Subject
+from pipelines.jobs.profile import Cluster
 from tests.support import PRIVATE, failing
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import StorageError

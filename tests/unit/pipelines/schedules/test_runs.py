@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipelines import assets, history
+from pipelines.orchestration import assets, history
 from pipelines.schedules import due, files, firing, names, runs
 from pipelines.schedules.files import Schedule
 from pipelines.sweeps import checkpoints, running

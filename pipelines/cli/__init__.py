@@ -1,0 +1,1 @@
+"""The `vimctl` command line, one module a group of commands."""

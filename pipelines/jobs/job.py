@@ -1,0 +1,67 @@
+"""What a job does on its cluster: read the spec that was sent, run what it asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from components.tracking.progress import progress_on
+from pipelines.cli import commands
+from pipelines.jobs import specs
+from pipelines.jobs.api import JobSpec
+from pipelines.orchestration import history
+from vim_core.config import PipelineConfig
+from vim_core.storage import io
+
+
+def run(spec_uri: str) -> int:
+    """Run the job of a stored spec; the exit status, 1 where points of a sweep failed. Raises what components raise."""
+    # Clusters end a job by SIGTERM: it gives back what it leases, like a run that was interrupted by hand.
+    signal.signal(signal.SIGTERM, _interrupt)
+    spec = specs.read(spec_uri)
+    tags = {**spec.tags, "vim.job": specs.identity_of(spec_uri), "vim.cluster": spec.cluster}
+    act = _sweep if spec.command == "sweep" else _components
+    config = specs.config_of(spec)
+    with _history(config):
+        return act(spec, config, tags)
+
+
+def _components(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
+    from pipelines.cli import summary
+    from pipelines.orchestration import launch
+
+    names, forced = specs.planned(spec, config)
+    out = commands.console()
+    commands.quiet_logging(out)
+    summary.opening(config, names, out)
+    done = launch.run(config, names, forced, progress_on(out), start=spec.start, places=spec.places, tags=tags)
+    summary.closing(done, out)
+    return 0
+
+
+def _sweep(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
+    from pipelines.cli import sweep
+    from pipelines.sweeps import spec as sweeps
+
+    return sweep.evaluate(sweeps.parse(spec.sweep), config, tags)
+
+
+@contextlib.contextmanager
+def _history(config: PipelineConfig) -> Iterator[None]:
+    """A folder for Dagster's history of this job, where the root is remote and the cluster names none."""
+    if io.is_local(config.run.root) or os.environ.get("DAGSTER_HOME"):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "dagster.yaml").write_text(history.SETTINGS, encoding="utf-8")
+        os.environ["DAGSTER_HOME"] = folder
+        yield
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,169 @@
+"""A cluster by name: its address, what each component gets of it, and where its runs keep things."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.contract import registry, settings
+from components.engines import topology
+from vim_core.config import RunConfig
+from vim_core.config.fields import one_of, require
+from vim_core.errors import ConfigError
+
+FOLDER = Path(__file__).resolve().parents[1] / "conf" / "clusters"
+KINDS = ("jobs", "kubernetes")
+LOCAL = "local"
+GIVEN = ("root", "tracking_uri")
+"""Fields of `run` that a profile has of its own, one for all components."""
+
+
+@dataclass
+class KubernetesPlace:
+    """What RayJob objects and the manifests of `vimctl infra render` need to know of a Kubernetes cluster.
+
+    `context` is the entry of the kubeconfig (empty: the current one). `accelerator` is GKE's name of the TPU's node
+    label, empty without TPUs. `bucket`, `domain` and `project` are the owner's; nothing is rendered while they are
+    empty. `image` is the one of head and CPU workers, `tpu_image` that of TPU hosts (empty: the same), `server_image`
+    that of MLflow, Dagster and the backups (empty: `image`). `head_*` and `host_*` are what the head and each TPU host
+    ask for; a CPU worker asks for as much as the head. `slices` is how many slices of each topology the queue may
+    give away at once (empty: as many as one job of this profile needs), `quota_*` what all jobs together may take
+    beside them. `ttl_s` is how long a job's Ray cluster stays, for a look, after the job has ended.
+    """
+
+    context: str = ""
+    namespace: str = "vim"
+    queue: str = "vim"
+    image: str = ""
+    tpu_image: str = ""
+    server_image: str = ""
+    head_cpus: int = 4
+    head_memory: str = "16Gi"
+    host_cpus: int = 200
+    host_memory: str = "360Gi"
+    slices: dict[str, int] = field(default_factory=dict)
+    quota_cpus: int = 64
+    quota_memory: str = "256Gi"
+    accelerator: str = "tpu-v4-podslice"
+    service_account: str = "vim"
+    google_service_account: str = ""
+    project: str = ""
+    bucket: str = ""
+    domain: str = ""
+    ttl_s: int = 600
+
+    def __post_init__(self) -> None:
+        for name in ("head_cpus", "host_cpus", "quota_cpus"):
+            require(getattr(self, name) > 0, f"kubernetes.{name}", getattr(self, name), "must be positive")
+        for name in ("head_memory", "host_memory", "quota_memory"):
+            text = getattr(self, name)
+            require(re.fullmatch(r"[1-9]\d*[KMGT]i", text) is not None, f"kubernetes.{name}", text, "must be like 16Gi")
+        for shape, count in self.slices.items():
+            topology.parse(shape)
+            require(count > 0, f"kubernetes.slices.{shape}", count, "must be positive")
+        require(self.ttl_s >= 0, "kubernetes.ttl_s", self.ttl_s, "must be 0 (at once) or seconds")
+
+
+@dataclass
+class Cluster:
+    """A profile: one file in `pipelines/conf/clusters/`, or any YAML file.
+
+    `kind` jobs is an existing Ray cluster with its Jobs API at `address` (http://host:8265); kubernetes makes a RayJob
+    object for each submission. `token_file` holds the cluster's token, which is never copied into settings, logs or
+    job records. `python` starts the job there, `env` are further variables of it. `run` are fields of the preset's
+    `run` for every component, `components` fields of `run` for one of them. `retries` is how often a job that was lost
+    with its node is sent again.
+    """
+
+    name: str = ""
+    kind: str = "jobs"
+    address: str = ""
+    token_file: str = ""
+    python: str = "python"
+    env: dict[str, str] = field(default_factory=dict)
+    root: str = ""
+    tracking_uri: str = ""
+    run: dict[str, Any] = field(default_factory=dict)
+    components: dict[str, dict[str, Any]] = field(default_factory=dict)
+    retries: int = 3
+    kubernetes: KubernetesPlace = field(default_factory=KubernetesPlace)
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, KINDS)
+        require(self.retries >= 0, "retries", self.retries, "must be 0 (none) or positive")
+        _check_run("run", self.run)
+        for name, place in self.components.items():
+            registry.component(name)
+            _check_run(f"components.{name}", place)
+
+    @property
+    def here(self) -> bool:
+        """Whether it is the one that `vimctl cluster up` starts on this machine."""
+        return self.name == LOCAL
+
+    def place(self, run: RunConfig, component: str = "") -> RunConfig:
+        """`run` as this cluster wants it: for one component, or for the run as a whole where none is named.
+
+        Raises:
+            ConfigError: a value that `run` does not take, such as a wrong device.
+        """
+        given = {name: value for name in GIVEN if (value := getattr(self, name))}
+        return dataclasses.replace(run, **given, **{**self.run, **self.components.get(component, {})})
+
+
+def load(name: str) -> Cluster:
+    """A profile by name or file; `local` with the address and token of the cluster that runs here.
+
+    Raises:
+        ConfigError: there is none of this name, or a wrong key or value is in it.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = _find(name)
+    tree = settings.read(path)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Cluster), tree)
+        made: Any = OmegaConf.to_object(merged)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    found: Cluster = made
+    found.name = found.name or path.stem
+    if found.here:
+        from pipelines.jobs import local
+
+        local.complete(found)
+    return found
+
+
+def names() -> list[str]:
+    """The profiles that ship with the package, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise ConfigError(f"cluster {name!r}: there is no such file")
+    if name in names():
+        return FOLDER / f"{name}.yaml"
+    nearest = difflib.get_close_matches(name, names(), n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(names())}, or give a YAML file"
+    raise ConfigError(f"cluster {name!r} is unknown; {hint}")
+
+
+def _check_run(key: str, given: dict[str, Any]) -> None:
+    known = [entry.name for entry in dataclasses.fields(RunConfig) if entry.name not in GIVEN]
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
+            raise ConfigError(f"{key}.{name}: no setting of `run` that a cluster may change; {hint}")
+    RunConfig(**given)

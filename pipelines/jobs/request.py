@@ -1,0 +1,88 @@
+"""What a person asks `vimctl submit` for, as a spec; and whether it is finished already."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+
+from components.artifacts import execute
+from components.contract import settings
+from pipelines import presets
+from pipelines.cli import commands
+from pipelines.cli.summary import place
+from pipelines.jobs import specs, submission
+from pipelines.jobs.api import JobSpec
+from pipelines.jobs.profile import Cluster
+from pipelines.orchestration import session
+from vim_core.config import PipelineConfig
+from vim_core.errors import ConfigError, VimError
+from vim_core.storage import io
+
+
+def asked(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, PipelineConfig]:
+    """The spec and its settings. Raises `ConfigError` for words that contradict each other or the preset."""
+    target, overrides = commands.split_words(arguments.words)
+    sweep, preset = _sweep(arguments, target)
+    explicit = {word.partition("=")[0].removeprefix("run.") for word in overrides if word.startswith("run.")}
+    asked_for = presets.load(arguments.preset or preset or presets.default(), overrides)
+    config = submission.placed(cluster, asked_for, explicit)
+    places = {
+        component: {name: value for name, value in place.items() if name not in explicit}
+        for component, place in cluster.components.items()
+    }
+    spec = JobSpec(
+        command="sweep" if sweep else "run", preset=config.preset, settings=settings.to_yaml(config),
+        target=target or "", start=arguments.start, only=arguments.only, force=arguments.force, sweep=sweep,
+        places=places, cluster=cluster.name,
+    )  # fmt: skip
+    if not sweep:
+        specs.planned(spec, config)
+    return spec, config
+
+
+def finished(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
+    """Where the result lies, if everything that is asked for exists; else, or where it is to be made anew, ''."""
+    if spec.command != "run" or spec.start or spec.force:
+        return ""
+    return outcome(spec, config, say)
+
+
+def outcome(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
+    """Where the result of a job lies, '' where a part of it is missing; it is looked up by manifest."""
+    if spec.command == "sweep":
+        return "look at it with `vimctl sweep show`"
+    known: execute.Known = {}
+    try:
+        names, _ = specs.planned(spec, config)
+        return result(spec, config, known) if all(execute.find(name, config, known) for name in names) else ""
+    except VimError as error:
+        say(f"whether it is finished cannot be told from here ({error})")
+        return ""
+
+
+def result(spec: JobSpec, config: PipelineConfig, known: execute.Known) -> str:
+    """Where to look at what a job made: the report and its run in MLflow, or the artifact of one component."""
+    if spec.target and spec.target != "report":
+        made = known[spec.target]
+        return f"{place(made.folder)} · MLflow run {made.manifest.mlflow_run_id or 'not delivered'}"
+    folder = session.published(config)
+    try:
+        record = json.loads(io.read_bytes(io.join(folder, "results.json"))).get("mlflow", {})
+    except FileNotFoundError:
+        return place(folder)
+    run = record.get("url") or f"run {record.get('run_id')} in {record.get('tracking_uri')}"
+    return f"report {place(io.join(folder, 'report.html'))}" + (f" · MLflow {run}" if record else "")
+
+
+def _sweep(arguments: Namespace, target: str | None) -> tuple[str, str]:
+    """The sweep as YAML and its preset; '' and '' where none is asked for."""
+    if not arguments.sweep:
+        return "", ""
+    if target or arguments.start or arguments.only or arguments.force:
+        words = "leave out component, --from, --only and --force"
+        raise ConfigError(f"--sweep={arguments.sweep}: a sweep runs its points and nothing else; {words}")
+    from pipelines.sweeps import spec as sweeps
+
+    sweep = sweeps.load(arguments.sweep)
+    return sweeps.to_yaml(sweep), sweep.preset

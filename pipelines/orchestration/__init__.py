@@ -1,0 +1,1 @@
+"""Dagster assets, checks and history; pipeline sessions; the user interfaces."""
