@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
-TOGETHER := $(BIN)/python -m tests.together
+TOGETHER := $(BIN)/python -m tests.support.together
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-xla test-cluster bench bench-gpu lint format lock ui report clean

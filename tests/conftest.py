@@ -12,9 +12,9 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import smoke
-from tests.smoke import SmokeRun
-from tests.support import CONF, PASSIVE, SERIAL, SilentProgress, SilentTracker, emulated_gcs
+from tests.support import smoke
+from tests.support.common import CONF, PASSIVE, SERIAL, SilentProgress, SilentTracker, emulated_gcs
+from tests.support.smoke import SmokeRun
 
 __all__ = ["SmokeRun"]
 

@@ -74,7 +74,7 @@ class Measured:
         from safetensors.torch import save_file
 
         from components.statistics.shards import Job, loaded
-        from tests.unit.vim_core.random_inception import state
+        from tests.support.random_inception import state
         from vim_core.features import TapSpec
 
         self.folder, self.images = folder, len(photos)

@@ -61,7 +61,7 @@ def bare(files: list[Path], target: Path) -> int:
 
 def _ingested(folder: Path, rule: str, count: int) -> None:
     from components.ingest import component as ingest
-    from tests.synthetic import context_of
+    from tests.support.synthetic import context_of
     from vim_core.config import IngestConfig
 
     ctx = context_of(Path(tempfile.mkdtemp(dir=folder)), "ingest")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from tests.benchmarks.harness import processor
-from tests.workers import runtime_of, spawn
+from tests.support.workers import runtime_of, spawn
 from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
 from vim_core.config import StackConfig
 from vim_core.distributed.fsdp import local

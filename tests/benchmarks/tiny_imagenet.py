@@ -23,8 +23,8 @@ import torch
 
 from components.contract import settings
 from components.ingest import component as ingest
-from tests.support import CONF
-from tests.synthetic import context_of
+from tests.support.common import CONF
+from tests.support.synthetic import context_of
 from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
 from vim_core.config import IngestConfig, PipelineConfig
 from vim_core.distributed import runtimes as seam

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor.asking import Silent, ask
-from tests.support import command, emulated_gcs, environment, failing, free_port, running, started
+from tests.support.common import command, emulated_gcs, environment, failing, free_port, running, started
 
 pytestmark = pytest.mark.cluster
 

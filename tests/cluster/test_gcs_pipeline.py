@@ -9,7 +9,7 @@ import pytest
 
 from components.artifacts import store
 from components.contract.api import Artifact
-from tests.support import PRIVATE, vimctl
+from tests.support.common import PRIVATE, vimctl
 from vim_core.storage import io
 
 pytestmark = pytest.mark.cluster

@@ -18,10 +18,10 @@ import pytest
 
 from components.contract.api import Context, Outcome
 from components.training import train as training
-from tests import workers
-from tests.support import REPOSITORY, ray_cluster, train_here
-from tests.synthetic import context_of
-from tests.unit.vim_core.tiny import prior_config, quantize_config
+from tests.support import workers
+from tests.support.common import REPOSITORY, ray_cluster, train_here
+from tests.support.synthetic import context_of
+from tests.support.tiny import prior_config, quantize_config
 from vim_core.config import PriorConfig, QuantizeConfig, RunConfig
 from vim_core.errors import VimError
 from vim_core.tasks.prior import PriorData
@@ -126,9 +126,9 @@ def given(config: PriorConfig | QuantizeConfig, data: Path, slow: bool) -> tuple
     if isinstance(config, PriorConfig):
         codes = [str(data / "codes.parquet")]
         own = PriorData(codes, codes, 3, "t")
-        return "tests.slow_tasks:SlowPrior" if slow else "vim_core.tasks.prior:PriorTask", own
+        return "tests.support.slow_tasks:SlowPrior" if slow else "vim_core.tasks.prior:PriorTask", own
     images = QuantizerData([str(data / "train.parquet")], [str(data / "test.parquet")])
-    return "tests.slow_tasks:SlowQuantizer" if slow else "vim_core.tasks.quantizer:QuantizerTask", images
+    return "tests.support.slow_tasks:SlowQuantizer" if slow else "vim_core.tasks.quantizer:QuantizerTask", images
 
 
 def trial(cluster: Any, root: Path, config: PriorConfig | QuantizeConfig, data: Path, **run: Any) -> Trial:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.smoke import SmokeRun, branched
-from tests.support import file_of, manifest, manifests, started, vimctl
+from tests.support.common import file_of, manifest, manifests, started, vimctl
+from tests.support.smoke import SmokeRun, branched
 
 pytestmark = pytest.mark.cluster
 

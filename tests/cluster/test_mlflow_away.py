@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmokeRun
-from tests.mlflow_servers import Server, history, server
-from tests.support import Running, file_of, manifest, started, vimctl
+from tests.support.common import Running, file_of, manifest, started, vimctl
+from tests.support.mlflow_servers import Server, history, server
 
 pytestmark = pytest.mark.cluster
 

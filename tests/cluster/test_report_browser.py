@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.cli import compare
-from tests import reported
 from tests.conftest import SmokeRun
+from tests.support import reported
 
 pytestmark = [pytest.mark.cluster, pytest.mark.browser]
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from pipelines.deploying import experiments, nginx, orchestrator
-from tests import deployed
-from tests.support import REPOSITORY, answers, free_port, running
+from tests.support import deployed
+from tests.support.common import REPOSITORY, answers, free_port, running
 
 pytestmark = pytest.mark.cluster
 

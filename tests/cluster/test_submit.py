@@ -15,7 +15,7 @@ from pipelines.jobs import local, profile, submission
 from pipelines.jobs.api import FAILED, RUNNING, STOPPED, SUCCEEDED, JobState
 from tests.conftest import SmokeRun
 from tests.integration import test_readme
-from tests.support import free_port, manifest, started, vimctl
+from tests.support.common import free_port, manifest, started, vimctl
 
 pytestmark = pytest.mark.cluster
 

@@ -13,7 +13,7 @@ import pytest
 
 from components.artifacts import store
 from tests.conftest import SmokeRun
-from tests.support import REPOSITORY, command, environment, ray_cluster, vimctl
+from tests.support.common import REPOSITORY, command, environment, ray_cluster, vimctl
 from vim_core.storage import io
 
 pytestmark = pytest.mark.cluster

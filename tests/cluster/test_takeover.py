@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SmokeRun
-from tests.support import file_of, manifest, manifests, started
+from tests.support.common import file_of, manifest, manifests, started
 
 pytestmark = pytest.mark.cluster
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke import SmokeRun, branched
-from tests.support import file_of, manifest, manifests, started, vimctl
+from tests.support.common import file_of, manifest, manifests, started, vimctl
+from tests.support.smoke import SmokeRun, branched
 
 pytestmark = pytest.mark.cluster
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.smoke import SmokeRun, branched
-from tests.support import manifest, ray_cluster, started, vimctl
+from tests.support.common import manifest, ray_cluster, started, vimctl
+from tests.support.smoke import SmokeRun, branched
 
 pytestmark = pytest.mark.cluster
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmokeRun
-from tests.support import Running, manifests, started, vimctl
+from tests.support.common import Running, manifests, started, vimctl
 
 pytestmark = [pytest.mark.cluster]
 

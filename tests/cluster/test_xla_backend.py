@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from components import prior
-from tests.synthetic import context_of
-from tests.unit.components import models
-from tests.unit.vim_core.tiny import prior_config
+from tests.support import tiny_artifacts
+from tests.support.synthetic import context_of
+from tests.support.tiny import prior_config
 from vim_core.errors import ConfigError
 from vim_core.models.prior import load_prior
 from vim_core.training.spool import parse
@@ -23,8 +23,8 @@ def test_a_prior_trains_under_ray_on_four_devices(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PJRT_DEVICE", "CPU")
     monkeypatch.setenv("CPU_NUM_DEVICES", "4")
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    tokenizer = models.tokenizer(tmp_path)
-    codes = models.codes(tmp_path, tokenizer, {"train": np.arange(13) % 3, "test": np.arange(5) % 3})
+    tokenizer = tiny_artifacts.tokenizer(tmp_path)
+    codes = tiny_artifacts.codes(tmp_path, tokenizer, {"train": np.arange(13) % 3, "test": np.arange(5) % 3})
     inputs = {"codes": codes, "tokenizer": tokenizer}
     ctx = context_of(tmp_path, "prior")
     ctx.run.device, ctx.run.compile_cache = "xla", str(tmp_path / "programs")

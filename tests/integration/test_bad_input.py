@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SmokeRun
-from tests.support import CONF, Finished, file_of, manifest, vimctl
+from tests.support.common import CONF, Finished, file_of, manifest, vimctl
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:

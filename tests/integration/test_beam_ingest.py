@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from components.ingest import component as ingest
-from tests.ingested import contents, dead_letters, image_table_of
-from tests.synthetic import context_of
+from tests.support.ingested import contents, dead_letters, image_table_of
+from tests.support.synthetic import context_of
 from vim_core.config import IngestConfig
 from vim_core.data.image_tables import ImageTable, image_digest, shard_of
 from vim_core.data.images import encode_png

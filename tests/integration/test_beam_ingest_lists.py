@@ -18,10 +18,10 @@ from components.report import page
 from components.sample import component as sample
 from components.score import component as score
 from components.tokenize import component as tokenize
-from tests.ingested import dead_letters, image_table_of, kept, tiny_tokenizer
-from tests.synthetic import context_of, with_fields
-from tests.unit.components import models
-from tests.unit.vim_core.tiny import prior_config
+from tests.support import tiny_artifacts
+from tests.support.ingested import dead_letters, image_table_of, kept, tiny_tokenizer
+from tests.support.synthetic import context_of, with_fields
+from tests.support.tiny import prior_config
 from vim_core.config import IngestConfig, ReconstructConfig, SampleConfig, ScoreConfig, TokenizeConfig
 from vim_core.data.images import encode_png
 from vim_core.distributed.runtimes.cpu import CpuRuntime
@@ -179,10 +179,10 @@ def test_unlabelled_images_pass_through_every_later_component(tmp_path: Path) ->
     assert np.isfinite(float(task.step(0, task.batch(0))["loss"]))
     assert np.isfinite(task.finish()["nll_bits_per_token"])
     assert "without a label" in prior.protocols(learnt, codes)["nll_bits_per_token"]["compares"]
-    drawn_from = models.prior(tmp_path, models.tokenizer(tmp_path), conditional=False)
+    drawn_from = tiny_artifacts.prior(tmp_path, tiny_artifacts.tokenizer(tmp_path), conditional=False)
     drawn = sample.run(
         SampleConfig(count=3, lanes=2, shards=1),
-        {"prior": drawn_from, "tokenizer": models.tokenizer(tmp_path)},
+        {"prior": drawn_from, "tokenizer": tiny_artifacts.tokenizer(tmp_path)},
         context_of(tmp_path, "sample"),
     )
     assert drawn.properties["protocol"]["labels"] == "none"

@@ -15,8 +15,8 @@ import torchvision
 from components.contract.api import Artifact, Context
 from components.score import component as score
 from components.statistics import component as statistics
-from tests.ingested import contents, digits_table, kept
-from tests.synthetic import classifier, context_of, everything, inputs_of
+from tests.support.ingested import contents, digits_table, kept
+from tests.support.synthetic import classifier, context_of, everything, inputs_of
 from vim_core.config import ScoreConfig, StatisticsConfig
 from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.engines.beam import jobs
-from tests.synthetic import context_of
+from tests.support.synthetic import context_of
 
 
 def numbers(place: str) -> Any:

@@ -13,8 +13,8 @@ import torch
 from components.contract.api import Artifact
 from components.statistics import component as statistics
 from components.statistics.merging import merge_in_order
-from tests.ingested import contents, digits_table
-from tests.synthetic import classifier, context_of
+from tests.support.ingested import contents, digits_table
+from tests.support.synthetic import classifier, context_of
 from vim_core.config import StatisticsConfig
 from vim_core.data.image_tables import ImageTable, hashed
 from vim_core.data.images import decode, square, to_tensor

@@ -12,8 +12,8 @@ import torch
 from components import reconstruct
 from components.contract.api import Artifact
 from components.tokenize import component as tokenize
-from tests.ingested import contents, digits_table, tiny_tokenizer
-from tests.synthetic import context_of
+from tests.support.ingested import contents, digits_table, tiny_tokenizer
+from tests.support.synthetic import context_of
 from vim_core.config import AugmentConfig, ReconstructConfig, TokenizeConfig
 from vim_core.data.augment import augmented
 from vim_core.data.code_tables import CodeTable

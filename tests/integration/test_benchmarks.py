@@ -16,7 +16,7 @@ from tests.benchmarks import sampling, stage1, stage2
 from tests.benchmarks.harness import NOT_MEASURED, RESULTS, Bench, Row
 from tests.benchmarks.plain import PlainStep
 from tests.benchmarks.shapes import TOY, VIM_BASE, Stage2, toy_stage1, toy_stage2
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from vim_core.models.prior import ImagePrior
 
 BY_BEAM = ("ingest_images", "tokenize_beam", "tokenize_processes", "imagenet_rates")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     assert_equal_bits,
     code_data,
     image_data,

@@ -16,9 +16,9 @@ from components.artifacts import execute
 from components.contract.api import Artifact
 from components.engines.beam import jobs
 from components.tokenize import component as tokenize
-from tests.ingested import contents, digits_table, tiny_tokenizer
-from tests.support import REPOSITORY
-from tests.synthetic import context_of
+from tests.support.common import REPOSITORY
+from tests.support.ingested import contents, digits_table, tiny_tokenizer
+from tests.support.synthetic import context_of
 from vim_core.config import AugmentConfig, TokenizeConfig
 from vim_core.errors import ConfigError, DataError
 

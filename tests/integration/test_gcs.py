@@ -14,9 +14,9 @@ from components.artifacts.execute import Known, Result, Services
 from components.artifacts.scratch import scratch
 from components.contract import settings
 from components.contract.api import Artifact
-from tests.support import CONF, SilentProgress, SilentTracker
-from tests.unit.components.fakes import services
-from tests.unit.vim_core.tiny import Killed
+from tests.support.common import CONF, SilentProgress, SilentTracker
+from tests.support.fakes import services
+from tests.support.tiny import Killed
 from vim_core.config import PipelineConfig
 from vim_core.data.code_tables import CodeTable
 from vim_core.data.image_tables import ImageTable, image_digest
@@ -52,7 +52,7 @@ def made(config: PipelineConfig) -> dict[str, Result]:
 @pytest.fixture(scope="module")
 def trained_here_once() -> Any:
     """One worker, in this process, for the whole file."""
-    from tests.support import train_here
+    from tests.support.common import train_here
 
     with pytest.MonkeyPatch.context() as patch:
         train_here(patch)

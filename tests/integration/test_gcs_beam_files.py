@@ -12,7 +12,7 @@ import pytest
 
 from components.engines.beam.jobs import run_pipeline
 from components.ingest import component as ingest
-from tests.synthetic import context_of
+from tests.support.synthetic import context_of
 from vim_core.config import IngestConfig, RunConfig
 from vim_core.data.image_tables import ImageTable
 from vim_core.storage import io

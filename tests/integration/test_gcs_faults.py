@@ -10,8 +10,8 @@ import pytest
 
 from components.artifacts import execute, store
 from components.contract import settings
-from tests.support import CONF, FailingStore, emulated_gcs, failing
-from tests.unit.components.fakes import services
+from tests.support.common import CONF, FailingStore, emulated_gcs, failing
+from tests.support.fakes import services
 from vim_core.errors import StorageError
 from vim_core.storage import io
 

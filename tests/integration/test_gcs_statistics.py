@@ -14,8 +14,8 @@ from components.artifacts import execute, store
 from components.artifacts.execute import Known
 from components.contract.api import Artifact
 from components.statistics import shards
-from tests.synthetic import everything
-from tests.unit.components.fakes import services
+from tests.support.fakes import services
+from tests.support.synthetic import everything
 from vim_core.config import PipelineConfig, RunConfig, ScoreConfig, StatisticsConfig
 from vim_core.data.image_tables import ImageTable
 from vim_core.metrics.inception_score import ScoreSums

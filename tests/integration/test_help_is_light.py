@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.support import REPOSITORY, environment
+from tests.support.common import REPOSITORY, environment
 
 ENGINES = ("torch", "torchvision", "ray", "apache_beam", "mlflow", "dagster", "pandas", "pyarrow", "sklearn", "scipy")
 LOADED = """

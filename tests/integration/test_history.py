@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.support import CONF, REPOSITORY, environment
+from tests.support.common import CONF, REPOSITORY, environment
 
 OPEN = """
 from components import settings

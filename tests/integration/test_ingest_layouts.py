@@ -18,10 +18,10 @@ from PIL import Image
 
 from components.contract.api import Outcome
 from components.ingest import component as ingest
-from tests import layouts
-from tests.ingested import contents
-from tests.layouts import Photo
-from tests.synthetic import context_of
+from tests.support import layouts
+from tests.support.ingested import contents
+from tests.support.layouts import Photo
+from tests.support.synthetic import context_of
 from tests.unit.vim_core.data.test_images import encoded
 from vim_core.config import IngestConfig
 from vim_core.data.image_tables import ImageTable, image_digest

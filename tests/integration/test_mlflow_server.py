@@ -14,9 +14,9 @@ import pytest
 from components.artifacts import execute
 from components.artifacts.execute import Services
 from components.tracking import tracker
-from tests.support import SilentProgress, answers, free_port, running, train_here
-from tests.unit.components import models
-from tests.unit.vim_core.tiny import quantize_config
+from tests.support import tiny_artifacts
+from tests.support.common import SilentProgress, answers, free_port, running, train_here
+from tests.support.tiny import quantize_config
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.storage import io
 from vim_core.tasks.quantizer import QuantizerTask
@@ -90,7 +90,7 @@ def test_skipped_updates_are_on_the_server_while_the_training_runs_and_afterward
     monkeypatch.setattr(QuantizerTask, "step", breaking)
     run = tracker.open_run(config)
     services = Services(lambda name: SilentProgress(), run.component)
-    artifact = execute.execute("quantize", config, services, known={"ingest": models.images(tmp_path)}).artifact
+    artifact = execute.execute("quantize", config, services, known={"ingest": tiny_artifacts.images(tmp_path)}).artifact
     run.finished("quantize", artifact, reused=False)
     run.close("FINISHED")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import probing
-from tests.workers import curve, spawn
+from tests.support import probing
+from tests.support.workers import curve, spawn
 
 
 def files(folder: Path, place: str) -> tuple[dict[str, float], dict[str, list[float]]]:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from tests.unit.vim_core.tiny import image_table, quantize_config
+from tests.support.tiny import image_table, quantize_config
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, RestartConfig
 from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask

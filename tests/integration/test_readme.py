@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SmokeRun
-from tests.support import REPOSITORY, manifests, results, vimctl
+from tests.support.common import REPOSITORY, manifests, results, vimctl
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -13,9 +13,9 @@ import pytest
 
 from components.contract.api import Artifact, Context
 from components.sample import component as sample
-from tests.ingested import contents
-from tests.synthetic import context_of
-from tests.unit.components import models
+from tests.support import tiny_artifacts
+from tests.support.ingested import contents
+from tests.support.synthetic import context_of
 from vim_core.config import SampleConfig
 from vim_core.errors import VimError
 
@@ -29,9 +29,9 @@ CONFIGS = {
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     root = tmp_path_factory.mktemp("models")
-    tokenizer = models.tokenizer(root)
-    codes = models.codes(root, tokenizer, {"train": np.arange(6) % 3, "test": np.arange(5) % 3})
-    return {"tokenizer": tokenizer, "prior": models.prior(root, tokenizer), "codes": codes}
+    tokenizer = tiny_artifacts.tokenizer(root)
+    codes = tiny_artifacts.codes(root, tokenizer, {"train": np.arange(6) % 3, "test": np.arange(5) % 3})
+    return {"tokenizer": tokenizer, "prior": tiny_artifacts.prior(root, tokenizer), "codes": codes}
 
 
 @pytest.fixture(scope="module")

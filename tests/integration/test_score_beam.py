@@ -17,8 +17,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from components.score import component as score
 from components.score import jobs, shards
 from components.score.sets import sets_of
-from tests.synthetic import artifact, context_of, everything, image_files, inputs_of, pictures, rows, tables
-from tests.unit.components.test_score_neighbours import flow
+from tests.support.synthetic import artifact, context_of, everything, image_files, inputs_of, pictures, rows, tables
+from tests.unit.components.score.test_neighbours import flow
 from tests.unit.vim_core.losses.test_perceptual import skip_initialisation
 from vim_core.config import ScoreConfig
 from vim_core.data.image_tables import ImageTable

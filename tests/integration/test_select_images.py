@@ -13,8 +13,8 @@ import pytest
 from components.contract.api import Artifact
 from components.select import component as select
 from components.select import scores
-from tests.synthetic import artifact, context_of
-from tests.unit.components import selecting
+from tests.support import selection
+from tests.support.synthetic import artifact, context_of
 from vim_core.config import NetworkConfig, SelectConfig
 from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 
@@ -62,7 +62,7 @@ def test_acceptance_raises_the_right_ones_among_real_pictures(
     listed = Path(timm.origin).parent / "data" / "_info" / "imagenet_synsets.txt"
     weights = test_data / TRAINED
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    network = NetworkConfig("tests.mobilenet:MobileNet", str(weights), digest, str(listed))
+    network = NetworkConfig("tests.support.mobilenet:MobileNet", str(weights), digest, str(listed))
     inputs, ctx = candidates(tmp_path, pictures), context_of(tmp_path, "select")
     outcome = select.run(SelectConfig(network, count=1, rates=[1.0, 0.5], batch=16, shards=2), inputs, ctx)
 
@@ -85,11 +85,11 @@ def test_acceptance_raises_the_right_ones_among_real_pictures(
 def test_an_interrupted_selection_looks_again_at_what_is_missing_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = selecting.images(tmp_path)
+    images = selection.images(tmp_path)
     inputs = {
         "images": images,
-        "selector": selecting.classifier(tmp_path, "selector", images, seed=1),
-        "samples": selecting.samples(tmp_path, 24, shards=4),
+        "selector": selection.classifier(tmp_path, "selector", images, seed=1),
+        "samples": selection.samples(tmp_path, 24, shards=4),
     }
     config = SelectConfig(count=2, rates=[1.0, 0.25], batch=4, shards=2)
     whole = select.run(config, inputs, context_of(tmp_path / "whole", "select"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests import sharing, workers
+from tests.support import sharing, workers
 
 Records = list[dict[str, Any]]
 

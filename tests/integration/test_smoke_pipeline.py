@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmokeRun
-from tests.support import file_of, manifests, results, vimctl
+from tests.support.common import file_of, manifests, results, vimctl
 
 COMPONENTS = {
     "ingest",

@@ -12,8 +12,8 @@ import pytest
 
 from components.contract.api import Artifact, Context
 from components.tokenize import component as tokenize
-from tests.ingested import contents, digits_table, tiny_tokenizer
-from tests.synthetic import context_of
+from tests.support.ingested import contents, digits_table, tiny_tokenizer
+from tests.support.synthetic import context_of
 from vim_core.config import AugmentConfig, TokenizeConfig
 from vim_core.errors import DataError
 

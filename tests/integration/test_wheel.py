@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import REPOSITORY
+from tests.support.common import REPOSITORY
 
 PACKAGES = {"pipelines", "components", "vim_core"}
 DATA = (".yaml", ".sh", ".j2", ".html", ".css", ".js")

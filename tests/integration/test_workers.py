@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import workers
-from tests.workers import STEPS, curve, run, runtime_of, task
+from tests.support import workers
+from tests.support.workers import STEPS, curve, run, runtime_of, task
 from vim_core.checkpoint.checkpoints import Checkpoints
 
 STAGES = ["quantizer", "prior"]

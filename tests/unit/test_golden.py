@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from components.contract import registry
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from vim_core.config import AugmentConfig, ProbeConfig, TrainConfig
 from vim_core.data import digits
 from vim_core.data.augment import augmented

@@ -18,7 +18,7 @@ os.environ |= {
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 
-from tests.unit.vim_core import tiny  # noqa: E402
+from tests.support import tiny  # noqa: E402
 from vim_core.distributed import runtimes as seam  # noqa: E402
 from vim_core.distributed.runtimes.base import Runtime  # noqa: E402
 from vim_core.tasks.prior import PriorData  # noqa: E402

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from tests.unit.vim_core.losses.test_perceptual import skip_initialisation
 from tests.xla.run import Row, on_cpu, stepped
 from vim_core.config import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from tests.xla.conftest import DEVICES
 from tests.xla.run import module_bytes, on_cpu, stepped, whole_bytes
 from vim_core.checkpoint.checkpoints import Checkpoints

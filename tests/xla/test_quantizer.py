@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from tests.xla.run import on_cpu, stepped
 from vim_core.config import AugmentConfig, CodebookConfig, DiscriminatorConfig, OptimConfig, RestartConfig
 from vim_core.distributed.runtimes.base import Runtime

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.unit.vim_core.tiny import prior_network
+from tests.support.tiny import prior_network
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.sampling import Sampler, Settings
 

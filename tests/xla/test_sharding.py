@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from tests.xla.conftest import DEVICES
 from tests.xla.run import device_bytes
 from vim_core.config import OptimConfig

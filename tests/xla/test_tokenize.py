@@ -11,7 +11,7 @@ import torch
 
 from components.tokenize import ray_engine, stages
 from components.tokenize.stages import Plan, Shard
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from vim_core.config import AugmentConfig
 from vim_core.data.code_tables import CodeMeta, CodeTable
 from vim_core.data.images import to_tensor

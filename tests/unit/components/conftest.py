@@ -8,9 +8,9 @@ import pytest
 
 from components.contract import registry
 from components.contract.api import Artifact
-from tests.support import train_here
-from tests.unit.components import models
-from tests.unit.components.fakes import Fake
+from tests.support import tiny_artifacts
+from tests.support.common import train_here
+from tests.support.fakes import Fake
 from vim_core.config import PipelineConfig, RunConfig
 
 
@@ -42,4 +42,4 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def images(tmp_path: Path) -> Artifact:
     """Thirteen training and five test images of three classes."""
-    return models.images(tmp_path)
+    return tiny_artifacts.images(tmp_path)

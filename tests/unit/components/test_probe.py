@@ -13,9 +13,9 @@ import torch
 from components import probe
 from components.contract.api import Artifact
 from components.tokenize.code_files import code_files
-from tests.synthetic import artifact, image_files, rows, with_fields
-from tests.unit.components import models
-from tests.unit.vim_core.tiny import pixels, runtime
+from tests.support import tiny_artifacts
+from tests.support.synthetic import artifact, image_files, rows, with_fields
+from tests.support.tiny import pixels, runtime
 from vim_core.config import ProbeConfig, RunConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.tasks.probe import ProbeTask
@@ -27,7 +27,7 @@ COUNTS = {"train": 30, "test": 9}
 def inputs(root: Path, shift: int = 0) -> dict[str, Artifact]:
     """All inputs; the labels of the code table are turned by `shift`."""
     labels = {split: (np.arange(count) + shift) % 3 for split, count in COUNTS.items()}
-    tokenizer = models.tokenizer(root)
+    tokenizer = tiny_artifacts.tokenizer(root)
     images: dict[str, Any] = {}
     for split, count in COUNTS.items():
         keys = [f"{split}-{i:03d}" for i in range(count)]
@@ -36,8 +36,8 @@ def inputs(root: Path, shift: int = 0) -> dict[str, Artifact]:
         "images": artifact(
             root, "ingest", images, properties={"image_size": [8, 8], "splits": {"train": 40, "test": 20}}
         ),
-        "codes": models.codes(root, tokenizer, labels),
-        "prior": models.prior(root, tokenizer),
+        "codes": tiny_artifacts.codes(root, tokenizer, labels),
+        "prior": tiny_artifacts.prior(root, tokenizer),
     }
 
 
@@ -127,7 +127,7 @@ def test_codes_and_prior_of_two_tokenizers_are_refused(tmp_path: Path) -> None:
 
 def test_a_prior_without_trained_null_class_is_refused(tmp_path: Path) -> None:
     given = inputs(tmp_path)
-    tokenizer = models.tokenizer(tmp_path / "t")
+    tokenizer = tiny_artifacts.tokenizer(tmp_path / "t")
     with pytest.raises(ConfigError, match=r"prior\.label_dropout > 0 or prior\.conditional=false"):
-        probe.check(given["codes"], models.prior(tmp_path / "p", tokenizer, null_trained=False))
-    probe.check(given["codes"], models.prior(tmp_path / "p", tokenizer, conditional=False))
+        probe.check(given["codes"], tiny_artifacts.prior(tmp_path / "p", tokenizer, null_trained=False))
+    probe.check(given["codes"], tiny_artifacts.prior(tmp_path / "p", tokenizer, conditional=False))

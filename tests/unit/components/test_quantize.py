@@ -15,9 +15,9 @@ from components.artifacts import execute
 from components.artifacts.store import checksum
 from components.contract.api import Artifact
 from components.contract.fingerprint import merkle
-from tests.synthetic import context_of
-from tests.unit.components import fakes, models
-from tests.unit.vim_core.tiny import pixels, quantize_config
+from tests.support import fakes, tiny_artifacts
+from tests.support.synthetic import context_of
+from tests.support.tiny import pixels, quantize_config
 from vim_core.config import CodebookConfig, PipelineConfig, QuantizeConfig, RunConfig, StackConfig
 from vim_core.errors import ConfigError, DataError, NonFiniteError
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
@@ -39,7 +39,7 @@ def tokenizer_of(folder: str) -> Tokenizer:
 
 
 def test_finetuning_keeps_the_codes_and_names_its_origin(images: Artifact, tmp_path: Path) -> None:
-    old = models.tokenizer(tmp_path / "old")
+    old = tiny_artifacts.tokenizer(tmp_path / "old")
     ctx = context_of(tmp_path, "quantize")
     outcome = quantize.run(finetuned(old.folder), {"images": images}, ctx)
     state = quantize.source_state(finetuned(old.folder))
@@ -59,7 +59,7 @@ def pipeline(root: Path, config: QuantizeConfig) -> PipelineConfig:
 
 
 def test_the_fingerprint_holds_the_tokenizer_not_its_place(images: Artifact, tmp_path: Path) -> None:
-    old, other = models.tokenizer(tmp_path / "old"), models.tokenizer(tmp_path / "other", patch=2)
+    old, other = tiny_artifacts.tokenizer(tmp_path / "old"), tiny_artifacts.tokenizer(tmp_path / "other", patch=2)
     copied = tmp_path / "copy"
     shutil.copytree(old.folder, copied)
 
@@ -98,7 +98,7 @@ def test_an_artifact_is_found_by_its_manifest(
 
 
 def test_folders_without_a_tokenizer_are_refused(images: Artifact, tmp_path: Path) -> None:
-    old = models.tokenizer(tmp_path / "old")
+    old = tiny_artifacts.tokenizer(tmp_path / "old")
     (Path(old.folder) / "config.json").unlink()
     with pytest.raises(DataError, match=r"init_from='.*': neither manifest\.json nor config\.json lies there"):
         quantize.source_state(finetuned(old.folder))
@@ -112,7 +112,7 @@ def test_folders_without_a_tokenizer_are_refused(images: Artifact, tmp_path: Pat
 
 
 def test_digest_is_that_of_the_files(tmp_path: Path) -> None:
-    old = models.tokenizer(tmp_path)
+    old = tiny_artifacts.tokenizer(tmp_path)
     names = ("config.json", "model.safetensors")
     expected = merkle((name, checksum(f"{old.folder}/{name}")[1]) for name in names)
     assert quantize.source_state(finetuned(old.folder)) == expected

@@ -10,8 +10,8 @@ import pytest
 
 from components import classify, selector
 from components.contract.api import Artifact
-from tests.synthetic import context_of
-from tests.unit.vim_core.tiny import classify_config
+from tests.support.synthetic import context_of
+from tests.support.tiny import classify_config
 from vim_core.config import ClassifyConfig, SelectorConfig
 from vim_core.storage import io
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from components.contract import settings
 from pipelines.cli import main as cli
-from tests.support import CONF
+from tests.support.common import CONF
 from vim_core.config import PipelineConfig, StackConfig
 from vim_core.models.discriminator import Discriminator
 from vim_core.models.prior import ImagePrior, PriorShape

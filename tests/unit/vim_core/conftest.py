@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.vim_core.tiny import Make, code_data, image_data, tasks_on
+from tests.support.tiny import Make, code_data, image_data, tasks_on
 from vim_core.tasks.prior import PriorData
 from vim_core.tasks.quantizer import QuantizerData
 

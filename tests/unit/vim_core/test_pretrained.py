@@ -13,8 +13,8 @@ import torch
 
 from components.artifacts import store
 from components.contract.api import Artifact
-from tests.unit.components import models
-from tests.unit.vim_core.tiny import assert_equal_bits, pixels, prior_network, tokenizer_network
+from tests.support import tiny_artifacts
+from tests.support.tiny import assert_equal_bits, pixels, prior_network, tokenizer_network
 from vim_core.data.images import encode_png, square, to_tensor
 from vim_core.errors import DataError, LineageError
 from vim_core.pretrained import PUBLISHED, Prior, Tokenizer
@@ -62,8 +62,8 @@ def committed(artifact: Artifact) -> Artifact:
 
 
 def test_artifacts_are_read_by_their_manifest(tmp_path: Path) -> None:
-    tokenizer = committed(models.tokenizer(tmp_path))
-    prior = committed(models.prior(tmp_path, tokenizer))
+    tokenizer = committed(tiny_artifacts.tokenizer(tmp_path))
+    prior = committed(tiny_artifacts.prior(tmp_path, tokenizer))
     found = Tokenizer.from_pretrained(tokenizer.folder)
     assert found.digest == tokenizer.digest
     Prior.from_pretrained(prior.folder).check(found)
@@ -83,7 +83,7 @@ def test_a_prior_takes_its_own_tokenizer_or_one_with_the_same_encoder(tmp_path: 
 @pytest.mark.parametrize("form", ["artifact", "exported"])
 def test_weights_with_another_hash_are_refused(tmp_path: Path, form: str) -> None:
     if form == "artifact":
-        artifact = committed(models.tokenizer(tmp_path))
+        artifact = committed(tiny_artifacts.tokenizer(tmp_path))
         folder, weights = Path(artifact.folder), Path(artifact.uri("model.safetensors"))
     else:
         saved(tmp_path)

@@ -15,8 +15,8 @@ from pipelines.cli import main as cli
 from pipelines.deploying import gateway
 from pipelines.deploying.deployment import Deployment
 from pipelines.jobs.profile import Cluster, KubernetesPlace
-from tests.deployed import certificate, htpasswd
-from tests.support import REPOSITORY
+from tests.support.common import REPOSITORY
+from tests.support.deployed import certificate, htpasswd
 
 SHIPPED = REPOSITORY / "infra" / "compose"
 PLACE = KubernetesPlace(image="vim:1", project="my-project", bucket="my-bucket", domain="vim.example.org")

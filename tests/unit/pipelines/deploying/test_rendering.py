@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.cli import main as cli
 from pipelines.deploying.rendering import PIECES
-from tests.validating import validate
+from tests.support.validating import validate
 
 PROFILE = """\
 kind: kubernetes

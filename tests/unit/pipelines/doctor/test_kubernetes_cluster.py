@@ -10,8 +10,8 @@ import pytest
 from pipelines.doctor import kubernetes_cluster
 from pipelines.doctor.findings import FAIL, OK, Finding, Subject
 from pipelines.jobs.profile import Cluster, KubernetesPlace
-from tests.support import free_port
-from tests.unit.pipelines.doctor.servers import answering
+from tests.support.common import free_port
+from tests.support.http_servers import answering
 from vim_core.config import PipelineConfig, RunConfig
 
 KUBECONFIG = """

@@ -12,8 +12,8 @@ import pytest
 from pipelines.doctor import ray_cluster
 from pipelines.doctor.findings import FAIL, OK, WARN, Finding, Subject
 from pipelines.jobs.profile import Cluster
-from tests.support import free_port
-from tests.unit.pipelines.doctor.servers import answering
+from tests.support.common import free_port
+from tests.support.http_servers import answering
 from vim_core.config import PipelineConfig, RunConfig
 
 TOKEN = "correct"

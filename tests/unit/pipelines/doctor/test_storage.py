@@ -10,7 +10,7 @@ import pytest
 from pipelines.doctor import storage
 from pipelines.doctor.findings import FAIL, OK, Subject
 from pipelines.jobs.profile import Cluster
-from tests.support import PRIVATE, failing
+from tests.support.common import PRIVATE, failing
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import StorageError
 from vim_core.storage import io

@@ -16,7 +16,7 @@ from components.tracking.progress import QuietProgress
 from pipelines.sweeps import running, showing, state
 from pipelines.sweeps.running import SweepResult
 from pipelines.sweeps.spec import Sweep
-from tests.unit.components.fakes import Fake, run
+from tests.support.fakes import Fake, run
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import ConfigError, DataError
 

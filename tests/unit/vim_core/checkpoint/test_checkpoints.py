@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.unit.vim_core.tiny import assert_equal_bits, runtime
+from tests.support.tiny import assert_equal_bits, runtime
 from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
 from vim_core.checkpoint.files import Saved
 from vim_core.config import OptimConfig

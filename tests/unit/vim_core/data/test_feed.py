@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.vim_core.tiny import VIEW, image_table, pixels
+from tests.support.tiny import VIEW, image_table, pixels
 from vim_core.config import AugmentConfig
 from vim_core.data.feed import ImageFeed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PRIVATE
+from tests.support.common import PRIVATE
 from vim_core.data.folders import below, held_out, level, listing, read, state
 from vim_core.errors import DataError, StorageError
 from vim_core.storage import io

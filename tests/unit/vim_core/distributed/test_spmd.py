@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.unit.vim_core import tiny
+from tests.support import tiny
 from vim_core.config import OptimConfig
 from vim_core.distributed.spmd import (
     COLUMNS,

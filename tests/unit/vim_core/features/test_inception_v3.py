@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.vim_core import random_inception
+from tests.support import random_inception
 from vim_core.errors import ConfigError, DataError
 from vim_core.features import TapSpec, check, load
 from vim_core.features.inception import PUBLISHED, InceptionTap

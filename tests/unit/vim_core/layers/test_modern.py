@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import STACK, code_table, enlarge, prior_config, prior_network, runtime
+from tests.support.tiny import STACK, code_table, enlarge, prior_config, prior_network, runtime
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary, SwiGlu, rope_angles, swiglu_width

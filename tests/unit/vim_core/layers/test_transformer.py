@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.unit.vim_core.tiny import STACK, enlarge
+from tests.support.tiny import STACK, enlarge
 from vim_core.layers.tiled_attention import tiled_attention
 from vim_core.layers.transformer import SHORT, Attention, Block, TanhHead, attend, sincos_2d
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.unit.vim_core.tiny import quantize_config
+from tests.support.tiny import quantize_config
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import Blur, EqualConv, EqualLinear

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from tests.unit.vim_core.tiny import assert_equal_bits, quantize_config
+from tests.support.tiny import assert_equal_bits, quantize_config
 from vim_core.config import DiscriminatorConfig, StackConfig
 from vim_core.models.discriminator import make_discriminator
 from vim_core.models.meta import materialise

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import prior_network
+from tests.support.tiny import prior_network
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.layers.dropout import Dropout

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import prior_network
+from tests.support.tiny import prior_network
 from vim_core.models.prior import ImagePrior
 
 transformers = pytest.importorskip("transformers")

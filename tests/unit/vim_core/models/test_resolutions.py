@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.unit.vim_core.tiny import enlarge, quantize_config, tokenizer_network
+from tests.support.tiny import enlarge, quantize_config, tokenizer_network
 from vim_core.config import LossConfig, StackConfig
 from vim_core.layers.stack import Stack
 from vim_core.layers.transformer import sincos_2d

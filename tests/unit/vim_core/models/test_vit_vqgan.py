@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import quantize_config, tokenizer_network
+from tests.support.tiny import quantize_config, tokenizer_network
 from vim_core.config import LossConfig, StackConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN, load_tokenizer, model_config

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     code_data,
     image_table,
     prior_config,

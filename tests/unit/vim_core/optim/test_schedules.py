@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import CONF
+from tests.support.common import CONF
 from vim_core.config import OptimConfig
 from vim_core.optim.optimizers import learning_rate
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.live_bytes import live_bytes
-from tests.unit.vim_core.tiny import classify_config, image_table, prior_config, quantize_config, runtime
+from tests.support.live_bytes import live_bytes
+from tests.support.tiny import classify_config, image_table, prior_config, quantize_config, runtime
 from vim_core.config import (
     CodebookConfig,
     DiscriminatorConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.unit.vim_core.tiny import prior_network, tokenizer_network
+from tests.support.tiny import prior_network, tokenizer_network
 from vim_core.data.grids import grid_png
 from vim_core.models.vit_vqgan import Tokenizer
 from vim_core.sampling import Sampler, Settings

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import prior_network
+from tests.support.tiny import prior_network
 from vim_core.errors import ConfigError
 from vim_core.layers.transformer import Linear
 from vim_core.sampling import Sampler, Settings, draw, guidance_scales, network, noise, restrict

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tests.support import PRIVATE
-from tests.unit.vim_core.tiny import pixels
+from tests.support.common import PRIVATE
+from tests.support.tiny import pixels
 from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 from vim_core.data.images import encode_png
 from vim_core.errors import StorageError

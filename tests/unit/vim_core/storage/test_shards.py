@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from tests.unit.vim_core.tiny import assert_equal_bits
+from tests.support.tiny import assert_equal_bits
 from vim_core.storage import io, shards
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.vim_core.tiny import STACK, assert_equal_bits, runtime
+from tests.support.tiny import STACK, assert_equal_bits, runtime
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.tasks import networks
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     Killed,
     assert_equal_bits,
     image_table,

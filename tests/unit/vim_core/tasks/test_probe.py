@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from tests.live_bytes import live_bytes
-from tests.unit.vim_core import tiny
+from tests.support import tiny
+from tests.support.live_bytes import live_bytes
 from vim_core.checkpoint.checkpoints import flatten, restore
 from vim_core.config import OptimConfig, ProbeConfig
 from vim_core.data.code_tables import CodeMeta, write_codes

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.unit.vim_core.models.test_discriminator_reference import reference
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     Killed,
     assert_equal_bits,
     killed_at,
@@ -20,6 +19,7 @@ from tests.unit.vim_core.tiny import (
     state_of,
     stepped,
 )
+from tests.unit.vim_core.models.test_discriminator_reference import reference
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, LossConfig, RestartConfig
 from vim_core.distributed.runtimes.cpu import CpuRuntime

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     classify_config,
     code_table,
     image_data,

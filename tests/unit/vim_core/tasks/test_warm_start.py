@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     STACK,
     Killed,
     assert_equal_bits,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     assert_equal_bits,
     classify_config,
     code_data,

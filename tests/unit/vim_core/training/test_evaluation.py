@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.vim_core.tiny import runtime
+from tests.support.tiny import runtime
 from vim_core.training.evaluation import Check, Evaluator, place, snapshot
 
 PATIENCE_S = 20.0

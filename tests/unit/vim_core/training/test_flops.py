@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.unit.vim_core.tiny import quantize_config
+from tests.support.tiny import quantize_config
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LossConfig, QuantizeConfig, StackConfig
 from vim_core.losses import terms as losses
 from vim_core.losses.soft_assignment import soft_assignment

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.vim_core.tiny import enlarge, image_table, prior_network, tokenizer_network
+from tests.support.tiny import enlarge, image_table, prior_network, tokenizer_network
 from vim_core.config import AugmentConfig
 from vim_core.data.feed import ImageFeed
 from vim_core.data.images import from_tensor, square, to_tensor

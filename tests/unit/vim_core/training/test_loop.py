@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     Killed,
     Make,
     assert_equal_bits,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.unit.vim_core.tiny import runtime
+from tests.support.tiny import runtime
 from vim_core.training.flops import Yardstick
 from vim_core.training.meter import Meter, learning_rates, memory, yardstick_of
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import (
+from tests.support.tiny import (
     Killed,
     Make,
     assert_equal_bits,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.vim_core.tiny import runtime
+from tests.support.tiny import runtime
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import TrainConfig
 from vim_core.errors import ConfigError, NonFiniteError

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.unit.vim_core.tiny import tokenizer_network
+from tests.support.tiny import tokenizer_network
 from vim_core.errors import DataError
 from vim_core.models.identity import encoder_digest
 from vim_core.models.vit_vqgan import ViTVQGAN, load_tokenizer, model_config

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.unit.vim_core.tiny import assert_equal_bits, prior_network
+from tests.support.tiny import assert_equal_bits, prior_network
 from vim_core.errors import DataError
 from vim_core.models.prior import ImagePrior, load_prior, model_config
 from vim_core.weights.saving import fill, to_bytes

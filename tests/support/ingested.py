@@ -1,0 +1,87 @@
+"""Artifacts as the real components make them, without the store: what `run` wrote becomes an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from components.artifacts.store import files_in
+from components.contract.api import Artifact, Context, Outcome
+from tests.support.synthetic import artifact, context_of, with_fields
+from vim_core.config import CodebookConfig, IngestConfig, LossConfig, QuantizeConfig, StackConfig
+from vim_core.data.image_tables import ImageTable
+from vim_core.storage import io
+
+
+def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) -> Artifact:
+    """What a component left in its output folder, as an artifact."""
+    empty = artifact(Path(ctx.out).parent, ctx.name, {})
+    made = with_fields(
+        empty,
+        files=files_in(ctx.out, ".", outcome.rows),
+        config=asdict(config),
+        digest=outcome.digest or digest,
+        properties=outcome.properties,
+        metrics=outcome.metrics,
+    )
+    return Artifact(ctx.out, made.manifest)
+
+
+def digits_table(root: Path, limit: int = 90, shards: int = 3) -> Artifact:
+    """A few built-in digits through the real `ingest`."""
+    from components.ingest import component as ingest
+
+    config = IngestConfig(limit=limit, shards=shards, test_fraction=0.3)
+    ctx = context_of(root, "ingest")
+    return kept(ingest.run(config, {}, ctx), ctx, config)
+
+
+def tiny_tokenizer(root: Path, seed: int = 0) -> Artifact:
+    """An untrained tokenizer of 16x16 images: 2x2 codes of 32."""
+    import torch
+
+    from vim_core.models.vit_vqgan import ViTVQGAN, model_config
+    from vim_core.weights.saving import to_bytes
+
+    stack = StackConfig(blocks=1, heads=2, dim=16, mlp=32)
+    config = QuantizeConfig(
+        image_size=16,
+        patch=8,
+        encoder=stack,
+        decoder=stack,
+        codebook=CodebookConfig(codes=32, dim=4),
+        loss=LossConfig(perceptual=0.0),
+        encode_batch=7,
+    )
+    torch.manual_seed(seed)
+    weights = to_bytes(ViTVQGAN(config))
+    return artifact(
+        root,
+        "quantize",
+        {
+            "model.safetensors": lambda uri: io.write_bytes(uri, weights),
+            "config.json": lambda uri: io.write_bytes(uri, model_config(config)),
+        },
+        properties={"image_size": 16, "grid": [2, 2], "vocabulary": 32, "encode": {"dtype": "fp32", "batch": 7}},
+        digest=f"{seed}" * 64,
+    )
+
+
+def image_table_of(ctx: Context, split: str) -> ImageTable:
+    """What `ingest` left of a split."""
+    return ImageTable([str(path) for path in sorted(Path(ctx.out, "images").glob(f"{split}-*"))])
+
+
+def dead_letters(ctx: Context) -> dict[str, str]:
+    """Reason by key of what `ingest` set aside."""
+    table = pq.read_table(ctx.path("dead_letter.parquet"))
+    return dict(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
+
+
+def contents(ctx: Context) -> dict[str, bytes]:
+    """All output files by logical name."""
+    root = Path(ctx.out)
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

@@ -1,0 +1,215 @@
+"""Training functions that tests run in worker processes of their own, connected by gloo."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn as start_processes
+
+from components.training import train as training
+from tests.support.common import free_port
+from tests.support.tiny import (
+    Killed,
+    code_table,
+    image_table,
+    killed_at,
+    prior_config,
+    quantize_config,
+)
+from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.config import OptimConfig, StackConfig
+from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.tasks.base import Task
+from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
+from vim_core.training.loop import train
+from vim_core.training.spool import Spool, parse
+
+STEPS = 6
+SMALL = StackConfig(blocks=2, heads=2, dim=16, mlp=32)
+
+
+def tables(folder: Path) -> None:
+    """The data of both stages."""
+    image_table(folder / "train.parquet", 21)
+    image_table(folder / "test.parquet", 3, seed=1)
+    codes = np.random.default_rng(0).integers(0, 9, size=(21, 4))
+    code_table(folder / "codes.parquet", codes, np.arange(21) % 3, 9)
+
+
+def task(name: str, folder: Path, runtime: CpuRuntime, **fields: Any) -> Task:
+    """Either stage on a global batch of eight, in fp32 without dropout."""
+    optim = OptimConfig(lr=3e-3, warmup=2, clip_norm=0.5)
+    shared: dict[str, Any] = {"steps": STEPS, "batch": 8, "optim": optim, "checkpoint_every": 3} | fields
+    if name == "quantizer":
+        images = QuantizerData([str(folder / "train.parquet")], [str(folder / "test.parquet")])
+        return QuantizerTask(quantize_config(encoder=SMALL, decoder=SMALL, **shared), images, runtime)
+    codes = str(folder / "codes.parquet")
+    return PriorTask(prior_config(dropout=0.0, stack=SMALL, **shared), PriorData([codes], [codes], 3, "t"), runtime)
+
+
+def runtime_of(rank: int = 0, world: int = 1, parallel: str = "data", precision: str = "fp32") -> CpuRuntime:
+    """This worker's runtime."""
+    found = CpuRuntime(precision, 1, rank, world)
+    found.parallel = parallel
+    return found
+
+
+def run(given: Task, place: Path, stop: int | None = None) -> Path:
+    """Train in `place` to the end, or until killed before step `stop`; leaves `figures.json` and `weights`."""
+    runtime = given.runtime
+    checkpoints = Checkpoints(str(place / "checkpoints"), {"of": "test"}, runtime)
+    spool = Spool(place / "spool.jsonl") if runtime.rank == 0 else None
+    if stop is not None:
+        with suppress(Killed):
+            train(killed_at(given, stop), checkpoints, spool)
+        return place
+    train(given, checkpoints, spool)
+    figures, files = given.finish(), given.export()
+    if runtime.rank == 0:
+        (place / "figures.json").write_text(json.dumps(figures))
+        for name in {"model.safetensors", "accuracy.json"} & files.keys():
+            (place / name).write_bytes(files[name])
+    return place
+
+
+def curve(place: Path) -> dict[str, list[float]]:
+    """Every figure of every step, but those of the machine."""
+    rows = [row["m"] for row in parse((place / "spool.jsonl").read_bytes()) if "m" in row]
+    names = {name for row in rows for name in row if not name.endswith("per_s") and not name.startswith("system/")}
+    return {name: [row.get(name, 0.0) for row in rows] for name in sorted(names)}
+
+
+def spawn(function: Callable[..., None], world: int, *arguments: Any) -> None:
+    """Run `function(rank, world, *arguments)` in so many processes with a process group."""
+    start_processes(_worker, args=(world, free_port(), function, arguments), nprocs=world)
+
+
+def _worker(rank: int, world: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    faulthandler.enable()
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    try:
+        function(rank, world, *arguments)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+    # Not through the interpreter's end: the order in which torch takes sharded networks and their groups apart there is
+    # its own, and once in a while crashed a worker that had done everything.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+@contextmanager
+def broken_loss(rank: int) -> Iterator[None]:
+    """Worker `rank` gets a loss that is not a number."""
+    from vim_core.losses import terms as losses
+
+    own = losses.next_token_loss
+
+    def broken(logits: Tensor, codes: Tensor) -> Tensor:
+        return own(logits, codes) * (float("nan") if dist.get_rank() == rank else 1.0)
+
+    losses.next_token_loss = broken
+    try:
+        yield
+    finally:
+        losses.next_token_loss = own
+
+
+def job(rank: int, world: int, given: training.Job) -> None:
+    """A worker of a component's training, as Ray would start it."""
+    training.run_task(given, rank, world, rank)
+
+
+def everything(rank: int, world: int, folder: Path) -> None:
+    """All that the tests look at, in one pair of processes, because starting them takes longest."""
+    for name in ("quantizer", "prior"):
+        for parallel in ("data", "fsdp"):
+            runtime = runtime_of(rank, world, parallel)
+            run(task(name, folder, runtime), folder / f"{name}-{parallel}")
+            again = folder / f"{name}-{parallel}-resumed"
+            run(task(name, folder, runtime), again, stop=4)
+            run(task(name, folder, runtime), again)
+            run(task(name, folder, runtime), folder / f"{name}-{parallel}-left", stop=4)
+            # Left by one worker, or by two under the other split.
+            run(task(name, folder, runtime), folder / f"{name}-one-to-{parallel}")
+        dist.barrier()
+        run(task(name, folder, runtime_of(rank, world, "fsdp")), folder / f"{name}-fsdp-to-data", stop=4)
+        run(task(name, folder, runtime_of(rank, world, "data")), folder / f"{name}-fsdp-to-data")
+    run(task("prior", folder, runtime_of(rank, world, "fsdp", "bf16")), folder / "prior-fsdp-bf16")
+    _shares(rank, world, folder)
+    _skipping(rank, world, folder)
+    _one_cannot_write(rank, world, folder)
+
+
+def _shares(rank: int, world: int, folder: Path) -> None:
+    """How much of the network and of the optimizer's state this worker keeps."""
+    from vim_core.checkpoint.checkpoints import flatten
+    from vim_core.distributed.fsdp import local
+
+    given = task("prior", folder, runtime_of(rank, world, "fsdp"))
+    given.step(0, given.batch(0))
+    state = flatten(given.modules, given.optimizers)
+    here = {name: local(value).numel() for name, value in state.items()}
+    record = {"here": here, "shapes": {name: list(value.shape) for name, value in state.items()}}
+    (folder / f"shares-{rank}.json").write_text(json.dumps(record))
+
+
+def _skipping(rank: int, world: int, folder: Path) -> None:
+    """A loss that is not a number on one worker changes no weight on any."""
+    from vim_core.checkpoint.checkpoints import flatten
+    from vim_core.distributed.fsdp import local
+
+    for parallel in ("data", "fsdp"):
+        given = task("prior", folder, runtime_of(rank, world, parallel), ema=0.0)
+        given.step(0, given.batch(0))
+        before = {name: local(value).clone() for name, value in flatten(given.modules, given.optimizers).items()}
+        with broken_loss(1):
+            skipped = float(given.step(1, given.batch(1))["skipped"])
+        after = flatten(given.modules, given.optimizers)
+        same = all(torch.equal(before[name], local(value)) for name, value in after.items())
+        (folder / f"skipping-{parallel}-{rank}.json").write_text(json.dumps({"skipped": skipped, "same": same}))
+
+
+def _one_cannot_write(rank: int, world: int, folder: Path) -> None:
+    """Worker 1's disk is full at step 2: what both say of steps 2 and 4."""
+    from vim_core.storage import shards
+
+    said: list[str] = []
+    runtime = runtime_of(rank, world)
+    given = task("prior", folder, runtime)
+    checkpoints = Checkpoints(str(folder / "full"), {}, runtime, note=said.append)
+    write = shards.write
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    state = {f"t{i}": torch.full((3,), float(i)) for i in range(4)}
+    if rank == 1:
+        shards.write = full  # type: ignore[assignment]
+    checkpoints.save(2, state)
+    first = checkpoints.settle()
+    shards.write = write
+    checkpoints.save(4, state)
+    second = checkpoints.settle()
+    found = checkpoints.latest()
+    record = {
+        "said": said,
+        "settled": [first, second],
+        "step": found.step if found else None,
+        "batch": given.config.batch,
+    }
+    (folder / f"full-{rank}.json").write_text(json.dumps(record))

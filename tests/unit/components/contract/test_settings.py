@@ -1,0 +1,168 @@
+"""Presets load whole and strictly; a mistake names its key and the nearest right one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from components.contract import registry, settings
+from tests.support.common import CONF
+from vim_core.config import PipelineConfig
+from vim_core.errors import ConfigError
+
+PRESETS = settings.presets(CONF)
+
+
+def load(preset: str, *overrides: str) -> PipelineConfig:
+    return settings.load(preset, overrides, CONF)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text("components: [ingest]\nprior: {steps: 7, optim: {lr: 1e-3}}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_whole(preset: str) -> None:
+    config = load(preset)
+    assert config.preset == preset
+    assert config.components[0] == "ingest"
+    assert config.components == sorted(config.components, key=registry.NAMES.index)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("prior.dropot=0.1", r"^prior\.dropot: unknown setting .*did you mean prior\.dropout\?$"),
+        ("priro.steps=3", r"did you mean prior\.steps\?"),
+        ("temperature=2", r"did you mean sample\.temperature\?"),
+        ("quantize.codebook.restart.evry=1", r"did you mean quantize\.codebook\.restart\.every\?"),
+        ("extends=digits", "extends: unknown setting"),
+        ("prior=3", r"prior='3': is a group.*such as prior\."),
+        ("prior.steps.more=3", r"prior\.steps\.more: unknown setting"),
+        ("prior.steps=abc", r"prior\.steps='abc': expected int, found str"),
+        ("prior.steps=1.5", r"prior\.steps=1\.5: expected int, found float"),
+        ("prior.steps=true", r"prior\.steps=True: expected int, found bool"),
+        ("prior.steps=", r"prior\.steps=None: expected int"),
+        ("prior.conditional=1", r"prior\.conditional=1: expected bool, found int"),
+        ("prior.optim.lr=fast", r"prior\.optim\.lr='fast': expected float"),
+        ("prior.optim.lr=.nan", r"prior\.optim\.lr=nan: expected a finite number"),
+        ("ingest.classes=cat", r"ingest\.classes='cat': expected a list of str"),
+        ("ingest.classes=[cat,3]", r"ingest\.classes\[1\]=3: expected str"),
+        ("prior.steps=[1,", r"prior\.steps=\[1,: the value is not valid YAML"),
+        ("prior.steps", "'prior.steps': write an override as key=value"),
+        ("prior.steps=${nowhere.there}", "nowhere"),
+        ("prior.steps=???", r"prior\.steps"),
+        ("prior.dropout=2", r"^prior\.dropout=2\.0: must lie in"),
+        ("prior.steps=0", r"^prior\.steps=0: must be positive"),
+        ("prior.stack.dim=100", r"^prior\.stack\.dim=100: must be divisible by heads"),
+        ("quantize.codebook.restart.until=0.0", r"^quantize\.codebook\.restart\.until=0\.0: "),
+        ("ingest.labelled=false", r"^components=\[.*\]: classify needs classes, and ingest\.labelled=false"),
+        ("components=[ingest,qantize]", r"'qantize' is no component; did you mean quantize\?"),
+        ("components=[ingest,prior]", "prior needs tokenize"),
+    ],
+)
+def test_a_mistake_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load("digits", override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_conditional_prior_of_images_without_labels_is_refused() -> None:
+    words = ("ingest.labelled=false", "components=[ingest,quantize,tokenize,prior]")
+    with pytest.raises(ConfigError, match=r"^prior\.conditional=True: needs classes.*set prior\.conditional=false"):
+        load("digits", *words)
+    assert not load("digits", *words, "prior.conditional=false").ingest.labelled
+
+
+def test_overrides_change_what_they_name_and_nothing_else() -> None:
+    plain, changed = load("digits"), load("digits", "prior.steps=12", "prior.optim.lr=1e-5", "report.title=2026")
+    assert (changed.prior.steps, changed.prior.optim.lr, changed.report.title) == (12, 1e-5, "2026")
+    changed.prior.steps, changed.prior.optim.lr = plain.prior.steps, plain.prior.optim.lr
+    changed.report.title = plain.report.title
+    assert changed == plain
+
+
+def test_a_number_spelled_otherwise_is_the_same_setting() -> None:
+    one, other = load("digits", "prior.dropout=0"), load("digits", "prior.dropout=0.0")
+    assert repr(one) == repr(other)
+
+
+def test_later_overrides_win_and_may_refer_to_others() -> None:
+    config = load("digits", "prior.steps=5", "prior.steps=6", "prior.batch=${prior.steps}")
+    assert (config.prior.steps, config.prior.batch) == (6, 6)
+
+
+def test_a_list_of_components_in_any_order_is_the_same_list() -> None:
+    components = load("digits").components
+    assert load("digits", f"components=[{','.join(reversed(components))}]").components == components
+
+
+def test_printed_settings_load_again(tmp_path: Path) -> None:
+    config = load("smoke", "prior.optim.lr=1.0e-7", "ingest.classes=[a,b]")
+    (tmp_path / "mine.yaml").write_text(settings.to_yaml(config))
+    assert settings.load(str(tmp_path / "mine.yaml")) == config
+
+
+def test_a_preset_may_extend_another_from_anywhere(folder: Path) -> None:
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "child.yaml").write_text("extends: base\nprior: {optim: {beta1: 0.5}}\n")
+    (elsewhere / "grandchild.yaml").write_text("extends: child\nprior: {steps: 9}\n")
+    config = settings.load(str(elsewhere / "grandchild.yaml"), [], folder)
+    assert (config.preset, config.prior.steps, config.prior.optim.lr, config.prior.optim.beta1) == (
+        "grandchild",
+        9,
+        1e-3,
+        0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: bse", r"preset 'bse' is unknown; did you mean base\?"),
+        ("extends: mine", "extends itself"),
+        ("extends: [base]", "expected the name of one preset"),
+        ("prior:\n  dropot: 1", r"prior\.dropot: unknown setting \(.*mine\.yaml\); did you mean prior\.dropout\?"),
+        ("prior.steps: 5", r"prior\.steps \(.*\): write it on its own line"),
+        ("prior:", r"prior=None: is a group"),
+        ("prior: [1]", r"prior=\[1\]: is a group"),
+        ("prior: {steps: '5'}", r"prior\.steps='5': expected int"),
+        ("prior: {steps: 5, steps: 6}", "not valid YAML.*duplicate"),
+        ("prior: {steps: 5", "not valid YAML"),
+        ("- ingest", "expected settings as `key: value`"),
+        ("report: {title: !!python/object/apply:os.system ['touch pwned']}", "not valid YAML"),
+        ("1: 2", "1: unknown setting"),
+    ],
+)
+def test_a_broken_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        settings.load("mine", [], folder)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "pwned").exists()
+
+
+def test_an_unknown_preset_names_the_nearest(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"preset 'digit' is unknown; did you mean digits\?"):
+        load("digit")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml': there is no such file"):
+        settings.load(str(folder / "nowhere.yaml"))
+
+
+def test_the_root_comes_from_the_override_then_the_preset_then_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "component", lambda name: SimpleNamespace(INPUTS={}))
+    monkeypatch.delenv("VIM_ROOT", raising=False)
+    assert settings.load("base", [], folder).run.root == "artifacts"
+    monkeypatch.setenv("VIM_ROOT", "/from/environment")
+    assert settings.load("base", [], folder).run.root == "/from/environment"
+    (folder / "rooted.yaml").write_text("extends: base\nrun: {root: /from/preset}\n")
+    assert settings.load("rooted", [], folder).run.root == "/from/preset"
+    assert settings.load("rooted", ["run.root=/given"], folder).run.root == "/given"

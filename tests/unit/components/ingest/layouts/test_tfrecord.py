@@ -1,0 +1,119 @@
+"""TFRecord framing against Beam's own writer, Example messages against protocol buffers' encoder."""
+
+from __future__ import annotations
+
+import io as memory
+from typing import Any
+
+import pytest
+from apache_beam.io.tfrecordio import _TFRecordUtil
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.ingest.layouts.tfrecord import NAMED, example, records
+from tests.support.layouts import example as written
+from vim_core.errors import DataError
+
+
+def messages() -> Any:
+    """The class of TensorFlow's `Example`, made from its published definition."""
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="t", syntax="proto3")
+    repeated, single = 3, 1
+    for name, kind in (("BytesList", 12), ("FloatList", 2), ("Int64List", 3)):
+        file.message_type.add(name=name).field.add(name="value", number=1, type=kind, label=repeated)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("BytesList", "FloatList", "Int64List"), start=1):
+        feature.field.add(
+            name=name.lower(), number=number, type=11, label=single, type_name=f".t.{name}", oneof_index=0
+        )
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=9, label=single)
+    entry.field.add(name="value", number=2, type=11, label=single, type_name=".t.Feature")
+    features.field.add(name="feature", number=1, type=11, label=repeated, type_name=".t.Features.FeatureEntry")
+    outer = file.message_type.add(name="Example")
+    outer.field.add(name="features", number=1, type=11, label=single, type_name=".t.Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Example"))
+
+
+EXAMPLE = messages()
+VALUES = st.one_of(st.binary(max_size=300), st.integers(0, 2**40), st.floats(width=32, allow_nan=False))
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=20), VALUES, max_size=6))
+def test_features_are_found_where_protocol_buffers_put_them(features: dict[str, bytes | int | float]) -> None:
+    message = EXAMPLE()
+    for name, value in features.items():
+        kind = {bytes: "byteslist", int: "int64list", float: "floatlist"}[type(value)]
+        getattr(message.features.feature[name], kind).value.append(value)
+    data = message.SerializeToString()
+    found = example(data)
+    assert set(found) == {name for name, value in features.items() if not isinstance(value, float)}
+    for name, (place, size) in found.items():
+        value = features[name]
+        assert value == (data[place : place + size] if isinstance(value, bytes) else place)
+
+
+@given(st.dictionaries(st.text(max_size=9), st.one_of(st.binary(max_size=200), st.integers(0, 2**62)), max_size=4))
+def test_the_tests_own_writer_agrees_with_protocol_buffers(features: dict[str, bytes | int]) -> None:
+    message = EXAMPLE.FromString(written(features))
+    assert set(message.features.feature) == set(features)
+    for name, value in features.items():
+        kind = "byteslist" if isinstance(value, bytes) else "int64list"
+        assert list(getattr(message.features.feature[name], kind).value) == [value]
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_records_of_beams_writer_are_read_where_they_lie(given_data: list[bytes]) -> None:
+    stream = memory.BytesIO()
+    for data in given_data:
+        _TFRecordUtil.write_record(stream, data)
+    stream.seek(0)
+    found = list(records("file", stream, 100))
+    assert [record.data for record in found] == given_data
+    assert [stream.getvalue()[r.offset : r.offset + len(r.data)] for r in found] == given_data
+
+
+def test_damage_is_one_image_or_a_refusal() -> None:
+    stream = memory.BytesIO()
+    for data in (b"one" * 9, b"two" * 9, b"three" * 9):
+        _TFRecordUtil.write_record(stream, data)
+    whole = stream.getvalue()
+    flipped = bytearray(whole)
+    flipped[12 + 27 + 4 + 12 + 5] ^= 4
+    found = list(records("file", memory.BytesIO(bytes(flipped)), 100))
+    assert [bool(record.reason) for record in found] == [False, True, False]
+    found = list(records("file", memory.BytesIO(whole), 30))
+    assert found[2].reason == "a record of 45 bytes is more than ingest.max_bytes allows"
+    for cut, message in ((len(whole) - 1, "ends inside the record"), (30, "ends inside"), (50, "no record begins at")):
+        with pytest.raises(DataError, match=f"shard-7: {message}"):
+            list(records("shard-7", memory.BytesIO(whole[:cut]), 100))
+    with pytest.raises(DataError, match="no record begins at byte 0"):
+        list(records("shard-7", memory.BytesIO(b"\x1f\x8b" + bytes(40)), 100))
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 30, b"\x0a\x7f", b"\x0b", b"\x0a\x05\x0a\x03\x0a"])
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        example(data)
+
+
+def test_names_of_tfrecord_files() -> None:
+    for name in (
+        "train-00000-of-01024",
+        "validation-00127-of-00128",
+        "a.tfrecord",
+        "a.tfrecords",
+        "a.tfrecord-00001-of-00002",
+        "a.tfrecord.gz",
+        "train-00000-of-01024.gz",
+    ):
+        assert NAMED.match(name), name
+    for name in ("train-00000-of-00294.parquet", "train-000000.tar", "notes.txt", "a.tfrecord.md", "a.gz"):
+        assert not NAMED.match(name), name

@@ -1,0 +1,180 @@
+"""Keys, archives, recognition: what is found where, before Beam has a part in it."""
+
+from __future__ import annotations
+
+import io as memory
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.ingest.detect_layout import layout_of
+from components.ingest.layouts import archives
+from components.ingest.layouts.base import side_of
+from components.ingest.locator import Located, Reader, ilsvrc_stem, placing_key
+from components.ingest.shards import numbered
+from tests.support.layouts import tar
+from vim_core.config import IngestConfig
+from vim_core.errors import ConfigError, DataError
+
+
+def image(key: str = "k", **fields: Any) -> Located:
+    plain = Located(key, "content", "train", "", 0, "source", "folders", "file")
+    return plain._replace(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("n01440764_10026.JPEG", "n01440764_10026"),
+        ("data/n01440764/n01440764_10026_n01440764.JPEG", "n01440764_10026"),
+        ("ILSVRC2012_val_00000293.JPEG", "ILSVRC2012_val_00000293"),
+        ("ILSVRC2012_val_00000293_n01440764.JPEG", "ILSVRC2012_val_00000293"),
+        ("n01440764_10026", "n01440764_10026"),
+        ("n01440764_tench.JPEG", ""),
+        ("xn01440764_10026.JPEG", ""),
+        ("val_17.JPEG", ""),
+        ("", ""),
+    ],
+)
+def test_ilsvrc_stems(name: str, stem: str) -> None:
+    assert ilsvrc_stem(name) == stem
+
+
+def test_split_and_shard_do_not_see_the_occurrence() -> None:
+    assert placing_key("0123456789abcdef-12") == "0123456789abcdef"
+    for key in ("0123456789abcdef", "digit-0042", "n01440764_10026", "a/0123456789abcdef-1", "0123456789ABCDEF-1"):
+        assert placing_key(key) == key
+
+
+@given(
+    st.permutations([(key, label, f"s{i}") for i, (key, label) in enumerate([("aa", 1)] * 12 + [("ab", 0), ("aa", 0)])])
+)
+def test_equal_images_are_counted_by_class_in_any_order(order: list[tuple[str, int, str]]) -> None:
+    """Which of them comes first depends on nothing that a layout decides; keys come out sorted as text."""
+    found = numbered(image(key * 8, label=label, source=source) for key, label, source in order)
+    assert [each.key for each in found] == [*sorted(f"{'aa' * 8}-{n}" for n in range(13)), f"{'ab' * 8}-0"]
+    assert {each.key: each.label for each in found}[f"{'aa' * 8}-0"] == 0
+
+
+def test_a_key_that_is_taken_is_a_reason() -> None:
+    pair = [image(rule="ilsvrc", source=source) for source in ("b", "a")]
+    assert [(each.source, each.reason) for each in numbered(pair)] == [("a", ""), ("b", "its key is taken by a")]
+
+
+@pytest.mark.parametrize(
+    ("path", "side"),
+    [
+        ("ILSVRC2012_img_train.tar", "train"),
+        ("ILSVRC2012_img_val.tar", "val"),
+        ("validation-00000-of-00128", "val"),
+        ("data/test-00000-of-00028.parquet", "test"),
+        ("train/imagenet-000000.tar", "train"),
+        ("train/val-000000.tar", "val"),
+        ("images/retrained-0.tar", ""),
+    ],
+)
+def test_the_side_is_a_word_in_the_path(path: str, side: str) -> None:
+    assert side_of(path) == side
+
+
+NAMES = st.lists(st.text("abc/.é", min_size=1, max_size=120), max_size=6)
+
+
+@settings(deadline=None)
+@given(NAMES, st.data())
+def test_a_tar_inside_a_tar_is_walked_as_if_unpacked(names: list[str], data: st.DataObject) -> None:
+    files = [(f"f{index}{name}", data.draw(st.binary(max_size=1500))) for index, name in enumerate(names)]
+    inner = memory.BytesIO()
+    with tarfile.open(
+        fileobj=inner, mode="w", format=data.draw(st.sampled_from([0, 1, 2])) or tarfile.GNU_FORMAT
+    ) as made:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            made.addfile(info, memory.BytesIO(content))
+    stream = memory.BytesIO(b"x" * 512 + inner.getvalue() + b"\7" * 700)
+    found = list(archives.walk("file", stream, 512, 512 + len(inner.getvalue())))
+    whole = stream.getvalue()
+    with tarfile.open(fileobj=memory.BytesIO(inner.getvalue())) as read:
+        assert [member.name for member in found] == [info.name for info in read]
+    assert [whole[m.offset : m.offset + m.size] for m in found] == [content for _, content in files]
+
+
+def test_damaged_tars_are_refused_wherever_they_break(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", [(f"{index}.jpg", b"x" * 700) for index in range(4)])
+    whole = path.read_bytes()
+    for length in (100, 1536 + 200, 1536 + 512 + 100, 3 * 1536 + 512 + 10):
+        with pytest.raises(DataError, match=r"a\.tar: .*; fetch it again"):
+            list(archives.walk("a.tar", memory.BytesIO(whole[:length])))
+    flipped = bytearray(whole)
+    flipped[2 * 1536 + 5] ^= 1
+    with pytest.raises(DataError, match=r"a\.tar: is damaged at byte 3072"):
+        list(archives.walk("a.tar", memory.BytesIO(bytes(flipped))))
+
+
+def test_names_that_are_not_utf8_can_be_written_down(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", [("caf\udce9.jpg", b"x")])
+    with open(path, "rb") as stream:
+        (member,) = archives.walk("a.tar", stream)
+    assert member.name == r"caf\udce9.jpg"
+
+
+def test_links_in_a_tar_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as made:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE):
+            info = tarfile.TarInfo(f"m{kind.decode()}")
+            info.type, info.linkname = kind, "/etc/hostname"
+            made.addfile(info)
+    with open(tmp_path / "a.tar", "rb") as stream:
+        reasons = [member.reason for member in archives.walk("a.tar", stream)]
+    assert reasons == ["a link or a device, not a file of its own"] * 2
+
+
+def test_bytes_are_bounded_and_cut_files_noticed(tmp_path: Path) -> None:
+    (tmp_path / "all").write_bytes(b"0123456789")
+    config = IngestConfig(source=str(tmp_path), max_bytes=5)
+    with Reader(config, str(tmp_path)) as reader:
+        assert reader.read(image(file="all", offset=2, size=4)) == b"2345"
+        with pytest.raises(DataError, match=r"6 bytes are more than the 5 of ingest\.max_bytes"):
+            reader.read(image(file="all", offset=0, size=6))
+        with pytest.raises(DataError, match="2 of 4 bytes are there: all is cut off"):
+            reader.read(image(file="all", offset=8, size=4))
+        with pytest.raises(DataError, match="cannot be read"):
+            reader.read(image(file="gone", offset=8, size=4))
+
+
+@pytest.mark.parametrize("path", ["../secret", "a/../../secret", "/etc/hostname", "a/out", "linked/secret", "a/gone"])
+def test_reading_never_leaves_the_source(tmp_path: Path, path: str) -> None:
+    (tmp_path / "source/a").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "source/a/1").write_bytes(b"one")
+    (tmp_path / "source/a/in").symlink_to(tmp_path / "source/a/1")
+    (tmp_path / "source/a/out").symlink_to(tmp_path / "secret")
+    (tmp_path / "source/linked").symlink_to(tmp_path)
+    with Reader(IngestConfig(source=str(tmp_path / "source")), str(tmp_path)) as reader:
+        assert [reader.read(image(file=f"a/{name}")) for name in ("1", "in")] == [b"one", b"one"]
+        with pytest.raises(DataError, match=r"leaves the source|cannot be read"):
+            reader.read(image(file=path))
+
+
+def test_unknown_sources_and_mixtures_are_refused(tmp_path: Path) -> None:
+    tar(tmp_path / "train-0.tar", [("a.jpg", b"x")])
+    (tmp_path / "train-00000-of-00001").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds tar and tfrecord files; set ingest\.layout to one kind"):
+        layout_of(IngestConfig(source=str(tmp_path)))
+    assert layout_of(IngestConfig(source=str(tmp_path), layout="webdataset")) == "webdataset"
+    assert layout_of(IngestConfig()) == "digits"
+    assert layout_of(IngestConfig(source=str(tmp_path / "none"))) == "folders"
+    with pytest.raises(ConfigError, match=r"ingest\.layout='zip': must be one of auto, folders"):
+        IngestConfig(layout="zip")
+    with pytest.raises(ConfigError, match=r"ingest\.class_list='x': ingest\.classes is given too"):
+        IngestConfig(class_list="x", classes=["a"])
+
+
+def test_class_archives_without_the_outer_one_are_ilsvrc_too(tmp_path: Path) -> None:
+    tar(tmp_path / "n01440764.tar", [("n01440764_1.JPEG", b"x")])
+    assert layout_of(IngestConfig(source=str(tmp_path))) == "ilsvrc"

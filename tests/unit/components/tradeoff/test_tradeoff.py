@@ -1,0 +1,226 @@
+"""`tradeoff`: every point is what sample, select and score would say, points are kept, lineage is enforced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components.contract.api import Artifact, Context, Outcome
+from components.tradeoff import candidates, points
+from components.tradeoff import component as tradeoff
+from tests.support import selection, tiny_artifacts
+from tests.support.synthetic import context_of, with_fields
+from vim_core.config import TradeoffConfig
+from vim_core.data.images import from_tensor, to_tensor
+from vim_core.errors import ConfigError, LineageError
+from vim_core.metrics import npz
+from vim_core.metrics.frechet import frechet_distance
+from vim_core.metrics.moments import Moments
+from vim_core.models.classifier import load_classifier
+from vim_core.models.prior import load_prior
+from vim_core.models.vit_vqgan import load_tokenizer
+from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.rejection import accepted
+from vim_core.storage import io
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    root = tmp_path_factory.mktemp("models")
+    tokenizer, images = tiny_artifacts.tokenizer(root), selection.images(root)
+    judge = selection.classifier(root, "classify", images, seed=0)
+    return {
+        "tokenizer": tokenizer,
+        "prior": tiny_artifacts.prior(root, tokenizer),
+        "classifier": judge,
+        "selector": selection.classifier(root, "selector", images, seed=1),
+        "statistics": selection.statistics(root, images, judge),
+    }
+
+
+def settings(**fields: Any) -> TradeoffConfig:
+    grid = {"temperatures": [1.0, 0.5], "guidances": [1.0, 2.0], "acceptances": [1.0, 0.5]}
+    return TradeoffConfig(**{**grid, "count": 4, "lanes": 5, "bootstrap": 20, "seed": 3, **fields})
+
+
+def done(inputs: dict[str, Artifact], root: Path, **fields: Any) -> tuple[dict[str, Any], Outcome, Context]:
+    ctx = context_of(root, "tradeoff")
+    outcome = tradeoff.run(settings(**fields), inputs, ctx)
+    return json.loads(io.read_bytes(ctx.path("tradeoff.json"))), outcome, ctx
+
+
+def expected(inputs: dict[str, Artifact], temperature: float, guidance: float, rate: float) -> tuple[float, float]:
+    """Accuracy and distance of a point, drawn and looked at all at once."""
+    made, tokenizer = inputs["prior"], inputs["tokenizer"]
+    prior = load_prior(made.uri("model.safetensors"), made.uri("config.json"))
+    sampler = Sampler(prior, Settings(3, temperature, guidance=guidance), 5)
+    labels = torch.arange(25) % 3
+    codes = torch.cat([sampler.group(group, labels[group * 5 : group * 5 + 5]) for group in range(5)])
+    decoder = load_tokenizer(tokenizer.uri("model.safetensors"), tokenizer.uri("config.json"))
+    pictures, labels = to_tensor(from_tensor(decoder.decode(codes)))[:24], labels[:24]
+    networks = {
+        name: load_classifier(inputs[name].uri("model.safetensors"), inputs[name].uri("config.json"))
+        for name in ("classifier", "selector")
+    }
+    with torch.inference_mode():
+        score = networks["selector"](pictures).double().softmax(1)[torch.arange(24), labels].numpy()
+        keys = [f"{i:02d}" for i in range(24)]
+        rows = accepted(keys, labels.numpy(), score, 3, 4, [rate])[rate]
+        features = networks["classifier"].features(pictures[rows])
+        right = networks["classifier"].head(features).argmax(1) == labels[rows]
+    reference = Moments.from_bytes(io.read_bytes(inputs["statistics"].uri("moments/test.npz")))
+    return float(right.float().mean()), frechet_distance(Moments.from_batch(features), reference)
+
+
+def test_every_point_is_what_its_parts_give(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    found, outcome, _ = done(inputs, tmp_path)
+    grid = [(p["temperature"], p["guidance"], p["acceptance"]) for p in found["points"]]
+    assert grid == [(t, g, a) for t in (1.0, 0.5) for g in (1.0, 2.0) for a in (1.0, 0.5)]
+    for point, at in zip(found["points"], grid, strict=True):
+        assert (point["accuracy"], point["fd"]) == pytest.approx(expected(inputs, *at), rel=1e-4), at
+        assert point["count"] == 12
+        for name in ("accuracy", "fd", "is"):
+            assert point[f"{name}_low"] <= point[name] <= point[f"{name}_high"]
+    distances = [point["fd"] for point in found["points"]]
+    assert found["best"] == int(np.argmin(distances))
+    assert outcome.metrics["best_fd"] == min(distances)
+    assert len(set(distances)) == 8
+
+
+def test_the_best_guidance_is_said_for_every_temperature_and_rate(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    found, outcome, ctx = done(inputs, tmp_path)
+    places = found["best_guidance"]
+    assert [(p["temperature"], p["acceptance"]) for p in places] == [(1.0, 1.0), (1.0, 0.5), (0.5, 1.0), (0.5, 0.5)]
+    for place in places:
+        line = [p for p in found["points"] if all(p[k] == place[k] for k in ("temperature", "acceptance"))]
+        assert place["guidance"] == min(line, key=lambda point: point["fd"])["guidance"]
+        assert place["low"] <= place["high"]
+        assert sum(place["shares"].values()) == pytest.approx(1)
+    assert outcome.metrics["best_guidance"] == places[0]["guidance"]
+    assert len(ctx.tracker.logged) == 8  # type: ignore[attr-defined]
+
+
+def test_who_judged_and_who_selected_is_recorded(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    found, outcome, _ = done(inputs, tmp_path, temperatures=[1.0], guidances=[1.0])
+    assert (found["judge"], found["selector"]) == (inputs["classifier"].digest, inputs["selector"].digest)
+    assert found["figures"] == {"accuracy": "conditional_accuracy", "fd": "fd_classifier", "is": "is_classifier"}
+    protocol = found["protocol"]
+    assert {"count_per_class": 4, "seed": 3, "resamples": 20, "reference_count": 40}.items() <= protocol.items()
+    assert protocol["reference_digest"] == inputs["statistics"].digest
+    assert outcome.properties["prior"] == inputs["prior"].digest
+    assert outcome.protocols["best_fd"]["count"] == 12
+    assert set(outcome.protocols) == set(outcome.metrics) - {"points"}
+
+
+def test_without_rejection_there_is_no_selector_and_without_resamples_no_interval(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    without = {name: made for name, made in inputs.items() if name != "selector"}
+    fields: dict[str, Any] = {"temperatures": [1.0], "acceptances": [1.0], "bootstrap": 0}
+    found, _, _ = done(without, tmp_path, **fields)
+    assert found["selector"] == ""
+    assert found["protocol"]["selector"] == {}
+    for point, guidance in zip(found["points"], (1.0, 2.0), strict=True):
+        assert "fd_low" not in point
+        assert point["accuracy_low"] <= point["accuracy"] <= point["accuracy_high"]
+        assert point["fd"] == pytest.approx(expected(inputs, 1.0, guidance, 1.0)[1], rel=1e-4)
+
+
+def test_finished_points_and_parts_are_kept(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = done(inputs, tmp_path / "whole")[0]
+    monkeypatch.setattr(candidates, "PART", 10)
+    own, drawn = Sampler.group, []
+
+    def dying(self: Sampler, index: int, labels: Any) -> Any:
+        drawn.append((self.settings.temperature, self.settings.guidance, index))
+        if len(drawn) == 9:
+            raise KeyboardInterrupt
+        return own(self, index, labels)
+
+    monkeypatch.setattr(Sampler, "group", dying)
+    with pytest.raises(KeyboardInterrupt):
+        done(inputs, tmp_path / "killed")
+    left = [str(path.relative_to(tmp_path)) for path in (tmp_path / "killed").rglob("part-*.npz")]
+    # the first cell is measured and its candidates are gone, of the second one part of two groups was whole
+    assert len(left) == 1
+    assert done(inputs, tmp_path / "killed")[0] == whole
+    assert drawn[5:9] == [(1.0, 2.0, index) for index in (0, 1, 2, 3)]
+    assert drawn[9:12] == [(1.0, 2.0, index) for index in (2, 3, 4)]
+
+
+def test_a_point_of_another_grid_is_the_same_point(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """Common noise: a point depends on nothing beside itself, a loose one not even on how many candidates there are."""
+    whole = done(inputs, tmp_path / "a")[0]["points"]
+    alone = done(inputs, tmp_path / "b", temperatures=[0.5], guidances=[2.0], acceptances=[1.0])[0]["points"]
+    same = next(p for p in whole if (p["temperature"], p["guidance"], p["acceptance"]) == (0.5, 2.0, 1.0))
+    assert alone == [same]
+
+
+def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    given = candidates.Drawing(classes=2, candidates=11, lanes=2)
+    cell = candidates.Cell(1.0, 1.0, str(tmp_path / "cell"))
+    for number, groups in enumerate(given.parts):
+        rows = np.arange(groups.start * 2, groups.start * 2 + given.drawn(groups))
+        pair = np.stack([rows, rows], 1).astype(np.float32)
+        data = npz.pack(scores=rows.astype(float), correct=rows, features=pair, logits=pair)
+        io.write_bytes(cell.part(number), data)
+    wanted = candidates.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
+    assert wanted.tolist() == [0, 4, 10, 1, 3, 9]
+    assert candidates.column(cell, given, "correct", wanted).tolist() == wanted.tolist()
+    assert candidates.column(cell, given, "scores").tolist() == list(range(11))
+    assert points.place_of(cell, 0.25).endswith("cell-a0.25.json")
+
+
+def test_a_judge_that_selected_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    judge = inputs["classifier"]
+    selector = with_fields(judge, component="selector")
+    with pytest.raises(LineageError, match=r"tradeoff: the classifier .* selected the samples"):
+        done({**inputs, "selector": selector}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("selector", "selector was made with images other-images"),
+        ("statistics", "statistics was made with images other-images"),
+    ],
+)
+def test_networks_of_other_images_are_refused(
+    inputs: dict[str, Artifact], tmp_path: Path, name: str, message: str
+) -> None:
+    made = inputs[name]
+    records = dict(made.manifest.inputs)
+    other = with_fields(selection.images(tmp_path), digest="other-images")
+    records["images"] = selection.classifier(tmp_path, "x", other, 0).manifest.inputs["images"]
+    with pytest.raises(LineageError, match=message):
+        done({**inputs, name: with_fields(made, inputs=records)}, tmp_path)
+
+
+def test_statistics_of_another_classifier_and_a_strange_tokenizer_are_refused(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    judge = with_fields(inputs["classifier"], digest="another-judge")
+    with pytest.raises(LineageError, match="statistics was made with classifier digest-of-cl, given is another-judg"):
+        done({**inputs, "classifier": judge}, tmp_path)
+    tokenizer = with_fields(inputs["tokenizer"], digest="another-tokenizer")
+    with pytest.raises(LineageError, match="belongs to tokenizer"):
+        done({**inputs, "tokenizer": tokenizer}, tmp_path)
+
+
+def test_a_prior_that_cannot_do_it_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    free = tiny_artifacts.prior(tmp_path / "free", inputs["tokenizer"], conditional=False)
+    with pytest.raises(ConfigError, match="the prior has no classes"):
+        tradeoff.check(settings(), {**inputs, "prior": free})
+    plain = tiny_artifacts.prior(tmp_path / "plain", inputs["tokenizer"], null_trained=False)
+    tradeoff.check(settings(guidances=[1.0]), {**inputs, "prior": plain})
+    with pytest.raises(
+        ConfigError, match=r"tradeoff\.guidances=\[1\.0, 2\.0\]: needs a prior trained with prior\.label"
+    ):
+        tradeoff.check(settings(), {**inputs, "prior": plain})

@@ -1,0 +1,88 @@
+"""The Dockerfiles as far as they can be checked without building: what they copy, install and run as."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from pipelines.deploying import database, objects
+from tests.support.common import REPOSITORY
+
+FOLDER = REPOSITORY / "infra" / "images"
+IMAGES = sorted(FOLDER.glob("*.Dockerfile"))
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+TEXTS = {path.name.removesuffix(".Dockerfile"): path.read_text() for path in IMAGES}
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """Instruction and the rest of its line, continued lines joined, comments left out."""
+    plain = re.sub(r"\\\n", " ", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in plain.splitlines() if line)]
+
+
+def installed(text: str) -> list[str]:
+    """The words of the pip command."""
+    (command,) = [rest for word, rest in instructions(text) if word == "RUN" and "pip install" in rest]
+    return shlex.split(command.partition("pip install")[2].split("&&")[0])
+
+
+def test_all_kinds_are_there() -> None:
+    assert sorted(TEXTS) == ["cpu", "cuda", "server", "tpu"]
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_what_is_copied_is_there_and_not_ignored(name: str) -> None:
+    kept = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for word, rest in instructions(TEXTS[name]):
+        if word == "COPY":
+            *sources, _ = rest.split()
+            for source in sources:
+                assert (REPOSITORY / source).exists(), source
+                assert any(fnmatch(source, each) or source.startswith(f"{each}/") for each in kept), source
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_everything_is_installed_at_the_locks_versions(name: str) -> None:
+    words = installed(TEXTS[name])
+    assert words[words.index("--constraint") + 1] == "infra/constraints.txt"
+    ((extras,),) = [re.findall(r"^\.\[(.*)\]$", word) for word in words if word.startswith(".[")]
+    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+    locked = dict(
+        line.split(" ;")[0].split("==")
+        for line in (REPOSITORY / words[words.index("--constraint") + 1]).read_text().splitlines()
+    )
+    for word in words:
+        if "==" in word:
+            package, version = word.split("==")
+            assert locked.get(package, version) == version
+    base = dict(instructions(TEXTS[name]))["FROM"]
+    assert base == "python:3.11-slim-trixie"
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_it_runs_as_the_user_that_the_manifests_name(name: str) -> None:
+    assert instructions(TEXTS[name])[-1] == ("USER", f"{objects.USER}:{objects.USER}")
+    assert f"useradd --uid {objects.USER}" in TEXTS[name]
+
+
+def test_the_accelerators_have_what_they_need() -> None:
+    torch = re.search(r"torch_xla\[tpu\]==([\d.]+)", str(PROJECT["optional-dependencies"]["tpu"]))
+    assert torch is not None
+    assert f"torch_xla {torch[1]}" in TEXTS["tpu"]
+    assert ".[gcp,tpu]" in installed(TEXTS["tpu"])
+    assert "--extra-index-url" not in installed(TEXTS["cuda"]), "PyPI's torch is the CUDA build"
+    assert ".[gcp,gke,postgres]" in installed(TEXTS["server"])
+
+
+def test_pg_dump_is_as_new_as_the_server() -> None:
+    assert f"postgresql-client-{database.IMAGE.partition(':')[2]}" in TEXTS["server"]
+
+
+def test_the_scripts_are_where_the_manifests_look() -> None:
+    assert Path(REPOSITORY, "infra", "postgres").resolve() == database.SCRIPTS.resolve()
+    assert "/opt/vim/pipelines/deploying/postgres /opt/vim/postgres" in TEXTS["server"]

@@ -1,0 +1,112 @@
+"""`vimctl encode`, `reconstruct`, `export` and `import` from the outside: lines, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.cli import main as cli
+from tests.unit.components.exchange.test_export import tokenizer as artifact
+from tests.unit.vim_core.weights.test_enhancing_transformers import HEAD, NARROW, Theirs, checkpoint
+from vim_core.data.code_tables import CodeTable
+from vim_core.data.images import decode, encode_png
+from vim_core.pretrained import Tokenizer
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    return artifact(tmp_path).folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Six pictures, more than the tokenizer encodes at once."""
+    files = [tmp_path / f"picture-{i}.png" for i in range(6)]
+    for i, file in enumerate(files):
+        pixels = np.random.default_rng(i).integers(0, 256, (9 + i, 12, 3), dtype=np.uint8)
+        file.write_bytes(encode_png(pixels))
+    return [str(file) for file in files]
+
+
+def test_encode_says_the_codes_of_each_picture(place: str, pictures: list[str], capsys: Capture) -> None:
+    assert cli.main(["encode", *pictures, "--tokenizer", place]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    tokenizer = Tokenizer.from_pretrained(place)
+    assert [line["image"] for line in said] == pictures
+    assert [line["codes"] for line in said] == tokenizer.encode(tokenizer.read(*pictures)).tolist()
+
+
+def test_encode_writes_a_code_table(place: str, pictures: list[str], tmp_path: Path, capsys: Capture) -> None:
+    out = str(tmp_path / "codes.parquet")
+    assert cli.main(["encode", *pictures, "--tokenizer", place, "--out", out]) == 0
+    assert "codes of 6 pictures, 2 x 2 each" in capsys.readouterr().out
+    table, tokenizer = CodeTable([out], str(tmp_path / "cache")), Tokenizer.from_pretrained(place)
+    table.check(tokenizer.digest, (2, 2), 16)
+    assert list(table.keys) == pictures
+    assert table.codes.tolist() == tokenizer.encode(tokenizer.read(*pictures)).tolist()
+    assert set(table.labels) == {-1}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_reconstruct_writes_png_files(
+    place: str, pictures: list[str], tmp_path: Path, capsys: Capture, beside: bool
+) -> None:
+    out, tokenizer = tmp_path / "again", Tokenizer.from_pretrained(place)
+    words = ["reconstruct", *pictures, "--tokenizer", place, "--out", str(out)]
+    assert cli.main(words + ["--side-by-side"] * beside) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(": PSNR " in line for line in lines)
+    given = tokenizer.read(*pictures)
+    made = tokenizer.decode(tokenizer.encode(given))
+    for i, picture in enumerate(pictures):
+        found = torch.from_numpy(decode((out / Path(picture).name).read_bytes())).movedim(2, 0) / 255
+        assert found.shape == (3, 8, 20 if beside else 8)
+        torch.testing.assert_close(found[:, :, -8:], made[i], atol=0.5 / 255 + 1e-6, rtol=0)
+        if beside:
+            assert torch.equal(found[:, :, :8], given[i])
+
+
+def test_export_and_import_give_folders_that_encode(
+    place: str, pictures: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    out = str(tmp_path / "exported")
+    assert cli.main(["export", place, "--out", out, "--license", "CC0"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("README.md")
+    torch.manual_seed(0)
+    file = checkpoint(tmp_path / "last.ckpt", Theirs(NARROW, NARROW))
+    theirs = str(tmp_path / "theirs")
+    assert cli.main(["import", file, "--out", theirs, "--head-dim", str(HEAD)]) == 0
+    assert "tokenizer of 12 x 12 pixels, 2 and 2 blocks, 24 codes" in capsys.readouterr().out
+    for folder, tokens in ((out, 4), (theirs, 9)):
+        assert cli.main(["encode", pictures[0], "--tokenizer", folder]) == 0
+        assert len(json.loads(capsys.readouterr().out)["codes"]) == tokens
+
+
+def test_errors_name_the_picture_or_the_weights_in_one_line(
+    place: str, pictures: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no picture")
+    words = ["--tokenizer", place, "--out", str(tmp_path / "o")]
+    for images, status, message in (
+        ([str(broken)], 1, "broken.jpg: not an image"),
+        ([str(tmp_path / "none.png")], 1, "none.png: no such file"),
+        ([pictures[0], pictures[0]], 2, "picture-0.png: comes twice among the pictures"),
+    ):
+        assert cli.main(["reconstruct", *images, *words]) == status
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    assert cli.main(["encode", pictures[0], "--tokenizer", str(tmp_path)]) == 1
+    assert "give the folder of an artifact or of an exported model" in capsys.readouterr().err
+    weights = Path(place) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+    assert cli.main(["encode", pictures[0], "--tokenizer", place]) == 1
+    assert "it was changed or cut off" in capsys.readouterr().err

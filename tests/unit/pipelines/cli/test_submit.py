@@ -1,0 +1,207 @@
+"""`vimctl submit`, `status`, `logs`, `cancel`, `cluster list` and `job` on a cluster in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.artifacts import lease, usage
+from components.contract import settings
+from pipelines import presets
+from pipelines.cli.main import main
+from pipelines.jobs import profile, specs, submission
+from pipelines.jobs.api import FAILED, RUNNING, JobSpec, JobState
+from tests.support.fake_cluster import FakeCluster
+from vim_core.errors import VimError
+from vim_core.storage import io
+
+
+@pytest.fixture
+def jobs(flow: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
+    """The fake cluster behind every profile, and the fake flow behind every preset."""
+    made = FakeCluster()
+    monkeypatch.setenv("VIM_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(submission, "backend", lambda cluster: made)
+    monkeypatch.setattr(presets, "load", lambda preset, overrides: flow.config)
+    return made
+
+
+def run_job(flow: Any, jobs: FakeCluster) -> None:
+    """Do what the cluster would do with the job that was sent."""
+    from pipelines.jobs import job
+
+    job.run(jobs.sent[-1][1])
+
+
+def test_a_job_is_sent_and_finished_work_is_not(
+    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "prior", "--preset", "fake", "--detach"]) == 0
+    said = capsys.readouterr().out
+    name = jobs.sent[0][0]
+    assert said.splitlines() == [f"sent {name}", f"follow it: vimctl logs -f {name}"]
+    spec = specs.read(jobs.sent[0][1])
+    assert (spec.command, spec.target, spec.cluster) == ("run", "prior", "local")
+    run_job(flow, jobs)
+    capsys.readouterr()
+    assert main(["submit", "prior", "--preset", "fake"]) == 0
+    assert "finished already, no job is sent" in capsys.readouterr().out
+    assert main(["submit", "prior", "--preset", "fake", "--force", "--detach"]) == 0
+    assert len(jobs.sent) == 2
+    assert specs.read(jobs.sent[1][1]).force
+
+
+def test_what_a_person_gives_counts_more_than_the_profile(flow: Any, jobs: FakeCluster, tmp_path: Path) -> None:
+    flow.config.run = dataclasses.replace(flow.config.run, workers=7)
+    places = "run: {workers: 2, restarts: 1}\ncomponents: {prior: {workers: 4, threads: 3}}\n"
+    (tmp_path / "mine.yaml").write_text(f"root: {flow.config.run.root}\n{places}")
+    words = ["submit", "prior", "--preset", "fake", "--cluster", str(tmp_path / "mine.yaml"), "--detach"]
+    for given, workers, place in (
+        ([], 2, {"workers": 4, "threads": 3}),
+        (["run.workers=7", "prior.seed=0"], 7, {"threads": 3}),
+    ):
+        assert main([*words, *given]) == 0
+        spec = specs.read(jobs.sent[-1][1])
+        run = specs.config_of(spec).run
+        assert (run.workers, run.restarts, spec.places["prior"]) == (workers, 1, place)
+        jobs.stop(jobs.sent[-1][0])
+
+
+def test_success_ends_with_where_to_look(flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    follow = jobs.follow
+
+    def work(identity: str) -> Iterator[str]:
+        run_job(flow, jobs)
+        return follow(identity)
+
+    jobs.follow = work  # type: ignore[method-assign]
+    assert main(["submit", "ingest", "--preset", "fake"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"{jobs.sent[0][0]} succeeded: {flow.config.run.root}/ingest/")
+    assert "MLflow run" in last
+
+
+def test_a_failure_shows_node_reason_and_the_last_lines(
+    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = JobState("vim-fake-0123456789ab-a1", FAILED, "exit status 1", "10.0.0.7")
+
+    def submit(cluster: Any, spec: Any, say: Any, attach: bool) -> JobState:
+        for number in range(20):
+            say(f"line {number}")
+        return ended
+
+    monkeypatch.setattr(submission, "submit", submit)
+    assert main(["submit", "--preset", "fake"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"vimctl: {ended.identity} failed on 10.0.0.7: exit status 1"
+    assert told[1:-1] == [f"  | line {number}" for number in range(12, 20)]
+    assert told[-1] == f"the whole log: vimctl logs {ended.identity}"
+
+
+def test_ctrl_c_detaches_and_says_how_to_stop_the_job(
+    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(identity: str) -> Iterator[str]:
+        raise KeyboardInterrupt
+
+    jobs.follow = interrupt  # type: ignore[method-assign]
+    assert main(["submit", "--preset", "fake"]) == 130
+    ((name, _),) = jobs.sent
+    assert f"`vimctl cancel {name}` stops it" in capsys.readouterr().out
+    assert jobs.known[name].status == RUNNING
+
+
+def test_logs_and_cancel_take_the_newest_or_a_name(
+    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["logs"]) == 1
+    assert "cluster local knows no job" in capsys.readouterr().err
+    main(["submit", "--preset", "fake", "--detach"])
+    name = jobs.sent[0][0]
+    capsys.readouterr()
+    assert main(["cancel", name]) == 0
+    assert jobs.known[name].status == "stopped"
+    assert f"{name} is stopped" in capsys.readouterr().out
+    assert main(["cancel", name]) == 0
+    assert "is over already" in capsys.readouterr().out
+    assert main(["logs", "-f", name]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["one", "two"]
+    assert main(["cancel", "vim-none-0123456789ab-a1"]) == 1
+    assert f"it has {name}" in capsys.readouterr().err
+
+
+def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
+    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines.jobs import job
+
+    root = flow.config.run.root
+    main(["submit", "--preset", "fake", "--detach"])
+    name, uri = jobs.sent[0]
+    flow.config.components.remove("prior")
+    made = "vim-fake-0123456789ab-a9"
+    assert specs.write(root, made, JobSpec("run", "fake", settings.to_yaml(flow.config)))
+    job.run(specs.uri(root, made))
+    work = f"{root}/.work/prior/{'0' * 20}"
+    io.write_bytes(f"{work}/cpu/step-000040/index.json", b"{}")
+    io.write_bytes(f"{work}/spool.jsonl", b'{"step": 42, "t": 1, "m": {}}\n{"torn')
+    capsys.readouterr()
+    with lease.hold(usage.folder(root, "prior", "0" * 20), lambda text: None):
+        assert main(["status", "--preset", "fake"]) == 0
+    text = capsys.readouterr().out
+    total = specs.config_of(specs.read(uri)).prior.steps
+    assert f"{name}" in text
+    assert f"prior step 42 of {total}" in text
+    assert "prior/00000000           step 42        process" in text
+    assert text.count(" ago, in ") == 3
+    assert main(["status", "--preset", "fake"]) == 0
+    assert "nobody; the same command continues it" in capsys.readouterr().out
+
+
+def test_status_of_a_cluster_that_is_away_still_shows_the_root(
+    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.away = 1
+    assert main(["status", "--preset", "fake"]) == 0
+    text = capsys.readouterr().out
+    assert "no Ray cluster answers" in text
+    assert "made last\n  nothing" in text
+
+
+def test_cluster_list_says_who_answers(jobs: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs.known["vim-x-0123456789ab-a1"] = JobState("vim-x-0123456789ab-a1", RUNNING)
+    jobs.away = 1
+    assert main(["cluster", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == profile.names()
+    assert "no Ray cluster answers" in lines[0]
+    assert lines[1].endswith("answers, 1 of 1 jobs not over")
+
+
+def test_a_cluster_that_runs_nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setenv("VIM_STATE", str(tmp_path))
+    assert main(["cancel", "vim-x-0123456789ab-a1"]) == 2
+    assert "start one with `vimctl cluster up`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["prior"], ["--only"], ["--force"], ["--from", "prior"]], ids=str)
+def test_a_sweep_takes_no_component(flow: Any, jobs: FakeCluster, words: list[str], capsys: Any) -> None:
+    assert main(["submit", "--preset", "fake", "--sweep", "s.yaml", *words]) == 2
+    assert "a sweep runs its points and nothing else" in capsys.readouterr().err
+
+
+def test_a_source_that_cannot_be_seen_from_here_is_left_to_the_job(
+    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(*given: Any) -> None:
+        raise VimError("no such folder")
+
+    monkeypatch.setattr("components.artifacts.execute.find", blind)
+    assert main(["submit", "--preset", "fake", "--detach"]) == 0
+    assert "cannot be told from here (no such folder)" in capsys.readouterr().out
+    assert len(jobs.sent) == 1

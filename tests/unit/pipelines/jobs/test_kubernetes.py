@@ -1,0 +1,288 @@
+"""RayJobs through the real client against a small API server in a process of its own: submit, state, log, stop."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+import os
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.jobs import kubernetes_log
+from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec
+from pipelines.jobs.kubernetes import KubernetesBackend
+from pipelines.jobs.manifests import JOB_LABEL, ROLE, object_name
+from pipelines.jobs.profile import Cluster, KubernetesPlace
+from tests.support.common import answers, free_port, running
+from tests.support.kubernetes_server import TOKEN
+from vim_core.errors import ConfigError, VimError
+
+SPEC = JobSpec("run", "digits", "components: [ingest, quantize]\nrun: {root: gs://b/vim}\n")
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{{name: c, cluster: {{server: {address}}}}}]
+users: [{{name: u, user: {{token: {token}}}}}]
+contexts: [{{name: here, context: {{cluster: c, user: u}}}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    arguments = [sys.executable, "-m", "tests.support.kubernetes_server", str(port)]
+    with running(arguments, tmp_path_factory.mktemp("kubernetes") / "server") as process:
+        process.wait_for(lambda: answers(f"{address}/_ready"), 30)
+        yield address
+
+
+@pytest.fixture
+def login(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(KUBECONFIG.format(address=server, token=TOKEN))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setattr(kubernetes_log, "POLL_S", 0.05)
+
+
+@pytest.fixture
+def backend(login: None) -> KubernetesBackend:
+    return made()
+
+
+@pytest.fixture
+def spec_uri(tmp_path: Path) -> str:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(dataclasses.asdict(SPEC)))
+    return str(path)
+
+
+def made(**place: Any) -> KubernetesBackend:
+    return KubernetesBackend(Cluster("k", "kubernetes", kubernetes=KubernetesPlace(image="vim:1", **place)))
+
+
+def tell(server: str, **order: Any) -> None:
+    """Write what the operator or the kubelet would."""
+    urllib.request.urlopen(f"{server}/_set", json.dumps(order).encode()).close()
+
+
+def status(server: str, identity: str, **fields: Any) -> None:
+    tell(server, job=object_name(identity), status=fields)
+
+
+def pod(server: str, identity: str, name: str, phase: str = "Running", **more: Any) -> None:
+    labels = {JOB_LABEL: object_name(identity), **more.pop("labels", {ROLE: "submitter"})}
+    body = {
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"nodeName": more.pop("node", ""), "containers": []},
+        "status": {"phase": phase, **more},
+    }
+    tell(server, pod=body)
+
+
+def test_it_is_a_backend() -> None:
+    backend: Backend = made()
+    assert backend.dashboard() == "", "asked without a domain, it asks nobody"
+
+
+def test_a_job_is_made_once_and_the_second_submitter_attaches(
+    backend: KubernetesBackend, server: str, spec_uri: str
+) -> None:
+    assert backend.state("vim-once") is None
+    assert backend.submit("vim-once", spec_uri)
+    assert not made().submit("vim-once", spec_uri)
+    state = backend.state("vim-once")
+    assert state is not None
+    assert (state.status, state.message) == (PENDING, "the operator has not seen it yet")
+    assert backend.dashboard("vim-once") == ""
+
+
+def test_states_follow_the_object_and_its_pods(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
+    backend.submit("vim-states", spec_uri)
+
+    def seen() -> tuple[str, str]:
+        state = backend.state("vim-states")
+        assert state is not None
+        return state.status, state.message
+
+    status(server, "vim-states", jobDeploymentStatus="Suspended")
+    assert seen() == (PENDING, "waits in the queue vim for its place")
+    status(server, "vim-states", jobDeploymentStatus="Initializing")
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: google.com/tpu"}
+    pod(server, "vim-states", "worker-0", "Pending", labels={ROLE: "ray"}, conditions=[condition])
+    assert seen() == (PENDING, "worker-0 has no node yet: 0/3 nodes are available: google.com/tpu")
+    pod(server, "vim-states", "head-0", labels={ROLE: "ray", "ray.io/node-type": "head"}, node="node-7")
+    status(server, "vim-states", jobDeploymentStatus="Running", jobStatus="RUNNING", startTime="2026-01-01T00:00:10Z")
+    state = backend.state("vim-states")
+    assert state is not None
+    assert (state.status, state.node, state.started, state.ended) == (RUNNING, "node-7", 1767225610.0, None)
+    status(server, "vim-states", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", endTime="2026-01-01T00:00:20Z")
+    assert backend.state("vim-states") == dataclasses.replace(
+        state, status=SUCCEEDED, message="", started=None, ended=1767225620.0
+    )
+
+
+OWN = "Job entrypoint command failed with exit code 2, last available logs: vimctl: prior.steps=0: must be positive"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "expected"),
+    [
+        ("AppFailed", OWN, FAILED),
+        ("AppFailed", "Job entrypoint command failed with exit code -9", LOST),
+        ("AppFailed", "Job entrypoint command failed with exit code 137", LOST),
+        ("AppFailed", "Job supervisor actor died because its node died", LOST),
+        ("DeadlineExceeded", "", FAILED),
+        ("ValidationFailed", "name too long", FAILED),
+        ("SubmissionFailed", "the submitter's pod was evicted", LOST),
+        ("JobDeploymentStatusTransitionGracePeriodExceeded", "", LOST),
+    ],
+)
+def test_own_errors_and_lost_jobs_are_told_apart(
+    backend: KubernetesBackend, server: str, spec_uri: str, reason: str, message: str, expected: str
+) -> None:
+    identity = object_name(f"vim-{reason}-{message}")
+    assert backend.submit(identity, spec_uri)
+    status(server, identity, jobDeploymentStatus="Failed", jobStatus="FAILED", reason=reason, message=message)
+    state = backend.state(identity)
+    assert state is not None
+    assert state.identity == identity
+    assert state.status == expected
+    assert reason in state.message
+    assert message in state.message
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [{"reason": "Evicted"}, {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Preemption"}]}],
+)
+def test_an_error_after_a_node_was_taken_away_is_no_error_of_the_user(
+    backend: KubernetesBackend, server: str, spec_uri: str, taken: dict[str, Any]
+) -> None:
+    identity = f"vim-taken-{len(taken.get('conditions', []))}"
+    backend.submit(identity, spec_uri)
+    pod(server, identity, f"{identity}-w", "Failed", labels={ROLE: "ray"}, node="node-3", **taken)
+    status(server, identity, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=OWN)
+    state = backend.state(identity)
+    assert state is not None
+    assert state.status == LOST
+    assert f"{identity}-w on node-3" in state.message
+
+
+def test_complete_without_a_word_of_the_job_is_lost(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
+    backend.submit("vim-silent", spec_uri)
+    status(server, "vim-silent", jobDeploymentStatus="Complete")
+    state = backend.state("vim-silent")
+    assert state is not None
+    assert state.status == LOST
+
+
+def test_stopping_is_remembered_until_the_job_is_sent_again(
+    backend: KubernetesBackend, server: str, spec_uri: str
+) -> None:
+    backend.submit("VIM stop/1", spec_uri)
+    backend.stop("VIM stop/1")
+    state = made().state("VIM stop/1")
+    assert state is not None
+    assert (state.identity, state.status) == ("VIM stop/1", STOPPED)
+    assert [each.status for each in backend.jobs() if each.identity == "VIM stop/1"] == [STOPPED]
+    assert backend.submit("VIM stop/1", spec_uri)
+    assert [each.status for each in backend.jobs() if each.identity == "VIM stop/1"] == [PENDING]
+    backend.stop("vim-never-there")
+    assert backend.state("vim-never-there") is None
+
+
+def test_jobs_are_listed_newest_first(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
+    for name in ("vim-first", "vim-second"):
+        backend.submit(name, spec_uri)
+    names = [state.identity for state in backend.jobs()]
+    assert names.index("vim-second") < names.index("vim-first")
+
+
+def test_the_log_is_followed_across_a_broken_connection_and_a_new_pod(
+    backend: KubernetesBackend, server: str, spec_uri: str
+) -> None:
+    backend.submit("vim-log", spec_uri)
+    lines: list[str] = []
+    thread = threading.Thread(target=lambda: lines.extend(_counted(backend, "vim-log", seen)), daemon=True)
+    seen: list[str] = []
+    thread.start()
+    pod(server, "vim-log", "log-a")
+    tell(server, log={"log-a": ["one", "two"]})
+    until(lambda: seen == ["one", "two"])
+    tell(server, cut=["log-a"])
+    tell(server, log={"log-a": ["three"]})
+    until(lambda: seen[2:] == ["three"])
+    pod(server, "vim-log", "log-a", "Failed")
+    pod(server, "vim-log", "log-b")
+    tell(server, log={"log-b": ["one", "four"]})
+    until(lambda: "four" in seen)
+    tell(server, log={"log-b": ["last"]})
+    status(server, "vim-log", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    pod(server, "vim-log", "log-b", "Succeeded")
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [line for line in lines if not line.startswith("--")] == ["one", "two", "three", "one", "four", "last"]
+    assert "replaced by log-b" in lines[3]
+
+
+def _counted(backend: KubernetesBackend, identity: str, seen: list[str]) -> Iterator[str]:
+    for line in backend.follow(identity):
+        seen.append(line)
+        yield line
+
+
+def until(there: Any) -> None:
+    """Wait for `there()`, half a minute at most."""
+    done = threading.Event()
+    for _ in range(600):
+        if there():
+            return
+        done.wait(0.05)
+    raise AssertionError("not there in time")
+
+
+def test_the_dashboard_is_behind_the_gateway(login: None, server: str, spec_uri: str) -> None:
+    backend = made(domain="vim.example.org")
+    assert backend.dashboard() == "https://ray.vim.example.org/"
+    backend.submit("vim-dash", spec_uri)
+    assert backend.dashboard("vim-dash") == ""
+    status(server, "vim-dash", jobDeploymentStatus="Running", rayClusterName="vim-dash-abcde")
+    assert backend.dashboard("vim-dash") == "https://ray.vim.example.org/vim-dash-abcde-head-svc/"
+
+
+def test_faults_are_named(login: None, spec_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VimError, match="no namespace elsewhere"):
+        made(namespace="elsewhere").submit("vim-x", spec_uri)
+    with pytest.raises(ConfigError, match=r"kubernetes\.context='nowhere'.*get-contexts"):
+        made(context="nowhere").state("vim-x")
+    with pytest.raises(ConfigError, match=r"kubernetes\.image=''"):
+        KubernetesBackend(Cluster("k", "kubernetes"))
+    config = Path(os.environ["KUBECONFIG"])
+    config.write_text(config.read_text().replace(TOKEN, "wrong"))
+    with pytest.raises(VimError, match=r"refuses \(401 .*vim-submitter"):
+        made().state("vim-x")
+    config.write_text(KUBECONFIG.format(address=f"http://127.0.0.1:{free_port()}", token=TOKEN))
+    with pytest.raises(VimError, match="does not answer"):
+        made().state("vim-x")
+
+
+def test_a_missing_client_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "kubernetes":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"vim-image-modeling\[gke\]"):
+        made().state("vim-x")

@@ -1,0 +1,156 @@
+"""RayJobs from profiles: names, shapes of slices, what is asked for; every object fits its schema."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from pipelines.jobs import manifests, shapes
+from pipelines.jobs.api import JobSpec
+from pipelines.jobs.profile import Cluster, KubernetesPlace
+from tests.support.validating import templates, validate
+from vim_core.errors import ConfigError
+
+SETTINGS = "components: [ingest, quantize, tokenize, prior, sample]\nrun: {threads: 4}\n"
+PLACES: dict[str, dict[str, Any]] = {
+    "quantize": {"device": "xla", "topology": "2x2x4", "workers": 4},
+    "prior": {"device": "xla", "topology": "4x4x4", "workers": 32},
+    "sample": {"device": "xla", "topology": "2X2X4", "workers": 8},
+}
+
+
+def cluster(**place: Any) -> Cluster:
+    return Cluster(
+        "k", "kubernetes", env={"B": "2", "A": "1"}, components=PLACES,
+        kubernetes=KubernetesPlace(**{"image": "vim:1", **place}),
+    )  # fmt: skip
+
+
+def job(made: Cluster | None = None, **spec: Any) -> dict[str, Any]:
+    given = {"command": "run", "preset": "p", "settings": SETTINGS, **spec}
+    return manifests.ray_job(made or cluster(), "vim-run-1", "gs://b/.jobs/a b.json", JobSpec(**given))
+
+
+def groups(made: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    found = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    return {group["groupName"]: (group["replicas"], group["numOfHosts"]) for group in found}
+
+
+def test_a_slice_shape_is_there_as_often_as_the_neediest_component_wants() -> None:
+    assert groups(job()) == {"tpu-2x2x4": (2, 4), "tpu-4x4x4": (2, 16)}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"target": "prior", "only": True}, {"tpu-4x4x4": (2, 16)}),
+        ({"target": "tokenize"}, {"tpu-2x2x4": (1, 4)}),
+        ({"start": "prior"}, {"tpu-2x2x4": (2, 4), "tpu-4x4x4": (2, 16)}),
+        ({"start": "quantize", "target": "tokenize"}, {"tpu-2x2x4": (1, 4)}),
+        ({"target": "sample", "only": True}, {"tpu-2x2x4": (2, 4)}),
+        ({"target": "ingest"}, {}),
+        ({"command": "sweep", "target": ""}, {"tpu-2x2x4": (2, 4), "tpu-4x4x4": (2, 16)}),
+        ({"places": {"prior": {"device": "cpu", "topology": "", "workers": 3}}}, {"tpu-2x2x4": (2, 4), "cpu": (3, 1)}),
+    ],
+)
+def test_components_that_do_not_run_hold_no_slice(spec: dict[str, Any], expected: dict[str, tuple[int, int]]) -> None:
+    assert groups(job(**spec)) == expected
+
+
+def test_a_tpu_host_asks_for_all_its_chips_on_nodes_of_its_topology() -> None:
+    (group,) = job(target="tokenize")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    spec = group["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert container["resources"]["limits"]["google.com/tpu"] == "4"
+    assert spec["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v4-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x2x4",
+    }
+    assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+
+
+def test_the_job_waits_in_the_queue_cleans_up_and_has_a_token() -> None:
+    made = job(cluster(queue="q", ttl_s=5, service_account="sa", tpu_image="tpu:1"))
+    spec = made["spec"]
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "q"
+    assert (spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"], spec["backoffLimit"]) == (True, 5, 0)
+    assert spec["entrypoint"] == "python -m pipelines.cli job 'gs://b/.jobs/a b.json'"
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    pods = templates(made)
+    assert {pod["spec"]["serviceAccountName"] for pod in pods} == {"sa"}
+    assert [pod["spec"]["containers"][0]["image"] for pod in pods] == ["vim:1", "vim:1", "tpu:1", "tpu:1"]
+    head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert head["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+
+
+def test_every_object_fits_its_schema() -> None:
+    validate(job())
+    validate(job(target="ingest"))
+    validate(manifests.ray_cluster(cluster(), "vim"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda made: made["spec"].update(entryPoint="x"),
+        lambda made: made["spec"].update(submissionMode="Job"),
+        lambda made: made["metadata"].update(name="a" * 48),
+        lambda made: made["spec"]["rayClusterSpec"]["workerGroupSpecs"][0].update(numOfHosts="4"),
+        lambda made: templates(made)[1]["spec"]["containers"][0].update(images="x"),
+        lambda made: templates(made)[0]["spec"].pop("containers"),
+    ],
+)
+def test_the_schemas_find_mistakes(spoil: Any) -> None:
+    made = job()
+    spoil(made)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(made)
+
+
+@pytest.mark.parametrize(
+    "identity", ["vim-run-0a1b", "Vim_Run/1", "9lives", "a" * 60, "a" * 59 + "b", "ünter", "-", ""]
+)
+def test_every_identity_gets_a_name_that_kubernetes_takes(identity: str) -> None:
+    name = manifests.object_name(identity)
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name), name
+    assert len(name) <= manifests.LONGEST
+
+
+def test_names_are_stable_and_different() -> None:
+    assert manifests.object_name("vim-run-0a1b") == "vim-run-0a1b"
+    given = ["a" * 60, "a" * 61, "Vim-1", "vim-1", "vim_1", "vim.1"]
+    assert len({manifests.object_name(each) for each in given}) == len(given)
+
+
+@pytest.mark.parametrize(
+    ("place", "run", "named"),
+    [
+        ({"image": ""}, {}, r"kubernetes\.image=''"),
+        ({"accelerator": ""}, {}, r"kubernetes\.accelerator=''.*2x2x4"),
+        ({}, {"quantize": {"device": "cuda", "topology": ""}}, r"components\.quantize\.device='cuda'"),
+        ({}, {"quantize": {"device": "xla", "topology": "2x2x4", "workers": 3}}, r"run\.workers=3"),
+        ({}, {"quantize": {"device": "xla", "topology": "3x3x3", "workers": 1}}, r"run\.topology='3x3x3'"),
+    ],
+)
+def test_what_cannot_be_placed_is_named(place: dict[str, Any], run: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        job(cluster(**place), places=run)
+
+
+def test_more_shapes_than_kueue_admits_are_refused() -> None:
+    sizes = ["2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"]
+    from vim_core.config import RunConfig
+
+    hosts = [1, 2, 4, 8, 16, 32, 64, 128]
+    runs = [RunConfig(device="xla", topology=size, workers=count) for size, count in zip(sizes, hosts, strict=True)]
+    with pytest.raises(ConfigError, match="8 shapes"):
+        shapes.together(("prior", run) for run in runs)
+
+
+def test_another_kind_of_cluster_makes_no_objects() -> None:
+    with pytest.raises(ConfigError, match="kind='jobs'"):
+        job(Cluster("r"))

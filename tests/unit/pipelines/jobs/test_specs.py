@@ -1,0 +1,125 @@
+"""Specs: names that follow from what is asked and from nothing else, strict reading, paths that stay below the root."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.contract import settings
+from pipelines.jobs import specs
+from pipelines.jobs.api import JobSpec
+from tests.support.common import CONF
+from vim_core.errors import ConfigError, DataError
+
+
+@functools.cache
+def spec(*overrides: str) -> JobSpec:
+    config = settings.load(str(CONF / "smoke.yaml"), ["run.root=/r", *overrides])
+    return JobSpec("run", "smoke", settings.to_yaml(config))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"target": "prior"},
+        {"start": "prior"},
+        {"force": True},
+        {"only": True},
+        {"command": "sweep", "sweep": "grid: {}"},
+    ],
+    ids=str,
+)
+def test_what_is_asked_changes_the_name(changed: dict[str, Any]) -> None:
+    assert specs.base(dataclasses.replace(spec(), **changed)) != specs.base(spec())
+
+
+@pytest.mark.parametrize("override", ["prior.steps=61", "run.root=/other", "components=[ingest]"])
+def test_settings_that_change_a_result_or_its_place_change_the_name(override: str) -> None:
+    assert specs.base(spec(override)) != specs.base(spec())
+
+
+@pytest.mark.parametrize("override", ["run.workers=4", "run.threads=1", "prior.checkpoint_every=7", "run.device=cpu"])
+def test_where_it_runs_does_not(override: str) -> None:
+    moved = dataclasses.replace(spec(override), places={"prior": {"workers": 2}}, cluster="far")
+    assert specs.base(moved) == specs.base(spec())
+
+
+def test_a_components_version_changes_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from components import prior
+
+    before = specs.base(spec())
+    monkeypatch.setattr(prior, "VERSION", prior.VERSION + 1)
+    assert specs.base(spec()) != before
+
+
+@given(st.text(max_size=60), st.integers(1, 10**6))
+def test_every_name_is_one_that_kubernetes_and_paths_take(preset: str, attempt: int) -> None:
+    base = f"vim-{specs.label(preset)}-0123456789ab"
+    name = specs.identity(base, attempt)
+    assert specs.NAME.fullmatch(name)
+    assert len(name) <= 47
+    assert specs.attempts([name, "vim-else-0123456789ab-a1", "../x"], base) == {attempt: name}
+    assert specs.identity_of(specs.uri("/r", name)) == name
+
+
+SMOKE = spec()
+
+
+@pytest.mark.parametrize(
+    "name", ["../vim-x-0123456789ab-a1", "vim-x-0123456789ab-a0", "x", "", "vim-x-0123456789ab-a1/"]
+)
+def test_names_from_outside_do_not_leave_the_folder(name: str) -> None:
+    with pytest.raises(DataError, match="no name of a job"):
+        specs.uri("/r", name)
+    with pytest.raises(DataError, match="no spec of a job"):
+        specs.identity_of(f"/r/submissions/{name}/other.json")
+
+
+def test_a_spec_is_stored_once_and_read_back(tmp_path: Path) -> None:
+    root, name = str(tmp_path), specs.identity(specs.base(SMOKE), 1)
+    first = dataclasses.replace(SMOKE, places={"prior": {"workers": 2}}, force=True)
+    assert specs.write(root, name, first)
+    assert specs.write(root, name, first), "the same again is no other one"
+    assert not specs.write(root, name, SMOKE)
+    assert specs.read(specs.uri(root, name)) == first
+    assert specs.stored(root) == [name]
+    assert specs.config_of(first).run.root == "/r"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"extra": 1}, "not the keys"),
+        ({"force": "yes"}, "force='yes'"),
+        ({"places": []}, "places="),
+        ({"command": "rm"}, "command='rm'"),
+    ],
+)
+def test_damaged_specs_are_named(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({**dataclasses.asdict(SMOKE), **change}))
+    with pytest.raises(DataError, match=named):
+        specs.read(str(path))
+    path.write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        specs.read(str(path))
+    with pytest.raises(DataError, match="is not there"):
+        specs.read(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("text", ["priors: {}", "preset: x", "[a", "prior: 3", "- a"])
+def test_settings_of_another_version_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="job of smoke"):
+        specs.config_of(dataclasses.replace(SMOKE, settings=text))
+
+
+def test_whole_settings_come_back_equal() -> None:
+    config = settings.load(str(CONF / "smoke.yaml"), ["run.beam_options=[--x=1]"])
+    assert settings.from_yaml(settings.to_yaml(config), "here") == config
