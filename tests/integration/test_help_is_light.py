@@ -51,7 +51,7 @@ def test_config_loads_no_engine(root: str) -> None:
 
 
 def test_every_component_is_cheap_to_import() -> None:
-    source = "import sys; from components import registry; [registry.component(n) for n in registry.NAMES]; "
+    source = "import sys; from components.contract import registry; [registry.component(n) for n in registry.NAMES]; "
     source += f"print(sorted(set({ENGINES!r}) & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

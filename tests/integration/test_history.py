@@ -9,7 +9,7 @@ from tests.support.common import CONF, REPOSITORY, environment
 
 OPEN = """
 from components import settings
-from pipelines import history
+from pipelines.orchestration import history
 import dagster, sys
 loaded = settings.load({preset!r})
 print("ready", flush=True)

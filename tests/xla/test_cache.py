@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xla
 
 PROGRAM = """
 import sys, torch
-from vim_core import runtime as seam
+from vim_core.distributed import runtimes as seam
 xla = seam.create("xla", "fp32", threads=1, compile_cache=sys.argv[1])
 x = xla.place({"x": torch.ones(4, 4)})["x"]
 print(float((x @ x).sum()))

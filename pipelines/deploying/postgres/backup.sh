@@ -32,7 +32,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vim_core import io
+from vim_core.storage import io
 
 work, target, when = sys.argv[1:]
 for path in sorted(Path(work).glob("*.dump")):

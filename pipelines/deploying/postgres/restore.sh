@@ -35,7 +35,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vim_core import io
+from vim_core.storage import io
 
 work, backup, *databases = sys.argv[1:]
 if backup.endswith("/latest"):

@@ -194,10 +194,10 @@ def test_an_attempt_whose_lease_was_lost_does_not_commit(fakes: dict[str, Fake],
 
 KILLED = """
 import os, signal, sys
-from tests.unit.components import fakes as here
-from components import registry
+from tests.support import fakes as here
+from components.contract import registry
 from components.artifacts.execute import execute
-from vim_core import io
+from vim_core.storage import io
 from vim_core.config import PipelineConfig, RunConfig
 
 def act(config, inputs, ctx):

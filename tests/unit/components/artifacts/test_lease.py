@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 NEVER = 1e9
 OWNER = """
 import sys
-from components import lease
+from components.artifacts import lease
 folder, log = sys.argv[1:]
 def say(word):
     with open(log, "a") as stream:

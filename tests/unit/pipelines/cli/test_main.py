@@ -149,7 +149,7 @@ def test_words_split_into_component_and_overrides() -> None:
 
 def test_help_imports_nothing_heavy_and_shows_examples() -> None:
     script = (
-        "import sys; from pipelines import cli\n"
+        "import sys; from pipelines.cli import main as cli\n"
         "try: cli.main(['--help'])\n"
         f"finally: sys.stderr.write(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
     )
