@@ -10,14 +10,13 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from components.artifacts import process
 from components.artifacts.store import guarded
 from vim_core.errors import StorageError
 from vim_core.storage import io
@@ -237,38 +236,12 @@ def _numbers(folder: str) -> list[int]:
 
 
 def _myself() -> Owner:
-    pid = os.getpid()
-    return Owner(uuid.uuid4().hex[:12], socket.gethostname(), _machine(), pid, _started(pid) or "")
+    me = process.current()
+    return Owner(uuid.uuid4().hex[:12], socket.gethostname(), process.machine(), me.pid, me.started)
 
 
 def _alive(owner: Owner | None) -> bool | None:
-    """Whether the owner's process lives; None where this machine cannot know."""
-    if owner is None or owner.machine != _machine():
+    """True where the owner's process runs, False where it has ended, None where this machine cannot know."""
+    if owner is None or owner.machine != process.machine():
         return None
-    return _started(owner.pid) == owner.started
-
-
-def _machine() -> str:
-    """Names the boot and process namespace in which a process id means something."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{socket.gethostname()} {uuid.getnode():x}"
-
-
-def _started(pid: int) -> str | None:
-    """When the process with this id started, as text that compares equal for the same process; None if it is dead."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        stat = Path(f"/proc/{pid}/stat")
-        if not stat.exists():
-            return str(process.create_time())
-        # Ticks since boot: unlike psutil's time they do not move when the clock is set.
-        return stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        return None
+    return process.ProcessId(owner.pid, owner.started).alive

@@ -9,19 +9,19 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from components.artifacts import process
+
 GONE_S = 120.0
 """A run of another host counts as abandoned when its heartbeat is older than this."""
 
 
 def owner_tags() -> dict[str, str]:
-    """Host, process and start time of this process, and the first heartbeat."""
-    import psutil
-
-    process = psutil.Process()
+    """Host, process id and start time of this process, and the first heartbeat."""
+    me = process.current()
     return {
         "vim.host": socket.gethostname(),
-        "vim.pid": str(process.pid),
-        "vim.pid_started": str(process.create_time()),
+        "vim.pid": str(me.pid),
+        "vim.pid_started": me.started,
         **beat_tag(),
     }
 
@@ -35,13 +35,11 @@ def owner_gone(tags: Mapping[str, str]) -> bool:
     """Whether the process behind a run has ended: looked up on this host, by heartbeat on another one."""
     if tags.get("vim.host") != socket.gethostname():
         return time.time() - float(tags.get("vim.beat", "0")) > GONE_S
-    import psutil
-
     try:
-        process = psutil.Process(int(tags.get("vim.pid", "-1")))
-        return str(process.create_time()) != tags.get("vim.pid_started")
-    except (psutil.NoSuchProcess, ValueError):
+        pid = int(tags.get("vim.pid", "-1"))
+    except ValueError:
         return True
+    return not process.ProcessId(pid, tags.get("vim.pid_started", "")).alive
 
 
 def commit_tag() -> dict[str, str]:

@@ -348,7 +348,7 @@ def test_where_it_runs_is_no_part_of_the_settings_fingerprint(config: Any) -> No
 def test_an_owner_is_gone_when_its_process_is_or_its_beat_is_old() -> None:
     alive = owner.owner_tags()
     assert not owner.owner_gone(alive)
-    assert owner.owner_gone({**alive, "vim.pid_started": "1.0"})
+    assert owner.owner_gone({**alive, "vim.pid_started": "1"})
     assert owner.owner_gone({**alive, "vim.pid": str(2**22 + 1)})
     assert not owner.owner_gone({**alive, "vim.host": "another"})
     assert owner.owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
