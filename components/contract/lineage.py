@@ -1,11 +1,12 @@
-"""Which codes belong together: those of one encoder and codebook, whatever decoder stands behind them (contract 3)."""
+"""Checks that inputs belong together: codes of one encoder (contract 3), one origin, evaluators that did not select."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from components.contract.api import Artifact
+from components.contract.api import Artifact, Inputs
+from vim_core.errors import LineageError
 
 TOKENIZER, ENCODER = "tokenizer", "encoder"
 """Properties of what was made with a tokenizer: the artifact's digest, and that of the parts which make codes."""
@@ -39,3 +40,43 @@ def difference(one: Mapping[str, str], other: Mapping[str, str], kind: str) -> s
     text = f"{kind} tokenizer {one[TOKENIZER][:12]}, not {kind.split()[-1]} {other[TOKENIZER][:12]}"
     sides = [found.get(ENCODER, "unknown")[:12] for found in (one, other)]
     return text if sides == ["unknown"] * 2 else f"{text} (encoder and codebook {sides[0]}, not {sides[1]})"
+
+
+def check_same(component: str, kind: str, digests: Mapping[str, str], reference: str) -> None:
+    """Raise `LineageError` unless all inputs of a component were made with the same artifact.
+
+    Args:
+        component: whose inputs they are, for the message.
+        kind: what they were made with, such as `images` or `tokenizer`.
+        digests: digest of that artifact by the name of the input.
+        reference: the input whose digest the others must have.
+    """
+    for name, digest in digests.items():
+        if digest != digests[reference]:
+            raise LineageError(
+                f"{component}: {name} was made with {kind} {digest[:12]}, {reference} with {digests[reference][:12]}: "
+                "run the pipeline again so that both come from one"
+            )
+
+
+def check_evaluators(component: str, selector: str, inputs: Inputs) -> None:
+    """Raise `LineageError` if the network that selected samples would also evaluate them (contract 8).
+
+    Args:
+        component: whose inputs they are, for the message.
+        selector: digest of the network that selected: of its artifact, or the sha256 of its weight file.
+        inputs: evaluators are `classifier` and the feature network of `statistics`, where they are among these.
+    """
+    evaluators: dict[str, set[str]] = {}
+    if "classifier" in inputs:
+        files = inputs["classifier"].manifest.files
+        weights = {entry.sha256 for entry in files if entry.name == "model.safetensors"}
+        evaluators["classifier"] = {inputs["classifier"].digest, *weights}
+    if "statistics" in inputs:
+        evaluators["statistics"] = {str(inputs["statistics"].properties["network"]["digest"])}
+    for name, digests in evaluators.items():
+        if selector in digests:
+            raise LineageError(
+                f"{component}: the network {selector[:12]} selected the samples, so it cannot evaluate them as {name}: "
+                "select by another network, or train selector with another seed"
+            )

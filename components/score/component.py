@@ -8,10 +8,9 @@ from components.contract import lineage
 from components.contract.api import Context, Inputs, Outcome
 from components.score import jobs, neighbours, real_vs_real, reconstructions, samples, shards
 from components.score.figures import Figures as Figures
-from components.score.sets import SAMPLES, ImageSet, check_judge, sets_of
+from components.score.sets import SAMPLES, ImageSet, sets_of
 from components.statistics.shards import DEVICE
 from vim_core.config import ScoreConfig
-from vim_core.errors import LineageError
 from vim_core.storage import io
 
 VERSION = 3
@@ -102,15 +101,16 @@ def check_lineage(inputs: Inputs) -> None:
     for name in ("codes", "statistics", "classifier"):
         if name in inputs:
             sources[name] = inputs[name].manifest.inputs["images"].digest
-    _same("images", sources, "images")
+    lineage.check_same("score", "images", sources, "images")
     network = samples.network_of(inputs)
     if "statistics" in inputs and "classifier" in inputs and network["kind"] == "classifier":
         digests = {"classifier": inputs["classifier"].digest, "statistics": str(network["digest"])}
-        _same("classifier", digests, "classifier")
+        lineage.check_same("score", "classifier", digests, "classifier")
     if {"accepted", "samples"} <= inputs.keys() and "samples" in inputs["accepted"].properties:
         digests = {"samples": inputs["samples"].digest, "accepted": str(inputs["accepted"].properties["samples"])}
-        _same("samples", digests, "samples")
-    check_judge(inputs, network)
+        lineage.check_same("score", "samples", digests, "samples")
+    if "accepted" in inputs:
+        lineage.check_evaluators("score", str(inputs["accepted"].properties["selector"]), inputs)
 
 
 def _check_tokenizers(inputs: Inputs) -> None:
@@ -121,14 +121,5 @@ def _check_tokenizers(inputs: Inputs) -> None:
     codes = lineage.of_codes(given["codes"])
     for name in pictures:
         if not lineage.same_codes(codes, lineage.of_codes(given[name])):
-            _same("tokenizer", {"codes": codes["tokenizer"], name: pictures[name]}, "codes")
-    _same("tokenizer", pictures, "reconstructions")
-
-
-def _same(what: str, digests: dict[str, str], leader: str) -> None:
-    for name, digest in digests.items():
-        if digest != digests[leader]:
-            raise LineageError(
-                f"score: {name} was made with {what} {digest[:12]}, {leader} with {digests[leader][:12]}: "
-                "run the pipeline again so that both come from one"
-            )
+            lineage.check_same("score", "tokenizer", {"codes": codes["tokenizer"], name: pictures[name]}, "codes")
+    lineage.check_same("score", "tokenizer", pictures, "reconstructions")

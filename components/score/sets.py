@@ -8,7 +8,7 @@ from typing import Any
 
 from components.contract.api import Artifact, Context, Inputs
 from vim_core.config import ScoreConfig
-from vim_core.errors import DataError, LineageError
+from vim_core.errors import DataError
 from vim_core.storage import io
 
 SAMPLES = "samples"
@@ -67,22 +67,6 @@ def _accepted(selected: Artifact) -> list[ImageSet]:
         ImageSet(name, tuple(selected.uris(f"images/{name}-")), told | {"acceptance": name.removeprefix(ACCEPTED)})
         for name in sorted(splits, key=lambda name: -float(name.removeprefix(ACCEPTED)))
     ]
-
-
-def check_judge(inputs: Inputs, network: Mapping[str, Any]) -> None:
-    """Raise `LineageError` where the classifier or the feature network is the selector of the accepted images."""
-    if "accepted" not in inputs:
-        return
-    selector = str(inputs["accepted"].properties["selector"])
-    judges = {"statistics": str(network.get("digest", ""))}
-    if "classifier" in inputs:
-        judges["classify"] = inputs["classifier"].digest
-    for name, digest in judges.items():
-        if digest == selector:
-            raise LineageError(
-                f"score: the judge of {name}, {digest[:12]}, is the selector that accepted the samples: it would find "
-                "them better than they are; select with another network"
-            )
 
 
 def _outside(uri: str, images: Artifact, ctx: Context) -> ImageSet:

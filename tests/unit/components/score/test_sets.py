@@ -90,17 +90,16 @@ def test_rates_of_unequal_counts_are_refused(tmp_path: Path) -> None:
         scored(tmp_path, made)
 
 
-@pytest.mark.parametrize("judge", ["classify", "statistics"])
-def test_a_judge_that_selected_is_refused(tmp_path: Path, judge: str) -> None:
+@pytest.mark.parametrize("evaluator", ["classifier", "statistics"])
+def test_an_evaluator_that_selected_is_refused(tmp_path: Path, evaluator: str) -> None:
     made = everything(tmp_path)
-    network = {"kind": "torchvision:resnet18", "digest": "abcd"}
-    if judge == "statistics":
-        made["statistics"] = with_fields(
-            made["statistics"], properties=made["statistics"].properties | {"network": network}
-        )
-    selector = made["classify"].digest if judge == "classify" else "abcd"
+    if evaluator == "statistics":
+        network = {"kind": "torchvision:resnet18", "digest": "abcd"}
+        properties = made["statistics"].properties | {"network": network}
+        made["statistics"] = with_fields(made["statistics"], properties=properties)
+    selector = made["classify"].digest if evaluator == "classifier" else "abcd"
     made["select"] = accepted(tmp_path, made, {"accepted-1.0": 6}, selector)
-    with pytest.raises(LineageError, match=r"judge of statistics.*is the selector"):
+    with pytest.raises(LineageError, match=f"cannot evaluate them as {evaluator}"):
         score.check_lineage(inputs_of(score.INPUTS, made))
 
 
