@@ -110,7 +110,9 @@ def quantize_config(**fields: Any) -> QuantizeConfig:
         "patch": 4,
         "encoder": STACK,
         "decoder": STACK,
-        "codebook": CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=2, threshold=0.5, decay=0.5, until=1)),
+        "codebook": CodebookConfig(
+            codes=16, dim=4, restart=RestartConfig(every=2, threshold=0.5, decay=0.5, until=1.0)
+        ),
         "loss": LossConfig(perceptual=0.0),
         "discriminator": DiscriminatorConfig(channels=4, base=64, ramp_start=1, ramp_steps=2, r1_every=2),
         "augment": VIEW,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import typing
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from vim_core.config.decode import decode
 from vim_core.errors import DataError
 from vim_core.models.meta import allocate, put
 from vim_core.storage import io
@@ -17,31 +16,11 @@ from vim_core.storage import io
 T = TypeVar("T")
 
 
-def build(cls: type[T], values: dict[str, Any]) -> T:
-    """A settings dataclass from nested plain values.
-
-    Raises:
-        DataError: a key is missing or unknown; only a field that joined the class later may be missing.
-    """
-    hints = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    joined = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("later")}  # type: ignore[arg-type]
-    values = joined | values
-    if fields != set(values):
-        odd = ", ".join(sorted(fields ^ set(values)))
-        raise DataError(f"{cls.__name__}: missing or unknown keys: {odd}")
-    made = {
-        name: build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-        for name, value in values.items()
-    }
-    return cls(**made)
-
-
 def read_config(uri: str, kind: str, key: str, cls: type[T]) -> T:
-    """Settings of a saved model.
+    """Settings of a saved model, the record's entry `key`; a setting newer than the file has its default.
 
     Raises:
-        DataError: the file is missing or damaged, or describes another kind of model.
+        DataError: the file is missing or damaged, describes another kind of model, or has other settings.
     """
     try:
         record = json.loads(io.read_bytes(uri))
@@ -49,9 +28,10 @@ def read_config(uri: str, kind: str, key: str, cls: type[T]) -> T:
         raise DataError(f"{uri}: no such file; a model is its weights and the config.json beside them") from None
     except ValueError as error:
         raise DataError(f"{uri}: not JSON ({error})") from None
-    if record.get("kind") != kind:
-        raise DataError(f"{uri} describes a {record.get('kind')!r} model, expected {kind!r}")
-    return build(cls, record[key])
+    if not isinstance(record, dict) or record.get("kind") != kind:
+        described = record.get("kind") if isinstance(record, dict) else record
+        raise DataError(f"{uri} describes a {described!r} model, expected {kind!r}")
+    return decode(cls, record.get(key), uri, key=key, error=DataError)
 
 
 def to_bytes(module: nn.Module) -> bytes:
