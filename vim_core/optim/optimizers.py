@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from vim_core.config import OptimConfig
 from vim_core.distributed import fsdp
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.optim.factored_adam import FactoredAdam
 from vim_core.optim.masked_adamw import MaskedAdamW
@@ -116,3 +117,53 @@ def guarded_step(optimizer: torch.optim.Optimizer, loss: Tensor, norm: Tensor) -
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     optimizer.step()
     return skipped
+
+
+class Update(NamedTuple):
+    """One optimizer step, the same on every worker; scalars are on the device.
+
+    loss: mean over the workers. gradient_norm: before clipping. learning_rate: of this step. skipped: 1.0 where nothing
+    was updated. nonfinite: [terms + 2], positive where a term, the loss or the gradient norm was not finite.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+    skipped: Tensor
+    nonfinite: Tensor
+
+
+def update(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: OptimConfig,
+    runtime: Runtime,
+    step: int,
+    steps: int,
+    loss: Tensor,
+    terms: Sequence[Tensor] = (),
+) -> Update:
+    """Update a network by the gradients of its backward passes, unless they or `loss` are not finite on any worker.
+
+    Gradients are averaged over the workers and clipped, and the learning rate is set to that of step `step` of `steps`.
+
+    Args:
+        module: network whose gradients are at hand.
+        optimizer: made with `config` for this network.
+        config: gives the limit of the norm and the schedule.
+        runtime: gives the collectives.
+        step: counted from 0.
+        steps: of the whole training.
+        loss: this worker's, a scalar without gradient.
+        terms: this worker's scalars that `loss` was made of, to tell which one is not finite.
+    """
+    runtime.average_gradients(module.parameters())
+    norm = clip(module.parameters(), config.clip_norm)
+    rate = learning_rate(config, step, steps)
+    set_rate(optimizer, rate)
+    values = torch.stack([loss, *terms])
+    # In one collective: the loss, and the share of workers with a term that is not finite. [1 + terms]
+    shared = runtime.mean(torch.cat([values[:1], (~values[1:].isfinite()).to(values.dtype)]))
+    skipped = guarded_step(optimizer, shared[0], norm)
+    results = torch.stack([~shared[0].isfinite(), ~norm.isfinite()]).to(values.dtype)
+    return Update(shared[0], norm, rate, skipped, torch.cat([shared[1:], results]))

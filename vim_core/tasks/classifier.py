@@ -14,7 +14,7 @@ from vim_core.data.feed import ImageFeed
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.optim.ema import Ema
-from vim_core.optim.optimizers import clip, guarded_step, learning_rate, make_optimizer, set_rate
+from vim_core.optim.optimizers import make_optimizer, update
 from vim_core.tasks.base import Batch, Task
 from vim_core.training.evaluation import Check, Evaluation, snapshot
 from vim_core.weights.saving import to_bytes
@@ -75,16 +75,13 @@ class ClassifierTask(Task):
         loss = F.cross_entropy(logits.float(), batch["labels"])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.runtime.average_gradients(self.model.parameters())
-        norm = clip(self.model.parameters(), self.settings.optim.clip_norm)
-        set_rate(self.optimizer, learning_rate(self.settings.optim, step, self.config.steps))
-        mean_loss = self.runtime.mean(loss.detach().clone())
-        skipped = guarded_step(self.optimizer, mean_loss, norm)
-        self.faults.note(step, ("loss",), skipped[None])
+        optim, steps = self.settings.optim, self.config.steps
+        result = update(self.model, self.optimizer, optim, self.runtime, step, steps, loss.detach())
+        self.faults.note(step, ("loss",), result.skipped[None])
         if self.ema:
             self.ema.update(step)
         accuracy = (logits.argmax(1) == batch["labels"]).float().mean()
-        return {"loss": mean_loss, "accuracy": accuracy, "skipped": skipped}
+        return {"loss": result.loss, "accuracy": accuracy, "skipped": result.skipped}
 
     @property
     def result(self) -> Classifier:

@@ -20,7 +20,7 @@ from vim_core.losses import terms as losses
 from vim_core.metrics.unigram import unigram_bits
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
-from vim_core.optim.optimizers import clip, guarded_step, learning_rate, make_optimizer, set_rate
+from vim_core.optim.optimizers import make_optimizer, update
 from vim_core.sampling.preview import preview
 from vim_core.tasks import networks
 from vim_core.tasks.base import Batch, Task
@@ -147,16 +147,17 @@ class PriorTask(Task):
         terms, _ = accumulation.accumulated(
             self._pass, lambda passed: None, samples, self.config.accumulate, self.runtime.microbatches
         )
-        self.runtime.average_gradients(self.model.parameters())
-        norm = clip(self.model.parameters(), self.settings.optim.clip_norm)
-        rate = learning_rate(self.settings.optim, step, self.config.steps)
-        set_rate(self.optimizer, rate)
-        mean_loss = self.runtime.mean(terms["loss"].clone())
-        skipped = guarded_step(self.optimizer, mean_loss, norm)
-        self.faults.note(step, ("loss",), skipped[None])
+        optim, steps = self.settings.optim, self.config.steps
+        result = update(self.model, self.optimizer, optim, self.runtime, step, steps, terms["loss"])
+        self.faults.note(step, ("loss",), result.skipped[None])
         if self.ema:
             self.ema.update(step)
-        return {"loss": mean_loss, "gradient_norm": norm, "learning_rate": torch.tensor(rate), "skipped": skipped}
+        return {
+            "loss": result.loss,
+            "gradient_norm": result.gradient_norm,
+            "learning_rate": torch.tensor(result.learning_rate),
+            "skipped": result.skipped,
+        }
 
     @property
     def result(self) -> ImagePrior:

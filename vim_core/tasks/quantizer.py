@@ -28,7 +28,7 @@ from vim_core.models.codebook import batch_perplexity
 from vim_core.models.discriminator import Judge, make_discriminator
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
 from vim_core.optim.masked_adamw import scalar
-from vim_core.optim.optimizers import clip, guarded_step, learning_rate, make_optimizer, set_rate
+from vim_core.optim.optimizers import make_optimizer, update
 from vim_core.tasks import networks
 from vim_core.tasks.adversary import JudgePass, generator_term, judge_pass, ramp
 from vim_core.tasks.base import Batch, Task
@@ -230,19 +230,12 @@ class QuantizerTask(Task):
     def _update(
         self, step: int, module: nn.Module, optimizer: Optimizer, terms: dict[str, Tensor], loss: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Update by the gradients at hand, unless something is not finite on any worker; notes what that was."""
-        self.runtime.average_gradients(module.parameters())
+        """Update unless something is not finite on any worker; notes what that was."""
         config = self.settings.optim if module is self.model else self.settings.discriminator.optim
-        norm = clip(module.parameters(), config.clip_norm)
-        set_rate(optimizer, learning_rate(config, step, self.config.steps))
-        values = torch.stack([loss, *terms.values()])
-        # In one collective: the loss, and how many workers had a term that was not finite.
-        shared = self.runtime.mean(torch.cat([values[:1], (~values[1:].isfinite()).to(values.dtype)]))
-        skipped = guarded_step(optimizer, shared[0], norm)
-        flags = torch.cat([shared[1:], torch.stack([~shared[0].isfinite(), ~norm.isfinite()]).to(values.dtype)])
+        result = update(module, optimizer, config, self.runtime, step, self.config.steps, loss, [*terms.values()])
         prefix = "" if module is self.model else "discriminator."
-        self.faults.note(step, [prefix + name for name in (*terms, "loss", "gradient")], flags)
-        return norm, skipped
+        self.faults.note(step, [prefix + name for name in (*terms, "loss", "gradient")], result.nonfinite)
+        return result.gradient_norm, result.skipped
 
     def _watch_codes(self, step: int, passes: list[GeneratorPass], figures: dict[str, Tensor]) -> None:
         book, restart = self.model.codebook, self.settings.codebook.restart
