@@ -141,12 +141,12 @@ def _plain(name: str) -> str:
 def _from_npz(source: str) -> Iterator[ImageRow]:
     from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import encode_png
-    from vim_core.metrics.reference import images_of
+    from vim_core.metrics.reference import read_images
 
     place = 0
     try:
         with io.fetched(source) as path:
-            for block in images_of(path, BLOCK):
+            for block in read_images(path, BLOCK):
                 for image in block:
                     height, width = image.shape[:2]
                     yield ImageRow(f"image-{place:08d}", -1, encode_png(image), height, width, source)

@@ -89,12 +89,12 @@ def interval_of(
     are too few, or no groups are asked for.
     """
     from vim_core.metrics.frechet import frechet_distance
-    from vim_core.metrics.intervals import left_out
+    from vim_core.metrics.intervals import jackknife_interval
 
     fewest = min((len(features) for _, features in sides if features is not None), default=0)
     if not groups or fewest < 2 * groups:
         return None
     rows = [without_groups(whole, f, groups) if f is not None else [whole] * groups for whole, f in sides]
     pairs = zip(*rows, strict=True) if other is None else ((side, other) for side in rows[0])
-    low, high = left_out(value, [frechet_distance(a, b, quick=True) for a, b in pairs])
+    low, high = jackknife_interval(value, [frechet_distance(a, b, quick=True) for a, b in pairs])
     return max(low, 0.0), high

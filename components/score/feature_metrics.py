@@ -64,12 +64,12 @@ class _Records:
 
 def _compare(own: Figures, records: _Records, x: NDArray[Any], y: NDArray[Any], config: ScoreConfig) -> None:
     from vim_core.metrics.density_coverage import density_coverage
-    from vim_core.metrics.intervals import bootstrap_mean, share
+    from vim_core.metrics.intervals import bootstrap_interval, wilson_interval
     from vim_core.metrics.kernel_distance import SEED, SUBSET_SIZE, SUBSETS, kernel_distance
-    from vim_core.metrics.precision_recall import within_reach
-    from vim_core.metrics.rules import rules
+    from vim_core.metrics.precision_recall import manifold_membership
+    from vim_core.metrics.rules import convention
 
-    names, rule = records.names, rules(config.protocol)
+    names, rule = records.names, convention(config.protocol)
     subset = SUBSET_SIZE if config.protocol else min(SUBSET_SIZE, len(x), len(y))
     kid = f"Bińkowski et al. 2018: mean over {SUBSETS} subsets of {subset}, (x·y / D + 1)^3, unbiased, seed {SEED}"
 
@@ -77,27 +77,27 @@ def _compare(own: Figures, records: _Records, x: NDArray[Any], y: NDArray[Any], 
         record = records.of(figure, (len(x), len(y)), kid)
         own.put(record["figure"], value, record, interval, how)
 
-    precise, recalled = within_reach(y, x)
-    put(names.precision, float(precise.mean()), share(int(precise.sum()), len(x)), WILSON)
-    put(names.recall, float(recalled.mean()), share(int(recalled.sum()), len(y)), WILSON)
+    precise, recalled = manifold_membership(y, x)
+    put(names.precision, float(precise.mean()), wilson_interval(int(precise.sum()), len(x)), WILSON)
+    put(names.recall, float(recalled.mean()), wilson_interval(int(recalled.sum()), len(y)), WILSON)
     if rule.kernel:
         value, _ = kernel_distance(x, y, size=subset)
         put(names.kernel, value, *_interval(value, x, y, config.groups))
     if not rule.name:
         density, covered = density_coverage(y, x)
-        put(names.density, float(density.mean()), bootstrap_mean(density), BOOTSTRAP)
-        put(names.coverage, float(covered.mean()), share(int(covered.sum()), len(y)), WILSON)
+        put(names.density, float(density.mean()), bootstrap_interval(density), BOOTSTRAP)
+        put(names.coverage, float(covered.mean()), wilson_interval(int(covered.sum()), len(y)), WILSON)
 
 
 def _interval(value: float, x: NDArray[Any], y: NDArray[Any], groups: int) -> tuple[Any, str]:
     """The jackknife of KID over groups of both sides, of at most `MOST` images each."""
-    from vim_core.metrics.intervals import left_out
-    from vim_core.metrics.kernel_distance import without_groups
+    from vim_core.metrics.intervals import jackknife_interval
+    from vim_core.metrics.kernel_distance import leave_one_group_out
 
     if not groups or min(len(x), len(y)) < 2 * groups:
         return None, ""
     how = JACKKNIFE.format(groups=groups, fixed=f"of at most {MOST} images on both sides")
-    return left_out(value, without_groups(x[:MOST], y[:MOST], groups)), how
+    return jackknife_interval(value, leave_one_group_out(x[:MOST], y[:MOST], groups)), how
 
 
 def _ordered(sample: FeatureSample, uris: Any) -> NDArray[Any]:

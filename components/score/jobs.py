@@ -64,14 +64,14 @@ def pairs_of(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[shards.P
 def judged_of(config: ScoreConfig, inputs: Inputs, ctx: Context, of: ImageSet) -> list[shards.Judged]:
     """One job per shard of a set of generated images; none without a network to look at them."""
     from vim_core.data.image_tables import open_parquet
-    from vim_core.metrics.rules import rules
+    from vim_core.metrics.rules import convention
 
     tap = samples.tap_of(inputs, ctx)
     if tap is None:
         return []
     classifier = inputs.get("classifier")
     rows = [int(open_parquet(uri).metadata.num_rows) for uri in of.uris]
-    asked = samples.asked(inputs, rules(config.protocol), sum(rows))
+    asked = samples.asked(inputs, convention(config.protocol), sum(rows))
     return [
         shards.Judged(
             result=_result(config, ctx, of.name, f"{place:05d}", tap.device),

@@ -40,7 +40,7 @@ def add_neighbours(
     import numpy as np
 
     from components.engines.beam.jobs import run_shards
-    from vim_core.metrics.intervals import share
+    from vim_core.metrics.intervals import wilson_interval as share
 
     chosen = _drawn(len(looked.kept), config.neighbours)
     held_out = feature_cache.gather([job.result for job in pairs], "kept-real")
@@ -109,13 +109,13 @@ def _drawn(count: int, wanted: int) -> NDArray[np.int64]:
 def _merged(searches: Sequence[shards.Search]) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
     """The nearest over all shards: distances and keys [queries, NEAREST]; shards in order, so ties fall alike."""
     from vim_core.metrics import npz
-    from vim_core.metrics.distances import closest
+    from vim_core.metrics.distances import merge_nearest
 
     best: tuple[Any, Any] | None = None
     for job in searches:
         found = npz.arrays(io.read_bytes(f"{job.result}.npz"), ("distances", "keys"), "an answer of neighbours")
         pair = found["distances"], found["keys"]
-        best = pair if best is None else closest(best, pair, NEAREST)
+        best = pair if best is None else merge_nearest(best, pair, NEAREST)
     assert best is not None
     return best
 

@@ -9,7 +9,7 @@ from components.score import feature_cache, protocols, shards
 from components.score.figures import JACKKNIFE, Figures
 
 if TYPE_CHECKING:
-    from vim_core.features import TapSpec
+    from vim_core.features import FeatureSpec
 
 KEPT = 200_000
 """Above so many images their features are not kept, and the figure has no interval."""
@@ -40,7 +40,7 @@ def sides(samples: int, real: int, pool: int) -> tuple[int, int]:
 
 
 def jobs_of(
-    inputs: Inputs, cuts: tuple[int, int], groups: int, result: Any, shared: dict[str, Any], tap: TapSpec
+    inputs: Inputs, cuts: tuple[int, int], groups: int, result: Any, shared: dict[str, Any], tap: FeatureSpec
 ) -> Any:
     """One job per shard of real images; `result` gives a shard's place in the work folder by its name."""
     keep = groups > 0 and sum(inputs["images"].properties["splits"][s] for s in _splits(inputs)) <= KEPT

@@ -26,7 +26,7 @@ def add_reconstructions(
     """Means over images, the distance of the sets if features were taken, and the file `reconstructions.parquet`."""
     import numpy as np
 
-    from vim_core.metrics.intervals import bootstrap_mean
+    from vim_core.metrics.intervals import bootstrap_interval
 
     records = [shards.load(job.result) for job in pairs]
     columns = {name: [x for record in records for x in record[name]] for name in ("keys", *EACH)}
@@ -39,7 +39,7 @@ def add_reconstructions(
     for name in EACH:
         if columns[name]:
             values = columns[name]
-            figures.put(name, float(np.mean(values)), known[name], bootstrap_mean(values), BOOTSTRAP)
+            figures.put(name, float(np.mean(values)), known[name], bootstrap_interval(values), BOOTSTRAP)
     if config.reconstructed and pairs[0].tap is not None and count >= 2:
         record = protocols.of_reconstructed(network, images, count, size)
         _add_distance(figures, pairs, config.groups, record)
@@ -81,7 +81,7 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     from components.tokenize.code_files import code_files
     from vim_core.data.code_tables import CodeTable
     from vim_core.metrics import codebook
-    from vim_core.metrics.intervals import jackknife, of_parts
+    from vim_core.metrics.intervals import jackknife, student_interval
 
     codes = inputs["codes"]
     table = CodeTable(code_files(codes, "test"), cache)
@@ -91,7 +91,7 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     known = protocols.of_codes(codes, len(plain), config.usage_batch)
     shares = codebook.usages(plain, vocabulary, config.usage_batch)
     value = codebook.usage(plain, vocabulary, config.usage_batch)
-    spread = of_parts(value, shares) if len(shares) > 1 else None
+    spread = student_interval(value, shares) if len(shares) > 1 else None
     how = PARTS.format(parts=f"{len(shares)} batches of images")
     figures.put("codebook_usage", value, known["codebook_usage"], spread, how)
     value, spread = codebook.perplexity(codebook.histogram(plain, vocabulary)), None

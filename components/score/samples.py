@@ -12,15 +12,24 @@ from components.score.figures import JACKKNIFE, PARTS, WILSON, Figures
 from components.score.names import Names
 from components.score.sets import ImageSet
 from components.statistics.component import REFERENCE, read
-from components.statistics.shards import DEVICE, FEATURES, HALVES, MOMENTS, SCORES, SPATIAL, whole
+from components.statistics.shards import (
+    FEATURES,
+    HALVES,
+    MOMENTS,
+    SCORES,
+    SPATIAL,
+    classifier_spec,
+    reference_spec,
+    whole,
+)
 from vim_core.config import ScoreConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.features import TapSpec
+    from vim_core.features import FeatureSpec
     from vim_core.metrics.gaussian import Gaussian
-    from vim_core.metrics.rules import Rules
+    from vim_core.metrics.rules import Convention
 
 FIXED = "the real images are taken as they are"
 
@@ -32,25 +41,19 @@ def network_of(inputs: Inputs) -> dict[str, Any]:
     return {"kind": "classifier", "digest": inputs["classifier"].digest} if "classifier" in inputs else {}
 
 
-def tap_of(inputs: Inputs, ctx: Context) -> TapSpec | None:
+def tap_of(inputs: Inputs, ctx: Context) -> FeatureSpec | None:
     """The same as workers load it."""
-    from components.engines.beam.jobs import device_of
-    from vim_core.features import CLASSIFIER, TapSpec, check
+    from vim_core.features import CLASSIFIER, check_spec
 
-    network = network_of(inputs)
-    if not network:
-        return None
-    if network["kind"] == CLASSIFIER:
-        made = inputs["classifier"]
-        return TapSpec(CLASSIFIER, made.uri("model.safetensors"), made.uri("config.json"), made.digest, device=DEVICE)
-    size = int(inputs["statistics"].manifest.config["image_size"])
-    weights, device = ctx.pipeline.statistics.weights, device_of(ctx.run)
-    spec = TapSpec(network["kind"], weights, sha256=network["digest"], image_size=size, device=device)
-    check(spec)
+    if "statistics" not in inputs:
+        return classifier_spec(inputs["classifier"]) if "classifier" in inputs else None
+    spec = reference_spec(inputs, ctx)
+    if spec.network != CLASSIFIER:
+        check_spec(spec)
     return spec
 
 
-def asked(inputs: Inputs, rule: Rules, total: int) -> dict[str, Any]:
+def asked(inputs: Inputs, rule: Convention, total: int) -> dict[str, Any]:
     """Splits of the Inception Score, images for precision and recall, and sFID, as the statistics were made.
 
     Raises `ConfigError` where rules want every image looked at and the statistics keep the features of fewer.
@@ -87,7 +90,7 @@ def add_samples(
     figures: Figures, of: ImageSet, jobs: Sequence[shards.Judged], config: ScoreConfig, inputs: Inputs, ctx: Context
 ) -> Looked:
     """Put the shards of one set together: files `moments/<set>.npz` and, if asked for, those of the other kinds."""
-    from vim_core.metrics.rules import rules
+    from vim_core.metrics.rules import convention
 
     records = [shards.load(job.result) for job in jobs]
     looked = _looked(of, jobs, records)
@@ -100,7 +103,7 @@ def add_samples(
     if "statistics" in inputs:
         statistics = inputs["statistics"]
         _add_distances(own, made, looked, statistics, config.groups)
-        _add_score(own, made, looked, statistics, rules(config.protocol))
+        _add_score(own, made, looked, statistics, convention(config.protocol))
         if FEATURES in looked.sums:
             feature_metrics.add(own, made, looked.sums[FEATURES], of, inputs, config, looked.size)
     figures.add(*_named(own, of.suffix))
@@ -132,10 +135,10 @@ def _named(own: Figures, suffix: str) -> tuple[dict[str, float], dict[str, Any]]
 
 
 def _add_accuracy(own: Figures, made: protocols.Made, looked: Looked, correct: int, classifier: Artifact) -> None:
-    from vim_core.metrics.intervals import share
+    from vim_core.metrics.intervals import wilson_interval
 
     record = protocols.of_samples(made, classifier, looked.count, looked.size)
-    own.put("conditional_accuracy", correct / looked.count, record, share(correct, looked.count), WILSON)
+    own.put("conditional_accuracy", correct / looked.count, record, wilson_interval(correct, looked.count), WILSON)
 
 
 def _add_distances(own: Figures, made: protocols.Made, looked: Looked, statistics: Artifact, groups: int) -> None:
@@ -185,8 +188,8 @@ def _reference(statistics: Artifact) -> tuple[Gaussian, Gaussian | None]:
     return found.gaussian, found.spatial
 
 
-def _add_score(own: Figures, made: protocols.Made, looked: Looked, statistics: Artifact, rule: Rules) -> None:
-    from vim_core.metrics.intervals import student
+def _add_score(own: Figures, made: protocols.Made, looked: Looked, statistics: Artifact, rule: Convention) -> None:
+    from vim_core.metrics.intervals import student_quantile
 
     if SCORES not in looked.sums:
         return
@@ -194,7 +197,7 @@ def _add_score(own: Figures, made: protocols.Made, looked: Looked, statistics: A
     splits = int(sums.counts.size)
     record = protocols.of_score(made, statistics, sums, looked.size, rule.split_rule(splits))
     value, deviation = sums.score()
-    half = student(splits - 1) * deviation / (splits - 1) ** 0.5 if splits > 1 else 0.0
+    half = student_quantile(splits - 1) * deviation / (splits - 1) ** 0.5 if splits > 1 else 0.0
     interval = (value - half, value + half) if splits > 1 else None
     own.put(record["figure"], value, record, interval, PARTS.format(parts=f"{splits} splits"))
     own.add(

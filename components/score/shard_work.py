@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import Pixels
-    from vim_core.features import Taken, Tap
+    from vim_core.features import FeatureExtractor
     from vim_core.losses.perceptual import Perceptual
 
 
@@ -75,11 +75,12 @@ def samples(job: Judged) -> dict[str, Any]:
     from components.engines.beam.jobs import classifier
     from components.statistics.shards import loaded
     from vim_core.data.image_tables import ImageTable
-    from vim_core.metrics.rules import rules
-    from vim_core.metrics.sums import Sums
+    from vim_core.features import extract_images
+    from vim_core.metrics.rules import convention
+    from vim_core.metrics.sums import FeatureStatistics
 
-    tap, rule = loaded(job.tap), rules(job.protocol)
-    sums = Sums(tap.dim, tap.classes, splits=job.splits, features=job.features, spatial=_spatial(job, tap))
+    tap, rule = loaded(job.tap), convention(job.protocol)
+    sums = FeatureStatistics(tap.dim, tap.classes, splits=job.splits, features=job.features, spatial=_spatial(job, tap))
     table = ImageTable([job.samples])
     labels = torch.tensor(table.labels)
     features, spatial = (
@@ -91,7 +92,7 @@ def samples(job: Judged) -> dict[str, Any]:
         rows = range(start, min(start + job.batch, len(table)))
         keys = table.keys[rows.start : rows.stop]
         images = _decoded(table, rows, job.max_pixels)
-        taken = _taken(tap, images)
+        taken = extract_images(tap, images)
         sums.add(
             keys, taken, rule.split_numbers(keys, job.first + start, job.total, job.splits) if job.splits else None
         )
@@ -150,6 +151,7 @@ def search(job: Search) -> dict[str, Any]:
     from components.statistics.shards import loaded
     from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import square
+    from vim_core.features import extract_images
     from vim_core.metrics import npz
     from vim_core.metrics.distances import nearest
 
@@ -159,7 +161,7 @@ def search(job: Search) -> dict[str, Any]:
     for start in range(0, len(table), job.batch):
         rows = range(start, min(start + job.batch, len(table)))
         images = [square(image, job.size) for image in _decoded(table, rows, job.max_pixels)]
-        parts.append(_taken(tap, images).features.numpy())
+        parts.append(extract_images(tap, images).features.numpy())
     vectors = np.concatenate([np.zeros((0, tap.dim), np.float32), *parts])
     distances, rows_found = nearest(queries, vectors, job.count)
     keys = np.array(table.keys or [""])[rows_found]
@@ -170,14 +172,16 @@ def search(job: Search) -> dict[str, Any]:
 class _Side:
     """Moments, and features if they are to be kept, of one of two sets of images."""
 
-    def __init__(self, tap: Tap, result: str, name: str, keep: bool) -> None:
-        from vim_core.metrics.sums import Sums
+    def __init__(self, tap: FeatureExtractor, result: str, name: str, keep: bool) -> None:
+        from vim_core.metrics.sums import FeatureStatistics
 
         self.tap, self.file = tap, part_file(f"{result}-{name}", "moments")
-        self.sums, self.features = Sums(tap.dim), feature_cache.Keeper(result, f"kept-{name}", keep)
+        self.sums, self.features = FeatureStatistics(tap.dim), feature_cache.Keeper(result, f"kept-{name}", keep)
 
     def add(self, keys: Sequence[str], images: Sequence[Pixels]) -> None:
-        taken = _taken(self.tap, images)
+        from vim_core.features import extract_images
+
+        taken = extract_images(self.tap, images)
         self.sums.add(keys, taken)
         self.features.add(taken.features)
 
@@ -186,26 +190,20 @@ class _Side:
         self.features.close()
 
 
-def _taken(tap: Tap, images: Sequence[Pixels]) -> Taken:
-    import torch
-
-    return tap.take(torch.stack([tap.prepare(image) for image in images]))
-
-
-def _spatial(job: Judged, tap: Tap) -> int:
+def _spatial(job: Judged, tap: FeatureExtractor) -> int:
     return tap.spatial if job.spatial else 0
 
 
 def _predicted(job: Judged, images: Sequence[Pixels], logits: torch.Tensor) -> torch.Tensor:
     """The classifier's most likely classes; `logits` are the tap's, which may be the same network."""
     from components.engines.beam.jobs import classifier
-    from vim_core.features import CLASSIFIER
-    from vim_core.features.classifier import ClassifierTap
+    from vim_core.features import CLASSIFIER, extract_images
+    from vim_core.features.classifier import ClassifierExtractor
 
     if job.tap.network == CLASSIFIER:
         return logits.argmax(dim=1)
-    judge = ClassifierTap(classifier(job.weights, job.config, job.device), "", job.device)
-    return _taken(judge, images).logits.argmax(dim=1)
+    judge = ClassifierExtractor(classifier(job.weights, job.config, job.device), "", job.device)
+    return extract_images(judge, images).logits.argmax(dim=1)
 
 
 def _decoded(table: ImageTable, rows: Sequence[int], max_pixels: int) -> list[Pixels]:

@@ -11,7 +11,7 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.features import TapSpec
+    from vim_core.features import FeatureSpec
 
 ROUNDING_DB = 58.9
 """PSNR of an image that differs only by the rounding to 8 bits: what an equal image counts as, instead of infinity."""
@@ -35,7 +35,7 @@ class Pair:
     max_pixels: int
     device: str
     threads: int
-    tap: TapSpec | None = None
+    tap: FeatureSpec | None = None
     keep: bool = False
     lpips: str = ""
     lpips_sha256: str = ""
@@ -60,7 +60,7 @@ class Judged:
     max_pixels: int
     device: str
     threads: int
-    tap: TapSpec
+    tap: FeatureSpec
     splits: int = 0
     features: int = 0
     spatial: bool = False
@@ -86,7 +86,7 @@ class RealPair:
     max_pixels: int
     device: str
     threads: int
-    tap: TapSpec
+    tap: FeatureSpec
     keep: bool = False
 
 
@@ -104,7 +104,7 @@ class Search:
     max_pixels: int
     device: str
     threads: int
-    tap: TapSpec
+    tap: FeatureSpec
 
 
 Job = Pair | Judged | RealPair | Search

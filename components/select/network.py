@@ -63,9 +63,9 @@ def _listed(uri: str) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1)
 def loaded(spec: SelectorSpec) -> Selector:
     """One network per process, whatever the number of shards."""
-    from vim_core.features.selectors import load
+    from vim_core.features.selectors import load_selector
 
-    return load(spec)
+    return load_selector(spec)
 
 
 def described(spec: SelectorSpec) -> dict[str, Any]:

@@ -75,9 +75,9 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """
     from components.engines.beam.jobs import publish
     from components.statistics import published
-    from vim_core.features import check
+    from vim_core.features import check_spec
 
-    check(tap_of(config, inputs, ctx))
+    check_spec(tap_of(config, inputs, ctx))
     reference = published.read(config)
     images = reference is not None and published.wants_images(config, reference)
     jobs = make_jobs(config, inputs, ctx, images)

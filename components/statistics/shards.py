@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.contract.api import Context, Inputs
+from components.contract.api import Artifact, Context, Inputs
 from vim_core.config import StatisticsConfig
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.features import Tap, TapSpec
+    from vim_core.features import FeatureExtractor, FeatureSpec
 
 DEVICE = "cpu"
 """Where the classifier runs, also in `score`: both sides of a distance come from the same arithmetic."""
@@ -38,7 +38,7 @@ class Job:
     targets: tuple[str, ...]
     names: tuple[str, ...]
     batch: int
-    tap: TapSpec
+    tap: FeatureSpec
     threads: int
     max_pixels: int
     halves: bool
@@ -63,15 +63,14 @@ def whole(split: str, kind: str = MOMENTS) -> str:
     return f"{kind}/{split}.npz"
 
 
-def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> TapSpec:
+def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> FeatureSpec:
     """The feature network that the settings ask for."""
     from components.engines.beam.jobs import device_of
-    from vim_core.features import CLASSIFIER, TapSpec
+    from vim_core.features import CLASSIFIER, FeatureSpec
 
     if config.network == CLASSIFIER:
-        made = inputs["classifier"]
-        return TapSpec(CLASSIFIER, made.uri("model.safetensors"), made.uri("config.json"), made.digest, device=DEVICE)
-    return TapSpec(
+        return classifier_spec(inputs["classifier"])
+    return FeatureSpec(
         config.network,
         config.weights,
         sha256=config.weights_sha256,
@@ -80,12 +79,33 @@ def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> TapSpec:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def loaded(spec: TapSpec) -> Tap:
-    """One feature network per process, whatever the number of shards."""
-    from vim_core.features import load
+def classifier_spec(classifier: Artifact) -> FeatureSpec:
+    """The classifier of the pipeline as a feature network."""
+    from vim_core.features import CLASSIFIER, FeatureSpec
 
-    return load(spec)
+    weights, config = classifier.uri("model.safetensors"), classifier.uri("config.json")
+    return FeatureSpec(CLASSIFIER, weights, config, classifier.digest, device=DEVICE)
+
+
+def reference_spec(inputs: Inputs, ctx: Context) -> FeatureSpec:
+    """The feature network that the input `statistics` was made with."""
+    from components.engines.beam.jobs import device_of
+    from vim_core.features import CLASSIFIER, FeatureSpec
+
+    network = inputs["statistics"].properties["network"]
+    if network["kind"] == CLASSIFIER:
+        return classifier_spec(inputs["classifier"])
+    size = int(inputs["statistics"].manifest.config["image_size"])
+    weights, device = ctx.pipeline.statistics.weights, device_of(ctx.run)
+    return FeatureSpec(network["kind"], weights, sha256=network["digest"], image_size=size, device=device)
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(spec: FeatureSpec) -> FeatureExtractor:
+    """One feature network per process, whatever the number of shards."""
+    from vim_core.features import load_extractor
+
+    return load_extractor(spec)
 
 
 def make_jobs(config: StatisticsConfig, inputs: Inputs, ctx: Context, batch_file: bool = False) -> list[Job]:
@@ -134,19 +154,18 @@ def finished(job: Job) -> bool:
 
 def measure(job: Job) -> Job:
     """Write the statistics of one shard, unless they are there, and pass the job on."""
-    import torch
-
     from components.engines.beam.jobs import set_threads
-    from vim_core.metrics.sums import Sums
+    from vim_core.features import extract_images
+    from vim_core.metrics.sums import FeatureStatistics
 
     if finished(job):
         return job
     set_threads(job.threads)
     tap = loaded(job.tap)
     spatial = tap.spatial if job.spatial else 0
-    sums = Sums(tap.dim, tap.classes, job.halves, job.splits, job.features, padded=True, spatial=spatial)
+    sums = FeatureStatistics(tap.dim, tap.classes, job.halves, job.splits, job.features, padded=True, spatial=spatial)
     for keys, images in _pictures(job):
-        sums.add(keys, tap.take(torch.stack([tap.prepare(image) for image in images])))
+        sums.add(keys, extract_images(tap, images))
     for uri, part in reversed(list(zip(job.files, sums.parts(), strict=True))):
         io.write_bytes(uri, part.to_bytes())
     return job
@@ -156,11 +175,11 @@ def _pictures(job: Job) -> Iterator[tuple[list[str], Any]]:
     """Keys and decoded images uint8 [H, W, 3] in batches."""
     from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode
-    from vim_core.metrics.reference import images_of
+    from vim_core.metrics.reference import read_images
 
     if job.split == BATCH:
         with io.fetched(job.images) as path:
-            for place, block in enumerate(images_of(path, job.batch)):
+            for place, block in enumerate(read_images(path, job.batch)):
                 yield [f"{BATCH}-{place * job.batch + row:08d}" for row in range(len(block))], block
         return
     table = ImageTable([job.images])

@@ -11,7 +11,6 @@ from components.tradeoff.candidates import Eyes
 from vim_core.errors import LineageError
 
 if TYPE_CHECKING:
-    from vim_core.features import TapSpec
     from vim_core.features.selectors import SelectorSpec
 
 
@@ -38,39 +37,23 @@ def check_lineage(inputs: Inputs, who: str) -> None:
 
 def eyes(inputs: Inputs, ctx: Context, selector: SelectorSpec | None) -> Eyes:
     """The networks, loaded; without a selector every score is 0."""
-    import torch
-
     from components.select.network import loaded
-    from vim_core.features import load
+    from components.statistics.shards import classifier_spec, reference_spec
+    from vim_core.features import extract_images, load_extractor
 
-    of_judge, of_statistics = _taps(inputs, ctx)
-    judge = load(of_judge)
-    seen = judge if of_statistics == of_judge else load(of_statistics)
+    of_judge, of_statistics = classifier_spec(inputs["classifier"]), reference_spec(inputs, ctx)
+    judge = load_extractor(of_judge)
+    seen = judge if of_statistics == of_judge else load_extractor(of_statistics)
     chooser = loaded(selector) if selector is not None else None
 
     def select(pictures: list[Any], wanted: Any) -> Any:
         return np.zeros(len(pictures)) if chooser is None else chooser.judge(pictures, wanted)[0].numpy()
 
     def look(pictures: list[Any], wanted: Any) -> Any:
-        taken = judge.take(torch.stack([judge.prepare(picture) for picture in pictures]))
+        taken = extract_images(judge, pictures)
         correct = (taken.logits.argmax(dim=1) == wanted).long().numpy()
         if seen is not judge:
-            taken = seen.take(torch.stack([seen.prepare(picture) for picture in pictures]))
+            taken = extract_images(seen, pictures)
         return correct, taken.features.numpy(), taken.logits.numpy()
 
     return Eyes(select, look)
-
-
-def _taps(inputs: Inputs, ctx: Context) -> tuple[TapSpec, TapSpec]:
-    """The judge, and the network of the statistics, which may be the same."""
-    from components.engines.beam.jobs import device_of
-    from components.statistics.shards import DEVICE
-    from vim_core.features import CLASSIFIER, TapSpec
-
-    made, network = inputs["classifier"], inputs["statistics"].properties["network"]
-    judge = TapSpec(CLASSIFIER, made.uri("model.safetensors"), made.uri("config.json"), made.digest, device=DEVICE)
-    if network["kind"] == CLASSIFIER:
-        return judge, judge
-    size = int(inputs["statistics"].manifest.config["image_size"])
-    weights, device = ctx.pipeline.statistics.weights, device_of(ctx.run)
-    return judge, TapSpec(network["kind"], weights, sha256=network["digest"], image_size=size, device=device)

@@ -75,7 +75,7 @@ class Measured:
 
         from components.statistics.shards import Job, loaded
         from tests.support.random_inception import state
-        from vim_core.features import TapSpec
+        from vim_core.features import FeatureSpec
 
         self.folder, self.images = folder, len(photos)
         rows = [ImageRow(f"{index:06d}", 0, data, 0, 0, "photo") for index, data in enumerate(photos)]
@@ -83,7 +83,7 @@ class Measured:
         write_images(self.table, rows)
         weights = folder / "inception.safetensors"
         save_file(state(), weights)
-        tap = TapSpec("inception", str(weights), sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+        tap = FeatureSpec("inception", str(weights), sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
         self.tap = loaded(tap)
         self.job = Job(
             0, "train", self.table, str(folder / "made"), ("moments/train.npz",), ("moments/train-00000.npz",),
@@ -112,7 +112,7 @@ class Measured:
         table, moments = ImageTable([self.table]), Moments.empty(self.tap.dim)
         for start in range(0, len(table), BATCH):
             images = [self.tap.prepare(decode(data)) for data in table.images(start, start + BATCH)]
-            moments = moments.merge(Moments.from_batch(self.tap.take(torch.stack(images)).features))
+            moments = moments.merge(Moments.from_batch(self.tap.extract(torch.stack(images)).features))
 
 
 def _image_table(bench: Bench, photos: Sequence[bytes], kind: str) -> Row:

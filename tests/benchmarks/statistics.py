@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from tests.benchmarks.harness import Bench, Row, installed, rounded
-from vim_core.features import Taken
+from vim_core.features import Features
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.moments import Moments
-from vim_core.metrics.sums import Sums
+from vim_core.metrics.sums import FeatureStatistics
 
 PEER = "torch-fidelity: mean, covariance, distance"
 BATCH = 64
@@ -50,11 +50,11 @@ def batches(images: int, dim: int, seed: int) -> Iterator[NDArray[np.float32]]:
 
 def ours(given: Iterator[NDArray[np.float32]], dim: int) -> Moments:
     """Moments by way of what `statistics` sums."""
-    sums = Sums(dim)
+    sums = FeatureStatistics(dim)
     for features in given:
         batch = torch.from_numpy(features)
         keys = [f"{sums.count + row:08d}" for row in range(len(batch))]
-        sums.add(keys, Taken(batch, torch.empty(len(batch), 0)))
+        sums.add(keys, Features(batch, torch.empty(len(batch), 0)))
     moments: Moments = sums.parts()[0]
     return moments
 

@@ -21,7 +21,7 @@ from vim_core.config import ScoreConfig, StatisticsConfig
 from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode
 from vim_core.errors import ConfigError, DataError
-from vim_core.features import TapSpec, load
+from vim_core.features import FeatureSpec, load_extractor
 from vim_core.metrics import statistics_files
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.inception_score import ScoreSums
@@ -51,9 +51,9 @@ def measured(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFacto
 def taken(inputs: dict[str, Artifact], split: str = "train") -> tuple[list[str], Any, Any]:
     """Keys, features and logits of all images of a split at once."""
     made = inputs["classifier"]
-    tap = load(TapSpec("classifier", made.uri("model.safetensors"), made.uri("config.json")))
+    extractor = load_extractor(FeatureSpec("classifier", made.uri("model.safetensors"), made.uri("config.json")))
     table = ImageTable(inputs["images"].uris(f"images/{split}-"))
-    found = tap.take(torch.stack([tap.prepare(decode(row.image)) for row in table]))
+    found = extractor.extract(torch.stack([extractor.prepare(decode(row.image)) for row in table]))
     return table.keys, found.features.numpy(), found.logits
 
 
@@ -143,9 +143,9 @@ def test_another_network_needs_no_classifier(tmp_path: Path) -> None:
     network = outcome.properties["network"]
     assert (network["kind"], network["digest"], network["published"]) == ("torchvision:squeezenet1_1", digest, False)
     assert "resize_size" in network["preprocessing"]
-    tap = load(TapSpec(config.network, uri, sha256=digest))
+    extractor = load_extractor(FeatureSpec(config.network, uri, sha256=digest))
     table = ImageTable(images.uris("images/test-"))
-    features = tap.take(torch.stack([tap.prepare(decode(row.image)) for row in table])).features.numpy()
+    features = extractor.extract(torch.stack([extractor.prepare(decode(row.image)) for row in table])).features.numpy()
     found = read_reference(ctx.path("export/test.npz")).gaussian
     assert found is not None
     assert (found.dim, found.count) == (512, len(table))

@@ -1,10 +1,12 @@
-"""The interface of a feature network, and the few words that name one."""
+"""The interface of a feature network, and the specification that names one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from vim_core.data.images import Pixels
@@ -15,12 +17,16 @@ TORCHVISION = "torchvision:"
 
 
 @dataclass(frozen=True)
-class TapSpec:
-    """Which network, from where; small, so that it travels to workers instead of the network.
+class FeatureSpec:
+    """A feature network and its weight files; small, so that workers receive it and load the network themselves.
 
-    `network` is 'classifier', 'inception' or 'torchvision:<name>'; `weights` and `config` are its files, `sha256` the
-    hash (or its beginning) that the weights must have; `image_size` the side of the centre square that images are
-    brought to first (0: none beyond what the network does itself).
+    Attributes:
+        network: 'classifier', 'inception' or 'torchvision:<name>'.
+        weights, config: path or URI of the network's files.
+        sha256: hash that the weights must have, or its first digits.
+        image_size: side of the centre square that images are brought to first; 0 for none beyond what the network
+            does itself.
+        device: where the network runs.
     """
 
     network: str
@@ -32,10 +38,10 @@ class TapSpec:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a network says of N images: `features` [N, D] and `logits` [N, C], float32 on the CPU.
+class Features:
+    """Outputs of a network for N images: `features` [N, D] and `logits` [N, C], float32 on the CPU.
 
-    `spatial` [N, S] are sFID's features, of networks that have any.
+    `spatial` [N, S] are the features of sFID, of networks that have them.
     """
 
     features: Tensor
@@ -43,25 +49,18 @@ class Taken:
     spatial: Tensor | None = None
 
 
-def squared_first(image_size: int) -> str:
-    """What a tap says of the square it cuts out before the network's own preprocessing; nothing for 0."""
-    if not image_size:
-        return ""
-    return f"short side to {image_size} pixels (bicubic, antialiased), centre crop, 8 bits; then "
-
-
-class Tap(Protocol):
+class FeatureExtractor(Protocol):
     """A feature network with its preprocessing.
 
     Attributes:
-        name: as figures are called by it, such as fd_<name>.
+        name: as in the names of figures, such as fd_<name>.
         dim: dimension D of the features.
         classes: number C of the logits.
         spatial: dimension S of the spatial features of sFID, 0 for none.
         preprocessing: from decoded pixels to the network's input, in words.
         size: pixels a side of the network's input.
         digest: sha256 of the weights.
-        published: whether they are the weights that the figure's own name stands for (FID, Inception Score).
+        published: whether they are the weights that FID and Inception Score are defined on.
     """
 
     name: str
@@ -77,6 +76,18 @@ class Tap(Protocol):
         """One decoded image uint8 [H, W, 3] as the network's input [3, size, size] on the CPU."""
         ...
 
-    def take(self, batch: Tensor) -> Taken:
+    def extract(self, batch: Tensor) -> Features:
         """Features and logits of prepared images [N, 3, size, size]."""
         ...
+
+
+def extract_images(extractor: FeatureExtractor, images: Sequence[Pixels]) -> Features:
+    """Features and logits of decoded images, uint8 [H, W, 3] each."""
+    return extractor.extract(torch.stack([extractor.prepare(image) for image in images]))
+
+
+def crop_description(image_size: int) -> str:
+    """The crop to `image_size` before a network's own preprocessing, in words; empty for 0."""
+    if not image_size:
+        return ""
+    return f"short side to {image_size} pixels (bicubic, antialiased), centre crop, 8 bits; then "

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from vim_core.data.images import Pixels, square, to_tensor
-from vim_core.features.base import CLASSIFIER, Taken
+from vim_core.features.base import CLASSIFIER, Features
 from vim_core.models.classifier import Classifier
 
 
-class ClassifierTap:
+class ClassifierExtractor:
     """Penultimate features and logits of images brought to the classifier's size."""
 
     name = CLASSIFIER
@@ -29,9 +29,9 @@ class ClassifierTap:
         """The centre square [3, size, size] in [0, 1]."""
         return to_tensor(square(image, self.size))
 
-    def take(self, batch: Tensor) -> Taken:
+    def extract(self, batch: Tensor) -> Features:
         """Features [N, D] and logits [N, C]."""
         with torch.inference_mode():
             features = self.network.features(batch.to(self.device))
             logits: Tensor = self.network.head(features)
-        return Taken(features.float().cpu(), logits.float().cpu())
+        return Features(features.float().cpu(), logits.float().cpu())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vim_core.data.images import Pixels, square
-from vim_core.features.base import INCEPTION, Taken, squared_first
+from vim_core.features.base import INCEPTION, Features, crop_description
 from vim_core.features.inception_v3 import CLASSES, FEATURES, PLACES, SIZE, SPATIAL, Inception
 from vim_core.metrics.resize import tf1_bilinear
 from vim_core.weights.published import WeightFile
@@ -18,7 +18,7 @@ PUBLISHED = WeightFile(
 )
 
 
-class InceptionTap:
+class InceptionExtractor:
     """pool_3 features [N, 2048], logits without the last bias [N, 1008] and sFID's features [N, 2023]."""
 
     name = INCEPTION
@@ -34,7 +34,7 @@ class InceptionTap:
         self.digest, self.image_size, self.device = digest, image_size, device
         self.published = digest.startswith(PUBLISHED.sha256)
         protocol = f"TensorFlow 1 bilinear to {SIZE} x {SIZE}, no antialias; (x - 128) / 128"
-        self.preprocessing = squared_first(image_size) + protocol
+        self.preprocessing = crop_description(image_size) + protocol
 
     def prepare(self, image: Pixels) -> Tensor:
         """The image at 299 x 299 by TensorFlow 1's resize, in [-1, 1]; a square of `image_size` before, if set."""
@@ -43,7 +43,7 @@ class InceptionTap:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
         return (tf1_bilinear(pixels, SIZE) - 128) / 128
 
-    def take(self, batch: Tensor) -> Taken:
+    def extract(self, batch: Tensor) -> Features:
         """Features [N, 2048], logits [N, 1008] and spatial features [N, 2023] in float32.
 
         TF32 would move them by a thousandth.
@@ -51,4 +51,4 @@ class InceptionTap:
         inputs = batch.to(self.device)
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             taken = self.network(inputs)
-        return Taken(taken["2048"].cpu(), taken["logits_unbiased"].cpu(), taken["spatial"].cpu())
+        return Features(taken["2048"].cpu(), taken["logits_unbiased"].cpu(), taken["spatial"].cpu())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from vim_core.errors import ConfigError, DataError
-from vim_core.features.base import CLASSIFIER, INCEPTION, TORCHVISION, Tap, TapSpec
-from vim_core.features.classifier import ClassifierTap
-from vim_core.features.inception import PUBLISHED, InceptionTap
-from vim_core.features.torchvision_net import TorchvisionTap, build
+from vim_core.features.base import CLASSIFIER, INCEPTION, TORCHVISION, FeatureExtractor, FeatureSpec
+from vim_core.features.classifier import ClassifierExtractor
+from vim_core.features.inception import PUBLISHED, InceptionExtractor
+from vim_core.features.torchvision_net import TorchvisionExtractor, build
 from vim_core.models.classifier import load_classifier
 from vim_core.weights.published import WeightFile, verified
 
 KEY = "statistics.weights"
 
 
-def load(spec: TapSpec) -> Tap:
+def load_extractor(spec: FeatureSpec) -> FeatureExtractor:
     """The network on its device, ready for inference.
 
     Raises:
@@ -21,19 +21,19 @@ def load(spec: TapSpec) -> Tap:
         DataError: the weights are missing, have another hash, or belong to another network.
     """
     if spec.network == CLASSIFIER:
-        return ClassifierTap(load_classifier(spec.weights, spec.config, spec.device), spec.sha256, spec.device)
-    check(spec)
+        return ClassifierExtractor(load_classifier(spec.weights, spec.config, spec.device), spec.sha256, spec.device)
+    check_spec(spec)
     state, digest = verified(_file(spec), spec.weights, KEY)
     try:
         if spec.network == INCEPTION:
-            return InceptionTap(state, digest, spec.image_size, spec.device)
+            return InceptionExtractor(state, digest, spec.image_size, spec.device)
         name = spec.network.removeprefix(TORCHVISION)
-        return TorchvisionTap(name, state, digest, spec.image_size, spec.device)
+        return TorchvisionExtractor(name, state, digest, spec.image_size, spec.device)
     except RuntimeError as error:
         raise DataError(f"{KEY}={spec.weights!r} does not fit {spec.network}: {error}") from None
 
 
-def check(spec: TapSpec) -> None:
+def check_spec(spec: FeatureSpec) -> None:
     """Raise `ConfigError` unless there is such a network and a weight file and its hash are named for it."""
     if spec.network.startswith(TORCHVISION):
         build(spec.network.removeprefix(TORCHVISION))
@@ -45,7 +45,7 @@ def check(spec: TapSpec) -> None:
         raise ConfigError(f"{KEY} is empty: give the path or URI of {file.name}, the {file.purpose}")
 
 
-def _file(spec: TapSpec) -> WeightFile:
+def _file(spec: FeatureSpec) -> WeightFile:
     if spec.network == INCEPTION and not spec.sha256:
         return PUBLISHED
     purpose = "network of FID with other weights" if spec.network == INCEPTION else f"network {spec.network}"

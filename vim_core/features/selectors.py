@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from vim_core.data.images import Pixels, square, to_tensor
 from vim_core.errors import ConfigError, DataError
 from vim_core.features.base import TORCHVISION
-from vim_core.features.classifier import ClassifierTap
-from vim_core.features.torchvision_net import TorchvisionTap
+from vim_core.features.classifier import ClassifierExtractor
+from vim_core.features.torchvision_net import TorchvisionExtractor
 from vim_core.models.classifier import load_classifier
 from vim_core.weights.published import WeightFile, verified
 
@@ -109,7 +109,7 @@ class Selector:
         return logits
 
 
-def load(spec: SelectorSpec) -> Selector:
+def load_selector(spec: SelectorSpec) -> Selector:
     """The network on its device, ready for inference, in the classes of the image table.
 
     Raises:
@@ -117,7 +117,7 @@ def load(spec: SelectorSpec) -> Selector:
         DataError: the weights are missing, have another hash, or belong to another network.
     """
     if spec.name == SELECTOR:
-        tap = ClassifierTap(load_classifier(spec.weights, spec.config, spec.device), spec.sha256, spec.device)
+        tap = ClassifierExtractor(load_classifier(spec.weights, spec.config, spec.device), spec.sha256, spec.device)
         return Selector(_Tapped(tap), spec.sha256, columns_of(spec, spec.classes, tap.classes))
     network = WeightFile(f"the file with sha256 {spec.sha256}", spec.sha256, f"network {spec.name}")
     build = _torchvision if spec.name.startswith(TORCHVISION) else _from_factory
@@ -161,14 +161,14 @@ def columns_of(spec: SelectorSpec, names: Sequence[str], outputs: int) -> list[i
 class _Tapped:
     """A feature network of `vim_core.features` of which only the logits are wanted."""
 
-    def __init__(self, tap: ClassifierTap | TorchvisionTap) -> None:
+    def __init__(self, tap: ClassifierExtractor | TorchvisionExtractor) -> None:
         self.tap, self.preprocessing = tap, tap.preprocessing
 
     def prepare(self, image: Pixels) -> Tensor:
         return self.tap.prepare(image)
 
     def logits(self, batch: Tensor) -> Tensor:
-        return self.tap.take(batch).logits
+        return self.tap.extract(batch).logits
 
 
 class _Module:
@@ -202,7 +202,7 @@ def _torchvision(spec: SelectorSpec, state: dict[str, Tensor], digest: str) -> B
         raise ConfigError(
             f"network.name={spec.name!r}: torchvision has no such classifier; there are {', '.join(known)}"
         )
-    tap = TorchvisionTap(name, state, digest, device=spec.device)
+    tap = TorchvisionExtractor(name, state, digest, device=spec.device)
     return _Tapped(tap), (), tap.classes
 
 

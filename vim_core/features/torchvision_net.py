@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from vim_core.data.images import Pixels, square
 from vim_core.errors import ConfigError
-from vim_core.features.base import Taken, squared_first
+from vim_core.features.base import Features, crop_description
 
 PREFIX = 8
 """Hex digits of the hash in the name of a published torchvision file."""
 
 
-class TorchvisionTap:
+class TorchvisionExtractor:
     """What goes into a network's last layer (its mean over space, where it has any) and what comes out.
 
     Preprocessing is that of the published weights with this hash, of the network's default ones for any others.
@@ -36,7 +36,7 @@ class TorchvisionTap:
         self.last, self.dim, self.classes = last_layer(network)
         self.transform = transform_of(name, digest)
         self.size = int(self.transform.crop_size[0])
-        self.preprocessing = squared_first(image_size) + " ".join(repr(self.transform).split())
+        self.preprocessing = crop_description(image_size) + " ".join(repr(self.transform).split())
 
     def prepare(self, image: Pixels) -> Tensor:
         """As torchvision prepares a picture of Pillow's for this network."""
@@ -46,7 +46,7 @@ class TorchvisionTap:
         prepared: Tensor = self.transform(Image.fromarray(pixels))
         return prepared
 
-    def take(self, batch: Tensor) -> Taken:
+    def extract(self, batch: Tensor) -> Features:
         """Features [N, D] and logits [N, C] in float32."""
         caught: list[Tensor] = []
         handle = self.last.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
@@ -56,7 +56,7 @@ class TorchvisionTap:
         finally:
             handle.remove()
         features = caught[-1].flatten(2).mean(dim=2) if caught[-1].ndim == 4 else caught[-1]
-        return Taken(features.float().cpu(), logits.float().cpu())
+        return Features(features.float().cpu(), logits.float().cpu())
 
 
 def build(name: str) -> nn.Module:

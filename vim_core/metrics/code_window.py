@@ -9,7 +9,7 @@ IMAGES = 256
 """The paper counts distinct codes of so many images (caption of Table 4); fewer count lower."""
 
 
-class CodeWindow(nn.Module):
+class CodeUsageWindow(nn.Module):
     """Counts of the last `ceil(256 / batch)` global batches, on the device, by the same operations every step.
 
     The first batches of a run stand alone until there are enough; a checkpoint keeps them. Training images are

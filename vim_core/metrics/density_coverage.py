@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.distances import radii, squares
+from vim_core.metrics.distances import neighbour_radii, squared_distances
 
 NEIGHBOURS = 5
 """k of the paper's experiments."""
@@ -31,9 +31,9 @@ def density_coverage(
         raise DataError(
             f"density and coverage need more than {neighbours} real images and a sample: {len(x)}, {len(y)}"
         )
-    reach = radii(x, neighbours)
+    reach = neighbour_radii(x, neighbours)
     density, covered = [], np.zeros(len(x), bool)
-    for tile in squares(y, x):
+    for tile in squared_distances(y, x):
         inside = tile < reach
         density.append(inside.sum(axis=1) / neighbours)
         covered |= inside.any(axis=0)

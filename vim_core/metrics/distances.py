@@ -16,10 +16,10 @@ COLUMNS = 8192
 """Columns of a tile in the search for neighbours."""
 
 
-def squares(rows: Array, others: Array, block: int = ROWS) -> Iterator[Array]:
+def squared_distances(rows: Array, others: Array, block: int = ROWS) -> Iterator[Array]:
     """Squared distances [up to `block`, M] from blocks of `rows` [N, D] to all `others` [M, D], in float64.
 
-    Taken around the mean of `others`, so that large offsets cost no digits; rounding may leave values a little below
+    Features around the mean of `others`, so that large offsets cost no digits; rounding may leave values a little below
     zero where vectors are equal.
     """
     centre = others.mean(axis=0)
@@ -30,9 +30,11 @@ def squares(rows: Array, others: Array, block: int = ROWS) -> Iterator[Array]:
         yield np.square(part).sum(axis=1)[:, None] + lengths - 2 * part @ others.T
 
 
-def radii(vectors: Array, neighbours: int, block: int = ROWS) -> Array:
+def neighbour_radii(vectors: Array, neighbours: int, block: int = ROWS) -> Array:
     """Squared distance [N] of each vector to its `neighbours`-th nearest; the nearest of all is the vector itself."""
-    found = [np.partition(tile, neighbours, axis=1)[:, neighbours] for tile in squares(vectors, vectors, block)]
+    found = [
+        np.partition(tile, neighbours, axis=1)[:, neighbours] for tile in squared_distances(vectors, vectors, block)
+    ]
     return np.concatenate(found)
 
 
@@ -49,14 +51,14 @@ def nearest(
     best = np.full((len(asked), 0), np.inf), np.zeros((len(asked), 0), np.int64)
     for first in range(0, len(vectors), columns):
         part = np.asarray(vectors[first : first + columns], np.float64)
-        kept = [_smallest(tile, count + 1) for tile in squares(asked, part, block)]
+        kept = [_smallest(tile, count + 1) for tile in squared_distances(asked, part, block)]
         rows = np.concatenate(kept) if kept else np.zeros((0, 0), np.int64)
         exact = np.stack([_exact(asked, part, rows[:, place]) for place in range(rows.shape[1])], axis=1)
-        best = closest(best, (exact, rows + first), count)
+        best = merge_nearest(best, (exact, rows + first), count)
     return best
 
 
-def closest(
+def merge_nearest(
     one: tuple[Array, NDArray[Any]], other: tuple[Array, NDArray[Any]], count: int
 ) -> tuple[Array, NDArray[Any]]:
     """The `count` nearest of two answers (distances, what was found), each [N, any]; ties in the order given."""

@@ -28,7 +28,9 @@ class Gaussian:
         return int(self.mean.shape[0])
 
 
-def checked(mean: NDArray[np.floating], covariance: NDArray[np.floating], count: int | None, where: str) -> Gaussian:
+def checked_gaussian(
+    mean: NDArray[np.floating], covariance: NDArray[np.floating], count: int | None, where: str
+) -> Gaussian:
     """A Gaussian from arrays of any float type; the covariance is made exactly symmetric.
 
     Raises `DataError` naming `where` for shapes that do not fit, values that are not finite, and matrices that no

@@ -24,7 +24,7 @@ TILE = 1 << 22
 """Random numbers held at once."""
 
 
-def student(freedom: int) -> float:
+def student_quantile(freedom: int) -> float:
     """97.5 % point of Student's distribution (above ten degrees by Fisher and Cornish's expansion)."""
     if freedom < 1:
         raise DataError("an interval needs at least two parts to be taken from")
@@ -37,7 +37,9 @@ def student(freedom: int) -> float:
     return z + first + second + third
 
 
-def bootstrap_mean(values: NDArray[Any] | Sequence[float], replicates: int = REPLICATES, seed: int = SEED) -> Interval:
+def bootstrap_interval(
+    values: NDArray[Any] | Sequence[float], replicates: int = REPLICATES, seed: int = SEED
+) -> Interval:
     """Percentile bootstrap of a mean over images: values [N] are drawn anew, N at a time. Raises `DataError` for 0."""
     given = np.asarray(values, np.float64)
     if given.ndim != 1 or not given.size:
@@ -52,7 +54,7 @@ def bootstrap_mean(values: NDArray[Any] | Sequence[float], replicates: int = REP
     return float(low), float(high)
 
 
-def share(successes: int, count: int) -> Interval:
+def wilson_interval(successes: int, count: int) -> Interval:
     """Wilson's score interval of a share (1927), which stays inside [0, 1] and is not empty at 0 or 1."""
     if not 0 <= successes <= count or not count:
         raise DataError(f"{successes} of {count} is no share")
@@ -62,10 +64,10 @@ def share(successes: int, count: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def of_parts(value: float, parts: Sequence[float] | NDArray[Any]) -> Interval:
+def student_interval(value: float, parts: Sequence[float] | NDArray[Any]) -> Interval:
     """Around a value, by Student's distribution, from its like on disjoint parts of the images."""
     spread = float(np.std(np.asarray(parts, np.float64), ddof=1)) if len(parts) > 1 else 0.0
-    half = student(len(parts) - 1) * spread / float(np.sqrt(len(parts)))
+    half = student_quantile(len(parts) - 1) * spread / float(np.sqrt(len(parts)))
     return value - half, value + half
 
 
@@ -77,11 +79,11 @@ def jackknife(parts: Sequence[P], merge: Callable[[Sequence[P]], P], figure: Cal
     would move the value itself. Raises `DataError` below two groups.
     """
     without = [figure(merge([*parts[:index], *parts[index + 1 :]])) for index in range(len(parts))]
-    return left_out(figure(merge(parts)), without)
+    return jackknife_interval(figure(merge(parts)), without)
 
 
-def left_out(value: float, without: Sequence[float]) -> Interval:
+def jackknife_interval(value: float, without: Sequence[float]) -> Interval:
     """The jackknife from the figure of all images and those of all but one group each. `DataError` below two groups."""
     groups, found = len(without), np.asarray(without, np.float64)
-    half = student(groups - 1) * float(np.sqrt((groups - 1) / groups * np.square(found - found.mean()).sum()))
+    half = student_quantile(groups - 1) * float(np.sqrt((groups - 1) / groups * np.square(found - found.mean()).sum()))
     return value - half, value + half

@@ -42,11 +42,11 @@ def kernel_distance(
     for index in range(subsets):
         x = made[stream.choice(len(made), size, replace=False)]
         y = real[stream.choice(len(real), size, replace=False)]
-        values[index] = unbiased(x, y)
+        values[index] = unbiased_mmd2(x, y)
     return float(values.mean()), float(values.std())
 
 
-def unbiased(x: NDArray[Any], y: NDArray[Any]) -> float:
+def unbiased_mmd2(x: NDArray[Any], y: NDArray[Any]) -> float:
     """The unbiased estimate of the squared discrepancy of two sets of vectors [m, D] and [n, D]."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     within = [_off_diagonal(_kernel(side, side)) for side in (x, y)]
@@ -63,7 +63,7 @@ def _off_diagonal(kernel: NDArray[np.float64]) -> float:
     return float((kernel.sum() - np.trace(kernel)) / (count * (count - 1)))
 
 
-def without_groups(x: NDArray[Any], y: NDArray[Any], groups: int, block: int = ROWS) -> list[float]:
+def leave_one_group_out(x: NDArray[Any], y: NDArray[Any], groups: int, block: int = ROWS) -> list[float]:
     """The unbiased estimates of all vectors but one group a side each, for the jackknife; in one pass over the kernel.
 
     Row i of either side is in group i mod `groups`; `block` rows of the kernel are in memory at a time. Raises

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from vim_core.errors import DataError
 from vim_core.metrics import npz
-from vim_core.metrics.distances import Array, radii, squares
+from vim_core.metrics.distances import Array, neighbour_radii, squared_distances
 
-Features = NDArray[np.float32]
+FeatureArray = NDArray[np.float32]
 NEIGHBOURS = 3
 BLOCK = 1000
 """Rows of a distance matrix held at once."""
@@ -29,7 +29,7 @@ class FeatureSample:
 
     limit: int
     hashes: NDArray[np.uint64]
-    features: Features
+    features: FeatureArray
 
     @property
     def count(self) -> int:
@@ -87,11 +87,11 @@ def precision_recall(real: NDArray[Any], made: NDArray[Any], neighbours: int = N
     neighbour; recall the same with the sides exchanged. Distances are float64. Raises `DataError` for unequal
     dimensions and for sides of no more vectors than neighbours.
     """
-    precise, recalled = within_reach(real, made, neighbours)
+    precise, recalled = manifold_membership(real, made, neighbours)
     return float(precise.mean()), float(recalled.mean())
 
 
-def within_reach(
+def manifold_membership(
     real: NDArray[Any], made: NDArray[Any], neighbours: int = NEIGHBOURS
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The same vector by vector: which generated ones [M] lie among the real, and which real ones [N] among those."""
@@ -100,8 +100,8 @@ def within_reach(
         raise DataError(f"features of shapes {x.shape} and {y.shape} do not compare: they come from two networks")
     if min(len(x), len(y)) <= neighbours:
         raise DataError(f"precision and recall need more than {neighbours} images a side: {len(x)} and {len(y)}")
-    return _inside(y, x, radii(x, neighbours, BLOCK)), _inside(x, y, radii(y, neighbours, BLOCK))
+    return _inside(y, x, neighbour_radii(x, neighbours, BLOCK)), _inside(x, y, neighbour_radii(y, neighbours, BLOCK))
 
 
 def _inside(vectors: Array, centres: Array, reach: Array) -> NDArray[np.bool_]:
-    return np.concatenate([(tile <= reach).any(axis=1) for tile in squares(vectors, centres, BLOCK)])
+    return np.concatenate([(tile <= reach).any(axis=1) for tile in squared_distances(vectors, centres, BLOCK)])

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.gaussian import Gaussian, checked
+from vim_core.metrics.gaussian import Gaussian, checked_gaussian
 
 IMAGES = "arr_0"
 CHUNK = 1 << 20
@@ -56,7 +56,7 @@ def read_reference(path: str) -> Reference:
     return Reference(_sha256(path), gaussian, spatial, images)
 
 
-def images_of(path: str, block: int = BLOCK) -> Iterator[NDArray[np.uint8]]:
+def read_images(path: str, block: int = BLOCK) -> Iterator[NDArray[np.uint8]]:
     """The images of a batch file, uint8 [up to `block`, H, W, 3], one block in memory at a time.
 
     Raises:
@@ -152,7 +152,7 @@ def _pair(file: zipfile.ZipFile, path: str, names: set[str], mu: str, sigma: str
         raise DataError(f"{path}: has only one of {mu} and {sigma}")
     mean, covariance = (_array(file, path, name) for name in (mu, sigma))
     count = int(_array(file, path, "count")) if mu == "mu" and "count" in names else None
-    return checked(mean, covariance, count, path)
+    return checked_gaussian(mean, covariance, count, path)
 
 
 def _array(file: zipfile.ZipFile, path: str, name: str) -> NDArray[Any]:

@@ -25,7 +25,7 @@ Splits = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Rules:
+class Convention:
     """Rules of one name; '' are this project's own.
 
     `splits` is how the Inception Score divides images: by 'hash' of their key, 'shuffled' in equal parts, or in
@@ -66,12 +66,12 @@ class Rules:
         return f"{count} splits, sha256('score split', key) mod {count}"
 
 
-OWN = Rules("")
-NAMED = {
-    "torch-fidelity": Rules(
+OWN = Convention("")
+CONVENTIONS = {
+    "torch-fidelity": Convention(
         "torch-fidelity", "shuffled", every=True, told="N - 1 in covariances; KID of 100 subsets of 1000 images"
     ),
-    "guided-diffusion": Rules(
+    "guided-diffusion": Convention(
         "guided-diffusion", "blocks", kernel=False, every=True,
         told="N - 1 in covariances; statistics of the reference batch's file where it has any",
     ),
@@ -81,9 +81,9 @@ guided-diffusion's distances between features are float16 where these are finite
 precision and recall."""
 
 
-def rules(name: str) -> Rules:
+def convention(name: str) -> Convention:
     """The rules of a name, '' for this project's. Raises `KeyError` for another, which the settings refuse before."""
-    return NAMED[name] if name else OWN
+    return CONVENTIONS[name] if name else OWN
 
 
 def in_order(sample: FeatureSample, keys: Sequence[str]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from vim_core.metrics.moments import Moments
 from vim_core.metrics.precision_recall import FeatureSample
 
 if TYPE_CHECKING:
-    from vim_core.features import Taken
+    from vim_core.features import Features
 
 
 def half_of(key: str) -> int:
@@ -39,7 +39,7 @@ def rank_of(key: str) -> int:
     return hashed("features", key) >> 192
 
 
-class Sums:
+class FeatureStatistics:
     """Moments of all images and, if asked for, of both halves; sums of the Inception Score; a sample of features.
 
     Features wait until they are as many as they have dimensions, in whole batches, and then become one leaf of a merge
@@ -73,12 +73,12 @@ class Sums:
             self._grow([Moments.empty(dim)] * len(self.trees))
         self.scores = ScoreSums.empty(splits, classes) if splits else None
         self.sample = FeatureSample.empty(dim, features) if features else None
-        self.spatial = Sums(spatial) if spatial else None
+        self.spatial = FeatureStatistics(spatial) if spatial else None
         self.count = 0
         self._keys: list[str] = []
         self._waiting: list[Any] = []
 
-    def add(self, keys: Sequence[str], taken: Taken, splits: NDArray[np.int64] | None = None) -> None:
+    def add(self, keys: Sequence[str], taken: Features, splits: NDArray[np.int64] | None = None) -> None:
         """Take in a batch of images by key; `splits` [N] where the score's are not those of `split_of`.
 
         Raises `DataError` for features that are not finite.

@@ -22,7 +22,7 @@ from vim_core.layers.discriminator import advance_spectral
 from vim_core.losses import terms as losses
 from vim_core.losses.lecam import LeCam
 from vim_core.losses.perceptual import Perceptual
-from vim_core.metrics.code_window import CodeWindow
+from vim_core.metrics.code_window import CodeUsageWindow
 from vim_core.models.classifier import Classifier, load_classifier
 from vim_core.models.codebook import batch_perplexity
 from vim_core.models.discriminator import Judge, make_discriminator
@@ -109,7 +109,7 @@ class QuantizerTask(Task):
                 self.lecam = LeCam(config.discriminator.lecam).to(runtime.device)
         self.feed = ImageFeed(data.train, config.image_size, config.augment, config.seed)
         self.held_out = ImageFeed(data.test, config.image_size, config.augment, config.seed)
-        self.window = CodeWindow(config.codebook.codes, config.batch, runtime.device)
+        self.window = CodeUsageWindow(config.codebook.codes, config.batch, runtime.device)
         self.scoring = self._scoring(data) if config.evaluate_every else None
 
     @property

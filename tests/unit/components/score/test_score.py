@@ -28,7 +28,7 @@ from tests.support.synthetic import (
 )
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
-from vim_core.features import TapSpec
+from vim_core.features import FeatureSpec
 
 NAME = "images/test-00000-of-00002.parquet"
 
@@ -42,7 +42,7 @@ def pair(made: dict[str, Any], result: Path, **fields: Any) -> shards.Pair:
 def judged(made: dict[str, Any], result: Path, batch: int) -> shards.Judged:
     samples = made["sample"].uri("images/samples-00000-of-00002.parquet")
     weights, config = made["classify"].uri("model.safetensors"), made["classify"].uri("config.json")
-    tap = TapSpec("classifier", weights, config, made["classify"].digest)
+    tap = FeatureSpec("classifier", weights, config, made["classify"].digest)
     return shards.Judged(str(result), "samples", samples, weights, config, batch, 10**6, "cpu", 1, tap)
 
 

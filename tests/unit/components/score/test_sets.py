@@ -35,7 +35,7 @@ from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.gaussian import Gaussian
 from vim_core.metrics.moments import Moments
 from vim_core.metrics.precision_recall import FeatureSample
-from vim_core.metrics.rules import NAMED
+from vim_core.metrics.rules import CONVENTIONS
 from vim_core.metrics.sums import rank_of
 from vim_core.models.classifier import load_classifier
 from vim_core.storage import io
@@ -278,14 +278,14 @@ def test_spatial_features_are_compared_where_statistics_have_them(
 ) -> None:
     """A network with three spatial features beside the classifier's own: the mean of each colour."""
     from components.statistics import shards
-    from vim_core.features import load
+    from vim_core.features import load_extractor
 
     def with_colours(spec: Any) -> Any:
-        tap = load(spec)
-        take = tap.take
-        tap.spatial = 3
-        monkeypatch.setattr(tap, "take", lambda batch: replace(take(batch), spatial=batch.mean(dim=(2, 3))))
-        return tap
+        extractor = load_extractor(spec)
+        extract = extractor.extract
+        extractor.spatial = 3
+        monkeypatch.setattr(extractor, "extract", lambda batch: replace(extract(batch), spatial=batch.mean(dim=(2, 3))))
+        return extractor
 
     made = everything(tmp_path)
     statistics, real = made["statistics"], Moments.from_batch(np.random.default_rng(0).normal(0.5, 0.1, (30, 3)))
@@ -314,7 +314,7 @@ def test_kid_is_torch_fidelitys_on_the_same_images_in_their_order(
     monkeypatch.setattr(kernel_distance, "SUBSET_SIZE", 5)
     made = with_features(everything(tmp_path), tmp_path)
     made["statistics"] = with_fields(made["statistics"], config={"features": 50, "score_splits": 0})
-    monkeypatch.setitem(NAMED, "torch-fidelity", replace(NAMED["torch-fidelity"], splits="hash"))
+    monkeypatch.setitem(CONVENTIONS, "torch-fidelity", replace(CONVENTIONS["torch-fidelity"], splits="hash"))
     found = scored(tmp_path, made, protocol="torch-fidelity")
     order = [np.concatenate([np.arange(shard, count, 2) for shard in (0, 1)]) for count in (9, 12)]
     x, y = features_of(made, pictures(9, 3)[order[0]]), features_of(made, pictures(12, 0)[order[1]])

@@ -13,8 +13,8 @@ from PIL import Image
 
 from vim_core.data.images import square, to_tensor
 from vim_core.errors import ConfigError, DataError
-from vim_core.features import TapSpec, check, load
-from vim_core.features.classifier import ClassifierTap
+from vim_core.features import FeatureSpec, check_spec, load_extractor
+from vim_core.features.classifier import ClassifierExtractor
 from vim_core.features.torchvision_net import build, last_layer, transform_of
 from vim_core.models.classifier import Classifier, ClassifierShape
 
@@ -26,15 +26,15 @@ def pictures(count: int, height: int = 40, width: int = 52) -> np.ndarray:
 def test_the_classifier_is_measured_as_before() -> None:
     torch.manual_seed(0)
     network = Classifier(ClassifierShape(image_size=16, classes=3, width=4, features=5)).eval()
-    tap = ClassifierTap(network, "d")
+    extractor = ClassifierExtractor(network, "d")
     images = pictures(3)
     with torch.inference_mode():
         inputs = to_tensor(np.stack([square(image, 16) for image in images]))
         features, logits = network.features(inputs), network(inputs)
-    taken = tap.take(torch.stack([tap.prepare(image) for image in images]))
+    taken = extractor.extract(torch.stack([extractor.prepare(image) for image in images]))
     assert torch.equal(taken.features, features)
     assert torch.equal(taken.logits, logits)
-    assert (tap.dim, tap.classes, tap.size, tap.published) == (5, 3, 16, False)
+    assert (extractor.dim, extractor.classes, extractor.size, extractor.published) == (5, 3, 16, False)
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_the_last_layer_of_every_family_is_found(name: str, dim: int) -> None:
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> TapSpec:
+def saved(tmp_path: Path) -> FeatureSpec:
     torch.manual_seed(0)
     path = tmp_path / "net.pth"
     torch.save(torchvision.models.resnet18(num_classes=1000).state_dict(), path)
-    return TapSpec("torchvision:resnet18", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    return FeatureSpec("torchvision:resnet18", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 
 
-def test_a_torchvision_network_by_name(saved: TapSpec) -> None:
-    tap = load(saved)
+def test_a_torchvision_network_by_name(saved: FeatureSpec) -> None:
+    extractor = load_extractor(saved)
     network = torchvision.models.resnet18()
     network.load_state_dict(torch.load(saved.weights, weights_only=True))
     transform = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
@@ -67,20 +67,22 @@ def test_a_torchvision_network_by_name(saved: TapSpec) -> None:
     trunk = torch.nn.Sequential(*list(network.eval().children())[:-1])
     with torch.inference_mode():
         features, logits = trunk(inputs).flatten(1), network(inputs)
-    taken = tap.take(torch.stack([tap.prepare(image) for image in images]))
+    taken = extractor.extract(torch.stack([extractor.prepare(image) for image in images]))
     torch.testing.assert_close(taken.features, features)
     torch.testing.assert_close(taken.logits, logits)
-    assert (tap.name, tap.dim, tap.classes, tap.size) == ("resnet18", 512, 1000, 224)
-    assert tap.digest.startswith(saved.sha256)
-    assert "crop_size=[224]" in tap.preprocessing
-    assert "mean=[0.485, 0.456, 0.406]" in tap.preprocessing
+    assert (extractor.name, extractor.dim, extractor.classes, extractor.size) == ("resnet18", 512, 1000, 224)
+    assert extractor.digest.startswith(saved.sha256)
+    assert "crop_size=[224]" in extractor.preprocessing
+    assert "mean=[0.485, 0.456, 0.406]" in extractor.preprocessing
 
 
 def test_spatial_features_are_averaged(tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
-    tap = load(TapSpec("torchvision:squeezenet1_1", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
-    taken = tap.take(torch.stack([tap.prepare(image) for image in pictures(2)]))
+    extractor = load_extractor(
+        FeatureSpec("torchvision:squeezenet1_1", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    )
+    taken = extractor.extract(torch.stack([extractor.prepare(image) for image in pictures(2)]))
     assert (taken.features.shape, taken.logits.shape) == ((2, 512), (2, 1000))
 
 
@@ -91,14 +93,14 @@ def test_the_hash_tells_which_published_preprocessing_applies() -> None:
     assert transform_of("resnet50", "0" * 64).resize_size == weights.DEFAULT.transforms().resize_size == [232]
 
 
-def test_what_there_is_not_is_named(saved: TapSpec) -> None:
+def test_what_there_is_not_is_named(saved: FeatureSpec) -> None:
     with pytest.raises(ConfigError, match="did you mean torchvision:resnet18"):
-        check(TapSpec("torchvision:resnet19", "x", sha256="0" * 8))
+        check_spec(FeatureSpec("torchvision:resnet19", "x", sha256="0" * 8))
     with pytest.raises(ConfigError, match="must be one of classifier, inception, torchvision:<name>"):
-        check(TapSpec("clip", "x"))
+        check_spec(FeatureSpec("clip", "x"))
     with pytest.raises(ConfigError, match=r"statistics\.weights is empty"):
-        check(TapSpec("torchvision:resnet18", "", sha256="0" * 8))
+        check_spec(FeatureSpec("torchvision:resnet18", "", sha256="0" * 8))
     with pytest.raises(DataError, match="sha256 is"):
-        load(TapSpec("torchvision:resnet18", saved.weights, sha256="0" * 8))
+        load_extractor(FeatureSpec("torchvision:resnet18", saved.weights, sha256="0" * 8))
     with pytest.raises(DataError, match="does not fit torchvision:resnet34"):
-        load(TapSpec("torchvision:resnet34", saved.weights, sha256=saved.sha256))
+        load_extractor(FeatureSpec("torchvision:resnet34", saved.weights, sha256=saved.sha256))

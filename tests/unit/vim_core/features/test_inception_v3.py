@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tests.support import random_inception
 from vim_core.errors import ConfigError, DataError
-from vim_core.features import TapSpec, check, load
-from vim_core.features.inception import PUBLISHED, InceptionTap
+from vim_core.features import FeatureSpec, check_spec, load_extractor
+from vim_core.features.inception import PUBLISHED, InceptionExtractor
 from vim_core.metrics.resize import tf1_bilinear
 
 NAMES = {"spatial": "spatial2023"}
@@ -27,8 +27,8 @@ def weights() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def tap(weights: dict[str, Tensor]) -> InceptionTap:
-    return InceptionTap(weights, "0" * 64)
+def extractor(weights: dict[str, Tensor]) -> InceptionExtractor:
+    return InceptionExtractor(weights, "0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +44,26 @@ def distance(found: Tensor, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("images", "rows"), [("cifar", [0, 63]), ("inet256", [3])])
-def test_every_output_is_the_reference(tap: InceptionTap, reference: Any, images: str, rows: list[int]) -> None:
-    batch = torch.stack([tap.prepare(reference[f"{images}_u8"][row]) for row in rows])
+def test_every_output_is_the_reference(
+    extractor: InceptionExtractor, reference: Any, images: str, rows: list[int]
+) -> None:
+    batch = torch.stack([extractor.prepare(reference[f"{images}_u8"][row]) for row in rows])
     with torch.inference_mode():
-        outputs = tap.network(batch)
+        outputs = extractor.network(batch)
     assert set(outputs) == {"64", "192", "768", "2048", "logits", "logits_unbiased", "spatial"}
     for name, found in outputs.items():
         assert distance(found, reference[f"{images}_{NAMES.get(name, name)}"][rows]) < 1e-4
-    taken = tap.take(batch)
+    taken = extractor.extract(batch)
     assert distance(taken.features, reference[f"{images}_2048"][rows]) < 1e-4
     assert distance(taken.logits, reference[f"{images}_logits_unbiased"][rows]) < 1e-4
     assert taken.spatial is not None
-    assert taken.spatial.shape[1] == tap.spatial
+    assert taken.spatial.shape[1] == extractor.spatial
     assert distance(taken.spatial, reference[f"{images}_spatial2023"][rows]) < 1e-4
     other = reference[f"{images}_pytorchfid2048"][rows]
     assert distance(taken.features, other) > 1e-3, "pytorch-fid's resize is another one"
 
 
-def test_the_resize_is_tensorflows_to_the_bit(tap: InceptionTap, reference: Any) -> None:
+def test_the_resize_is_tensorflows_to_the_bit(extractor: InceptionExtractor, reference: Any) -> None:
     found = tf1_bilinear(torch.from_numpy(reference["cifar_u8"][:1]).permute(0, 3, 1, 2).float(), 299)
     np.testing.assert_array_equal(found.numpy(), reference["cifar0_resized299_tf1"])
 
@@ -74,28 +76,30 @@ def test_the_resize_is_torch_fidelitys_to_the_bit(shape: tuple[int, int]) -> Non
     assert torch.equal(tf1_bilinear(images, 299), expected)
 
 
-def test_equals_torch_fidelitys_network(tap: InceptionTap, weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_equals_torch_fidelitys_network(
+    extractor: InceptionExtractor, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     torch.save(weights, tmp_path / "net.pth")
     theirs = module.FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], str(tmp_path / "net.pth"))
     images = np.random.default_rng(0).integers(0, 256, size=(2, 40, 40, 3), dtype=np.uint8)
     features, logits = theirs(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
-    taken = tap.take(torch.stack([tap.prepare(image) for image in images]))
+    taken = extractor.extract(torch.stack([extractor.prepare(image) for image in images]))
     torch.testing.assert_close(taken.features, features, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(taken.logits, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_images_of_any_size_go_into_one_batch(tap: InceptionTap) -> None:
+def test_images_of_any_size_go_into_one_batch(extractor: InceptionExtractor) -> None:
     sizes = [(20, 30), (400, 300)]
-    prepared = [tap.prepare(np.zeros((*size, 3), np.uint8)) for size in sizes]
+    prepared = [extractor.prepare(np.zeros((*size, 3), np.uint8)) for size in sizes]
     assert {tuple(each.shape) for each in prepared} == {(3, 299, 299)}
     assert float(prepared[0].max()) == -1.0
 
 
 def test_a_square_may_come_first(weights: dict[str, Tensor]) -> None:
-    squared = InceptionTap(weights, "0" * 64, image_size=16)
+    squared = InceptionExtractor(weights, "0" * 64, image_size=16)
     image = np.random.default_rng(0).integers(0, 256, size=(16, 20, 3), dtype=np.uint8)
-    plain = InceptionTap(weights, "0" * 64)
+    plain = InceptionExtractor(weights, "0" * 64)
     assert torch.equal(squared.prepare(image), plain.prepare(image[:, 2:18]))
     assert squared.preprocessing.startswith("short side to 16 pixels")
 
@@ -104,10 +108,10 @@ def test_only_the_published_file_is_fid(weights: dict[str, Tensor], tmp_path: Pa
     path = str(tmp_path / "own.pth")
     torch.save({name: value for name, value in weights.items() if "batches_tracked" not in name}, path)
     with pytest.raises(DataError, match=f"has {PUBLISHED.sha256}"):
-        load(TapSpec("inception", path))
-    own = load(TapSpec("inception", path, sha256=_sha256(path)))
+        load_extractor(FeatureSpec("inception", path))
+    own = load_extractor(FeatureSpec("inception", path, sha256=_sha256(path)))
     assert (own.name, own.dim, own.classes, own.published) == ("inception", 2048, 1008, False)
-    assert InceptionTap(weights, PUBLISHED.sha256 + "0" * 56).published
+    assert InceptionExtractor(weights, PUBLISHED.sha256 + "0" * 56).published
 
 
 def _sha256(path: str) -> str:
@@ -118,13 +122,13 @@ def _sha256(path: str) -> str:
 
 def test_what_is_missing_is_said(weights: dict[str, Tensor], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"statistics\.weights is empty.*weights-inception-2015-12-05-6726825d\.pth"):
-        check(TapSpec("inception", ""))
+        check_spec(FeatureSpec("inception", ""))
     with pytest.raises(DataError, match="no such file; it should be weights-inception-2015"):
-        load(TapSpec("inception", str(tmp_path / "nowhere.pth")))
+        load_extractor(FeatureSpec("inception", str(tmp_path / "nowhere.pth")))
     path = str(tmp_path / "other.pth")
     torch.save({"fc.weight": weights["fc.weight"]}, path)
     with pytest.raises(DataError, match="does not fit inception"):
-        load(TapSpec("inception", path, sha256=_sha256(path)))
+        load_extractor(FeatureSpec("inception", path, sha256=_sha256(path)))
 
 
 def test_published_weights_give_published_figures() -> None:
@@ -132,4 +136,4 @@ def test_published_weights_give_published_figures() -> None:
     uri = os.environ.get("VIM_INCEPTION_WEIGHTS")
     if not uri:
         pytest.skip("VIM_INCEPTION_WEIGHTS names no weights-inception-2015-12-05-6726825d.pth")
-    assert load(TapSpec("inception", uri)).published
+    assert load_extractor(FeatureSpec("inception", uri)).published

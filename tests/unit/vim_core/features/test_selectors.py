@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vim_core.data.images import square, to_tensor
 from vim_core.errors import ConfigError, DataError
-from vim_core.features.selectors import SelectorSpec, columns_of, load
+from vim_core.features.selectors import SelectorSpec, columns_of, load_selector
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.storage import io
 
@@ -68,7 +68,7 @@ def test_a_network_from_outside_sees_pictures_as_they_are_whatever_their_sizes(t
     torch.manual_seed(0)
     network = Free().eval()
     weights, digest = saved(network, tmp_path / "free.safetensors")
-    selector = load(SelectorSpec(f"{HERE}:Free", weights, sha256=digest[:10], wanted=TABLE))
+    selector = load_selector(SelectorSpec(f"{HERE}:Free", weights, sha256=digest[:10], wanted=TABLE))
     images, labels = pictures((8, 8), (8, 8), (5, 9), (8, 8)), torch.tensor([2, 0, 1, 1])
     scores, likeliest = selector.judge(images, labels)
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def test_classes_are_found_by_name_and_pictures_cut_to_the_networks_size(tmp_pat
     torch.manual_seed(1)
     network = Sized().eval()
     weights, digest = saved(network, tmp_path / "sized.safetensors")
-    selector = load(SelectorSpec(f"{HERE}:Sized", weights, sha256=digest, wanted=TABLE))
+    selector = load_selector(SelectorSpec(f"{HERE}:Sized", weights, sha256=digest, wanted=TABLE))
     images = pictures((10, 7), (6, 12))
     with torch.inference_mode():
         logits = network(to_tensor(np.stack([square(image, 6) for image in images]))).double()
@@ -99,7 +99,7 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
     weights, digest = saved(network, tmp_path / "net.safetensors")
     wanted = tuple(f"n{number:08d}" for number in range(1000))
     spec = SelectorSpec("torchvision:squeezenet1_1", weights, sha256=digest[:8], wanted=wanted)
-    selector = load(spec)
+    selector = load_selector(spec)
     (image,) = pictures((40, 50))
     transform = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
     assert float(scores[0]) == pytest.approx(float(logits.softmax(0)[7]), rel=1e-5)
     assert likeliest.tolist()[1]
     with pytest.raises(ConfigError, match=r"has 1000 classes, the images have 3; name a list"):
-        load(SelectorSpec(spec.name, weights, sha256=digest[:8], wanted=TABLE))
+        load_selector(SelectorSpec(spec.name, weights, sha256=digest[:8], wanted=TABLE))
 
 
 def test_the_pipelines_own(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_pipelines_own(tmp_path: Path) -> None:
     save_file(network.state_dict(), str(tmp_path / "model.safetensors"))
     io.write_bytes(str(tmp_path / "config.json"), model_config(shape))
     files = str(tmp_path / "model.safetensors"), str(tmp_path / "config.json")
-    selector = load(SelectorSpec("selector", *files, "digest", TABLE, ("bee", "ant", "cat")))
+    selector = load_selector(SelectorSpec("selector", *files, "digest", TABLE, ("bee", "ant", "cat")))
     images = pictures((8, 8), (8, 8))
     with torch.inference_mode():
         logits = network(to_tensor(np.stack(images))).double()
@@ -151,22 +151,22 @@ def test_what_is_no_selector_is_refused(tmp_path: Path) -> None:
         return SelectorSpec(name, weights, sha256=sha256, wanted=TABLE)
 
     with pytest.raises(DataError, match=r"network\.weights='.*': sha256 is .*…, the file with sha256 00000000 has"):
-        load(given(f"{HERE}:Free", "00000000"))
+        load_selector(given(f"{HERE}:Free", "00000000"))
     with pytest.raises(DataError, match=r"(?s)does not fit .*:Sized: .*size mismatch"):
-        load(given(f"{HERE}:Sized"))
+        load_selector(given(f"{HERE}:Sized"))
     with pytest.raises(ConfigError, match=r"'nowhere_at_all:net': cannot be imported \(No module"):
-        load(given("nowhere_at_all:net"))
+        load_selector(given("nowhere_at_all:net"))
     with pytest.raises(ConfigError, match=r"cannot be imported \(module .* has no attribute 'Other'"):
-        load(given(f"{HERE}:Other"))
+        load_selector(given(f"{HERE}:Other"))
     with pytest.raises(ConfigError, match="gives a int, expected a torch"):
-        load(given(f"{HERE}:not_a_network"))
+        load_selector(given(f"{HERE}:not_a_network"))
     with pytest.raises(ConfigError, match=r"'torchvision:resnet102': torchvision has no such classifier"):
-        load(given("torchvision:resnet102"))
+        load_selector(given("torchvision:resnet102"))
 
 
 def test_a_network_without_a_row_an_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, digest = saved(Free(), tmp_path / "free.safetensors")
     monkeypatch.setattr(Free, "forward", lambda self, images: images.mean(dim=(0, 2, 3))[None])
-    selector = load(SelectorSpec(f"{HERE}:Free", weights, sha256=digest, wanted=TABLE))
+    selector = load_selector(SelectorSpec(f"{HERE}:Free", weights, sha256=digest, wanted=TABLE))
     with pytest.raises(DataError, match=r"gives logits \[1, 3\] for images \[2, 3, 8, 8\]: expected one row an image"):
         selector.judge(pictures((8, 8), (8, 8)), torch.tensor([0, 1]))

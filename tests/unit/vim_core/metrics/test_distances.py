@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from vim_core.metrics.distances import closest, nearest, radii, squares
+from vim_core.metrics.distances import merge_nearest, nearest, neighbour_radii, squared_distances
 
 
 @settings(max_examples=25, deadline=None)
@@ -35,13 +35,13 @@ def test_answers_of_parts_make_the_answer_of_the_whole() -> None:
     asked, known = rng.normal(size=(9, 3)), rng.normal(size=(20, 3))
     left, right = nearest(asked, known[:11], 3), nearest(asked, known[11:], 3)
     whole = nearest(asked, known, 3)
-    merged = closest(left, (right[0], right[1] + 11), 3)
+    merged = merge_nearest(left, (right[0], right[1] + 11), 3)
     np.testing.assert_array_equal(merged[1], whole[1])
     np.testing.assert_allclose(merged[0], whole[0], rtol=1e-12)
 
 
 def test_radii_by_hand_and_blocks_of_any_size() -> None:
     line = np.array([[0.0], [1.0], [3.0], [7.0]])
-    assert radii(line, 1).tolist() == pytest.approx([1, 1, 4, 16])
-    assert radii(line, 2, block=3).tolist() == pytest.approx([9, 4, 9, 36])
-    assert [len(tile) for tile in squares(line, line, 3)] == [3, 1]
+    assert neighbour_radii(line, 1).tolist() == pytest.approx([1, 1, 4, 16])
+    assert neighbour_radii(line, 2, block=3).tolist() == pytest.approx([9, 4, 9, 36])
+    assert [len(tile) for tile in squared_distances(line, line, 3)] == [3, 1]

@@ -11,7 +11,7 @@ from scipy import linalg
 
 from vim_core.errors import DataError
 from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.gaussian import Gaussian, checked
+from vim_core.metrics.gaussian import Gaussian, checked_gaussian
 from vim_core.metrics.moments import Moments
 
 
@@ -131,7 +131,7 @@ def test_unknown_counts_warn_where_the_rank_is_missing(caplog: pytest.LogCapture
 def test_matrices_that_are_no_covariances_are_refused() -> None:
     mean = np.zeros(2)
     good = np.array([[1.0, 0.5], [0.5, 1.0]])
-    assert checked(mean.astype(np.float32), good.astype(np.float32), None, "x").covariance.dtype == np.float64
+    assert checked_gaussian(mean.astype(np.float32), good.astype(np.float32), None, "x").covariance.dtype == np.float64
     for matrix, message in (
         (np.array([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
         (np.array([[1.0, 0.0], [0.0, -1.0]]), "a variance is negative"),
@@ -140,12 +140,12 @@ def test_matrices_that_are_no_covariances_are_refused() -> None:
         (good.astype(int), "expected floats"),
     ):
         with pytest.raises(DataError, match=message):
-            checked(mean, matrix, None, "x")
+            checked_gaussian(mean, matrix, None, "x")
     with pytest.raises(DataError, match="statistics of 1 images"):
-        checked(mean, good, 1, "x")
+        checked_gaussian(mean, good, 1, "x")
     indefinite = np.array([[1.0, 2.0], [2.0, 1.0]])
     with pytest.raises(DataError, match="eigenvalue -1"):
-        frechet_distance(checked(mean, indefinite, 9, "x"), checked(mean, good, 9, "x"))
+        frechet_distance(checked_gaussian(mean, indefinite, 9, "x"), checked_gaussian(mean, good, 9, "x"))
 
 
 def test_closed_forms() -> None:

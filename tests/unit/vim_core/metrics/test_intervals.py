@@ -8,41 +8,47 @@ from scipy import stats
 
 from vim_core.errors import DataError
 from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.intervals import bootstrap_mean, jackknife, of_parts, share, student
+from vim_core.metrics.intervals import (
+    bootstrap_interval,
+    jackknife,
+    student_interval,
+    student_quantile,
+    wilson_interval,
+)
 from vim_core.metrics.moments import Moments, merge_all
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 15, 19, 30, 100, 5000])
 def test_student_equals_scipy(freedom: int) -> None:
-    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-4)
+    assert student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-4)
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 10), (3, 10), (10, 10), (987, 1000)])
 def test_shares_equal_scipys_wilson(successes: int, count: int) -> None:
     expected = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
-    assert share(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson_interval(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_bootstrap_of_a_mean_is_near_the_normal_interval_and_repeats() -> None:
     values = np.random.default_rng(0).exponential(size=2000)
-    low, high = bootstrap_mean(values)
+    low, high = bootstrap_interval(values)
     error = values.std(ddof=1) / np.sqrt(2000)
     assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error)
-    assert bootstrap_mean(values) == (low, high)
-    assert bootstrap_mean([2.0, 2.0]) == (2.0, 2.0)
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval([2.0, 2.0]) == (2.0, 2.0)
 
 
 def test_intervals_of_parts_are_those_of_a_t_test() -> None:
     parts = np.random.default_rng(1).normal(size=12)
     expected = stats.ttest_1samp(parts, 0).confidence_interval(0.95)
-    assert of_parts(float(parts.mean()), parts) == pytest.approx((expected.low, expected.high), abs=1e-4)
+    assert student_interval(float(parts.mean()), parts) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
     """Of a mean of equal groups the jackknife's error is that of the groups' means, in closed form."""
     groups = np.random.default_rng(2).normal(size=(15, 40))
     found = jackknife(list(groups), lambda some: np.concatenate(some), lambda whole: float(whole.mean()))
-    assert found == pytest.approx(of_parts(float(groups.mean()), groups.mean(axis=1)), rel=1e-9)
+    assert found == pytest.approx(student_interval(float(groups.mean()), groups.mean(axis=1)), rel=1e-9)
 
 
 def test_the_jackknife_holds_a_frechet_distance_as_often_as_it_says() -> None:
@@ -62,8 +68,8 @@ def test_the_jackknife_holds_a_frechet_distance_as_often_as_it_says() -> None:
 
 def test_nothing_to_take_an_interval_from_is_refused() -> None:
     with pytest.raises(DataError, match="at least two parts"):
-        of_parts(1.0, [1.0])
+        student_interval(1.0, [1.0])
     with pytest.raises(DataError, match="3 of 2 is no share"):
-        share(3, 2)
+        wilson_interval(3, 2)
     with pytest.raises(DataError, match="one value per image"):
-        bootstrap_mean([])
+        bootstrap_interval([])

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vim_core.errors import DataError
-from vim_core.metrics.intervals import left_out
-from vim_core.metrics.kernel_distance import kernel_distance, unbiased, without_groups
+from vim_core.metrics.intervals import jackknife_interval
+from vim_core.metrics.kernel_distance import kernel_distance, leave_one_group_out, unbiased_mmd2
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
@@ -33,12 +33,12 @@ def test_the_estimate_by_definition() -> None:
 
     own = [np.mean([kernel(a, b) for i, a in enumerate(side) for j, b in enumerate(side) if i != j]) for side in (x, y)]
     across = np.mean([kernel(a, b) for a in x for b in y])
-    assert unbiased(x, y) == pytest.approx(own[0] + own[1] - 2 * across)
+    assert unbiased_mmd2(x, y) == pytest.approx(own[0] + own[1] - 2 * across)
 
 
 def test_equal_distributions_score_nothing_on_average() -> None:
     rng = np.random.default_rng(2)
-    values = [unbiased(rng.normal(size=(40, 4)), rng.normal(size=(40, 4))) for _ in range(300)]
+    values = [unbiased_mmd2(rng.normal(size=(40, 4)), rng.normal(size=(40, 4))) for _ in range(300)]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
 
 
@@ -52,12 +52,12 @@ def test_too_few_images_name_the_settings() -> None:
 def test_leaving_groups_out_in_one_pass() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(23, 4)), rng.normal(size=(17, 4)) + 0.5
-    found = without_groups(x, y, 5, block=4)
+    found = leave_one_group_out(x, y, 5, block=4)
     sides = [(np.arange(23) % 5, np.arange(17) % 5)] * 5
-    expected = [unbiased(x[a != group], y[b != group]) for group, (a, b) in enumerate(sides)]
+    expected = [unbiased_mmd2(x[a != group], y[b != group]) for group, (a, b) in enumerate(sides)]
     assert found == pytest.approx(expected)
     with pytest.raises(DataError, match="9 groups of 23 and 17"):
-        without_groups(x, y, 9)
+        leave_one_group_out(x, y, 9)
 
 
 def test_its_jackknife_holds_the_truth_of_shifted_sets() -> None:
@@ -66,7 +66,7 @@ def test_its_jackknife_holds_the_truth_of_shifted_sets() -> None:
     for seed in range(100):
         rng = np.random.default_rng(seed)
         x, y = rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 0.7
-        values.append(unbiased(x, y))
-        held.append(left_out(values[-1], without_groups(x, y, 20)))
+        values.append(unbiased_mmd2(x, y))
+        held.append(jackknife_interval(values[-1], leave_one_group_out(x, y, 20)))
     truth = np.mean(values)
     assert np.mean([low <= truth <= high for low, high in held]) >= 0.88

@@ -11,7 +11,7 @@ import pytest
 from vim_core.errors import DataError
 from vim_core.metrics.gaussian import Gaussian
 from vim_core.metrics.moments import Moments
-from vim_core.metrics.reference import images_of, read_reference, write_batch, write_reference
+from vim_core.metrics.reference import read_images, read_reference, write_batch, write_reference
 
 
 def moments(dim: int = 4, seed: int = 0) -> Moments:
@@ -72,7 +72,7 @@ def test_a_batch_of_guided_diffusion_is_read(tmp_path: Path, save: object) -> No
     assert found.gaussian is not None
     assert found.spatial is not None
     assert (found.gaussian.dim, found.spatial.dim, found.images) == (4, 3, (7, 6, 5, 3))
-    blocks = list(images_of(path, 3))
+    blocks = list(read_images(path, 3))
     assert [len(block) for block in blocks] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(blocks), images)
 
@@ -131,4 +131,4 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
         read_reference(str(path))
     np.savez(path, mu=np.zeros(2), sigma=np.eye(2))
     with pytest.raises(DataError, match="holds no images"):
-        next(images_of(str(path)))
+        next(read_images(str(path)))

@@ -9,13 +9,13 @@ import torch
 from vim_core.errors import DataError
 from vim_core.metrics.inception_score import ScoreSums
 from vim_core.metrics.precision_recall import FeatureSample
-from vim_core.metrics.rules import in_order, rules
+from vim_core.metrics.rules import convention, in_order
 from vim_core.metrics.sums import rank_of
 
 
 def score(name: str, logits: np.ndarray, batch: int) -> tuple[float, float]:
     """Summed batch by batch, as shards are."""
-    rule, total = rules(name), len(logits)
+    rule, total = convention(name), len(logits)
     count = rule.split_count(total, 0)
     sums = ScoreSums.empty(count, logits.shape[1])
     for first in range(0, total, batch):
@@ -47,7 +47,7 @@ def test_guided_diffusions_inception_score() -> None:
 
 
 def test_own_splits_are_by_key() -> None:
-    rule = rules("")
+    rule = convention("")
     assert rule.split_count(100, 4) == 4
     numbers = rule.split_numbers([str(i) for i in range(400)], 0, 400, 4)
     assert np.bincount(numbers, minlength=4).min() > 60

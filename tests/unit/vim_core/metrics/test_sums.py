@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vim_core.errors import DataError
-from vim_core.features import Taken
+from vim_core.features import Features
 from vim_core.metrics.inception_score import ScoreSums
 from vim_core.metrics.moments import Moments, merge_all
 from vim_core.metrics.precision_recall import FeatureSample
-from vim_core.metrics.sums import Sums, half_of, rank_of, split_of
+from vim_core.metrics.sums import FeatureStatistics, half_of, rank_of, split_of
 
 
 def images(count: int, dim: int, seed: int = 0) -> tuple[list[str], torch.Tensor, torch.Tensor]:
@@ -22,10 +22,12 @@ def images(count: int, dim: int, seed: int = 0) -> tuple[list[str], torch.Tensor
     return keys, torch.randn(count, dim, generator=stream) + 3, torch.randn(count, 4, generator=stream) * 5
 
 
-def summed(sums: Sums, keys: list[str], features: torch.Tensor, logits: torch.Tensor, cuts: list[int]) -> Sums:
+def summed(
+    sums: FeatureStatistics, keys: list[str], features: torch.Tensor, logits: torch.Tensor, cuts: list[int]
+) -> FeatureStatistics:
     for rows in np.split(np.arange(len(keys)), cuts):
         if rows.size:
-            sums.add([keys[row] for row in rows], Taken(features[rows], logits[rows]))
+            sums.add([keys[row] for row in rows], Features(features[rows], logits[rows]))
     return sums
 
 
@@ -35,7 +37,7 @@ def test_any_batches_equal_the_whole(data: st.DataObject) -> None:
     count, dim = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 12))
     keys, features, logits = images(count, dim, data.draw(st.integers(0, 99)))
     cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=8)))
-    sums = Sums(dim, 4, halves=True, splits=3, features=7, padded=data.draw(st.booleans()))
+    sums = FeatureStatistics(dim, 4, halves=True, splits=3, features=7, padded=data.draw(st.booleans()))
     moments, *halves, scores, sample = summed(sums, keys, features, logits, cuts).parts()
     half = np.array([half_of(key) for key in keys])
     for found, chosen in ((moments, features), (halves[0], features[half == 0]), (halves[1], features[half == 1])):
@@ -54,27 +56,27 @@ def test_any_batches_equal_the_whole(data: st.DataObject) -> None:
 def test_batches_as_large_as_the_dimension_are_leaves_of_their_own() -> None:
     """What was measured before features waited keeps its bits."""
     keys, features, logits = images(30, 4)
-    found = summed(Sums(4), keys, features, logits, [6, 12, 18, 24]).parts()[0]
+    found = summed(FeatureStatistics(4), keys, features, logits, [6, 12, 18, 24]).parts()[0]
     leaves = [Moments.from_batch(part) for part in features.split(6)]
     assert found.to_bytes() == merge_all(leaves).to_bytes()
-    padded = summed(Sums(4, padded=True), keys, features, logits, [6, 12, 18, 24]).parts()[0]
+    padded = summed(FeatureStatistics(4, padded=True), keys, features, logits, [6, 12, 18, 24]).parts()[0]
     assert padded.to_bytes() == merge_all([Moments.empty(4), *leaves]).to_bytes()
 
 
 def test_few_moments_are_held_however_many_images_come() -> None:
-    sums = Sums(2)
+    sums = FeatureStatistics(2)
     for start in range(0, 512, 2):
-        sums.add([str(start), str(start + 1)], Taken(torch.randn(2, 2), torch.empty(2, 0)))
+        sums.add([str(start), str(start + 1)], Features(torch.randn(2, 2), torch.empty(2, 0)))
         assert len(sums.trees[0]) <= 9
     assert sums.parts()[0].count == 512
 
 
 def test_nothing_gives_empty_parts_and_damage_is_refused() -> None:
-    moments, scores, sample = Sums(3, 4, splits=2, features=5).parts()
+    moments, scores, sample = FeatureStatistics(3, 4, splits=2, features=5).parts()
     assert (moments.count, scores.count, sample.count) == (0, 0, 0)
-    broken = Sums(2)
+    broken = FeatureStatistics(2)
     with pytest.raises(DataError, match="1 images are not finite"):
-        broken.add(["a", "b"], Taken(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), torch.empty(2, 0)))
+        broken.add(["a", "b"], Features(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), torch.empty(2, 0)))
 
 
 def test_the_choices_by_key_are_independent() -> None:
@@ -91,9 +93,9 @@ def test_spatial_features_have_moments_of_their_own_and_splits_may_be_given() ->
     keys, features, logits = images(20, 3)
     spatial = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
     given_splits = np.arange(20) % 2
-    sums = Sums(3, 4, splits=2, spatial=5)
+    sums = FeatureStatistics(3, 4, splits=2, spatial=5)
     for rows in (slice(0, 8), slice(8, 20)):
-        sums.add(keys[rows], Taken(features[rows], logits[rows], spatial[rows]), given_splits[rows])
+        sums.add(keys[rows], Features(features[rows], logits[rows], spatial[rows]), given_splits[rows])
     moments, scores, found = sums.parts()
     np.testing.assert_allclose(found.m2, Moments.from_batch(spatial).m2, rtol=1e-10)
     np.testing.assert_allclose(moments.mean, Moments.from_batch(features).mean, rtol=1e-10)
