@@ -24,13 +24,14 @@ def load(preset: str, overrides: list[str]) -> PipelineConfig:
     return settings.load(preset, overrides, FOLDER)
 
 
+def absolute(name: str) -> str:
+    """The absolute path of a YAML file, for use from another folder; the name of a preset or profile as it is."""
+    return os.path.abspath(name) if name.endswith((".yaml", ".yml")) else name
+
+
 def headlines() -> dict[str, str]:
     """Every preset's name and the first line of its header."""
     from components.contract import settings
 
-    return {name: _headline(FOLDER / f"{name}.yaml") for name in settings.presets(FOLDER)}
-
-
-def _headline(path: Path) -> str:
-    with open(path, encoding="utf-8") as stream:
-        return stream.readline().lstrip("# ").strip()
+    texts = {name: (FOLDER / f"{name}.yaml").read_text(encoding="utf-8") for name in settings.presets(FOLDER)}
+    return {name: text.partition("\n")[0].lstrip("# ").strip() for name, text in texts.items()}

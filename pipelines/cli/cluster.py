@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cli import commands
+from pipelines.cli import common
+from pipelines.cli.common import print_line
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
-
-TEXT = """\
-examples:
-  vimctl cluster up --nodes 3                     a head and two workers on this machine, with a token, on loopback
-  vimctl submit --preset digits --cluster local   the whole pipeline on it
-  vimctl cluster list                             every profile, and whether its cluster answers
-  vimctl cluster down                             end just that cluster
-"""
+    from pipelines.cli.common import Subparsers
 
 
-def grammar(made: ArgumentParser) -> None:
-    """The words after `vimctl cluster`."""
-    kinds = made.add_subparsers(metavar="up|down|list", required=True)
-    started = _kind(kinds, "up", up, "start a Ray cluster on this machine; the profile `local` is it")
+def add_commands(subparsers: Subparsers) -> None:
+    """Add `vimctl cluster`."""
+    clusters = common.group(
+        subparsers, "cluster", "start a cluster on this machine, list those that are known",
+        {
+            "cluster up --nodes 3": "a head and two workers on this machine, with a token, on loopback",
+            "submit --preset digits --cluster local": "the whole pipeline on it",
+            "cluster down": "end just that cluster",
+        },
+    )  # fmt: skip
+    started = common.subcommand(
+        clusters, "up", up, "start a Ray cluster on this machine; the profile `local` is it",
+        {
+            "cluster up": "a head alone, with all CPUs of the machine",
+            "cluster up --nodes 3 --cpus 2": "a head and two workers of two CPUs",
+        },
+    )  # fmt: skip
     started.add_argument("--nodes", type=int, default=1, help="head and workers (default: %(default)s, a head alone)")
     started.add_argument(
         "--cpus", type=int, default=0,
@@ -32,10 +37,14 @@ def grammar(made: ArgumentParser) -> None:
         "machine's)",
     )  # fmt: skip
     started.add_argument(
-        "--port", type=int, default=8265, help="of dashboard and Jobs API (default: %(default)s, or a free one)"
+        "--port", type=int, default=8265, help="port of dashboard and Jobs API (default: %(default)s, or a free one)"
     )
-    _kind(kinds, "down", down, "end the cluster that `up` started, and nothing else")
-    _kind(kinds, "list", show, "list the profiles of clusters and whether they answer")
+    about = "end the cluster that `up` started, and nothing else"
+    examples = {"cluster down": "its processes end", "cluster list": "no job is left on it"}
+    common.subcommand(clusters, "down", down, about, examples)
+    about = "list the profiles of clusters and whether they answer"
+    examples = {"cluster list": "name, kind, address, jobs", "doctor --cluster local": "more of one of them"}
+    common.subcommand(clusters, "list", show, about, examples)
 
 
 def up(arguments: Namespace) -> int:
@@ -44,12 +53,14 @@ def up(arguments: Namespace) -> int:
 
     cores = len(os.sched_getaffinity(0))
     cpus = arguments.cpus or cores
-    record = local.up(arguments.nodes, cpus, arguments.port, _say)
-    _say(f"{len(record.nodes)} node{'s' if len(record.nodes) > 1 else ''} at {record.address}, on loopback; the token")
-    _say(f"that submitting and Ray's dashboard want lies in {record.token_file}")
-    _say("submit to it:  vimctl submit --preset digits --cluster local")
+    record = local.up(arguments.nodes, cpus, arguments.port, print_line)
+    print_line(
+        f"{len(record.nodes)} node{'s' if len(record.nodes) > 1 else ''} at {record.address}, on loopback; the token"
+    )
+    print_line(f"that submitting and Ray's dashboard want lies in {record.token_file}")
+    print_line("submit to it:  vimctl submit --preset digits --cluster local")
     if cpus < cores:
-        _say(f"a training asks for {cores} CPUs here unless run.threads says otherwise: give run.threads={cpus}")
+        print_line(f"a training asks for {cores} CPUs here unless run.threads says otherwise: give run.threads={cpus}")
     return 0
 
 
@@ -58,7 +69,7 @@ def down(arguments: Namespace) -> int:
     from pipelines.jobs import local
 
     record = local.down()
-    _say("no local cluster was running" if record is None else f"the local cluster at {record.address} is gone")
+    print_line("no local cluster was running" if record is None else f"the local cluster at {record.address} is gone")
     return 0
 
 
@@ -71,7 +82,7 @@ def show(arguments: Namespace) -> int:
     for name in names:
         cluster = profile.load(name)
         where = cluster.address or cluster.kubernetes.context or "-"
-        _say(f"{name:<{width}}  {cluster.kind:<10}  {where:<24}  {_answer(cluster)}")
+        print_line(f"{name:<{width}}  {cluster.kind:<10}  {where:<24}  {_answer(cluster)}")
     return 0
 
 
@@ -85,12 +96,3 @@ def _answer(cluster: Any) -> str:
         return " ".join(str(error).split())
     running = sum(not job.over for job in jobs)
     return f"answers, {running} of {len(jobs)} jobs not over"
-
-
-def _kind(kinds: Any, name: str, act: object, text: str) -> ArgumentParser:
-    return commands.subcommand(kinds, name, act, text, TEXT)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -1,119 +1,133 @@
-"""`vimctl compare`: finding the reports of runs, their page, and the table in the terminal."""
+"""`vimctl compare`: the reports of several runs on one page and in the terminal."""
 
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from components.report.compare import Run
 from pipelines import presets
-from pipelines.cli.summary import line, place
-from pipelines.orchestration import session
+from pipelines.cli import common
+from pipelines.cli.common import display_path, print_field
 from vim_core.errors import ConfigError, DataError
-from vim_core.storage import io
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FILES = ("results.json", "report.html")
+    from components.report.compare import Run
+    from pipelines.cli.common import Subparsers
+
+RESULTS, PAGE = "results.json", "report.html"
+
+
+def add_commands(subparsers: Subparsers) -> None:
+    """Add `vimctl compare`."""
+    parser = common.subcommand(
+        subparsers, "compare", run, "put the reports of several runs beside each other",
+        {
+            "compare digits other/report-folder": "two runs, on one page and in the terminal",
+            "compare digits tiny_imagenet run.root=/mnt/runs": "the last reports of two presets",
+        },
+    )  # fmt: skip
+    parser.add_argument(
+        "words", nargs="*", metavar="RUN … key=value …",
+        help="a folder with results.json, an artifact of report, or a preset's name (settings say of which root)",
+    )  # fmt: skip
+    parser.add_argument("--out", default="compare.html", help="the page to write (default: %(default)s)")
+
+
+def run(arguments: Namespace) -> int:
+    """`vimctl compare`. Raises `DataError` for a run without a report."""
+    names = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    print_comparison(write(names, overrides, arguments.out), arguments.out, common.console())
+    return 0
 
 
 def write(names: list[str], overrides: list[str], target: str) -> list[Run]:
-    """Write the page of these runs to `target` and give them back.
+    """Write the page of these runs to `target` and return them; those of one preset are numbered.
 
     Raises:
-        ConfigError: fewer than two runs are named, or a name is neither a place nor a preset.
+        ConfigError: fewer than two runs are named, or a name is neither a path nor a preset.
         DataError: there is no report yet, or it cannot be read.
     """
     from components.report import compare_page
+    from vim_core.storage import io
 
     if len(names) < 2:
         raise ConfigError(f"compare: {' '.join(names) or 'nothing'}: name two runs or more")
-    runs = distinct([read(name, *locate(name, overrides)) for name in names])
+    runs = [read(name, *locate(name, overrides)) for name in names]
+    titles = [run.name for run in runs]
+    for i, title in enumerate(titles):
+        if titles.count(title) > 1:
+            runs[i] = replace(runs[i], name=f"{title} {titles[: i + 1].count(title)}")
     io.write_bytes(target, compare_page.render(runs).encode())
     return runs
 
 
 def locate(name: str, overrides: list[str]) -> tuple[str, str]:
-    """Where a run's `results.json` and `report.html` lie; see `write`."""
-    folder = name.rpartition("/")[0] or "." if name.endswith(FILES) else name
-    if io.exists(io.join(folder, FILES[0])):
-        return io.join(folder, FILES[0]), io.join(folder, FILES[1])
+    """URIs of a run's `results.json` and `report.html`; see `write`."""
+    from components.artifacts import store
+    from components.contract.api import Artifact
+    from pipelines.orchestration.session import report_folder
+    from vim_core.storage import io
+
+    folder = name.rpartition("/")[0] or "." if name.endswith((RESULTS, PAGE)) else name
+    if io.exists(io.join(folder, RESULTS)):
+        return io.join(folder, RESULTS), io.join(folder, PAGE)
     manifest = io.join(folder, "manifest.json")
     if io.exists(manifest):
-        return _of_artifact(folder, manifest)
+        artifact = Artifact(folder, store.parse(io.read_bytes(manifest), manifest))
+        if artifact.manifest.component != "report":
+            raise DataError(f"{folder}: is an artifact of {artifact.manifest.component}; give one of report")
+        return artifact.uri(RESULTS), artifact.uri(PAGE)
     if "/" in name:
         raise DataError(f"{name}: has neither results.json nor manifest.json; give the folder of a report")
-    settings = presets.load(name, overrides)
-    folder = session.published(settings)
-    if not io.exists(io.join(folder, FILES[0])):
-        raise DataError(f"{place(folder)}: no report yet; make it with `vimctl run --preset {name}`")
-    return io.join(folder, FILES[0]), io.join(folder, FILES[1])
+    folder = report_folder(presets.load(name, overrides))
+    if not io.exists(io.join(folder, RESULTS)):
+        raise DataError(f"{display_path(folder)}: no report yet; make it with `vimctl run --preset {name}`")
+    return io.join(folder, RESULTS), io.join(folder, PAGE)
 
 
 def read(name: str, results: str, page: str) -> Run:
-    """A run from its report; pictures are those of its page, if it is there. Raises `DataError` for broken JSON."""
+    """A run from its report, with the pictures of its page if it is there. Raises `DataError` for broken JSON."""
     from components.report import compare_page
+    from components.report.compare import Run
+    from vim_core.storage import io
 
     try:
         record = json.loads(io.read_bytes(results))
     except ValueError as error:
-        raise DataError(f"{place(results)}: is not the record of a report: {error}") from error
+        raise DataError(f"{display_path(results)}: is not the record of a report: {error}") from error
     if not isinstance(record, dict) or "protocols" not in record:
-        raise DataError(f"{place(results)}: is not the record of a report: it has no protocols")
-    found = compare_page.pictures(io.read_bytes(page).decode()) if io.exists(page) else {}
-    where = place(results).removesuffix("/" + FILES[0])
+        raise DataError(f"{display_path(results)}: is not the record of a report: it has no protocols")
+    pictures = compare_page.pictures(io.read_bytes(page).decode()) if io.exists(page) else {}
+    folder = display_path(results).removesuffix(f"/{RESULTS}")
     title = str(record.get("preset") or name)
-    return Run(title, record, where, found.get("samples", ()), found.get("reconstructions", ()))
+    return Run(title, record, folder, pictures.get("samples", ()), pictures.get("reconstructions", ()))
 
 
-def distinct(runs: list[Run]) -> list[Run]:
-    """The runs under names that differ: those of one preset are numbered."""
-    from dataclasses import replace
-
-    names = [run.name for run in runs]
-    return [
-        replace(run, name=f"{run.name} {names[: i + 1].count(run.name)}") if names.count(run.name) > 1 else run
-        for i, run in enumerate(runs)
-    ]
-
-
-def show(runs: list[Run], target: str, console: Console) -> None:
+def print_comparison(runs: list[Run], target: str, console: Console) -> None:
     """Print the figures that compare, the ones refused with the fields that differ, and where the page lies."""
+    from rich.markup import escape
     from rich.table import Table
 
     from components.report import compare
 
     lines, refusals = compare.compare(runs)
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    made.add_column("figure", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("figure", no_wrap=True)
     for run in runs:
-        made.add_column(run.name, justify="right")
-    made.add_column("")
-    for one in lines:
-        cells = [f"{cell.value} [{cell.interval}]" if cell.interval else cell.value for cell in one.cells]
-        made.add_row(one.key, *(_plain(cell) for cell in cells), _plain(one.verdict))
-    console.print(made)
+        table.add_column(run.name, justify="right")
+    table.add_column("")
+    for line in lines:
+        cells = [f"{cell.value} [{cell.interval}]" if cell.interval else cell.value for cell in line.cells]
+        table.add_row(line.key, *map(escape, cells), escape(line.verdict))
+    console.print(table)
     for refusal in refusals:
         fields = ", ".join(name for name, _, _ in refusal.fields)
-        line(console, "refused", f"{refusal.key}: {' and '.join(refusal.runs)} differ in {fields}")
+        print_field(console, "refused", f"{refusal.key}: {' and '.join(refusal.runs)} differ in {fields}")
     for name, values in compare.settings_that_differ(runs):
-        line(console, "setting", f"{name}: {' | '.join(values)}")
-    line(console, "page", place(target))
-
-
-def _of_artifact(folder: str, manifest: str) -> tuple[str, str]:
-    from components.artifacts import store
-    from components.contract.api import Artifact
-
-    artifact = Artifact(folder, store.parse(io.read_bytes(manifest), manifest))
-    if artifact.manifest.component != "report":
-        raise DataError(f"{folder}: is an artifact of {artifact.manifest.component}; give one of report")
-    return artifact.uri(FILES[0]), artifact.uri(FILES[1])
-
-
-def _plain(text: str) -> str:
-    """Text that rich takes as it stands."""
-    from rich.markup import escape
-
-    return escape(text)
+        print_field(console, "setting", f"{name}: {' | '.join(values)}")
+    print_field(console, "page", display_path(target))

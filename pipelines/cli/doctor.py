@@ -7,16 +7,25 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
+from pipelines.cli import common
 
+if TYPE_CHECKING:
+    from pipelines.cli.common import Subparsers
     from pipelines.doctor.findings import Check, Finding, Subject
 
 STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
 
-def grammar(made: ArgumentParser) -> None:
-    """The words after `vimctl doctor`, beside those of a preset's settings."""
+def add_commands(subparsers: Subparsers) -> None:
+    """Add `vimctl doctor`."""
+    made = common.subcommand(
+        subparsers, "doctor", examine, "look at all that a run needs; say what to do",
+        {
+            "doctor --preset digits": "this machine, the root, MLflow, weights",
+            "doctor --preset digits --cluster ray --try-job": "a cluster too, and whether a job starts on it",
+        },
+    )  # fmt: skip
+    common.add_settings(made)
     made.add_argument("--cluster", default="", help="a cluster's profile, by name or YAML file")
     made.add_argument("--try-job", action="store_true", help="also start a job there that imports VIM (up to a minute)")
     made.add_argument("--json", action="store_true", help="print JSON")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from pipelines import presets
-from pipelines.cli.commands import console, only_overrides
+from pipelines.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipelines.cli.common import Subparsers
     from vim_core.planning.plan import Component, Plan
 
 GB = 1e9
@@ -22,27 +23,39 @@ MEMORY = ("weights", "gradients", "optimizer", "average", "frozen", "activations
 WAYS = {"xla": "weights split over {} of {} chips", "fsdp": "FSDP2 over {} of {} chips", "data": "a copy on each chip"}
 
 
-def options(made: ArgumentParser) -> None:
-    """What the command takes beside preset and settings."""
-    made.add_argument("--topology", help="the TPU slice, such as 4x4x4; short for run.topology=…")
-    made.add_argument("--accelerator", help="TPU-V4, TPU-V5E, TPU-V5P, H100 or H200; short for run.accelerator=…")
-    made.add_argument("--mfu", default="", help="share of the bf16 peak that trainings reach, or a benchmark's record")
-    made.add_argument("--price", type=float, help="price of a chip's hour; without it the plan says chip hours alone")
-    made.add_argument("--images", type=int, help="training images, where the preset's source is not known")
-    made.add_argument("--classes", type=int, help="classes of the data, likewise")
-    made.add_argument("--bytes-per-image", type=float, help="of the image table, where nobody measured such images")
-    made.add_argument(
+def add_commands(subparsers: Subparsers) -> None:
+    """Add `vimctl plan`."""
+    parser = common.subcommand(
+        subparsers, "plan", run, "say what a preset needs on so many chips, without touching any",
+        {
+            "plan --preset imagenet256_large --topology 4x4x4 --mfu 0.4": "memory, hours and storage on 64 chips",
+            "plan --preset imagenet256_base --accelerator H200 run.workers=8 --price 3": "eight GPUs, and the cost",
+        },
+    )  # fmt: skip
+    common.add_settings(parser)
+    parser.add_argument("--topology", help="the TPU slice, such as 4x4x4; short for run.topology=…")
+    parser.add_argument("--accelerator", help="TPU-V4, TPU-V5E, TPU-V5P, H100 or H200; short for run.accelerator=…")
+    parser.add_argument(
+        "--mfu", default="", help="share of the bf16 peak that trainings reach, or a benchmark's record"
+    )
+    parser.add_argument("--price", type=float, help="price of a chip's hour; without it the plan says chip hours alone")
+    parser.add_argument("--images", type=int, help="training images, where the preset's source is not known")
+    parser.add_argument("--classes", type=int, help="classes of the data, likewise")
+    parser.add_argument(
+        "--bytes-per-image", type=float, help="size of the image table, where nobody measured such images"
+    )
+    parser.add_argument(
         "--rate", action="append", default=[], metavar="COMPONENT=N",
         help="images a second of ingest, statistics, tokenize, reconstruct or sample, all workers together",
     )  # fmt: skip
-    made.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
 def run(arguments: Namespace) -> int:
-    """The command. Raises `ConfigError` for a malformed topology or setting; what does not fit is a warning."""
+    """`vimctl plan`. Raises `ConfigError` for a malformed topology or setting; what does not fit is a warning."""
     from components.training import plan as planning
 
-    overrides = only_overrides(arguments.words)
+    overrides = common.only_overrides(arguments.words)
     for key in ("topology", "accelerator"):
         value = getattr(arguments, key)
         overrides += [f"run.{key}={value}"] if value is not None else []
@@ -54,7 +67,7 @@ def run(arguments: Namespace) -> int:
     if given.json:
         sys.stdout.write(json.dumps(record(made), indent=1) + "\n")
     else:
-        show(made, console())
+        show(made, common.console())
     return 0
 
 

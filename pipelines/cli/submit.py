@@ -8,12 +8,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pipelines import presets
-from pipelines.cli import commands
+from pipelines.cli import common
+from pipelines.cli.common import print_line
 from vim_core.errors import DataError, VimError
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
-
+    from pipelines.cli.common import Subparsers
     from pipelines.jobs.api import Backend, JobSpec, JobState
     from pipelines.jobs.profile import Cluster
     from vim_core.config import PipelineConfig
@@ -21,41 +21,59 @@ if TYPE_CHECKING:
 DETACHED, LAST_LINES = 130, 8
 
 
-def submit_grammar(made: ArgumentParser) -> None:
-    """The words after `vimctl submit`."""
-    made.add_argument("words", nargs="*", metavar="[COMPONENT] key=value …", help="as for `vimctl run`")
-    made.add_argument("--preset", default="", help=f"a preset's name or a YAML file (default: {presets.default()})")
-    made.add_argument("--sweep", default="", metavar="FILE", help="run this sweep, a name or a YAML file")
-    made.add_argument("--from", dest="start", default="", metavar="COMPONENT", help="make it and what follows again")
-    made.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
-    made.add_argument("--force", action="store_true", help="run again although the artifact exists")
-    made.add_argument("--detach", action="store_true", help="return once it is sent; a lost one is not sent again")
-    _cluster(made)
-
-
-def status_grammar(made: ArgumentParser) -> None:
-    """The words after `vimctl status`."""
-    made.add_argument("words", nargs="*", metavar="key=value …", help="settings, such as run.root=…")
-    made.add_argument("--preset", default=presets.default(), help="whose root is looked at (default: %(default)s)")
-    _cluster(made)
-
-
-def logs_grammar(made: ArgumentParser) -> None:
-    """The words after `vimctl logs`."""
-    made.add_argument("job", nargs="?", default="", metavar="JOB", help="as `vimctl status` names it (default: newest)")
-    made.add_argument("-f", "--follow", action="store_true", help="go on until the job is over")
-    _cluster(made)
-
-
-def cancel_grammar(made: ArgumentParser) -> None:
-    """The words after `vimctl cancel`."""
-    made.add_argument("job", metavar="JOB", help="as `vimctl status` names it")
-    _cluster(made)
-
-
-def job_grammar(made: ArgumentParser) -> None:
-    """The word after `vimctl job`, which clusters run and people need not know."""
-    made.add_argument("spec", metavar="SPEC_URI")
+def add_commands(subparsers: Subparsers) -> None:
+    """Add the commands of this module."""
+    submitting = common.subcommand(
+        subparsers, "submit", submit, "run a preset, a component or a sweep on a cluster",
+        {
+            "submit --preset digits --cluster local": "the pipeline as a job; the same command attaches to it again",
+            "submit prior --preset digits prior.steps=9": "one component, with another setting",
+            "submit --sweep digits --detach": "a sweep; return once it is sent",
+        },
+    )  # fmt: skip
+    common.add_settings(submitting, "[COMPONENT] key=value …", f"the sweep's own, else {presets.default()}")
+    submitting.add_argument("--sweep", default="", metavar="FILE", help="run this sweep, a name or a YAML file")
+    submitting.add_argument(
+        "--from", dest="start", default="", metavar="COMPONENT", help="make it and what follows again"
+    )
+    submitting.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
+    submitting.add_argument("--force", action="store_true", help="run again although the artifact exists")
+    submitting.add_argument(
+        "--detach", action="store_true", help="return once it is sent; a lost one is not sent again"
+    )
+    looking = common.subcommand(
+        subparsers, "status", status, "say what runs, what is unfinished, what was made last",
+        {
+            "status": "the local cluster and the root of the default preset",
+            "status --preset digits --cluster my-gke.yaml": "of another cluster",
+        },
+    )  # fmt: skip
+    common.add_settings(looking)
+    reading = common.subcommand(
+        subparsers, "logs", logs, "print the output of a job on a cluster",
+        {"logs": "of the newest job", "logs -f vim-digits-0123456789ab-a1": "of this one, until it is over"},
+    )  # fmt: skip
+    reading.add_argument(
+        "job", nargs="?", default="", metavar="JOB", help="as `vimctl status` names it (default: newest)"
+    )
+    reading.add_argument("-f", "--follow", action="store_true", help="go on until the job is over")
+    stopping = common.subcommand(
+        subparsers, "cancel", cancel, "stop a job on a cluster",
+        {
+            "cancel vim-digits-0123456789ab-a1": "finished components are kept",
+            "cancel vim-digits-0123456789ab-a1 --cluster my-gke.yaml": "on another cluster",
+        },
+    )  # fmt: skip
+    stopping.add_argument("job", metavar="JOB", help="as `vimctl status` names it")
+    for parser in (submitting, looking, reading, stopping):
+        parser.add_argument(
+            "--cluster", default="local",
+            help="a profile's name or a YAML file, see `vimctl cluster list` (default: local)",
+        )  # fmt: skip
+    # Clusters run it; people need not know it, so the list of commands leaves it out.
+    hidden = subparsers.add_parser("job", description="Run the spec of a job; clusters do this.")
+    hidden.add_argument("spec", metavar="SPEC_URI", help="where `vimctl submit` stored it")
+    hidden.set_defaults(action=job)
 
 
 def submit(arguments: Namespace) -> int:
@@ -64,19 +82,19 @@ def submit(arguments: Namespace) -> int:
 
     cluster = profile.load(arguments.cluster)
     spec, config = request.asked(arguments, cluster)
-    finished = request.finished(spec, config, _say)
+    finished = request.finished(spec, config, print_line)
     if finished:
-        _say(f"finished already, no job is sent (--force makes it again): {finished}")
+        print_line(f"finished already, no job is sent (--force makes it again): {finished}")
         return 0
     heard = Heard()
     try:
         state = submission.submit(cluster, spec, heard.say, not arguments.detach)
     except KeyboardInterrupt:
         stop = f"{_hint('cancel', cluster)} {heard.job or 'JOB'}"
-        _say(f"\ndetached; a job that was sent goes on. The same command attaches to it again, `{stop}` stops it")
+        print_line(f"\ndetached; a job that was sent goes on. The same command attaches to it again, `{stop}` stops it")
         return DETACHED
     if arguments.detach:
-        _say(f"follow it: {_hint('logs -f', cluster)} {state.identity}")
+        print_line(f"follow it: {_hint('logs -f', cluster)} {state.identity}")
         return 0
     return _ended(cluster, spec, config, state, heard)
 
@@ -87,16 +105,16 @@ def status(arguments: Namespace) -> int:
     from pipelines.jobs import status as standing
 
     cluster = profile.load(arguments.cluster)
-    config = presets.load(arguments.preset, commands.only_overrides(arguments.words))
+    config = presets.load(arguments.preset, common.only_overrides(arguments.words))
     root = submission.placed(cluster, config).run.root
     try:
         jobs = submission.backend(cluster).jobs()
     except VimError as error:
         # What lies below the root can be told without the cluster.
-        _say(f"{error}")
+        print_line(f"{error}")
         jobs = []
     for line in standing.lines(root, cluster, jobs):
-        _say(line)
+        print_line(line)
     return 0
 
 
@@ -109,14 +127,14 @@ def logs(arguments: Namespace) -> int:
     state = _chosen(jobs, cluster, arguments.job)
     if arguments.follow and not state.over:
         try:
-            state = submission.follow(jobs, state.identity, _say, cluster.retries)
+            state = submission.follow(jobs, state.identity, print_line, cluster.retries)
         except KeyboardInterrupt:
-            _say("\ndetached; the job goes on")
+            print_line("\ndetached; the job goes on")
             return DETACHED
     else:
         for line in submission.so_far(jobs, state.identity):
-            _say(line)
-    _say(f"{state.identity} {state.status}{f': {state.message}' if state.message else ''}")
+            print_line(line)
+    print_line(f"{state.identity} {state.status}{f': {state.message}' if state.message else ''}")
     return 0
 
 
@@ -128,10 +146,12 @@ def cancel(arguments: Namespace) -> int:
     jobs = submission.backend(cluster)
     state = _chosen(jobs, cluster, arguments.job)
     if state.over:
-        _say(f"{state.identity} is over already: {state.status}")
+        print_line(f"{state.identity} is over already: {state.status}")
         return 0
     jobs.stop(state.identity)
-    _say(f"{state.identity} is stopped; finished components are kept, unfinished ones continue when it is sent again")
+    print_line(
+        f"{state.identity} is stopped; finished components are kept, unfinished ones continue when it is sent again"
+    )
     return 0
 
 
@@ -157,15 +177,15 @@ class Heard:
         found = None if self.job else specs.NAME.search(line)
         self.job = found[0] if found else self.job
         self.last.append(line)
-        _say(line)
+        print_line(line)
 
 
 def _ended(cluster: Cluster, spec: JobSpec, config: PipelineConfig, state: JobState, heard: Heard) -> int:
     from pipelines.jobs import request, submission
 
     if submission.succeeded(state):
-        result = request.outcome(spec, config, _say) or "its result is not there any more"
-        _say(f"{state.identity} succeeded: {result}")
+        result = request.outcome(spec, config, print_line) or "its result is not there any more"
+        print_line(f"{state.identity} succeeded: {result}")
         return 0
     where = f" on {state.node}" if state.node else ""
     sys.stderr.write(f"vimctl: {state.identity} {state.status}{where}: {state.message}\n")
@@ -184,16 +204,5 @@ def _chosen(jobs: Backend, cluster: Cluster, name: str) -> JobState:
     return found[0]
 
 
-def _cluster(made: ArgumentParser) -> None:
-    made.add_argument(
-        "--cluster", default="local", help="a profile's name or a YAML file, see `vimctl cluster list` (default: local)"
-    )
-
-
 def _hint(words: str, cluster: Cluster) -> str:
     return f"vimctl {words}" + ("" if cluster.here else f" --cluster {cluster.name}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from components.tracking.progress import progress_on
-from pipelines.cli import commands
 from pipelines.jobs import specs
 from pipelines.jobs.api import JobSpec
 from pipelines.orchestration import history
@@ -32,16 +30,10 @@ def run(spec_uri: str) -> int:
 
 
 def _components(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
-    from pipelines.cli import summary
-    from pipelines.orchestration import launch
+    from pipelines.cli import run
 
     names, forced = specs.planned(spec, config)
-    out = commands.console()
-    commands.quiet_logging(out)
-    summary.opening(config, names, out)
-    done = launch.run(config, names, forced, progress_on(out), start=spec.start, places=spec.places, tags=tags)
-    summary.closing(done, out)
-    return 0
+    return run.execute(config, names, forced, spec.start, spec.places, tags)
 
 
 def _sweep(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from components.artifacts import execute
 from components.contract import settings
 from pipelines import presets
-from pipelines.cli import commands
-from pipelines.cli.summary import place
+from pipelines.cli import common
+from pipelines.cli.common import display_path
 from pipelines.jobs import specs, submission
 from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster
@@ -22,7 +22,7 @@ from vim_core.storage import io
 
 def asked(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, PipelineConfig]:
     """The spec and its settings. Raises `ConfigError` for words that contradict each other or the preset."""
-    target, overrides = commands.split_words(arguments.words)
+    target, overrides = common.split_words(arguments.words)
     sweep, preset = _sweep(arguments, target)
     explicit = {word.partition("=")[0].removeprefix("run.") for word in overrides if word.startswith("run.")}
     asked_for = presets.load(arguments.preset or preset or presets.default(), overrides)
@@ -65,14 +65,14 @@ def result(spec: JobSpec, config: PipelineConfig, known: execute.Known) -> str:
     """Where to look at what a job made: the report and its run in MLflow, or the artifact of one component."""
     if spec.target and spec.target != "report":
         made = known[spec.target]
-        return f"{place(made.folder)} · MLflow run {made.manifest.mlflow_run_id or 'not delivered'}"
-    folder = session.published(config)
+        return f"{display_path(made.folder)} · MLflow run {made.manifest.mlflow_run_id or 'not delivered'}"
+    folder = session.report_folder(config)
     try:
         record = json.loads(io.read_bytes(io.join(folder, "results.json"))).get("mlflow", {})
     except FileNotFoundError:
-        return place(folder)
+        return display_path(folder)
     run = record.get("url") or f"run {record.get('run_id')} in {record.get('tracking_uri')}"
-    return f"report {place(io.join(folder, 'report.html'))}" + (f" · MLflow {run}" if record else "")
+    return f"report {display_path(io.join(folder, 'report.html'))}" + (f" · MLflow {run}" if record else "")
 
 
 def _sweep(arguments: Namespace, target: str | None) -> tuple[str, str]:

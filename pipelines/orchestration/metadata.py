@@ -14,8 +14,7 @@ from components.artifacts.headlines import HEADLINES
 from components.contract.api import Artifact
 from components.tracking.owner import commit_tag, owner_tags
 from components.tracking.tracker import config_fingerprint
-from pipelines.orchestration.session import Session
-from pipelines.orchestration.ui import MLFLOW_URL
+from pipelines.orchestration.session import MLFLOW_URL, Session, mlflow_page
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
@@ -59,11 +58,8 @@ def pictures(artifact: Artifact) -> dict[str, Any]:
 
 def mlflow_url(current: Session, run_id: str) -> str:
     """The page of an MLflow run, or '' where no server is known that shows it."""
-    tracked = current.tracking
-    base = os.environ.get(MLFLOW_URL) or (tracked.uri if tracked.uri.startswith("http") else "")
-    if not (base and run_id and tracked.experiment_id):
-        return ""
-    return f"{base.rstrip('/')}/#/experiments/{tracked.experiment_id}/runs/{run_id}"
+    server = os.environ.get(MLFLOW_URL) or current.tracking.uri
+    return mlflow_page(server, current.tracking.experiment_id, run_id)
 
 
 def run_tags(config: PipelineConfig) -> dict[str, str]:

@@ -21,6 +21,8 @@ from vim_core.errors import GateError
 from vim_core.storage import io
 
 log = logging.getLogger(__name__)
+MLFLOW_URL = "VIM_MLFLOW_URL"
+"""Environment variable with the address at which people see MLflow, where runs are tracked in a database."""
 Places = Mapping[str, Mapping[str, Any]]
 """By component, fields of `run` that differ from the preset's: where this one runs, never what comes out."""
 
@@ -108,7 +110,7 @@ class Session:
             "reused": {name: result.reused for name, result in self.results.items()},
             "mlflow": mlflow_record(self.config, self.tracking),
         }
-        self.page = report.publish(artifact, record, published(self.config))
+        self.page = report.publish(artifact, record, report_folder(self.config))
         self.tracking.report(self.page)
         if io.is_local(self.page):
             self.tracking.file(str(io.local_path(self.page)), "report")
@@ -123,7 +125,7 @@ def begin(
     return Session(config, progress, tracker.open_run(config, {**own, **tags}), places)
 
 
-def published(config: PipelineConfig) -> str:
+def report_folder(config: PipelineConfig) -> str:
     """The folder of a preset's published report."""
     return io.join(config.run.root, "reports", config.preset)
 
@@ -133,6 +135,12 @@ def mlflow_record(config: PipelineConfig, run: tracker.Tracking) -> dict[str, st
     if not run.uri:
         return {}
     record = {"tracking_uri": run.uri, "experiment": config.preset, "run_id": run.run_id}
-    if run.uri.startswith("http") and run.run_id:
-        record["url"] = f"{run.uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-    return record
+    url = mlflow_page(run.uri, run.experiment_id, run.run_id)
+    return record | ({"url": url} if url else {})
+
+
+def mlflow_page(server: str, experiment_id: str, run_id: str) -> str:
+    """The page of an MLflow run, or '' where `server` is no web address or the run is not known there."""
+    if not (server.startswith("http") and experiment_id and run_id):
+        return ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipelines.cli.summary import line, place
+from pipelines.cli.common import display_path, print_field
 from pipelines.orchestration import history
 from pipelines.schedules import files, ticks
 from pipelines.schedules.files import Schedule
@@ -34,9 +34,10 @@ def show(config: PipelineConfig, console: Console) -> None:
         runs, watched = _history(config, found)
         console.print(_schedules(found, runs))
         if not watched:
-            line(console, "asleep", f"no daemon looks at {place(root)}: start `vimctl ui run.root={place(root)}`")
+            path = display_path(root)
+            print_field(console, "asleep", f"no daemon looks at {path}: start `vimctl ui run.root={path}`")
     for text in wrong:
-        line(console, "damaged", text)
+        print_field(console, "damaged", text)
 
 
 def moment(seconds: float) -> str:
@@ -51,7 +52,7 @@ def _sweeps(root: str) -> Table:
     made.add_column("page", overflow="fold")
     for name in state.names(root):
         counts = (state.read(root, name) or {}).get("counts", {})
-        page = place(f"{state.folder(root, name)}/{state.PAGE}")
+        page = display_path(f"{state.folder(root, name)}/{state.PAGE}")
         made.add_row(name, str(counts.get("points", NEVER)), str(counts.get("failed", NEVER)), page)
     if not made.row_count:
         made.add_row("none was run yet", "", "", "")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.tracking.link import tracking_uri
-from pipelines.cli.summary import line, place
+from pipelines.cli.common import display_path, print_field
 from pipelines.sweeps import page, state, table
 from pipelines.sweeps.results import DONE, FAILED
 from pipelines.sweeps.spec import Sweep
@@ -24,10 +24,10 @@ WIDE = 140
 def opening(sweep: Sweep, config: PipelineConfig, console: Console) -> None:
     """Print which sweep runs on what, where it keeps things and where it is tracked."""
     uri = tracking_uri(config.run)
-    line(console, "sweep", f"{sweep.name}{': ' if sweep.about else ''}{sweep.about}")
-    line(console, "preset", config.preset)
-    line(console, "root", place(config.run.root))
-    line(console, "MLflow", f"experiment {config.preset} in {uri}" if uri else "off (run.tracking_uri=off)")
+    print_field(console, "sweep", f"{sweep.name}{': ' if sweep.about else ''}{sweep.about}")
+    print_field(console, "preset", config.preset)
+    print_field(console, "root", display_path(config.run.root))
+    print_field(console, "MLflow", f"experiment {config.preset} in {uri}" if uri else "off (run.tracking_uri=off)")
 
 
 def closing(results: Mapping[str, Any], folder: str, console: Console) -> None:
@@ -35,10 +35,10 @@ def closing(results: Mapping[str, Any], folder: str, console: Console) -> None:
     console.print(_table(results, narrow=console.width < WIDE))
     for point in results["points"]:
         if point["status"] == FAILED:
-            line(console, "failed", f"point {point['number']} ({point['label']}): {point['reason']}")
+            print_field(console, "failed", f"point {point['number']} ({point['label']}): {point['reason']}")
     if results["counts"]["done"] and not results["groups"]:
         known = sorted({name for point in results["points"] for name in point["figures"]})
-        line(
+        print_field(
             console,
             "best",
             f"none: no point has both of {' and '.join(results['axes'])}; figures are {', '.join(known)}",
@@ -46,17 +46,17 @@ def closing(results: Mapping[str, Any], folder: str, console: Console) -> None:
     for group in results["groups"]:
         best = next((p for p in results["points"] if p["number"] == group["best"]), None)
         if best is not None:
-            line(console, "best", f"point {best['number']}: {best['label']}")
+            print_field(console, "best", f"point {best['number']}: {best['label']}")
     counts = results["counts"]
     open_points = counts["points"] - counts["done"] - counts["failed"]
     waiting = f"; {open_points} not evaluated yet, the same command continues" if open_points else ""
-    line(console, "shared", f"{page.sharing(results)}{waiting}")
-    line(console, "page", place(io.join(folder, state.PAGE)))
-    line(console, "figures", place(io.join(folder, state.RESULTS)))
+    print_field(console, "shared", f"{page.sharing(results)}{waiting}")
+    print_field(console, "page", display_path(io.join(folder, state.PAGE)))
+    print_field(console, "figures", display_path(io.join(folder, state.RESULTS)))
     mlflow = results["mlflow"]
     if mlflow:
         run = f"experiment {mlflow['experiment']}, run {mlflow['run_id'] or 'not delivered'}"
-        line(console, "MLflow", mlflow.get("url") or run)
+        print_field(console, "MLflow", mlflow.get("url") or run)
 
 
 def _table(results: Mapping[str, Any], narrow: bool) -> Table:

@@ -12,6 +12,7 @@ import pytest
 
 from components.contract import registry
 from components.contract.api import Context, Inputs, Outcome
+from pipelines import presets
 from pipelines.orchestration import history
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.storage import io
@@ -89,3 +90,17 @@ def _in_memory() -> Any:
     import dagster
 
     return dagster.DagsterInstance.ephemeral()
+
+
+@pytest.fixture
+def fake(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Every preset is the fake flow; `loaded` has the preset and the overrides of each load."""
+    made: Any = flow
+    made.loaded = []
+
+    def load(preset: str, overrides: list[str]) -> Any:
+        made.loaded.append((preset, overrides))
+        return flow.config
+
+    monkeypatch.setattr(presets, "load", load)
+    return made

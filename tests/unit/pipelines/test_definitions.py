@@ -10,7 +10,7 @@ import pytest
 
 from components.artifacts import headlines
 from components.tracking.progress import QuietProgress
-from pipelines.orchestration import assets, metadata, session, ui
+from pipelines.orchestration import assets, metadata, session
 from vim_core.errors import DataError
 
 PNG = b"\x89PNG\r\n\x1a\n of no size"
@@ -107,17 +107,17 @@ def test_pictures_and_headline_figures_come_first(flow: Any, monkeypatch: pytest
 
 
 def test_the_link_to_mlflow_is_there_where_a_server_is_known(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ui.MLFLOW_URL, raising=False)
+    monkeypatch.delenv(session.MLFLOW_URL, raising=False)
 
     class Tracked:
         uri, experiment_id = "sqlite:////somewhere/mlflow.db", "3"
 
     current: Any = session.Session(flow.config, lambda name: QuietProgress(), Tracked())  # type: ignore[arg-type]
     assert metadata.mlflow_url(current, "abc") == ""
-    monkeypatch.setenv(ui.MLFLOW_URL, "http://127.0.0.1:5001")
+    monkeypatch.setenv(session.MLFLOW_URL, "http://127.0.0.1:5001")
     assert metadata.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"
     assert metadata.mlflow_url(current, "") == ""
-    monkeypatch.delenv(ui.MLFLOW_URL)
+    monkeypatch.delenv(session.MLFLOW_URL)
     Tracked.uri = "https://mlflow.example.org/"
     assert metadata.mlflow_url(current, "abc") == "https://mlflow.example.org/#/experiments/3/runs/abc"
 

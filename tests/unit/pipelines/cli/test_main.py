@@ -1,48 +1,56 @@
-"""The command line: words, exit codes, one-line errors, and that help stays light."""
+"""The command line: every command explains itself; words, exit codes and one-line errors."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+import re
+import shlex
+from argparse import ArgumentParser, _SubParsersAction
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
-from pipelines import presets
-from pipelines.cli import commands
 from pipelines.cli import main as cli
 from pipelines.orchestration import launch
 from vim_core.errors import ConfigError, DataError
 
-HEAVY = ("torch", "ray", "apache_beam", "mlflow", "dagster", "omegaconf", "pandas", "pyarrow")
+EXAMPLE = re.compile(r"^  vimctl (.+?)(?:   .*)?$", re.MULTILINE)
 
 
-@pytest.fixture
-def fake(flow: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Every preset is the fake flow; `asked` keeps what was loaded."""
-    flow.asked = []
-
-    def load(preset: str, overrides: list[str]) -> Any:
-        flow.asked.append((preset, overrides))
-        return flow.config
-
-    monkeypatch.setattr(presets, "load", load)
-    return flow
+def commands(parser: ArgumentParser, name: str = "") -> Iterator[tuple[str, ArgumentParser]]:
+    """Every command below `parser` by its words, such as `sweep run`."""
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            for word, below in action.choices.items():
+                yield f"{name} {word}".strip(), below
+                yield from commands(below, f"{name} {word}".strip())
 
 
-def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "--preset", "fake"]) == 0
-    first = capsys.readouterr().out
-    assert fake.ran == ["ingest", "quantize", "tokenize", "prior"]
-    assert "preset      fake: ingest, quantize, tokenize, prior" in first
-    assert fake.config.run.root in first
-    assert "vimctl ui --preset fake" in first
-    assert cli.main(["run", "--preset", "fake"]) == 0
-    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if " reused " in line]
-    assert rows == [[name, "reused"] for name in ("ingest", "quantize", "tokenize", "prior")]
+COMMANDS = {name: parser for name, parser in commands(cli.build_parser()) if name != "job"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_examples_that_parse(name: str) -> None:
+    parser = COMMANDS[name]
+    assert parser.description
+    assert [action.dest for action in parser._actions if not action.help and action.nargs != "A..."] == []
+    examples = EXAMPLE.findall(parser.epilog or "")
+    assert len(examples) in (2, 3)
+    assert any(f"{example} ".startswith(f"{name} ") for example in examples)
+    for example in examples:
+        assert cli.parse(shlex.split(example)).action is not None
+
+
+def test_the_help_of_all_lists_every_command_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert sorted(name for names in cli.GROUPS.values() for name in names) == sorted(
+        name for name in COMMANDS if " " not in name
+    )
+    assert all(f"\n{title}:\n" in text for title in cli.GROUPS)
+    assert "  run          Run a preset's components; what exists already is reused\n" in text
 
 
 @pytest.mark.parametrize(
@@ -54,18 +62,8 @@ def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: pytes
 )  # fmt: skip
 def test_component_and_overrides_may_stand_anywhere(fake: Any, words: list[str]) -> None:
     assert cli.main(["run", *words]) == 0
-    assert fake.asked == [("p", ["a=1", "b=2"])]
+    assert fake.loaded == [("p", ["a=1", "b=2"])]
     assert fake.ran == ["ingest", "quantize"]
-
-
-def test_only_and_force(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "tokenize", "--only"]) == 1
-    assert "needs the output of" in capsys.readouterr().err
-    assert cli.main(["run", "quantize"]) == 0
-    assert cli.main(["run", "quantize", "--force"]) == 0
-    assert fake.ran == ["ingest", "quantize", "quantize"]
-    assert cli.main(["run", "--force"]) == 0
-    assert fake.ran[3:] == ["ingest", "quantize", "tokenize", "prior"]
 
 
 @pytest.mark.parametrize(
@@ -113,46 +111,3 @@ def test_mistakes_in_words_are_config_errors(fake: Any, capsys: pytest.CaptureFi
         cli.main(["run", "--frce"])
     assert caught.value.code == 2
     assert "--frce" in capsys.readouterr().err
-
-
-def test_report_prints_the_published_page_or_figures(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["report"]) == 1
-    assert "no report yet; make it with `vimctl run --preset fake`" in capsys.readouterr().err
-    folder = Path(fake.config.run.root) / "reports" / "fake"
-    folder.mkdir(parents=True)
-    (folder / "report.html").write_text("<html>")
-    (folder / "results.json").write_text('{"preset": "fake"}')
-    assert cli.main(["report"]) == 0
-    assert capsys.readouterr().out == f"{folder}/report.html\n"
-    assert cli.main(["report", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"preset": "fake"}
-
-
-def test_config_prints_settings_that_load_again(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["config"]) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["components"] == ["ingest", "quantize", "tokenize", "prior"]
-    assert printed["prior"]["dropout"] == 0.1
-
-
-def test_presets_are_listed_with_their_headlines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["presets"]) == 0
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert {"smoke", "digits", "tiny_imagenet", "imagenet256_base"} <= set(lines)
-    assert lines["digits"].startswith("Handwritten digits")
-
-
-def test_words_split_into_component_and_overrides() -> None:
-    assert commands.split_words(["a.b=1", "prior", "c=x=y"]) == ("prior", ["a.b=1", "c=x=y"])
-    assert commands.split_words([]) == (None, [])
-
-
-def test_help_imports_nothing_heavy_and_shows_examples() -> None:
-    script = (
-        "import sys; from pipelines.cli import main as cli\n"
-        "try: cli.main(['--help'])\n"
-        f"finally: sys.stderr.write(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    assert "vimctl run --preset digits prior.dropout=0.2" in done.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import socket
 import sys
@@ -11,11 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from rich.console import Console
 
-from pipelines.orchestration import ui
+from pipelines.orchestration import session, ui
 from pipelines.orchestration.servers import HOST, Server, ServerError, free_port
-from vim_core.errors import ConfigError
 
 SERVE = (
     "import http.server as h, sys\n"
@@ -80,37 +77,11 @@ def test_mlflow_serves_the_roots_database(flow: Any) -> None:
     assert made.command[made.command.index("--host") + 1] == HOST
 
 
-def test_ray_dashboards_are_linked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pipelines.jobs import profile
-
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("kind: jobs\naddress: http://head:8265\n")
-    assert ui.ray_links(str(mine)) == ["http://head:8265 (mine)"]
-    with pytest.raises(ConfigError, match="'nowhere' is unknown"):
-        ui.ray_links("nowhere")
-    local = profile.Cluster(name="local", address="")
-    monkeypatch.setattr(profile, "load", lambda name: local)
-    assert ui.ray_links("") == [], "no local cluster runs"
-    local.address = "http://127.0.0.1:4321"
-    assert ui.ray_links("") == ["http://127.0.0.1:4321 (local)"]
-
-
-def test_assets_link_to_the_mlflow_that_people_see(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Server] = []
-    monkeypatch.setattr(Server, "start", lambda self: started.append(self))
-    monkeypatch.setattr(Server, "wait_ready", lambda self: None)
-    monkeypatch.setattr(Server, "check", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    monkeypatch.setattr(ui, "ray_links", lambda cluster: [])
-    monkeypatch.setattr("pipelines.orchestration.ui.signal.signal", lambda *words: None)
-    monkeypatch.setattr("pipelines.orchestration.ui.time.sleep", lambda seconds: None)
+def test_assets_link_to_the_mlflow_that_people_see(flow: Any) -> None:
     flow.config.run.tracking_uri = ""
-    out = Console(file=io.StringIO())
-    assert ui.serve(flow.config, "digits", [], 0, 0, out) == 0
-    mlflow, dagster = started
+    mlflow, dagster = ui.servers(flow.config, "digits", [], 0, 0)
     assert (mlflow.name, dagster.name) == ("MLflow", "Dagster")
-    assert dagster.environment[ui.MLFLOW_URL] == mlflow.address
-    started.clear()
+    assert dagster.environment[session.MLFLOW_URL] == mlflow.address
     flow.config.run.tracking_uri = "http://mlflow.example.org"
-    ui.serve(flow.config, "digits", [], 0, 0, out)
-    (dagster,) = started
-    assert ui.MLFLOW_URL not in dagster.environment
+    (dagster,) = ui.servers(flow.config, "digits", [], 0, 0)
+    assert session.MLFLOW_URL not in dagster.environment

@@ -1,0 +1,131 @@
+"""What all commands share: their grammar, the words a person types, and lines on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from pipelines import presets
+from vim_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from rich.console import Console
+
+    Subparsers = _SubParsersAction[ArgumentParser]
+
+NOISY_LOGGERS = ("dagster", "mlflow", "alembic", "ray", "apache_beam", "fsspec", "urllib3")
+"""Engines whose warnings would hide ours."""
+
+
+def subcommand(
+    subparsers: Subparsers, name: str, action: Callable[[Namespace], int] | None, summary: str,
+    examples: Mapping[str, str],
+) -> ArgumentParser:  # fmt: skip
+    """Add the command `name` and return its parser.
+
+    `action` runs it and returns the exit status; None for a group of commands. `summary` is one line without a full
+    stop. `examples` are two or three command lines without `vimctl`, each with what it does.
+    """
+    width = max(map(len, examples))
+    lines = [f"  vimctl {line:<{width}}   {text}" for line, text in examples.items()]
+    parser: ArgumentParser = subparsers.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="\n".join(["examples:", *lines]), formatter_class=RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(action=action)
+    return parser
+
+
+def group(subparsers: Subparsers, name: str, summary: str, examples: Mapping[str, str]) -> Subparsers:
+    """Add a command that only has commands below it, and return where they are added."""
+    parser = subcommand(subparsers, name, None, summary, examples)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add_settings(parser: ArgumentParser, metavar: str = "key=value …", default: str = "") -> None:
+    """Add settings by dotted key and `--preset`; see `add_preset`."""
+    parser.add_argument("words", nargs="*", metavar=metavar, help="settings by dotted key, such as prior.steps=1200")
+    add_preset(parser, default)
+
+
+def add_preset(parser: ArgumentParser, default: str = "") -> None:
+    """Add `--preset`. With `default`, words such as "the sweep's own", the option is '' where it is not given."""
+    parser.add_argument(
+        "--preset", default="" if default else presets.default(),
+        help=f"a preset's name or a YAML file (default: {default or '%(default)s'})",
+    )  # fmt: skip
+
+
+def split_words(words: list[str]) -> tuple[str | None, list[str]]:
+    """The component, if one is named, and the settings. Raises `ConfigError` for a second component."""
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise ConfigError(f"{' '.join(names)}: name one component, or none for the whole preset")
+    return (names[0] if names else None), [word for word in words if "=" in word]
+
+
+def only_overrides(words: list[str]) -> list[str]:
+    """The settings where no component may be named. Raises `ConfigError` for any other word."""
+    name, overrides = split_words(words)
+    if name is not None:
+        raise ConfigError(f"{name}: expected key=value, such as run.root=/mnt/runs")
+    return overrides
+
+
+def print_lines(lines: Iterable[str]) -> int:
+    """Print each line as soon as it comes; returns the exit status 0."""
+    for line in lines:
+        print_line(line)
+    return 0
+
+
+def print_line(line: str) -> None:
+    """Print a line at once, for those who read through a pipe."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def console() -> Console:
+    """The terminal, or a file that it is sent to."""
+    from rich.console import Console
+
+    return Console()
+
+
+def print_field(console: Console, title: str, text: str) -> None:
+    """Print a title and a text that may be long and is never broken."""
+    console.print(f"[bold]{title:<11}[/bold]", end=" ")
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def display_path(uri: str) -> str:
+    """An address for people: absolute where it is a local path, unchanged where it is remote."""
+    from vim_core.storage import io
+
+    return str(io.local_path(uri).absolute()) if io.is_local(uri) else uri
+
+
+def configure_logging(console: Console) -> None:
+    """Show VIM's own warnings as one line each above the progress bar, and only errors of the engines."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler(console)])
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # gcsfs logs every error that it raises with its whole trace; our own error says what it means.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log records as unbroken lines on the console that draws the progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,164 @@
+"""`vimctl run`, `config`, `presets` and `report`: a preset's components, settings and figures."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pipelines import presets
+from pipelines.cli import common
+from vim_core.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from components.artifacts.execute import Result
+    from pipelines.cli.common import Subparsers
+    from pipelines.orchestration.session import Session
+    from vim_core.config import PipelineConfig
+
+
+def add_commands(subparsers: Subparsers) -> None:
+    """Add the commands of this module."""
+    running = common.subcommand(
+        subparsers, "run", run, "run a preset's components; what exists already is reused",
+        {
+            "run --preset digits prior.dropout=0.2": "with another setting: only what it changes runs again",
+            "run prior --preset digits": "one component, after bringing its inputs up to date",
+            "run --preset digits --from prior": "make it and everything that depends on it again",
+        },
+    )  # fmt: skip
+    common.add_settings(running, "[COMPONENT] key=value …")
+    running.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
+    running.add_argument("--force", action="store_true", help="run again although the artifact exists")
+    running.add_argument(
+        "--from", dest="start", default="", metavar="COMPONENT",
+        help="make it and all that depends on it again (up to COMPONENT, if one is named); reuse what lies before",
+    )  # fmt: skip
+    common.add_settings(
+        common.subcommand(
+            subparsers, "config", print_config, "print a preset's settings, resolved",
+            {
+                "config --preset digits": "every setting as YAML",
+                "config --preset digits prior.steps=9": "with a changed setting, checked",
+            },
+        )
+    )  # fmt: skip
+    common.subcommand(
+        subparsers, "presets", list_presets, "list the presets",
+        {
+            "presets": "names and what each one is",
+            "config --preset imagenet256_base": "every setting of one of them",
+        },
+    )  # fmt: skip
+    reporting = common.subcommand(
+        subparsers, "report", print_report, "print where the last report lies, or its figures",
+        {
+            "report --preset digits": "the page to open in a browser",
+            "report --preset digits --json": "the figures, for programs",
+        },
+    )  # fmt: skip
+    common.add_settings(reporting)
+    reporting.add_argument("--json", action="store_true", help="print results.json")
+
+
+def run(arguments: Namespace) -> int:
+    """`vimctl run`. Raises `ConfigError` for words that contradict each other or the preset."""
+    from pipelines.orchestration import launch
+
+    target, overrides = common.split_words(arguments.words)
+    config = presets.load(arguments.preset, overrides)
+    names = launch.plan(config, target, arguments.only, arguments.start)
+    forced = ([target] if target else names) if arguments.force else []
+    return execute(config, names, forced, arguments.start)
+
+
+def execute(
+    config: PipelineConfig, names: list[str], forced: list[str], start: str,
+    places: Mapping[str, Mapping[str, Any]] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
+) -> int:  # fmt: skip
+    """Run components and print what starts, what was made and where it lies; see `launch.run`. Returns 0."""
+    from components.tracking.link import tracking_uri
+    from components.tracking.progress import progress_on
+    from pipelines.orchestration import launch
+
+    console = common.console()
+    common.configure_logging(console)
+    uri = tracking_uri(config.run)
+    common.print_field(console, "preset", f"{config.preset}: {', '.join(names)}")
+    common.print_field(console, "root", common.display_path(config.run.root))
+    common.print_field(
+        console, "MLflow", f"experiment {config.preset} in {uri}" if uri else "off (run.tracking_uri=off)"
+    )
+    print_results(launch.run(config, names, forced, progress_on(console), places, tags, start), console)
+    return 0
+
+
+def print_results(session: Session, console: Console) -> None:
+    """Print what ran, what was reused, the headline metrics, and where to look."""
+    from pipelines.orchestration.session import mlflow_record, report_folder
+    from vim_core.storage import io
+
+    console.print(results_table(session.results))
+    record = mlflow_record(session.config, session.tracking)
+    if session.page:
+        common.print_field(console, "report", common.display_path(session.page))
+        results = io.join(report_folder(session.config), "results.json")
+        common.print_field(console, "figures", common.display_path(results))
+    if record:
+        where = record.get("url") or f"experiment {record['experiment']}, run {record['run_id'] or 'not delivered'}"
+        common.print_field(console, "MLflow", where)
+    command = f"vimctl ui --preset {session.config.preset}"
+    common.print_field(console, "look around", f"{command}   (MLflow and Dagster on this machine)")
+
+
+def results_table(results: Mapping[str, Result]) -> Table:
+    """Component, ran or reused, time, and headline metrics such as `psnr_db 22.5 · codebook_usage 0.95`."""
+    from rich.table import Table
+
+    from components.artifacts.headlines import HEADLINES
+    from vim_core.text import duration
+
+    table = Table("component", "", box=None, pad_edge=False, header_style="bold")
+    table.add_column("time", justify="right")
+    table.add_column("figures", overflow="fold")
+    for name, result in results.items():
+        state = "[dim]reused[/dim]" if result.reused else "[green]ran[/green]"
+        metrics = result.artifact.manifest.metrics
+        figures = [f"{key} {metrics[key]:.5g}" for key in HEADLINES.get(name, ()) if key in metrics]
+        table.add_row(name, state, duration(result.seconds), " · ".join(figures))
+    return table
+
+
+def print_config(arguments: Namespace) -> int:
+    """`vimctl config`: the resolved settings as YAML."""
+    from components.contract.settings import to_yaml
+
+    sys.stdout.write(to_yaml(presets.load(arguments.preset, common.only_overrides(arguments.words))))
+    return 0
+
+
+def list_presets(arguments: Namespace) -> int:
+    """`vimctl presets`: names and headlines."""
+    headlines = presets.headlines()
+    width = max(map(len, headlines), default=0)
+    return common.print_lines(f"{name:<{width}}  {headline}" for name, headline in headlines.items())
+
+
+def print_report(arguments: Namespace) -> int:
+    """`vimctl report`: where the page lies, or the published figures. Raises `DataError` where there is none."""
+    from pipelines.orchestration.session import report_folder
+    from vim_core.storage import io
+
+    config = presets.load(arguments.preset, common.only_overrides(arguments.words))
+    uri = io.join(report_folder(config), "results.json" if arguments.json else "report.html")
+    if not io.exists(uri):
+        raise DataError(
+            f"{common.display_path(uri)}: no report yet; make it with `vimctl run --preset {config.preset}`"
+        )
+    sys.stdout.write(io.read_bytes(uri).decode() if arguments.json else f"{common.display_path(uri)}\n")
+    return 0

@@ -1,0 +1,61 @@
+"""`vimctl run`, `config`, `presets` and `report` over a fake flow: what is executed and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.cli import main as cli
+
+
+def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--preset", "fake"]) == 0
+    first = capsys.readouterr().out
+    assert fake.ran == ["ingest", "quantize", "tokenize", "prior"]
+    assert "preset      fake: ingest, quantize, tokenize, prior" in first
+    assert fake.config.run.root in first
+    assert "vimctl ui --preset fake" in first
+    assert cli.main(["run", "--preset", "fake"]) == 0
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if " reused " in line]
+    assert rows == [[name, "reused"] for name in ("ingest", "quantize", "tokenize", "prior")]
+
+
+def test_only_and_force(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "tokenize", "--only"]) == 1
+    assert "needs the output of" in capsys.readouterr().err
+    assert cli.main(["run", "quantize"]) == 0
+    assert cli.main(["run", "quantize", "--force"]) == 0
+    assert fake.ran == ["ingest", "quantize", "quantize"]
+    assert cli.main(["run", "--force"]) == 0
+    assert fake.ran[3:] == ["ingest", "quantize", "tokenize", "prior"]
+
+
+def test_report_prints_the_published_page_or_figures(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report"]) == 1
+    assert "no report yet; make it with `vimctl run --preset fake`" in capsys.readouterr().err
+    folder = Path(fake.config.run.root) / "reports" / "fake"
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("<html>")
+    (folder / "results.json").write_text('{"preset": "fake"}')
+    assert cli.main(["report"]) == 0
+    assert capsys.readouterr().out == f"{folder}/report.html\n"
+    assert cli.main(["report", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"preset": "fake"}
+
+
+def test_config_prints_settings_that_load_again(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["components"] == ["ingest", "quantize", "tokenize", "prior"]
+    assert printed["prior"]["dropout"] == 0.1
+
+
+def test_presets_are_listed_with_their_headlines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["presets"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert {"smoke", "digits", "tiny_imagenet", "imagenet256_base"} <= set(lines)
+    assert lines["digits"].startswith("Handwritten digits")
