@@ -46,7 +46,8 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         DataError: there are no held-out images, or one cannot be decoded.
     """
-    from components.engines.beam.jobs import publish, run_shards
+    from components.engines.beam.runner import run_shards
+    from components.engines.shards import publish
     from vim_core.data.image_tables import ImageTable, image_digest
 
     jobs = make_jobs(config, inputs, ctx)
@@ -72,12 +73,12 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 def make_jobs(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list[Job]:
     """One job per shard of held-out images, up to the limit."""
-    from components.engines.beam.jobs import device_of, numeric_name, threads_of
+    from components.engines.devices import beam_device, beam_threads, numeric_folder
     from vim_core.data.image_tables import open_parquet
 
     images, tokenizer = inputs["images"], inputs["tokenizer"]
-    device, threads = device_of(ctx.run), threads_of(ctx.run)
-    place = numeric_name(device, threads, int(tokenizer.properties["encode"]["batch"]))
+    device, threads = beam_device(ctx.run), beam_threads(ctx.run)
+    place = numeric_folder(device, threads, int(tokenizer.properties["encode"]["batch"]))
     jobs: list[Job] = []
     left = config.limit
     for name in sorted(e.name for e in images.manifest.files if e.name.startswith("images/test-")):
@@ -112,11 +113,11 @@ def finished(job: Job) -> bool:
 
 def reconstruct(job: Job) -> str:
     """Encode and decode one shard, write the images and give its name."""
-    from components.engines.beam import jobs as beam_jobs
+    from components.engines.devices import cached_tokenizer, set_threads
     from vim_core.data.image_tables import ImageTable, write_sorted
 
-    beam_jobs.set_threads(job.threads)
-    tokenizer = beam_jobs.tokenizer(job.weights, job.config, job.device)
+    set_threads(job.threads)
+    tokenizer = cached_tokenizer(job.weights, job.config, job.device)
     write_sorted(job.result, _rows(job, ImageTable([job.images]), tokenizer))
     return job.name
 

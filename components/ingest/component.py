@@ -59,7 +59,7 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Finished parts and shards of an earlier attempt are kept. Raises `DataError` for a missing source, an empty split,
     or more unusable images than `ingest.max_bad_share` allows.
     """
-    from components.engines.beam.jobs import publish
+    from components.engines.shards import publish
 
     plan = make_plan(config, ctx)
     _note_left_out(plan, ctx)
@@ -94,9 +94,10 @@ def _note_left_out(plan: Plan, ctx: Context) -> None:
 def _write(shards: Sequence[Shard], plan: Plan, config: IngestConfig, ctx: Context) -> None:
     import apache_beam as beam
 
-    from components.engines.beam.jobs import announce, counter, run_pipeline
+    from components.engines.beam.runner import run_pipeline
+    from components.engines.shards import finished_counter, start_progress
 
-    waiting = {shard.name: shard for shard in announce(shards, finished, ctx.progress)}
+    waiting = {shard.name: shard for shard in start_progress(shards, finished, ctx.progress)}
     if not waiting:
         return
     for shard in waiting.values():
@@ -112,7 +113,7 @@ def _write(shards: Sequence[Shard], plan: Plan, config: IngestConfig, ctx: Conte
         grouped = (images, empty) | beam.Flatten() | "by shard" >> beam.GroupByKey()
         _ = grouped | "write" >> beam.MapTuple(lambda name, group: write_shard(waiting[name], group))
 
-    run_pipeline(ctx.run, build, ctx.progress, counter(shards, lambda shard: io.exists(shard.record)))
+    run_pipeline(ctx.run, build, ctx.progress, finished_counter(shards, lambda shard: io.exists(shard.record)))
 
 
 def _placed(config: IngestConfig, classes: Any, uri: str) -> Any:

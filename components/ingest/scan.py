@@ -42,7 +42,7 @@ def locate(job: Job, name: str, found: Found, ctx: Context) -> list[str]:
     """List and key all images through Beam; the URIs of the parts, in the order of the source."""
     import apache_beam as beam
 
-    from components.engines.beam.jobs import run_pipeline
+    from components.engines.beam.runner import run_pipeline
 
     groups = list(enumerate(found.groups()))
 

@@ -38,7 +38,7 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: guidance, classes or completions are asked for that this prior cannot give.
         VimError: drawing failed, or an actor was lost too often.
     """
-    from components.engines.beam.jobs import publish
+    from components.engines.shards import publish
     from components.sample.conditions import asked
     from vim_core.data.image_tables import ImageTable, image_digest
 
@@ -65,11 +65,11 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 
 def _plan(config: SampleConfig, inputs: Inputs, ctx: Context) -> Plan:
+    from components.engines.devices import ray_device, ray_threads
     from components.sample.draw import Plan
-    from components.tokenize.ray_engine import device_of, threads_of
 
     files = [(inputs[n].uri("model.safetensors"), inputs[n].uri("config.json")) for n in ("prior", "tokenizer")]
-    return Plan(files[0], files[1], config, device_of(ctx.run), threads_of(ctx.run))
+    return Plan(files[0], files[1], config, ray_device(ctx.run), ray_threads(ctx.run))
 
 
 def _numeric_name(plan: Plan) -> str:
@@ -124,8 +124,8 @@ def _drawn(plan: Plan, wanted: Asked, groups: Sequence[int], ctx: Context) -> It
     from components.engines.ray import pool
     from components.engines.ray.session import connect
 
-    connect(ctx)
-    yield from pool.results(Drawer, plan, "draw", jobs, ctx, pool.resources(plan.device, plan.threads))
+    connect(ctx.run)
+    yield from pool.map_actors(Drawer, plan, "draw", jobs, ctx, pool.actor_resources(plan.device, plan.threads))
 
 
 def _picture(table: ImageTable) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.tokenize.ray_engine import place
+from components.engines.devices import torch_device
 from vim_core.config import SampleConfig
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ class Drawer:
     def __init__(self, plan: Plan) -> None:
         import torch
 
-        from components.engines.beam.jobs import set_threads
+        from components.engines.devices import set_threads
         from vim_core.models.prior import load_prior
         from vim_core.models.vit_vqgan import load_tokenizer
         from vim_core.sampling import Sampler
 
         set_threads(plan.threads)
-        device = place(plan.device, plan.threads)
+        device = torch_device(plan.device, plan.threads)
         dtype = torch.bfloat16 if plan.config.precision == "bf16" else torch.float32
         self.threads = plan.threads
         self.sampler = Sampler(load_prior(*plan.prior, device), settings_of(plan.config), plan.config.lanes, dtype)
@@ -60,7 +60,7 @@ class Drawer:
         """The images of the lanes in use."""
         import torch
 
-        from components.engines.beam.jobs import set_threads
+        from components.engines.devices import set_threads
 
         set_threads(self.threads)
         labels = torch.tensor(group.labels)

@@ -41,7 +41,7 @@ def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
     together or a judge that selected what it judges, and `DataError` where keys of images and reconstructions do not
     match.
     """
-    from components.engines.beam.jobs import run_shards
+    from components.engines.beam.runner import run_shards
 
     check_lineage(inputs)
     sets = sets_of(config, inputs, ctx)

@@ -31,7 +31,7 @@ def jobs_of(config: ScoreConfig, inputs: Inputs, ctx: Context, sets: list[ImageS
 
 def pairs_of(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[shards.Pair]:
     """One job per shard of reconstructions. Raises `DataError` for shards without their originals."""
-    from components.engines.beam.jobs import device_of
+    from components.engines.devices import beam_device
 
     images, made = inputs["images"], inputs["reconstructions"]
     prefix = "images/test-"
@@ -54,7 +54,7 @@ def pairs_of(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[shards.P
             keep=bool(config.groups or config.neighbours),
             lpips=config.lpips_weights if config.lpips else "",
             lpips_sha256=config.lpips_sha256,
-            lpips_device=device_of(ctx.run) if config.lpips else DEVICE,
+            lpips_device=beam_device(ctx.run) if config.lpips else DEVICE,
             **_shared(config, images, ctx),
         )
         for name in names
@@ -106,10 +106,10 @@ def searches_of(config: ScoreConfig, inputs: Inputs, ctx: Context, queries: str,
 
 
 def _shared(config: ScoreConfig, images: Artifact, ctx: Context) -> dict[str, Any]:
-    from components.engines.beam.jobs import threads_of
+    from components.engines.devices import beam_threads
 
     limit = int(images.manifest.config["max_pixels"])
-    return {"batch": config.batch, "max_pixels": limit, "device": DEVICE, "threads": threads_of(ctx.run)}
+    return {"batch": config.batch, "max_pixels": limit, "device": DEVICE, "threads": beam_threads(ctx.run)}
 
 
 def _placed(config: ScoreConfig, ctx: Context, part: str, device: str) -> Any:
@@ -118,7 +118,7 @@ def _placed(config: ScoreConfig, ctx: Context, part: str, device: str) -> Any:
 
 def _result(config: ScoreConfig, ctx: Context, part: str, name: str, device: str = DEVICE) -> str:
     """Where a shard's result lies in the work folder; the numeric class is part of it (contract 11)."""
-    from components.engines.beam.jobs import numeric_name, threads_of
+    from components.engines.devices import beam_threads, numeric_folder
 
-    place = numeric_name(device, threads_of(ctx.run), config.batch)
+    place = numeric_folder(device, beam_threads(ctx.run), config.batch)
     return io.join(ctx.work, place, part, name.rsplit("/", 1)[-1].removesuffix(".parquet"))

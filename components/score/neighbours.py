@@ -39,7 +39,7 @@ def add_neighbours(
     """
     import numpy as np
 
-    from components.engines.beam.jobs import run_shards
+    from components.engines.beam.runner import run_shards
     from vim_core.metrics.intervals import wilson_interval as share
 
     chosen = _drawn(len(looked.kept), config.neighbours)

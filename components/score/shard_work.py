@@ -72,7 +72,7 @@ def samples(job: Judged) -> dict[str, Any]:
     """How many samples the classifier takes for their label; beside it what `Sums` sums, as npz files."""
     import torch
 
-    from components.engines.beam.jobs import classifier
+    from components.engines.devices import cached_classifier
     from components.statistics.shards import loaded
     from vim_core.data.image_tables import ImageTable
     from vim_core.features import extract_images
@@ -109,7 +109,7 @@ def samples(job: Judged) -> dict[str, Any]:
         for kind, part in zip([kind for kind, asked in wanted if asked], sums.parts(), strict=True):
             io.write_bytes(part_file(job.result, kind), part.to_bytes())
     labelled = int((labels >= 0).sum()) if job.weights else 0
-    size = classifier(job.weights, job.config, job.device).image_size if job.weights else tap.size
+    size = cached_classifier(job.weights, job.config, job.device).image_size if job.weights else tap.size
     return {"count": len(table), "labelled": labelled, "correct": correct, "size": size}
 
 
@@ -196,13 +196,13 @@ def _spatial(job: Judged, tap: FeatureExtractor) -> int:
 
 def _predicted(job: Judged, images: Sequence[Pixels], logits: torch.Tensor) -> torch.Tensor:
     """The classifier's most likely classes; `logits` are the tap's, which may be the same network."""
-    from components.engines.beam.jobs import classifier
+    from components.engines.devices import cached_classifier
     from vim_core.features import CLASSIFIER, extract_images
     from vim_core.features.classifier import ClassifierExtractor
 
     if job.tap.network == CLASSIFIER:
         return logits.argmax(dim=1)
-    judge = ClassifierExtractor(classifier(job.weights, job.config, job.device), "", job.device)
+    judge = ClassifierExtractor(cached_classifier(job.weights, job.config, job.device), "", job.device)
     return extract_images(judge, images).logits.argmax(dim=1)
 
 

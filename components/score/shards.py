@@ -123,7 +123,7 @@ def load(result: str) -> dict[str, Any]:
 
 def measure(job: Job) -> str:
     """Score one shard, write `<result>.json` (the last act) and give its name."""
-    from components.engines.beam.jobs import set_threads
+    from components.engines.devices import set_threads
     from components.score import shard_work
 
     set_threads(job.threads)

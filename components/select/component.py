@@ -43,17 +43,19 @@ def run(config: SelectConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: the network's weights are not what they should be.
         LineageError: the selector was trained on other images.
     """
-    from components.engines.beam.jobs import device_of, numeric_name, publish, run_shards, threads_of
+    from components.engines.beam.runner import run_shards
+    from components.engines.devices import beam_device, beam_threads, numeric_folder
+    from components.engines.shards import publish
     from components.select import network, scores, tables
     from vim_core.data.image_tables import ImageTable
 
     samples = inputs["samples"]
     classes = [str(name) for name in samples.properties["classes"]]
-    spec = network.spec_of(config.network, inputs, classes, device_of(ctx.run), "select")
+    spec = network.spec_of(config.network, inputs, classes, beam_device(ctx.run), "select")
     check(config, inputs, len(classes))
     about = network.described(spec)
-    place = io.join(ctx.work, numeric_name(spec.device, threads_of(ctx.run), config.batch))
-    measuring = score_jobs(config, inputs, spec, place, threads_of(ctx.run))
+    place = io.join(ctx.work, numeric_folder(spec.device, beam_threads(ctx.run), config.batch))
+    measuring = score_jobs(config, inputs, spec, place, beam_threads(ctx.run))
     run_shards(ctx.run, measuring, scores.measure, scores.finished, ctx.progress)
     found = scores.read([job.result for job in measuring])
     kept = _accepted(config, found, len(classes))
@@ -130,7 +132,7 @@ def _outcome(
     spec: SelectorSpec,
     ctx: Context,
 ) -> Outcome:
-    from components.engines.beam.jobs import threads_of
+    from components.engines.devices import beam_threads
     from components.select.tables import split_of
     from vim_core.data.image_tables import ImageTable, image_digest
 
@@ -144,7 +146,7 @@ def _outcome(
         protocols=_protocols(
             inputs["samples"], about, {"": len(found.keys)} | {split_of(r): len(kept[r]) for r in kept}
         ),
-        numeric={"device": spec.device, "dtype": "fp32", "threads": threads_of(ctx.run)},
+        numeric={"device": spec.device, "dtype": "fp32", "threads": beam_threads(ctx.run)},
         rows=dict(written),
         extras=frozenset({PICTURE}),
         digest=image_digest({split: ImageTable([ctx.path(name) for name in names]) for split, names in files.items()}),

@@ -45,7 +45,7 @@ def measure(job: Job) -> str:
     """Score one shard; its file appears as a whole."""
     import torch
 
-    from components.engines.beam.jobs import set_threads
+    from components.engines.devices import set_threads
     from components.select.network import loaded
     from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode

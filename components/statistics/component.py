@@ -73,7 +73,7 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: there are no weights for the network, or there is no such network.
         DataError: a split or a half has fewer than two images, an image cannot be decoded, or the reference is another.
     """
-    from components.engines.beam.jobs import publish
+    from components.engines.shards import publish
     from components.statistics import published
     from vim_core.features import check_spec
 
@@ -155,10 +155,11 @@ def _real_score(config: StatisticsConfig, network: dict[str, Any], ctx: Context)
 def _measure(jobs: list[Job], merged: list[str], ctx: Context) -> None:
     import apache_beam as beam
 
-    from components.engines.beam.jobs import announce, counter, run_pipeline
+    from components.engines.beam.runner import run_pipeline
+    from components.engines.shards import finished_counter, start_progress
     from components.statistics.merging import merge_in_order
 
-    announce(jobs, finished, ctx.progress)
+    start_progress(jobs, finished, ctx.progress)
     targets = {name: ctx.path(name) for name in merged}
 
     def build(pipeline: Any) -> None:
@@ -174,4 +175,4 @@ def _measure(jobs: list[Job], merged: list[str], ctx: Context) -> None:
         sets = files | "merge" >> beam.CombinePerKey(merge_in_order())
         _ = sets | "write" >> beam.MapTuple(lambda name, part: io.write_bytes(targets[name], part.to_bytes()))
 
-    run_pipeline(ctx.run, build, ctx.progress, counter(jobs, finished))
+    run_pipeline(ctx.run, build, ctx.progress, finished_counter(jobs, finished))

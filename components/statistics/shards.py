@@ -65,7 +65,7 @@ def whole(split: str, kind: str = MOMENTS) -> str:
 
 def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> FeatureSpec:
     """The feature network that the settings ask for."""
-    from components.engines.beam.jobs import device_of
+    from components.engines.devices import beam_device
     from vim_core.features import CLASSIFIER, FeatureSpec
 
     if config.network == CLASSIFIER:
@@ -75,7 +75,7 @@ def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> FeatureSpe
         config.weights,
         sha256=config.weights_sha256,
         image_size=config.image_size,
-        device=device_of(ctx.run),
+        device=beam_device(ctx.run),
     )
 
 
@@ -89,14 +89,14 @@ def classifier_spec(classifier: Artifact) -> FeatureSpec:
 
 def reference_spec(inputs: Inputs, ctx: Context) -> FeatureSpec:
     """The feature network that the input `statistics` was made with."""
-    from components.engines.beam.jobs import device_of
+    from components.engines.devices import beam_device
     from vim_core.features import CLASSIFIER, FeatureSpec
 
     network = inputs["statistics"].properties["network"]
     if network["kind"] == CLASSIFIER:
         return classifier_spec(inputs["classifier"])
     size = int(inputs["statistics"].manifest.config["image_size"])
-    weights, device = ctx.pipeline.statistics.weights, device_of(ctx.run)
+    weights, device = ctx.pipeline.statistics.weights, beam_device(ctx.run)
     return FeatureSpec(network["kind"], weights, sha256=network["digest"], image_size=size, device=device)
 
 
@@ -123,16 +123,16 @@ def make_jobs(config: StatisticsConfig, inputs: Inputs, ctx: Context, batch_file
 
 
 def _job(config: StatisticsConfig, inputs: Inputs, ctx: Context, split: str, place: int, **own: Any) -> Job:
-    from components.engines.beam.jobs import numeric_name, threads_of
+    from components.engines.devices import beam_threads, numeric_folder
 
-    threads, tap = threads_of(ctx.run), tap_of(config, inputs, ctx)
+    threads, tap = beam_threads(ctx.run), tap_of(config, inputs, ctx)
     halves, judged = split in config.halves, split in (config.split, BATCH)
     names = [f"{MOMENTS}/{split}-{place:05d}.npz", *(f"{split}-half-{i}-{place:05d}.npz" for i in range(2) if halves)]
     wanted = ((SCORES, config.score_splits), (FEATURES, config.features), (SPATIAL, config.spatial))
     kinds = [kind for kind, asked in wanted if asked and judged]
     return Job(
         split=split,
-        folder=io.join(ctx.work, numeric_name(tap.device, threads, config.batch)),
+        folder=io.join(ctx.work, numeric_folder(tap.device, threads, config.batch)),
         targets=(whole(split), *(HALVES if halves else ()), *(whole(split, kind) for kind in kinds)),
         names=(*names, *(f"{kind}/{split}-{place:05d}.npz" for kind in kinds)),
         batch=config.batch,
@@ -154,7 +154,7 @@ def finished(job: Job) -> bool:
 
 def measure(job: Job) -> Job:
     """Write the statistics of one shard, unless they are there, and pass the job on."""
-    from components.engines.beam.jobs import set_threads
+    from components.engines.devices import set_threads
     from vim_core.features import extract_images
     from vim_core.metrics.sums import FeatureStatistics
 

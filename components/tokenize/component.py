@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.contract import lineage
 from components.contract.api import Context, Inputs, Outcome
-from components.tokenize.jobs import SPLITS, Finished, make_plan, make_shards, unfinished
+from components.tokenize.plan import SPLITS, TokenizePlan, TokenizeShard, finished_files, make_plan, make_shards
 from vim_core.config import RunConfig, TokenizeConfig
-
-if TYPE_CHECKING:
-    from components.tokenize.stages import Plan, Shard
 
 VERSION = 1
 INPUTS = {"images": "ingest", "tokenizer": "quantize"}
 CODES_OF = ("tokenizer",)
-"""Its decoder plays no part in what comes out."""
+"""Inputs of which only the codes count: the decoder of the tokenizer does not change the output."""
 
 
 def run(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -26,59 +23,34 @@ def run(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         DataError: an image of the table cannot be decoded, or a file is missing.
     """
-    from components.engines.beam.jobs import publish
+    from components.engines import devices
+    from components.engines.shards import publish, start_progress
 
     by_beam = config.engine == "beam"
-    plan, shards = _by_beam(config, inputs, ctx) if by_beam else _by_ray(config, inputs, ctx)
+    device = devices.beam_device(ctx.run) if by_beam else devices.ray_device(ctx.run)
+    threads = devices.beam_threads(ctx.run) if by_beam else devices.ray_threads(ctx.run)
+    plan = make_plan(config, inputs, device, threads)
+    shards = make_shards(plan, inputs, ctx.work)
+    done = finished_files(shards)
+    left = start_progress(shards, lambda shard: shard.result in done, ctx.progress)
+    if left and by_beam:
+        from components.engines.beam.runner import run_pipeline
+        from components.tokenize.beam_engine import build
+
+        run_pipeline(
+            ctx.run, lambda pipeline: build(pipeline, plan, left), ctx.progress, lambda: len(finished_files(shards))
+        )
+    elif left:
+        from components.tokenize import ray_engine
+
+        ray_engine.run(plan, left, ctx, len(shards) - len(left))
     for shard in shards:
         publish(ctx, shard.result, shard.name)
-    return _outcome(config, inputs, plan, shards)
+    return make_outcome(config, inputs, plan, shards)
 
 
-def start(config: TokenizeConfig, inputs: Inputs, run: RunConfig, work: str) -> Any:
-    """Start the pipeline for what is unfinished in `work` and return Beam's result, or None where nothing is.
-
-    Whoever runs the component afterwards finds the shards finished and makes the artifact of them.
-    """
-    from components.engines.beam.jobs import device_of, start_pipeline, threads_of
-
-    plan = make_plan(config, inputs, device_of(run), threads_of(run))
-    shards = make_shards(plan, inputs, work)
-    done = Finished(shards)()
-    waiting = [shard for shard in shards if shard.result not in done]
-    if not waiting:
-        return None
-    from components.tokenize.beam_stages import build
-
-    return start_pipeline(run, lambda pipeline: build(pipeline, plan, waiting))
-
-
-def _by_beam(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> tuple[Plan, list[Shard]]:
-    from components.engines.beam.jobs import device_of, run_pipeline, threads_of
-
-    plan = make_plan(config, inputs, device_of(ctx.run), threads_of(ctx.run))
-    shards = make_shards(plan, inputs, ctx.work)
-    waiting = unfinished(shards, ctx)
-    if waiting:
-        from components.tokenize.beam_stages import build
-
-        done = Finished(shards)
-        run_pipeline(ctx.run, lambda pipeline: build(pipeline, plan, waiting), ctx.progress, lambda: len(done()))
-    return plan, shards
-
-
-def _by_ray(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> tuple[Plan, list[Shard]]:
-    from components.tokenize import ray_engine
-
-    plan = make_plan(config, inputs, ray_engine.device_of(ctx.run), ray_engine.threads_of(ctx.run))
-    shards = make_shards(plan, inputs, ctx.work)
-    waiting = unfinished(shards, ctx)
-    if waiting:
-        ray_engine.run(plan, waiting, ctx, len(shards) - len(waiting))
-    return plan, shards
-
-
-def _outcome(config: TokenizeConfig, inputs: Inputs, plan: Plan, shards: list[Shard]) -> Outcome:
+def make_outcome(config: TokenizeConfig, inputs: Inputs, plan: TokenizePlan, shards: list[TokenizeShard]) -> Outcome:
+    """Metrics, lineage and rows of the finished shards."""
     from vim_core.data.image_tables import open_parquet
 
     images, tokenizer = inputs["images"], inputs["tokenizer"]
@@ -105,3 +77,22 @@ def _outcome(config: TokenizeConfig, inputs: Inputs, plan: Plan, shards: list[Sh
         "images": float(sum(rows[shard.name] // plan.metas[shard.split].views for shard in shards)),
     }
     return Outcome(metrics=metrics, properties=properties, numeric=numeric, rows=rows)
+
+
+def start(config: TokenizeConfig, inputs: Inputs, run: RunConfig, work: str) -> Any:
+    """Start the Beam pipeline for the unfinished shards in `work`; gives Beam's result, None where all are finished.
+
+    A later `run` with the same settings finds the shards and makes the artifact of them.
+    """
+    from components.engines.devices import beam_device, beam_threads
+
+    plan = make_plan(config, inputs, beam_device(run), beam_threads(run))
+    shards = make_shards(plan, inputs, work)
+    done = finished_files(shards)
+    left = [shard for shard in shards if shard.result not in done]
+    if not left:
+        return None
+    from components.engines.beam.runner import start_pipeline
+    from components.tokenize.beam_engine import build
+
+    return start_pipeline(run, lambda pipeline: build(pipeline, plan, left))

@@ -89,13 +89,13 @@ def check(config: TradeoffConfig, inputs: Inputs) -> None:
 
 def _selector(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> SelectorSpec | None:
     """The network that selects; none where every candidate is accepted."""
-    from components.engines.beam.jobs import device_of
+    from components.engines.devices import beam_device
     from components.select.network import spec_of
 
     if min(config.acceptances) == 1.0:
         return None
     classes = [str(name) for name in inputs["prior"].properties["classes"]]
-    return spec_of(config.network, inputs, classes, device_of(ctx.run), "tradeoff")
+    return spec_of(config.network, inputs, classes, beam_device(ctx.run), "tradeoff")
 
 
 def _measure(config: TradeoffConfig, inputs: Inputs) -> Measure:
@@ -114,10 +114,10 @@ def _measure(config: TradeoffConfig, inputs: Inputs) -> Measure:
 
 def _place(config: TradeoffConfig, ctx: Context) -> str:
     """Below the work folder; unfinished work of another numeric class is not continued (contract 11)."""
-    from components.engines.beam.jobs import device_of, numeric_name
+    from components.engines.devices import beam_device, numeric_folder
     from vim_core.distributed.runtimes import resolve_threads
 
-    name = numeric_name(device_of(ctx.run), resolve_threads(ctx.run.threads), config.lanes)
+    name = numeric_folder(beam_device(ctx.run), resolve_threads(ctx.run.threads), config.lanes)
     return io.join(ctx.work, f"{name}-{config.precision}")
 
 
@@ -154,19 +154,19 @@ def _fill(cells: list[Any], shared: Measure, selector: SelectorSpec | None, inpu
 
 
 def _prior(inputs: Inputs, ctx: Context) -> Any:
-    from components.engines.beam.jobs import device_of
+    from components.engines.devices import beam_device
     from vim_core.models.prior import load_prior
 
     made = inputs["prior"]
-    return load_prior(made.uri("model.safetensors"), made.uri("config.json"), device_of(ctx.run))
+    return load_prior(made.uri("model.safetensors"), made.uri("config.json"), beam_device(ctx.run))
 
 
 def _decoder(inputs: Inputs, ctx: Context) -> Any:
-    from components.engines.beam.jobs import device_of
+    from components.engines.devices import beam_device
     from vim_core.models.vit_vqgan import load_tokenizer
 
     made = inputs["tokenizer"]
-    return load_tokenizer(made.uri("model.safetensors"), made.uri("config.json"), device_of(ctx.run))
+    return load_tokenizer(made.uri("model.safetensors"), made.uri("config.json"), beam_device(ctx.run))
 
 
 def _sampler(config: TradeoffConfig, prior: Any, temperature: float, guidance: float) -> Any:
@@ -179,7 +179,7 @@ def _sampler(config: TradeoffConfig, prior: Any, temperature: float, guidance: f
 
 
 def _outcome(config: TradeoffConfig, inputs: Inputs, whole: dict[str, Any], ctx: Context) -> Outcome:
-    from components.engines.beam.jobs import device_of
+    from components.engines.devices import beam_device
     from components.tradeoff import curves
     from vim_core.distributed.runtimes import resolve_threads
 
@@ -194,7 +194,7 @@ def _outcome(config: TradeoffConfig, inputs: Inputs, whole: dict[str, Any], ctx:
         },
         protocols=curves.protocols(config, inputs, whole),
         numeric={
-            "device": device_of(ctx.run),
+            "device": beam_device(ctx.run),
             "dtype": config.precision,
             "threads": resolve_threads(ctx.run.threads),
         },

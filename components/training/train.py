@@ -168,7 +168,7 @@ def work(arguments: dict[str, Any]) -> None:
 def _sources() -> list[Callable[[], Notice]]:
     from components.engines.ray import preemption
 
-    return [preemption.terminated, preemption.preempted]
+    return [preemption.termination_notice, preemption.preemption_notice]
 
 
 def run_task(job: Job, rank: int, world: int, local_rank: int, sources: Sequence[Callable[[], Notice]] = ()) -> None:

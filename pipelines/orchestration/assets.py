@@ -9,7 +9,7 @@ import dagster as dg
 
 from components.artifacts.execute import Result
 from components.contract import registry
-from components.engines import connection
+from components.engines.transient_errors import is_transient
 from components.tracking.progress import LineProgress
 from pipelines.orchestration import checks, metadata, session
 from vim_core.config import PipelineConfig
@@ -84,7 +84,7 @@ def _made(context: dg.AssetExecutionContext, current: session.Session, name: str
     try:
         return current.run(name, _forced(context, name, config))
     except Exception as error:
-        if not connection.is_lost(error) or context.retry_number >= config.run.restarts:
+        if not is_transient(error) or context.retry_number >= config.run.restarts:
             raise
         current.error = None
         context.log.warning(f"{name}: {error}: trying again")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import dagster as dg
 
-from components.engines import connection
+from components.engines.transient_errors import is_transient
 from components.tracking.progress import LineProgress
 from pipelines.orchestration import assets, history, metadata
 from pipelines.schedules import due, files, firing
@@ -71,7 +71,7 @@ def job(config: PipelineConfig, name: str, pool: str | None) -> dg.JobDefinition
         try:
             say(firing.run(root, fire, lambda name: LineProgress(name, say), say, context.run_id))
         except Exception as error:
-            if not connection.is_lost(error):
+            if not is_transient(error):
                 raise
             raise dg.RetryRequested(restarts, assets.FIRST_WAIT_S * 2**context.retry_number) from error
 

@@ -27,7 +27,7 @@ def results(jobs: Sequence[Job], run: RunConfig, parallel: int) -> Generator[Don
     Raises:
         VimError: no Ray cluster answers at `run.ray_address`.
     """
-    address = tasks.address(run)
+    address = tasks.cluster_address(run)
     if address:
         yield from _on_ray(jobs, dataclasses.replace(run, ray_address=address), parallel)
     elif parallel == 1 or len(jobs) == 1:
@@ -37,9 +37,9 @@ def results(jobs: Sequence[Job], run: RunConfig, parallel: int) -> Generator[Don
 
 
 def _on_ray(jobs: Sequence[Job], run: RunConfig, parallel: int) -> Iterator[Done]:
-    run = dataclasses.replace(run, threads=tasks.threads(run, parallel))
+    run = dataclasses.replace(run, threads=tasks.task_threads(run, parallel))
     there = [_there(job, run.threads) for job in jobs]
-    for number, result in tasks.results(perform, there, run, parallel):
+    for number, result in tasks.map_tasks(perform, there, run, parallel):
         yield result if isinstance(result, Done) else Done(jobs[number].number, {}, {}, reason=str(result))
 
 

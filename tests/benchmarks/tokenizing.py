@@ -123,7 +123,7 @@ class Work:
 
     def __init__(self, bench: Bench, size: Size, photos: Sequence[bytes] = ()) -> None:
         """`photos` are the encoded images that the table repeats; random pictures by default."""
-        from components.tokenize.stages import Plan, Shard
+        from components.tokenize.plan import TokenizePlan, TokenizeShard
 
         self.size, self.folder, self.device = size, bench.folder / "tokenize", bench.runtime.device.type
         self.steady: dict[int, list[float]] = {}
@@ -135,11 +135,13 @@ class Work:
         side = size.side // size.patch
         encoded = photos or [jpeg(picture) for picture in pictures(size.side)]
         meta = CodeMeta("train", (side, side), config.codebook.codes, "benchmark")
-        self.plan = Plan(
+        self.plan = TokenizePlan(
             weights, settings, self.device, 1, size.side, size.batch, {"train": meta}, 0, AugmentConfig(), 1_000_000
         )
         self.shards = [
-            Shard(f"{index}", "train", image_table(self._table(index), size, index, encoded), self._result(index))
+            TokenizeShard(
+                f"{index}", "train", image_table(self._table(index), size, index, encoded), self._result(index)
+            )
             for index in range(size.shards)
         ]
 
@@ -160,8 +162,8 @@ class Work:
 
     def by_beam(self, processes: int, split: bool = False) -> Callable[[], None]:
         """The component's pipeline, from its start to the last file."""
-        from components.engines.beam.jobs import run_pipeline
-        from components.tokenize.beam_stages import build
+        from components.engines.beam.runner import run_pipeline
+        from components.tokenize.beam_engine import build
         from vim_core.config import RunConfig
 
         own: Any = build_split if split else build
@@ -191,11 +193,11 @@ def build_split(pipeline: Any, plan: Any, shards: Any) -> Any:
     import apache_beam as beam
     from apache_beam.ml.inference.base import RunInference
 
-    from components.tokenize.beam_stages import Decode, Encoder, Write
+    from components.tokenize.beam_engine import Decode, TokenizerHandler, Write
 
     batches = pipeline | "shards" >> beam.Create(shards) | "decode" >> beam.ParDo(Decode(plan))
     spread = batches | "spread" >> beam.Reshuffle()
-    return spread | "encode" >> RunInference(Encoder(plan)) | "write" >> beam.ParDo(Write(plan))
+    return spread | "encode" >> RunInference(TokenizerHandler(plan)) | "write" >> beam.ParDo(Write(plan))
 
 
 def quantize_config(size: Size) -> QuantizeConfig:

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.engines.beam import jobs
+from components.engines.beam.runner import THREAD_VARIABLES, run_shards
+from components.engines.devices import set_threads
 from tests.support.synthetic import context_of
 
 
@@ -17,8 +18,8 @@ def numbers(place: str) -> Any:
         import pyarrow as pa
         import torch
 
-        jobs.set_threads(2)
-        line = [str(os.getpid()), *(os.environ.get(name, "-") for name in jobs.THREADS)]
+        set_threads(2)
+        line = [str(os.getpid()), *(os.environ.get(name, "-") for name in THREAD_VARIABLES)]
         line += [str(torch.get_num_threads()), str(pa.cpu_count())]
         Path(place, name).write_text(" ".join(line))
 
@@ -26,15 +27,15 @@ def numbers(place: str) -> Any:
 
 
 def test_processes_begin_with_their_share_of_the_threads(tmp_path: Path) -> None:
-    before = {name: os.environ.get(name) for name in jobs.THREADS}
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     ctx = context_of(tmp_path, "tokenize")
     ctx.run.threads, ctx.run.beam_processes = 4, 2
     names = ["a", "b", "c", "d"]
     for name in names:
         (tmp_path / name).touch()
-    jobs.run_shards(ctx.run, names, numbers(str(tmp_path)), lambda name: False, ctx.progress)
+    run_shards(ctx.run, names, numbers(str(tmp_path)), lambda name: False, ctx.progress)
     lines = [(tmp_path / name).read_text().split() for name in names]
     assert len({line[0] for line in lines}) == 2
     assert str(os.getpid()) not in {line[0] for line in lines}
     assert {tuple(line[1:]) for line in lines} == {("2", "2", "2", "2", "2")}
-    assert {name: os.environ.get(name) for name in jobs.THREADS} == before
+    assert {name: os.environ.get(name) for name in THREAD_VARIABLES} == before

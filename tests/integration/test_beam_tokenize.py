@@ -103,7 +103,7 @@ def test_finished_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path) -
 def test_an_interruption_keeps_whole_shards_only(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.engines.beam import jobs
+    from components.engines import devices
 
     calls = []
 
@@ -119,7 +119,7 @@ def test_an_interruption_keeps_whole_shards_only(
     ctx = context_of(tmp_path, "tokenize")
     failing = Failing(loaded(inputs).model)
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "tokenizer", lambda *_: failing)
+        patch.setattr(devices, "cached_tokenizer", lambda *_: failing)
         with pytest.raises(RuntimeError, match="power cut"):
             tokenize.run(CONFIG, inputs, ctx)
     assert not Path(ctx.out).exists()
@@ -134,7 +134,7 @@ def test_an_interruption_keeps_whole_shards_only(
 def test_batches_have_one_shape_and_the_model_is_loaded_once(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.engines.beam import jobs
+    from components.engines import devices
 
     loads, sizes = [], []
 
@@ -147,7 +147,7 @@ def test_batches_have_one_shape_and_the_model_is_loaded_once(
         loads.append(files)
         return Watched(loaded(inputs).model)
 
-    monkeypatch.setattr(jobs, "tokenizer", load)
+    monkeypatch.setattr(devices, "cached_tokenizer", load)
     outcome = tokenize.run(CONFIG, inputs, context_of(tmp_path, "tokenize"))
     artifact = inputs["tokenizer"]
     assert loads == [(artifact.uri("model.safetensors"), artifact.uri("config.json"), "cpu")]

@@ -42,7 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     ctx = context_of(tmp_path_factory.mktemp("cluster"), "sample")
     ctx.run.workers = 3
-    connect(ctx)
+    connect(ctx.run)
     yield
     ray.shutdown()
 

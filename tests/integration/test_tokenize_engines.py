@@ -44,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     ctx = context_of(tmp_path_factory.mktemp("cluster"), "tokenize")
     ctx.run.workers = 2
-    connect(ctx)
+    connect(ctx.run)
     yield
     ray.shutdown()
 
@@ -84,14 +84,14 @@ def test_a_lost_actor_comes_back(
     once = Path(by_ray.work, "killed")
     once.parent.mkdir(parents=True)
 
-    class Mortal(ray_engine.Encoder):
+    class Mortal(ray_engine.EncodeActor):
         def tokenize(self, shard: Any) -> str:
             if "train-00001" in shard.name and not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().tokenize(shard)
 
-    monkeypatch.setattr(ray_engine, "Encoder", Mortal)
+    monkeypatch.setattr(ray_engine, "EncodeActor", Mortal)
     tokenize.run(BY_RAY, inputs, by_ray)
     assert once.exists()
     assert contents(by_ray) == expected

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.tokenize import ray_engine, stages
-from components.tokenize.stages import Plan, Shard
+from components.tokenize.plan import TokenizePlan, TokenizeShard
 from tests.support import tiny
 from vim_core.config import AugmentConfig
 from vim_core.data.code_tables import CodeMeta, CodeTable
@@ -31,19 +31,19 @@ def test_codes_are_those_of_encode_on_the_device_and_nothing_compiles_again(
     io.write_bytes(config, model_config(tiny.quantize_config()))
     images = tiny.image_table(tmp_path / "images", 23)
     meta = CodeMeta("train", (2, 2), 16, "t" * 64, views=2)
-    plan = Plan(weights, config, "xla", 1, 8, 5, {"train": meta}, 0, AugmentConfig(flip=0.5), 10_000)
-    shard = Shard("codes/0", "train", images, str(tmp_path / "codes"))
+    plan = TokenizePlan(weights, config, "xla", 1, 8, 5, {"train": meta}, 0, AugmentConfig(flip=0.5), 10_000)
+    shard = TokenizeShard("codes/0", "train", images, str(tmp_path / "codes"))
 
-    encoder = ray_engine.Encoder(plan)
-    assert encoder.tokenizer.device.type == "xla"
-    batches = list(stages.decoded(plan, shard))
-    stages.encoded(plan, batches[0], encoder.tokenizer)
-    stages.encoded(plan, batches[0], encoder.tokenizer)
+    actor = ray_engine.EncodeActor(plan)
+    assert actor.tokenizer.device.type == "xla"
+    batches = list(stages.decode_shard(plan, shard))
+    stages.encode_batch(batches[0], actor.tokenizer)
+    stages.encode_batch(batches[0], actor.tokenizer)
     before = compiled()
-    encoder.tokenize(shard)
+    actor.tokenize(shard)
     assert compiled() == before, "every batch has one shape"
     assert fallbacks() == []
 
-    (whole,) = stages.decoded(dataclasses.replace(plan, encode_batch=46), shard)
+    (whole,) = stages.decode_shard(dataclasses.replace(plan, encode_batch=46), shard)
     trainers = load_tokenizer(weights, config, str(xla.device)).encode(to_tensor(whole.pixels))
     assert torch.equal(torch.from_numpy(CodeTable([shard.result]).codes.astype("int64")), trainers)

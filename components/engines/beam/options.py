@@ -1,4 +1,4 @@
-"""Which runner Beam uses and what it is told: checked before anything starts, as Beam ignores what it does not know.
+"""Beam's runner and options from the settings, checked before anything starts: Beam ignores flags it does not know.
 
 `FnApiRunner` works here, in memory or in several processes. `PortableRunner` needs a job server, `DataflowRunner` a
 project, a region, a bucket and a container with this package; both get their flags from `run.beam_options`.
@@ -24,43 +24,43 @@ NEEDED = {
 """Without a job endpoint Beam would start a job server of its own; without a container, workers lack this package."""
 
 DATAFLOW_DEFAULTS = ("--sdk_location=container", "--no_save_main_session")
-"""The container holds the SDK and this package: nothing is to be fetched from a registry, nothing to be unpickled."""
+"""The container holds the SDK and this package: workers download no SDK and unpickle no main session."""
 
 
-def runner_of(run: RunConfig) -> str:
-    """The runner's name.
+def runner_name(run: RunConfig) -> str:
+    """The name of Beam's runner.
 
     Raises:
-        ConfigError: it would start another one.
+        ConfigError: it would download and start another runner.
     """
     if run.beam_runner in REFUSED:
         raise ConfigError(f"run.beam_runner={run.beam_runner!r}: would download and start another runner; use {LOCAL}")
     return run.beam_runner
 
 
-def options_of(run: RunConfig) -> Any:
+def pipeline_options(run: RunConfig) -> Any:
     """Beam's options from the settings.
 
     Raises:
-        ConfigError: a flag that Beam does not know, or a missing one; a setting that remote workers cannot follow.
+        ConfigError: Beam does not know a flag, one is missing, or remote workers cannot follow a setting.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    runner = runner_of(run)
-    _check_known(run.beam_options)
-    # Flags are always given: Beam would read the arguments of the process otherwise.
+    runner = runner_name(run)
+    _check_flags(run.beam_options)
+    # Without flags Beam would read the arguments of the process.
     if runner == LOCAL:
         mode = "multi_processing" if run.beam_processes > 1 else "in_memory"
         processes = max(1, run.beam_processes)
         return PipelineOptions(run.beam_options, direct_num_workers=processes, direct_running_mode=mode)
-    own = DATAFLOW_DEFAULTS if runner == DATAFLOW else ()
-    options = PipelineOptions([*own, *run.beam_options])
-    _check_needed(runner, options)
-    _check_remote(run, runner)
+    defaults = DATAFLOW_DEFAULTS if runner == DATAFLOW else ()
+    options = PipelineOptions([*defaults, *run.beam_options])
+    _check_remote(run, options.get_all_options())
     return options
 
 
-def _check_known(flags: list[str]) -> None:
+def _check_flags(flags: list[str]) -> None:
+    """Refuse flags that Beam would ignore."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     for flag in flags:
@@ -80,18 +80,17 @@ def _check_known(flags: list[str]) -> None:
         raise ConfigError(f"run.beam_options: Beam knows no --{min(unknown)}")
 
 
-def _check_needed(runner: str, options: Any) -> None:
-    known = options.get_all_options()
+def _check_remote(run: RunConfig, options: dict[str, Any]) -> None:
+    """Refuse missing flags, and settings that this machine would fill in from itself instead of the workers."""
+    runner = run.beam_runner
     for name in NEEDED.get(runner, ()):
-        if not known.get(name):
-            flags = " ".join(f"--{each}=…" for each in NEEDED[runner])
+        if not options.get(name):
+            flags = " ".join(f"--{needed}=…" for needed in NEEDED[runner])
             raise ConfigError(f"run.beam_runner={runner}: run.beam_options lacks --{name}; it needs {flags}")
-    if runner == DATAFLOW and not str(known["temp_location"]).startswith("gs://"):
-        raise ConfigError(f"run.beam_options: --temp_location={known['temp_location']}: Dataflow needs a gs:// folder")
-
-
-def _check_remote(run: RunConfig, runner: str) -> None:
-    """What this machine finds out about itself says nothing of workers elsewhere."""
+    if runner == DATAFLOW and not str(options["temp_location"]).startswith("gs://"):
+        raise ConfigError(
+            f"run.beam_options: --temp_location={options['temp_location']}: Dataflow needs a gs:// folder"
+        )
     if runner == DATAFLOW and io.is_local(run.root):
         raise ConfigError(f"run.root={run.root!r}: workers of {runner} cannot reach it; name a bucket, gs://…")
     if run.threads == 0:

@@ -1,4 +1,4 @@
-"""What tells a Ray Train worker that it will be interrupted: SIGTERM, or a preemption notice for its node."""
+"""Notices that a Ray Train worker gets before it is interrupted: SIGTERM, or a preemption notice for its node."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import threading
 
 from vim_core.training.preemption import Notice
 
-_told = threading.Event()
+_terminated = threading.Event()
 
 
 def listen() -> None:
     """Take SIGTERM as a notice from now on. Call it in the main thread, which Ray keeps free of the training."""
-    _told.clear()
-    signal.signal(signal.SIGTERM, lambda *_: _told.set())
+    _terminated.clear()
+    signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
 
-def terminated() -> Notice:
+def termination_notice() -> Notice:
     """STOP once this process got SIGTERM."""
-    return Notice.STOP if _told.is_set() else Notice.NONE
+    return Notice.STOP if _terminated.is_set() else Notice.NONE
 
 
-def preempted() -> Notice:
+def preemption_notice() -> Notice:
     """SAVE while a node of this training is being drained; a barrier of all workers."""
     from ray import train as ray_train
 

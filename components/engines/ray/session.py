@@ -5,58 +5,74 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.artifacts.scratch import scratch
 from components.contract.api import Context
-from components.engines.ray.interrupts import interruptible
-from vim_core.config import RunConfig as VimRun
+from vim_core.config import RunConfig
 from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
 
-# Read by Ray at import: the V2 trainer, and no phoning home.
+# Read by Ray at import: the V2 trainer, no usage reports.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-KNOCK_S = 10.0
-ABORT_S = 15.0
+REACH_TIMEOUT_S = 10.0
+ABORT_TIMEOUT_S = 15.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def connect(ctx: Context) -> None:
-    """Join the cluster of `run.ray_address`, or start a private one on this machine.
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` on SIGINT and SIGTERM meanwhile, where a handler is set; it comes back afterwards.
+
+    It is the only exception that comes through Ray's waiting unchanged: an orchestrator's own becomes an ordinary error
+    there, after which the orchestrator goes on to the next component.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number in SIGNALS if callable(before[number])]
+    try:
+        for number in handled:
+            signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def connect(run: RunConfig) -> None:
+    """Join the cluster of `run.ray_address`, or start a private one on this machine; once per process.
 
     Raises:
-        VimError: no cluster answers at the address.
+        VimError: no cluster answers at the address, or Ray does not start.
     """
-    join(ctx.run)
-
-
-def join(run: VimRun) -> None:
-    """See `connect`."""
     import ray
 
-    if not ray.is_initialized():
-        with interruptible():  # Ray installs handlers of its own
-            _join(run)
-
-
-def _join(run: VimRun) -> None:
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    address = run.ray_address
-    if not address:
-        cores = resolve_threads(run.threads)
-        # Logical CPUs only gate scheduling: one for every worker's threads and some for Ray's own actors.
-        # "local": without it Ray would join whatever cluster somebody left running on this machine.
-        _retried(lambda: ray.init("local", num_cpus=cores * run.workers + 2, include_dashboard=False, **quiet))
+    if ray.is_initialized():
         return
+    with interruptible():  # Ray installs handlers of its own
+        if run.ray_address:
+            _join_cluster(run.ray_address)
+        else:
+            _start_cluster(run)
+
+
+def _join_cluster(address: str) -> None:
+    import ray
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        _knock(address)
-        ray.init(address=address, **quiet)
+        if host and port.isdigit():  # Ray itself tries for minutes where nothing listens
+            socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except (OSError, RuntimeError) as error:
         raise VimError(
             f"run.ray_address={address!r}: no Ray cluster answers there ({error}); leave it empty to start "
@@ -64,30 +80,28 @@ def _join(run: VimRun) -> None:
         ) from None
 
 
-def _retried(start: Callable[[], Any]) -> None:
-    """Start Ray, once more if its head process missed Ray's own limit of 30 seconds, as on a busy machine.
-
-    Raises:
-        VimError: the second start failed, too.
-    """
+def _start_cluster(run: RunConfig) -> None:
+    """Start Ray, once more if its head process misses Ray's own limit of 30 seconds, as on a busy machine."""
     import ray
 
-    try:
-        start()
-    except Exception:
-        # Ray has no class of its own for a head process that is late.
-        ray.shutdown()
+    # Logical CPUs only gate scheduling: one for every worker's threads and some for Ray's own actors.
+    cpus = resolve_threads(run.threads) * run.workers + 2
+    for last in (False, True):
         try:
-            start()
-        except Exception as error:
-            raise VimError(f"Ray does not start on this machine: {error}") from error
-
-
-def _knock(address: str) -> None:
-    """Raise `OSError` where nothing listens at host:port: Ray itself tries for minutes before it gives up."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+            # "local": without it Ray would join any cluster that runs on this machine.
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
+            return
+        except Exception as error:  # Ray has no class of its own for a head process that is late
+            if last:
+                raise VimError(f"Ray does not start on this machine: {error}") from error
+            ray.shutdown()
 
 
 def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool = False) -> str:
@@ -100,48 +114,53 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
     Raises:
         VimError: the training failed for good; the reason is the worker's own error.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    import torch
+    from ray import train as ray_train
 
-    from components.engines.ray.backend import ListeningConfig
-    from components.engines.ray.trainers import AloneTrainer, Trainer
+    from components.engines.ray.trainers import LeanTrainer, SignalTorchConfig, SingleNodeTrainer
 
-    # What people see comes from the spool; Ray's own lines about controllers and workers stay in its log files.
+    run = ctx.run
+    # Users see the lines of the spool; Ray's own lines about controllers and workers stay in its log files.
     logging.getLogger("ray").setLevel(logging.WARNING)
-    how = "Ray Train local mode" if local else f"Ray Train, {ctx.run.workers} worker process(es)"
-    run_config = RunConfig(
+    run_config = ray_train.RunConfig(
         name=f"{ctx.name}-{ctx.fingerprint}",
-        storage_path=_storage(ctx),
-        failure_config=FailureConfig(max_failures=0 if local else ctx.run.restarts),
+        storage_path=str(scratch(ctx.work) / "ray"),  # Ray's bookkeeping; our checkpoints do not go through it
+        failure_config=ray_train.FailureConfig(max_failures=0 if local else run.restarts),
     )
-    if ctx.run.device == "xla" and not local:
+    if run.device == "xla" and not local:
         from components.engines.ray import xla_backend
 
-        sliced = xla_backend.trainer(worker, arguments, ctx, run_config)
-        connect(ctx)
-        _run(sliced, ctx)
-        return how
-    if not local:
-        connect(ctx)
-    threads = resolve_threads(ctx.run.threads)
-    scaling = ScalingConfig(
-        num_workers=0 if local else ctx.run.workers,
-        use_gpu=_wants_gpu(ctx),
-        resources_per_worker=None if local else {"CPU": threads},
-    )
-    kind = Trainer if ctx.run.ray_address else AloneTrainer
-    trainer = kind(
-        train_loop_per_worker=worker,
-        train_loop_config=arguments,
-        torch_config=None if local else ListeningConfig(backend="nccl" if scaling.use_gpu else "gloo"),
-        scaling_config=scaling,
-        run_config=run_config,
-    )
-    _run(trainer, ctx)
-    split = ", sharded by FSDP2" if ctx.run.parallel == "fsdp" and ctx.run.workers > 1 and not local else ""
-    return f"{how}{split}"
+        trainer = xla_backend.xla_trainer(worker, arguments, ctx, run_config)
+        connect(run)
+    else:
+        if not local:
+            connect(run)
+        use_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
+        trainer = (LeanTrainer if run.ray_address else SingleNodeTrainer)(
+            train_loop_per_worker=worker,
+            train_loop_config=arguments,
+            torch_config=None if local else SignalTorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=0 if local else run.workers,
+                use_gpu=use_gpu,
+                resources_per_worker=None if local else {"CPU": resolve_threads(run.threads)},
+            ),
+            run_config=run_config,
+        )
+    run_trainer(trainer, ctx)
+    if local:
+        return "Ray Train local mode"
+    sharded = run.device != "xla" and run.parallel == "fsdp" and run.workers > 1
+    return f"Ray Train, {run.workers} worker process(es){', sharded by FSDP2' if sharded else ''}"
 
 
-def _run(trainer: Any, ctx: Context) -> None:
+def run_trainer(trainer: Any, ctx: Context) -> None:
+    """Run a Ray trainer to its end.
+
+    Raises:
+        VimError: the training failed.
+        KeyboardInterrupt: this process was interrupted; the workers have ended by then.
+    """
     controllers: list[Any] = []
     # Ray's own handler for Ctrl-C ends this process as if all had gone well.
     trainer._register_sigint_handler = controllers.append
@@ -154,34 +173,20 @@ def _run(trainer: Any, ctx: Context) -> None:
         _abort(controllers)
         raise
     except Exception as error:
-        raise VimError(f"{ctx.name}: training failed: {_root_cause(error)}") from error
+        cause: BaseException = error
+        for failure in getattr(error, "worker_failures", {}).values():
+            cause = failure
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = f"{type(cause).__name__}: {cause}".strip()
+        raise VimError(f"{ctx.name}: training failed: {reason}") from error
 
 
 def _abort(controllers: list[Any]) -> None:
-    """End the workers before the lease is given back: two trainings in one place must not meet."""
+    """End the workers before the lease is released: two trainings must not write into one folder."""
     import ray
 
     for controller in controllers:
         # The controller ends itself with its workers, and so cannot answer.
         with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-            ray.get(controller.abort.remote(), timeout=ABORT_S)
-
-
-def _root_cause(error: BaseException) -> str:
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        error = failure
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}".strip()
-
-
-def _wants_gpu(ctx: Context) -> bool:
-    import torch
-
-    return ctx.run.device == "cuda" or (ctx.run.device == "auto" and torch.cuda.is_available())
-
-
-def _storage(ctx: Context) -> str:
-    """Ray's own bookkeeping of the run; our checkpoints do not go through it."""
-    return str(scratch(ctx.work) / "ray")
+            ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Ray's torch trainer with the processes that a training here needs. Imports Ray: for use inside functions only.
+"""Ray's torch trainer without the helper processes that no training here needs. For use inside functions: imports Ray.
 
 Each helper of Ray Train is a process that imports Ray, Ray Train and torch: half of what it takes to start a training
 on a laptop.
@@ -7,19 +7,38 @@ on a laptop.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
-ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-"""Nobody announces that the only node goes; the controller asks its workers twice a second whether they are done."""
+from components.engines.ray.preemption import listen
+
+SINGLE_NODE_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+"""No one drains the only node; the controller asks its workers twice a second whether they are done."""
 
 
-class Trainer(TorchTrainer):
-    """Without the actor for Ray Data, which no training here reads."""
+class SignalTorchBackend(_TorchBackend):
+    """Handles SIGTERM in every worker's main thread, before the training function runs in another thread."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Called by Ray on the controller."""
+        worker_group.execute(listen)
+        super().on_start(worker_group, backend_config)
+
+
+class SignalTorchConfig(TorchConfig):
+    """Chooses `SignalTorchBackend`."""
+
+    @property
+    def backend_cls(self) -> type[SignalTorchBackend]:
+        """Called by Ray."""
+        return SignalTorchBackend
+
+
+class LeanTrainer(TorchTrainer):
+    """A `TorchTrainer` without the actor for Ray Data, which no training here reads."""
 
     unneeded: tuple[str, ...] = ("DatasetsCallback",)
 
@@ -28,36 +47,30 @@ class Trainer(TorchTrainer):
         return [callback for callback in callbacks if type(callback).__name__ not in self.unneeded]
 
 
-class AloneTrainer(Trainer):
+class SingleNodeTrainer(LeanTrainer):
     """For a cluster that ends with this process: its controller, its workers and their barrier alone."""
 
     # Placement groups do not outlive such a cluster.
-    unneeded = (*Trainer.unneeded, "PlacementGroupCleanerCallback")
+    unneeded = (*LeanTrainer.unneeded, "PlacementGroupCleanerCallback")
 
-    def _initialize_and_run_controller(self, **given: Any) -> Any:
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         scaling: Any = self.scaling_config
-        given["scaling_policy"] = AlonePolicy(scaling)
-        with _environment():
-            return super()._initialize_and_run_controller(**given)  # type: ignore[misc]
+        arguments["scaling_policy"] = NoAutoscalerPolicy(scaling)
+        # Ray copies these variables to its controller; those that the user has set stay.
+        added = {name: value for name, value in SINGLE_NODE_ENV.items() if name not in os.environ}
+        os.environ |= added
+        try:
+            return super()._initialize_and_run_controller(**arguments)  # type: ignore[misc]
+        finally:
+            for name in added:
+                os.environ.pop(name, None)
 
 
-class AlonePolicy(FixedScalingPolicy):
-    """So many workers, asked of no autoscaler: there is nothing that could grow."""
+class NoAutoscalerPolicy(FixedScalingPolicy):
+    """A fixed number of workers that asks no autoscaler: a single node cannot grow."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Called by Ray; registers nothing."""
 
     def _maybe_send_resource_request(self) -> None:
-        """Called by Ray before every decision."""
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """The settings that Ray copies to its controller; what the user has set stays."""
-    added = {name: value for name, value in ALONE.items() if name not in os.environ}
-    os.environ |= added
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+        """Called by Ray before every decision; sends nothing."""

@@ -27,12 +27,13 @@ MEGASCALE_PORT = "8081"
 
 @dataclass
 class XlaConfig(BackendConfig):
-    """What every worker is told.
+    """Settings of every worker.
 
-    platform: PJRT's name of the device, TPU or CPU.
-    devices: on CPU the number of devices to pretend.
-    cache: folder for compiled programs on each host; empty for none.
-    slices: how many the workers fill.
+    Attributes:
+        platform: PJRT's name of the device, TPU or CPU.
+        devices: on CPU the number of virtual devices.
+        cache: folder for compiled programs on each host; empty for none.
+        slices: number of TPU slices that the workers fill.
     """
 
     platform: str = "TPU"
@@ -42,7 +43,7 @@ class XlaConfig(BackendConfig):
 
     @property
     def backend_cls(self) -> type[XlaBackend]:
-        """Ray asks for the class."""
+        """Called by Ray."""
         return XlaBackend
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,52 +52,52 @@ class XlaConfig(BackendConfig):
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a TPU host says about itself: its number within its slice, the slice's hosts in order, the slice's name."""
+class TpuHost:
+    """A TPU host: its number within its slice, the slice's host names in order, the slice's name."""
 
     worker_id: str
     hostnames: str
     name: str
 
 
-def read_place() -> Place:
-    """This host's place, from the variables that Google's machines and the GKE webhook set."""
-    return Place(*(os.environ.get(f"TPU_{key}", "") for key in ("WORKER_ID", "WORKER_HOSTNAMES", "NAME")))
+def read_tpu_host() -> TpuHost:
+    """This host, from the variables that Google's machines and the GKE webhook set."""
+    return TpuHost(*(os.environ.get(f"TPU_{key}", "") for key in ("WORKER_ID", "WORKER_HOSTNAMES", "NAME")))
 
 
-def check_places(places: Sequence[Place], slices: int) -> None:
-    """Ranks must follow the hosts' own numbers, slice after slice: batch rows go to the devices in this order.
+def check_host_order(hosts: Sequence[TpuHost], slices: int) -> None:
+    """Check that ranks follow the hosts' own numbers, slice after slice: batch rows go to the devices in this order.
 
     Args:
-        places: by rank.
-        slices: how many of equal size they fill.
+        hosts: by rank.
+        slices: number of slices of equal size that they fill.
 
     Raises:
         ConfigError: a variable is missing, a slice is mixed with another or its hosts are out of order.
     """
-    size = len(places) // slices
-    for rank, place in enumerate(places):
-        if not place.worker_id.isdecimal() or (size > 1 and not place.hostnames):
+    size = len(hosts) // slices
+    for rank, host in enumerate(hosts):
+        if not host.worker_id.isdecimal() or (size > 1 and not host.hostnames):
             raise ConfigError(
-                f"worker {rank}: TPU_WORKER_ID={place.worker_id!r} TPU_WORKER_HOSTNAMES={place.hostnames!r}; on GKE "
+                f"worker {rank}: TPU_WORKER_ID={host.worker_id!r} TPU_WORKER_HOSTNAMES={host.hostnames!r}; on GKE "
                 "the TPU webhook of KubeRay sets them: is it installed, and was the pod made after it?"
             )
-    for first in range(0, len(places), size):
-        group = places[first : first + size]
+    for first in range(0, len(hosts), size):
+        group = hosts[first : first + size]
         ranks = f"workers {first} to {first + size - 1}"
-        if len({(place.name, place.hostnames) for place in group}) > 1:
-            named = sorted({f"TPU_NAME={place.name!r} ({place.hostnames})" for place in group})
+        if len({(host.name, host.hostnames) for host in group}) > 1:
+            named = sorted({f"TPU_NAME={host.name!r} ({host.hostnames})" for host in group})
             raise ConfigError(f"{ranks} should be one slice but are of {' and '.join(named)}")
         if size > 1 and len(group[0].hostnames.split(",")) != size:
             raise ConfigError(f"{ranks}: TPU_WORKER_HOSTNAMES={group[0].hostnames!r} does not name {size} hosts")
-        ids = [int(place.worker_id) for place in group]
+        ids = [int(host.worker_id) for host in group]
         if ids != list(range(size)):
             raise ConfigError(f"{ranks} have TPU_WORKER_ID={ids}, not in the order of their ranks; start again")
 
 
-def environment(config: XlaConfig, rank: int, world: int, address: str, port: int) -> dict[str, str]:
-    """Variables of one worker; `address` and `port` are of rank 0."""
-    found = {
+def worker_environment(config: XlaConfig, rank: int, world: int, address: str, port: int) -> dict[str, str]:
+    """Environment variables of one worker; `address` and `port` are of rank 0."""
+    variables = {
         "PJRT_DEVICE": config.platform,
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
@@ -104,22 +105,22 @@ def environment(config: XlaConfig, rank: int, world: int, address: str, port: in
         "WORLD_SIZE": str(world),
     }
     if config.platform == "CPU":
-        found["CPU_NUM_DEVICES"] = str(config.devices)
+        variables["CPU_NUM_DEVICES"] = str(config.devices)
     elif "KUBERNETES_SERVICE_HOST" in os.environ:
-        # The webhook has said it all; there may be no metadata server to ask.
-        found["TPU_SKIP_MDS_QUERY"] = "1"
+        # The webhook sets all variables; there may be no metadata server to ask.
+        variables["TPU_SKIP_MDS_QUERY"] = "1"
     if config.slices > 1:
-        # Always ours: a value left from a slice that was replaced makes libtpu wait for it.
-        found |= {
+        # Set always: a value left from a slice that was replaced makes libtpu wait for it.
+        variables |= {
             "MEGASCALE_COORDINATOR_ADDRESS": address,
             "MEGASCALE_PORT": MEGASCALE_PORT,
             "MEGASCALE_NUM_SLICES": str(config.slices),
             "MEGASCALE_SLICE_ID": str(rank // (world // config.slices)),
         }
-    return found
+    return variables
 
 
-def prepare(variables: dict[str, str]) -> None:
+def join_group(variables: dict[str, str]) -> None:
     """In the worker: set the variables and join the control-plane group, over gloo and not over the chips."""
     import torch.distributed as dist
 
@@ -128,7 +129,7 @@ def prepare(variables: dict[str, str]) -> None:
         dist.init_process_group("gloo", rank=int(variables["RANK"]), world_size=int(variables["WORLD_SIZE"]))
 
 
-def leave() -> None:
+def leave_group() -> None:
     """In the worker: leave the control-plane group."""
     import torch.distributed as dist
 
@@ -137,13 +138,13 @@ def leave() -> None:
 
 
 class XlaBackend(Backend):
-    """Prepares the workers of a torch_xla training and cleans up behind them."""
+    """Sets up the workers of a torch_xla training, and leaves the group at its end."""
 
     def on_start(self, worker_group: Any, backend_config: XlaConfig) -> None:  # type: ignore[override]
         """Check the hosts' order, then set every worker's variables and start the control-plane group.
 
         Raises:
-            ConfigError: see `check_places`.
+            ConfigError: see `check_host_order`.
         """
         import ray
         from ray.train._internal.utils import get_address_and_port
@@ -152,13 +153,13 @@ class XlaBackend(Backend):
 
         worker_group.execute(listen)
         if backend_config.platform == "TPU":
-            check_places(worker_group.execute(read_place), backend_config.slices)
+            check_host_order(worker_group.execute(read_tpu_host), backend_config.slices)
         address, port = worker_group.execute_single(0, get_address_and_port)
         world = len(worker_group)
         ray.get(
             [
                 worker_group.execute_single_async(
-                    rank, prepare, environment(backend_config, rank, world, address, port)
+                    rank, join_group, worker_environment(backend_config, rank, world, address, port)
                 )
                 for rank in range(world)
             ]
@@ -169,18 +170,20 @@ class XlaBackend(Backend):
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(worker_group.execute_async(leave), timeout=SHUTDOWN_S)
+            ray.get(worker_group.execute_async(leave_group), timeout=SHUTDOWN_S)
 
 
-def trainer(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, run_config: Any) -> Any:
+def xla_trainer(
+    worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, run_config: Any
+) -> Any:
     """Ray's trainer for `run.device=xla`, its scaling checked before anything starts.
 
-    The device is a TPU unless PJRT_DEVICE=CPU is set here, as torch_xla has it; then CPU_NUM_DEVICES counts.
+    The device is a TPU unless the environment has PJRT_DEVICE=CPU; then CPU_NUM_DEVICES is the number of devices.
 
     Args:
-        worker, arguments: run as worker(arguments) on every host; `arguments["job"]` is a `training.Job`.
+        worker, arguments: run as worker(arguments) on every host; `arguments["job"]` is a `TrainingJob`.
         ctx: the component's context.
-        run_config: Ray's.
+        run_config: Ray Train's `RunConfig`.
 
     Raises:
         ConfigError: the topology does not fit the settings.

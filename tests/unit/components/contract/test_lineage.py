@@ -19,7 +19,7 @@ from components.engines.ray import session
 from components.sample import component as sample
 from components.score import component as score
 from components.tokenize import component as tokenize
-from components.tokenize.jobs import make_plan, make_shards
+from components.tokenize.plan import make_plan, make_shards
 from components.training import train as training
 from tests.support import tiny_artifacts
 from tests.support.synthetic import artifact, context_of, everything, image_files, rows, with_fields
@@ -68,7 +68,9 @@ def coded(images: Artifact, tokenizer: Artifact, root: Path) -> Artifact:
     inputs = {"images": images, "tokenizer": tokenizer}
     plan = make_plan(TokenizeConfig(), inputs, "cpu", 1)
     found = zip(make_shards(plan, inputs, str(root)), made.uris("codes/"), strict=False)
-    outcome = tokenize._outcome(TokenizeConfig(), inputs, plan, [replace(shard, result=uri) for shard, uri in found])
+    outcome = tokenize.make_outcome(
+        TokenizeConfig(), inputs, plan, [replace(shard, result=uri) for shard, uri in found]
+    )
     return with_fields(made, properties=outcome.properties)
 
 

@@ -51,14 +51,14 @@ def checked(root: Path, made: dict[str, Artifact], **settings: Any) -> tuple[Out
 @pytest.fixture
 def without_beam(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are done here."""
-    from components.engines.beam import jobs
+    from components.engines.beam import runner
 
     def here(run: Any, work: Any, perform: Any, finished: Any, progress: Any, unit: str = "shard") -> None:
         for job in work:
             if not finished(job):
                 perform(job)
 
-    monkeypatch.setattr(jobs, "run_shards", here)
+    monkeypatch.setattr(runner, "run_shards", here)
 
 
 @pytest.mark.usefixtures("without_beam")

@@ -1,4 +1,4 @@
-"""What Beam is told: flags are Beam's own, and complete for the runner; nothing is guessed about workers elsewhere."""
+"""Beam's options: flags that Beam knows, complete for the runner; nothing is guessed about remote workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.engines.beam import jobs
-from components.engines.beam import options as beam_options
+from components.engines.beam.options import pipeline_options
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 
@@ -27,15 +26,15 @@ def run(runner: str, flags: list[str], **fields: Any) -> RunConfig:
 
 @pytest.mark.parametrize(("processes", "mode"), [(1, "in_memory"), (3, "multi_processing")])
 def test_the_local_runner_has_the_processes_asked_for(processes: int, mode: str) -> None:
-    options = beam_options.options_of(RunConfig(beam_processes=processes)).get_all_options()
+    options = pipeline_options(RunConfig(beam_processes=processes)).get_all_options()
     assert (options["direct_num_workers"], options["direct_running_mode"]) == (processes, mode)
 
 
 def test_flags_reach_beam() -> None:
-    options = beam_options.options_of(run("DataflowRunner", [*DATAFLOW, "--max_num_workers=7"])).get_all_options()
+    options = pipeline_options(run("DataflowRunner", [*DATAFLOW, "--max_num_workers=7"])).get_all_options()
     assert (options["project"], options["max_num_workers"], options["sdk_location"]) == ("some-project", 7, "container")
-    own = beam_options.options_of(run("DataflowRunner", [*DATAFLOW, "--sdk_location=default"]))
-    assert own.get_all_options()["sdk_location"] == "default"
+    changed = pipeline_options(run("DataflowRunner", [*DATAFLOW, "--sdk_location=default"]))
+    assert changed.get_all_options()["sdk_location"] == "default"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_flags_reach_beam() -> None:
 )
 def test_flags_that_beam_would_drop_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^run\.beam_options.*{message}"):
-        beam_options.options_of(RunConfig(beam_options=flags))
+        pipeline_options(RunConfig(beam_options=flags))
 
 
 @pytest.mark.parametrize(("runner", "flags"), [("PortableRunner", PORTABLE), ("DataflowRunner", DATAFLOW)])
@@ -57,7 +56,7 @@ def test_a_missing_flag_is_named_with_all_that_are_needed(runner: str, flags: li
     for missing in flags:
         name = missing.partition("=")[0]
         with pytest.raises(ConfigError, match=rf"run\.beam_runner={runner}: .* lacks {name}; it needs {flags[0][:8]}"):
-            beam_options.options_of(run(runner, [flag for flag in flags if flag != missing]))
+            pipeline_options(run(runner, [flag for flag in flags if flag != missing]))
 
 
 @pytest.mark.parametrize(
@@ -68,17 +67,12 @@ def test_a_missing_flag_is_named_with_all_that_are_needed(runner: str, flags: li
         ({"device": "auto"}, r"run\.device='auto': the devices of DataflowRunner's workers"),
     ],
 )
-def test_nothing_is_guessed_about_workers_elsewhere(fields: dict[str, Any], message: str) -> None:
+def test_nothing_is_guessed_about_remote_workers(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        beam_options.options_of(run("DataflowRunner", DATAFLOW, **fields))
+        pipeline_options(run("DataflowRunner", DATAFLOW, **fields))
 
 
 def test_dataflow_needs_a_bucket() -> None:
     flags = [flag.replace("gs://some-bucket", "/tmp") for flag in DATAFLOW]
     with pytest.raises(ConfigError, match="--temp_location=/tmp/temp: Dataflow needs a gs:// folder"):
-        beam_options.options_of(run("DataflowRunner", flags))
-
-
-def test_a_device_elsewhere_is_what_the_setting_says() -> None:
-    assert jobs.device_of(run("DataflowRunner", DATAFLOW, device="cuda")) == "cuda"
-    assert jobs.device_of(run("DataflowRunner", DATAFLOW, device="cpu")) == "cpu"
+        pipeline_options(run("DataflowRunner", flags))

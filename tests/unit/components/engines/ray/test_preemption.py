@@ -1,4 +1,4 @@
-"""What a worker takes for a notice of interruption."""
+"""Notices that a worker gets before it is interrupted."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def handler() -> Iterator[None]:
 @pytest.mark.usefixtures("handler")
 def test_sigterm_is_a_notice_to_stop() -> None:
     preemption.listen()
-    assert preemption.terminated() is Notice.NONE
+    assert preemption.termination_notice() is Notice.NONE
     os.kill(os.getpid(), signal.SIGTERM)
-    assert preemption.terminated() is Notice.STOP
+    assert preemption.termination_notice() is Notice.STOP
     preemption.listen()
-    assert preemption.terminated() is Notice.NONE, "a worker process may be used again"
+    assert preemption.termination_notice() is Notice.NONE, "a worker process may be used again"
 
 
 @pytest.mark.parametrize(("info", "expected"), [(None, Notice.NONE), (object(), Notice.SAVE)])
 def test_a_drained_node_is_a_notice_to_save(monkeypatch: pytest.MonkeyPatch, info: object, expected: Notice) -> None:
     stand_in = SimpleNamespace(train=SimpleNamespace(get_preemption_info=lambda: info))
     monkeypatch.setitem(sys.modules, "ray", stand_in)
-    assert preemption.preempted() is expected
+    assert preemption.preemption_notice() is expected

@@ -14,51 +14,52 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from components.engines.beam import jobs
-from components.tokenize.stages import Assembly, Batch, Piece, Plan, Shard, decoded, encoded, finished
+from components.engines import devices
+from components.tokenize.plan import TokenizePlan, TokenizeShard
+from components.tokenize.stages import CodeBatch, ImageBatch, ShardAssembly, decode_shard, encode_batch, finished
 from vim_core.errors import VimError
 from vim_core.models.vit_vqgan import Tokenizer
 
 
 class Decode(beam.DoFn):
-    """A shard to its batches; nothing, where an earlier attempt or another runner has finished it."""
+    """A shard to its batches; nothing for one that an earlier attempt or another runner has finished."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TokenizePlan) -> None:
         self.plan = plan
 
-    def process(self, shard: Shard) -> Iterator[Batch]:
+    def process(self, shard: TokenizeShard) -> Iterator[ImageBatch]:
         """Called by Beam."""
         if not finished(shard):
-            yield from decoded(self.plan, shard)
+            yield from decode_shard(self.plan, shard)
 
 
-class Encoder(ModelHandler[Any, Any, Tokenizer]):
-    """The tokenizer for `RunInference`, which keeps one for all threads of a process; batches come made."""
+class TokenizerHandler(ModelHandler[Any, Any, Tokenizer]):
+    """The tokenizer for `RunInference`, which shares one among all threads of a process."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TokenizePlan) -> None:
         super().__init__()
         self.plan = plan
 
     def load_model(self) -> Tokenizer:
         """Once a process, from the tokenizer's artifact."""
-        jobs.set_threads(self.plan.threads)
-        return jobs.tokenizer(self.plan.weights, self.plan.config, self.plan.device)
+        devices.set_threads(self.plan.threads)
+        return devices.cached_tokenizer(self.plan.weights, self.plan.config, self.plan.device)
 
     def run_inference(
         self, batch: Sequence[Any], model: Tokenizer, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[Piece]:
-        """A whole batch at once."""
-        assert isinstance(batch, Batch)
-        jobs.set_threads(self.plan.threads)
-        return [encoded(self.plan, batch, model)]
+    ) -> Iterable[CodeBatch]:
+        """Encode one `ImageBatch`."""
+        assert isinstance(batch, ImageBatch)
+        devices.set_threads(self.plan.threads)
+        return [encode_batch(batch, model)]
 
     def should_skip_batching(self) -> bool:
-        """Batches of fixed shape are made by `Decode`."""
+        """True: `Decode` makes the batches, all of one shape."""
         return True
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         """For Beam's metrics."""
-        assert isinstance(batch, Batch)
+        assert isinstance(batch, ImageBatch)
         return batch.pixels.nbytes
 
     def get_metrics_namespace(self) -> str:
@@ -67,43 +68,43 @@ class Encoder(ModelHandler[Any, Any, Tokenizer]):
 
 
 class Write(beam.DoFn):
-    """Pieces to files, in whatever order they come.
+    """Code batches to files, in whatever order they come.
 
     Raises:
-        VimError: the runner tore a shard's batches apart, so that no worker has them all.
+        VimError: the runner sent a shard's batches to several workers, so that none has them all.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TokenizePlan) -> None:
         self.plan = plan
 
     def start_bundle(self) -> None:
         """Called by Beam."""
-        self.waiting: dict[str, Assembly] = {}
+        self.incomplete: dict[str, ShardAssembly] = {}
 
-    def process(self, piece: Piece) -> Iterator[str]:
+    def process(self, batch: CodeBatch) -> Iterator[str]:
         """Called by Beam."""
-        name = piece.shard.name
-        assembly = self.waiting.setdefault(name, Assembly(piece))
-        if assembly.add(piece):
-            del self.waiting[name]
+        name = batch.shard.name
+        assembly = self.incomplete.setdefault(name, ShardAssembly(batch.shard, batch.batches))
+        if assembly.add(batch):
+            del self.incomplete[name]
             yield assembly.write(self.plan)
 
     def finish_bundle(self) -> None:
         """Called by Beam."""
-        if self.waiting:
+        if self.incomplete:
             raise VimError(
-                f"tokenize: batches of {min(self.waiting)} reached different workers: this runner does not fuse "
+                f"tokenize: batches of {min(self.incomplete)} reached different workers: this runner does not fuse "
                 "transforms; set tokenize.engine=ray or another run.beam_runner"
             )
 
 
-def build(pipeline: Any, plan: Plan, shards: Sequence[Shard]) -> Any:
-    """The whole graph: shards, spread over the workers, through the three stages; names of the written ones."""
+def build(pipeline: Any, plan: TokenizePlan, shards: Sequence[TokenizeShard]) -> Any:
+    """The graph: shards, spread over the workers, through the three stages; its output is the written names."""
     return (
         pipeline
         | "shards" >> beam.Create(shards)
         | "spread" >> beam.Reshuffle()
         | "decode" >> beam.ParDo(Decode(plan))
-        | "encode" >> RunInference(Encoder(plan))
+        | "encode" >> RunInference(TokenizerHandler(plan))
         | "write" >> beam.ParDo(Write(plan))
     )

@@ -1,0 +1,94 @@
+"""The plan of `tokenize`: what all shards share, and one shard for each file of images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from components.contract.api import Inputs
+from vim_core.config import AugmentConfig, TokenizeConfig
+from vim_core.storage import io
+
+if TYPE_CHECKING:
+    from vim_core.data.code_tables import CodeMeta
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class TokenizePlan:
+    """What all shards of a run share: the tokenizer's files, where it runs, and the views of each split."""
+
+    weights: str
+    config: str
+    device: str
+    threads: int
+    image_size: int
+    encode_batch: int
+    metas: dict[str, CodeMeta]
+    seed: int
+    augment: AugmentConfig
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class TokenizeShard:
+    """One file of images (`images`, a URI) and the file of codes made from it (`result`, a URI in the work folder)."""
+
+    name: str
+    split: str
+    images: str
+    result: str
+
+
+def make_plan(config: TokenizeConfig, inputs: Inputs, device: str, threads: int) -> TokenizePlan:
+    """The settings of all shards, with the tokenizer's lineage."""
+    from vim_core.data.code_tables import CodeMeta
+
+    images, tokenizer = inputs["images"], inputs["tokenizer"]
+    height, width = tokenizer.properties["grid"]
+    metas = {}
+    for split in SPLITS:
+        views = config.views if split == "train" else 1
+        metas[split] = CodeMeta(
+            split=split,
+            grid=(int(height), int(width)),
+            vocabulary=int(tokenizer.properties["vocabulary"]),
+            tokenizer=tokenizer.digest,
+            views=views,
+            augmentation=[{}] + [{**asdict(config.augment), "seed": config.seed} for _ in range(views - 1)],
+        )
+    return TokenizePlan(
+        weights=tokenizer.uri("model.safetensors"),
+        config=tokenizer.uri("config.json"),
+        device=device,
+        threads=threads,
+        image_size=int(tokenizer.properties["image_size"]),
+        encode_batch=int(tokenizer.properties["encode"]["batch"]),
+        metas=metas,
+        seed=config.seed,
+        augment=config.augment,
+        max_pixels=int(images.manifest.config["max_pixels"]),
+    )
+
+
+def make_shards(plan: TokenizePlan, inputs: Inputs, work: str) -> list[TokenizeShard]:
+    """One shard per image file, in name order; each numeric class has its own folder below `work` (contract 11)."""
+    from components.engines.devices import numeric_folder
+
+    images = inputs["images"]
+    folder = io.join(work, numeric_folder(plan.device, plan.threads, plan.encode_batch))
+    shards = []
+    for split in SPLITS:
+        for file in sorted(e.name for e in images.manifest.files if e.name.startswith(f"images/{split}-")):
+            name = file.replace("images/", "codes/", 1)
+            shards.append(TokenizeShard(name, split, images.uri(file), io.join(folder, name)))
+    return shards
+
+
+def finished_files(shards: list[TokenizeShard]) -> set[str]:
+    """URIs of the code files that are there: one listing of their folder, however many shards there are."""
+    if not shards:
+        return set()
+    present = set(io.listing(shards[0].result.rpartition("/")[0]))
+    return {shard.result for shard in shards if shard.result.rpartition("/")[2] in present}
