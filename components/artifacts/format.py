@@ -13,7 +13,7 @@ from components.artifacts.inventory import Place, uses_report
 from components.artifacts.pins import Pin
 from components.artifacts.resolve import name_of, short
 from components.contract.api import Artifact, InputRecord
-from components.tracking.progress import duration
+from vim_core.text import clock, flatten
 
 COLUMNS = ("artifact", "digest", "created", "size", "time", "pinned", "reports")
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -62,7 +62,7 @@ def manifest(made: Artifact, pin: Pin | None) -> Iterator[str]:
     about = made.manifest
     yield f"{name_of(made)}  version {about.version}"
     yield f"  digest   {made.digest}"
-    yield f"  created  {about.created[:19]}, in {duration(about.seconds)}, attempt {about.attempt}"
+    yield f"  created  {about.created[:19]}, in {clock(about.seconds)}, attempt {about.attempt}"
     yield f"  folder   {made.folder}"
     if about.mlflow_run_id:
         yield f"  MLflow   {about.mlflow_run_id}"
@@ -72,9 +72,9 @@ def manifest(made: Artifact, pin: Pin | None) -> Iterator[str]:
     figures = {key: f"{value:.6g}{_protocol(about.protocols.get(key))}" for key, value in about.metrics.items()}
     yield from _section("inputs", inputs)
     yield from _section("metrics", figures)
-    yield from _section("config", dict(_flat(about.config)))
-    yield from _section("properties", dict(_flat(about.properties)))
-    yield from _section("numeric", dict(_flat(about.numeric)))
+    yield from _section("config", {key: _word(value) for key, value in flatten(about.config).items()})
+    yield from _section("properties", {key: _word(value) for key, value in flatten(about.properties).items()})
+    yield from _section("numeric", {key: _word(value) for key, value in flatten(about.numeric).items()})
     files = {e.name: size(e.bytes) + (f", {e.rows:,} rows" if e.rows is not None else "") for e in about.files}
     yield from _section(f"files ({len(files)}, {size(sum(e.bytes for e in about.files))})", files)
 
@@ -118,7 +118,7 @@ def _cells(row: Mapping[str, Any]) -> Iterator[str]:
     yield short(row["digest"])
     yield row["created"][:16].replace("T", " ")
     yield size(row["bytes"])
-    yield duration(row["seconds"])
+    yield clock(row["seconds"])
     yield row["pinned"]["by"] if row["pinned"] else "-"
     yield ", ".join(row["reports"]) or "-"
 
@@ -140,14 +140,6 @@ def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
         width = max(map(len, entries))
         yield title
         yield from (f"  {key:<{width}}  {value}" for key, value in entries.items())
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, each in value.items():
-        if isinstance(each, dict) and each:
-            yield from _flat(each, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _word(each)
 
 
 def _word(value: Any) -> str:

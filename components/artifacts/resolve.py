@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from components.contract import registry
 from components.contract.api import Artifact
 from vim_core.errors import DataError
+from vim_core.text import nearest
 
 SHORT = 8
 SHOWN = 5
@@ -45,9 +45,9 @@ def chosen(made: Sequence[Artifact], word: str) -> Artifact:
         more = f" and {len(fits) - SHOWN} more" if len(fits) > SHOWN else ""
         raise DataError(f"{word}: {len(fits)} artifacts are called so ({some}{more}); give more digits")
     keys = [each.manifest.fingerprint for each in made if component in ("", each.manifest.component)]
-    near = difflib.get_close_matches(prefix, [key[: len(prefix)] for key in keys], n=1)
-    hint = f"did you mean {'/'.join([*filter(None, [component]), near[0]])}?" if near else "see `vimctl artifacts list`"
-    raise DataError(f"{word}: no such artifact; {hint}")
+    near = nearest(prefix, [key[: len(prefix)] for key in keys])
+    advice = f"did you mean {'/'.join(filter(None, [component, near]))}?" if near else "see `vimctl artifacts list`"
+    raise DataError(f"{word}: no such artifact; {advice}")
 
 
 def _split(parts: list[str]) -> tuple[str, str]:

@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin, get_type_hints
 
 from components.contract.api import SCHEMA, Artifact, FileEntry, Manifest
+from vim_core.config.decode import decode
 from vim_core.errors import DataError, StorageError, VimError
 from vim_core.storage import io
 
@@ -126,7 +126,7 @@ def parse(data: bytes, uri: str) -> Manifest:
     found = value.get("schema") if isinstance(value, dict) else None
     if found != SCHEMA:
         raise DataError(f"{uri}: schema={found!r}, this version reads {SCHEMA}; run with the version that wrote it")
-    manifest: Manifest = _strict(Manifest, value, uri, "")
+    manifest = decode(Manifest, value, uri, error=DataError)
     for entry in manifest.files:
         if entry.path.startswith("/") or ".." in entry.path.split("/"):
             raise DataError(f"{uri}: file path {entry.path!r} leaves the artifact's folder")
@@ -170,32 +170,3 @@ def _unusable(error: BaseException, root: str) -> StorageError:
 
 def _remake(artifact: Artifact) -> str:
     return f"make it again with `vimctl run {artifact.manifest.component} --force`"
-
-
-def _strict(cls: Any, value: Any, uri: str, prefix: str) -> Any:
-    """Build a dataclass from JSON with exactly its keys and types."""
-    hints = get_type_hints(cls)
-    if not isinstance(value, dict):
-        raise DataError(f"{uri}: {prefix.rstrip('.') or 'the manifest'} is {type(value).__name__}, not an object")
-    for key in sorted(set(hints) ^ set(value)):
-        raise DataError(f"{uri}: {'missing' if key in hints else 'unknown'} key {prefix}{key}")
-    return cls(**{key: _typed(kind, value[key], uri, prefix + key) for key, kind in hints.items()})
-
-
-def _typed(kind: Any, value: Any, uri: str, name: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _strict(kind, value, uri, f"{name}.")
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is list and isinstance(value, list):
-        return [_typed(inner[0], each, uri, f"{name}[{index}]") for index, each in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {key: _typed(inner[1], each, uri, f"{name}.{key}") for key, each in value.items()}
-    if kind is Any or (origin not in (list, dict) and isinstance(value, _accepted(kind))):
-        return value
-    raise DataError(f"{uri}: {name}={value!r} has the wrong type")
-
-
-def _accepted(kind: Any) -> tuple[type, ...]:
-    if kind is float:
-        return (int, float)
-    return get_args(kind) or (kind,)

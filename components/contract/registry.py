@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from components.contract.api import Component
 from vim_core.errors import ConfigError
+from vim_core.text import hint
 
 if TYPE_CHECKING:
     from vim_core.config import PipelineConfig
@@ -35,9 +35,7 @@ NAMES: tuple[str, ...] = (
 def component(name: str) -> Component:
     """The module of a component. Raises `ConfigError` naming the nearest for an unknown one."""
     if name not in NAMES:
-        nearest = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(NAMES)}"
-        raise ConfigError(f"components: {name!r} is no component; {hint}")
+        raise ConfigError(f"components: {name!r} is no component; {hint(name, NAMES)}")
     module = importlib.import_module(f"components.{name}")
     if hasattr(module, "__path__"):  # a package keeps its step in a module of one name
         module = importlib.import_module(f"components.{name}.component")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from components.contract import registry
 from vim_core.config import PipelineConfig
+from vim_core.config.decode import decode, field_types
 from vim_core.errors import ConfigError
+from vim_core.text import hint, nearest
 
 COMMAND_LINE = "command line"
 
@@ -36,9 +35,7 @@ def load(preset: str, overrides: Sequence[str] = (), folder: str | Path | None =
         resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    config: PipelineConfig = _build(PipelineConfig, resolved, "")
-    config.components = _checked(config.components)
-    return config
+    return _checked(decode(PipelineConfig, resolved))
 
 
 def presets(folder: str | Path) -> list[str]:
@@ -65,8 +62,7 @@ def changed(config: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig
         for group in groups:
             branch = branch[group]
         branch[leaf] = value
-    made: PipelineConfig = _build(PipelineConfig, tree, "")
-    return made
+    return decode(PipelineConfig, tree)
 
 
 def from_yaml(text: str, origin: str) -> PipelineConfig:
@@ -75,48 +71,30 @@ def from_yaml(text: str, origin: str) -> PipelineConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    problem = f"{origin}: not the whole settings of this version"
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-        _check_keys(tree, names(), "", origin)
-        config: PipelineConfig = _build(PipelineConfig, tree, "")
-    except (yaml.YAMLError, OmegaConfBaseException, KeyError, AttributeError, TypeError) as error:
-        # Whole settings have every key, so one that is missing is a mistake as well.
-        raise ConfigError(
-            f"{origin}: not the whole settings of this version: {' '.join(str(error).split())}"
-        ) from error
-    config.components = _checked(config.components)
-    return config
+    except (yaml.YAMLError, OmegaConfBaseException, AttributeError) as error:
+        raise ConfigError(f"{problem}: {' '.join(str(error).split())}") from error
+    return _checked(decode(PipelineConfig, tree, problem))
 
 
-def names() -> dict[str, Any]:
+def names(cls: Any = PipelineConfig, prefix: str = "") -> dict[str, Any]:
     """Every setting's dotted name and type; groups are there with their dataclass."""
-    return dict(_all_names())
-
-
-@functools.cache
-def _all_names() -> dict[str, Any]:
-    return _names(PipelineConfig, "")
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _names(cls: Any, prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, kind in _hints(cls).items():
-        found[prefix + key] = kind
+    types: dict[str, Any] = {}
+    for name, kind in field_types(cls).items():
+        types[prefix + name] = kind
         if dataclasses.is_dataclass(kind):
-            found.update(_names(kind, f"{prefix}{key}."))
-    return found
+            types.update(names(kind, f"{prefix}{name}."))
+    return types
 
 
-def _checked(components: list[str]) -> list[str]:
-    ordered = registry.in_flow_order(components)
-    for name in ordered:
-        registry.inputs_of(name, ordered)
-    return ordered
+def _checked(config: PipelineConfig) -> PipelineConfig:
+    """The settings with their components in flow order. Raises `ConfigError` where one lacks an input."""
+    config.components = registry.in_flow_order(config.components)
+    for name in config.components:
+        registry.inputs_of(name, config.components)
+    return config
 
 
 def _find(preset: str, folders: Sequence[Path]) -> Path:
@@ -128,9 +106,7 @@ def _find(preset: str, folders: Sequence[Path]) -> Path:
         if (folder / f"{preset}.yaml").is_file():
             return folder / f"{preset}.yaml"
     known = sorted({name for folder in folders for name in presets(folder)})
-    nearest = difflib.get_close_matches(preset, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known) or 'none'}"
-    raise ConfigError(f"preset {preset!r} is unknown; {hint}")
+    raise ConfigError(f"preset {preset!r} is unknown; {hint(preset, known)}")
 
 
 def _chain(path: Path, folder: Path) -> list[dict[str, Any]]:
@@ -220,44 +196,6 @@ def _is_group(name: str, value: object, origin: str) -> ConfigError:
 def _unknown(name: str, known: Mapping[str, Any], origin: str) -> ConfigError:
     if name in known:
         return ConfigError(f"{name} ({origin}): write it on its own line, indented below its group")
-    ends = {known_name.rsplit(".", 1)[-1]: known_name for known_name in known}
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    nearest = nearest or [ends[end] for end in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(ends), n=1)]
-    hint = f"did you mean {nearest[0]}?" if nearest else "`vimctl config` prints all there are"
-    return ConfigError(f"{name}: unknown setting ({origin}); {hint}")
-
-
-def _build(cls: Any, tree: Any, prefix: str) -> Any:
-    values: dict[str, Any] = {}
-    for key, kind in _hints(cls).items():
-        name = f"{prefix}{key}"
-        grouped = dataclasses.is_dataclass(kind)
-        values[key] = _build(kind, tree[key], f"{name}.") if grouped else _leaf(name, tree[key], kind)
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        # The dataclass knows its field but not where it hangs in the preset.
-        key, equals, rest = str(error).partition("=")
-        key = f"{prefix}{key.rsplit('.', 1)[-1]}" if prefix else key
-        raise ConfigError(f"{key}{equals}{rest}") from error
-
-
-def _leaf(name: str, value: Any, kind: Any) -> Any:
-    if get_origin(kind) is list:
-        (item,) = get_args(kind)
-        if isinstance(value, list):
-            return [_leaf(f"{name}[{index}]", each, item) for index, each in enumerate(value)]
-    elif kind is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise ConfigError(f"{name}={value!r}: expected a finite number")
-            return float(value)
-    elif type(value) is kind:
-        return value
-    raise ConfigError(f"{name}={value!r}: expected {_spelled(kind)}, found {type(value).__name__}")
-
-
-def _spelled(kind: Any) -> str:
-    if get_origin(kind) is list:
-        return f"a list of {get_args(kind)[0].__name__}, such as [a, b]"
-    return str(kind.__name__)
+    near = nearest(name, known, cutoff=0.7)
+    advice = f"did you mean {near}?" if near else "`vimctl config` prints all there are"
+    return ConfigError(f"{name}: unknown setting ({origin}); {advice}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from components.contract.api import Progress
+from vim_core.text import clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,13 +56,6 @@ class Pace:
         return max(0, total - self._seen[-1][1]) / speed if speed else None
 
 
-def duration(seconds: float) -> str:
-    """Minutes and seconds as `2:05`, hours as `1:02:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def describe(figures: dict[str, float], pace: Pace, unit: str, total: int) -> str:
     """Figures, speed and ETA in one line, such as `loss 2.531 · images/s 512 · ETA 2:05`."""
     parts = [f"{TITLES.get(name, name)} {value:.4g}" for name, value in figures.items()]
@@ -69,7 +63,7 @@ def describe(figures: dict[str, float], pace: Pace, unit: str, total: int) -> st
     if speed and "images_per_s" not in figures:
         parts.append(f"{unit}s/s {speed:.3g}")
     if left:
-        parts.append(f"ETA {duration(left)}")
+        parts.append(f"ETA {clock(left)}")
     return " · ".join(parts)
 
 

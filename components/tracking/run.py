@@ -11,6 +11,7 @@ from typing import Any
 
 from components.contract.api import Row
 from components.tracking.link import Link, ServerAway, ServerRefused
+from vim_core.text import flatten
 
 TOKEN = "vim.token"
 PARAM_LENGTH = 500
@@ -168,7 +169,8 @@ class MlflowRun:
         def act(client: Any, run_id: str) -> None:
             from mlflow.entities import Param
 
-            params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(settings).items()]
+            texts = {name: str(value) for name, value in flatten(settings).items() if value != {}}
+            params = [Param(name, text[:PARAM_LENGTH]) for name, text in texts.items()]
             for start in range(0, len(params), PARAMS_PER_CALL):
                 client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
 
@@ -203,14 +205,3 @@ class MlflowRun:
         self._asked = True
         run = self._link.call(lambda client: client.create_run(experiment, tags=tags, run_name=self._name))
         return str(run.info.run_id)
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names and text values."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import presets
 from pipelines.cli import common
 from vim_core.errors import ConfigError
+from vim_core.text import parse_duration
 
 if TYPE_CHECKING:
     from components.contract.api import Artifact
@@ -148,7 +149,7 @@ def collect(arguments: Namespace) -> int:
     from components.artifacts.gc import collect as collecting
     from components.artifacts.gc import plan
 
-    rules = plan.Rules(plan.seconds(arguments.older_than), arguments.checkpoints)
+    rules = plan.Rules(parse_duration(arguments.older_than, "--older-than"), arguments.checkpoints)
     removed = collecting.collect(_root(arguments), rules, arguments.delete)
     record = format.removed_record(removed, arguments.delete)
     return _print(arguments, record, format.removed(removed, arguments.delete))

@@ -10,7 +10,6 @@ from components.artifacts import inventory
 from components.artifacts.format import size
 from components.artifacts.inventory import Files, Inventory, Place
 from components.artifacts.resolve import short
-from components.tracking.progress import duration
 from components.tracking.spool_mirror import SPOOL
 from pipelines.jobs import specs
 from pipelines.jobs.api import JobState
@@ -18,6 +17,7 @@ from pipelines.jobs.profile import Cluster
 from vim_core.config import PipelineConfig
 from vim_core.errors import VimError
 from vim_core.storage import io
+from vim_core.text import clock
 from vim_core.training import spool
 
 JOBS, MADE = 8, 5
@@ -36,14 +36,14 @@ def lines(root: str, cluster: Cluster, jobs: list[JobState], now: float | None =
     yield "made last"
     newest = sorted((each for each in found.versions if each.current), key=_made, reverse=True)[:MADE]
     for version in newest:
-        age, took = duration(now - _made(version)), duration(version.artifact.manifest.seconds)
+        age, took = clock(now - _made(version)), clock(version.artifact.manifest.seconds)
         yield f"  {_name(version.place):<24} {age} ago, in {took}, {size(version.bytes)}"
     if not newest:
         yield "  nothing"
 
 
 def _job(root: str, state: JobState, found: Inventory, now: float) -> str:
-    age = duration((state.ended or now) - state.started) if state.started else "-"
+    age = clock((state.ended or now) - state.started) if state.started else "-"
     about = _at(root, state, found) if not state.over else state.message
     return f"  {state.identity:<40} {state.status:<10} {age:>8}  {about}".rstrip()
 

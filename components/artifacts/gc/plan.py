@@ -16,7 +16,6 @@ from vim_core.storage import io
 
 ARTIFACT, REPLACED, ATTEMPT, UNFINISHED, CHECKPOINT = "artifact", "replaced", "attempt", "work", "checkpoint"
 KINDS = (ARTIFACT, REPLACED, ATTEMPT, UNFINISHED, CHECKPOINT)
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,6 @@ class Removal:
     def bytes(self) -> int:
         """Of all files."""
         return sum(self.files.values())
-
-
-def seconds(text: str) -> float:
-    """`7d`, `12h`, `30m`, `90s`, `2w` or `0` in seconds. Raises `ConfigError`."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s" if text == "0" else "")
-    if not number.isdecimal() or not unit:
-        raise ConfigError(f"--older-than={text}: give a number and a unit (s, m, h, d or w), such as 7d")
-    return float(number) * UNITS[unit]
 
 
 def plan(found: Inventory, rules: Rules) -> list[Removal]:

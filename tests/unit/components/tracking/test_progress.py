@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.tracking.progress import LineProgress, Pace, TerminalProgress, describe, duration, progress_on
+from components.tracking.progress import LineProgress, Pace, TerminalProgress, describe, progress_on
 
 
 class Clock:
@@ -42,11 +42,6 @@ def test_pace_forgets_what_is_older_than_its_window_and_starts_anew_when_work_go
     assert pace.per_second() == pytest.approx(1.0)
     pace.observe(5)
     assert pace.per_second() is None
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3725, "1:02:05")])
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_description_shows_figures_then_pace_and_time_left() -> None:

@@ -18,7 +18,7 @@ from components.tracking import describe, models, owner
 from components.tracking import tracker as tracking
 from components.tracking.deliveries import Deliveries
 from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
-from components.tracking.run import MlflowRun, OffTracker, flatten
+from components.tracking.run import MlflowRun, OffTracker
 from components.tracking.shipping import Shipper
 from tests.support.common import SilentProgress
 from vim_core.config import PipelineConfig, RunConfig
@@ -505,7 +505,3 @@ def test_tracking_switched_off_touches_nothing(tmp_path: Path) -> None:
         assert tracker.last_step("loss") == -1
     run.close("FINISHED")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_settings_become_dotted_names() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": "x"}) == {"a.b": "1", "a.c.d": "[1, 2]", "e": "x"}
