@@ -96,8 +96,7 @@ def default_axes(shared: Known) -> list[str]:
 
 
 def _root(config: PipelineConfig) -> str:
-    root = config.run.root
-    return str(io.local_path(root).absolute()) if io.is_local(root) else root
+    return io.absolute(config.run.root)
 
 
 class _Run:
