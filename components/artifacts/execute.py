@@ -53,7 +53,8 @@ class Request:
     @property
     def root(self) -> str:
         """The artifact root, absolute where it is local: workers may run in another folder."""
-        return io.absolute(self.config.run.root)
+        root = self.config.run.root
+        return str(io.local_path(root).absolute()) if io.is_local(root) else root
 
     @property
     def work(self) -> str:

@@ -49,7 +49,7 @@ def render(page: Page) -> str:
         highlights=highlights(page.results),
         rows=rows(page.results),
         probe=probe.section(page.results),
-        tradeoff=tradeoff.section(page.results.get("tradeoff")),
+        tradeoff=tradeoff.report_section(page.results.get("tradeoff")),
         accepted=page.accepted,
         by_rate=accepted.scored(page.results),
         neighbours=page.neighbours,

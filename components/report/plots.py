@@ -12,9 +12,9 @@ from components.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point
 WIDE, TALL = 560, 340
 """Size of the large chart in its own units; the page scales it."""
 
-SHAPES = ("circle", "square", "triangle", "circle")
-REST = 3
-"""The form of points that belong to no line: small and faint."""
+SHAPES = ("circle", "square", "triangle", "circle", "line")
+LINES, REST, FRONT = 3, 3, 4
+"""Shapes below `LINES` are of lines through points, `REST` of points on no line, `FRONT` of a line without points."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Series:
-    """Points joined by a line, in the order given; `shape` 0, 1, 2 or `REST` is told apart by colour and form."""
+    """Points joined by a line, in the order given; `shape` sets colour and form: 0 to 2, `REST` or `FRONT`."""
 
     marks: tuple[Mark, ...]
     shape: int = 0
@@ -118,7 +118,7 @@ def _drawn(series: Series, frame: _Frame, names: bool = True) -> str:
     if series.joined and len(series.marks) > 1:
         path = " ".join(f"{frame.x(m.x):.1f},{frame.y(m.y):.1f}" for m in series.marks)
         body += f'<path class="joined" d="M{path}"/>'
-    for mark in series.marks:
+    for mark in series.marks if series.shape != FRONT else ():
         x, y = frame.x(mark.x), frame.y(mark.y)
         if mark.y_range:
             body += _line("bar", x, frame.y(mark.y_range[0]), x, frame.y(mark.y_range[1]))
@@ -141,6 +141,8 @@ def _form(shape: int, x: float, y: float, r: float, name: str) -> str:
         half = 0.9 * r
         place = f'x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" height="{2 * half:.1f}"'
         return f'<rect class="{name}" {place}/>'
+    if SHAPES[shape] == "line":
+        return f'<path class="joined" d="M{x - 1.3 * r:.1f},{y:.1f}H{x + 1.3 * r:.1f}"/>'
     if SHAPES[shape] == "triangle":
         corners = ((x, y - 1.2 * r), (x + 1.1 * r, y + r), (x - 1.1 * r, y + r))
         return f'<path class="{name}" d="M{" ".join(f"{a:.1f},{b:.1f}" for a, b in corners)}Z"/>'

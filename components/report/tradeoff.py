@@ -1,234 +1,314 @@
-"""The trade-off section: distance against recognisability over temperature, guidance and acceptance."""
+"""Points of different sampling settings compared: the report's trade-off section and the page of a sweep.
+
+Both show a record like a sweep's `results.json`; `from_step` makes one of the file `tradeoff.json` of the step.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from components.report import plots
+from components.report import format, plots
 from components.report.plots import Mark, Series
+from components.report.results import SHARES, shown
+from components.tradeoff import ranking
+from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE, format_value, label, short_name
+from components.tradeoff.ranking import measured, parse_axis
 
-SETTINGS = ("guidance", "acceptance", "temperature")
-USUAL = 1.0
-"""What each setting is when it is left alone."""
-
-ACROSS = ("is", "accuracy")
-"""What the distance is plotted against: the Inception Score (or its like) where it was measured, else accuracy."""
+Record = Mapping[str, Any]
+SETTINGS = (GUIDANCE, ACCEPTANCE, TEMPERATURE)
+NEUTRAL = 1.0
+"""Guidance, acceptance and temperature that change nothing."""
+MOST_LABELS = 24
+"""Points of a chart at most for each to have its number beside it."""
+MOST_FIGURES = 4
+"""Figures of the table beside those of the axes."""
+FIRST = ("conditional_accuracy", "fid", "is", "fd_", "precision", "recall", "probe.")
+"""Beginnings of the names of figures that the table shows, in this order."""
+TITLES = {"fid": "FID", "is": "Inception Score", "conditional_accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One figure with its interval, as people read it."""
+class Row:
+    """A point as text: number, `best` or `front`, settings, and figures with their intervals ('' for none)."""
 
-    value: str
-    interval: str = ""
+    number: int
+    mark: str
+    settings: tuple[str, ...]
+    figures: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the template shows: the large chart with its legend, small charts, and the table of points.
+    """Comparable points as the template shows them: the large chart with its legend, small charts, and the table.
 
-    `best` describes the point of the smallest distance, `locations` say where along guidance it is smallest.
+    `best` describes the best point and what its interval allows to say, `locations` where along guidance a figure is
+    smallest; `protocols` are (figure, protocol in words).
     """
 
     chart: str
     legend: tuple[tuple[str, str], ...]
     small: tuple[tuple[str, str], ...]
     head: tuple[str, ...]
-    rows: tuple[tuple[tuple[Cell, ...], bool], ...]
+    rows: tuple[Row, ...]
     best: str
-    locations: tuple[str, ...]
-    notes: tuple[str, ...]
+    locations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    protocols: tuple[tuple[str, str], ...] = ()
 
 
-Measured = Mapping[str, Any]
-
-
-def section(record: Mapping[str, Any] | None) -> Section | None:
-    """The section for the content of `tradeoff.json`, or None without points."""
-    points: list[Measured] = list((record or {}).get("points", []))
-    if record is None or not points:
+def report_section(step: Record | None) -> Section | None:
+    """The report's section for the content of `tradeoff.json`, or None without points."""
+    if step is None or not step.get("points"):
         return None
-    best = record.get("best")
-    lines = {name: line(points, name) for name in SETTINGS}
-    lines = {name: found for name, found in lines.items() if len(found) > 1}
-    across = next((name for name in ACROSS if any(name in point for point in points)), "")
-    names = names_of(record)
-    chart = _chart(points, lines, best, across, names) if across else ""
-    columns = [name for name in ("accuracy", "fd", "is") if any(name in point for point in points)]
-    return Section(
-        chart,
-        tuple((plots.key(SETTINGS.index(name)), _legend(name, found)) for name, found in lines.items()),
-        tuple(_small(points, lines, best, names)),
-        (*SETTINGS, "samples", *(names[name] for name in columns)),
-        tuple((_row(point, columns), i == best) for i, point in enumerate(points)),
-        _best(points, best, names["fd"]),
-        tuple(locations(record, names["fd"])),
-        tuple(_notes(record)),
+    record = from_step(step)
+    return section(
+        record, record["groups"][0], _locations(step, title(parse_axis(record["axes"][1]).name)), _notes(step)
     )
 
 
-def line(points: Sequence[Measured], name: str) -> list[Measured]:
-    """The longest series along one setting with the others fixed, from loose to strict.
+def sweep_page(results: Record) -> str:
+    """A sweep's page as HTML without scripts or outside references. All text is escaped."""
+    from components.report.page import filled
 
-    Of series of one length, the one at the most usual values is taken.
+    return filled(
+        "sweep.html",
+        title=f"Sweep {results['sweep']}",
+        results=results,
+        groups=[section(results, group) for group in results["groups"]],
+        failed=[point for point in results["points"] if point["status"] == "failed"],
+        shared=sharing(results),
+    )
+
+
+def from_step(step: Record) -> dict[str, Any]:
+    """The content of `tradeoff.json` as a record of a sweep; figures are named as `score` names them."""
+    names: dict[str, str] = {"accuracy": "conditional_accuracy", "fd": "fd", "is": "score", **step.get("figures", {})}
+    points = []
+    for number, given in enumerate(step["points"], 1):
+        settings = {name: float(given.get(name, NEUTRAL)) for name in SETTINGS}
+        figures = {names[key]: _figure(given, key) for key in names if _finite(given.get(key))}
+        points.append({"number": number, "label": label(settings), "settings": settings, "figures": figures})
+    across = names["is"] if any(_finite(given.get("is")) for given in step["points"]) else names["accuracy"]
+    axes = [f"max {across}", f"min {names['fd']}"]
+    best = f"min {names['fd']}"
+    return {
+        "varying": list(SETTINGS),
+        "axes": axes,
+        "best_rule": ranking.best_rule(best, axes),
+        "groups": [ranking.rank(points, axes, best)],
+        "points": points,
+    }
+
+
+def section(record: Record, group: Record, locations: Sequence[str] = (), notes: Sequence[str] = ()) -> Section:
+    """The points of one group of a record beside each other; see `Section`."""
+    by_number = {point["number"]: point for point in record["points"]}
+    points = [by_number[number] for number in group["points"]]
+    names = [parse_axis(text).name for text in record["axes"]]
+    lines = {key: found for key in record["varying"] if len(found := line(points, record["varying"], key)) > 1}
+    protocols = [(title(name), points[0]["figures"].get(name, {}).get("protocol", {})) for name in names]
+    return Section(
+        chart=_chart(record, points, group, lines),
+        legend=_legend(record, lines, len(points)),
+        small=tuple(_small_charts(record, group, lines)),
+        head=head(record),
+        rows=tuple(row(record, point) for point in points),
+        best=_best(record, points, group),
+        locations=tuple(locations),
+        notes=tuple(notes),
+        # how images were drawn is what differs between the points
+        protocols=tuple((name, format.sentence({**given, "sampling": {}})) for name, given in protocols if given),
+    )
+
+
+def line(points: Sequence[Record], varying: Sequence[str], key: str) -> list[Record]:
+    """The longest series along one setting with the others fixed, ascending, acceptance from loose to strict.
+
+    Of series of one length, the one at the most neutral values is taken.
     """
-    others = [other for other in SETTINGS if other != name]
-    groups: dict[tuple[float, ...], dict[float, Measured]] = {}
+    others = [other for other in varying if other != key]
+    series: dict[tuple[str, ...], dict[Any, Record]] = {}
+    distance: dict[tuple[str, ...], float] = {}
     for point in points:
-        fixed = tuple(_setting(point, other) for other in others)
-        groups.setdefault(fixed, {}).setdefault(_setting(point, name), point)
-    away = {fixed: sum(abs(value - USUAL) for value in fixed) for fixed in groups}
-    chosen = max(groups, key=lambda fixed: (len(groups[fixed]), -away[fixed]))
-    return [groups[chosen][value] for value in sorted(groups[chosen], reverse=name == "acceptance")]
+        fixed = tuple(format_value(point["settings"].get(other)) for other in others)
+        numbers = [value for other in others if _finite(value := point["settings"].get(other))]
+        distance.setdefault(fixed, sum(abs(value - NEUTRAL) for value in numbers))
+        if _finite(value := point["settings"].get(key)):
+            series.setdefault(fixed, {}).setdefault(value, point)
+    if not series:
+        return []
+    longest = series[max(series, key=lambda fixed: (len(series[fixed]), -distance[fixed]))]
+    return [longest[value] for value in sorted(longest, reverse=key == ACCEPTANCE)]
 
 
-def interval(point: Measured, name: str) -> tuple[float, float] | None:
-    """The bounds of a point's figure, or None where it has none that are finite."""
-    low, high = point.get(f"{name}_low"), point.get(f"{name}_high")
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return None
-    return float(low), float(high)
+def title(name: str) -> str:
+    """A figure's name for people; FID and IS only where they are of the published network."""
+    return TITLES.get(name, name.replace("_", " "))
 
 
-def names_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """What the figures are called by the network they come from: FID and IS only where the record says so."""
-    given = record.get("figures", {})
-    usual = {"accuracy": "conditional_accuracy", "fd": "Fréchet distance", "is": "score"}
-    return {name: _title(str(given.get(name, text))) for name, text in usual.items()}
+def columns(record: Record) -> list[str]:
+    """Figures of the table: those of the axes, then others that points have, the usual ones first."""
+
+    def rank(name: str) -> int:
+        return next((i for i, start in enumerate(FIRST) if name == start or name.startswith(start)), len(FIRST))
+
+    known = dict.fromkeys(name for point in record["points"] for name in point["figures"])
+    axes = [name for name in dict.fromkeys(parse_axis(text).name for text in record["axes"]) if name in known]
+    others = sorted((name for name in known if name not in axes and rank(name) < len(FIRST)), key=rank)
+    return [*axes, *others[:MOST_FIGURES]]
 
 
-def locations(record: Mapping[str, Any], distance: str) -> list[str]:
-    """The best guidance at each temperature and acceptance in a sentence, with the interval of its place."""
-    out = []
-    for place in record.get("best_guidance", []):
+def head(record: Record) -> tuple[str, ...]:
+    """Titles of the table's columns: the point's number, settings, figures."""
+    settings = [short_name(key).replace("_", " ") for key in record["varying"]]
+    return ("point", *settings, *map(title, columns(record)))
+
+
+def row(record: Record, point: Record) -> Row:
+    """The table's row of one point."""
+    marks = {group["best"]: "best" for group in record["groups"]}
+    fronts = {number for group in record["groups"] for number in group["front"]}
+    mark = marks.get(point["number"], "front" if point["number"] in fronts else "")
+    settings = tuple(format_value(point["settings"].get(key)) for key in record["varying"])
+    return Row(point["number"], mark, settings, tuple(figure_text(point, name) for name in columns(record)))
+
+
+def figure_text(point: Record, name: str) -> tuple[str, str]:
+    """A point's figure and its interval as text."""
+    value, interval = measured(point, name)
+    if not math.isfinite(value):
+        return "–", ""
+    style = "share" if _is_share(name) else "number"
+    return shown(value, style), f"{shown(interval[0], style)} to {shown(interval[1], style)}" if interval else ""
+
+
+def sharing(results: Record) -> str:
+    """The numbers of points and artifacts, such as '12 points from 4 sample, 4 select and 4 score'."""
+    counts = results["counts"]
+    parts = [f"{count} {name}" for name, count in counts["artifacts"].items()]
+    text = ", ".join(parts[:-1]) + (f" and {parts[-1]}" if len(parts) > 1 else "".join(parts))
+    return f"{counts['points']} points from {text}" if parts else f"{counts['points']} points"
+
+
+def _figure(given: Record, key: str) -> dict[str, float]:
+    figure = {"value": key, "low": f"{key}_low", "high": f"{key}_high"}
+    return {name: float(given[field]) for name, field in figure.items() if _finite(given.get(field))}
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_share(name: str) -> bool:
+    return bool(set(name.replace(".", "_").split("_")) & set(SHARES))
+
+
+def _chart(record: Record, points: Sequence[Record], group: Record, lines: Mapping[str, Sequence[Record]]) -> str:
+    """Both axes against each other: lines along up to three settings, the other points, and the front."""
+    x, y = map(parse_axis, record["axes"])
+    drawn = dict(list(lines.items())[: plots.LINES])
+    on_lines = {point["number"] for members in drawn.values() for point in members}
+    labelled: set[int] = set()
+
+    def marks(members: Sequence[Record], key: str = "") -> tuple[Mark, ...]:
+        """Marks with the points' numbers, each once, and the setting of a line at its last point."""
+        found = []
+        for point in members:
+            number, name = point["number"], ""
+            if number not in labelled and len(points) <= MOST_LABELS:
+                name = str(number)
+                labelled.add(number)
+            if key and point is members[-1]:
+                name = f"{number}: {label({key: point['settings'][key]})}"
+            (across, across_range), (up, up_range) = measured(point, x.name), measured(point, y.name)
+            found.append(Mark(across, up, name, across_range, up_range, number == group["best"]))
+        return tuple(found)
+
+    front = [point for number in group["front"] for point in points if point["number"] == number]
+    series = [Series(marks([point for point in points if point["number"] not in on_lines]), plots.REST, joined=False)]
+    series += [Series(marks(members, key), shape) for shape, (key, members) in enumerate(drawn.items())]
+    series.append(Series(tuple(Mark(measured(p, x.name)[0], measured(p, y.name)[0]) for p in front), plots.FRONT))
+    along = ", ".join(map(short_name, drawn)) or "one setting"
+    text = f"{title(y.name)} against {title(x.name)}, {len(points)} points over {along}"
+    names = [f"{title(axis.name)} ({'more' if axis.sign > 0 else 'less'} is better)" for axis in (x, y)]
+    return plots.scatter(series, f"{names[0]} →", f"↑ {names[1]}", text, _is_share(x.name))
+
+
+def _legend(record: Record, lines: Mapping[str, Sequence[Record]], count: int) -> tuple[tuple[str, str], ...]:
+    entries = []
+    for shape, (key, members) in enumerate(list(lines.items())[: plots.LINES]):
+        first, last = (format_value(point["settings"][key]) for point in (members[0], members[-1]))
+        fixed = _fixed(record, members[0], key)
+        text = f"{short_name(key)} from {first} to {last}{' at ' if fixed else ''}{fixed}"
+        entries.append((plots.key(shape), text))
+    if len({point["number"] for members in lines.values() for point in members}) < count:
+        entries.append((plots.key(plots.REST), "other points"))
+    return (*entries, (plots.key(plots.FRONT), "front: no point is better on both axes"))
+
+
+def _small_charts(record: Record, group: Record, lines: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str]]:
+    """The second axis and the accuracy (or the first axis) over each setting: (caption, SVG)."""
+    x, y = (parse_axis(text).name for text in record["axes"])
+    accuracy = "conditional_accuracy"
+    second = accuracy if any(accuracy in point["figures"] for point in record["points"]) else x
+    for shape, (key, members) in enumerate(lines.items()):
+        fixed = _fixed(record, members[0], key)
+        for name in dict.fromkeys((y, second)):
+            marks = []
+            for point in members:
+                value, interval = measured(point, name)
+                text = format_value(point["settings"][key])
+                marks.append(Mark(0, value, text, None, interval, point["number"] == group["best"]))
+            caption = f"{title(name)} over {short_name(key)}" + (f" ({fixed})" if fixed else "")
+            drawn = plots.ranged(marks, caption, min(shape, plots.REST), _is_share(name))
+            if drawn:
+                yield caption, drawn
+
+
+def _fixed(record: Record, point: Record, key: str) -> str:
+    """The point's settings but `key` as text."""
+    return label({name: point["settings"][name] for name in record["varying"] if name in {*point["settings"]} - {key}})
+
+
+def _best(record: Record, points: Sequence[Record], group: Record) -> str:
+    """The best point, the rule, and what intervals allow to say; the best of many estimates is biased."""
+    best = next((point for point in points if point["number"] == group["best"]), None)
+    if best is None:
+        return ""
+    name = parse_axis(record["axes"][1]).name
+    interval = measured(best, name)[1]
+    text = f"Best: point {best['number']} ({best['label']}). {record['best_rule']}"
+    if name not in best["figures"]:
+        return text
+    text += f" Its {title(name)} is {figure_text(best, name)[0]}"
+    if interval is None:
+        return f"{text}; no interval is given, so how far it is ahead is not known."
+    near = 0
+    for other in points:
+        ends = measured(other, name)[1]
+        near += other is not best and ends is not None and ends[0] <= interval[1] and ends[1] >= interval[0]
+    verb = f"overlaps with {f'those of {near} other points' if near > 1 else 'that of 1 other point'}"
+    return f"{text}; its interval {verb if near else 'overlaps with no other'}."
+
+
+def _locations(step: Record, distance: str) -> list[str]:
+    """The best guidance at each temperature and acceptance in a sentence, with the interval of its location."""
+    sentences = []
+    for place in step.get("best_guidance", []):
         text = f"At acceptance {place['acceptance']:g} and temperature {place['temperature']:g}, {distance} is smallest"
         text += f" at guidance {place['guidance']:g} (interval {place['low']:g} to {place['high']:g})"
-        out.append(text + ("." if place.get("inside", True) else "; the sweep ends there, so the best may lie beyond."))
-    return out
-
-
-def _title(name: str) -> str:
-    """A figure's name on the page."""
-    return {"fid": "FID", "is": "Inception Score", "conditional_accuracy": "accuracy"}.get(name, name)
-
-
-def _setting(point: Measured, name: str) -> float:
-    return float(point.get(name, USUAL))
-
-
-def _value(point: Measured, name: str) -> float:
-    value = point.get(name)
-    return math.nan if value is None else float(value)
-
-
-def _marks(points: Sequence[Measured], across: str, best: Measured | None) -> tuple[Mark, ...]:
-    return tuple(
-        Mark(
-            _value(point, across),
-            _value(point, "fd"),
-            "",
-            interval(point, across),
-            interval(point, "fd"),
-            point is best,
+        sentences.append(
+            text + ("." if place.get("inside", True) else "; the grid ends there, so the best may lie beyond.")
         )
-        for point in points
-    )
+    return sentences
 
 
-def _chart(
-    points: Sequence[Measured],
-    lines: Mapping[str, list[Measured]],
-    best: int | None,
-    across: str,
-    names: Mapping[str, str],
-) -> str:
-    marked = points[best] if isinstance(best, int) and 0 <= best < len(points) else None
-    drawn = {id(point) for found in lines.values() for point in found}
-    rest = [point for point in points if id(point) not in drawn]
-    series = [Series(_marks(rest, across, marked), plots.REST, joined=False)] if rest else []
-    for name, found in lines.items():
-        series.append(Series(_named(_marks(found, across, marked), found, name), SETTINGS.index(name)))
-    text = f"{names['fd']} against {names[across]}, {len(points)} points over {', '.join(lines) or 'one setting'}"
-    return plots.scatter(series, f"{names[across]} →", f"↑ {names['fd']}", text, shares=across == "accuracy")
-
-
-def _named(marks: Sequence[Mark], found: Sequence[Measured], name: str) -> tuple[Mark, ...]:
-    """The last mark of a line with its setting as label: more labels would lie over each other."""
-    return (*marks[:-1], replace(marks[-1], label=f"{name} {_setting(found[-1], name):g}"))
-
-
-def _small(
-    points: Sequence[Measured], lines: Mapping[str, list[Measured]], best: int | None, names: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """Each figure over each setting: (caption, SVG)."""
-    marked = points[best] if isinstance(best, int) and 0 <= best < len(points) else None
-    charts = []
-    for name, found in lines.items():
-        for quantity in ("fd", "accuracy"):
-            marks = [
-                Mark(0, _value(p, quantity), f"{_setting(p, name):g}", None, interval(p, quantity), p is marked)
-                for p in found
-            ]
-            text = f"{names[quantity]} over {name}, {_fixed(found, name)}"
-            share = quantity == "accuracy"
-            drawn = plots.ranged(marks, text, SETTINGS.index(name), share)
-            if drawn:
-                charts.append((f"{names[quantity]} over {name} ({_fixed(found, name)})", drawn))
-    return charts
-
-
-def _legend(name: str, found: Sequence[Measured]) -> str:
-    values = [_setting(point, name) for point in found]
-    return f"{name} from {values[0]:g} to {values[-1]:g} at {_fixed(found, name)}"
-
-
-def _fixed(found: Sequence[Measured], name: str) -> str:
-    return ", ".join(f"{other} {_setting(found[0], other):g}" for other in SETTINGS if other != name)
-
-
-def _row(point: Measured, columns: Sequence[str]) -> tuple[Cell, ...]:
-    settings = [Cell(f"{_setting(point, name):g}") for name in SETTINGS]
-    count = Cell(f"{int(point['count']):,}" if "count" in point else "–")
-    return (*settings, count, *(_cell(point, name) for name in columns))
-
-
-def _cell(point: Measured, name: str) -> Cell:
-    value, bounds = _value(point, name), interval(point, name)
-    if not math.isfinite(value):
-        return Cell("–")
-    scale, unit, digits = (100, " %", 1) if name == "accuracy" else (1, "", 3)
-    text = f"{scale * value:.{digits}f}{unit}"
-    return Cell(text, f"{scale * bounds[0]:.{digits}f} to {scale * bounds[1]:.{digits}f}" if bounds else "")
-
-
-def _best(points: Sequence[Measured], best: Any, distance: str) -> str:
-    """The best point in a sentence, with what its interval allows to say; the least of many is biased low."""
-    if not isinstance(best, int) or not 0 <= best < len(points):
-        return ""
-    point, settings = points[best], ", ".join(f"{name} {_setting(points[best], name):g}" for name in SETTINGS)
-    cell, bounds = _cell(point, "fd"), interval(point, "fd")
-    text = f"The smallest {distance}, {cell.value}, was measured at {settings}"
-    if bounds is None:
-        return f"{text}; no interval is given, so how far it is ahead is not known."
-    others = [interval(other, "fd") for i, other in enumerate(points) if i != best]
-    near = sum(other is not None and other[0] <= bounds[1] for other in others)
-    if near:
-        verb = "intervals of" if near > 1 else "interval of"
-        return (
-            f"{text}; the {verb} {near} other point{'s' if near > 1 else ''} overlap{'' if near > 1 else 's'} its own."
-        )
-    return f"{text}; its interval overlaps with no other."
-
-
-def _notes(record: Mapping[str, Any]) -> list[str]:
-    """Who judged, who selected, and the protocol's plain values."""
-    roles = (("judge", "judged by"), ("selector", "selected by"))
-    notes = [f"{text} {str(record[name])[:12]}" for name, text in roles if record.get(name)]
-    protocol = record.get("protocol")
-    if not isinstance(protocol, Mapping):
-        return notes + ([str(protocol)] if protocol else [])
-    plain = {key: value for key, value in protocol.items() if isinstance(value, str | int | float)}
+def _notes(step: Record) -> list[str]:
+    """Digests of the evaluator and the selector, and the protocol's plain values."""
+    roles = (("judge", "evaluated by"), ("selector", "selected by"))
+    notes = [f"{text} {str(step[name])[:12]}" for name, text in roles if step.get(name)]
+    plain = {key: value for key, value in step.get("protocol", {}).items() if isinstance(value, str | int | float)}
     return notes + [f"{key.replace('_', ' ')} {value}" for key, value in plain.items() if "digest" not in key]

@@ -61,13 +61,13 @@ def run(arguments: Namespace) -> int:
 def evaluate(sweep: Sweep, config: PipelineConfig, tags: Mapping[str, str]) -> int:
     """Run a sweep and show how it went; 0 when every point was evaluated, 1 when some failed."""
     from components.tracking.progress import progress_on
-    from pipelines.sweeps import running, showing
+    from pipelines.sweeps import runner, summary
 
     console = common.console()
     common.configure_logging(console)
-    showing.opening(sweep, config, console)
-    done = running.run(sweep, config, progress_on(console), tags)
-    showing.closing(done.results, done.folder, console)
+    summary.print_start(sweep, config, console)
+    done = runner.run(sweep, config, progress_on(console), tags)
+    summary.print_results(done.results, done.folder, console)
     if done.failed:
         sys.stderr.write(f"vimctl: {done.failed} of {done.total} points failed; the same command tries them again\n")
     return SOME_FAILED if done.failed else 0
@@ -75,7 +75,7 @@ def evaluate(sweep: Sweep, config: PipelineConfig, tags: Mapping[str, str]) -> i
 
 def show(arguments: Namespace) -> int:
     """`vimctl sweep show`. Raises `DataError` for a sweep that was not run in this root."""
-    from pipelines.sweeps import showing, state
+    from pipelines.sweeps import state, summary
 
     overrides = common.only_overrides(arguments.words)
     root = presets.load(arguments.preset or presets.default(), overrides).run.root
@@ -86,5 +86,5 @@ def show(arguments: Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     else:
-        showing.closing(results, state.folder(root, arguments.sweep), common.console())
+        summary.print_results(results, state.folder(root, arguments.sweep), common.console())
     return 0

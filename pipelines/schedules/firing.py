@@ -11,7 +11,7 @@ from pipelines import presets
 from pipelines.schedules import files
 from pipelines.schedules.due import Fire
 from pipelines.schedules.files import Schedule
-from pipelines.sweeps import running, spec
+from pipelines.sweeps import runner, spec
 from pipelines.sweeps.spec import CHECKPOINT, Sweep
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, VimError
@@ -32,7 +32,7 @@ def run(
     sweep, config = sweep_of(schedule, fire.checkpoint), config_of(schedule, root)
     if schedule.cluster:
         return _submit(schedule, sweep, config, say, tags_of(fire, dagster_run))
-    done = running.run(sweep, config, progress, tags_of(fire, dagster_run))
+    done = runner.run(sweep, config, progress, tags_of(fire, dagster_run))
     if done.failed:
         raise VimError(
             f"{schedule.name}: {done.failed} of {done.total} points of {sweep.name} failed; see {done.folder}"

@@ -1,4 +1,4 @@
-"""Which checkpoints of a preset's training can be evaluated, for sweeps and for whoever watches for new ones."""
+"""Checkpoints of a preset's training that can be evaluated, for sweeps and for schedules that watch for new ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def available(config: PipelineConfig) -> list[tuple[str, str, int]]:
     """(component, fingerprint of the training, step) of every checkpoint there is, oldest first.
 
     The last step of a finished training is among them; none where what the training starts from was not made yet.
-    Looks only: nothing is read of the checkpoints, and no training framework is loaded.
+    Lists files alone: no checkpoint is read, and no training framework is loaded.
     """
     try:
         trained = checkpointed.training(config)
@@ -25,22 +25,22 @@ def available(config: PipelineConfig) -> list[tuple[str, str, int]]:
         return []
 
 
-def secured(config: PipelineConfig, steps: Iterable[int]) -> tuple[dict[int, Artifact], dict[int, str]]:
-    """The artifacts of these checkpoints by step, and why there is none for the others.
+def export(config: PipelineConfig, steps: Iterable[int]) -> tuple[dict[int, Artifact], dict[int, str]]:
+    """The artifacts of these checkpoints by step, and the reasons why others have none.
 
     They are made at once, before any point is evaluated: the training goes on and keeps few of them.
     """
-    made: dict[int, Artifact] = {}
+    artifacts: dict[int, Artifact] = {}
     reasons: dict[int, str] = {}
     for step in steps:
         try:
-            made[step] = checkpointed.make(config, step)
+            artifacts[step] = checkpointed.make(config, step)
         except DataError as error:
             reasons[step] = str(error)
-    return made, reasons
+    return artifacts, reasons
 
 
-def latest(config: PipelineConfig) -> int | None:
+def export_latest(config: PipelineConfig) -> int | None:
     """The newest checkpoint's step after its artifact was made, or None where there is none.
 
     The training may replace the newest one while it is read; then the next newest is tried.

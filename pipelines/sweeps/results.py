@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.contract.api import Artifact
+from components.contract.api import Artifact, Manifest
 from components.report.compare import judged
-from pipelines.sweeps import pareto
-from pipelines.sweeps.grid import Point
-from pipelines.sweeps.spec import Sweep, axis
+from components.report.results import ACCEPTED, BOUNDS
+from components.tradeoff import ranking
+from components.tradeoff.grid import ACCEPTANCE, Point
+from pipelines.sweeps.spec import BLOCK, PROBED, Sweep
+from vim_core.errors import ConfigError
 from vim_core.metrics.protocol import same_protocol
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
+BLOCK_ACCURACY = "accuracy"
+"""Name of the probe's accuracy on one block, after `probe.`."""
 Record = dict[str, Any]
 
 
 @dataclass
 class Outcome:
-    """How one point stands."""
+    """Status, figures and artifacts of one point."""
 
     point: Point
     status: str = WAITING
@@ -29,7 +34,7 @@ class Outcome:
     mlflow_run_id: str = ""
 
     def record(self) -> Record:
-        """As JSON."""
+        """The point as JSON."""
         return {
             "number": self.point.number,
             "key": self.point.key,
@@ -37,24 +42,59 @@ class Outcome:
             "settings": self.point.varying,
             "status": self.status,
             "reason": self.reason,
-            "seconds": round(sum(made.manifest.seconds for made in self.artifacts.values()), 2),
+            "seconds": round(sum(artifact.manifest.seconds for artifact in self.artifacts.values()), 2),
             "figures": self.figures,
-            "artifacts": {name: made.manifest.fingerprint for name, made in self.artifacts.items()},
+            "artifacts": {name: artifact.manifest.fingerprint for name, artifact in self.artifacts.items()},
             "mlflow_run_id": self.mlflow_run_id,
         }
+
+
+def figures(point: Point, artifacts: Mapping[str, Artifact]) -> dict[str, Record]:
+    """`value`, `low` and `high` (where there is an interval) and `protocol` of a point's figures by name.
+
+    Figures of generated images are named as `score` names them, those of the probe start with `probe.`.
+
+    Raises:
+        ConfigError: the prior has no block of this number.
+    """
+    found: dict[str, Record] = {}
+    if "score" in artifacts:
+        manifest, rate = artifacts["score"].manifest, point.settings.get(ACCEPTANCE)
+        suffix = "" if rate is None else f"{ACCEPTED}{float(rate)}"
+        for name, protocol in manifest.protocols.items():
+            at_rate = name.endswith(suffix) if suffix else ACCEPTED not in name
+            base = name.removesuffix(suffix)
+            # figures without sampling are of reconstructions, codes or real images: the same for every point
+            if at_rate and protocol.get("sampling") and not base.endswith("_std"):
+                found[base] = _figure(manifest, name, protocol)
+    if "probe" in artifacts:
+        manifest, block = artifacts["probe"].manifest, point.settings.get(BLOCK)
+        found |= {f"{PROBED}{name}": _figure(manifest, name, given) for name, given in manifest.protocols.items()}
+        if block is not None:
+            accuracies = manifest.properties["accuracy_per_block"]
+            if block >= len(accuracies):
+                last = len(accuracies) - 1
+                raise ConfigError(f"{BLOCK}={block}: the prior has {len(accuracies)} blocks, 0 to {last}")
+            # the notes on how the best block was chosen are not true of this one
+            rest = str(manifest.protocols["top1"].get("notes", "")).partition("; ")[2]
+            notes = {"figure": BLOCK_ACCURACY, "notes": f"of one block; {rest}"}
+            protocol = {**manifest.protocols["top1"], **notes}
+            found[f"{PROBED}{BLOCK_ACCURACY}"] = {"value": float(accuracies[block]), "protocol": protocol}
+    return found
 
 
 def collect(
     sweep: Sweep, identity: str, preset: str, axes: Sequence[str], outcomes: Sequence[Outcome],
     shared: Mapping[str, Artifact], mlflow: Record,
 ) -> Record:  # fmt: skip
-    """The whole record.
+    """The content of `results.json`.
 
     `groups` are the points whose figures on the axes have one protocol: each has a front and a best of its own,
     because figures of different protocols do not compare. `artifacts` are all that the sweep is made of.
     """
-    made = [artifact for outcome in outcomes for artifact in outcome.artifacts.values()]
-    groups = [_group(members, axes, sweep.best) for members in _comparable(outcomes, axes)]
+    artifacts = [artifact for outcome in outcomes for artifact in outcome.artifacts.values()]
+    evaluated = _pinned(artifacts)
+    states = [outcome.status for outcome in outcomes]
     return {
         "sweep": sweep.name,
         "about": sweep.about,
@@ -63,91 +103,51 @@ def collect(
         "settings": sweep.settings,
         "varying": sweep.varying,
         "axes": list(axes),
-        "best_rule": rule(sweep.best, axes),
-        "counts": _counts(outcomes, made),
-        "groups": groups,
+        "best_rule": ranking.best_rule(sweep.best, axes),
+        "counts": {
+            "points": len(states),
+            **{state: states.count(state) for state in (DONE, FAILED, WAITING)},
+            "artifacts": {name: len(evaluated[name]) for name in sorted(evaluated)},
+        },
+        "groups": [ranking.rank(group, axes, sweep.best) for group in _comparable(outcomes, axes)],
         "points": [outcome.record() for outcome in outcomes],
-        "artifacts": _pinned([*shared.values(), *made]),
+        "artifacts": _pinned([*shared.values(), *artifacts]),
         "mlflow": mlflow,
     }
 
 
-def rule(best: str, axes: Sequence[str]) -> str:
-    """How the best point is chosen, as a sentence."""
-    if best:
-        direction, name = axis(best)
-        return f"The best point has the {'largest' if direction == 'max' else 'smallest'} {name}."
-    (_, x), (_, y) = map(axis, axes)
-    return (
-        f"The best point is the one of the front that is nearest to the best {x} and the best {y} of the front, "
-        "each scaled from its worst to its best there."
-    )
+def _figure(manifest: Manifest, name: str, protocol: Mapping[str, Any]) -> Record:
+    ends = {end.removeprefix("_"): manifest.metrics.get(f"{name}{end}") for end in BOUNDS}
+    bounds = {end: value for end, value in ends.items() if value is not None}
+    return {"value": manifest.metrics[name], **bounds, "protocol": dict(protocol)}
 
 
-def value(outcome: Outcome, name: str) -> float | None:
-    """A figure of a point, or a setting that is a number; None where it has neither."""
-    if name in outcome.figures:
-        return float(outcome.figures[name]["value"])
-    setting = outcome.point.settings.get(name)
-    return float(setting) if isinstance(setting, int | float) and not isinstance(setting, bool) else None
+def _comparable(outcomes: Sequence[Outcome], axes: Sequence[str]) -> list[list[Record]]:
+    """Records of points that have both figures of the axes, in groups of equal protocols."""
+    names = [ranking.parse_axis(text).name for text in axes]
 
+    def protocols(record: Record) -> list[Record]:
+        return [judged({}, record["figures"].get(name, {}).get("protocol", {})) for name in names]
 
-def _comparable(outcomes: Sequence[Outcome], axes: Sequence[str]) -> list[list[Outcome]]:
-    names = [axis(text)[1] for text in axes]
-    groups: list[list[Outcome]] = []
+    groups: list[list[Record]] = []
     for outcome in outcomes:
-        if any(value(outcome, name) is None for name in names):
+        # an axis may be a setting that is the same for all points
+        record = outcome.record() | {"settings": outcome.point.settings}
+        if any(math.isnan(ranking.measured(record, name)[0]) for name in names):
             continue
-        home = next((group for group in groups if _alike(group[0], outcome, names)), None)
-        if home is None:
-            groups.append([outcome])
+        for group in groups:
+            if all(map(same_protocol, protocols(group[0]), protocols(record))):
+                group.append(record)
+                break
         else:
-            home.append(outcome)
+            groups.append([record])
     return groups
 
 
-def _alike(one: Outcome, other: Outcome, names: Sequence[str]) -> bool:
-    return all(same_protocol(_judged(one, name), _judged(other, name)) for name in names)
-
-
-def _judged(outcome: Outcome, name: str) -> Record:
-    protocol = outcome.figures.get(name, {}).get("protocol", {})
-    return judged({}, protocol)
-
-
-def _group(members: Sequence[Outcome], axes: Sequence[str], best: str) -> Record:
-    (x_sense, x), (y_sense, y) = map(axis, axes)
-    signs = (1 if x_sense == "max" else -1, 1 if y_sense == "max" else -1)
-    pairs = [(value(each, x) or 0.0, value(each, y) or 0.0) for each in members]
-    numbers = [each.point.number for each in members]
-    chosen = _by_key(members, best) if best else pareto.nearest_to_ideal(pairs, signs)
-    front = [numbers[i] for i in pareto.front(pairs, signs)]
-    return {"points": numbers, "front": front, "best": None if chosen is None else numbers[chosen]}
-
-
-def _by_key(members: Sequence[Outcome], best: str) -> int | None:
-    direction, name = axis(best)
-    sign = 1 if direction == "max" else -1
-    known = [(i, found) for i, each in enumerate(members) if (found := value(each, name)) is not None]
-    return max(known, key=lambda pair: (sign * pair[1], -pair[0]))[0] if known else None
-
-
-def _counts(outcomes: Sequence[Outcome], made: Sequence[Artifact]) -> Record:
-    """Points by how they stand, and how many artifacts of each component they come from."""
-    states = [outcome.status for outcome in outcomes]
-    places = {(artifact.manifest.component, artifact.manifest.fingerprint) for artifact in made}
-    components = sorted({component for component, _ in places})
-    return {
-        "points": len(states),
-        **{state: states.count(state) for state in (DONE, FAILED, WAITING)},
-        "artifacts": {name: sum(component == name for component, _ in places) for name in components},
-    }
-
-
-def _pinned(made: Sequence[Artifact]) -> dict[str, list[Record]]:
-    """What must not be removed while these results are shown, by component."""
+def _pinned(artifacts: Sequence[Artifact]) -> dict[str, list[Record]]:
+    """Artifacts that must not be removed while these results are shown, by component, each once."""
     found: dict[str, dict[str, Record]] = {}
-    for artifact in made:
+    for artifact in artifacts:
         manifest = artifact.manifest
         entry = {"fingerprint": manifest.fingerprint, "digest": artifact.digest, "folder": artifact.folder}
         found.setdefault(manifest.component, {})[manifest.fingerprint] = entry

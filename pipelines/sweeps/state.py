@@ -1,4 +1,4 @@
-"""What a sweep leaves below the root: `sweeps/<name>/results.json` and its page."""
+"""Files of a sweep below the root: `sweeps/<name>/results.json` and its page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS, PAGE = "results.json", "sweep.html"
 
 
 def folder(root: str, name: str) -> str:
-    """Where a sweep's results lie. Raises `ConfigError` for a name that is none of a sweep."""
+    """The folder of a sweep's results. Raises `ConfigError` for a name that no sweep can have."""
     if not NAME.fullmatch(name):
         raise ConfigError(f"sweep {name!r}: give the sweep's name, as its folder below {io.join(root, SWEEPS)}")
     return io.join(root, SWEEPS, name)
@@ -26,9 +26,7 @@ def folder(root: str, name: str) -> str:
 def names(root: str) -> list[str]:
     """Sweeps that were run in this root."""
     with store.guarded(root):
-        return [
-            name for name in io.list_names(io.join(root, SWEEPS)) if io.exists(io.join(root, SWEEPS, name, RESULTS))
-        ]
+        return [name for name in io.listing(io.join(root, SWEEPS)) if io.exists(io.join(root, SWEEPS, name, RESULTS))]
 
 
 def read(root: str, name: str) -> dict[str, Any] | None:
@@ -40,21 +38,21 @@ def read(root: str, name: str) -> dict[str, Any] | None:
         except FileNotFoundError:
             return None
     try:
-        found: dict[str, Any] = json.loads(data)
+        results: dict[str, Any] = json.loads(data)
     except ValueError as error:
         raise DataError(f"{uri}: not valid JSON ({error}); remove it and run the sweep again") from error
-    return found
+    return results
 
 
 def write(root: str, name: str, results: dict[str, Any]) -> None:
-    """Put the results in the place of earlier ones, as one act."""
+    """Replace the results of a sweep atomically."""
     with store.guarded(root):
         io.write_bytes(io.join(folder(root, name), RESULTS), (json.dumps(results, indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager
-def held(root: str, name: str, note: Any) -> Iterator[None]:
-    """Be the one that runs this sweep; waits while another living process does, and then finds its points finished."""
+def lock(root: str, name: str, note: Any) -> Iterator[None]:
+    """Run a sweep in one process at a time: waits while another living one runs it, `note` tells a person why."""
     leases = io.join(root, usage.LEASES, SWEEPS, name)
     with store.guarded(root):
         io.make_folder(leases)

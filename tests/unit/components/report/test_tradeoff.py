@@ -1,4 +1,4 @@
-"""The trade-off section: lines, intervals, best point, names; and nothing breaks where parts are missing."""
+"""Points beside each other: lines, front, intervals, best point, names; and nothing breaks where parts are missing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from components.report import plots, tradeoff
+from components.report.tradeoff import Section
 from tests.unit.components.report.test_report import checked
 
 
@@ -28,38 +29,41 @@ def grid(**others: Any) -> dict[str, Any]:
                                "inside": False}], **others}  # fmt: skip
 
 
-def test_the_section_shows_every_point_and_marks_the_best() -> None:
-    found = tradeoff.section(grid())
+def section(step: dict[str, Any]) -> Section:
+    found = tradeoff.report_section(step)
     assert found is not None
-    assert found.head == ("guidance", "acceptance", "temperature", "samples", "accuracy", "fd_classifier")
-    assert [best for _, best in found.rows] == [i == 5 for i in range(9)]
-    cells = found.rows[5][0]
-    assert [cell.value for cell in cells] == ["2", "0.25", "1", "500", "60.0 %", "1.250"]
-    assert cells[-1].interval == "1.150 to 1.350"
+    return found
+
+
+def test_the_section_shows_every_point_and_marks_the_best() -> None:
+    found = section(grid())
+    assert found.head == ("point", "guidance", "acceptance", "temperature", "accuracy", "fd classifier")
+    assert [row.mark for row in found.rows] == ["", "", "", "", "", "best", "", "", "front"]
+    assert found.rows[5].settings == ("2", "0.25", "1")
+    assert found.rows[5].figures == (("60.0 %", "58.0 % to 62.0 %"), ("1.250", "1.150 to 1.350"))
     assert found.best == (
-        "The smallest fd_classifier, 1.250, was measured at guidance 2, acceptance 0.25, temperature 1; "
-        "its interval overlaps with no other."
+        "Best: point 6 (guidance 2, acceptance 0.25, temperature 1). The best point has the smallest fd_classifier. "
+        "Its fd classifier is 1.250; its interval overlaps with no other."
     )
     assert found.locations == (
-        "At acceptance 1 and temperature 1, fd_classifier is smallest at guidance 2 (interval 1 to 2); "
-        "the sweep ends there, so the best may lie beyond.",
+        "At acceptance 1 and temperature 1, fd classifier is smallest at guidance 2 (interval 1 to 2); "
+        "the grid ends there, so the best may lie beyond.",
     )
-    assert {"judged by " + "j" * 12, "selected by " + "s" * 12, "count per class 50"} <= set(found.notes)
+    assert {"evaluated by " + "j" * 12, "selected by " + "s" * 12, "count per class 50"} <= set(found.notes)
 
 
-def test_charts_have_lines_intervals_and_one_ring() -> None:
-    found = tradeoff.section(grid())
-    assert found is not None
-    seen = checked(found.chart)
-    names = [attributes.get("class") for _, attributes in seen.tags]
+def test_charts_have_lines_intervals_a_front_and_one_ring() -> None:
+    found = section(grid())
+    names = [attributes.get("class") for _, attributes in checked(found.chart).tags]
     assert names.count("ring") == 1
-    assert names.count("joined") == 2
+    # along guidance, along acceptance, and the front
+    assert names.count("joined") == 3
     # 4 points lie on no line; the two lines share one, which is drawn twice; each has two bars
     assert names.count("bar") == 2 * (4 + 3 + 3)
     assert [caption for caption, _ in found.small] == [
-        "fd_classifier over guidance (acceptance 1, temperature 1)",
+        "fd classifier over guidance (acceptance 1, temperature 1)",
         "accuracy over guidance (acceptance 1, temperature 1)",
-        "fd_classifier over acceptance (guidance 1, temperature 1)",
+        "fd classifier over acceptance (guidance 1, temperature 1)",
         "accuracy over acceptance (guidance 1, temperature 1)",
     ]
     for _, chart in found.small:
@@ -67,26 +71,29 @@ def test_charts_have_lines_intervals_and_one_ring() -> None:
 
 
 def test_a_line_keeps_the_others_fixed_and_runs_from_loose_to_strict() -> None:
+    def along(points: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+        record = tradeoff.from_step({"points": points})
+        members = tradeoff.line(record["points"], record["varying"], key)
+        return [(member["settings"]["guidance"], member["settings"]["acceptance"]) for member in members]
+
     points = grid()["points"]
-    assert [p["acceptance"] for p in tradeoff.line(points, "acceptance")] == [1.0, 0.5, 0.25]
-    assert {p["guidance"] for p in tradeoff.line(points, "acceptance")} == {1.0}
-    assert [p["guidance"] for p in tradeoff.line(points, "guidance")] == [1.0, 2.0, 3.0]
+    assert along(points, "acceptance") == [(1.0, 1.0), (1.0, 0.5), (1.0, 0.25)]
+    assert along(points, "guidance") == [(1.0, 1.0), (2.0, 1.0), (3.0, 1.0)]
     only = [p for p in points if p["guidance"] != 1.0 or p["acceptance"] == 1.0]
-    assert {p["guidance"] for p in tradeoff.line(only, "acceptance")} == {2.0}
+    assert {guidance for guidance, _ in along(only, "acceptance")} == {2.0}
 
 
 def test_an_overlap_is_said() -> None:
     record = grid()
     record["points"][4] |= {"fd_low": 1.3}
-    found = tradeoff.section(record)
-    assert found is not None
-    assert found.best.endswith("the interval of 1 other point overlaps its own.")
+    assert section(record).best.endswith("its interval overlaps with that of 1 other point.")
 
 
 def test_fid_is_named_only_where_the_record_says_so() -> None:
-    assert tradeoff.names_of({})["fd"] == "Fréchet distance"
-    assert tradeoff.names_of({"figures": {"fd": "fid", "is": "is"}}) == {
-        "accuracy": "accuracy", "fd": "FID", "is": "Inception Score"}  # fmt: skip
+    named = {"accuracy": "conditional_accuracy", "fd": "fid", "is": "is"}
+    points = [point(1.0, 1.0, 1.0, **{"is": 9.0})]
+    assert section({"points": points, "figures": named}).head[-3:] == ("Inception Score", "FID", "accuracy")
+    assert section({"points": points}).head[-3:] == ("score", "fd", "accuracy")
 
 
 @pytest.mark.parametrize(
@@ -98,17 +105,31 @@ def test_fid_is_named_only_where_the_record_says_so() -> None:
     ],
 )
 def test_missing_parts_are_left_out(points: list[dict[str, Any]]) -> None:
-    found = tradeoff.section({"points": points, "best": None})
-    assert found is not None
+    found = section({"points": points, "best": None})
     assert "nan" not in found.chart
     assert len(found.rows) == len(points)
-    assert tradeoff.section(None) is None
-    assert tradeoff.section({"points": []}) is None
+    assert tradeoff.report_section(None) is None
+    assert tradeoff.report_section({"points": []}) is None
+
+
+def test_settings_of_a_sweep_that_are_no_numbers_are_in_the_table_alone() -> None:
+    figures = [{"fid": {"value": value}, "is": {"value": 1.0}} for value in (3.0, 2.0)]
+    points = [
+        {"number": n, "label": f"classes {n}", "settings": {"sample.classes": ["a", n], "sample.seed": n}, "figures": f}
+        for n, f in enumerate(figures, 1)
+    ]
+    group = {"points": [1, 2], "front": [2], "best": 2}
+    record = {"varying": ["sample.classes", "sample.seed"], "axes": ["max is", "min fid"], "points": points,
+              "groups": [group], "best_rule": ""}  # fmt: skip
+    found = tradeoff.section(record, group)
+    assert [row.settings for row in found.rows] == [("['a', 1]", "1"), ("['a', 2]", "2")]
+    assert found.small == ()
+    checked(found.chart)
 
 
 def test_forms_differ_between_settings() -> None:
-    keys = [plots.key(shape) for shape in range(3)]
-    assert len(set(keys)) == 3
+    keys = [plots.key(shape) for shape in range(5)]
+    assert len(set(keys)) == 5
     for drawn in keys:
         checked(drawn)
 

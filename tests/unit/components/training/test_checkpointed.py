@@ -86,13 +86,13 @@ def test_an_earlier_checkpoint_has_other_weights_and_is_made_once(trained: Train
 
 def test_the_checkpoints_there_are(trained: Trained) -> None:
     assert checkpoints.available(trained.config) == [("prior", TRAINING, 4), ("prior", TRAINING, 6)]
-    assert checkpoints.latest(trained.config) == 6
+    assert checkpoints.export_latest(trained.config) == 6
 
 
 def test_one_that_the_training_removed_is_named_with_those_there_are(trained: Trained) -> None:
     with pytest.raises(DataError, match=r"checkpoint=2: .* keeps the newest prior.keep=2.*there are: 4, 6"):
         checkpointed.make(trained.config, 2)
-    made, reasons = checkpoints.secured(trained.config, [2, 4])
+    made, reasons = checkpoints.export(trained.config, [2, 4])
     assert list(made) == [4]
     assert "checkpoint=2" in reasons[2]
 
@@ -108,7 +108,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
 
     def pruned(folder: str, *given: Any) -> dict[str, bytes]:
         if folder.endswith("step-00000006"):
-            for name in [name for name in io.list_names(folder) if name.endswith(gone)]:
+            for name in [name for name in io.listing(folder) if name.endswith(gone)]:
                 io.remove_tree(io.join(folder, name))
             if gone != "index.json":
                 monkeypatch.setattr(prior_checkpoint, "verify", lambda folder, part: None)
@@ -117,7 +117,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
     monkeypatch.setattr(prior_checkpoint, "files_of", pruned)
     with pytest.raises(DataError, match="checkpoint=6"):
         checkpointed.make(trained.config, 6)
-    assert io.find_files(io.join(trained.request.root, "prior")) == {}
+    assert io.files(io.join(trained.request.root, "prior")) == {}
     monkeypatch.undo()
 
 
@@ -126,12 +126,12 @@ def test_the_newest_is_sought_again_when_it_vanishes(trained: Trained, monkeypat
 
     def racing(config: PipelineConfig, step: int) -> Artifact:
         if step == 6:
-            for family in io.list_names(trained.request.work):
+            for family in io.listing(trained.request.work):
                 io.remove_tree(io.join(trained.request.work, family, "step-00000006"))
         return real(config, step)
 
     monkeypatch.setattr(checkpointed, "make", racing)
-    assert checkpoints.latest(trained.config) == 4
+    assert checkpoints.export_latest(trained.config) == 4
 
 
 def test_nothing_to_evaluate_where_nothing_was_made(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

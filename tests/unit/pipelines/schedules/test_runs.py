@@ -13,7 +13,7 @@ import pytest
 from pipelines.orchestration import assets, history
 from pipelines.schedules import due, files, firing, names, runs
 from pipelines.schedules.files import Schedule
-from pipelines.sweeps import checkpoints, running
+from pipelines.sweeps import checkpoints, runner
 from vim_core.errors import DataError, VimError
 
 SWEEP = "name: two\npoints:\n- sample.guidance: 2.0\n"
@@ -84,9 +84,9 @@ def test_a_run_evaluates_the_sweep_on_the_schedules_settings(flow: Any, monkeypa
 
     def run(sweep: Any, config: Any, progress: Any, tags: Any) -> Any:
         asked.append((sweep, config, tags))
-        return running.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder", "page")
+        return runner.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder", "page")
 
-    monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     files.add(flow.config.run.root, dataclasses.replace(MINUTELY, overrides=["prior.steps=7"]))
     result = fired(flow, due.Fire("minutely", 1_795_348_800.0))
     assert result.success
@@ -116,7 +116,7 @@ def test_a_lost_connection_is_tried_again(flow: Any, monkeypatch: pytest.MonkeyP
     def run(*words: Any) -> Any:
         raise failures.pop(0)
 
-    monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     files.add(flow.config.run.root, MINUTELY)
     with pytest.raises(DataError, match="not made"):
         fired(flow, due.Fire("minutely", 1_795_348_800.0))

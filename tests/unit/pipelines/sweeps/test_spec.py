@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import presets
-from pipelines.sweeps import grid, spec
+from pipelines.sweeps import jobs, spec
 from vim_core.errors import ConfigError
 
 GRID = "grid: {sample.guidance: [1.0, 2.0]}\n"
@@ -16,14 +16,14 @@ GRID = "grid: {sample.guidance: [1.0, 2.0]}\n"
 @pytest.mark.parametrize("name", spec.names())
 def test_every_sweep_of_the_package_loads_and_suits_its_preset(name: str) -> None:
     sweep = spec.load(name)
-    points = grid.expand(sweep)
-    cells = grid.cells(sweep, points, presets.load(sweep.preset, []), classes=10, priors={})
+    points = spec.expand(sweep)
+    planned = jobs.build(sweep, points, presets.load(sweep.preset, []), 10, {}, {})
     assert sweep.name == name
-    assert sum(len(cell.points) for cell in cells) == len(points) > len(cells)
+    assert sum(len(job.points) for job in planned) == len(points) > len(planned)
 
 
 def test_the_sweep_of_the_digits_has_twelve_points() -> None:
-    assert len(grid.expand(spec.load("digits"))) == 12
+    assert len(spec.expand(spec.load("digits"))) == 12
 
 
 def test_a_sweep_survives_its_yaml() -> None:
@@ -41,7 +41,7 @@ def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("grid: {sample.guidence: [1.0]}", "did you mean sample.guidance"),
-        ("grid: {sample.guidance: 1.0}", "is a list"),
+        ("grid: {sample.guidance: 1.0}", "expected list"),
         ("grid: {sample.guidance: [1.0, 1.0]}", "names a value twice"),
         ("gird: {sample.guidance: [1.0]}", "did you mean grid"),
         ("name: ../../elsewhere\n" + GRID, "it names a folder"),
@@ -63,7 +63,7 @@ def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
         ("grid: {checkpoint: [all, 100]}", "every other one"),
         ("settings: {checkpoint: all}\n" + GRID, "is a step of the prior's training"),
         ("grid: {block: [-1]}", "number of a block"),
-        ("points: [sample.guidance]", "expected settings"),
+        ("points: [sample.guidance]", "points[0]='sample.guidance': expected dict"),
         ("points: [{}]", "names no setting"),
         ("about: nothing", "name a setting"),
         ("grid: [1", "not valid YAML"),
@@ -83,7 +83,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 def test_a_value_of_the_wrong_type_is_found_before_anything_runs() -> None:
     sweep = spec.parse("grid: {sample.guidance: [strong]}")
     with pytest.raises(ConfigError, match=r"sample\.guidance='strong'"):
-        grid.cells(sweep, grid.expand(sweep), presets.load("smoke", []), 10, {})
+        jobs.build(sweep, spec.expand(sweep), presets.load("smoke", []), 10, {}, {})
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from components.artifacts import inventory
 from components.contract import registry
 from components.contract.api import Artifact, Context, Outcome
 from components.tracking.progress import QuietProgress
-from pipelines.sweeps import running, showing, state
-from pipelines.sweeps.running import SweepResult
+from pipelines.sweeps import runner, state, summary
+from pipelines.sweeps.runner import SweepResult
 from pipelines.sweeps.spec import Sweep
 from tests.support.fakes import Fake, run
 from vim_core.config import PipelineConfig, RunConfig
@@ -96,7 +96,7 @@ def make(tmp_path: Path, fakes: dict[str, Fake]) -> Make:
 
 
 def swept(sweep: Sweep, config: PipelineConfig) -> SweepResult:
-    return running.run(sweep, config, lambda name: QuietProgress())
+    return runner.run(sweep, config, lambda name: QuietProgress())
 
 
 def plain(result: SweepResult) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def test_results_are_shown_with_what_failed(make: Make, fakes: dict[str, Fake]) 
     fakes["sample"].act = broken
     result = swept(GRID, make("root"))
     out = Console(record=True, width=160)
-    showing.closing(result.results, result.folder, out)
+    summary.print_results(result.results, result.folder, out)
     text = out.export_text()
     assert "point 5 (guidance 3, acceptance 1): sample: the disk of guidance 3 is gone" in text
     assert "best        point 3: guidance 2, acceptance 1" in text
@@ -229,11 +229,11 @@ def test_results_are_shown_with_what_failed(make: Make, fakes: dict[str, Fake]) 
 
 def test_a_sweep_is_one_whatever_its_axes_and_another_with_other_settings(make: Make) -> None:
     config = make("root")
-    known = running.identity(GRID, config)
-    assert running.identity(dataclasses.replace(GRID, axes=["max a", "min b"], parallel=4), config) == known
-    assert running.identity(dataclasses.replace(GRID, settings={"sample.seed": 1}), config) != known
+    known = runner.identity(GRID, config)
+    assert runner.identity(dataclasses.replace(GRID, axes=["max a", "min b"], parallel=4), config) == known
+    assert runner.identity(dataclasses.replace(GRID, settings={"sample.seed": 1}), config) != known
     warmer = dataclasses.replace(config, sample=dataclasses.replace(config.sample, temperature=0.5))
-    assert running.identity(GRID, warmer) != known
+    assert runner.identity(GRID, warmer) != known
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b"])

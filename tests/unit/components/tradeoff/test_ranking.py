@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.sweeps.pareto import Pair, front, nearest_to_ideal
+from components.tradeoff.ranking import Pair, nearest_to_ideal, pareto_front
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=20)
 SIGNS = st.tuples(st.sampled_from([1, -1]), st.sampled_from([1, -1]))
@@ -21,7 +21,7 @@ def beats(one: Pair, other: Pair, signs: tuple[int, int]) -> bool:
 @given(PAIRS, SIGNS)
 def test_front_is_what_no_other_point_beats(pairs: list[Pair], signs: tuple[int, int]) -> None:
     expected = {i for i, pair in enumerate(pairs) if not any(beats(other, pair, signs) for other in pairs)}
-    found = front(pairs, signs)
+    found = pareto_front(pairs, signs)
     assert set(found) == expected
     assert [pairs[i] for i in found] == sorted(pairs[i] for i in found)
 
@@ -30,7 +30,7 @@ def test_front_is_what_no_other_point_beats(pairs: list[Pair], signs: tuple[int,
 @given(PAIRS, SIGNS)
 def test_best_is_on_the_front_and_does_not_depend_on_units(pairs: list[Pair], signs: tuple[int, int]) -> None:
     best = nearest_to_ideal(pairs, signs)
-    assert best in front(pairs, signs)
+    assert best in pareto_front(pairs, signs)
     # Powers of two, so that the arithmetic is exact.
     assert nearest_to_ideal([(8 * x - 4, y / 4 + 16) for x, y in pairs], signs) == best
 
