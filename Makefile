@@ -7,10 +7,11 @@ BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
-TOGETHER := $(BIN)/python -m tests.support.together
+# Two processes, a file in one of them; the long files of tests/integration first.
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-xla test-cluster bench bench-gpu lint format lock ui report clean
+.PHONY: help env demo test test-all test-xla bench bench-gpu lint format lock ui report clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,14 +21,14 @@ env: $(READY)  ## create .venv with the locked versions; does nothing when it is
 demo: env  ## the whole pipeline on handwritten digits, then where to look; PRESET=smoke for a quick one
 	$(BIN)/vimctl run --preset $(PRESET)
 
-test: env  ## unit and integration tests, two processes at a time
-	$(TOGETHER) tests/unit tests/integration
+test: env  ## what to run before a commit: unit tests and the quick integration tests
+	$(PYTEST) $(TWO) tests/integration tests/unit
+
+test-all: env test-xla  ## the rest: slow tests, kills, several nodes, a browser, XLA
+	$(PYTEST) $(TWO) -m "slow or cluster" --timeout 1200 tests/cluster tests/integration tests/unit
 
 test-xla: env  ## the XLA lane on 4 pretended devices; a process a file, because SPMD holds for a whole process
 	ls tests/xla/test_*.py | xargs -n 1 -P 2 $(PYTEST) -q -m xla
-
-test-cluster: env  ## the slow tests: kills, several nodes, a browser; two files at a time
-	$(TOGETHER) tests/cluster -m cluster --timeout 1200
 
 bench: env  ## training speed beside peers on this CPU, to tests/benchmarks/results
 	$(BIN)/python -m tests.benchmarks

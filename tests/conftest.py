@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,20 @@ os.environ |= PASSIVE
 # A busy machine is no reason to fail.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the folder in which the processes of this session share one run of the `smoke` preset."""
+    if not hasattr(config, "workerinput") and not os.environ.get(smoke.FOLDER):
+        folder = tempfile.TemporaryDirectory(prefix="vim-smoke-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[smoke.FOLDER] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process (`--dist loadgroup`): they share fixtures of the module."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -152,4 +167,4 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def smoke_run(_private_state: None, tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
     """The whole `smoke` preset, run once through the real command; its root is this session's own."""
-    return smoke.provided(tmp_path_factory.mktemp("smoke"))
+    return smoke.provide(tmp_path_factory.mktemp("smoke"))
