@@ -86,7 +86,7 @@ def _files(folder: str) -> dict[str, tuple[str, str]]:
     """Address and sha256 of the tokenizer's two files: an artifact's by its manifest, else those in the folder."""
     place = f"quantize.init_from={folder!r}"
     # Absolute where it is local: workers may run in another folder.
-    folder = str(io.local_path(folder).absolute()) if io.is_local(folder) else folder
+    folder = io.absolute(folder)
     manifest = io.join(folder, store.MANIFEST)
     if io.exists(manifest):
         artifact = Artifact(folder, store.parse(io.read_bytes(manifest), manifest))
@@ -98,7 +98,7 @@ def _files(folder: str) -> dict[str, tuple[str, str]]:
     for name in (WEIGHTS, SETTINGS):
         uri = io.join(folder, name)
         try:
-            found[name] = (uri, store.checksum(uri)[1])
+            found[name] = (uri, io.checksum(uri)[1])
         except FileNotFoundError:
             rule = f"neither {store.MANIFEST} nor {name} lies there; give the folder of a quantize artifact"
             raise DataError(f"{place}: {rule}") from None

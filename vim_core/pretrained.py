@@ -28,7 +28,7 @@ from vim_core.errors import DataError, LineageError
 from vim_core.models import prior as priors
 from vim_core.models import vit_vqgan
 from vim_core.sampling import Sampler, Settings
-from vim_core.storage import io, shards
+from vim_core.storage import io
 from vim_core.weights.saving import fill, read_config, to_bytes
 
 WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
@@ -93,8 +93,8 @@ def _json(uri: str) -> dict[str, Any]:
 
 def _verify(origin: Origin, folder: str, wanted: str) -> str:
     """The weights' sha256. Raises `DataError` where it is not the one said, or asked for (maybe by its beginning)."""
-    with io.fetched(origin.weights) as path:
-        found = shards.digest(path)[1]
+    with io.local_copy(origin.weights) as path:
+        found = io.checksum(path)[1]
     for expected, who in ((origin.sha256, f"{folder} says"), (wanted, "was asked for")):
         if expected and not found.startswith(expected):
             raise DataError(

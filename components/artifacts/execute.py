@@ -53,8 +53,7 @@ class Request:
     @property
     def root(self) -> str:
         """The artifact root, absolute where it is local: workers may run in another folder."""
-        root = self.config.run.root
-        return str(io.local_path(root).absolute()) if io.is_local(root) else root
+        return io.absolute(self.config.run.root)
 
     @property
     def work(self) -> str:

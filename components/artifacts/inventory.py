@@ -121,7 +121,7 @@ def artifacts(root: str, component: str = "") -> list[Artifact]:
         registry.component(component)
     names = [component] if component else registry.NAMES
     with store.guarded(root):
-        places = [(n, key) for n in names for key in io.listing(io.join(root, n)) if FINGERPRINT.fullmatch(key)]
+        places = [(n, key) for n in names for key in io.list_names(io.join(root, n)) if FINGERPRINT.fullmatch(key)]
     found = [made for made in _each(root, lambda place: store.load(root, *place), places) if made is not None]
     return sorted(found, key=lambda made: _time(made.manifest.created), reverse=True)
 
@@ -146,7 +146,7 @@ def sweeps(root: str) -> dict[str, list[InputRecord]]:
 def _published(root: str, folder: str, remedy: str) -> dict[str, list[InputRecord]]:
     found: dict[str, list[InputRecord]] = {}
     with store.guarded(root):
-        for name in io.listing(io.join(root, folder)):
+        for name in io.list_names(io.join(root, folder)):
             uri = io.join(root, folder, name, "results.json")
             try:
                 found[name] = list(_used(json.loads(io.read_bytes(uri))))
@@ -173,7 +173,7 @@ def uses_report(made: Artifact, record: Iterable[InputRecord]) -> bool:
 
 def newest(files: Files) -> float:
     """When the youngest of these files was written, in Unix seconds."""
-    return max(io.modified(info) for info in files.values())
+    return max(io.mtime_of(info) for info in files.values())
 
 
 def _used(results: Mapping[str, Any]) -> Iterator[InputRecord]:
@@ -185,7 +185,7 @@ def _used(results: Mapping[str, Any]) -> Iterator[InputRecord]:
 
 def _versions(root: str, place: Place, files: Files, lease_files: Files) -> list[Version]:
     folder = store.folder(root, *place)
-    used = io.modified(lease_files[usage.USED]) if usage.USED in lease_files else 0.0
+    used = io.mtime_of(lease_files[usage.USED]) if usage.USED in lease_files else 0.0
     found: list[Version] = []
     for name in sorted(name for name in files if name == store.MANIFEST or ASIDE.fullmatch(name)):
         uri = io.join(folder, name)
@@ -195,7 +195,7 @@ def _versions(root: str, place: Place, files: Files, lease_files: Files) -> list
             continue
         if (manifest.component, manifest.fingerprint) != place:
             raise DataError(f"{uri}: belongs to {manifest.component}/{manifest.fingerprint}; move it back or remove it")
-        replaced = io.modified(files[name]) if name.startswith("manifest-") else 0.0
+        replaced = io.mtime_of(files[name]) if name.startswith("manifest-") else 0.0
         found.append(Version(Artifact(folder, manifest), name, max(_time(manifest.created), used, replaced)))
     return found
 
@@ -223,7 +223,7 @@ def _by_key(uri: str) -> dict[str, Files]:
 def _listed(uri: str) -> Files:
     """`io.files`, which on a local disk would leave out what it may not read: somebody may work just there."""
     if not io.is_local(uri):
-        return io.files(uri)
+        return io.find_files(uri)
 
     def stop(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):

@@ -107,7 +107,7 @@ def living(folder: str, abandoned: float = ABANDONED_S) -> str | None:
     alive = _alive(owner)
     if alive is None:
         names = (_lease(folder, number), _beat_uri(folder, number))
-        alive = time.time() - max(map(io.changed, names)) < abandoned
+        alive = time.time() - max(map(io.mtime, names)) < abandoned
     return str(owner or "an unknown process") if alive else None
 
 
@@ -230,7 +230,7 @@ def _beat_uri(folder: str, number: int) -> str:
 
 
 def _numbers(folder: str) -> list[int]:
-    names = [name for name in io.listing(folder) if name.startswith("lease-") and name.endswith(".json")]
+    names = [name for name in io.list_names(folder) if name.startswith("lease-") and name.endswith(".json")]
     numbers = [name.removeprefix("lease-").removesuffix(".json") for name in names]
     return [int(number) for number in numbers if number.isdigit()]
 

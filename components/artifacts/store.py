@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 
 from components.contract.api import SCHEMA, Artifact, FileEntry, Manifest
@@ -17,7 +15,6 @@ from vim_core.storage import io
 
 MANIFEST = "manifest.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-CHUNK = 1 << 20
 CHOOSE = "run.root=… or the environment variable VIM_ROOT"
 
 
@@ -77,7 +74,7 @@ def verify(artifact: Artifact) -> None:
     for entry in artifact.manifest.files:
         uri = io.join(artifact.folder, entry.path)
         try:
-            size, digest = checksum(uri)
+            size, digest = io.checksum(uri)
         except FileNotFoundError as error:
             raise DataError(f"{uri}: is in the manifest but not there; {_remake(artifact)}") from error
         if (size, digest) != (entry.bytes, entry.sha256):
@@ -88,27 +85,15 @@ def verify(artifact: Artifact) -> None:
 def files_in(out: str, prefix: str, rows: dict[str, int]) -> list[FileEntry]:
     """Entries of all files an attempt wrote below `out`, hashed and (local disk) synced; `prefix` leads their paths."""
     entries: list[FileEntry] = []
-    for name in io.files(out):
+    for name in io.find_files(out):
         uri = io.join(out, name)
         if name.rsplit("/", 1)[-1].startswith("."):
             # Half a file that a killed worker left: `io` writes under such names before it renames.
             io.remove_tree(uri)
             continue
-        size, digest = checksum(uri, sync=io.is_local(uri))
+        size, digest = io.checksum(uri, sync=True)
         entries.append(FileEntry(name, f"{prefix}/{name}", size, digest, rows.get(name)))
     return entries
-
-
-def checksum(uri: str, sync: bool = False) -> tuple[int, str]:
-    """Size in bytes and sha256 of a file; `sync` forces it to the disk first. Raises `FileNotFoundError`."""
-    digest, size = hashlib.sha256(), 0
-    with io.open_read(uri) as stream:
-        if sync:
-            os.fsync(stream.fileno())
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -149,7 +134,7 @@ def guarded(root: str) -> Iterator[None]:
 
 def storage_error(error: BaseException, root: str) -> StorageError | None:
     """The `StorageError` behind an error of a component, looking through what engines wrapped around it; else None."""
-    local = str(io.local_path(root).absolute()) if io.is_local(root) else root
+    local = io.absolute(root)
     seen: BaseException | None = error
     known = set[int]()
     while seen is not None and id(seen) not in known:  # an engine may hang an error below itself

@@ -90,7 +90,7 @@ def state_of(source: str) -> str:
     from vim_core.data.folders import below, state
 
     if source.endswith(NPZ):
-        found = io.state(source)
+        found = io.version(source)
         if not found:
             raise DataError(f"{source}: no such file")
         return found
@@ -145,7 +145,7 @@ def _from_npz(source: str) -> Iterator[ImageRow]:
 
     place = 0
     try:
-        with io.fetched(source) as path:
+        with io.local_copy(source) as path:
             for block in read_images(path, BLOCK):
                 for image in block:
                     height, width = image.shape[:2]

@@ -44,7 +44,7 @@ def publish(artifact: Artifact, record: Mapping[str, Any], folder: str) -> str:
     `tracking_uri`, `experiment`, `run_id` and `url`. Without `preset`, the one that made the artifact is named.
     """
     figures = results.stamp(json.loads(io.read_bytes(artifact.uri("results.json"))), record)
-    place = str(io.local_path(folder).absolute()) if io.is_local(folder) else folder
+    place = io.absolute(folder)
     html = page.stamped(io.read_bytes(artifact.uri("report.html")).decode(), figures, place)
     io.write_bytes(io.join(folder, "results.json"), _json(figures))
     target = io.join(folder, "report.html")

@@ -181,7 +181,7 @@ def add_halves(figures: Figures, statistics: Artifact, size: int) -> None:
 def _reference(statistics: Artifact) -> tuple[Gaussian, Gaussian | None]:
     from vim_core.metrics.reference import read_reference
 
-    with io.fetched(statistics.uri(REFERENCE)) as path:
+    with io.local_copy(statistics.uri(REFERENCE)) as path:
         found = read_reference(path)
     if found.gaussian is None:
         raise DataError(f"{statistics.uri(REFERENCE)} has no statistics: run statistics again with --force")

@@ -19,7 +19,7 @@ KEY = "statistics.reference"
 
 def state(uri: str) -> str:
     """Size and version of a file as its store tells them. Raises `DataError` where there is none."""
-    found = io.state(uri)
+    found = io.version(uri)
     if not found:
         raise DataError(f"{KEY}={uri!r}: no such file")
     return found
@@ -32,7 +32,7 @@ def read(config: StatisticsConfig) -> Reference | None:
     if not config.reference:
         return None
     try:
-        with io.fetched(config.reference) as path:
+        with io.local_copy(config.reference) as path:
             found = read_reference(path)
     except FileNotFoundError:
         raise DataError(f"{KEY}={config.reference!r}: no such file") from None

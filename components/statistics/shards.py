@@ -178,7 +178,7 @@ def _pictures(job: Job) -> Iterator[tuple[list[str], Any]]:
     from vim_core.metrics.reference import read_images
 
     if job.split == BATCH:
-        with io.fetched(job.images) as path:
+        with io.local_copy(job.images) as path:
             for place, block in enumerate(read_images(path, job.batch)):
                 yield [f"{BATCH}-{place * job.batch + row:08d}" for row in range(len(block))], block
         return

@@ -90,5 +90,5 @@ def finished_files(shards: list[TokenizeShard]) -> set[str]:
     """URIs of the code files that are there: one listing of their folder, however many shards there are."""
     if not shards:
         return set()
-    present = set(io.listing(shards[0].result.rpartition("/")[0]))
+    present = set(io.list_names(shards[0].result.rpartition("/")[0]))
     return {shard.result for shard in shards if shard.result.rpartition("/")[2] in present}

@@ -106,5 +106,5 @@ def _link(place: str, word: str = "") -> str:
         return f"[{word or place}](https://console.cloud.google.com/storage/browser/{place.removeprefix('gs://')})"
     if place.startswith(("http://", "https://")):
         return f"[{word or place}]({place})"
-    whole = str(io.local_path(place).absolute()) if io.is_local(place) else place
+    whole = io.absolute(place)
     return f"`{word or whole}`"

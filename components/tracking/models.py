@@ -49,7 +49,7 @@ def tags(preset: str, artifact: Artifact) -> dict[str, str]:
         "vim.fingerprint": manifest.fingerprint,
         "vim.preset": preset,
         "vim.component": manifest.component,
-        "vim.artifact": _place(artifact),
+        "vim.artifact": io.absolute(artifact.folder),
         **made_from,
     }
 
@@ -57,12 +57,7 @@ def tags(preset: str, artifact: Artifact) -> dict[str, str]:
 def description(artifact: Artifact) -> str:
     """Headline figures and the address, for people."""
     figures = ", ".join(f"{key} {value:.5g}" for key, value in headlines.of(artifact).items())
-    return f"{figures or artifact.manifest.component}; {_place(artifact)}"
-
-
-def _place(artifact: Artifact) -> str:
-    folder = artifact.folder
-    return str(io.local_path(folder).absolute()) if io.is_local(folder) else folder
+    return f"{figures or artifact.manifest.component}; {io.absolute(artifact.folder)}"
 
 
 def _source(artifact: Artifact, run_id: str) -> str:

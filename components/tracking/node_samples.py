@@ -142,7 +142,7 @@ class Collector:
 
     def fetch(self) -> None:
         """Append what is new. Raises `StorageError` where the store does not answer."""
-        fresh = [name for name in io.listing(self._folder) if name not in self._seen and name.endswith(".jsonl")]
+        fresh = [name for name in io.list_names(self._folder) if name not in self._seen and name.endswith(".jsonl")]
         for name in sorted(fresh, key=_time):
             rows = spool.parse(io.read_bytes(io.join(self._folder, name)))
             if self._began < 0 and rows:

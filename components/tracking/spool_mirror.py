@@ -43,7 +43,7 @@ class Mirror:
         shutil.rmtree(self._local.parent / PICTURES, ignore_errors=True)
         if not io.exists(self._uri):
             return
-        for name in io.listing(self._pictures):
+        for name in io.list_names(self._pictures):
             io.write_bytes(str(self._local.parent / PICTURES / name), io.read_bytes(io.join(self._pictures, name)))
         self._local.write_bytes(io.read_bytes(self._uri).replace(self._there, self._here))
 
@@ -83,7 +83,7 @@ class Follower:
 
     def fetch(self) -> None:
         """Bring the copy, if it is another one than the last time. Raises `StorageError` where nothing answers."""
-        state = io.state(self._uri)
+        state = io.version(self._uri)
         if state and state != self._seen:
             io.write_bytes(str(self._local), io.read_bytes(self._uri))
             self._seen = state

@@ -138,12 +138,12 @@ def _unfinished(request: Request) -> dict[int, str]:
     """Whole checkpoints in the work folder by step; of several numeric classes the one that was written last."""
     found: dict[int, tuple[float, str]] = {}
     with store.guarded(request.root):
-        for family in io.listing(request.work):
-            for name in io.listing(io.join(request.work, family)):
+        for family in io.list_names(request.work):
+            for name in io.list_names(io.join(request.work, family)):
                 number, place = name.removeprefix(STEP), io.join(request.work, family, name)
                 if not (name.startswith(STEP) and number.isdigit()):
                     continue
-                written = io.changed(io.join(place, INDEX))
+                written = io.mtime(io.join(place, INDEX))
                 if written:
                     found[int(number)] = max(found.get(int(number), (written, place)), (written, place))
     return {step: place for step, (_, place) in found.items()}

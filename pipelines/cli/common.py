@@ -107,7 +107,7 @@ def display_path(uri: str) -> str:
     """An address for people: absolute where it is a local path, unchanged where it is remote."""
     from vim_core.storage import io
 
-    return str(io.local_path(uri).absolute()) if io.is_local(uri) else uri
+    return io.absolute(uri)
 
 
 def configure_logging(console: Console) -> None:

@@ -78,7 +78,7 @@ def _same(found: bytes, expected: bytes) -> str | None:
 
 
 def _listed(name: str, folder: str, absent: bool) -> str | None:
-    names = [path for path, _ in io.level(folder)] if not io.is_local(folder) else io.listing(folder)
+    names = [path for path, _ in io.list_entries(folder)] if not io.is_local(folder) else io.list_names(folder)
     return None if absent or name in names else "an object that was just created is not listed"
 
 
@@ -87,9 +87,9 @@ def _delete(uri: str) -> None:
     try:
         fs.rm_file(path)
     except Exception as error:
-        from vim_core.storage.errors import reason
+        from vim_core.storage.errors import explain
 
-        raise OSError(reason(error, uri)) from error
+        raise OSError(explain(error, uri)) from error
 
 
 def _tidy(folder: str, place: str, new: bool) -> None:

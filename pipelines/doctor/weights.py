@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,7 +40,7 @@ def source(subject: Subject) -> list[Finding]:
         return [ok("ingest.source", place)]
     try:
         there = io.exists(place)
-        empty = there and io.is_local(place) and io.local_path(place).is_dir() and not io.listing(place)
+        empty = there and io.is_local(place) and io.local_path(place).is_dir() and not io.list_names(place)
     except (StorageError, OSError) as error:
         return [fail("ingest.source", f"{place}: {error}", "")]
     if not there or empty:
@@ -147,8 +146,4 @@ def _hash(uri: str) -> str:
     fs, path = io.filesystem(uri)
     if int(fs.info(path)["size"]) > (LOCAL_MOST if io.is_local(uri) else REMOTE_MOST):
         return ""
-    digest = hashlib.sha256()
-    with io.open_read(uri) as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return io.checksum(uri)[1]

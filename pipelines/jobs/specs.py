@@ -97,7 +97,7 @@ def identity_of(uri: str) -> str:
 def stored(root: str) -> list[str]:
     """Names of the jobs that were ever sent from this root. Raises `StorageError`."""
     with store.guarded(root):
-        return [name for name in io.listing(io.join(root, FOLDER)) if NAME.fullmatch(name)]
+        return [name for name in io.list_names(io.join(root, FOLDER)) if NAME.fullmatch(name)]
 
 
 def write(root: str, identity: str, spec: JobSpec) -> bool:

@@ -50,7 +50,7 @@ def placed(cluster: Cluster, config: PipelineConfig, explicit: Collection[str] =
                 f"cluster {cluster.name}: run.root={run.root!r} is a folder of this machine; give `root` in the "
                 "profile, or run.root=gs://…, where every node can read and write"
             )
-        run = dataclasses.replace(run, root=str(io.local_path(run.root).absolute()))
+        run = dataclasses.replace(run, root=io.absolute(run.root))
     return dataclasses.replace(config, run=run)
 
 

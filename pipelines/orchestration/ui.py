@@ -86,7 +86,7 @@ def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], po
     chosen = free_port(port)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions", "-d", os.fspath(CODE)]
     command += ["--host", HOST, "--port", str(chosen), "--log-level", "warning"]
-    root = str(io.local_path(config.run.root).absolute()) if io.is_local(config.run.root) else config.run.root
+    root = io.absolute(config.run.root)
     environment = {
         "DAGSTER_HOME": os.fspath(history.home(config)),
         "VIM_PRESET": presets.absolute(preset),

@@ -106,7 +106,7 @@ def read(root: str, name: str) -> Schedule:
 def names(root: str) -> list[str]:
     """The schedules of a root, sorted."""
     with store.guarded(root):
-        found = [entry.removesuffix(".json") for entry in io.listing(folder(root)) if entry.endswith(".json")]
+        found = [entry.removesuffix(".json") for entry in io.list_names(folder(root)) if entry.endswith(".json")]
     return [name for name in found if NAME.fullmatch(name) and name != TAKEN]
 
 

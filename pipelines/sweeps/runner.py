@@ -64,8 +64,7 @@ def run(
         DataError: what all points share was not made yet, or there is no checkpoint; the message names the command.
     """
     bar = progress("sweep")
-    root = config.run.root
-    root = str(io.local_path(root).absolute()) if io.is_local(root) else root
+    root = io.absolute(config.run.root)
     try:
         with state.lock(root, sweep.name, bar.note):
             return _SweepRun(sweep, config, root, bar).execute(tags)

@@ -26,7 +26,9 @@ def folder(root: str, name: str) -> str:
 def names(root: str) -> list[str]:
     """Sweeps that were run in this root."""
     with store.guarded(root):
-        return [name for name in io.listing(io.join(root, SWEEPS)) if io.exists(io.join(root, SWEEPS, name, RESULTS))]
+        return [
+            name for name in io.list_names(io.join(root, SWEEPS)) if io.exists(io.join(root, SWEEPS, name, RESULTS))
+        ]
 
 
 def read(root: str, name: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 def artifacts(root: str) -> dict[str, Artifact]:
     """Every committed artifact below the root, by component."""
-    places = [path for path in io.files(root) if path.endswith("/manifest.json")]
+    places = [path for path in io.find_files(root) if path.endswith("/manifest.json")]
     found = [(f"{root}/{path}", store.parse(io.read_bytes(f"{root}/{path}"), path)) for path in places]
     return {manifest.component: Artifact(uri.removesuffix("/manifest.json"), manifest) for uri, manifest in found}
 
@@ -32,7 +32,7 @@ def test_the_whole_pipeline_lives_in_a_bucket(gcs: str, tmp_path: Path, monkeypa
     assert len(made) == 14
     for artifact in made.values():
         store.verify(artifact)
-    assert not [path for path in io.files(root) if path.startswith(".work/")]
+    assert not [path for path in io.find_files(root) if path.startswith(".work/")]
     results = json.loads(io.read_bytes(f"{root}/reports/smoke/results.json"))
     assert not any(results["reused"].values())
     assert io.exists(f"{root}/reports/smoke/report.html")

@@ -124,4 +124,4 @@ def test_points_run_on_a_ray_cluster(copied: Path, tmp_path: Path, monkeypatch: 
         )  # fmt: skip
     found = results(copied)
     assert found["counts"]["done"] == 2
-    assert len(io.listing(str(copied / "sample"))) == 2
+    assert len(io.list_names(str(copied / "sample"))) == 2

@@ -89,7 +89,7 @@ def test_tables_are_read_from_the_bucket(both: dict[str, dict[str, Result]]) -> 
 
 
 def test_no_unfinished_work_is_left(both: dict[str, dict[str, Result]], gcs: str) -> None:
-    assert [path for path in io.files(f"{gcs}/pipeline") if path.startswith(".work")] == []
+    assert [path for path in io.find_files(f"{gcs}/pipeline") if path.startswith(".work")] == []
 
 
 def test_what_is_finished_is_found_again(
@@ -111,7 +111,7 @@ def test_another_count_of_images_is_another_artifact_and_force_makes_one_again(
     forced = execute.execute("ingest", config_of(f"{gcs}/pipeline"), services(), force=True)
     assert forced.artifact.digest == before.digest
     assert forced.artifact.manifest.attempt != before.manifest.attempt
-    names = io.listing(before.folder)
+    names = io.list_names(before.folder)
     assert f"manifest-{before.manifest.created.replace(':', '')}.json" in names
     assert "manifest.json" in names
 
@@ -137,13 +137,13 @@ def test_a_killed_training_continues_from_the_bucket_bit_for_bit(both: dict[str,
     known = {"ingest": both["gs"]["ingest"].artifact}
     killed(config, 5, known)
     work = f"{gcs}/killed/.work/quantize/{whole.manifest.fingerprint}"
-    indices = [path for path in io.files(work) if path.endswith("/index.json")]
+    indices = [path for path in io.find_files(work) if path.endswith("/index.json")]
     # One is kept for its age; the best may be another one.
     assert f"{indices[-1].split('/')[0]}/step-00000004/index.json" == indices[-1]
     assert len(indices) <= 2
     # What a worker that died in the middle of its next checkpoint leaves: a shard that no index names.
     newest = f"{work}/{indices[-1].rsplit('/', 1)[0]}"
-    (shard,) = [name for name in io.listing(newest) if name.endswith(".safetensors")]
+    (shard,) = [name for name in io.list_names(newest) if name.endswith(".safetensors")]
     io.write_bytes(newest.replace("step-00000004", "step-00000006") + f"/{shard}", b"half a shard")
     # It continues on another machine, which has nothing of the first one's.
     shutil.rmtree(scratch(work))

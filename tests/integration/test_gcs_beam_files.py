@@ -42,7 +42,7 @@ def through_beam(build: Callable[[Any], Any]) -> None:
 
 def images(folder: str, split: str) -> ImageTable:
     """The table in the bucket, read by this project."""
-    return ImageTable([f"{folder}/out/{name}" for name in io.files(f"{folder}/out") if f"/{split}-" in name])
+    return ImageTable([f"{folder}/out/{name}" for name in io.find_files(f"{folder}/out") if f"/{split}-" in name])
 
 
 def test_beam_reads_a_table_in_a_bucket(gcs: str, tmp_path: Path) -> None:

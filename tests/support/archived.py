@@ -70,7 +70,7 @@ def leave_work(root: str, component: str, number: int, names: Sequence[str] = ("
 def there(root: str) -> set[str]:
     """The artifacts that readers find, as component/number."""
     found = set()
-    for path in io.files(root):
+    for path in io.find_files(root):
         if path.endswith("/manifest.json"):
             component, fingerprint, _ = path.split("/")
             made = store.load(root, component, fingerprint)

@@ -186,23 +186,23 @@ def _skipping(rank: int, world: int, folder: Path) -> None:
 
 def _one_cannot_write(rank: int, world: int, folder: Path) -> None:
     """Worker 1's disk is full at step 2: what both say of steps 2 and 4."""
-    from vim_core.storage import shards
+    from vim_core.storage import tensor_files
 
     said: list[str] = []
     runtime = runtime_of(rank, world)
     given = task("prior", folder, runtime)
     checkpoints = Checkpoints(str(folder / "full"), {}, runtime, note=said.append)
-    write = shards.write
+    write = tensor_files.write_tensors
 
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
     state = {f"t{i}": torch.full((3,), float(i)) for i in range(4)}
     if rank == 1:
-        shards.write = full  # type: ignore[assignment]
+        tensor_files.write_tensors = full  # type: ignore[assignment]
     checkpoints.save(2, state)
     first = checkpoints.settle()
-    shards.write = write
+    tensor_files.write_tensors = write
     checkpoints.save(4, state)
     second = checkpoints.settle()
     found = checkpoints.latest()

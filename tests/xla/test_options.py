@@ -30,7 +30,7 @@ from vim_core.config import (
 )
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.losses.perceptual import Perceptual
-from vim_core.models.identity import of_decoder
+from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.vit_vqgan import model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -185,7 +185,7 @@ def test_a_decoder_on_a_frozen_encoder_with_perception(
     assert rows[0]["perceptual"] > 0
     assert rows[-1]["loss"] < rows[0]["loss"]
     after = on_cpu(made[0].model)
-    assert [name for name in before if not of_decoder(name) and not torch.equal(after[name], before[name])] == []
+    assert [name for name in before if not is_decoder_tensor(name) and not torch.equal(after[name], before[name])] == []
     assert fallbacks() == []
 
 

@@ -197,7 +197,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Steps that have a folder."""
-        numbers = [name.removeprefix("step-") for name in io.listing(self.folder) if name.startswith("step-")]
+        numbers = [name.removeprefix("step-") for name in io.list_names(self.folder) if name.startswith("step-")]
         return sorted(int(number) for number in numbers if number.isdigit())
 
     def _committed(self) -> list[int]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vim_core.checkpoint.state import Piece
-from vim_core.storage import io, shards
+from vim_core.storage import io, tensor_files
 
 FORMAT = 2
 INDEX = "index.json"
@@ -67,8 +67,10 @@ def write_part(folder: str, name: str, pieces: dict[str, Piece]) -> Part:
         OSError: the store does not take it.
     """
     file = f"{name}.safetensors"
-    size, sha256 = shards.write(io.join(folder, file), {k: piece.value for k, piece in pieces.items()}, {})
-    tensors = {k: {"shape": p.shape, "dtype": shards.NAMES[p.value.dtype], "rows": p.rows} for k, p in pieces.items()}
+    values = {key: piece.value for key, piece in pieces.items()}
+    size, sha256 = tensor_files.write_tensors(io.join(folder, file), values, {})
+    dtypes = {name: tensor_files.DTYPE_NAMES[value.dtype] for name, value in values.items()}
+    tensors = {name: {"shape": p.shape, "dtype": dtypes[name], "rows": p.rows} for name, p in pieces.items()}
     return Part(file, size, sha256, tensors)
 
 
@@ -107,7 +109,7 @@ def verify(folder: str, part: Part) -> None:
         Damaged: it is gone, cut or changed.
     """
     try:
-        found = shards.digest(io.join(folder, part.file))
+        found = io.checksum(io.join(folder, part.file))
     except FileNotFoundError:
         raise Damaged(f"{part.file} is gone") from None
     if found != (part.bytes, part.sha256):
@@ -120,7 +122,7 @@ class Saved:
 
     folder: str
     index: Index
-    _open: dict[str, shards.Shard] = field(default_factory=dict)
+    _open: dict[str, tensor_files.TensorFile] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -139,7 +141,7 @@ class Saved:
     @cached_property
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         entries = {name: entry for part in self.index.parts for name, entry in part.tensors.items()}
-        return {name: (tuple(e["shape"]), shards.DTYPES[e["dtype"]]) for name, e in entries.items()}
+        return {name: (tuple(e["shape"]), tensor_files.DTYPES[e["dtype"]]) for name, e in entries.items()}
 
     def names(self) -> set[str]:
         """Of all tensors."""
@@ -170,5 +172,5 @@ class Saved:
             if a < b:
                 yield self._shard(file).rows(name, a - first, b - first)
 
-    def _shard(self, file: str) -> shards.Shard:
-        return self._open.setdefault(file, shards.Shard(io.join(self.folder, file)))
+    def _shard(self, file: str) -> tensor_files.TensorFile:
+        return self._open.setdefault(file, tensor_files.TensorFile(io.join(self.folder, file)))

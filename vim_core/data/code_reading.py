@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from vim_core.data.code_files import CodeFile, CodeMeta
 from vim_core.errors import DataError
 from vim_core.storage import io
 
-CHUNK = 1 << 20
 AGAIN = "run tokenize again with --force"
 
 
@@ -42,7 +40,7 @@ def opened(file: CodeFile) -> Iterator[Any]:
         DataError: it is missing, damaged, or not what the manifest says.
     """
     try:
-        with io.fetched(file.uri) as path:
+        with io.local_copy(file.uri) as path:
             _check_bytes(file, path)
             parquet = _parquet(file.uri, path)
             if file.rows is not None and parquet.metadata.num_rows != file.rows:
@@ -83,13 +81,9 @@ def _check_bytes(file: CodeFile, path: str) -> None:
         raise DataError(f"{file.uri}: {size} bytes, manifest says {file.bytes}; {AGAIN}")
     if not file.sha256:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != file.sha256:
-        found = digest.hexdigest()[:12]
-        raise DataError(f"{file.uri}: sha256 {found}…, manifest says {file.sha256[:12]}…: changed since; {AGAIN}")
+    sha256 = io.checksum(path)[1]
+    if sha256 != file.sha256:
+        raise DataError(f"{file.uri}: sha256 {sha256[:12]}…, manifest says {file.sha256[:12]}…: changed since; {AGAIN}")
 
 
 def _check_order(uri: str, table: Any, last: Any) -> Any:

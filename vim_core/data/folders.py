@@ -105,11 +105,11 @@ def _entry(root: Path, path: Path, linked_folder: bool) -> Entry:
 
 
 def _remote(source: str, folder: str) -> Iterator[tuple[str, Entry | None]]:
-    for name, info in io.level(io.join(source, folder) if folder else source):
+    for name, info in io.list_entries(io.join(source, folder) if folder else source):
         path = f"{folder}/{name}".lstrip("/")
         if not name.startswith("."):
             is_folder = info.get("type") == "directory"
-            yield name, None if is_folder else Entry(path, int(info.get("size") or 0), io.version(info))
+            yield name, None if is_folder else Entry(path, int(info.get("size") or 0), io.version_of(info))
 
 
 def held_out(key: str, test_fraction: float) -> str:

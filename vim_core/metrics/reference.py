@@ -7,7 +7,6 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 
 from vim_core.errors import DataError
 from vim_core.metrics.gaussian import Gaussian, checked_gaussian
+from vim_core.storage import io
 
 IMAGES = "arr_0"
-CHUNK = 1 << 20
 BLOCK = 64
 """Images read or written at once."""
 
@@ -53,7 +52,7 @@ def read_reference(path: str) -> Reference:
     if gaussian is None and images is None:
         found = ", ".join(sorted(names)) or "nothing"
         raise DataError(f"{path}: no reference statistics: holds {found}; expected mu and sigma, or images as {IMAGES}")
-    return Reference(_sha256(path), gaussian, spatial, images)
+    return Reference(io.checksum(path)[1], gaussian, spatial, images)
 
 
 def read_images(path: str, block: int = BLOCK) -> Iterator[NDArray[np.uint8]]:
@@ -187,11 +186,3 @@ def _read_header(stream: IO[bytes], path: str) -> tuple[int, ...]:
     if dtype != np.uint8 or fortran or len(shape) != 4 or shape[-1] != 3 or not all(shape):
         raise DataError(f"{path}: {IMAGES} is {dtype} of shape {shape}: expected uint8 images [N, H, W, 3]")
     return tuple(int(side) for side in shape)
-
-
-def _sha256(path: str) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(CHUNK):
-            found.update(block)
-    return found.hexdigest()

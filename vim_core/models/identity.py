@@ -10,22 +10,22 @@ import torch
 
 from vim_core.config import QuantizeConfig
 from vim_core.storage import io
-from vim_core.storage.shards import Shard
+from vim_core.storage.tensor_files import TensorFile
 from vim_core.weights.saving import read_config
 
-DECODER = ("from_code", "decoder", "decoder_head")
+DECODER_PARTS = ("from_code", "decoder", "decoder_head")
 """Parts behind the codebook; all others decide the codes."""
-SHAPE = ("image_size", "patch", "positions", "encoder", "codebook.codes", "codebook.dim", "codebook.l2", "tanh")
+CODE_SETTINGS = ("image_size", "patch", "positions", "encoder", "codebook.codes", "codebook.dim", "codebook.l2", "tanh")
 """Settings that give the same weights another meaning."""
-LATER = {"tanh": "head"}
+LATER_DEFAULTS = {"tanh": "head"}
 """Settings that joined them after digests were made, with the values that are left out of digests."""
 USAGE = "codebook.usage"
 """How often codes were used in training says nothing of which they are."""
 
 
-def of_decoder(name: str) -> bool:
+def is_decoder_tensor(name: str) -> bool:
     """Whether a tensor of the network belongs to the decoder's side."""
-    return name.split(".", 1)[0] in DECODER
+    return name.split(".", 1)[0] in DECODER_PARTS
 
 
 def setting(config: QuantizeConfig, key: str) -> object:
@@ -49,15 +49,15 @@ def encoder_digest(weights_uri: str, config_uri: str) -> str:
 
     config = read_config(config_uri, "vit_vqgan", "quantize", QuantizeConfig)
     # Codes are those of the padded batch: another size may round differently (contract 7).
-    known = {key: setting(config, key) for key in (*SHAPE, "encode_batch")}
-    settings = {key: value for key, value in known.items() if key not in LATER or LATER[key] != value}
+    known = {key: setting(config, key) for key in (*CODE_SETTINGS, "encode_batch")}
+    settings = {key: value for key, value in known.items() if key not in LATER_DEFAULTS or LATER_DEFAULTS[key] != value}
     settings |= {"encoder": asdict(config.encoder)}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    with io.fetched(weights_uri) as path:
+    with io.local_copy(weights_uri) as path:
         with safe_open(path, framework="np") as file:
-            names = sorted(name for name in file.keys() if not of_decoder(name) and name != USAGE)  # noqa: SIM118
+            names = sorted(name for name in file.keys() if not is_decoder_tensor(name) and name != USAGE)  # noqa: SIM118
         for name in names:
-            value = Shard(path).rows(name)
+            value = TensorFile(path).rows(name)
             found.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
             found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

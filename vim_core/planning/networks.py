@@ -18,7 +18,7 @@ from vim_core.config import (
 )
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
-from vim_core.models.identity import of_decoder
+from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.tasks.probe_gram import Gram
@@ -59,7 +59,7 @@ def tokenizer(config: QuantizeConfig) -> ViTVQGAN:
         model = ViTVQGAN(config)
     if config.freeze_encoder:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(of_decoder(name))
+            parameter.requires_grad_(is_decoder_tensor(name))
     return model
 
 

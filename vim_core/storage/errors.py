@@ -1,4 +1,4 @@
-"""What a remote store's errors mean to people: its libraries raise types of their own that share no base class."""
+"""Errors of remote stores as one-line `StorageError`; the client libraries' own types share no base class."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from collections.abc import Iterator
 
 from vim_core.errors import StorageError, VimError
 
-LIBRARIES = ("aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
-DENIED = ("forbidden", "anonymous caller", "access denied", "invalid credentials", "reauthentication")
-SILENT = (
+STORE_LIBRARIES = ("aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
+DENIED_WORDS = ("forbidden", "anonymous caller", "access denied", "invalid credentials", "reauthentication")
+CONNECTION_ERRORS = (
     "ClientConnectorError",
     "ClientConnectionError",
     "ServerDisconnectedError",
     "TransportError",
     "ConnectTimeout",
 )
-GOOGLE = ("gs", "gcs")
+GOOGLE_SCHEMES = ("gs", "gcs")
 
 
 @contextlib.contextmanager
-def answering(uri: str, missing: bool = True) -> Iterator[None]:
-    """Around calls to the remote store behind `uri`.
+def as_storage_errors(uri: str, missing: bool = True) -> Iterator[None]:
+    """Context around calls to the remote store of `uri` that converts their errors.
 
-    `missing` says that a missing file is an answer, as for readers; for writers it means that there is no bucket.
+    Args:
+        uri: named in the error.
+        missing: let `FileNotFoundError` pass, for readers; for writers it means that there is no bucket.
 
     Raises:
-        StorageError: anything that the store refused, with the address, the reason and what to do.
+        StorageError: the store failed or refused, with the address, the reason and what to do.
         FileNotFoundError: there is no such file, with `missing`.
     """
     try:
@@ -37,51 +39,44 @@ def answering(uri: str, missing: bool = True) -> Iterator[None]:
     except FileNotFoundError as error:
         if missing:
             raise
-        raise StorageError(f"{uri}: {reason(error, uri)}") from error
+        raise StorageError(f"{uri}: {explain(error, uri)}") from error
     except Exception as error:
-        raise StorageError(f"{uri}: {reason(error, uri)}") from error
+        raise StorageError(f"{uri}: {explain(error, uri)}") from error
 
 
-def of_store(error: BaseException) -> bool:
-    """Whether an error came out of a remote store, rather than of the code that was writing to it."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in LIBRARIES
+def is_store_error(error: BaseException) -> bool:
+    """True for an error of a remote store's client, False for one of the code that was writing to it."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in STORE_LIBRARIES
 
 
-def reason(error: BaseException, uri: str) -> str:
-    """In one line, why a remote store did not do what was asked, and what to do about it."""
+def explain(error: BaseException, uri: str) -> str:
+    """One line: why a call to a remote store failed and what to do about it."""
     scheme, _, rest = uri.partition("://")
     bucket = f"{scheme}://{rest.split('/')[0]}"
-    said = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError):
-        return f"cannot be opened here ({said}); {_package(scheme)}"
+        known = "the extra `gcp` of vim-image-modeling, or gcsfs"
+        package = f"install {known if scheme in GOOGLE_SCHEMES else f'the fsspec package for {scheme}://'}"
+        return f"cannot be opened here ({text}); {package}"
     if isinstance(error, FileNotFoundError):
-        make = f"make it (`gcloud storage buckets create {bucket}`)" if scheme in GOOGLE else "make it"
+        make = f"make it (`gcloud storage buckets create {bucket}`)" if scheme in GOOGLE_SCHEMES else "make it"
         return f"there is no bucket {bucket}, or it is hidden from this account; {make} or correct the address"
-    if _denied(error, said):
-        return f"{bucket} refuses this account ({said}); {_login(scheme)}"
-    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in SILENT:
-        emulated = os.environ.get("STORAGE_EMULATOR_HOST", "") if scheme in GOOGLE else ""
+    if _is_denied(error, text):
+        login = "log in to the store, and let this account read and write the bucket"
+        if scheme in GOOGLE_SCHEMES:
+            login = (
+                "log in by `gcloud auth application-default login` or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
+                ", and give the account the role Storage Object Admin on the bucket"
+            )
+        return f"{bucket} refuses this account ({text}); {login}"
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in CONNECTION_ERRORS:
+        emulated = os.environ.get("STORAGE_EMULATOR_HOST", "") if scheme in GOOGLE_SCHEMES else ""
         server = f"STORAGE_EMULATOR_HOST={emulated}" if emulated else "the store"
-        return f"no answer from {server} ({said}); look at the network and try again"
-    return said
+        return f"no answer from {server} ({text}); look at the network and try again"
+    return text
 
 
-def _denied(error: BaseException, said: str) -> bool:
+def _is_denied(error: BaseException, text: str) -> bool:
     if isinstance(error, PermissionError) or getattr(error, "code", None) in (401, 403):
         return True
-    return any(word in said.lower() for word in DENIED)
-
-
-def _package(scheme: str) -> str:
-    if scheme in GOOGLE:
-        return "install the extra `gcp` of vim-image-modeling, or gcsfs"
-    return f"install the fsspec package for {scheme}://"
-
-
-def _login(scheme: str) -> str:
-    if scheme not in GOOGLE:
-        return "log in to the store, and let this account read and write the bucket"
-    return (
-        "log in by `gcloud auth application-default login` or name a key file in GOOGLE_APPLICATION_CREDENTIALS, and "
-        "give the account the role Storage Object Admin on the bucket"
-    )
+    return any(word in text.lower() for word in DENIED_WORDS)

@@ -1,11 +1,13 @@
-"""One seam over local disk and remote stores (any fsspec address): read, write, commit exclusively.
+"""Files on local disks and in remote stores by one set of functions: read, list, write, create exclusively.
 
-What a remote store refuses is a `StorageError` that says why and what to do, from every function here.
+A URI is a local path or any fsspec address, such as gs://bucket/folder. Errors of a remote store's client become
+`StorageError` with the reason and what to do, in every function here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 import time
@@ -20,11 +22,13 @@ import fsspec
 from fsspec.spec import AbstractBufferedFile
 
 from vim_core.errors import StorageError
-from vim_core.storage.errors import answering, of_store, reason
+from vim_core.storage.errors import as_storage_errors, explain, is_store_error
 
 # gcsfs reads this at import: its bucket-type probe costs a minute per bucket on servers that do not know it.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+CHUNK = 16 * 1024 * 1024
+# Keys of `fsspec` file information, which differ by store, in order of preference.
 TIME_KEYS = ("mtime", "updated", "LastModified", "last_modified", "created")
 VERSION_KEYS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
@@ -41,6 +45,11 @@ def local_path(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
+def absolute(uri: str) -> str:
+    """The address without dependence on the working directory: a local one as absolute path, a remote one as it is."""
+    return str(local_path(uri).absolute()) if is_local(uri) else uri
+
+
 def join(base: str, *parts: str) -> str:
     """Join below `base`; parts must stay inside it (no '..', no absolute part), else `ValueError`."""
     for part in parts:
@@ -50,7 +59,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system of an address and the path inside it; it knows nothing yet of what lies there.
+    """The fsspec file system of an address and the path inside it; cached listings are dropped.
 
     Raises:
         StorageError: the address is of a kind that nothing installed here can read.
@@ -60,8 +69,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
-        raise StorageError(f"{uri}: {reason(error, uri)}") from error
-    # fsspec keeps listings, and one that is left over does not show what another process wrote since.
+        raise StorageError(f"{uri}: {explain(error, uri)}") from error
+    # A cached listing would not show what another process has written since.
     fs.invalidate_cache()
     return fs, path
 
@@ -69,65 +78,65 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def exists(uri: str) -> bool:
     """Whether a file or folder lies there."""
     fs, path = filesystem(uri)
-    with _asked(uri):
+    with _reading(uri):
         return bool(fs.exists(path))
 
 
-def listing(uri: str) -> list[str]:
+def list_names(uri: str) -> list[str]:
     """Names directly below a folder, sorted; empty where there is none."""
     fs, path = filesystem(uri)
-    with _asked(uri):
+    with _reading(uri):
         if not fs.exists(path):
             return []
         return sorted(item.rstrip("/").rsplit("/", 1)[-1] for item in fs.ls(path, detail=False))
 
 
-def files(uri: str) -> dict[str, dict[str, Any]]:
-    """What the store says of every file below a folder, by path below it, in path order; empty where there is none."""
+def find_files(uri: str) -> dict[str, dict[str, Any]]:
+    """File information of every file below a folder, by path relative to it, sorted; empty where there is none."""
     fs, base = filesystem(uri)
     try:
-        with _asked(uri):
-            found: dict[str, dict[str, Any]] = fs.find(base, detail=True)
+        with _reading(uri):
+            infos: dict[str, dict[str, Any]] = fs.find(base, detail=True)
     except FileNotFoundError:
         return {}
-    return {path.removeprefix(base.rstrip("/") + "/"): found[path] for path in sorted(found)}
+    return {path.removeprefix(base.rstrip("/") + "/"): infos[path] for path in sorted(infos)}
 
 
-def level(uri: str) -> list[tuple[str, dict[str, Any]]]:
-    """Names directly below a remote folder with what the store says of each; empty where there is none."""
+def list_entries(uri: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names directly below a remote folder with file information of each; empty where there is none."""
     fs, base = filesystem(uri)
-    place = base.rstrip("/")
+    folder = base.rstrip("/")
     try:
-        with _asked(uri):
-            found: list[dict[str, Any]] = fs.ls(place, detail=True)
+        with _reading(uri):
+            infos: list[dict[str, Any]] = fs.ls(folder, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     finally:
-        # A million listed files are not to stay in memory.
+        # Frees the memory of a listing of millions of files.
         fs.invalidate_cache()
-    named = [(str(info["name"]).rstrip("/"), info) for info in found]
+    entries = [(str(info["name"]).rstrip("/"), info) for info in infos]
     # Stores keep an empty object for a folder made by hand, and `ls` of a file gives the file itself.
-    return [(path.rsplit("/", 1)[-1], info) for path, info in named if path.startswith(place + "/")]
+    return [(path.rsplit("/", 1)[-1], info) for path, info in entries if path.startswith(folder + "/")]
 
 
-def version(info: dict[str, Any]) -> str:
-    """Of what a store says of a file, a text that changes with the content; '' where it says nothing of the kind."""
+def version_of(info: dict[str, Any]) -> str:
+    """A text that changes with the content of a file, from its file information; '' where that has none."""
     return next((f"{key}={info[key]}" for key in VERSION_KEYS if info.get(key)), "")
 
 
-def state(uri: str) -> str:
+def version(uri: str) -> str:
     """A text that changes with the content of a file, without reading it; '' where there is none."""
     fs, path = filesystem(uri)
     try:
-        with _asked(uri):
+        with _reading(uri):
             info = fs.info(path)
     except FileNotFoundError:
         return ""
-    return f"{info['size']} {version(info)}"
+    return f"{info['size']} {version_of(info)}"
 
 
-def modified(info: dict[str, Any]) -> float:
-    """Of what a store says of a file, when it was written, in Unix seconds; now where it does not say."""
+def mtime_of(info: dict[str, Any]) -> float:
+    """When a file was written, in Unix seconds, from its file information; now where that does not say."""
     for key in TIME_KEYS:
         value = info.get(key)
         if isinstance(value, datetime):
@@ -139,37 +148,38 @@ def modified(info: dict[str, Any]) -> float:
     return time.time()
 
 
-def changed(uri: str) -> float:
+def mtime(uri: str) -> float:
     """When a file was written, in Unix seconds by the store's clock; 0 where there is none."""
     fs, path = filesystem(uri)
     try:
-        with _asked(uri):
-            return modified(fs.info(path))
+        with _reading(uri):
+            return mtime_of(fs.info(path))
     except FileNotFoundError:
         return 0.0
 
 
 def make_folder(uri: str) -> None:
-    """Create a local folder and its parents; remote stores have none."""
+    """Create a local folder and its parents; does nothing for a remote store, which has no folders."""
     if is_local(uri):
         local_path(uri).mkdir(parents=True, exist_ok=True)
 
 
 def open_read(uri: str) -> IO[bytes]:
-    """Open for reading bytes."""
+    """Open for reading bytes. Raises `FileNotFoundError`."""
     fs, path = filesystem(uri)
-    # fsspec's plain cache: gcsfs would read ahead in tasks of its own, and complain of those that nobody waited for.
-    plain = {} if is_local(uri) else {"cache_type": "readahead"}
-    with _asked(uri):
-        stream: IO[bytes] = fs.open(path, "rb", **plain)
+    # gcsfs' own cache reads ahead in tasks and warns of those that nobody waited for; fsspec's does not.
+    options = {} if is_local(uri) else {"cache_type": "readahead"}
+    with _reading(uri):
+        stream: IO[bytes] = fs.open(path, "rb", **options)
     return stream
 
 
 @contextlib.contextmanager
 def open_write(uri: str) -> Iterator[IO[bytes]]:
-    """Open a new file as a stream; there when left without an error. Not atomic: name it elsewhere, last.
+    """Open a new file for writing bytes; it is complete once the context is left without an error.
 
-    After an error half a file may lie on a local disk; in a remote store there is none.
+    Not atomic: after an error an incomplete file may remain on a local disk (in a remote store none does), so record
+    the name elsewhere only after leaving.
     """
     if is_local(uri):
         local_path(uri).parent.mkdir(parents=True, exist_ok=True)
@@ -179,16 +189,22 @@ def open_write(uri: str) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         return
     fs, path = filesystem(uri)
-    with _told(uri):
-        remote: IO[bytes] = fs.open(path, "wb")
+    with _writing(uri):
+        remote: Any = fs.open(path, "wb")
     try:
         yield remote
     except BaseException as error:
-        _give_up(remote)
-        if of_store(error):
-            raise StorageError(f"{uri}: {reason(error, uri)}") from error
+        # Closing would publish what was written so far.
+        if isinstance(remote, AbstractBufferedFile):
+            with contextlib.suppress(Exception):
+                remote.discard()
+            remote.closed = True
+        else:
+            remote.close()
+        if is_store_error(error):
+            raise StorageError(f"{uri}: {explain(error, uri)}") from error
         raise
-    with _told(uri):
+    with _writing(uri):
         remote.close()
 
 
@@ -197,7 +213,7 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     if start == stop:
         return b""
     fs, path = filesystem(uri)
-    with _asked(uri):
+    with _reading(uri):
         data: Any = fs.cat_file(path, start=start, end=stop)
     return bytes(data)
 
@@ -205,14 +221,26 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises `FileNotFoundError`."""
     fs, path = filesystem(uri)
-    with _asked(uri):
+    with _reading(uri):
         data: Any = fs.cat_file(path)
     return bytes(data)
 
 
+def checksum(uri: str, sync: bool = False) -> tuple[int, str]:
+    """Size in bytes and sha256 of a file; `sync` writes a local one to the disk first. Raises `FileNotFoundError`."""
+    sha256, size = hashlib.sha256(), 0
+    with open_read(uri) as stream:
+        if sync and is_local(uri):
+            os.fsync(stream.fileno())
+        while chunk := stream.read(CHUNK):
+            sha256.update(chunk)
+            size += len(chunk)
+    return size, sha256.hexdigest()
+
+
 @contextlib.contextmanager
-def fetched(uri: str) -> Iterator[str]:
-    """A local path to read a large file from; a remote one is downloaded once and removed on leaving.
+def local_copy(uri: str) -> Iterator[str]:
+    """A local path of the file's content; a remote file is downloaded to a temporary file, removed on leaving.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -225,35 +253,46 @@ def fetched(uri: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "file")
-        with _asked(uri):
+        with _reading(uri):
             fs.get_file(path, target)
         yield target
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write or replace a file as one atomic act: readers see the old bytes or the new ones."""
+    """Write or replace a file atomically: readers see the old bytes or the new ones."""
     if is_local(uri):
-        target = local_path(uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _write_temporary(target, data)
-        temporary.replace(target)
+        _write_temporary(local_path(uri), data).replace(local_path(uri))
         return
     fs, path = filesystem(uri)
-    with _told(uri):
+    with _writing(uri):
         fs.pipe_file(path, data)
 
 
 def create_exclusive(uri: str, data: bytes) -> bool:
-    """Create a file that must not exist, whole or not at all; False where another writer was first.
+    """Create a file atomically unless it exists; False where another writer was first.
 
-    Local: a temporary file is written, synced and hard-linked to the name. Remote: one upload under the
-    precondition that no generation exists. An upload whose answer gets lost is sent again and meets its own file, so
-    a file of these very bytes counts as this writer's: `data` must tell writers apart.
+    Local: a temporary file is written, synced and hard-linked to the name. Remote: one upload under the precondition
+    that no generation exists. An upload whose response gets lost is sent again and meets its own file, so a file with
+    equal content counts as this writer's: `data` must differ between writers.
     """
     if is_local(uri):
-        return _link_exclusive(local_path(uri), data)
+        target = local_path(uri)
+        temporary = _write_temporary(target, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        # The link is durable only with its folder.
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return True
     fs, path = filesystem(uri)
-    with _told(uri):
+    with _writing(uri):
         try:
             fs.pipe_file(path, data, mode="create")
         except FileExistsError:
@@ -262,73 +301,8 @@ def create_exclusive(uri: str, data: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold off other processes of this machine that ask for the same lock file; the system frees it on any end."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def remove_tree(uri: str) -> None:
-    """Remove a file or folder with all below it; nothing happens where there is none."""
-    fs, path = filesystem(uri)
-    with _asked(uri):
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-
-
-def _asked(uri: str) -> AbstractContextManager[None]:
-    """Around reading: a remote store's own errors become `StorageError`, but a missing file stays one."""
-    return contextlib.nullcontext() if is_local(uri) else answering(uri)
-
-
-def _told(uri: str) -> AbstractContextManager[None]:
-    """Around writing, where a store that finds nothing has no such bucket."""
-    return contextlib.nullcontext() if is_local(uri) else answering(uri, missing=False)
-
-
-def _give_up(remote: Any) -> None:
-    """Leave a remote file unfinished: to close it would publish what was written so far."""
-    if not isinstance(remote, AbstractBufferedFile):
-        remote.close()
-        return
-    with contextlib.suppress(Exception):
-        remote.discard()
-    remote.closed = True
-
-
-def _write_temporary(target: Path, data: bytes) -> Path:
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    with open(temporary, "xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return temporary
-
-
-def _link_exclusive(target: Path, data: bytes) -> bool:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _write_temporary(target, data)
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return True
-
-
-@contextlib.contextmanager
-def staged(uri: str) -> Any:
-    """A local path to write a large file to; on leaving without an error it becomes `uri` atomically."""
+def staged(uri: str) -> Iterator[Path]:
+    """A local path to write a large file to; it becomes `uri` atomically on leaving without an error."""
     if is_local(uri):
         target = local_path(uri)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -345,5 +319,45 @@ def staged(uri: str) -> Any:
         temporary = Path(folder) / "file"
         yield temporary
         fs, path = filesystem(uri)
-        with _told(uri):
+        with _writing(uri):
             fs.put_file(str(temporary), path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock among the processes of this machine; the system frees it when the process ends."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def remove_tree(uri: str) -> None:
+    """Remove a file or a folder with its content; does nothing where there is none."""
+    fs, path = filesystem(uri)
+    with _reading(uri):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def _reading(uri: str) -> AbstractContextManager[None]:
+    """Convert the errors of a remote store's client to `StorageError`, but for `FileNotFoundError`."""
+    return contextlib.nullcontext() if is_local(uri) else as_storage_errors(uri)
+
+
+def _writing(uri: str) -> AbstractContextManager[None]:
+    """Convert the errors of a remote store's client to `StorageError`; a missing file means a missing bucket."""
+    return contextlib.nullcontext() if is_local(uri) else as_storage_errors(uri, missing=False)
+
+
+def _write_temporary(target: Path, data: bytes) -> Path:
+    """Write and sync a hidden file beside the target, whose folder is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    with open(temporary, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return temporary

@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor
 from vim_core.config import QuantizeConfig
 from vim_core.distributed.fsdp import local, rows_here
 from vim_core.errors import ConfigError, DataError
-from vim_core.models.identity import SHAPE, of_decoder, setting
+from vim_core.models.identity import CODE_SETTINGS, is_decoder_tensor, setting
 from vim_core.models.vit_vqgan import ViTVQGAN
-from vim_core.storage import io, shards
+from vim_core.storage import io, tensor_files
 from vim_core.weights.saving import read_config
 
 
@@ -51,7 +51,7 @@ def start(model: ViTVQGAN, config: QuantizeConfig, source: Source | None) -> Non
             raise DataError(f"{source.weights}: not a whole safetensors file ({error})") from None
     if config.freeze_encoder:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(of_decoder(name))
+            parameter.requires_grad_(is_decoder_tensor(name))
 
 
 @contextmanager
@@ -59,10 +59,10 @@ def _verified(uri: str, sha256: str) -> Iterator[str]:
     """A local path to the file while open, once it was found to be the one that is meant."""
     with ExitStack() as stack:
         try:
-            path = stack.enter_context(io.fetched(uri))
+            path = stack.enter_context(io.local_copy(uri))
         except FileNotFoundError:
             raise DataError(f"quantize.init_from: {uri} is gone") from None
-        found = shards.digest(path)[1]
+        found = io.checksum(path)[1]
         if found != sha256:
             rule = f"has sha256 {found[:12]}…, expected {sha256[:12]}…: it was changed"
             raise DataError(f"quantize.init_from: {uri} {rule}")
@@ -70,7 +70,7 @@ def _verified(uri: str, sha256: str) -> Iterator[str]:
 
 
 def _compare(config: QuantizeConfig, theirs: QuantizeConfig) -> None:
-    keys = [*SHAPE]
+    keys = [*CODE_SETTINGS]
     # Codes are those of the padded batch: another size may round differently (contract 7).
     keys += ["encode_batch"] if config.freeze_encoder else []
     keys += ["decoder"] if config.init_decoder == "load" else []
@@ -94,13 +94,13 @@ def _load(model: ViTVQGAN, path: str, decoder: bool, uri: str) -> None:
     # Not torch's form, which maps the whole file as one storage.
     with safe_open(path, framework="np") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    chosen = {name: shape for name, shape in shapes.items() if decoder or not of_decoder(name)}
-    own = {name: value for name, value in model.state_dict().items() if decoder or not of_decoder(name)}
+    chosen = {name: shape for name, shape in shapes.items() if decoder or not is_decoder_tensor(name)}
+    own = {name: value for name, value in model.state_dict().items() if decoder or not is_decoder_tensor(name)}
     odd = sorted(chosen.keys() ^ own.keys())
     odd += sorted(name for name in chosen.keys() & own.keys() if chosen[name] != tuple(own[name].shape))
     if odd:
         raise DataError(f"{uri} does not fit the tokenizer of these settings: {', '.join(odd[:8])}")
-    saved = shards.Shard(path)
+    saved = tensor_files.TensorFile(path)
     with torch.no_grad():
         for name, target in own.items():
             rows = rows_here(target) if isinstance(target, DTensor) else ()

@@ -45,7 +45,7 @@ def load_enhancing(uri: str, head_dim: int = HEAD_DIM) -> ViTVQGAN:
 
 def _read(uri: str) -> State:
     try:
-        with io.fetched(uri) as path:
+        with io.local_copy(uri) as path:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{uri}: no such file") from None

@@ -90,7 +90,7 @@ def fill(module: nn.Module, uri: str, device: str | torch.device = "cpu", dtype:
     if dtype is not None:
         module.to(dtype)
     try:
-        with io.fetched(uri) as path:
+        with io.local_copy(uri) as path:
             _check(module, path, uri, converts=dtype is not None)
             allocate(module, device)
             for name, target in module.state_dict().items():

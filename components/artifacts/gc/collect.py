@@ -129,8 +129,8 @@ def _remove(root: str, removal: Removal, rules: Rules) -> bool:
 def _came_to_use(root: str, removal: Removal, rules: Rules) -> bool:
     if removal.kind == UNFINISHED:
         with store.guarded(root):
-            there = io.files(io.join(root, _folder(removal)))
-        return any(io.modified(info) > rules.limit for info in there.values())
+            there = io.find_files(io.join(root, _folder(removal)))
+        return any(io.mtime_of(info) > rules.limit for info in there.values())
     now = store.load(root, *removal.place)
     return now is not None and any(
         f"{_named(removal.place)}/{each.path}" in removal.files for each in now.manifest.files

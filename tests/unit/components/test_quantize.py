@@ -12,7 +12,6 @@ import torch
 
 from components import quantize
 from components.artifacts import execute
-from components.artifacts.store import checksum
 from components.contract.api import Artifact
 from components.contract.fingerprint import merkle
 from tests.support import fakes, tiny_artifacts
@@ -21,6 +20,7 @@ from tests.support.tiny import pixels, quantize_config
 from vim_core.config import CodebookConfig, PipelineConfig, QuantizeConfig, RunConfig, StackConfig
 from vim_core.errors import ConfigError, DataError, NonFiniteError
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
+from vim_core.storage import io
 from vim_core.tasks.quantizer import QuantizerTask
 
 LARGER = StackConfig(blocks=2, heads=2, dim=24, mlp=40)
@@ -114,7 +114,7 @@ def test_folders_without_a_tokenizer_are_refused(images: Artifact, tmp_path: Pat
 def test_digest_is_that_of_the_files(tmp_path: Path) -> None:
     old = tiny_artifacts.tokenizer(tmp_path)
     names = ("config.json", "model.safetensors")
-    expected = merkle((name, checksum(f"{old.folder}/{name}")[1]) for name in names)
+    expected = merkle((name, io.checksum(f"{old.folder}/{name}")[1]) for name in names)
     assert quantize.source_state(finetuned(old.folder)) == expected
 
 

@@ -26,7 +26,7 @@ from tests.support.synthetic import artifact, context_of, everything, image_file
 from tests.support.tiny import pixels, prior_config, quantize_config
 from vim_core.config import CodebookConfig, PipelineConfig, RunConfig, SampleConfig, StackConfig, TokenizeConfig
 from vim_core.errors import LineageError
-from vim_core.models.identity import encoder_digest, of_decoder
+from vim_core.models.identity import encoder_digest, is_decoder_tensor
 
 OLD, NEW = {"tokenizer": "a" * 64, "encoder": "e" * 64}, {"tokenizer": "b" * 64, "encoder": "f" * 64}
 
@@ -172,7 +172,7 @@ def test_the_digest_sees_whatever_makes_codes_and_nothing_else(tmp_path: Path) -
     changed = str(tmp_path / "changed")
     for name, value in tensors.items():
         save_file({**tensors, name: value + 1}, changed)
-        decides = not of_decoder(name) and name != "codebook.usage"
+        decides = not is_decoder_tensor(name) and name != "codebook.usage"
         assert (encoder_digest(changed, config) != known) is decides, name
     text = Path(config).read_text()
     for key, now, other, decides in (("heads", 2, 4, True), ("encode_batch", 5, 6, True), ("seed", 0, 1, False)):

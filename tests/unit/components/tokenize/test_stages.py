@@ -101,12 +101,12 @@ def test_finished_files_are_read_from_one_listing(tmp_path: Path, monkeypatch: p
     for name in ("train-2", ".train-3.partial", "other"):
         (tmp_path / "codes" / name).write_text("")
     listed: list[str] = []
-    listing = io.listing
+    listing = io.list_names
 
     def record(uri: str) -> list[str]:
         listed.append(uri)
         return listing(uri)
 
-    monkeypatch.setattr(io, "listing", record)
+    monkeypatch.setattr(io, "list_names", record)
     assert finished_files(shards) == {shards[2].result}
     assert listed == [str(tmp_path / "codes")]

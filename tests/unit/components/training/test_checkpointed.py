@@ -108,7 +108,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
 
     def pruned(folder: str, *given: Any) -> dict[str, bytes]:
         if folder.endswith("step-00000006"):
-            for name in [name for name in io.listing(folder) if name.endswith(gone)]:
+            for name in [name for name in io.list_names(folder) if name.endswith(gone)]:
                 io.remove_tree(io.join(folder, name))
             if gone != "index.json":
                 monkeypatch.setattr(prior_checkpoint, "verify", lambda folder, part: None)
@@ -117,7 +117,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
     monkeypatch.setattr(prior_checkpoint, "files_of", pruned)
     with pytest.raises(DataError, match="checkpoint=6"):
         checkpointed.make(trained.config, 6)
-    assert io.files(io.join(trained.request.root, "prior")) == {}
+    assert io.find_files(io.join(trained.request.root, "prior")) == {}
     monkeypatch.undo()
 
 
@@ -126,7 +126,7 @@ def test_the_newest_is_sought_again_when_it_vanishes(trained: Trained, monkeypat
 
     def racing(config: PipelineConfig, step: int) -> Artifact:
         if step == 6:
-            for family in io.listing(trained.request.work):
+            for family in io.list_names(trained.request.work):
                 io.remove_tree(io.join(trained.request.work, family, "step-00000006"))
         return real(config, step)
 

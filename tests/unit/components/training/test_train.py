@@ -196,7 +196,7 @@ def test_compilation_is_part_of_the_numeric_class(
     outcome = prior.run(prior_config(compile="on"), {"codes": codes[0], "tokenizer": codes[1]}, ctx)
     assert compiled == [{"dynamic": False}]
     assert outcome.numeric["compiled"] is True
-    assert io.listing(io.join(ctx.work, "cpu-fp32-t1-compiled"))
+    assert io.list_names(io.join(ctx.work, "cpu-fp32-t1-compiled"))
     assert settings_of(prior_config(compile="on")) == settings_of(prior_config())
 
 

@@ -39,7 +39,7 @@ def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     assert "VIM_ROOT" in found[0].advice
 
 
-@pytest.mark.parametrize(("act", "name"), [("read", "read_bytes"), ("list", "level")])
+@pytest.mark.parametrize(("act", "name"), [("read", "read_bytes"), ("list", "list_entries")])
 def test_each_refused_act_is_named_with_its_permission(
     gcs: str, monkeypatch: pytest.MonkeyPatch, act: str, name: str
 ) -> None:

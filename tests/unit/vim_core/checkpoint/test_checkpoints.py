@@ -22,7 +22,7 @@ from vim_core.checkpoint.files import Saved
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError, ResumeError, StorageError
 from vim_core.optim.optimizers import adamw
-from vim_core.storage import io, shards
+from vim_core.storage import io, tensor_files
 
 Parts = tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]
 IDENTITY = {"component": "toy", "fingerprint": "f" * 20}
@@ -73,7 +73,7 @@ def tensors(found: Saved | None) -> dict[str, Tensor]:
 
 
 def steps_in(folder: str | Path) -> list[str]:
-    return [path.split("/")[0] for path in io.files(str(folder)) if path.endswith("/index.json")]
+    return [path.split("/")[0] for path in io.find_files(str(folder)) if path.endswith("/index.json")]
 
 
 def test_round_trip_continues_bit_equal(anywhere: str) -> None:
@@ -137,7 +137,7 @@ def test_nothing_there_is_a_start(anywhere: str) -> None:
 def test_a_damaged_newest_is_passed_over(anywhere: str, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = saved(anywhere, 1, 2)
     newest, index = f"{anywhere}/step-00000002", f"{anywhere}/step-00000002/index.json"
-    (shard,) = [f"{newest}/{name}" for name in io.listing(newest) if name.endswith(".safetensors")]
+    (shard,) = [f"{newest}/{name}" for name in io.list_names(newest) if name.endswith(".safetensors")]
     content = io.read_bytes(shard)
     if damage in ("cut", "empty", "flipped"):
         flipped = content[:-1] + bytes([content[-1] ^ 1])
@@ -173,7 +173,7 @@ def test_only_the_newest_are_kept_and_nothing_else_is_touched(anywhere: str) -> 
     checkpoints = saved(anywhere, 2, 4, 10, 100, keep=2)
     assert steps_in(anywhere) == ["step-00000010", "step-00000100"]
     # Half a checkpoint of the past is removed.
-    assert io.listing(anywhere) == ["notes.txt", "step-00000010", "step-00000100", "step-by-step.txt"]
+    assert io.list_names(anywhere) == ["notes.txt", "step-00000010", "step-00000100", "step-by-step.txt"]
     found = checkpoints.latest()
     assert found is not None
     assert found.step == 100
@@ -211,13 +211,13 @@ def test_an_evaluation_without_the_figure_is_an_error(tmp_path: Path) -> None:
 
 
 def test_training_goes_on_while_the_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    may, write = threading.Event(), shards.write
+    may, write = threading.Event(), tensor_files.write_tensors
 
     def slow(*arguments: Any) -> Any:
         may.wait(20)
         return write(*arguments)
 
-    monkeypatch.setattr(shards, "write", slow)
+    monkeypatch.setattr(tensor_files, "write_tensors", slow)
     checkpoints, training = made(tmp_path), trained(2)
     before = training.state()
     checkpoints.save(2, flatten(*training.parts))
@@ -248,7 +248,7 @@ def test_an_unfinished_write_is_never_read(anywhere: str, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         if where == "shard":
-            patch.setattr(shards, "_bytes", half)
+            patch.setattr(tensor_files, "_memory", half)
         else:
             patch.setattr(io, "write_bytes", dying)
         checkpoints.save(2, trained(2).state())
@@ -256,7 +256,7 @@ def test_an_unfinished_write_is_never_read(anywhere: str, monkeypatch: pytest.Mo
     found = made(anywhere).latest()
     assert found is not None
     assert found.step == 1
-    left = [name for name in io.files(anywhere) if name.startswith("step-00000002/")]
+    left = [name for name in io.find_files(anywhere) if name.startswith("step-00000002/")]
     assert "step-00000002/index.json" not in left
     assert len(left) == {"shard": 0, "index": 2}[where]
 

@@ -48,10 +48,10 @@ def test_every_way_to_write_is_read_in_every_way(anywhere: str, way: str, data: 
     assert io.read_bytes(uri) == data
     with io.open_read(uri) as stream:
         assert stream.read() == data
-    with io.fetched(uri) as path:
+    with io.local_copy(uri) as path:
         assert Path(path).read_bytes() == data
-    assert io.listing(io.join(anywhere, "deep")) == ["er"]
-    assert {name: info["size"] for name, info in io.files(anywhere).items()} == {"deep/er/a file": len(data)}
+    assert io.list_names(io.join(anywhere, "deep")) == ["er"]
+    assert {name: info["size"] for name, info in io.find_files(anywhere).items()} == {"deep/er/a file": len(data)}
 
 
 @settings(max_examples=20, deadline=None)
@@ -67,15 +67,15 @@ READERS: dict[str, Callable[[str], Any]] = {
     "bytes": io.read_bytes,
     "range": lambda uri: io.read_range(uri, 0, 4),
     "stream": io.open_read,
-    "fetched": lambda uri: io.fetched(uri).__enter__(),
+    "fetched": lambda uri: io.local_copy(uri).__enter__(),
 }
 
 
 def test_what_is_not_there(anywhere: str) -> None:
     uri = io.join(anywhere, "none")
     assert not io.exists(uri)
-    assert io.listing(uri) == []
-    assert io.files(uri) == {}
+    assert io.list_names(uri) == []
+    assert io.find_files(uri) == {}
     io.remove_tree(uri)
     for reader in READERS.values():
         with pytest.raises(FileNotFoundError):
@@ -92,11 +92,11 @@ def test_a_reader_that_is_dropped_leaves_no_task_behind(gcs: str) -> None:
 def test_folders_and_files_are_removed(anywhere: str) -> None:
     for name in ("a/b/1", "a/2", "c"):
         io.write_bytes(io.join(anywhere, name), b"x")
-    assert io.listing(anywhere) == ["a", "c"]
+    assert io.list_names(anywhere) == ["a", "c"]
     io.remove_tree(io.join(anywhere, "a", "2"))
-    assert io.listing(io.join(anywhere, "a")) == ["b"]
+    assert io.list_names(io.join(anywhere, "a")) == ["b"]
     io.remove_tree(io.join(anywhere, "a"))
-    assert io.listing(anywhere) == ["c"]
+    assert io.list_names(anywhere) == ["c"]
     assert not io.exists(io.join(anywhere, "a"))
 
 
@@ -107,14 +107,14 @@ def test_of_many_writers_at_once_one_creates(anywhere: str) -> None:
     assert won.count(True) == 1
     assert io.read_bytes(uri) == b"%d" % won.index(True)
     assert not io.create_exclusive(uri, b"late")
-    assert io.files(anywhere).keys() == {"manifest.json"}
+    assert io.find_files(anywhere).keys() == {"manifest.json"}
 
 
 def test_another_ones_writing_is_seen_at_once(anywhere: str) -> None:
     """A listing that this process made before must not answer for the store."""
     uri = io.join(anywhere, "folder", "a")
     io.write_bytes(uri, b"first")
-    io.listing(io.join(anywhere, "folder"))
+    io.list_names(io.join(anywhere, "folder"))
     # What another process has: nothing is shared but the store.
     other, path = fsspec.core.url_to_fs(uri, skip_instance_cache=True)
     other.pipe_file(path, b"second and longer")
@@ -148,7 +148,7 @@ def test_a_staged_file_that_fails_is_not_there(anywhere: str) -> None:
     with pytest.raises(ZeroDivisionError):
         failing(io.staged(uri), lambda path: Path(path).write_bytes(b"new"))
     assert io.read_bytes(uri) == b"old"
-    assert io.files(anywhere).keys() == {"table"}
+    assert io.find_files(anywhere).keys() == {"table"}
 
 
 class Rows:
@@ -206,7 +206,7 @@ def test_a_bucket_that_is_not_there_is_named(gcs: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*READERS, *WRITERS, "exists", "listing", "files", "remove"])
 def test_missing_credentials_are_named_with_the_remedy(gcs: str, name: str) -> None:
-    others = {"exists": io.exists, "listing": io.listing, "files": io.files, "remove": io.remove_tree}
+    others = {"exists": io.exists, "listing": io.list_names, "files": io.find_files, "remove": io.remove_tree}
     with pytest.raises(StorageError) as caught:
         (READERS | WRITERS | others)[name](f"gs://{PRIVATE}/deep/file")
     text = str(caught.value)
@@ -269,13 +269,13 @@ def test_when_a_file_was_written_is_known_everywhere(anywhere: str) -> None:
     before = time.time()
     io.write_bytes(uri, b"x")
     # Disks keep times in ticks of a few milliseconds.
-    assert before - 2 < io.changed(uri) < time.time() + 2
-    assert io.modified(io.files(anywhere)["a/b"]) == io.changed(uri)
-    assert io.changed(io.join(anywhere, "none")) == 0.0
+    assert before - 2 < io.mtime(uri) < time.time() + 2
+    assert io.mtime_of(io.find_files(anywhere)["a/b"]) == io.mtime(uri)
+    assert io.mtime(io.join(anywhere, "none")) == 0.0
 
 
 def test_times_are_read_in_every_form_a_store_gives_them() -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     for info in ({"mtime": moment.timestamp()}, {"created": moment}, {"updated": "2026-01-02T03:04:05Z"}):
-        assert io.modified(info) == moment.timestamp()
-    assert io.modified({"size": 1}) >= moment.timestamp()
+        assert io.mtime_of(info) == moment.timestamp()
+    assert io.mtime_of({"size": 1}) >= moment.timestamp()

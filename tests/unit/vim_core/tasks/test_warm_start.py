@@ -24,7 +24,7 @@ from tests.support.tiny import (
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, EntropyConfig, LossConfig, RestartConfig, StackConfig
 from vim_core.errors import ConfigError, DataError
-from vim_core.models.identity import DECODER, of_decoder
+from vim_core.models.identity import DECODER_PARTS, is_decoder_tensor
 from vim_core.models.vit_vqgan import load_tokenizer, model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
@@ -68,7 +68,7 @@ def test_a_frozen_encoder_keeps_its_codes_while_the_decoder_learns(
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     run(task)
     for name, value in task.model.state_dict().items():
-        assert torch.equal(value, before[name]) != of_decoder(name), name
+        assert torch.equal(value, before[name]) != is_decoder_tensor(name), name
     for name, data in task.export().items():
         (tmp_path / name).write_bytes(data)
     finetuned = load_tokenizer(str(tmp_path / "model.safetensors"), str(tmp_path / "config.json"))
@@ -84,9 +84,9 @@ def test_the_optimizer_holds_the_decoder_only(images: QuantizerData, source: Sou
     task = started(images, source, **FROZEN)
     held = {id(p) for group in task.optimizer.param_groups for p in group["params"]}
     trained = {name for name, p in task.model.named_parameters() if id(p) in held}
-    assert trained == {name for name, _ in task.model.named_parameters() if name.split(".")[0] in DECODER}
+    assert trained == {name for name, _ in task.model.named_parameters() if name.split(".")[0] in DECODER_PARTS}
     run(task, 1)
-    assert all((p.grad is not None) == of_decoder(name) for name, p in task.model.named_parameters())
+    assert all((p.grad is not None) == is_decoder_tensor(name) for name, p in task.model.named_parameters())
 
 
 def test_the_average_follows_the_decoder_and_keeps_the_encoder(images: QuantizerData, source: Source) -> None:
@@ -96,7 +96,7 @@ def test_the_average_follows_the_decoder_and_keeps_the_encoder(images: Quantizer
     run(task)
     shadow, own = task.ema.shadow.state_dict(), task.model.state_dict()
     for name, value in shadow.items():
-        if of_decoder(name):
+        if is_decoder_tensor(name):
             assert not torch.equal(value, before[name])
             assert not torch.equal(value, own[name])
         else:
@@ -120,7 +120,7 @@ def test_decoder_is_new_unless_it_is_asked_for(images: QuantizerData, source: So
     for kind, decoder in (("fresh", fresh), ("load", trained)):
         state = started(images, source, init_from="there", init_decoder=kind).model.state_dict()
         for name, value in state.items():
-            assert torch.equal(value, (decoder if of_decoder(name) else trained)[name]), name
+            assert torch.equal(value, (decoder if is_decoder_tensor(name) else trained)[name]), name
 
 
 def test_without_freezing_everything_learns(images: QuantizerData, source: Source) -> None:

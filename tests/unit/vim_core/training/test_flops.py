@@ -18,7 +18,7 @@ from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, 
 from vim_core.losses import terms as losses
 from vim_core.losses.soft_assignment import soft_assignment
 from vim_core.models.discriminator import Judge, make_discriminator
-from vim_core.models.identity import of_decoder
+from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN
 from vim_core.training import flops
@@ -75,7 +75,7 @@ def test_a_frozen_encoder_has_no_backward_pass() -> None:
     config = tokenizer(freeze_encoder=True, init_from="there", loss=LossConfig(perceptual=0.0))
     model = ViTVQGAN(config)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(of_decoder(name))
+        parameter.requires_grad_(is_decoder_tensor(name))
     whole = counted(lambda: model(torch.rand(BATCH, 3, 16, 16)).raw.square().mean().backward())
     parts = flops.quantizer_step(config)
     assert parts["generator"] + parts["lookup"] == whole

@@ -38,7 +38,7 @@ def test_the_newest_whole_one_and_the_best_stay_per_numeric_class(anywhere: str)
     done = collect(anywhere, Rules(), delete=True)
     assert [each.what for each in done.removals] == ["cpu-float32/step-00000010", "cpu-float32/step-00000040"]
     assert done.totals()["checkpoint"] > 0
-    left = {path.rsplit("/", 1)[0] for path in io.files(work) if path.endswith("index.json")}
+    left = {path.rsplit("/", 1)[0] for path in io.find_files(work) if path.endswith("index.json")}
     assert left == {"cpu-float32/step-00000020", "cpu-float32/step-00000030", "cuda-bfloat16/step-00000010"}
     assert collect(anywhere, Rules(), delete=True).removals == []
 

@@ -40,15 +40,15 @@ def test_what_nothing_needs_is_removed_and_the_rest_stays(anywhere: str) -> None
     other = make(anywhere, "quantize", 5, [images])
     make(anywhere, "tokenize", 6, [images, other])
     report(anywhere, "digits", {"tokenize": codes})
-    before = set(io.files(anywhere))
+    before = set(io.find_files(anywhere))
     planned = collect(anywhere, LATER)
-    assert set(io.files(anywhere)) == before
+    assert set(io.find_files(anywhere)) == before
     done = collect(anywhere, LATER, delete=True)
     assert [f"{each.place[0]}/{int(each.place[1], 16)}" for each in done.removals] == [
         "prior/4", "tokenize/6", "quantize/5",
     ]  # fmt: skip
     assert there(anywhere) == {"ingest/1", "quantize/2", "tokenize/3"}
-    assert not [path for path in io.files(anywhere) if path.startswith(("prior/", f"quantize/{key(5)}"))]
+    assert not [path for path in io.find_files(anywhere) if path.startswith(("prior/", f"quantize/{key(5)}"))]
     # The manifest's own bytes are the same under its other name.
     assert done.totals() == planned.totals()
     assert done.totals()["artifact"] == sum(each.bytes for each in planned.removals) > 0
@@ -104,7 +104,7 @@ def test_files_that_no_manifest_names_go(anywhere: str) -> None:
     assert names(done) == ["attempt ingest/1 data-first1", "attempt ingest/1 data-lost"]
     assert done.totals()["attempt"] == 15
     assert there(anywhere) == {"ingest/1"}
-    assert not [path for path in io.files(made.folder) if path.endswith(("x", "y", "late"))]
+    assert not [path for path in io.find_files(made.folder) if path.endswith(("x", "y", "late"))]
 
 
 def test_a_replaced_version_stays_while_something_was_made_from_it(root: str) -> None:
@@ -202,7 +202,7 @@ def test_what_comes_to_be_pinned_meanwhile_is_put_back_with_all_it_was_made_from
     done = collect(anywhere, LATER, delete=True, between=pinned)
     assert sorted(done.restored) == [f"ingest/{key(1)}", f"quantize/{key(2)}"]
     assert there(anywhere) == {"ingest/1", "quantize/2"}
-    assert not [path for path in io.files(anywhere) if "removed-" in path]
+    assert not [path for path in io.find_files(anywhere) if "removed-" in path]
 
 
 def test_a_pin_of_what_has_just_been_set_aside_is_refused(root: str) -> None:
