@@ -7,29 +7,30 @@ from typing import Any
 
 import dagster as dg
 
-from components.artifacts.execute import Result
+from components.artifacts.gates.table import GATES
 from components.contract import registry
 from components.engines.transient_errors import is_transient
 from components.tracking.progress import LineProgress
-from pipelines.orchestration import checks, metadata, session
+from pipelines.orchestration import metadata, session
 from vim_core.config import PipelineConfig
 
 FORCE_TAG, FROM_TAG = "vim/force", "vim/from"
 ACCELERATED = frozenset({"classify", "selector", "quantize", "prior", "sample", "select", "tradeoff", "probe"})
 """Components that want the accelerator for themselves."""
-FIRST_WAIT_S = 5
+FIRST_PAUSE_S = 5
+"""Before the first retry; each further one waits twice as long."""
 
 
 def build(config: PipelineConfig, run_session: dg.ResourceDefinition | None = None) -> dg.Definitions:
     """Assets, job and executor of a preset. `run_session` gives the `Session`; the default opens one per run.
 
-    Runs with a session of their own take turns on the accelerator; whoever brings one is asked by nobody to wait.
+    With the default, runs take turns on the accelerator through a pool; a given session is that of the only run.
     """
     pool = accelerator_pool(config) if run_session is None else None
     return dg.Definitions(
         assets=[asset(name, config, pool if name in ACCELERATED else None) for name in config.components],
         jobs=[dg.define_asset_job(job_name(config), description=f"Everything of the preset {config.preset}.")],
-        resources={"session": run_session or own_session(config)},
+        resources={"session": run_session or session_resource(config)},
         # The multiprocess executor imports everything again for each component, five seconds a time.
         executor=dg.in_process_executor,
     )
@@ -46,10 +47,10 @@ def accelerator_pool(config: PipelineConfig) -> str:
 
 
 def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.AssetsDefinition:
-    """The asset of one component with its quality gates.
+    """The asset of one component, with its quality gates as checks that block what depends on it.
 
     It is made again where its config says `force`, the run's tag `vim/force` is true, or the tag `vim/from` names it or
-    something before it.
+    something before it. Where a server or node was lost meanwhile, Dagster is asked to try again.
     """
     module = registry.component(name)
 
@@ -59,50 +60,58 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
         required_resource_keys={"session"},
         config_schema={"force": dg.Field(bool, default_value=False, description="Make it again although it exists.")},
         code_version=str(module.VERSION),
-        description=(module.__doc__ or name).strip().splitlines()[0],
+        description=_first_line(module.__doc__ or name),
         group_name=job_name(config),
-        check_specs=checks.specs(name),
+        check_specs=[
+            dg.AssetCheckSpec(gate, asset=name, blocking=True, description=_first_line(rule.__doc__ or gate))
+            for gate, rule in GATES.get(name, {}).items()
+        ],
         pool=pool,
     )
     def component(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         current: session.Session = context.resources.session
-        result = _made(context, current, name, config)
-        refused = current.judge(name)
-        if refused is not None:
-            current.error = refused
+        tags = context.run.tags
+        start = tags.get(FROM_TAG, "")
+        forced = bool(
+            context.op_execution_context.op_config["force"]
+            or tags.get(FORCE_TAG) == "true"
+            or (start and name in registry.downstream(start, config.components, config))
+        )
+        try:
+            result = current.run(name, forced)
+        except Exception as error:
+            if not is_transient(error) or context.retry_number >= config.run.restarts:
+                raise
+            current.error = None
+            context.log.warning(f"{name}: {error}: trying again")
+            pause = FIRST_PAUSE_S * 2**context.retry_number
+            raise dg.RetryRequested(config.run.restarts, pause) from error
+        failed = current.check_gates(name)
+        if failed is not None:
+            current.error = failed
         yield dg.MaterializeResult(
-            metadata=metadata.of_result(result, current),
+            metadata=metadata.materialization(result, current),
             data_version=dg.DataVersion(result.artifact.digest),
-            check_results=checks.results(current.verdicts[name]),
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=verdict.gate,
+                    passed=verdict.passed,
+                    severity=dg.AssetCheckSeverity.ERROR,
+                    description=verdict.text if verdict.passed else f"{verdict.text}. {verdict.remedy}",
+                    metadata=dict(verdict.figures),
+                )
+                for verdict in current.verdicts[name]
+            ],
         )
 
     return component
 
 
-def _made(context: dg.AssetExecutionContext, current: session.Session, name: str, config: PipelineConfig) -> Result:
-    """The component's artifact; where a server or node was lost meanwhile, Dagster is asked to try again."""
-    try:
-        return current.run(name, _forced(context, name, config))
-    except Exception as error:
-        if not is_transient(error) or context.retry_number >= config.run.restarts:
-            raise
-        current.error = None
-        context.log.warning(f"{name}: {error}: trying again")
-        wait = FIRST_WAIT_S * 2**context.retry_number
-        raise dg.RetryRequested(config.run.restarts, wait) from error
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
 
 
-def _forced(context: dg.AssetExecutionContext, name: str, config: PipelineConfig) -> bool:
-    tags = context.run.tags
-    start = tags.get(FROM_TAG, "")
-    return bool(
-        context.op_execution_context.op_config["force"]
-        or tags.get(FORCE_TAG) == "true"
-        or (start and name in registry.downstream(start, config.components, config))
-    )
-
-
-def own_session(config: PipelineConfig) -> dg.ResourceDefinition:
+def session_resource(config: PipelineConfig) -> dg.ResourceDefinition:
     """A session opened for each Dagster run and closed at its end."""
 
     def opened(context: dg.InitResourceContext) -> Iterator[session.Session]:

@@ -15,10 +15,10 @@ from vim_core.storage import io
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-FORMER = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
-"""What earlier versions wrote, to be brought up to date; a file that somebody changed stays as it is."""
+PREVIOUS_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+"""The file of earlier versions, which is brought up to date; a file that somebody changed stays as it is."""
 SETTINGS = (
-    FORMER
+    PREVIOUS_SETTINGS
     + """\
 # One component at a time on an accelerator; `dagster instance concurrency set accelerator/cuda 8` allows more.
 concurrency:
@@ -39,7 +39,7 @@ run_monitoring:
   free_slots_after_run_end_seconds: 30
 """
 )
-QUIET = {
+NO_OUTPUT_CAPTURE = {
     "compute_logs": {
         "module": "dagster._core.storage.noop_compute_log_manager",
         "class": "NoOpComputeLogManager",
@@ -47,14 +47,13 @@ QUIET = {
 }
 
 
-def home(config: PipelineConfig) -> Path:
-    """The Dagster home of this root, made ready; `DAGSTER_HOME` wins where it is set.
+def dagster_home(config: PipelineConfig) -> Path:
+    """The Dagster home of this root, created with its settings; `DAGSTER_HOME` wins where it is set.
 
     Raises `ConfigError` for a remote root without `DAGSTER_HOME`, `StorageError` where it cannot be written.
     """
-    given = os.environ.get("DAGSTER_HOME")
-    if given:
-        return Path(given)
+    if chosen := os.environ.get("DAGSTER_HOME"):
+        return Path(chosen)
     if not io.is_local(config.run.root):
         raise ConfigError(
             f"run.root={config.run.root!r}: Dagster's history cannot lie there; set DAGSTER_HOME to a local folder"
@@ -62,31 +61,31 @@ def home(config: PipelineConfig) -> Path:
     folder = io.local_path(config.run.root).absolute() / "dagster"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = folder / "dagster.yaml"
-        if not written.exists() or written.read_text() == FORMER:
-            io.write_bytes(str(written), SETTINGS.encode())
+        settings = folder / "dagster.yaml"
+        if not settings.exists() or settings.read_text() == PREVIOUS_SETTINGS:
+            io.write_bytes(str(settings), SETTINGS.encode())
     except OSError as error:
         raise StorageError(f"run.root={config.run.root!r}: {error.strerror}; give a folder you may write to") from error
     return folder
 
 
 def instance(config: PipelineConfig) -> DagsterInstance:
-    """The history for runs in this process; output is not captured, because that hides the terminal from bars."""
+    """The history for runs in this process; output is not captured, because that would hide progress bars."""
     from dagster import DagsterInstance
     from dagster._core.instance.ref import InstanceRef
 
-    folder = home(config)
-    # Two that open a new history at once both create its tables, and one fails.
+    folder = dagster_home(config)
+    # Two processes that open a new history at once both create its tables, and one fails.
     with io.locked(folder / "opening.lock"):
-        return DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=QUIET))
+        return DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=NO_OUTPUT_CAPTURE))
 
 
-def settle(instance: DagsterInstance) -> None:
-    """End the runs whose process on this machine was killed: they would hold their turns for good."""
+def fail_dead_runs(instance: DagsterInstance) -> None:
+    """Mark runs as failed whose process on this machine was killed: they would occupy their pool's slots for good."""
     from dagster import DagsterRunStatus, RunsFilter
 
-    open_ones = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(filters=RunsFilter(statuses=open_ones)):
+    unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(filters=RunsFilter(statuses=unfinished)):
         owner = {name.replace("vim/", "vim.", 1): value for name, value in run.tags.items()}
         if owner.get("vim.host") == socket.gethostname() and owner_gone(owner):
             instance.report_run_failed(

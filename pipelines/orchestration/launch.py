@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from components.contract import registry
 from components.tracking.progress import ClosingProgress
 from pipelines.orchestration import history, session
-from pipelines.orchestration.session import Places
+from pipelines.orchestration.session import RunOverrides
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
@@ -20,7 +20,7 @@ SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 def plan(config: PipelineConfig, target: str | None, only: bool = False, start: str = "") -> list[str]:
     """The components to bring up to date, in flow order: all, or `target` and what it needs, or `only` target.
 
-    With `start`, these are `start`, what is made from it on the way to `target`, and what those need; see `remade`.
+    With `start`, these are `start`, what is made from it on the way to `target`, and what those need.
 
     Raises:
         ConfigError: a target that is no component, or not one of this preset; one that is not made from `start`.
@@ -35,27 +35,21 @@ def plan(config: PipelineConfig, target: str | None, only: bool = False, start: 
     return [target] if only else [*registry.upstream(target, config.components, config), target]
 
 
-def remade(config: PipelineConfig, names: list[str], start: str) -> list[str]:
-    """Those of `names` that are made again when everything from `start` on is: it, and what is made from it."""
-    return [name for name in registry.downstream(start, config.components, config) if name in names]
-
-
 def _plan_from(config: PipelineConfig, target: str | None, only: bool, start: str) -> list[str]:
     components = config.components
     for name in (start, target or start):
         _check(config, name)
     if only:
         raise ConfigError(f"--only and --from={start}: one says a single component, the other says several; give one")
-    made = registry.downstream(start, components, config)
-    if target is not None and target not in made:
+    remade = registry.downstream(start, components, config)
+    if target is not None and target not in remade:
         raise ConfigError(
-            f"--from={start}: {target} is not made from {start}; those are {', '.join(made[1:]) or 'none'}"
+            f"--from={start}: {target} is not made from {start}; those are {', '.join(remade[1:]) or 'none'}"
         )
     if target is not None:
-        wanted = {target, *registry.upstream(target, components, config)}
-        made = [name for name in made if name in wanted]
-    needed = {source for name in made for source in registry.upstream(name, components, config)}
-    return registry.in_flow_order(needed | set(made))
+        remade = [name for name in remade if name in {target, *registry.upstream(target, components, config)}]
+    needed = {source for name in remade for source in registry.upstream(name, components, config)}
+    return registry.in_flow_order(needed | set(remade))
 
 
 def _check(config: PipelineConfig, name: str) -> None:
@@ -68,56 +62,47 @@ def _check(config: PipelineConfig, name: str) -> None:
 
 def run(
     config: PipelineConfig, names: list[str], forced: list[str], progress: Callable[[str], ClosingProgress],
-    places: Places = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}), start: str = "",
+    run_overrides: RunOverrides = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}), start: str = "",
 ) -> session.Session:  # fmt: skip
     """Execute `names`; `forced` ones, and all from `start` on, although they exist. Returns the closed session.
 
-    `places` are fields of `run` by component, `tags` those of the run in MLflow and Dagster, such as the cluster's job.
+    `run_overrides` are fields of `run` by component, `tags` those of the run in MLflow and Dagster, such as the
+    cluster's job.
 
     Raises:
         GateError: an artifact fails a quality gate; what is made from it was not started.
         KeyboardInterrupt: when interrupted; finished components keep their artifacts.
         VimError: or another error, as a component raises it.
     """
-    forced = [*forced, *(remade(config, names, start) if start else [])]
-    run_id = str(uuid.uuid4())
-    instance = history.instance(config)
-    try:
-        current = session.begin(config, progress, run_id, places, tags)
-        try:
-            _in_process(current, instance, run_id, names, forced, tags)
-        finally:
-            current.close()
-    finally:
-        instance.dispose()
-    return current
-
-
-def _in_process(
-    current: session.Session, instance: Any, run_id: str, names: list[str], forced: list[str], tags: Mapping[str, str]
-) -> None:
     import dagster
 
     from pipelines.orchestration import assets, metadata
 
-    definitions = assets.build(current.config, dagster.ResourceDefinition.hardcoded_resource(current))
-    options = {"ops": {name: {"config": {"force": True}} for name in forced}}
-    try:
-        result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
-            run_config={**SILENT, **options},
-            instance=instance,
-            asset_selection=[dagster.AssetKey(name) for name in names],
-            run_id=run_id,
-            tags={**metadata.run_tags(current.config), **tags},
-            raise_on_error=False,
-        )
-    except dagster.DagsterExecutionInterruptedError as error:
-        current.error = error
-        raise KeyboardInterrupt from error
-    if isinstance(current.error, dagster.DagsterExecutionInterruptedError):
-        raise KeyboardInterrupt from current.error
-    if current.error is not None:
-        raise current.error
-    if not result.success:
-        reasons = [str(event.message) for event in result.all_events if event.is_failure]
-        raise RuntimeError(f"Dagster run {run_id} failed outside the components: {'; '.join(reasons)}")
+    remade = registry.downstream(start, config.components, config) if start else []
+    options = {"ops": {name: {"config": {"force": True}} for name in names if name in {*forced, *remade}}}
+    run_id = str(uuid.uuid4())
+    with (
+        history.instance(config) as instance,
+        contextlib.closing(session.begin(config, progress, run_id, run_overrides, tags)) as current,
+    ):
+        definitions = assets.build(config, dagster.ResourceDefinition.hardcoded_resource(current))
+        try:
+            result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+                run_config={**SILENT, **options},
+                instance=instance,
+                asset_selection=[dagster.AssetKey(name) for name in names],
+                run_id=run_id,
+                tags={**metadata.run_tags(config), **tags},
+                raise_on_error=False,
+            )
+        except dagster.DagsterExecutionInterruptedError as error:
+            current.error = error
+            raise KeyboardInterrupt from error
+        if isinstance(current.error, dagster.DagsterExecutionInterruptedError):
+            raise KeyboardInterrupt from current.error
+        if current.error is not None:
+            raise current.error
+        if not result.success:
+            reasons = [str(event.message) for event in result.all_events if event.is_failure]
+            raise RuntimeError(f"Dagster run {run_id} failed outside the components: {'; '.join(reasons)}")
+    return current

@@ -1,4 +1,4 @@
-"""What Dagster shows of an artifact and of a run: figures, pictures, places, tags."""
+"""Metadata of Dagster's materializations (metrics, pictures, links) and tags of its runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
 INLINE_BYTES = 300_000
-"""Larger pictures are named by their place: each event is kept in Dagster's database."""
+"""Larger pictures are given by their address: each event is stored in Dagster's database."""
 
 
-def of_result(result: Result, current: Session) -> dict[str, Any]:
-    """Metadata of a materialization: headline figures first, then pictures, links and the rest of the manifest."""
+def materialization(result: Result, current: Session) -> dict[str, Any]:
+    """Metadata of an asset: headline metrics first, then pictures, links and the rest of the manifest."""
     artifact = result.artifact
     manifest = artifact.manifest
     headlines = [name for name in HEADLINES.get(manifest.component, ()) if name in manifest.metrics]
@@ -47,13 +47,21 @@ def of_result(result: Result, current: Session) -> dict[str, Any]:
 
 
 def pictures(artifact: Artifact) -> dict[str, Any]:
-    """The newest picture of each kind, inline where it is small."""
-    newest: dict[str, Any] = {}
-    for entry in sorted(artifact.manifest.files, key=lambda each: each.name):
+    """The newest picture of each kind, inline where it is small, else its address."""
+    newest = {}
+    for entry in sorted(artifact.manifest.files, key=lambda file: file.name):
         if entry.name.endswith(".png"):
             kind = re.sub(r"-\d+$", "", entry.name.removesuffix(".png").removeprefix("pictures/"))
             newest[f"picture/{kind}"] = entry
-    return {key: _picture(artifact.uri(entry.name), key, entry.bytes) for key, entry in newest.items()}
+    values: dict[str, Any] = {}
+    for key, entry in newest.items():
+        uri = artifact.uri(entry.name)
+        if entry.bytes > INLINE_BYTES:
+            values[key] = dg.MetadataValue.path(uri)
+        else:
+            data = base64.b64encode(io.read_bytes(uri)).decode()
+            values[key] = dg.MetadataValue.md(f"![{key}](data:image/png;base64,{data})")
+    return values
 
 
 def mlflow_url(current: Session, run_id: str) -> str:
@@ -63,15 +71,8 @@ def mlflow_url(current: Session, run_id: str) -> str:
 
 
 def run_tags(config: PipelineConfig) -> dict[str, str]:
-    """Tags of a Dagster run: what was asked, of which code, and whose process does it."""
+    """Tags of a Dagster run: preset, fingerprint of its settings, commit, and the process that executes it."""
     tags = {"vim/preset": config.preset, "vim/fingerprint": config_fingerprint(config)}
     commit = next(iter(commit_tag().values()), "")
     tags |= {"vim/commit": commit} if commit else {}
     return tags | {name.replace("vim.", "vim/", 1): value for name, value in owner_tags().items()}
-
-
-def _picture(uri: str, name: str, size: int) -> Any:
-    if size > INLINE_BYTES:
-        return dg.MetadataValue.path(uri)
-    data = base64.b64encode(io.read_bytes(uri)).decode()
-    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{data})")

@@ -68,7 +68,13 @@ class Server:
     def wait_ready(self, timeout_s: float = READY_S) -> None:
         """Wait until it answers. Raises `ServerError` when it ends before, or takes too long."""
         deadline = time.monotonic() + timeout_s
-        while not self._answers():
+        while True:
+            with (
+                contextlib.suppress(urllib.error.URLError, OSError),
+                urllib.request.urlopen(f"{self.address}{self.health}", timeout=5) as answer,
+            ):
+                if answer.status == 200:
+                    return
             self.check()
             if time.monotonic() > deadline:
                 raise ServerError(
@@ -98,10 +104,3 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             if self._process is not None:
                 os.killpg(self._process.pid, number)
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.address}{self.health}", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False

@@ -23,40 +23,50 @@ from vim_core.storage import io
 log = logging.getLogger(__name__)
 MLFLOW_URL = "VIM_MLFLOW_URL"
 """Environment variable with the address at which people see MLflow, where runs are tracked in a database."""
-Places = Mapping[str, Mapping[str, Any]]
+RunOverrides = Mapping[str, Mapping[str, Any]]
 """By component, fields of `run` that differ from the preset's: where this one runs, never what comes out."""
 
 
 @dataclass
 class Session:
-    """What one run of a preset did so far; made by `begin`, ended by `close`.
+    """The state of one run of a preset; made by `begin`, ended by `close`.
 
-    `results` is by component in the order of execution, `verdicts` what the quality gates say of each artifact that was
-    looked at; `error` is what stopped the run.
+    `results` is by component in the order of execution, `verdicts` the outcomes of the quality gates of each artifact
+    that was checked; `error` is what stopped the run, `page` the published report.
     """
 
     config: PipelineConfig
     progress: Callable[[str], ClosingProgress]
     tracking: tracker.Tracking
-    places: Places = field(default_factory=dict)
+    run_overrides: RunOverrides = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
     page: str = ""
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
     _known: Known = field(default_factory=dict)
-    _bar: ClosingProgress | None = None
 
     def run(self, name: str, force: bool = False) -> Result:
         """Make or reuse one component's artifact; its inputs must exist.
 
         Raises:
-            GateError: something that it is made from has failed a quality gate.
+            GateError: something that it is made from has failed a quality gate, whenever that was made.
             VimError: or another error, as the component raises it.
         """
+        bars: list[ClosingProgress] = []
+
+        def begin_bar(title: str) -> Progress:
+            bars.append(self.progress(title))
+            return bars[-1]
+
         try:
-            self._pass_gates(name)
-            services = Services(self._begin_bar, self.tracking.component)
-            result = execute.execute(name, self._placed(name), services, force, self._known)
+            for source in registry.upstream(name, self.config.components, self.config):
+                failed = self.check_gates(source)
+                if failed is not None:
+                    raise failed
+            overrides = self.run_overrides.get(name, {})
+            config = replace(self.config, run=replace(self.config.run, **overrides)) if overrides else self.config
+            services = Services(begin_bar, self.tracking.component)
+            result = execute.execute(name, config, services, force, self._known)
             self.results[name] = result
             self.verdicts.pop(name, None)
             self.tracking.finished(name, result.artifact, result.reused)
@@ -67,39 +77,24 @@ class Session:
             self.error = error
             raise
         finally:
-            if self._bar is not None:
-                self._bar.close()
+            for bar in bars:
+                bar.close()
 
-    def judge(self, name: str) -> GateError | None:
-        """What the quality gates say of an artifact that is there, as the error that stops what follows, or None."""
+    def check_gates(self, name: str) -> GateError | None:
+        """The error that stops what depends on an existing artifact which fails a quality gate, or None."""
         artifact = execute.find(name, self.config, self._known)
         if artifact is None:
             return None
         if name not in self.verdicts:
             sources = registry.inputs_of(name, self.config.components, self.config)
-            found = {key: execute.find(source, self.config, self._known) for key, source in sources.items()}
-            inputs = {key: each for key, each in found.items() if each is not None}
+            existing = {key: execute.find(source, self.config, self._known) for key, source in sources.items()}
+            inputs = {key: source for key, source in existing.items() if source is not None}
             self.verdicts[name] = table.judge(name, self.config, artifact, inputs)
         return table.refusal(artifact, self.verdicts[name])
-
-    def _pass_gates(self, name: str) -> None:
-        """Raise `GateError` where something before `name` has failed a gate, whenever that was made."""
-        for source in registry.upstream(name, self.config.components, self.config):
-            refused = self.judge(source)
-            if refused is not None:
-                raise refused
 
     def close(self) -> None:
         """End the MLflow run with how this run went."""
         self.tracking.close(tracker.ending(self.error))
-
-    def _placed(self, name: str) -> PipelineConfig:
-        place = self.places.get(name, {})
-        return replace(self.config, run=replace(self.config.run, **place)) if place else self.config
-
-    def _begin_bar(self, name: str) -> Progress:
-        self._bar = self.progress(name)
-        return self._bar
 
     def _publish(self, artifact: Artifact) -> None:
         from components.report import component as report
@@ -118,11 +113,11 @@ class Session:
 
 def begin(
     config: PipelineConfig, progress: Callable[[str], ClosingProgress], dagster_run: str = "",
-    places: Places = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
+    run_overrides: RunOverrides = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Session:  # fmt: skip
     """Open the MLflow run with `tags`. Raises `ConfigError` for a tracking address that contradicts the root."""
     own = {"dagster/run_id": dagster_run} if dagster_run else {}
-    return Session(config, progress, tracker.open_run(config, {**own, **tags}), places)
+    return Session(config, progress, tracker.open_run(config, {**own, **tags}), run_overrides)
 
 
 def report_folder(config: PipelineConfig) -> str:

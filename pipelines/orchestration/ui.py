@@ -88,7 +88,7 @@ def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], po
     command += ["--host", HOST, "--port", str(chosen), "--log-level", "warning"]
     root = io.absolute(config.run.root)
     environment = {
-        "DAGSTER_HOME": os.fspath(history.home(config)),
+        "DAGSTER_HOME": os.fspath(history.dagster_home(config)),
         "VIM_PRESET": presets.absolute(preset),
         "VIM_OVERRIDES": shlex.join([*overrides, f"run.root={root}"]),
         "PYTHONPATH": os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")])),
@@ -99,7 +99,7 @@ def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], po
 
 def _log_file(config: PipelineConfig, name: str) -> Path:
     # Not `logs`: Dagster empties that one.
-    return history.home(config) / "server-logs" / f"{name}.log"
+    return history.dagster_home(config) / "server-logs" / f"{name}.log"
 
 
 def _print_address(console: Console, name: str, address: str) -> None:

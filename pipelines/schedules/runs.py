@@ -36,7 +36,7 @@ def sensor(config: PipelineConfig, jobs: Sequence[dg.JobDefinition]) -> dg.Senso
         description="Runs sweeps by `vimctl sweep schedule`: at cron's ticks and at new checkpoints.",
     )
     def sweep_schedules(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        history.settle(context.instance)
+        history.fail_dead_runs(context.instance)
         schedules, wrong = files.everything(root)
         for text in wrong:
             context.log.error(text)
@@ -73,7 +73,7 @@ def job(config: PipelineConfig, name: str, pool: str | None) -> dg.JobDefinition
         except Exception as error:
             if not is_transient(error):
                 raise
-            raise dg.RetryRequested(restarts, assets.FIRST_WAIT_S * 2**context.retry_number) from error
+            raise dg.RetryRequested(restarts, assets.FIRST_PAUSE_S * 2**context.retry_number) from error
 
     @dg.job(name=name, description=f"A scheduled sweep; started by the sensor {SENSOR}.")
     def scheduled() -> None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.support.common import CONF, REPOSITORY, environment
+from tests.support.common import REPOSITORY, environment
 
 OPEN = """
-from components import settings
+from pipelines import presets
 from pipelines.orchestration import history
 import dagster, sys
-loaded = settings.load({preset!r})
+config = presets.load("smoke", [])
 print("ready", flush=True)
 sys.stdin.readline()
-with history.instance(loaded) as opened:
+with history.instance(config) as opened:
     opened.get_runs()
 """
 
 
 def test_opening_a_new_history_at_once(root: str) -> None:
-    command = [sys.executable, "-c", OPEN.format(preset=str(CONF / "smoke.yaml"))]
+    command = [sys.executable, "-c", OPEN]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     started = [
         subprocess.Popen(command, cwd=REPOSITORY, env=environment(root), text=True, **pipes)  # type: ignore[call-overload]

@@ -118,7 +118,7 @@ def test_dagster_keeps_the_history_below_the_root(flow: Any, monkeypatch: pytest
         metadata = event.asset_materialization.metadata
         assert metadata["reused"].value is True
         assert metadata["metric/rows"].value == 3.0
-    assert "enabled: false" in (history.home(flow.config) / "dagster.yaml").read_text()
+    assert "enabled: false" in (history.dagster_home(flow.config) / "dagster.yaml").read_text()
 
 
 def test_a_failed_gate_stops_what_follows_and_says_what_to_do(flow: Any) -> None:
@@ -176,7 +176,6 @@ def test_from_makes_a_component_and_what_depends_on_it_again(flow: Any) -> None:
 def test_from_on_the_way_to_a_component(flow: Any) -> None:
     flow.config.components = ["ingest", "quantize", "tokenize", "prior"]
     assert launch.plan(flow.config, "tokenize", start="quantize") == ["ingest", "quantize", "tokenize"]
-    assert launch.remade(flow.config, ["ingest", "quantize", "tokenize"], "quantize") == ["quantize", "tokenize"]
     assert launch.plan(flow.config, None, start="prior") == ["ingest", "quantize", "tokenize", "prior"]
 
 
@@ -199,7 +198,7 @@ def test_from_refuses_what_makes_no_sense(flow: Any) -> None:
 
 
 def test_a_lost_connection_is_tried_again_and_a_mistake_is_not(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(assets, "FIRST_PAUSE_S", 0)
     failures = iter([ConnectionResetError("the peer went away")] * 2)
 
     def lose(ctx: Any) -> None:
@@ -252,17 +251,17 @@ def test_a_run_whose_process_was_killed_is_ended(flow: Any, monkeypatch: pytest.
         ):
             made = dagster.DagsterRun(job_name="fake", tags=tags, status=started)
             runs[instance.add_run(made).run_id] = name
-        history.settle(instance)
+        history.fail_dead_runs(instance)
         left = {runs[run.run_id] for run in instance.get_runs() if run.status == started}
     assert left == {"here", "elsewhere", "unknown"}
 
 
 def test_an_untouched_dagster_yaml_of_an_earlier_version_is_brought_up_to_date(flow: Any) -> None:
-    place = history.home(flow.config) / "dagster.yaml"
+    place = history.dagster_home(flow.config) / "dagster.yaml"
     assert "max_concurrent_runs" in place.read_text()
-    place.write_text(history.FORMER)
-    history.home(flow.config)
+    place.write_text(history.PREVIOUS_SETTINGS)
+    history.dagster_home(flow.config)
     assert place.read_text() == history.SETTINGS
     place.write_text("telemetry:\n  enabled: false\n# mine\n")
-    history.home(flow.config)
+    history.dagster_home(flow.config)
     assert place.read_text().endswith("# mine\n")

@@ -22,7 +22,7 @@ MINUTELY = Schedule("minutely", SWEEP, "smoke", cron="* * * * *", missed="latest
 
 @pytest.fixture
 def instance(monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInstance:
-    monkeypatch.setattr(history, "settle", lambda instance: None)
+    monkeypatch.setattr(history, "fail_dead_runs", lambda instance: None)
     return dg.DagsterInstance.ephemeral()
 
 
@@ -110,7 +110,7 @@ def test_a_checkpoints_sweep_has_a_name_of_its_own(flow: Any) -> None:
 
 
 def test_a_lost_connection_is_tried_again(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(assets, "FIRST_PAUSE_S", 0)
     failures: list[Exception] = [ConnectionResetError(), DataError("quantize was not made")]
 
     def run(*words: Any) -> Any:
