@@ -16,7 +16,7 @@ def run(config: ClassifyConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.training.train import train
+    from components.training.driver import train
     from vim_core.tasks.classifier import ClassifierData
 
     images = inputs["images"]

@@ -25,7 +25,7 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
         VimError: the training failed; the message is the worker's reason.
     """
     from components.tokenize.code_files import code_files
-    from components.training.train import train
+    from components.training.driver import train
     from vim_core.tasks.prior import PriorData
 
     codes, tokenizer = inputs["codes"], inputs["tokenizer"]

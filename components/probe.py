@@ -26,7 +26,7 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         VimError: the training failed; the message is the worker's reason.
     """
     from components.tokenize.code_files import code_files
-    from components.training.train import train
+    from components.training.driver import train
     from vim_core.tasks.probe_data import ProbeData
 
     images, codes, prior = inputs["images"], inputs["codes"], inputs["prior"]

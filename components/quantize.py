@@ -35,7 +35,7 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.training.train import train
+    from components.training.driver import train
     from vim_core.models.identity import encoder_digest
     from vim_core.tasks.quantizer import QuantizerData
 

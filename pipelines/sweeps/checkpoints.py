@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from components.contract.api import Artifact
-from components.training import checkpointed
+from components.training import prior_checkpoints
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError
 
@@ -19,8 +19,8 @@ def available(config: PipelineConfig) -> list[tuple[str, str, int]]:
     Lists files alone: no checkpoint is read, and no training framework is loaded.
     """
     try:
-        trained = checkpointed.training(config)
-        return [(checkpointed.PRIOR, trained, step) for step in checkpointed.steps(config)]
+        trained = prior_checkpoints.training_fingerprint(config)
+        return [(prior_checkpoints.PRIOR, trained, step) for step in prior_checkpoints.available_steps(config)]
     except DataError:
         return []
 
@@ -34,7 +34,7 @@ def export(config: PipelineConfig, steps: Iterable[int]) -> tuple[dict[int, Arti
     reasons: dict[int, str] = {}
     for step in steps:
         try:
-            artifacts[step] = checkpointed.make(config, step)
+            artifacts[step] = prior_checkpoints.make_artifact(config, step)
         except DataError as error:
             reasons[step] = str(error)
     return artifacts, reasons
@@ -49,11 +49,11 @@ def export_latest(config: PipelineConfig) -> int | None:
         DataError: that happened every time.
     """
     for attempt in range(ATTEMPTS):
-        steps = checkpointed.steps(config)
+        steps = prior_checkpoints.available_steps(config)
         if not steps:
             return None
         try:
-            checkpointed.make(config, steps[-1])
+            prior_checkpoints.make_artifact(config, steps[-1])
             return steps[-1]
         except DataError:
             if attempt == ATTEMPTS - 1:

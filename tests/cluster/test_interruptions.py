@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from components.contract.api import Context, Outcome
-from components.training import train as training
+from components.training import driver
+from components.training.worker import FINAL, TrainingJob
 from tests.support import workers
 from tests.support.common import REPOSITORY, ray_cluster, train_here
 from tests.support.synthetic import context_of
@@ -82,7 +83,7 @@ class Trial:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What the training has said so far."""
-        spool = Path(training.spool_path(self.ctx))
+        spool = Path(driver.spool_path(self.ctx))
         return parse(spool.read_bytes()) if spool.exists() else []
 
     @property
@@ -137,7 +138,7 @@ def trial(cluster: Any, root: Path, config: PriorConfig | QuantizeConfig, data: 
     fields = {"workers": 2, "ray_address": cluster.address, "notice_every": 1, **run}
     ctx = replace(ctx, fingerprint=root.name.ljust(20, "0"), run=replace(ctx.run, **fields))
     task, own = given(config, data, slow=True)
-    return Trial(ctx, lambda: training.train(task, config, own, ctx))
+    return Trial(ctx, lambda: driver.train(task, config, own, ctx))
 
 
 def config_of(**fields: Any) -> PriorConfig:
@@ -162,9 +163,9 @@ def calm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byte
     root, config = tmp_path_factory.mktemp("calm"), config_of(checkpoint_every=NEVER)
     task, own = given(config, data, slow=False)
     run = RunConfig(root=str(root), threads=1, device="cpu")
-    job = training.Job(task, config, own, str(root), str(root / "spool.jsonl"), run=run, stuck=str(root / "stuck"))
+    job = TrainingJob(task, config, own, str(root), str(root / "spool.jsonl"), run=run, stuck=str(root / "stuck"))
     workers.spawn(workers.job, 2, job)
-    return left(root / training.FINAL)
+    return left(root / FINAL)
 
 
 def test_two_workers_lose_what_one_loses(cluster: Any, data: Path, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_two_workers_lose_what_one_loses(cluster: Any, data: Path, tmp_path: Pat
     task, own = given(config, data, slow=False)
     with pytest.MonkeyPatch.context() as patch:
         train_here(patch)
-        one = training.train(task, config, own, context_of(tmp_path / "one", "quantize"))
+        one = driver.train(task, config, own, context_of(tmp_path / "one", "quantize"))
     two = trial(cluster, tmp_path / "two", config, data)
     outcome = two.finish()
     assert (one.properties["trained_by"], outcome.properties["trained_by"]) == (

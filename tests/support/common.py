@@ -292,10 +292,10 @@ def ray_cluster(cpus: int) -> Iterator[Any]:
 def train_here(patch: pytest.MonkeyPatch) -> None:
     """Trainings run as one worker in this process: no Ray is started, and the slow measurement is left out."""
     from components.engines.ray import session
-    from components.training import train as training
+    from components.training.worker import run_task
 
     def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
-        training.run_task(arguments["job"], 0, 1, 0)
+        run_task(arguments["job"], 0, 1, 0)
         return "in the test"
 
     patch.setattr(session, "fit", fit)

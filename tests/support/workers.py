@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn as start_processes
 
-from components.training import train as training
+from components.training.worker import TrainingJob, run_task
 from tests.support.common import free_port
 from tests.support.tiny import (
     Killed,
@@ -129,9 +129,9 @@ def broken_loss(rank: int) -> Iterator[None]:
         losses.next_token_loss = own
 
 
-def job(rank: int, world: int, given: training.Job) -> None:
+def job(rank: int, world: int, given: TrainingJob) -> None:
     """A worker of a component's training, as Ray would start it."""
-    training.run_task(given, rank, world, rank)
+    run_task(given, rank, world, rank)
 
 
 def everything(rank: int, world: int, folder: Path) -> None:

@@ -20,7 +20,7 @@ from components.sample import component as sample
 from components.score import component as score
 from components.tokenize import component as tokenize
 from components.tokenize.plan import make_plan, make_shards
-from components.training import train as training
+from components.training.worker import run_task
 from tests.support import tiny_artifacts
 from tests.support.synthetic import artifact, context_of, everything, image_files, rows, with_fields
 from tests.support.tiny import pixels, prior_config, quantize_config
@@ -36,7 +36,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker, here, with the slow measurement left out."""
 
     def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
-        training.run_task(arguments["job"], 0, 1, 0)
+        run_task(arguments["job"], 0, 1, 0)
         return "in the test"
 
     monkeypatch.setattr(session, "fit", fit)

@@ -15,7 +15,7 @@ from components.artifacts.execute import Request
 from components.contract import registry
 from components.contract.api import Artifact, Context
 from components.contract.fingerprint import settings_of
-from components.training import checkpointed
+from components.training import prior_checkpoints
 from pipelines.sweeps import checkpoints
 from tests.support import tiny_artifacts
 from tests.support.common import SilentProgress, SilentTracker
@@ -63,12 +63,12 @@ def files(made: Artifact) -> dict[str, bytes]:
 
 def test_the_checkpoint_of_the_last_step_is_the_trained_prior(trained: Trained) -> None:
     """Averaged weights, byte for byte: sampling cannot tell it from the finished artifact."""
-    made = checkpointed.make(trained.config, 6)
+    made = prior_checkpoints.make_artifact(trained.config, 6)
     assert files(made) == trained.files
     assert made.properties["checkpoint"] == {"of": TRAINING, "step": 6}
     assert made.properties["null_trained"] is True
     assert made.properties["tokenizer"] == trained.request.inputs["tokenizer"].digest
-    assert made.manifest.fingerprint == checkpointed.fingerprint_of(TRAINING, 6) != TRAINING
+    assert made.manifest.fingerprint == prior_checkpoints.checkpoint_fingerprint(TRAINING, 6) != TRAINING
     assert {record.digest for record in made.manifest.inputs.values()} == {
         artifact.digest for artifact in trained.request.inputs.values()
     }
@@ -76,12 +76,12 @@ def test_the_checkpoint_of_the_last_step_is_the_trained_prior(trained: Trained) 
 
 
 def test_an_earlier_checkpoint_has_other_weights_and_is_made_once(trained: Trained) -> None:
-    made = checkpointed.make(trained.config, 4)
+    made = prior_checkpoints.make_artifact(trained.config, 4)
     assert files(made)["config.json"] == trained.files["config.json"]
     assert files(made)["model.safetensors"] != trained.files["model.safetensors"]
     io.remove_tree(trained.request.work)  # as at the end of the training
-    assert checkpointed.make(trained.config, 4) == made
-    assert checkpointed.steps(trained.config) == [4]
+    assert prior_checkpoints.make_artifact(trained.config, 4) == made
+    assert prior_checkpoints.available_steps(trained.config) == [4]
 
 
 def test_the_checkpoints_there_are(trained: Trained) -> None:
@@ -91,7 +91,7 @@ def test_the_checkpoints_there_are(trained: Trained) -> None:
 
 def test_one_that_the_training_removed_is_named_with_those_there_are(trained: Trained) -> None:
     with pytest.raises(DataError, match=r"checkpoint=2: .* keeps the newest prior.keep=2.*there are: 4, 6"):
-        checkpointed.make(trained.config, 2)
+        prior_checkpoints.make_artifact(trained.config, 2)
     made, reasons = checkpoints.export(trained.config, [2, 4])
     assert list(made) == [4]
     assert "checkpoint=2" in reasons[2]
@@ -116,13 +116,13 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
 
     monkeypatch.setattr(prior_checkpoint, "files_of", pruned)
     with pytest.raises(DataError, match="checkpoint=6"):
-        checkpointed.make(trained.config, 6)
+        prior_checkpoints.make_artifact(trained.config, 6)
     assert io.find_files(io.join(trained.request.root, "prior")) == {}
     monkeypatch.undo()
 
 
 def test_the_newest_is_sought_again_when_it_vanishes(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checkpointed.make
+    real = prior_checkpoints.make_artifact
 
     def racing(config: PipelineConfig, step: int) -> Artifact:
         if step == 6:
@@ -130,7 +130,7 @@ def test_the_newest_is_sought_again_when_it_vanishes(trained: Trained, monkeypat
                 io.remove_tree(io.join(trained.request.work, family, "step-00000006"))
         return real(config, step)
 
-    monkeypatch.setattr(checkpointed, "make", racing)
+    monkeypatch.setattr(prior_checkpoints, "make_artifact", racing)
     assert checkpoints.export_latest(trained.config) == 4
 
 

@@ -1,0 +1,94 @@
+"""The driver of a training: starts the workers through Ray Train, delivers their metrics, takes over their files."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from components.artifacts.scratch import scratch
+from components.contract.api import Context, Outcome
+from components.tracking.fault_log import NONFINITE
+from components.tracking.node_samples import SYSTEM, Collector
+from components.tracking.spool_mirror import SPOOL, Follower, repeated
+from components.training.worker import CURVES, FIGURES, FINAL, TrainingJob, raise_refusal, work
+from vim_core.config import TrainConfig
+from vim_core.errors import VimError
+from vim_core.storage import io
+from vim_core.training.watchdog import verdict
+
+
+def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool = False) -> Outcome:
+    """Train to the end and take over the files that rank 0 left in the work folder.
+
+    Args:
+        task: 'module:class' of the task.
+        config: the component's settings.
+        data: the task's data, sent to every worker.
+        ctx: the component's context.
+        local: train in this process instead of a Ray cluster.
+
+    Raises:
+        VimError: a worker refused the settings or the data, or the training failed.
+    """
+    from components.engines.ray.session import fit
+    from components.tracking.shipping import Shipper
+
+    spool = Path(spool_path(ctx))
+    stuck = str(spool.with_name("stuck"))
+    identity = {"component": ctx.name, "fingerprint": ctx.fingerprint}
+    job = TrainingJob(task, config, data, ctx.work, str(spool), identity, ctx.run, stuck)
+    ctx.progress.start(config.steps, "step")
+    io.remove_tree(io.join(ctx.work, FINAL))
+    io.remove_tree(stuck)
+    # Where the work lies in a bucket, the driver follows a copy of rank 0's spool.
+    local_work = io.is_local(ctx.work)
+    followed = spool if local_work else scratch(ctx.work) / "driver" / SPOOL
+    following = nullcontext() if local_work else repeated(Follower(ctx.work, followed).fetch)
+    nodes = spool.with_name("driver") / SYSTEM
+    collector = Collector(ctx.work, nodes)
+    shipper = Shipper(str(followed), ctx.tracker, ctx.progress, announce=user_note, beside=[nodes])
+    with shipper, following, repeated(collector.fetch):
+        try:
+            trained_by = fit(work, {"job": job}, ctx, local)
+        except VimError as error:
+            # Ray only knows that a stuck worker is gone; its watchdog left the step and the stacks.
+            watchdog = verdict(Path(stuck))
+            if watchdog:
+                raise VimError(f"{error}; {watchdog}") from error
+            raise
+        finally:
+            raise_refusal(ctx.work)
+    return _make_outcome(trained_by, ctx, nodes)
+
+
+def spool_path(ctx: Context) -> str:
+    """Where rank 0 appends its metrics: always a file on a disk of its machine."""
+    return str(scratch(ctx.work) / SPOOL)
+
+
+def user_note(row: dict[str, Any]) -> str | None:
+    """The line that the user sees of a spool row: its note, or the terms that were not finite; None without either."""
+    if "nonfinite" in row:
+        return f"step {row['step']}: not finite: {', '.join(row['nonfinite'])}; update skipped"
+    note = row.get("note")
+    return str(note) if note else None
+
+
+def _make_outcome(trained_by: str, ctx: Context, nodes: Path) -> Outcome:
+    """Copy the final files and the nodes' samples to the outputs."""
+    figures = json.loads(io.read_bytes(io.join(ctx.work, FINAL, FIGURES)))
+    names = [str(name) for name in figures["files"]]
+    for name in names:
+        io.write_bytes(ctx.path(name), io.read_bytes(io.join(ctx.work, FINAL, name)))
+    samples = nodes.read_bytes()
+    if samples:
+        io.write_bytes(ctx.path(SYSTEM), samples)
+        names.append(SYSTEM)
+    return Outcome(
+        metrics=figures["metrics"],
+        properties={"trained_by": trained_by, **figures["properties"]},
+        numeric=figures["numeric"],
+        extras=frozenset(n for n in names if n.startswith("pictures/") or n in (CURVES, NONFINITE, SYSTEM)),
+    )

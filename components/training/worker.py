@@ -1,0 +1,197 @@
+"""One worker of a training under Ray Train: builds runtime and task, trains, and leaves the finished files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.tracking.fault_log import NONFINITE
+from components.tracking.node_samples import sampled
+from components.tracking.spool_mirror import Mirror, repeated
+from vim_core import errors
+from vim_core.config import RunConfig, TrainConfig
+from vim_core.storage import io
+from vim_core.training.watchdog import Watchdog, verdict
+
+if TYPE_CHECKING:
+    from vim_core.training.preemption import Notice
+
+FINAL = "final"
+"""Folder below the work folder where rank 0 leaves the finished files, `FIGURES` last."""
+FIGURES = "figures.json"
+REFUSAL = "refusal.json"
+"""Left there by a worker that found a user's error, which no retry can mend."""
+CURVES = "curves.jsonl"
+"""The figures of every log line."""
+PICTURES = 8
+"""The newest pictures that are kept."""
+
+
+@dataclass
+class TrainingJob:
+    """One training. `task` is 'module:class', built as class(config, data, runtime) in every worker.
+
+    Attributes:
+        work: the work folder, path or URI.
+        spool: the file on rank 0's disk that takes its metrics.
+        identity: component and fingerprint, recorded in every checkpoint.
+        stuck: the folder where the watchdogs of stuck workers leave their stacks.
+    """
+
+    task: str
+    config: TrainConfig
+    data: Any
+    work: str
+    spool: str
+    identity: dict[str, Any] = field(default_factory=dict)
+    run: RunConfig = field(default_factory=RunConfig)
+    stuck: str = ""
+
+
+def work(arguments: dict[str, Any]) -> None:
+    """Train this process's share under Ray Train. A user's error is left for the driver and not retried.
+
+    Raises:
+        VimError: one of several workers refused; the others must not wait for it.
+    """
+    from ray import train as ray_train
+
+    from components.engines.ray import preemption
+
+    job: TrainingJob = arguments["job"]
+    context = ray_train.get_context()
+    raise_refusal(job.work)  # a retry after a refusal ends at once
+    local_rank = context.get_local_rank()
+    system_metrics = job.run.system_metrics and job.run.tracking_uri != "off"
+    notices = [preemption.termination_notice, preemption.preemption_notice]
+    try:
+        with sampled(job.work, context.get_node_rank(), local_rank, system_metrics):
+            run_task(job, context.get_world_rank(), context.get_world_size(), local_rank, notices)
+    except errors.VimError as error:
+        record = {"type": type(error).__name__, "message": str(error)}
+        _write_final(job, {REFUSAL: json.dumps(record).encode()})
+        if context.get_world_size() > 1:
+            raise
+
+
+def raise_refusal(work: str) -> None:
+    """Raise the user's error that a worker left in the work folder, if there is one."""
+    uri = io.join(work, FINAL, REFUSAL)
+    if io.exists(uri):
+        record = json.loads(io.read_bytes(uri))
+        raise getattr(errors, record["type"])(record["message"])
+
+
+def run_task(
+    job: TrainingJob, rank: int, world: int, local_rank: int, notices: Sequence[Callable[[], Notice]] = ()
+) -> None:
+    """Train and leave the files; `notices` are asked when to save or stop.
+
+    Where the work folder is in a bucket, rank 0 keeps a copy of its spool there.
+    """
+    if rank or io.is_local(job.work):
+        _train(job, rank, world, local_rank, notices, lambda: None)
+        return
+    mirror = Mirror(job.work, Path(job.spool))
+    mirror.fetch()
+    with repeated(mirror.send):
+        _train(job, rank, world, local_rank, notices, mirror.send)
+
+
+def _train(
+    job: TrainingJob,
+    rank: int,
+    world: int,
+    local_rank: int,
+    notices: Sequence[Callable[[], Notice]],
+    before_checkpoint: Callable[[], None],
+) -> None:
+    """Build runtime and task, train, evaluate; rank 0 writes the final files."""
+    from vim_core.checkpoint.checkpoints import Checkpoints
+    from vim_core.distributed import runtimes
+    from vim_core.distributed.runtimes.measure import product_rate
+    from vim_core.training.loop import train
+    from vim_core.training.meter import yardstick_of
+    from vim_core.training.preemption import Notices
+    from vim_core.training.spool import Spool
+
+    config, run = job.config, job.run
+    runtime = runtimes.create(
+        run.device, config.precision, run.threads, rank, world, local_rank, run.fsdp, run.compile_cache
+    )
+    runtime.compiled = config.compile == "on"
+    runtime.parallel = run.parallel
+    rate = product_rate(runtime)
+    spool = Spool(Path(job.spool)) if rank == 0 else None
+    if spool is not None:
+        spool.note(f"{runtime.numeric.name}: matrix products at {rate:,.0f} GFLOP/s")
+        stuck = verdict(Path(job.stuck))
+        if stuck:
+            spool.note(f"started again: {stuck}")
+    module, name = job.task.split(":")
+    task = getattr(importlib.import_module(module), name)(config, job.data, runtime)
+    checkpoints = Checkpoints(
+        # Not of the world size: any number of workers may continue, sharded or not.
+        io.join(job.work, runtime.numeric.family),
+        job.identity,
+        runtime,
+        config.keep,
+        config.best,
+        config.checkpoint_errors == "fail",
+        before=before_checkpoint,
+        **({} if spool is None else {"note": spool.note}),
+    )
+    start = train(
+        task,
+        checkpoints,
+        spool,
+        run.data_workers,
+        Notices(runtime, notices, run.notice_every),
+        Watchdog(Path(job.stuck) / f"worker-{rank:05d}-{os.getpid()}.txt", run.step_timeout_s, rank),
+        yardstick=yardstick_of(runtime, rate * 1e9),
+        on_evaluated=checkpoints.evaluated,
+    )
+    # All workers take part in collecting a sharded network. Rank 0 has it then and scores it alone, so the others must
+    # have nothing left to wait for.
+    exported = task.export() if runtime.sharded else {}
+    metrics = task.finish()
+    if rank == 0:
+        exported = exported or task.export()
+        numeric = {**runtime.numeric.record(), "product_gflops": round(rate, 1)}
+        _write_final(job, _final_files(exported, metrics, {"resumed_from": start}, numeric, Path(job.spool)))
+
+
+def _final_files(
+    exported: dict[str, bytes],
+    metrics: dict[str, float],
+    properties: dict[str, Any],
+    numeric: dict[str, Any],
+    spool: Path,
+) -> dict[str, bytes]:
+    """The exported files with curves, faults and pictures from the spool, and `FIGURES`, which lists them."""
+    from vim_core.training.spool import parse
+
+    rows = parse(spool.read_bytes())
+
+    def lines(key: str) -> bytes:
+        return b"".join(json.dumps(row).encode() + b"\n" for row in rows if key in row)
+
+    files = {**exported, CURVES: lines("m")}
+    faults = lines("nonfinite")
+    files |= {NONFINITE: faults} if faults else {}
+    summaries = [row["note"] for row in rows if row.get("summary")]
+    properties = properties | ({"summary": summaries[-1]} if summaries else {})
+    pictures = sorted(spool.with_name("pictures").glob("*.png"))
+    files |= {f"pictures/{path.name}": path.read_bytes() for path in pictures[-PICTURES:]}
+    figures = {"files": list(files), "metrics": metrics, "properties": properties, "numeric": numeric}
+    return {**files, FIGURES: json.dumps(figures).encode()}
+
+
+def _write_final(job: TrainingJob, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        io.write_bytes(io.join(job.work, FINAL, name), data)
