@@ -136,12 +136,12 @@ def _work_checkpoints(request: Request) -> dict[int, str]:
     """Complete checkpoints in the work folder by step; of several numeric classes the one that was written last."""
     newest: dict[int, tuple[float, str]] = {}
     with store.guarded(request.root):
-        for family in io.listing(request.work):
-            for name in io.listing(io.join(request.work, family)):
+        for family in io.list_names(request.work):
+            for name in io.list_names(io.join(request.work, family)):
                 number, folder = name.removeprefix(STEP), io.join(request.work, family, name)
                 if not (name.startswith(STEP) and number.isdigit()):
                     continue
-                written = io.changed(io.join(folder, INDEX))
+                written = io.mtime(io.join(folder, INDEX))
                 if written:
                     newest[int(number)] = max(newest.get(int(number), (written, folder)), (written, folder))
     return {step: folder for step, (_, folder) in newest.items()}
