@@ -1,123 +1,162 @@
-"""Candidates at one temperature and guidance: drawn, decoded, looked at, and kept in parts that are not redone."""
+"""Candidates at one temperature and guidance: drawn, decoded, passed to the networks, and kept in parts on resume."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.contract.api import Context, Inputs
+from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE, candidate_count, expand, share_candidates
+from vim_core.config import TradeoffConfig
 from vim_core.metrics import npz
 from vim_core.storage import io
+
+if TYPE_CHECKING:
+    from vim_core.features.selectors import SelectorSpec
 
 PART = 512
 """Candidates of a part at least: what an interruption may cost."""
 
-FORM = {
+COLUMNS = {
     "scores": ("float64", 1),
     "correct": ("int64", 1),
     "features": ("float32", 2),
     "logits": ("float32", 2),
 }
+"""Arrays of a part with their dtype and number of axes: `scores` [N] are the selector's probabilities of the class
+that was sampled, `correct` [N] whether the classifier sees that class, `features` [N, D] and `logits` [N, C] are of the
+network of the reference statistics."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One temperature and guidance, and its folder of unfinished work."""
+class CandidateSet:
+    """`count` candidates at one temperature and guidance, shared by acceptance rates; number i has class i % classes.
+
+    They are drawn by whole groups of `lanes` and kept below `folder` until their points are measured.
+    """
 
     temperature: float
     guidance: float
+    acceptances: tuple[float, ...]
     folder: str
-
-    def part(self, number: int) -> str:
-        """Where the candidates of one part lie."""
-        return io.join(self.folder, f"part-{number:05d}.npz")
-
-
-@dataclass(frozen=True)
-class Eyes:
-    """What looks at pictures.
-
-    `select` gives the selector's probability of the class wanted [N]; `judge` whether the judge sees the class wanted
-    [N], features [N, D] and logits [N, C] of the network whose statistics they are compared with.
-    """
-
-    select: Callable[[list[Any], Any], NDArray[np.float64]]
-    judge: Callable[[list[Any], Any], tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How many candidates of how many classes, by whole lane groups; sample i has class i mod classes."""
-
     classes: int
-    candidates: int
+    count: int
     lanes: int
 
     @property
-    def groups(self) -> range:
-        """Lane groups that hold all candidates."""
-        return range(-(-self.candidates // self.lanes))
-
-    @property
     def parts(self) -> list[range]:
-        """The groups of each part."""
-        step = max(1, -(-PART // self.lanes))
-        return [self.groups[start : start + step] for start in range(0, len(self.groups), step)]
+        """The lane groups of each part."""
+        groups, step = range(-(-self.count // self.lanes)), max(1, -(-PART // self.lanes))
+        return [groups[start : start + step] for start in range(0, len(groups), step)]
 
-    def drawn(self, groups: range) -> int:
-        """Candidates in these groups."""
-        return min(groups.stop * self.lanes, self.candidates) - groups.start * self.lanes
+    def part_uri(self, number: int) -> str:
+        """The file of one part."""
+        return io.join(self.folder, f"part-{number:05d}.npz")
+
+    def part_size(self, groups: range) -> int:
+        """Candidates in these groups; the last group may hold more lanes than are used."""
+        return min(groups.stop * self.lanes, self.count) - groups.start * self.lanes
+
+    def column(self, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """One column over all candidates, or over different rows in their order; one part in memory."""
+        ordered = None if rows is None else np.sort(rows)
+        pieces, first = [], 0
+        for number, groups in enumerate(self.parts):
+            data = io.read_bytes(self.part_uri(number))
+            part = npz.unpack(data, {name: COLUMNS[name]}, "a part of the candidates")[name]
+            if ordered is not None:
+                inside = ordered[(ordered >= first) & (ordered < first + len(part))]
+                part = part[inside - first]
+            pieces.append(part)
+            first += self.part_size(groups)
+        values = np.concatenate(pieces)
+        return values if rows is None else values[np.searchsorted(np.sort(rows), rows)]
 
 
-def draw(cell: Cell, drawing: Drawing, sampler: Any, decoder: Any, eyes: Eyes, advance: Callable[[int], None]) -> None:
-    """Draw the parts of a cell that are not there yet; `advance` is told how many candidates a part had."""
-    for number, groups in enumerate(drawing.parts):
-        if not io.exists(cell.part(number)):
-            found = [_group(group, drawing, sampler, decoder, eyes) for group in groups]
-            arrays = {name: np.concatenate([each[name] for each in found]) for name in FORM}
-            io.write_bytes(cell.part(number), npz.pack(**arrays))
-        advance(drawing.drawn(groups))
+def candidate_sets(config: TradeoffConfig, classes: int, folder: str) -> list[CandidateSet]:
+    """One set for each pair of temperature and guidance, temperatures outermost, with candidates for every rate."""
+    grid = {TEMPERATURE: config.temperatures, GUIDANCE: config.guidances, ACCEPTANCE: config.acceptances}
+    count = candidate_count(config.count, config.acceptances, classes)
+    sets = []
+    for points in share_candidates(expand(grid, [], {})):
+        temperature, guidance = points[0].settings[TEMPERATURE], points[0].settings[GUIDANCE]
+        place = io.join(folder, f"t{float(temperature)}-g{float(guidance)}")
+        rates = tuple(point.settings[ACCEPTANCE] for point in points)
+        sets.append(CandidateSet(temperature, guidance, rates, place, classes, count, config.lanes))
+    return sets
 
 
-def _group(group: int, drawing: Drawing, sampler: Any, decoder: Any, eyes: Eyes) -> dict[str, NDArray[Any]]:
+class Networks:
+    """All that candidates pass through: prior, decoder, selector, classifier, and the network of the statistics.
+
+    Without a selector every score is 0.
+    """
+
+    def __init__(self, config: TradeoffConfig, inputs: Inputs, selector: SelectorSpec | None, ctx: Context) -> None:
+        from components.engines.devices import beam_device
+        from components.select.network import loaded
+        from components.statistics.shards import classifier_spec, reference_spec
+        from vim_core.features import load_extractor
+        from vim_core.models.prior import load_prior
+        from vim_core.models.vit_vqgan import load_tokenizer
+
+        self.config = config
+        device, weights, shape = beam_device(ctx.run), "model.safetensors", "config.json"
+        prior, tokenizer = inputs["prior"], inputs["tokenizer"]
+        self.prior = load_prior(prior.uri(weights), prior.uri(shape), device)
+        self.decoder = load_tokenizer(tokenizer.uri(weights), tokenizer.uri(shape), device)
+        self.selector = loaded(selector) if selector is not None else None
+        evaluator, reference = classifier_spec(inputs["classifier"]), reference_spec(inputs, ctx)
+        self.classifier = load_extractor(evaluator)
+        self.reference = self.classifier if reference == evaluator else load_extractor(reference)
+
+    def sampler(self, temperature: float, guidance: float) -> Any:
+        """The prior's sampler; all samplers draw from the same noise."""
+        import torch
+
+        from vim_core.sampling import Sampler, Settings
+
+        config = self.config
+        settings = Settings(config.seed, temperature, config.top_k, config.top_p, guidance)
+        return Sampler(
+            self.prior, settings, config.lanes, torch.bfloat16 if config.precision == "bf16" else torch.float32
+        )
+
+    def columns(self, images: list[Any], labels: Any) -> dict[str, NDArray[Any]]:
+        """See `COLUMNS`; `images` are uint8 [H, W, 3], `labels` int64 [N] the classes that were sampled."""
+        from vim_core.features import extract_images
+
+        scores = np.zeros(len(images)) if self.selector is None else self.selector.judge(images, labels)[0].numpy()
+        seen = extract_images(self.classifier, images)
+        correct = (seen.logits.argmax(dim=1) == labels).long().numpy()
+        if self.reference is not self.classifier:
+            seen = extract_images(self.reference, images)
+        return {"scores": scores, "correct": correct, "features": seen.features.numpy(), "logits": seen.logits.numpy()}
+
+
+def draw(candidates: CandidateSet, networks: Networks, advance: Callable[[int], None]) -> None:
+    """Draw the parts that are missing; `advance` is called with the number of candidates of each part."""
     import torch
 
     from vim_core.data.images import from_tensor
 
-    index = torch.arange(group * drawing.lanes, (group + 1) * drawing.lanes)
-    labels = index % drawing.classes
-    codes = sampler.group(group, labels)
-    # all lanes are decoded: a picture's last bits may depend on its place in the batch
-    kept = int((index < drawing.candidates).sum())
-    # 8 bits a pixel, as in a table of samples
-    pictures, wanted = list(from_tensor(decoder.decode(codes)))[:kept], labels[:kept]
-    correct, features, logits = eyes.judge(pictures, wanted)
-    return {"scores": eyes.select(pictures, wanted), "correct": correct, "features": features, "logits": logits}
-
-
-def column(cell: Cell, drawing: Drawing, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
-    """One column over all candidates of a cell, or of some different rows, in their order; one part in memory."""
-    wanted = None if rows is None else np.sort(rows)
-    found, first = [], 0
-    for number, groups in enumerate(drawing.parts):
-        part = npz.unpack(io.read_bytes(cell.part(number)), {name: FORM[name]}, "a part of a sweep's candidates")[name]
-        found.append(part if wanted is None else part[wanted[(wanted >= first) & (wanted < first + len(part))] - first])
-        first += drawing.drawn(groups)
-    whole = np.concatenate(found)
-    return whole if rows is None else whole[np.searchsorted(np.sort(rows), rows)]
-
-
-def by_class(rows: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """The same rows class by class, each in ascending order; row i has class i mod classes."""
-    ordered = np.sort(rows)
-    return ordered[np.argsort(ordered % classes, kind="stable")]
-
-
-def cells(temperatures: list[float], guidances: list[float], folder: str) -> Iterator[Cell]:
-    """Every pair, temperatures outermost."""
-    for temperature in temperatures:
-        for guidance in guidances:
-            yield Cell(temperature, guidance, io.join(folder, f"t{float(temperature)}-g{float(guidance)}"))
+    sampler = networks.sampler(candidates.temperature, candidates.guidance)
+    for number, groups in enumerate(candidates.parts):
+        if not io.exists(candidates.part_uri(number)):
+            columns = []
+            for group in groups:
+                index = torch.arange(group * candidates.lanes, (group + 1) * candidates.lanes)
+                labels = index % candidates.classes
+                codes = sampler.group(group, labels)
+                used = int((index < candidates.count).sum())
+                # all lanes are decoded, as an image's last bits may depend on its place in the batch; 8 bits a channel,
+                # as in a table of samples
+                images = list(from_tensor(networks.decoder.decode(codes)))[:used]
+                columns.append(networks.columns(images, labels[:used]))
+            arrays = {name: np.concatenate([part[name] for part in columns]) for name in COLUMNS}
+            io.write_bytes(candidates.part_uri(number), npz.pack(**arrays))
+        advance(candidates.part_size(groups))

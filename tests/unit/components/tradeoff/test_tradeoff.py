@@ -164,24 +164,23 @@ def test_a_point_of_another_grid_is_the_same_point(inputs: dict[str, Artifact], 
 
 
 def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    given = candidates.Drawing(classes=2, candidates=11, lanes=2)
-    cell = candidates.Cell(1.0, 1.0, str(tmp_path / "cell"))
+    given = candidates.CandidateSet(1.0, 1.0, (0.25,), str(tmp_path / "cell"), classes=2, count=11, lanes=2)
     for number, groups in enumerate(given.parts):
-        rows = np.arange(groups.start * 2, groups.start * 2 + given.drawn(groups))
+        rows = np.arange(groups.start * 2, groups.start * 2 + given.part_size(groups))
         pair = np.stack([rows, rows], 1).astype(np.float32)
         data = npz.pack(scores=rows.astype(float), correct=rows, features=pair, logits=pair)
-        io.write_bytes(cell.part(number), data)
-    wanted = candidates.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
+        io.write_bytes(given.part_uri(number), data)
+    wanted = points.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
     assert wanted.tolist() == [0, 4, 10, 1, 3, 9]
-    assert candidates.column(cell, given, "correct", wanted).tolist() == wanted.tolist()
-    assert candidates.column(cell, given, "scores").tolist() == list(range(11))
-    assert points.place_of(cell, 0.25).endswith("cell-a0.25.json")
+    assert given.column("correct", wanted).tolist() == wanted.tolist()
+    assert given.column("scores").tolist() == list(range(11))
+    assert points.point_uri(given, 0.25).endswith("cell-a0.25.json")
 
 
 def test_a_judge_that_selected_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     judge = inputs["classifier"]
     selector = with_fields(judge, component="selector")
-    with pytest.raises(LineageError, match=r"tradeoff: the classifier .* selected the samples"):
+    with pytest.raises(LineageError, match=r"tradeoff: the network .* selected the samples"):
         done({**inputs, "selector": selector}, tmp_path)
 
 
@@ -207,7 +206,7 @@ def test_statistics_of_another_classifier_and_a_strange_tokenizer_are_refused(
     inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     judge = with_fields(inputs["classifier"], digest="another-judge")
-    with pytest.raises(LineageError, match="statistics was made with classifier digest-of-cl, given is another-judg"):
+    with pytest.raises(LineageError, match="statistics was made with classifier digest-of-cl"):
         done({**inputs, "classifier": judge}, tmp_path)
     tokenizer = with_fields(inputs["tokenizer"], digest="another-tokenizer")
     with pytest.raises(LineageError, match="belongs to tokenizer"):
