@@ -155,10 +155,10 @@ def make_context(root: str, smoke_config: Any) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real images that `VIM_TEST_DATA` names."""
+    """The folder of real images and schemas that `VIM_TEST_DATA` names."""
     folder = os.environ.get("VIM_TEST_DATA", "")
     if not folder:
-        pytest.skip("VIM_TEST_DATA is not set: no real images to test with")
+        pytest.skip("VIM_TEST_DATA is not set: no real images and schemas to test with")
     path = Path(folder)
     assert path.is_dir(), f"VIM_TEST_DATA={folder} is not a folder"
     return path

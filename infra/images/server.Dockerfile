@@ -17,9 +17,9 @@ COPY infra/constraints.txt infra/constraints.txt
 COPY vim_core vim_core
 COPY components components
 COPY pipelines pipelines
+COPY infra/postgres/backup.sh infra/postgres/restore.sh postgres/
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \
-    --constraint infra/constraints.txt '.[gcp,gke,postgres]' \
-    && ln -s /opt/vim/pipelines/deploying/postgres /opt/vim/postgres
+    --constraint infra/constraints.txt '.[gcp,gke,postgres]'
 
 ENV PYTHONUNBUFFERED=1 MLFLOW_DISABLE_TELEMETRY=true DAGSTER_DISABLE_TELEMETRY=true
 USER 10001:10001

@@ -13,7 +13,6 @@ from pipelines.cli import (
     cluster,
     compare,
     doctor,
-    infra,
     models,
     plan,
     run,
@@ -24,11 +23,11 @@ from pipelines.cli import (
 from vim_core.errors import ConfigError, VimError
 
 CONFIG_ERROR, OTHER_ERROR, INTERRUPTED = 2, 1, 130
-MODULES = (run, sweep, models, plan, compare, artifacts, ui, doctor, cluster, submit, infra)
+MODULES = (run, sweep, models, plan, compare, artifacts, ui, doctor, cluster, submit)
 GROUPS = {
     "make data, train, sample": ("run", "sweep", "encode", "reconstruct", "tables", "export", "import"),
     "look": ("presets", "config", "plan", "report", "compare", "artifacts", "ui"),
-    "operate": ("doctor", "cluster", "submit", "status", "logs", "cancel", "infra"),
+    "operate": ("doctor", "cluster", "submit", "status", "logs", "cancel"),
 }
 EXAMPLES = """\
 examples:

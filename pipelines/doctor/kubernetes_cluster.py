@@ -19,9 +19,6 @@ def fields(subject: Subject) -> list[Finding]:
     found = [
         _filled(own, name) for name in ("image", "namespace", "service_account") if not getattr(own.kubernetes, name)
     ]
-    if own.kubernetes.bucket and not subject.run.root.startswith(f"gs://{own.kubernetes.bucket.removeprefix('gs://')}"):
-        text = f"root is {subject.run.root}, the profile's bucket {own.kubernetes.bucket}"
-        found.append(warn("kubernetes root", text, "the pods' account is given rights to that bucket alone"))
     if not own.kubernetes.queue:
         found.append(warn("kubernetes queue", "empty", "without a queue of Kueue, half a slice may wait for the rest"))
     found += _slices(subject)
@@ -56,15 +53,15 @@ def _asked(client: Any, made: Any, own: Cluster) -> list[Finding]:
         return [_refused("kubernetes API", error, "start it, or correct kubernetes.context")]
     looks = [
         ("namespace", f"{place.namespace}", lambda: core.read_namespace(place.namespace, _request_timeout=TIMEOUT_S),
-         "apply what `vimctl infra render` writes"),
+         "apply infra/kubernetes"),
         ("service account", place.service_account,
          lambda: core.read_namespaced_service_account(place.service_account, **spaced),
-         "apply what `vimctl infra render` writes"),
+         "apply infra/kubernetes"),
         ("KubeRay", "rayjobs", lambda: objects.list_namespaced_custom_object(
             "ray.io", "v1", plural="rayjobs", limit=1, **spaced), "install the KubeRay operator"),
         ("queue", place.queue, lambda: objects.get_namespaced_custom_object(
-            "kueue.x-k8s.io", "v1beta1", plural="localqueues", name=place.queue, **spaced),
-         "install Kueue and apply what `vimctl infra render` writes"),
+            "kueue.x-k8s.io", "v1beta2", plural="localqueues", name=place.queue, **spaced),
+         "install Kueue and apply infra/kubernetes"),
     ]  # fmt: skip
     found = [ok("kubernetes API", f"version {version}")]
     for check, name, look, advice in looks:

@@ -54,8 +54,8 @@ class KubernetesBackend:
         made = self.api.call(create)
         if made is None:
             raise VimError(
-                f"Kubernetes at {self.api.address} has no namespace {self.place.namespace}, or no RayJobs: apply what "
-                "`vimctl infra render` wrote and install KubeRay (infra/README.md)"
+                f"Kubernetes at {self.api.address} has no namespace {self.place.namespace}, or no RayJobs: install "
+                "KubeRay and apply infra/kubernetes (infra/README.md)"
             )
         if made:
             self._forget_stop(identity)

@@ -66,7 +66,7 @@ class Api:
         if error.status in (401, 403):
             return (
                 f"{about}: the account of kubernetes.context={self.place.context!r} may not do this in the namespace "
-                f"{self.place.namespace}; log in again, or bind it to the role vim-submitter (vimctl infra render)"
+                f"{self.place.namespace}; log in again, or bind it to the role vim-submitter (infra/kubernetes)"
             )
         return f"{about}: {_first(error.body or '')}"
 

@@ -1,4 +1,4 @@
-"""RayJob and RayCluster objects for a profile, as plain dicts; no secret is ever in them."""
+"""RayJob objects for a profile, as plain dicts; no secret is ever in them."""
 
 from __future__ import annotations
 
@@ -78,17 +78,6 @@ def ray_job(cluster: Cluster, identity: str, spec_uri: str, spec: JobSpec) -> Ma
     }
 
 
-def ray_cluster(cluster: Cluster, name: str) -> Manifest:
-    """A RayCluster that stays, with every shape that the profile's components need. Raises as `ray_job`."""
-    place = checked(cluster)
-    return {
-        "apiVersion": API,
-        "kind": "RayCluster",
-        "metadata": {"name": name, "namespace": place.namespace, "labels": {**MANAGED, QUEUE_LABEL: place.queue}},
-        "spec": cluster_spec(cluster, shapes.of_profile(cluster), MANAGED),
-    }
-
-
 def cluster_spec(cluster: Cluster, wanted: Shapes, labels: Mapping[str, str]) -> Manifest:
     """Head on CPUs, and one group of workers for each shape."""
     place, env = cluster.kubernetes, [{"name": key, "value": value} for key, value in sorted(cluster.env.items())]
@@ -103,7 +92,7 @@ def cluster_spec(cluster: Cluster, wanted: Shapes, labels: Mapping[str, str]) ->
         worker = _container("ray-worker", place.image, env, _amounts(place.head_cpus, place.head_memory))
         groups.append(_group("cpu", wanted.cpu_workers, 1, _template(place, labels, worker)))
     return {
-        "rayVersion": _ray_version(),
+        "rayVersion": ray_version(),
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             "rayStartParams": {"dashboard-host": "0.0.0.0"},
@@ -196,7 +185,8 @@ def _amounts(cpus: int, memory: str) -> dict[str, str]:
     return {"cpu": str(cpus), "memory": memory}
 
 
-def _ray_version() -> str:
+def ray_version() -> str:
+    """The version of Ray in this environment; the images have the same."""
     from importlib.metadata import version
 
     return version("ray")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import registry, settings
-from components.engines import topology
 from vim_core.config import RunConfig
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError
@@ -24,15 +23,14 @@ GIVEN = ("root", "tracking_uri")
 
 @dataclass
 class KubernetesPlace:
-    """What RayJob objects and the manifests of `vimctl infra render` need to know of a Kubernetes cluster.
+    """How RayJob objects are made on a Kubernetes cluster; `infra/kubernetes` has the deployment around them.
 
-    `context` is the entry of the kubeconfig (empty: the current one). `accelerator` is GKE's name of the TPU's node
-    label, empty without TPUs. `bucket`, `domain` and `project` are the owner's; nothing is rendered while they are
-    empty. `image` is the one of head and CPU workers, `tpu_image` that of TPU hosts (empty: the same), `server_image`
-    that of MLflow, Dagster and the backups (empty: `image`). `head_*` and `host_*` are what the head and each TPU host
-    ask for; a CPU worker asks for as much as the head. `slices` is how many slices of each topology the queue may
-    give away at once (empty: as many as one job of this profile needs), `quota_*` what all jobs together may take
-    beside them. `ttl_s` is how long a job's Ray cluster stays, for a look, after the job has ended.
+    `context` is the entry of the kubeconfig (empty: the current one). `namespace`, `queue` and `service_account` are
+    those of the deployment. `image` is the one of head and CPU workers, `tpu_image` that of TPU hosts (empty: the
+    same). `head_*` and `host_*` are what the head and each TPU host request; a CPU worker requests as much as the
+    head. `accelerator` is GKE's name of the TPU's node label, empty without TPUs. `domain` is that of the gateway,
+    for addresses of Ray dashboards (empty: none are printed). `ttl_s` is how many seconds a job's Ray cluster stays,
+    for a look, after the job has ended.
     """
 
     context: str = ""
@@ -40,31 +38,21 @@ class KubernetesPlace:
     queue: str = "vim"
     image: str = ""
     tpu_image: str = ""
-    server_image: str = ""
     head_cpus: int = 4
     head_memory: str = "16Gi"
     host_cpus: int = 200
     host_memory: str = "360Gi"
-    slices: dict[str, int] = field(default_factory=dict)
-    quota_cpus: int = 64
-    quota_memory: str = "256Gi"
     accelerator: str = "tpu-v4-podslice"
     service_account: str = "vim"
-    google_service_account: str = ""
-    project: str = ""
-    bucket: str = ""
     domain: str = ""
     ttl_s: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("head_cpus", "host_cpus", "quota_cpus"):
+        for name in ("head_cpus", "host_cpus"):
             require(getattr(self, name) > 0, f"kubernetes.{name}", getattr(self, name), "must be positive")
-        for name in ("head_memory", "host_memory", "quota_memory"):
+        for name in ("head_memory", "host_memory"):
             text = getattr(self, name)
             require(re.fullmatch(r"[1-9]\d*[KMGT]i", text) is not None, f"kubernetes.{name}", text, "must be like 16Gi")
-        for shape, count in self.slices.items():
-            topology.parse(shape)
-            require(count > 0, f"kubernetes.slices.{shape}", count, "must be positive")
         require(self.ttl_s >= 0, "kubernetes.ttl_s", self.ttl_s, "must be 0 (at once) or seconds")
 
 

@@ -41,11 +41,6 @@ def of_job(cluster: Cluster, spec: JobSpec) -> Shapes:
     return together(runs)
 
 
-def of_profile(cluster: Cluster) -> Shapes:
-    """What all components that the profile places need at most. Raises `ConfigError` as `of_job`."""
-    return together((name, cluster.place(RunConfig(), name)) for name in cluster.components)
-
-
 def needed(spec: JobSpec, components: list[str]) -> list[str]:
     """The components that a submission may run, in flow order; one that is finished counts, because nobody looked yet.
 

@@ -6,6 +6,8 @@ import base64
 import contextlib
 import http.client
 import os
+import re
+import socket
 import ssl
 import sys
 from collections.abc import Iterator
@@ -15,16 +17,17 @@ from typing import Any
 
 import pytest
 
-from pipelines.deploying import experiments, nginx, orchestrator
 from tests.support import deployed
 from tests.support.common import REPOSITORY, answers, free_port, running
+from tests.support.kubernetes_objects import KUBERNETES, environment, nginx_files, read_base
 
 pytestmark = pytest.mark.cluster
 
 SCRIPTS = REPOSITORY / "infra" / "postgres"
 DATABASES = ("mlflow", "dagster")
 USER, PASSWORD = "ann", "pass of Ann"
-SITE = "mlflow.example.test"
+DOMAIN = "example.test"
+SITE = f"mlflow.{DOMAIN}"
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +38,23 @@ def database() -> Iterator[deployed.Postgres]:
 
 
 @contextlib.contextmanager
-def mlflow_server(database: deployed.Postgres, folder: Path, port: int, *hosts: str) -> Iterator[str]:
+def mlflow_server(database: deployed.Postgres, folder: Path, port: int) -> Iterator[str]:
     """MLflow as it is deployed, but on loopback and with one worker."""
-    words = experiments.command("127.0.0.1", str(folder / "artifacts"), sys.executable)
-    words = [word.replace(":5432/", f":{database.port}/") for word in words]
-    for option, value in (("--host", "127.0.0.1"), ("--port", str(port)), ("--workers", "1")):
-        words[words.index(option) + 1] = value
+    (server,) = read_base("mlflow.yaml")["spec"]["template"]["spec"]["containers"]
+    variables = environment(server, {"VIM_DOMAIN": DOMAIN})
+    options = dict(word.split("=", 1) for word in server["command"] if word.startswith("--"))
+    options |= {
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+        "--backend-store-uri": options["--backend-store-uri"].replace("postgres:5432", f"127.0.0.1:{database.port}"),
+        "--artifacts-destination": str(folder / "artifacts"),
+    }
+    words = [sys.executable, "-m", "mlflow", "server", *(f"{name}={value}" for name, value in options.items())]
     address = f"http://127.0.0.1:{port}"
-    variables = experiments.environment([f"127.0.0.1:{port}", *hosts], list(hosts))
-    password = {"PGPASSWORD": database.environment["PGPASSWORD"]}
-    with running(words, folder / "mlflow", **variables, **password) as process:
+    variables["MLFLOW_SERVER_ALLOWED_HOSTS"] += f",127.0.0.1:{port}"
+    variables["PGPASSWORD"] = database.environment["PGPASSWORD"]
+    with running(words, folder / "mlflow", **variables) as process:
         process.wait_for(lambda: answers(f"{address}/health"), 240)
         yield address
 
@@ -55,10 +65,11 @@ def dagster_instance(database: deployed.Postgres, home: Path) -> Iterator[Any]:
     from dagster import DagsterInstance
 
     home.mkdir(exist_ok=True)
-    text = orchestrator.to_yaml(orchestrator.instance("127.0.0.1", database.port))
+    text = (KUBERNETES / "base" / "config" / "dagster.yaml").read_text()
+    text = text.replace("hostname: postgres", "hostname: 127.0.0.1").replace("port: 5432", f"port: {database.port}")
     (home / "dagster.yaml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(orchestrator.PASSWORD, database.environment["PGPASSWORD"])
+        patch.setenv("VIM_POSTGRES_PASSWORD", database.environment["PGPASSWORD"])
         with DagsterInstance.from_config(str(home)) as instance:
             yield instance
 
@@ -116,7 +127,7 @@ def restored(database: deployed.Postgres, tmp_path_factory: pytest.TempPathFacto
     assert "the database mlflow is not empty" in refused.stderr
     database.fresh(*DATABASES)
     script(database, "restore.sh", f"{backups}/latest", *DATABASES)
-    with mlflow_server(database, folder, port, SITE) as address:
+    with mlflow_server(database, folder, port) as address:
         yield Restored(address, run.info.run_id, finished.run_id)
 
 
@@ -168,45 +179,60 @@ def test_a_failed_backup_changes_nothing(database: deployed.Postgres, tmp_path: 
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == before
 
 
+@dataclass(frozen=True)
+class Gateway:
+    """nginx on loopback, with the certificate that its clients trust."""
+
+    http_port: int
+    https_port: int
+    tls: ssl.SSLContext
+
+    def configuration(self, folder: Path, mlflow: str) -> str:
+        """The deployed nginx.conf, with other ports, files in `folder`, and MLflow at this address."""
+        (server,) = read_base("gateway.yaml")["spec"]["template"]["spec"]["containers"]
+        variables = environment(server, {"VIM_DOMAIN": DOMAIN})
+        files = {"VIM_SECRETS": str(folder), "VIM_RESOLVER": "127.0.0.1"}
+        text = nginx_files({**variables, **files})["nginx.conf"]
+        text = text.replace("listen 8080", f"listen 127.0.0.1:{self.http_port}")
+        text = text.replace("listen 8443", f"listen 127.0.0.1:{self.https_port}")
+        text, count = re.subn(r"proxy_pass http://mlflow[^;]*;", f"proxy_pass {mlflow};", text)
+        assert count == 1
+        return re.sub(r" /(tmp|dev)/(?=[\w*.]+;)", f" {folder}/", text)
+
+    def list_experiments(self, password: str | None, site: str = SITE) -> tuple[int, bytes]:
+        """Status and body of MLflow's list of experiments, requested by the site's name."""
+        login = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        headers = {"Host": site, **({"Authorization": f"Basic {login}"} if password is not None else {})}
+        connection = http.client.HTTPSConnection(site, self.https_port, context=self.tls, timeout=30)
+        raw = socket.create_connection(("127.0.0.1", self.https_port), timeout=30)
+        connection.sock = self.tls.wrap_socket(raw, server_hostname=site)
+        with contextlib.closing(connection):
+            connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=5", headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+
 def test_nginx_lets_in_who_knows_the_password_and_nobody_else(restored: Restored, tmp_path: Path) -> None:
     folder = tmp_path / "gate"
     folder.mkdir()
-    made = deployed.certificate(folder, SITE)
-    gate = nginx.Gate(
-        str(made.certificate), str(made.key), str(deployed.htpasswd(folder / "htpasswd", USER, PASSWORD)),
-        free_port(), free_port(), address="127.0.0.1", temporary=str(folder), access_log=str(folder / "access.log"),
-    )  # fmt: skip
+    certificate = deployed.certificate(folder, SITE).certificate
+    deployed.htpasswd(folder / "htpasswd", USER, PASSWORD)
+    gateway = Gateway(free_port(), free_port(), ssl.create_default_context(cafile=str(certificate)))
     if os.geteuid() == 0:
         # nginx' workers give up root, and have to reach the file with the passwords.
         for path in [folder, *folder.parents]:
             if path.stat().st_uid == 0 and "pytest" in str(path):
                 path.chmod(path.stat().st_mode | 0o011)
         (folder / "htpasswd").chmod(0o644)
-    with deployed.nginx(nginx.config(gate, {SITE: restored.address}), folder, gate.https_port):
-        context = ssl.create_default_context(cafile=str(made.certificate))
-        assert _asked(gate, context, None)[0] == 401
-        assert _asked(gate, context, "wrong")[0] == 401
-        status, body = _asked(gate, context, PASSWORD)
+    with deployed.nginx(gateway.configuration(folder, restored.address), folder, gateway.https_port):
+        assert gateway.list_experiments(None)[0] == 401
+        assert gateway.list_experiments("wrong")[0] == 401
+        status, body = gateway.list_experiments(PASSWORD)
         assert (status, b'"experiments"' in body) == (200, True)
-        plain = http.client.HTTPConnection("127.0.0.1", gate.http_port, timeout=30)
+        plain = http.client.HTTPConnection("127.0.0.1", gateway.http_port, timeout=30)
         plain.request("GET", "/api/2.0/x?y=1", headers={"Host": SITE})
         answer = plain.getresponse()
         assert (answer.status, answer.headers["Location"]) == (301, f"https://{SITE}/api/2.0/x?y=1")
         with pytest.raises(ssl.SSLError):
-            _asked(gate, context, PASSWORD, "other.example.test")
-    assert PASSWORD not in (folder / "access.log").read_text()
-
-
-def _asked(gate: nginx.Gate, context: ssl.SSLContext, password: str | None, site: str = SITE) -> tuple[int, bytes]:
-    """Status and body of MLflow's list of experiments, asked for by the site's name."""
-    import socket
-
-    login = base64.b64encode(f"{USER}:{password}".encode()).decode()
-    headers = {"Host": site, **({"Authorization": f"Basic {login}"} if password is not None else {})}
-    connection = http.client.HTTPSConnection(site, gate.https_port, context=context, timeout=30)
-    raw = socket.create_connection(("127.0.0.1", gate.https_port), timeout=30)
-    connection.sock = context.wrap_socket(raw, server_hostname=site)
-    with contextlib.closing(connection):
-        connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=5", headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+            gateway.list_experiments(PASSWORD, "other.example.test")
+    assert PASSWORD not in (folder / "stdout").read_text()

@@ -6,12 +6,11 @@ import re
 import shlex
 import tomllib
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
-from pipelines.deploying import database, objects
 from tests.support.common import REPOSITORY
+from tests.support.kubernetes_objects import read_base
 
 FOLDER = REPOSITORY / "infra" / "images"
 IMAGES = sorted(FOLDER.glob("*.Dockerfile"))
@@ -66,8 +65,9 @@ def test_everything_is_installed_at_the_locks_versions(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(TEXTS))
 def test_it_runs_as_the_user_that_the_manifests_name(name: str) -> None:
-    assert instructions(TEXTS[name])[-1] == ("USER", f"{objects.USER}:{objects.USER}")
-    assert f"useradd --uid {objects.USER}" in TEXTS[name]
+    user = read_base("mlflow.yaml")["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
+    assert instructions(TEXTS[name])[-1] == ("USER", f"{user}:{user}")
+    assert f"useradd --uid {user}" in TEXTS[name]
 
 
 def test_the_accelerators_have_what_they_need() -> None:
@@ -80,9 +80,5 @@ def test_the_accelerators_have_what_they_need() -> None:
 
 
 def test_pg_dump_is_as_new_as_the_server() -> None:
-    assert f"postgresql-client-{database.IMAGE.partition(':')[2]}" in TEXTS["server"]
-
-
-def test_the_scripts_are_where_the_manifests_look() -> None:
-    assert Path(REPOSITORY, "infra", "postgres").resolve() == database.SCRIPTS.resolve()
-    assert "/opt/vim/pipelines/deploying/postgres /opt/vim/postgres" in TEXTS["server"]
+    (container,) = read_base("postgres.yaml", "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert f"postgresql-client-{container['image'].partition(':')[2]}" in TEXTS["server"]

@@ -24,9 +24,11 @@ users: [{name: me, user: {token: none}}]
 """
 
 
-def subject(components: Any = None, root: str = "gs://bucket/vim", **place: Any) -> Subject:
-    filled = KubernetesPlace(**{"image": "vim:1", "bucket": "bucket", **place})
-    profile = Cluster(name="pods", kind="kubernetes", root=root, components=components or {}, kubernetes=filled)
+def subject(components: Any = None, **place: Any) -> Subject:
+    filled = KubernetesPlace(**{"image": "vim:1", **place})
+    profile = Cluster(
+        name="pods", kind="kubernetes", root="gs://bucket/vim", components=components or {}, kubernetes=filled
+    )
     return Subject(PipelineConfig("fake", ["quantize"], RunConfig(tracking_uri="off")), profile)
 
 
@@ -41,8 +43,8 @@ def test_a_profile_that_is_filled_in() -> None:
 
 def test_what_is_missing_in_a_profile() -> None:
     place = {"device": "xla", "topology": "2x2x4", "workers": 1}
-    found = of(kubernetes_cluster.fields(subject({"quantize": place}, "gs://other/vim", image="", queue="")))
-    assert set(found) == {"kubernetes.image", "kubernetes root", "kubernetes queue", "topology"}
+    found = of(kubernetes_cluster.fields(subject({"quantize": place}, image="", queue="")))
+    assert set(found) == {"kubernetes.image", "kubernetes queue", "topology"}
     assert "take a multiple of 4" in found["topology"].found
     place["workers"] = 4
     found = of(kubernetes_cluster.fields(subject({"quantize": place}, accelerator="")))

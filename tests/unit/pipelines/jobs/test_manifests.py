@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 from pipelines.jobs import manifests, shapes
 from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster, KubernetesPlace
-from tests.support.validating import templates, validate
+from tests.support.kubernetes_objects import pod_templates, validate
 from vim_core.errors import ConfigError
 
 SETTINGS = "components: [ingest, quantize, tokenize, prior, sample]\nrun: {threads: 4}\n"
@@ -80,35 +81,34 @@ def test_the_job_waits_in_the_queue_cleans_up_and_has_a_token() -> None:
     assert (spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"], spec["backoffLimit"]) == (True, 5, 0)
     assert spec["entrypoint"] == "python -m pipelines.cli job 'gs://b/.jobs/a b.json'"
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-    pods = templates(made)
+    pods = pod_templates(made)
     assert {pod["spec"]["serviceAccountName"] for pod in pods} == {"sa"}
     assert [pod["spec"]["containers"][0]["image"] for pod in pods] == ["vim:1", "vim:1", "tpu:1", "tpu:1"]
     head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert head["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
 
 
-def test_every_object_fits_its_schema() -> None:
-    validate(job())
-    validate(job(target="ingest"))
-    validate(manifests.ray_cluster(cluster(), "vim"))
+@pytest.mark.parametrize("target", ["", "ingest"])
+def test_a_job_fits_the_schema_of_kuberay(target: str, test_data: Path) -> None:
+    validate(job(target=target), test_data / "crds")
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda made: made["spec"].update(entryPoint="x"),
-        lambda made: made["spec"].update(submissionMode="Job"),
-        lambda made: made["metadata"].update(name="a" * 48),
+        lambda made: made["spec"]["rayClusterSpec"]["headGroupSpec"].pop("template"),
+        lambda made: made["metadata"].update(label="a"),
         lambda made: made["spec"]["rayClusterSpec"]["workerGroupSpecs"][0].update(numOfHosts="4"),
-        lambda made: templates(made)[1]["spec"]["containers"][0].update(images="x"),
-        lambda made: templates(made)[0]["spec"].pop("containers"),
+        lambda made: pod_templates(made)[1]["spec"]["containers"][0].update(images="x"),
+        lambda made: pod_templates(made)[0]["spec"].pop("containers"),
     ],
 )
-def test_the_schemas_find_mistakes(spoil: Any) -> None:
+def test_the_schemas_find_mistakes(spoil: Any, test_data: Path) -> None:
     made = job()
     spoil(made)
     with pytest.raises(jsonschema.ValidationError):
-        validate(made)
+        validate(made, test_data / "crds")
 
 
 @pytest.mark.parametrize(
