@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vim_core.metrics.gaussian import Gaussian
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.moments import Gaussian, Moments
 
 SEED = 0
 

@@ -31,11 +31,11 @@ def add(
     size: int,
 ) -> None:
     """Against the real images of the statistics' split and, where the reference file has images, against those."""
-    from vim_core.metrics.statistics_files import merged
+    from vim_core.metrics.feature_statistics import merge_files
 
     statistics = inputs["statistics"]
     split = str(statistics.properties["split"])
-    real = merged([statistics.uri(whole(split, FEATURES))])
+    real = merge_files([statistics.uri(whole(split, FEATURES))])
     named = config.protocol != ""
     x, y = sample.features, real.features
     if named:
@@ -43,7 +43,7 @@ def add(
     records = _Records(made, statistics, size)
     _compare(own, records, x, y, config)
     if any(entry.name == whole(BATCH, FEATURES) for entry in statistics.manifest.files):
-        file = merged([statistics.uri(whole(BATCH, FEATURES))])
+        file = merge_files([statistics.uri(whole(BATCH, FEATURES))])
         keys = [f"{BATCH}-{place:08d}" for place in range(int(statistics.properties["reference"]["images"]))]
         _compare(
             own, _Records(made, statistics, size, to_file=True), x, _by(file, keys) if named else file.features, config
@@ -63,11 +63,10 @@ class _Records:
 
 
 def _compare(own: Figures, records: _Records, x: NDArray[Any], y: NDArray[Any], config: ScoreConfig) -> None:
-    from vim_core.metrics.density_coverage import density_coverage
+    from vim_core.metrics.conventions import convention
     from vim_core.metrics.intervals import bootstrap_interval, wilson_interval
     from vim_core.metrics.kernel_distance import SEED, SUBSET_SIZE, SUBSETS, kernel_distance
-    from vim_core.metrics.precision_recall import manifold_membership
-    from vim_core.metrics.rules import convention
+    from vim_core.metrics.precision_recall import density_coverage, manifold_membership
 
     names, rule = records.names, convention(config.protocol)
     subset = SUBSET_SIZE if config.protocol else min(SUBSET_SIZE, len(x), len(y))
@@ -107,6 +106,6 @@ def _ordered(sample: FeatureSample, uris: Any) -> NDArray[Any]:
 
 
 def _by(sample: FeatureSample, keys: list[str]) -> NDArray[Any]:
-    from vim_core.metrics.rules import in_order
+    from vim_core.metrics.conventions import in_table_order
 
-    return in_order(sample, keys)
+    return in_table_order(sample, keys)

@@ -64,7 +64,7 @@ def pairs_of(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[shards.P
 def judged_of(config: ScoreConfig, inputs: Inputs, ctx: Context, of: ImageSet) -> list[shards.Judged]:
     """One job per shard of a set of generated images; none without a network to look at them."""
     from vim_core.data.image_tables import open_parquet
-    from vim_core.metrics.rules import convention
+    from vim_core.metrics.conventions import convention
 
     tap = samples.tap_of(inputs, ctx)
     if tap is None:

@@ -113,7 +113,7 @@ def _merged(searches: Sequence[shards.Search]) -> tuple[NDArray[np.float64], NDA
 
     best: tuple[Any, Any] | None = None
     for job in searches:
-        found = npz.arrays(io.read_bytes(f"{job.result}.npz"), ("distances", "keys"), "an answer of neighbours")
+        found = npz.unpack(io.read_bytes(f"{job.result}.npz"), ("distances", "keys"), "an answer of neighbours")
         pair = found["distances"], found["keys"]
         best = pair if best is None else merge_nearest(best, pair, NEAREST)
     assert best is not None

@@ -17,7 +17,7 @@ NEIGHBOURS = 3
 """k of precision and recall; the same as `vim_core.metrics.precision_recall.NEIGHBOURS`, which needs numpy."""
 
 BALLS = 5
-"""k of density and coverage; the same as `vim_core.metrics.density_coverage.NEIGHBOURS`."""
+"""k of density and coverage; the same as `vim_core.metrics.precision_recall.NEIGHBOURS`."""
 
 
 @dataclass(frozen=True)

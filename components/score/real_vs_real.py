@@ -54,12 +54,12 @@ def add_floor(
     figures: Figures, jobs: list[shards.RealPair], inputs: Inputs, samples: int, groups: int, size: int
 ) -> None:
     """Put the shards together: `<distance>_real_vs_real` with its interval."""
+    from vim_core.metrics.feature_statistics import merge_files
     from vim_core.metrics.frechet import frechet_distance
-    from vim_core.metrics.statistics_files import merged
 
     results = [job.result for job in jobs]
     made, real = (
-        merged(shards.part_file(f"{each}-{side}", "moments") for each in results) for side in ("made", "real")
+        merge_files(shards.part_file(f"{each}-{side}", "moments") for each in results) for side in ("made", "real")
     )
     value = frechet_distance(made, real)
     interval = None

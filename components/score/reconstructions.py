@@ -46,12 +46,12 @@ def add_reconstructions(
 
 
 def _add_distance(figures: Figures, pairs: Sequence[shards.Pair], groups: int, record: dict[str, Any]) -> None:
+    from vim_core.metrics.feature_statistics import merge_files
     from vim_core.metrics.frechet import frechet_distance
-    from vim_core.metrics.statistics_files import merged
 
     results = [job.result for job in pairs]
     made, real = (
-        merged(shards.part_file(f"{each}-{side}", "moments") for each in results) for side in ("made", "real")
+        merge_files(shards.part_file(f"{each}-{side}", "moments") for each in results) for side in ("made", "real")
     )
     value = frechet_distance(made, real)
     interval = None

@@ -28,8 +28,8 @@ from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.features import FeatureSpec
-    from vim_core.metrics.gaussian import Gaussian
-    from vim_core.metrics.rules import Convention
+    from vim_core.metrics.conventions import Convention
+    from vim_core.metrics.moments import Gaussian
 
 FIXED = "the real images are taken as they are"
 
@@ -90,7 +90,7 @@ def add_samples(
     figures: Figures, of: ImageSet, jobs: Sequence[shards.Judged], config: ScoreConfig, inputs: Inputs, ctx: Context
 ) -> Looked:
     """Put the shards of one set together: files `moments/<set>.npz` and, if asked for, those of the other kinds."""
-    from vim_core.metrics.rules import convention
+    from vim_core.metrics.conventions import convention
 
     records = [shards.load(job.result) for job in jobs]
     looked = _looked(of, jobs, records)
@@ -111,7 +111,7 @@ def add_samples(
 
 
 def _looked(of: ImageSet, jobs: Sequence[shards.Judged], records: list[dict[str, Any]]) -> Looked:
-    from vim_core.metrics.statistics_files import merged
+    from vim_core.metrics.feature_statistics import merge_files
 
     count = sum(record["count"] for record in records)
     filled = [job.result for job, record in zip(jobs, records, strict=True) if record["count"]]
@@ -119,7 +119,7 @@ def _looked(of: ImageSet, jobs: Sequence[shards.Judged], records: list[dict[str,
         raise DataError(f"score: there is no image among the {of.name}")
     wanted = ((SCORES, jobs[0].splits), (FEATURES, jobs[0].features), (SPATIAL, jobs[0].spatial))
     kinds = [MOMENTS, *(kind for kind, asked_for in wanted if asked_for)]
-    sums = {kind: merged(shards.part_file(result, kind) for result in filled) for kind in kinds}
+    sums = {kind: merge_files(shards.part_file(result, kind) for result in filled) for kind in kinds}
     features = feature_cache.gather(filled, "kept") if jobs[0].keep else None
     return Looked(of, filled, sums, count, int(records[0]["size"]), features)
 
@@ -195,7 +195,7 @@ def _add_score(own: Figures, made: protocols.Made, looked: Looked, statistics: A
         return
     sums = looked.sums[SCORES]
     splits = int(sums.counts.size)
-    record = protocols.of_score(made, statistics, sums, looked.size, rule.split_rule(splits))
+    record = protocols.of_score(made, statistics, sums, looked.size, rule.split_description(splits))
     value, deviation = sums.score()
     half = student_quantile(splits - 1) * deviation / (splits - 1) ** 0.5 if splits > 1 else 0.0
     interval = (value - half, value + half) if splits > 1 else None

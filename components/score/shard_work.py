@@ -76,8 +76,8 @@ def samples(job: Judged) -> dict[str, Any]:
     from components.statistics.shards import loaded
     from vim_core.data.image_tables import ImageTable
     from vim_core.features import extract_images
-    from vim_core.metrics.rules import convention
-    from vim_core.metrics.sums import FeatureStatistics
+    from vim_core.metrics.conventions import convention
+    from vim_core.metrics.feature_statistics import FeatureStatistics
 
     tap, rule = loaded(job.tap), convention(job.protocol)
     sums = FeatureStatistics(tap.dim, tap.classes, splits=job.splits, features=job.features, spatial=_spatial(job, tap))
@@ -173,7 +173,7 @@ class _Side:
     """Moments, and features if they are to be kept, of one of two sets of images."""
 
     def __init__(self, tap: FeatureExtractor, result: str, name: str, keep: bool) -> None:
-        from vim_core.metrics.sums import FeatureStatistics
+        from vim_core.metrics.feature_statistics import FeatureStatistics
 
         self.tap, self.file = tap, part_file(f"{result}-{name}", "moments")
         self.sums, self.features = FeatureStatistics(tap.dim), feature_cache.Keeper(result, f"kept-{name}", keep)
@@ -198,7 +198,7 @@ def _predicted(job: Judged, images: Sequence[Pixels], logits: torch.Tensor) -> t
     """The classifier's most likely classes; `logits` are the tap's, which may be the same network."""
     from components.engines.devices import cached_classifier
     from vim_core.features import CLASSIFIER, extract_images
-    from vim_core.features.classifier import ClassifierExtractor
+    from vim_core.features.classifiers import ClassifierExtractor
 
     if job.tap.network == CLASSIFIER:
         return logits.argmax(dim=1)

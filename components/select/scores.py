@@ -56,7 +56,7 @@ def measure(job: Job) -> str:
     for start in range(0, len(table), job.batch):
         rows = range(start, min(start + job.batch, len(table)))
         pictures = [decode(table.image(row), job.max_pixels) for row in rows]
-        scores, best = selector.judge(pictures, torch.from_numpy(table.labels[rows.start : rows.stop]))
+        scores, best = selector.score(pictures, torch.from_numpy(table.labels[rows.start : rows.stop]))
         found.append(scores.numpy())
         likeliest.append(best.numpy())
     write(job.result, Scores(table.keys, table.labels, np.concatenate(found), np.concatenate(likeliest)))

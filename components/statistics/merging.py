@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from vim_core.metrics.merge_tree import insert, total
+from vim_core.metrics.feature_statistics import insert, total
 from vim_core.storage import io
 
 Nodes = dict[tuple[int, int], Any]
@@ -22,10 +22,10 @@ def _combiner() -> Any:
             return {}
 
         def add_input(self, nodes: Nodes, element: tuple[int, str]) -> Nodes:
-            from vim_core.metrics import statistics_files
+            from vim_core.metrics import feature_statistics
 
             index, uri = element
-            insert(nodes, 0, index, statistics_files.from_bytes(io.read_bytes(uri)))
+            insert(nodes, 0, index, feature_statistics.from_bytes(io.read_bytes(uri)))
             return nodes
 
         def merge_accumulators(self, accumulators: Any) -> Nodes:

@@ -10,8 +10,7 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.metrics.gaussian import Gaussian
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.moments import Gaussian, Moments
     from vim_core.metrics.reference import Reference
 
 KEY = "statistics.reference"
@@ -82,7 +81,7 @@ def export(uri: str, moments: Moments) -> None:
 
 
 def _gaussian(moments: Moments) -> Gaussian:
-    from vim_core.metrics.gaussian import Gaussian
+    from vim_core.metrics.moments import Gaussian
 
     return Gaussian(moments.mean, moments.covariance, moments.count)
 

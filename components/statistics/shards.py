@@ -156,7 +156,7 @@ def measure(job: Job) -> Job:
     """Write the statistics of one shard, unless they are there, and pass the job on."""
     from components.engines.devices import set_threads
     from vim_core.features import extract_images
-    from vim_core.metrics.sums import FeatureStatistics
+    from vim_core.metrics.feature_statistics import FeatureStatistics
 
     if finished(job):
         return job

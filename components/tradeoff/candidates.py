@@ -67,7 +67,7 @@ class CandidateSet:
         pieces, first = [], 0
         for number, groups in enumerate(self.parts):
             data = io.read_bytes(self.part_uri(number))
-            part = npz.unpack(data, {name: COLUMNS[name]}, "a part of the candidates")[name]
+            part = npz.unpack_checked(data, {name: COLUMNS[name]}, "a part of the candidates")[name]
             if ordered is not None:
                 inside = ordered[(ordered >= first) & (ordered < first + len(part))]
                 part = part[inside - first]
@@ -130,7 +130,7 @@ class Networks:
         """See `COLUMNS`; `images` are uint8 [H, W, 3], `labels` int64 [N] the classes that were sampled."""
         from vim_core.features import extract_images
 
-        scores = np.zeros(len(images)) if self.selector is None else self.selector.judge(images, labels)[0].numpy()
+        scores = np.zeros(len(images)) if self.selector is None else self.selector.score(images, labels)[0].numpy()
         seen = extract_images(self.classifier, images)
         correct = (seen.logits.argmax(dim=1) == labels).long().numpy()
         if self.reference is not self.classifier:

@@ -14,7 +14,7 @@ from components.tradeoff import ranking
 from components.tradeoff.grid import ACCEPTANCE, Point
 from pipelines.sweeps.spec import BLOCK, PROBED, Sweep
 from vim_core.errors import ConfigError
-from vim_core.metrics.protocol import same_protocol
+from vim_core.metrics.protocol import differences
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
 BLOCK_ACCURACY = "accuracy"
@@ -136,7 +136,7 @@ def _comparable(outcomes: Sequence[Outcome], axes: Sequence[str]) -> list[list[R
         if any(math.isnan(ranking.measured(record, name)[0]) for name in names):
             continue
         for group in groups:
-            if all(map(same_protocol, protocols(group[0]), protocols(record))):
+            if not any(map(differences, protocols(group[0]), protocols(record))):
                 group.append(record)
                 break
         else:

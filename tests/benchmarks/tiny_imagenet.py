@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from components.contract import settings
@@ -72,6 +73,14 @@ def tables(config: IngestConfig, source: Path, work: Path) -> QuantizerData:
     return QuantizerData(train, test)
 
 
+def effective_rank(latents: np.ndarray) -> float:
+    """e^entropy of the shares of variance along the principal axes of latents [N, D] (Roy and Vetterli 2007)."""
+    covariance = np.cov(np.asarray(latents, dtype=np.float64), rowvar=False)
+    variances = np.linalg.eigvalsh(covariance).clip(min=0.0)
+    shares = variances[variances > 0] / variances.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
 def judged(task: QuantizerTask, usage_batch: int) -> Row:
     """Mean PSNR in dB and codebook figures over the first held-out images."""
     images = task.held_out.plain(range(min(JUDGED, len(task.held_out))))
@@ -84,7 +93,7 @@ def judged(task: QuantizerTask, usage_batch: int) -> Row:
         "test_psnr_db": float((-10 * error.log10()).mean()),
         "test_usage": codebook.usage(found, vocabulary, min(usage_batch, len(found))),
         "test_perplexity": codebook.perplexity(codebook.histogram(found, vocabulary)),
-        "test_spread": codebook.spread(looked_up.detach().numpy()),
+        "test_spread": effective_rank(looked_up.detach().numpy()),
     }
     return {name: round(value, 5) for name, value in figures.items()}
 

@@ -22,13 +22,13 @@ from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode
 from vim_core.errors import ConfigError, DataError
 from vim_core.features import FeatureSpec, load_extractor
-from vim_core.metrics import statistics_files
+from vim_core.metrics import feature_statistics
+from vim_core.metrics.feature_statistics import rank_of, split_of
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.inception_score import ScoreSums
 from vim_core.metrics.moments import Moments
-from vim_core.metrics.precision_recall import FeatureSample, precision_recall
+from vim_core.metrics.precision_recall import FeatureSample, manifold_membership
 from vim_core.metrics.reference import read_reference
-from vim_core.metrics.sums import rank_of, split_of
 from vim_core.storage import io
 
 ALL = StatisticsConfig(split="train", halves=["train"], batch=10, score_splits=3, features=25)
@@ -62,17 +62,17 @@ def test_everything_in_one_pass_equals_the_whole(inputs: dict[str, Artifact], me
     keys, features, logits = taken(inputs)
     splits = np.array([split_of(key, 3) for key in keys])
     whole = ScoreSums.from_batch(logits, splits, 3)
-    found = statistics_files.from_bytes(io.read_bytes(artifact.uri("inception_score/train.npz")))
+    found = feature_statistics.from_bytes(io.read_bytes(artifact.uri("inception_score/train.npz")))
     assert found.counts.tolist() == whole.counts.tolist()
     np.testing.assert_allclose(found.probabilities, whole.probabilities, rtol=1e-5)
     assert found.score() == pytest.approx(whole.score(), rel=1e-5)
     assert (artifact.manifest.metrics["is_classifier"], artifact.manifest.metrics["is_classifier_std"]) == found.score()
-    sample = statistics_files.from_bytes(io.read_bytes(artifact.uri("features/train.npz")))
+    sample = feature_statistics.from_bytes(io.read_bytes(artifact.uri("features/train.npz")))
     ranks = np.array([rank_of(key) for key in keys], dtype=np.uint64)
     chosen = np.argsort(ranks)[:25]
     np.testing.assert_array_equal(sample.hashes, ranks[chosen])
     np.testing.assert_allclose(sample.features, features[chosen], rtol=1e-4, atol=1e-6)
-    moments = statistics_files.from_bytes(io.read_bytes(artifact.uri("moments/train.npz")))
+    moments = feature_statistics.from_bytes(io.read_bytes(artifact.uri("moments/train.npz")))
     np.testing.assert_allclose(moments.mean, features.mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
@@ -81,9 +81,9 @@ def test_shards_are_kept_and_merge_to_any_union(measured: Any, kind: str) -> Non
     _, artifact = measured
     shards = artifact.uris(f"{kind}/train-")
     assert len(shards) == SHARDS
-    assert statistics_files.merged(shards).to_bytes() == io.read_bytes(artifact.uri(f"{kind}/train.npz"))
-    few, rest = statistics_files.merged(shards[1:3]), statistics_files.merged([shards[0], *shards[3:]])
-    again = statistics_files.merged(shards)
+    assert feature_statistics.merge_files(shards).to_bytes() == io.read_bytes(artifact.uri(f"{kind}/train.npz"))
+    few, rest = feature_statistics.merge_files(shards[1:3]), feature_statistics.merge_files([shards[0], *shards[3:]])
+    again = feature_statistics.merge_files(shards)
     if kind == "moments":
         np.testing.assert_allclose(few.merge(rest).m2, again.m2, rtol=1e-10)
     elif kind == "features":
@@ -191,7 +191,7 @@ def test_a_batch_of_images_alone_is_measured(inputs: dict[str, Artifact], tmp_pa
     assert found is not None
     _, features, _ = taken(inputs, "test")
     np.testing.assert_allclose(found.mean, features.mean(axis=0), rtol=1e-4, atol=1e-6)
-    assert statistics_files.from_bytes(io.read_bytes(artifact.uri("features/reference-images.npz"))).count == 25
+    assert feature_statistics.from_bytes(io.read_bytes(artifact.uri("features/reference-images.npz"))).count == 25
 
 
 def test_references_that_do_not_fit_are_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
@@ -239,13 +239,13 @@ def test_score_compares_samples_by_everything_that_was_measured(tmp_path: Path) 
 
 
 def _check_figures(outcome: Any, ctx: Context, measured: Artifact, published: Moments) -> None:
-    samples = {kind: statistics_files.from_bytes(io.read_bytes(ctx.path(f"{kind}/samples.npz"))) for kind in
+    samples = {kind: feature_statistics.from_bytes(io.read_bytes(ctx.path(f"{kind}/samples.npz"))) for kind in
                ("moments", "inception_score", "features")}  # fmt: skip
-    real: FeatureSample = statistics_files.from_bytes(io.read_bytes(measured.uri("features/test.npz")))
+    real: FeatureSample = feature_statistics.from_bytes(io.read_bytes(measured.uri("features/test.npz")))
     figures, protocols = outcome.metrics, outcome.protocols
     assert figures["fd_classifier_reference"] == pytest.approx(frechet_distance(samples["moments"], published))
-    coverage = precision_recall(real.features, samples["features"].features)
-    assert (figures["precision_classifier"], figures["recall_classifier"]) == coverage
+    members = manifold_membership(real.features, samples["features"].features)
+    assert [figures["precision_classifier"], figures["recall_classifier"]] == [side.mean() for side in members]
     assert (figures["is_classifier"], figures["is_classifier_std"]) == samples["inception_score"].score()
     assert {name for name in figures if not name.endswith(("_low", "_high"))} - {"samples"} == set(protocols)
     assert protocols["is_classifier"]["notes"].startswith("mean (and standard deviation) over 2 splits")

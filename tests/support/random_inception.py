@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vim_core.features.inception_v3 import Inception
+from vim_core.features.inception import Inception
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

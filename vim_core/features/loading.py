@@ -1,12 +1,11 @@
-"""From the few words that name a feature network to the network."""
+"""Loading a feature network from its specification."""
 
 from __future__ import annotations
 
 from vim_core.errors import ConfigError, DataError
 from vim_core.features.base import CLASSIFIER, INCEPTION, TORCHVISION, FeatureExtractor, FeatureSpec
-from vim_core.features.classifier import ClassifierExtractor
+from vim_core.features.classifiers import ClassifierExtractor, TorchvisionExtractor, check_torchvision
 from vim_core.features.inception import PUBLISHED, InceptionExtractor
-from vim_core.features.torchvision_net import TorchvisionExtractor, build
 from vim_core.models.classifier import load_classifier
 from vim_core.weights.published import WeightFile, verified
 
@@ -23,7 +22,7 @@ def load_extractor(spec: FeatureSpec) -> FeatureExtractor:
     if spec.network == CLASSIFIER:
         return ClassifierExtractor(load_classifier(spec.weights, spec.config, spec.device), spec.sha256, spec.device)
     check_spec(spec)
-    state, digest = verified(_file(spec), spec.weights, KEY)
+    state, digest = verified(_weight_file(spec), spec.weights, KEY)
     try:
         if spec.network == INCEPTION:
             return InceptionExtractor(state, digest, spec.image_size, spec.device)
@@ -34,18 +33,18 @@ def load_extractor(spec: FeatureSpec) -> FeatureExtractor:
 
 
 def check_spec(spec: FeatureSpec) -> None:
-    """Raise `ConfigError` unless there is such a network and a weight file and its hash are named for it."""
+    """Raise `ConfigError` unless there is such a network and the settings name its weight file."""
     if spec.network.startswith(TORCHVISION):
-        build(spec.network.removeprefix(TORCHVISION))
+        check_torchvision(spec.network.removeprefix(TORCHVISION), "statistics.network")
     elif spec.network not in (CLASSIFIER, INCEPTION):
         known = f"{CLASSIFIER}, {INCEPTION}, {TORCHVISION}<name>"
         raise ConfigError(f"statistics.network={spec.network!r}: must be one of {known}")
-    file = _file(spec)
+    file = _weight_file(spec)
     if not spec.weights:
         raise ConfigError(f"{KEY} is empty: give the path or URI of {file.name}, the {file.purpose}")
 
 
-def _file(spec: FeatureSpec) -> WeightFile:
+def _weight_file(spec: FeatureSpec) -> WeightFile:
     if spec.network == INCEPTION and not spec.sha256:
         return PUBLISHED
     purpose = "network of FID with other weights" if spec.network == INCEPTION else f"network {spec.network}"

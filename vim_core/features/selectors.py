@@ -1,14 +1,14 @@
-"""Networks that select samples: the pipeline's second classifier, torchvision's by name, or any other by its factory.
+"""Classifiers that select samples: the pipeline's second one, torchvision's by name, or any other by its factory.
 
-The interface of a network from outside, given as `<module>:<factory>`: the factory takes no arguments and gives an
-`nn.Module` whose state dict the named weights fill, every tensor of it but the counters of batch norm. Called on images
-[B, 3, H, W] in [0, 1] (RGB, float32) it returns logits [B, C]; resizing and normalising are its own affair. It may have
+A network from outside is given as `<module>:<factory>`: the factory takes no arguments and returns an `nn.Module` whose
+state dict the named weights fill, every tensor of it except the counters of batch norm. Called on images [B, 3, H, W]
+in [0, 1] (RGB, float32) it returns logits [B, C]; it resizes and normalises them itself. Optional attributes are
 
-- `size`: pixels a side of the centre square that pictures are brought to first (bicubic, antialiased). Without it they
-  come as they are, and those of equal size in one batch;
+- `size`: pixels a side of the centre square that images are brought to first (bicubic, antialiased). Without it they
+  keep their sizes, and images of equal size form a batch;
 - `class_names`: its classes in the order of the logits, written as in the image table (wnids, for ImageNet). Without
   it there must be a list of them, or as many classes as the table has, in the same order;
-- `preprocessing`: what it does to images, in words, for the protocol.
+- `preprocessing`: its treatment of images, in words, for the protocol.
 """
 
 from __future__ import annotations
@@ -25,35 +25,38 @@ from torch import Tensor, nn
 from vim_core.data.images import Pixels, square, to_tensor
 from vim_core.errors import ConfigError, DataError
 from vim_core.features.base import TORCHVISION
-from vim_core.features.classifier import ClassifierExtractor
-from vim_core.features.torchvision_net import TorchvisionExtractor
+from vim_core.features.classifiers import ClassifierExtractor, TorchvisionExtractor, check_torchvision
 from vim_core.models.classifier import load_classifier
 from vim_core.weights.published import WeightFile, verified
 
 SELECTOR = "selector"
-"""Name of the pipeline's own: the component of this name."""
+"""Name of the pipeline's own network: the component of this name."""
 
 
 @dataclass(frozen=True)
 class SelectorSpec:
-    """Which network, from where; small, so that it travels to workers instead of the network.
+    """A classifier and its weight files; small, so that workers receive it and load the network themselves.
 
-    `name` as in `NetworkConfig`; `weights` and `config` are its files, `sha256` the hash that the weights must have (of
-    the pipeline's own: the artifact's digest). `wanted` are the classes of the image table, `classes` those of the
-    network in the order of its logits (empty: as the network says).
+    Attributes:
+        name: as in `NetworkConfig`.
+        weights, config: path or URI of the network's files.
+        sha256: hash that the weights must have; of the pipeline's own network, the artifact's digest.
+        table_classes: classes of the image table.
+        classes: classes of the network in the order of its logits; empty if the network names them itself.
+        device: where the network runs.
     """
 
     name: str
     weights: str
     config: str = ""
     sha256: str = ""
-    wanted: tuple[str, ...] = ()
+    table_classes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     device: str = "cpu"
 
 
-class Looking(Protocol):
-    """A network with its preprocessing, one picture at a time and then a batch."""
+class ImageClassifier(Protocol):
+    """A classifier with its preprocessing."""
 
     preprocessing: str
 
@@ -67,7 +70,7 @@ class Looking(Protocol):
 
 
 class Selector:
-    """What a network says of pictures, in the classes of an image table.
+    """A classifier whose classes are matched to those of an image table.
 
     Attributes:
         digest: the artifact's digest, or the whole sha256 of a weight file from outside.
@@ -75,110 +78,125 @@ class Selector:
         columns: logit of each class of the table, int64 [classes].
     """
 
-    def __init__(self, network: Looking, digest: str, columns: Sequence[int]) -> None:
+    def __init__(self, network: ImageClassifier, digest: str, columns: Sequence[int]) -> None:
         self.network, self.digest, self.preprocessing = network, digest, network.preprocessing
         self.columns = torch.tensor(list(columns), dtype=torch.int64)
 
-    def judge(self, images: Sequence[Pixels], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Probability of the class wanted, float64 [N], and whether no class is more likely, bool [N].
+    def score(self, images: Sequence[Pixels], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability of each image's label, float64 [N], and whether no class is more likely, bool [N].
 
-        Probabilities are over all classes of the network, also those that the table does not have.
+        Probabilities are over all classes of the network, including those that the table does not have.
 
         Args:
             images: decoded, uint8 [H, W, 3] each.
-            labels: class wanted of each, int64 [N].
+            labels: class of the table that each image was drawn for, int64 [N].
 
         Raises:
-            DataError: the network gives no row of logits for each image, or fewer logits than classes.
+            DataError: the network returns no row of logits for each image, or fewer logits than classes.
         """
         prepared = [self.network.prepare(image) for image in images]
-        # networks without a size of their own take batches of one shape
-        batches = [torch.stack(list(group)) for _, group in groupby(prepared, key=lambda image: image.shape)]
-        logits = torch.cat([self._logits(batch) for batch in batches])
-        wanted = self.columns[labels]
-        probabilities = logits.double().softmax(dim=1).gather(1, wanted[:, None])[:, 0]
-        return probabilities, logits.argmax(dim=1) == wanted
-
-    def _logits(self, batch: Tensor) -> Tensor:
-        logits = self.network.logits(batch)
-        if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] <= int(self.columns.max()):
-            found = f"{list(logits.shape)} for images {list(batch.shape)}"
-            raise DataError(
-                f"the selector gives logits {found}: expected one row an image, {self.columns.max()} or more"
-            )
-        return logits
+        parts = []
+        # networks without a fixed size take batches of one shape
+        for shape, group in groupby(prepared, key=lambda image: image.shape):
+            batch = torch.stack(list(group))
+            logits = self.network.logits(batch)
+            if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] <= int(self.columns.max()):
+                found = f"{list(logits.shape)} for images {[len(batch), *shape]}"
+                raise DataError(
+                    f"the selector gives logits {found}: expected one row an image, {self.columns.max()} or more"
+                )
+            parts.append(logits)
+        scores = torch.cat(parts)  # [N, C]
+        columns = self.columns[labels]  # [N]
+        probabilities = scores.double().softmax(dim=1).gather(1, columns[:, None])[:, 0]
+        return probabilities, scores.argmax(dim=1) == columns
 
 
 def load_selector(spec: SelectorSpec) -> Selector:
     """The network on its device, ready for inference, in the classes of the image table.
 
     Raises:
-        ConfigError: there is no such network, or its classes are not known to be those of the table.
+        ConfigError: there is no such network, or its classes cannot be matched to those of the table.
         DataError: the weights are missing, have another hash, or belong to another network.
     """
     if spec.name == SELECTOR:
-        tap = ClassifierExtractor(load_classifier(spec.weights, spec.config, spec.device), spec.sha256, spec.device)
-        return Selector(_Tapped(tap), spec.sha256, columns_of(spec, spec.classes, tap.classes))
-    network = WeightFile(f"the file with sha256 {spec.sha256}", spec.sha256, f"network {spec.name}")
-    build = _torchvision if spec.name.startswith(TORCHVISION) else _from_factory
-    state, digest = verified(network, spec.weights, "network.weights")
+        network = load_classifier(spec.weights, spec.config, spec.device)
+        own = ClassifierExtractor(network, spec.sha256, spec.device)
+        return Selector(_ExtractorClassifier(own), spec.sha256, match_classes(spec, spec.classes, own.classes))
+    file = WeightFile(f"the file with sha256 {spec.sha256}", spec.sha256, f"network {spec.name}")
+    state, digest = verified(file, spec.weights, "network.weights")
+    classifier: ImageClassifier
     try:
-        looking, names, outputs = build(spec, state, digest)
+        if spec.name.startswith(TORCHVISION):
+            name = spec.name.removeprefix(TORCHVISION)
+            check_torchvision(name, "network.name")
+            extractor = TorchvisionExtractor(name, state, digest, device=spec.device)
+            classifier, names, outputs = _ExtractorClassifier(extractor), spec.classes, extractor.classes
+        else:
+            module = _create_module(spec.name)
+            # many files leave out the counters of batch norm, which are no weights
+            defaults = module.state_dict()
+            counters = {name: defaults[name] for name in defaults if name.endswith("num_batches_tracked")}
+            module.load_state_dict(counters | state, strict=True)
+            names = spec.classes or tuple(getattr(module, "class_names", ()))
+            classifier, outputs = _ModuleClassifier(module, spec.device), 0
     except RuntimeError as error:
         raise DataError(f"network.weights={spec.weights!r} does not fit {spec.name}: {error}") from None
-    return Selector(looking, digest, columns_of(spec, spec.classes or names, outputs))
+    return Selector(classifier, digest, match_classes(spec, names, outputs))
 
 
-def columns_of(spec: SelectorSpec, names: Sequence[str], outputs: int) -> list[int]:
+def match_classes(spec: SelectorSpec, names: Sequence[str], outputs: int) -> list[int]:
     """The logit of each class of the table: by name where the network's classes are known, else in the same order.
 
     Args:
-        names: the network's classes in the order of its logits; empty where nobody says them.
-        outputs: number of logits; 0 where it is not known before the first image.
+        spec: the network and the classes of the table.
+        names: the network's classes in the order of its logits; empty where they are unknown.
+        outputs: number of logits; 0 where it is unknown before the first image.
 
     Raises:
         ConfigError: a class of the table is not among the names, or numbers or names do not match.
     """
-    ask = f"name a list of the classes of {spec.name} in the order of its logits as network.classes"
+    remedy = f"name a list of the classes of {spec.name} in the order of its logits as network.classes"
     if names:
-        place = {name: number for number, name in enumerate(names)}
-        missing = [name for name in spec.wanted if name not in place]
-        if missing or len(place) != len(names) or (outputs and outputs != len(names)):
+        index = {name: number for number, name in enumerate(names)}
+        missing = [name for name in spec.table_classes if name not in index]
+        if missing or len(index) != len(names) or (outputs and outputs != len(names)):
             odd = f"{len(missing)} classes of the images, first {missing[0]!r}, are" if missing else "its logits are"
-            raise ConfigError(f"network.name={spec.name!r}: {odd} not among its {len(names)} classes; {ask}")
-        return [place[name] for name in spec.wanted]
-    if outputs and outputs != len(spec.wanted):
+            raise ConfigError(f"network.name={spec.name!r}: {odd} not among its {len(names)} classes; {remedy}")
+        return [index[name] for name in spec.table_classes]
+    if outputs and outputs != len(spec.table_classes):
         raise ConfigError(
-            f"network.name={spec.name!r}: has {outputs} classes, the images have {len(spec.wanted)}; {ask}"
+            f"network.name={spec.name!r}: has {outputs} classes, the images have {len(spec.table_classes)}; {remedy}"
         )
-    if spec.name.startswith(TORCHVISION) and list(spec.wanted) != sorted(spec.wanted):
+    if spec.name.startswith(TORCHVISION) and list(spec.table_classes) != sorted(spec.table_classes):
         raise ConfigError(
-            f"network.name={spec.name!r}: torchvision's classes are ordered by wnid, those of the images are not; {ask}"
+            f"network.name={spec.name!r}: torchvision's classes are ordered by wnid, those of the images are not; "
+            f"{remedy}"
         )
-    return list(range(len(spec.wanted)))
+    return list(range(len(spec.table_classes)))
 
 
-class _Tapped:
-    """A feature network of `vim_core.features` of which only the logits are wanted."""
+class _ExtractorClassifier:
+    """The logits of a feature extractor."""
 
-    def __init__(self, tap: ClassifierExtractor | TorchvisionExtractor) -> None:
-        self.tap, self.preprocessing = tap, tap.preprocessing
+    def __init__(self, extractor: ClassifierExtractor | TorchvisionExtractor) -> None:
+        self.extractor, self.preprocessing = extractor, extractor.preprocessing
 
     def prepare(self, image: Pixels) -> Tensor:
-        return self.tap.prepare(image)
+        return self.extractor.prepare(image)
 
     def logits(self, batch: Tensor) -> Tensor:
-        return self.tap.extract(batch).logits
+        return self.extractor.extract(batch).logits
 
 
-class _Module:
-    """A network of the documented interface."""
+class _ModuleClassifier:
+    """A network from outside, of the interface in this module's docstring."""
 
     def __init__(self, network: nn.Module, device: str) -> None:
         self.network, self.device = network.to(device).eval(), device
         self.size = int(getattr(network, "size", 0))
-        squared = f"short side to {self.size} pixels (bicubic, antialiased), centre crop; " if self.size else ""
-        self.preprocessing = squared + str(getattr(network, "preprocessing", "then its own"))
+        crop = f"short side to {self.size} pixels (bicubic, antialiased), centre crop; " if self.size else ""
+        self.preprocessing = crop + str(getattr(network, "preprocessing", "then its own"))
 
     def prepare(self, image: Pixels) -> Tensor:
         return to_tensor(square(image, self.size) if self.size else image)
@@ -189,37 +207,14 @@ class _Module:
         return logits.float().cpu()
 
 
-Built = tuple[Looking, Sequence[str], int]
-"""The network, its classes as it says them, the number of its logits."""
-
-
-def _torchvision(spec: SelectorSpec, state: dict[str, Tensor], digest: str) -> Built:
-    import torchvision
-
-    name = spec.name.removeprefix(TORCHVISION)
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise ConfigError(
-            f"network.name={spec.name!r}: torchvision has no such classifier; there are {', '.join(known)}"
-        )
-    tap = TorchvisionExtractor(name, state, digest, device=spec.device)
-    return _Tapped(tap), (), tap.classes
-
-
-def _from_factory(spec: SelectorSpec, state: dict[str, Tensor], digest: str) -> Built:
-    network = _factory(spec.name)()
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"network.name={spec.name!r}: gives a {type(network).__name__}, expected a torch.nn.Module")
-    # the counters of batch norm are no weights, and many files leave them out
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    network.load_state_dict(counters | state, strict=True)
-    return _Module(network, spec.device), list(getattr(network, "class_names", ())), 0
-
-
-def _factory(name: str) -> Callable[[], Any]:
+def _create_module(name: str) -> nn.Module:
+    """The network that `<module>:<factory>` returns. Raises `ConfigError` where it cannot."""
     module, _, attribute = name.partition(":")
     try:
-        found: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
+        factory: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"network.name={name!r}: cannot be imported ({error}); it must be on the path") from None
-    return found
+    network = factory()
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"network.name={name!r}: returns a {type(network).__name__}, expected a torch.nn.Module")
+    return network

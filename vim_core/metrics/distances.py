@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 ROWS = 1000
-"""Rows of a distance matrix held at once."""
+"""Rows of a distance matrix in memory at once."""
 
 COLUMNS = 8192
 """Columns of a tile in the search for neighbours."""
@@ -19,8 +19,8 @@ COLUMNS = 8192
 def squared_distances(rows: Array, others: Array, block: int = ROWS) -> Iterator[Array]:
     """Squared distances [up to `block`, M] from blocks of `rows` [N, D] to all `others` [M, D], in float64.
 
-    Features around the mean of `others`, so that large offsets cost no digits; rounding may leave values a little below
-    zero where vectors are equal.
+    Both are centred on the mean of `others`, so that large offsets cost no digits; rounding may leave values a little
+    below zero where vectors are equal.
     """
     centre = others.mean(axis=0)
     others = others - centre
@@ -43,17 +43,17 @@ def nearest(
 ) -> tuple[Array, NDArray[np.int64]]:
     """The `count` nearest `vectors` [M, D] of every query [N, D]: distances and rows [N, count], nearest first.
 
-    Exact: every pair is looked at, in tiles of `block` x `columns`; distances of those found are computed anew from
+    Exact: every pair is compared, in tiles of `block` x `columns`; distances of the candidates are computed again from
     differences, so that a copy has distance 0. Equal distances come in the order of rows. Fewer vectors than `count`
     give fewer columns.
     """
-    asked = np.asarray(queries, np.float64)
-    best = np.full((len(asked), 0), np.inf), np.zeros((len(asked), 0), np.int64)
+    points = np.asarray(queries, np.float64)
+    best = np.full((len(points), 0), np.inf), np.zeros((len(points), 0), np.int64)
     for first in range(0, len(vectors), columns):
         part = np.asarray(vectors[first : first + columns], np.float64)
-        kept = [_smallest(tile, count + 1) for tile in squared_distances(asked, part, block)]
-        rows = np.concatenate(kept) if kept else np.zeros((0, 0), np.int64)
-        exact = np.stack([_exact(asked, part, rows[:, place]) for place in range(rows.shape[1])], axis=1)
+        found = [_smallest(tile, count + 1) for tile in squared_distances(points, part, block)]
+        rows = np.concatenate(found) if found else np.zeros((0, 0), np.int64)  # [N, up to count + 1]
+        exact = np.stack([_exact(points, part, rows[:, rank]) for rank in range(rows.shape[1])], axis=1)
         best = merge_nearest(best, (exact, rows + first), count)
     return best
 
@@ -61,11 +61,11 @@ def nearest(
 def merge_nearest(
     one: tuple[Array, NDArray[Any]], other: tuple[Array, NDArray[Any]], count: int
 ) -> tuple[Array, NDArray[Any]]:
-    """The `count` nearest of two answers (distances, what was found), each [N, any]; ties in the order given."""
+    """The `count` nearest of two results (distances, rows or keys), each [N, any]; ties in the order given."""
     distances = np.concatenate([one[0], other[0]], axis=1)
-    found = np.concatenate([one[1], other[1]], axis=1)
+    entries = np.concatenate([one[1], other[1]], axis=1)
     order = np.argsort(distances, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(found, order, 1)
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(entries, order, 1)
 
 
 def _smallest(tile: Array, count: int) -> NDArray[np.int64]:
@@ -76,8 +76,9 @@ def _smallest(tile: Array, count: int) -> NDArray[np.int64]:
 
 
 def _exact(queries: Array, vectors: Array, rows: NDArray[np.int64]) -> Array:
-    found = [
+    """Distance [N] of each query [N, D] to the vector in its row, in blocks of `ROWS`."""
+    parts = [
         np.sqrt(np.square(queries[start : start + ROWS] - vectors[rows[start : start + ROWS]]).sum(axis=1))
         for start in range(0, len(queries), ROWS)
     ]
-    return np.concatenate(found) if found else np.zeros(0)
+    return np.concatenate(parts) if parts else np.zeros(0)

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.gaussian import TOLERANCE, Gaussian
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.moments import TOLERANCE, Gaussian, Moments
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float64]

@@ -12,12 +12,13 @@ from vim_core.errors import DataError
 from vim_core.metrics import npz
 
 Array = NDArray[np.float64]
-FORM = {"counts": ("int64", 1), "negentropy": ("float64", 1), "probabilities": ("float64", 2)}
+ARRAYS = {"counts": ("int64", 1), "negentropy": ("float64", 1), "probabilities": ("float64", 2)}
+KIND = "a file of Inception Score sums: run statistics again"
 
 
 @dataclass(frozen=True)
 class ScoreSums:
-    """What the score needs of the class probabilities p of images in S splits and C classes.
+    """Sums over the class probabilities p of images in S splits and C classes, from which the score follows.
 
     `counts` [S] images, `negentropy` [S] the sum of p log p over images and classes, `probabilities` [S, C] the sum of
     p over images. Salimans et al. 2016: exp(mean KL(p || mean p)) = exp(mean p log p - mean p log mean p).
@@ -89,8 +90,8 @@ class ScoreSums:
     @staticmethod
     def from_bytes(data: bytes) -> ScoreSums:
         """Read what `to_bytes` wrote. Raises `DataError` for anything else."""
-        arrays = npz.unpack(data, FORM, "a file of Inception Score sums")
+        arrays = npz.unpack_checked(data, ARRAYS, KIND)
         splits = arrays["counts"].shape
         if not splits == arrays["negentropy"].shape == arrays["probabilities"].shape[:1]:
-            raise DataError("not a file of Inception Score sums (its splits differ in number): run statistics again")
+            raise DataError(f"not {KIND} (the arrays differ in their number of splits)")
         return ScoreSums(**arrays)

@@ -1,4 +1,4 @@
-"""95 % intervals: what a figure might have been with other images of the same kind."""
+"""95 % confidence intervals of figures over the choice of images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.26
 """97.5 % points of Student's distribution for 1 to 10 degrees of freedom; beyond, an expansion is good to 1e-4."""
 
 TILE = 1 << 22
-"""Random numbers held at once."""
+"""Random numbers in memory at once."""
 
 
 def student_quantile(freedom: int) -> float:
     """97.5 % point of Student's distribution (above ten degrees by Fisher and Cornish's expansion)."""
     if freedom < 1:
-        raise DataError("an interval needs at least two parts to be taken from")
+        raise DataError("a confidence interval needs at least two groups of images")
     if freedom <= len(STUDENT):
         return STUDENT[freedom - 1]
     z = NORMAL
@@ -40,14 +40,14 @@ def student_quantile(freedom: int) -> float:
 def bootstrap_interval(
     values: NDArray[Any] | Sequence[float], replicates: int = REPLICATES, seed: int = SEED
 ) -> Interval:
-    """Percentile bootstrap of a mean over images: values [N] are drawn anew, N at a time. Raises `DataError` for 0."""
-    given = np.asarray(values, np.float64)
-    if given.ndim != 1 or not given.size:
-        raise DataError(f"a mean's interval needs one value per image, got shape {given.shape}")
-    stream = np.random.default_rng(seed)
-    rows = max(1, TILE // given.size)
+    """Percentile bootstrap of the mean of values [N]: resampled N at a time. Raises `DataError` for no values."""
+    sample = np.asarray(values, np.float64)
+    if sample.ndim != 1 or not sample.size:
+        raise DataError(f"a mean's interval needs one value per image, got shape {sample.shape}")
+    random = np.random.default_rng(seed)
+    rows = max(1, TILE // sample.size)
     means = [
-        given[stream.integers(given.size, size=(min(rows, replicates - start), given.size))].mean(axis=1)
+        sample[random.integers(sample.size, size=(min(rows, replicates - start), sample.size))].mean(axis=1)
         for start in range(0, replicates, rows)
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
@@ -65,7 +65,7 @@ def wilson_interval(successes: int, count: int) -> Interval:
 
 
 def student_interval(value: float, parts: Sequence[float] | NDArray[Any]) -> Interval:
-    """Around a value, by Student's distribution, from its like on disjoint parts of the images."""
+    """By Student's distribution: around `value`, from the same figure on disjoint parts of the images."""
     spread = float(np.std(np.asarray(parts, np.float64), ddof=1)) if len(parts) > 1 else 0.0
     half = student_quantile(len(parts) - 1) * spread / float(np.sqrt(len(parts)))
     return value - half, value + half
@@ -74,16 +74,17 @@ def student_interval(value: float, parts: Sequence[float] | NDArray[Any]) -> Int
 def jackknife(parts: Sequence[P], merge: Callable[[Sequence[P]], P], figure: Callable[[P], float]) -> Interval:
     """Delete-a-group jackknife (Quenouille 1956; Kott 2001) of a figure of merged statistics.
 
-    `parts` are the statistics of groups of images, about equal in number; the figure is taken of all and of all but one
-    group each. Suits smooth functions of moments, such as a Fréchet distance, where a bootstrap that repeats images
-    would move the value itself. Raises `DataError` below two groups.
+    `parts` are the statistics of groups of about equally many images; the figure is computed from all groups and from
+    all but one each. Suits smooth functions of moments, such as a Fréchet distance, where a bootstrap, which repeats
+    images, would shift the value itself. Raises `DataError` below two groups.
     """
     without = [figure(merge([*parts[:index], *parts[index + 1 :]])) for index in range(len(parts))]
     return jackknife_interval(figure(merge(parts)), without)
 
 
 def jackknife_interval(value: float, without: Sequence[float]) -> Interval:
-    """The jackknife from the figure of all images and those of all but one group each. `DataError` below two groups."""
-    groups, found = len(without), np.asarray(without, np.float64)
-    half = student_quantile(groups - 1) * float(np.sqrt((groups - 1) / groups * np.square(found - found.mean()).sum()))
+    """The jackknife from the figure of all images and those `without` one group each. `DataError` below two groups."""
+    groups, partial = len(without), np.asarray(without, np.float64)
+    error = float(np.sqrt((groups - 1) / groups * np.square(partial - partial.mean()).sum()))
+    half = student_quantile(groups - 1) * error
     return value - half, value + half

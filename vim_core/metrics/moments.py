@@ -1,10 +1,7 @@
-"""Count, mean and scatter of feature vectors: batches become moments, moments merge in any order."""
+"""Mean and covariance of feature vectors: `Moments` merge in any order, `Gaussian` is what a Fréchet distance needs."""
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +9,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
+from vim_core.metrics import npz
 
 Array = NDArray[np.float64]
+ARRAYS = {"count": ("int64", 0), "mean": ("float64", 1), "m2": ("float64", 2)}
+KIND = "a moments file: run statistics again"
+TOLERANCE = 1e-6
+"""Asymmetry and negative eigenvalues of a covariance, relative to its largest entry, that rounding to float32 makes."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """`mean` [D] and unbiased `covariance` [D, D] in float64; `count` is None where a file does not state it."""
+
+    mean: Array
+    covariance: Array
+    count: int | None = None
+
+    @property
+    def dim(self) -> int:
+        """Dimension D of the vectors."""
+        return int(self.mean.shape[0])
+
+
+def checked_gaussian(
+    mean: NDArray[np.floating], covariance: NDArray[np.floating], count: int | None, where: str
+) -> Gaussian:
+    """A Gaussian from arrays of any float type; the covariance is made exactly symmetric.
+
+    Raises `DataError` naming `where` for shapes that do not fit, values that are not finite, and matrices that no
+    features can have as their covariance.
+    """
+    mu, sigma = np.asarray(mean), np.asarray(covariance)
+    floats = all(np.issubdtype(array.dtype, np.floating) for array in (mu, sigma))
+    if not floats or mu.ndim != 1 or sigma.shape != (mu.size, mu.size) or not mu.size:
+        shapes = f"{mu.dtype} {mu.shape} and {sigma.dtype} {sigma.shape}"
+        raise DataError(f"{where}: mu and sigma are {shapes}: expected floats of shapes [D] and [D, D]")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise DataError(f"{where}: mu or sigma holds values that are not finite")
+    scale = float(np.abs(sigma).max())
+    if float(np.abs(sigma - sigma.T).max()) > TOLERANCE * scale or float(np.diag(sigma).min()) < -TOLERANCE * scale:
+        raise DataError(f"{where}: sigma is no covariance: it is not symmetric, or a variance is negative")
+    sigma = (sigma + sigma.T) / 2
+    if count is not None and count < 2:
+        raise DataError(f"{where}: statistics of {count} images have no covariance: at least 2 are needed")
+    return Gaussian(mu, sigma, count)
 
 
 @dataclass(frozen=True)
@@ -39,6 +80,10 @@ class Moments:
             raise DataError(f"a covariance needs at least 2 vectors, got {self.count}: use more images")
         return self.m2 / (self.count - 1)
 
+    def gaussian(self) -> Gaussian:
+        """Mean, covariance and count. Raises `DataError` below two vectors."""
+        return Gaussian(self.mean, self.covariance, self.count)
+
     @staticmethod
     def empty(dim: int) -> Moments:
         """Moments of no vectors: merging them changes nothing."""
@@ -50,7 +95,9 @@ class Moments:
 
         Raises `DataError` for another shape or values that are not finite.
         """
-        batch = _as_float64(features)
+        if hasattr(features, "detach"):  # a torch tensor; float64 first, because numpy has no bfloat16
+            features = features.detach().cpu().double().numpy()
+        batch = np.asarray(features, dtype=np.float64)
         if batch.ndim != 2:
             raise DataError(f"features of shape {batch.shape}: expected [images, dimensions]")
         if batch.shape[0] == 0:
@@ -69,9 +116,9 @@ class Moments:
         if self.count == 0 or other.count == 0:
             return self if other.count == 0 else other
         count = self.count + other.count
-        step = other.mean - self.mean
-        mean = self.mean + step * (other.count / count)
-        between = np.outer(step, step) * (self.count * (other.count / count))
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        between = np.outer(shift, shift) * (self.count * (other.count / count))
         return Moments(count, mean, self.m2 + other.m2 + between)
 
     def without(self, part: Moments) -> Moments:
@@ -83,44 +130,19 @@ class Moments:
         if self.dim != part.dim or count < 1:
             raise DataError(f"{part.count} vectors of dimension {part.dim} are no part of {self.count} of {self.dim}")
         mean = self.mean + (self.mean - part.mean) * (part.count / count)
-        step = part.mean - mean
-        between = np.outer(step, step) * (count * (part.count / self.count))
+        shift = part.mean - mean
+        between = np.outer(shift, shift) * (count * (part.count / self.count))
         return Moments(count, mean, self.m2 - part.m2 - between)
 
     def to_bytes(self) -> bytes:
         """An npz file with count, mean and m2; equal moments give equal bytes."""
-        stream = io.BytesIO()
-        np.savez(stream, count=np.int64(self.count), mean=self.mean, m2=self.m2)
-        return stream.getvalue()
+        return npz.pack(count=np.int64(self.count), mean=self.mean, m2=self.m2)
 
     @staticmethod
     def from_bytes(data: bytes) -> Moments:
         """Read what `to_bytes` wrote. Raises `DataError` for anything else."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                count, mean, m2 = int(file["count"]), file["mean"], file["m2"]
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"not a moments file ({error}): run statistics again") from error
-        shapes = mean.ndim == 1 and m2.shape == (mean.size, mean.size)
-        if count < 0 or not shapes or mean.dtype != np.float64 or m2.dtype != np.float64:
-            raise DataError(
-                f"not a moments file (count {count}, shapes {mean.shape}, {m2.shape}): run statistics again"
-            )
+        arrays = npz.unpack_checked(data, ARRAYS, KIND)
+        count, mean, m2 = int(arrays["count"]), arrays["mean"], arrays["m2"]
+        if count < 0 or m2.shape != (mean.size, mean.size):
+            raise DataError(f"not {KIND} (count {count}, shapes {mean.shape}, {m2.shape})")
         return Moments(count, mean, m2)
-
-
-def merge_all(parts: Iterable[Moments]) -> Moments:
-    """Moments of all parts together, pairwise as a balanced tree. Raises `DataError` for no parts."""
-    level = list(parts)
-    if not level:
-        raise DataError("no moments to merge: the split has no images")
-    while len(level) > 1:
-        pairs = [level[i].merge(level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = pairs + (level[-1:] if len(level) % 2 else [])
-    return level[0]
-
-
-def _as_float64(features: Any) -> Array:
-    if hasattr(features, "detach"):  # a torch tensor; float64 first, because numpy has no bfloat16
-        features = features.detach().cpu().double().numpy()
-    return np.asarray(features, dtype=np.float64)

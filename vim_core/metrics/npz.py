@@ -1,10 +1,10 @@
-"""Small npz files of named arrays: the same bytes for the same arrays, nothing pickled, every array checked."""
+"""Small npz files of named arrays: equal arrays give equal bytes, and nothing is unpickled."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,28 +28,24 @@ def names(data: bytes) -> set[str]:
         return set()
 
 
-def unpack(data: bytes, expected: Mapping[str, tuple[str, int]], what: str) -> dict[str, Any]:
-    """The arrays of a file that `pack` made, each of the (dtype, dimensions) that `expected` names.
+def unpack(data: bytes, names: Iterable[str], kind: str) -> dict[str, Any]:
+    """The arrays of these names from a file that `pack` made.
 
     Raises:
-        DataError: another file, or an array missing or of another kind; `what` says in it what was wanted.
+        DataError: another file, or an array is missing; `kind` says in the message what was expected.
     """
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in expected}
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"not {what} ({error}): run statistics again") from error
-    for name, (dtype, dimensions) in expected.items():
-        found = arrays[name]
-        if found.dtype != np.dtype(dtype) or found.ndim != dimensions:
-            raise DataError(f"not {what} ({name} is {found.dtype} of shape {found.shape}): run statistics again")
-    return arrays
-
-
-def arrays(data: bytes, names: Sequence[str], what: str) -> dict[str, Any]:
-    """The arrays of these names, of any kind; raises as `unpack`."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: file[name] for name in names}
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"not {what} ({error})") from error
+        raise DataError(f"not {kind} ({error})") from error
+
+
+def unpack_checked(data: bytes, expected: Mapping[str, tuple[str, int]], kind: str) -> dict[str, Any]:
+    """The same where each array must have the dtype and the number of dimensions that `expected` gives it."""
+    arrays = unpack(data, expected, kind)
+    for name, (dtype, dimensions) in expected.items():
+        array = arrays[name]
+        if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
+            raise DataError(f"not {kind} ({name} is {array.dtype} of shape {array.shape})")
+    return arrays

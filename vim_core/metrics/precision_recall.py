@@ -1,4 +1,4 @@
-"""Improved precision and recall (Kynkäänniemi et al. 2019), and the bounded sample of features they are taken from."""
+"""Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020), from bounded samples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from vim_core.metrics.distances import Array, neighbour_radii, squared_distances
 
 FeatureArray = NDArray[np.float32]
 NEIGHBOURS = 3
+"""k of precision and recall in the experiments of Kynkäänniemi et al."""
+DENSITY_NEIGHBOURS = 5
+"""k of density and coverage in the experiments of Naeem et al."""
 BLOCK = 1000
 """Rows of a distance matrix held at once."""
 
-FORM = {"limit": ("int64", 0), "hashes": ("uint64", 1), "features": ("float32", 2)}
+ARRAYS = {"limit": ("int64", 0), "hashes": ("uint64", 1), "features": ("float32", 2)}
+KIND = "a sample of features: run statistics again"
 
 
 @dataclass(frozen=True)
@@ -74,34 +78,61 @@ class FeatureSample:
     @staticmethod
     def from_bytes(data: bytes) -> FeatureSample:
         """Read what `to_bytes` wrote. Raises `DataError` for anything else."""
-        arrays = npz.unpack(data, FORM, "a sample of features")
+        arrays = npz.unpack_checked(data, ARRAYS, KIND)
         if arrays["hashes"].shape != arrays["features"].shape[:1]:
-            raise DataError("not a sample of features (hashes and vectors differ in number): run statistics again")
+            raise DataError(f"not {KIND} (hashes and vectors differ in number)")
         return FeatureSample(int(arrays["limit"]), arrays["hashes"], arrays["features"])
 
 
-def precision_recall(real: NDArray[Any], made: NDArray[Any], neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """Precision and recall in [0, 1] of generated features [M, D] against real ones [N, D].
-
-    Precision is the share of generated vectors no farther from some real vector than its `neighbours`-th nearest real
-    neighbour; recall the same with the sides exchanged. Distances are float64. Raises `DataError` for unequal
-    dimensions and for sides of no more vectors than neighbours.
-    """
-    precise, recalled = manifold_membership(real, made, neighbours)
-    return float(precise.mean()), float(recalled.mean())
-
-
 def manifold_membership(
-    real: NDArray[Any], made: NDArray[Any], neighbours: int = NEIGHBOURS
+    real: NDArray[Any], generated: NDArray[Any], neighbours: int = NEIGHBOURS
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The same vector by vector: which generated ones [M] lie among the real, and which real ones [N] among those."""
-    x, y = np.asarray(real, np.float64), np.asarray(made, np.float64)
-    if x.shape[1:] != y.shape[1:]:
-        raise DataError(f"features of shapes {x.shape} and {y.shape} do not compare: they come from two networks")
+    """Which generated features [M, D] lie in the manifold of the real ones [N, D], and which real in the generated.
+
+    A vector is in the manifold of a set if it is no farther from some vector of it than that one's `neighbours`-th
+    nearest in the set. The mean of the first [M] is precision, of the second [N] recall. Distances are float64.
+
+    Raises:
+        DataError: unequal dimensions, or a side has no more vectors than neighbours.
+    """
+    x, y = _comparable(real, generated)
     if min(len(x), len(y)) <= neighbours:
         raise DataError(f"precision and recall need more than {neighbours} images a side: {len(x)} and {len(y)}")
     return _inside(y, x, neighbour_radii(x, neighbours, BLOCK)), _inside(x, y, neighbour_radii(y, neighbours, BLOCK))
 
 
-def _inside(vectors: Array, centres: Array, reach: Array) -> NDArray[np.bool_]:
-    return np.concatenate([(tile <= reach).any(axis=1) for tile in squared_distances(vectors, centres, BLOCK)])
+def density_coverage(
+    real: NDArray[Any], generated: NDArray[Any], neighbours: int = DENSITY_NEIGHBOURS
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Density of each generated feature [M, D], and whether each real one [N, D] is covered (Naeem et al. 2020).
+
+    The mean of the first [M] is density (1 where both sides are one distribution; it may exceed 1), of the second [N]
+    coverage in [0, 1]. A ball reaches from a real vector to its k-th nearest real neighbour; as in the authors' code,
+    vectors on its surface are outside. Distances are float64.
+
+    Raises:
+        DataError: unequal dimensions, or there are no more real vectors than neighbours.
+    """
+    x, y = _comparable(real, generated)
+    if len(x) <= neighbours or not len(y):
+        raise DataError(
+            f"density and coverage need more than {neighbours} real images and a sample: {len(x)}, {len(y)}"
+        )
+    radii = neighbour_radii(x, neighbours)
+    density, covered = [], np.zeros(len(x), bool)
+    for tile in squared_distances(y, x):  # [up to ROWS, N]
+        inside = tile < radii
+        density.append(inside.sum(axis=1) / neighbours)
+        covered |= inside.any(axis=0)
+    return np.concatenate(density), covered
+
+
+def _comparable(real: NDArray[Any], generated: NDArray[Any]) -> tuple[Array, Array]:
+    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
+    if x.shape[1:] != y.shape[1:]:
+        raise DataError(f"features of shapes {x.shape} and {y.shape} do not compare: they come from two networks")
+    return x, y
+
+
+def _inside(vectors: Array, centres: Array, radii: Array) -> NDArray[np.bool_]:
+    return np.concatenate([(tile <= radii).any(axis=1) for tile in squared_distances(vectors, centres, BLOCK)])

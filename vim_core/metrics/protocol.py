@@ -1,28 +1,30 @@
-"""What a figure was measured on and how: only figures of one protocol may share a column."""
+"""Protocol records: what a figure was measured on and how. Only figures of one protocol compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vim_core.errors import DataError
-
 SUBJECTS = ("tokenizer", "prior")
-"""Networks that a figure is about, not judges: theirs may differ between figures that stand side by side."""
+"""Networks that a figure is about; their digests may differ between figures that compare."""
 
-TOLD = ("sampling", "interval")
-"""Fields that tell of a figure and do not part it from others: how samples were drawn, how sure it is."""
+DESCRIPTIVE = ("sampling", "interval")
+"""Fields that may differ between figures that compare: how samples were drawn, and the confidence interval."""
 
 
 @dataclass(frozen=True)
 class Protocol:
     """The circumstances of one figure; empty fields do not apply to it.
 
-    `protocol` is the name of the rules where they are somebody else's (see `rules.py`), `network` and `network_digest`
-    name the judge, `reference` and `reference_digest` what was compared against, `resize` the pixel size the network
-    saw, `sampling` temperature, guidance and filters of generated images, `interval` what `<figure>_low` and
-    `<figure>_high` are.
+    Attributes:
+        figure, compares, split, count, unit: name of the figure, what it compares, on how many images of which split.
+        resize: the pixel size that the network sees, in words.
+        network, network_digest: the evaluator.
+        reference, reference_count, reference_digest: the real images or statistics compared with.
+        sampling: temperature, guidance and filters of generated images.
+        protocol: name of the convention where it is not this project's own, see `conventions.py`.
+        interval: what `<figure>_low` and `<figure>_high` are.
     """
 
     figure: str
@@ -47,68 +49,17 @@ class Protocol:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Names of the fields, in their order, in which two records say that their figures do not compare.
+    """Names of the fields in which the records of two figures differ; the figures compare where there are none.
 
-    Not counted: the fields in `TOLD`; the digest of a network in `SUBJECTS`, which is what the figure is about, and of
-    the code table that it made; and where a reference of one content lies.
+    Ignored are the fields in `DESCRIPTIVE`; the digest of a network in `SUBJECTS`, and of the code table that it made;
+    and the place of a reference whose content is the same.
     """
-    names = [*Protocol.__dataclass_fields__, *sorted({*one, *other} - {*Protocol.__dataclass_fields__})]
-    return [name for name in names if name not in _passed_over(one, other) and one.get(name) != other.get(name)]
-
-
-def same_protocol(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two figures with these records may stand in one column."""
-    return not differences(one, other)
-
-
-def compare(records: Mapping[str, Mapping[str, Any]], figure: str = "") -> None:
-    """Refuse to put figures side by side unless all have one protocol.
-
-    Args:
-        records: the protocol record of each figure by the name people know it by, such as the run's.
-        figure: what they are figures of, for the message.
-
-    Raises:
-        DataError: two differ; the message names both, the fields and their values.
-    """
-    names = list(records)
-    for name in names[1:]:
-        found = differences(records[names[0]], records[name])
-        if found:
-            told = "; ".join(_told(field, records[names[0]], records[name]) for field in found)
-            raise DataError(
-                f"{figure or records[name].get('figure', 'figures')} of {names[0]} and {name} do not compare, "
-                f"their protocols differ in {', '.join(found)} ({told}): measure both in one way"
-            )
-
-
-def groups(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """The names sorted into sets whose figures compare, in the order given: one column each."""
-    found: list[list[str]] = []
-    for name, record in records.items():
-        home = next((group for group in found if same_protocol(records[group[0]], record)), None)
-        if home is None:
-            found.append([name])
-        else:
-            home.append(name)
-    return found
-
-
-def _passed_over(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:
-    passed = list(TOLD)
+    ignored = [*DESCRIPTIVE]
     if one.get("network") in SUBJECTS:
-        passed.append("network_digest")
+        ignored.append("network_digest")
     if one.get("reference") == other.get("reference") == "code table":
-        passed.append("reference_digest")
+        ignored.append("reference_digest")
     if one.get("reference_digest") and one.get("reference_digest") == other.get("reference_digest"):
-        passed.append("reference")
-    return passed
-
-
-def _told(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    return f"{name}: {_short(one.get(name))} and {_short(other.get(name))}"
-
-
-def _short(value: Any, length: int = 60) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= length else f"{text[:length]}…"
+        ignored.append("reference")
+    names = [*Protocol.__dataclass_fields__, *sorted({*one, *other} - {*Protocol.__dataclass_fields__})]
+    return [name for name in names if name not in ignored and one.get(name) != other.get(name)]

@@ -17,7 +17,7 @@ from vim_core.data.position import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.losses import terms as losses
-from vim_core.metrics.unigram import unigram_bits
+from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
 from vim_core.optim.optimizers import make_optimizer, update

@@ -22,7 +22,7 @@ from vim_core.layers.discriminator import advance_spectral
 from vim_core.losses import terms as losses
 from vim_core.losses.lecam import LeCam
 from vim_core.losses.perceptual import Perceptual
-from vim_core.metrics.code_window import CodeUsageWindow
+from vim_core.metrics.codebook import CodeUsageWindow
 from vim_core.models.classifier import Classifier, load_classifier
 from vim_core.models.codebook import batch_perplexity
 from vim_core.models.discriminator import Judge, make_discriminator

@@ -12,9 +12,10 @@ from vim_core.data.feed import ImageFeed
 from vim_core.data.images import from_tensor, square, to_tensor
 from vim_core.losses import terms as losses
 from vim_core.metrics import codebook
-from vim_core.metrics.code_window import IMAGES
+from vim_core.metrics.codebook import IMAGES
+from vim_core.metrics.feature_statistics import merge_all
 from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.moments import Moments, merge_all
+from vim_core.metrics.moments import Moments
 from vim_core.metrics.reconstruction import WINDOW, ssim
 from vim_core.models.classifier import Classifier
 from vim_core.models.prior import ImagePrior

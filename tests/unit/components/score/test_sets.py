@@ -31,12 +31,11 @@ from tests.support.synthetic import (
 from vim_core.config import ScoreConfig
 from vim_core.data.images import to_tensor
 from vim_core.errors import ConfigError, DataError, LineageError
+from vim_core.metrics.conventions import CONVENTIONS
+from vim_core.metrics.feature_statistics import rank_of
 from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.gaussian import Gaussian
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.moments import Gaussian, Moments
 from vim_core.metrics.precision_recall import FeatureSample
-from vim_core.metrics.rules import CONVENTIONS
-from vim_core.metrics.sums import rank_of
 from vim_core.models.classifier import load_classifier
 from vim_core.storage import io
 
@@ -185,13 +184,12 @@ def with_features(made: dict[str, Artifact], root: Path) -> dict[str, Artifact]:
 
 
 def test_figures_of_single_features(tmp_path: Path) -> None:
-    from vim_core.metrics.density_coverage import density_coverage
-    from vim_core.metrics.precision_recall import precision_recall
+    from vim_core.metrics.precision_recall import density_coverage, manifold_membership
 
     made = with_features(everything(tmp_path), tmp_path)
     outcome = scored(tmp_path, made)
     x, y = features_of(made, pictures(9, 3)), features_of(made, pictures(12, 0))
-    precision, recall = precision_recall(y, x)
+    precision, recall = (side.mean() for side in manifold_membership(y, x))
     density, covered = density_coverage(y, x)
     expected = {"precision": precision, "recall": recall, "density": density.mean(), "coverage": covered.mean()}
     for name, value in expected.items():
@@ -241,7 +239,7 @@ def test_images_from_outside_are_scored_like_samples(tmp_path: Path, form: str) 
 
 
 def test_the_images_of_a_reference_file_are_compared_with_too(tmp_path: Path) -> None:
-    from vim_core.metrics.precision_recall import precision_recall
+    from vim_core.metrics.precision_recall import manifold_membership
     from vim_core.metrics.reference import write_reference
 
     made = with_features(everything(tmp_path), tmp_path)
@@ -264,7 +262,9 @@ def test_the_images_of_a_reference_file_are_compared_with_too(tmp_path: Path) ->
     made["statistics"] = with_fields(again, **fields)
     outcome = scored(tmp_path, made, protocol="guided-diffusion")
     own = features_of(made, pictures(9, 3))
-    expected = dict(zip(("precision", "recall"), precision_recall(features, own), strict=True))
+    expected = dict(
+        zip(("precision", "recall"), (float(side.mean()) for side in manifold_membership(features, own)), strict=True)
+    )
     for name, value in expected.items():
         assert outcome.metrics[f"{name}_classifier_reference"] == pytest.approx(value)
     record = outcome.protocols["precision_classifier_reference"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vim_core.data.images import square, to_tensor
 from vim_core.errors import ConfigError, DataError
-from vim_core.features.selectors import SelectorSpec, columns_of, load_selector
+from vim_core.features.selectors import SelectorSpec, load_selector, match_classes
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.storage import io
 
@@ -68,9 +68,9 @@ def test_a_network_from_outside_sees_pictures_as_they_are_whatever_their_sizes(t
     torch.manual_seed(0)
     network = Free().eval()
     weights, digest = saved(network, tmp_path / "free.safetensors")
-    selector = load_selector(SelectorSpec(f"{HERE}:Free", weights, sha256=digest[:10], wanted=TABLE))
+    selector = load_selector(SelectorSpec(f"{HERE}:Free", weights, sha256=digest[:10], table_classes=TABLE))
     images, labels = pictures((8, 8), (8, 8), (5, 9), (8, 8)), torch.tensor([2, 0, 1, 1])
-    scores, likeliest = selector.judge(images, labels)
+    scores, likeliest = selector.score(images, labels)
     with torch.inference_mode():
         logits = torch.cat([network(to_tensor(image)[None]) for image in images])
     expected = logits.double().softmax(1)[torch.arange(4), labels]
@@ -83,12 +83,12 @@ def test_classes_are_found_by_name_and_pictures_cut_to_the_networks_size(tmp_pat
     torch.manual_seed(1)
     network = Sized().eval()
     weights, digest = saved(network, tmp_path / "sized.safetensors")
-    selector = load_selector(SelectorSpec(f"{HERE}:Sized", weights, sha256=digest, wanted=TABLE))
+    selector = load_selector(SelectorSpec(f"{HERE}:Sized", weights, sha256=digest, table_classes=TABLE))
     images = pictures((10, 7), (6, 12))
     with torch.inference_mode():
         logits = network(to_tensor(np.stack([square(image, 6) for image in images]))).double()
-    scores, _ = selector.judge(images, torch.tensor([0, 2]))
-    # over all four classes of the network, the unwanted dog too
+    scores, _ = selector.score(images, torch.tensor([0, 2]))
+    # over all four classes of the network, the dog that the table lacks too
     assert scores.tolist() == pytest.approx([float(logits[0].softmax(0)[2]), float(logits[1].softmax(0)[0])], rel=1e-6)
     assert selector.preprocessing == "short side to 6 pixels (bicubic, antialiased), centre crop; times nine"
 
@@ -98,17 +98,17 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
     network = torchvision.models.squeezenet1_1().eval()
     weights, digest = saved(network, tmp_path / "net.safetensors")
     wanted = tuple(f"n{number:08d}" for number in range(1000))
-    spec = SelectorSpec("torchvision:squeezenet1_1", weights, sha256=digest[:8], wanted=wanted)
+    spec = SelectorSpec("torchvision:squeezenet1_1", weights, sha256=digest[:8], table_classes=wanted)
     selector = load_selector(spec)
     (image,) = pictures((40, 50))
     transform = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     with torch.inference_mode():
         logits = network(transform(Image.fromarray(image))[None])[0].double()
-    scores, likeliest = selector.judge([image, image], torch.tensor([7, int(logits.argmax())]))
+    scores, likeliest = selector.score([image, image], torch.tensor([7, int(logits.argmax())]))
     assert float(scores[0]) == pytest.approx(float(logits.softmax(0)[7]), rel=1e-5)
     assert likeliest.tolist()[1]
     with pytest.raises(ConfigError, match=r"has 1000 classes, the images have 3; name a list"):
-        load_selector(SelectorSpec(spec.name, weights, sha256=digest[:8], wanted=TABLE))
+        load_selector(SelectorSpec(spec.name, weights, sha256=digest[:8], table_classes=TABLE))
 
 
 def test_the_pipelines_own(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_pipelines_own(tmp_path: Path) -> None:
     images = pictures((8, 8), (8, 8))
     with torch.inference_mode():
         logits = network(to_tensor(np.stack(images))).double()
-    scores, _ = selector.judge(images, torch.tensor([0, 2]))
+    scores, _ = selector.score(images, torch.tensor([0, 2]))
     assert scores.tolist() == pytest.approx([float(logits[0].softmax(0)[1]), float(logits[1].softmax(0)[2])], rel=1e-6)
     assert selector.digest == "digest"
 
@@ -141,14 +141,14 @@ def test_classes_that_are_not_known_to_match_are_refused(
     names: tuple[str, ...], outputs: int, wanted: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        columns_of(SelectorSpec("torchvision:vgg11", "w", wanted=wanted), names, outputs)
+        match_classes(SelectorSpec("torchvision:vgg11", "w", table_classes=wanted), names, outputs)
 
 
 def test_what_is_no_selector_is_refused(tmp_path: Path) -> None:
     weights, digest = saved(Free(), tmp_path / "free.safetensors")
 
     def given(name: str, sha256: str = digest) -> SelectorSpec:
-        return SelectorSpec(name, weights, sha256=sha256, wanted=TABLE)
+        return SelectorSpec(name, weights, sha256=sha256, table_classes=TABLE)
 
     with pytest.raises(DataError, match=r"network\.weights='.*': sha256 is .*…, the file with sha256 00000000 has"):
         load_selector(given(f"{HERE}:Free", "00000000"))
@@ -158,7 +158,7 @@ def test_what_is_no_selector_is_refused(tmp_path: Path) -> None:
         load_selector(given("nowhere_at_all:net"))
     with pytest.raises(ConfigError, match=r"cannot be imported \(module .* has no attribute 'Other'"):
         load_selector(given(f"{HERE}:Other"))
-    with pytest.raises(ConfigError, match="gives a int, expected a torch"):
+    with pytest.raises(ConfigError, match="returns a int, expected a torch"):
         load_selector(given(f"{HERE}:not_a_network"))
     with pytest.raises(ConfigError, match=r"'torchvision:resnet102': torchvision has no such classifier"):
         load_selector(given("torchvision:resnet102"))
@@ -167,6 +167,6 @@ def test_what_is_no_selector_is_refused(tmp_path: Path) -> None:
 def test_a_network_without_a_row_an_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, digest = saved(Free(), tmp_path / "free.safetensors")
     monkeypatch.setattr(Free, "forward", lambda self, images: images.mean(dim=(0, 2, 3))[None])
-    selector = load_selector(SelectorSpec(f"{HERE}:Free", weights, sha256=digest, wanted=TABLE))
+    selector = load_selector(SelectorSpec(f"{HERE}:Free", weights, sha256=digest, table_classes=TABLE))
     with pytest.raises(DataError, match=r"gives logits \[1, 3\] for images \[2, 3, 8, 8\]: expected one row an image"):
-        selector.judge(pictures((8, 8), (8, 8)), torch.tensor([0, 1]))
+        selector.score(pictures((8, 8), (8, 8)), torch.tensor([0, 1]))

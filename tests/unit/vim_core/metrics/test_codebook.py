@@ -1,15 +1,17 @@
-"""Codebook usage against hand counts, perplexity against closed forms."""
+"""Codebook usage by hand counts, perplexity and unigram cost in closed form, the training window against both."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vim_core.errors import DataError
-from vim_core.metrics.codebook import histogram, perplexity, spread, usage
-from vim_core.metrics.protocol import Protocol
+from vim_core.metrics.codebook import CodeUsageWindow, histogram, perplexity, unigram_bits, usage
 
 
 def test_usage_counts_distinct_codes_per_full_batch() -> None:
@@ -49,26 +51,43 @@ def test_histograms_of_parts_add_up(values: list[int], cut: int) -> None:
     assert 1 <= perplexity(whole) <= len(set(values)) + 1e-9
 
 
-def test_protocol_keeps_only_what_applies() -> None:
-    record = Protocol(figure="psnr_db", compares="a with b", split="test", count=0).record()
-    assert record == {"figure": "psnr_db", "compares": "a with b", "split": "test", "count": 0}
+def test_cost_by_hand_with_one_added_to_every_count() -> None:
+    train, test = np.array([[0, 0], [0, 1]], np.uint16), np.array([[0, 1, 2]], np.uint16)
+    # Counts 3, 1, 0 become 4, 2, 1 of 7.
+    expected = -(math.log2(4 / 7) + math.log2(2 / 7) + math.log2(1 / 7)) / 3
+    assert unigram_bits(train, test, 3) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("filled", [1, 2, 5])
-def test_spread_counts_the_dimensions_that_vary_alike(filled: int) -> None:
-    """Each axis once up and once down: a covariance that is a multiple of the identity on `filled` dimensions."""
-    corners = np.zeros((2 * filled, 7))
-    corners[np.arange(filled), np.arange(filled)] = 3.0
-    corners[filled + np.arange(filled), np.arange(filled)] = -3.0
-    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(7, 7)))
-    assert spread(corners @ turn + 100.0) == pytest.approx(filled, rel=1e-9)
+def test_even_codes_cost_the_log_of_the_vocabulary() -> None:
+    codes = np.arange(64, dtype=np.uint16).reshape(4, 16)
+    assert unigram_bits(codes, codes, 64) == pytest.approx(6.0)
 
 
-def test_spread_of_unequal_axes_is_their_entropy() -> None:
-    latents = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    assert spread(latents) == pytest.approx(np.exp(-(0.8 * np.log(0.8) + 0.2 * np.log(0.2))))
+@pytest.mark.parametrize("batch", [256, 100, 64])
+def test_a_full_window_is_the_figure_of_its_images(batch: int) -> None:
+    size, batches = 50, -(-256 // batch)
+    codes = (np.random.default_rng(0).random((batch * (batches + 2), 2)) ** 3 * size).astype(np.int64)
+    window = CodeUsageWindow(size, batch, torch.device("cpu"))
+    for rows in np.split(codes, batches + 2):
+        found = window.add(torch.from_numpy(histogram(rows, size)).float())
+    last = codes[-batch * batches :]
+    assert float(found["codebook_usage"]) == pytest.approx(usage(last, size, len(last)))
+    assert float(found["codebook_perplexity"]) == pytest.approx(perplexity(histogram(last, size)), rel=1e-5)
 
 
-def test_latents_that_do_not_vary_have_no_spread() -> None:
-    with pytest.raises(DataError, match="3 latents that are all alike"):
-        spread(np.ones((3, 4)))
+def test_codes_that_fell_out_of_use_leave_the_window() -> None:
+    window = CodeUsageWindow(4, 128, torch.device("cpu"))
+    window.add(torch.tensor([9.0, 0.0, 0.0, 0.0]))
+    assert float(window.add(torch.tensor([0.0, 1.0, 1.0, 0.0]))["codebook_usage"]) == 0.75
+    last = window.add(torch.tensor([0.0, 3.0, 3.0, 0.0]))
+    assert float(last["codebook_usage"]) == 0.5
+    assert float(last["codebook_perplexity"]) == pytest.approx(2.0)
+
+
+def test_a_skipped_batch_is_shown_and_not_kept() -> None:
+    window = CodeUsageWindow(4, 128, torch.device("cpu"))
+    window.add(torch.tensor([9.0, 0.0, 0.0, 0.0]))
+    skipped = window.add(torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor(1.0))
+    assert float(skipped["codebook_usage"]) == 1.0
+    kept = window.add(torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor(0.0))
+    assert float(kept["codebook_usage"]) == 0.5

@@ -11,8 +11,7 @@ from scipy import linalg
 
 from vim_core.errors import DataError
 from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.gaussian import Gaussian, checked_gaussian
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.moments import Gaussian, Moments, checked_gaussian
 
 
 def features(count: int, dim: int, seed: int, rank: int | None = None) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from vim_core.errors import DataError
+from vim_core.metrics.feature_statistics import merge_all
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.intervals import (
     bootstrap_interval,
@@ -15,7 +16,7 @@ from vim_core.metrics.intervals import (
     student_quantile,
     wilson_interval,
 )
-from vim_core.metrics.moments import Moments, merge_all
+from vim_core.metrics.moments import Moments
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 15, 19, 30, 100, 5000])
@@ -67,7 +68,7 @@ def test_the_jackknife_holds_a_frechet_distance_as_often_as_it_says() -> None:
 
 
 def test_nothing_to_take_an_interval_from_is_refused() -> None:
-    with pytest.raises(DataError, match="at least two parts"):
+    with pytest.raises(DataError, match="at least two groups"):
         student_interval(1.0, [1.0])
     with pytest.raises(DataError, match="3 of 2 is no share"):
         wilson_interval(3, 2)

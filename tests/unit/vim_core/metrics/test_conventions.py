@@ -1,4 +1,4 @@
-"""The rules of others against their own code or a transcription of what it does."""
+"""Conventions of other evaluators against their own code or a transcription of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from vim_core.errors import DataError
+from vim_core.metrics.conventions import convention, in_table_order
+from vim_core.metrics.feature_statistics import rank_of
 from vim_core.metrics.inception_score import ScoreSums
 from vim_core.metrics.precision_recall import FeatureSample
-from vim_core.metrics.rules import convention, in_order
-from vim_core.metrics.sums import rank_of
 
 
 def score(name: str, logits: np.ndarray, batch: int) -> tuple[float, float]:
     """Summed batch by batch, as shards are."""
-    rule, total = convention(name), len(logits)
-    count = rule.split_count(total, 0)
+    rules, total = convention(name), len(logits)
+    count = rules.split_count(total, 0)
     sums = ScoreSums.empty(count, logits.shape[1])
     for first in range(0, total, batch):
         part = logits[first : first + batch]
-        numbers = rule.split_numbers([""] * len(part), first, total, count)
+        numbers = rules.split_numbers([""] * len(part), first, total, count)
         sums = sums.merge(ScoreSums.from_batch(part, numbers, count))
     return sums.score()
 
@@ -47,11 +47,11 @@ def test_guided_diffusions_inception_score() -> None:
 
 
 def test_own_splits_are_by_key() -> None:
-    rule = convention("")
-    assert rule.split_count(100, 4) == 4
-    numbers = rule.split_numbers([str(i) for i in range(400)], 0, 400, 4)
+    own = convention("")
+    assert own.split_count(100, 4) == 4
+    numbers = own.split_numbers([str(i) for i in range(400)], 0, 400, 4)
     assert np.bincount(numbers, minlength=4).min() > 60
-    moved = rule.split_numbers([str(i) for i in range(10, 400)], 3, 999, 4)
+    moved = own.split_numbers([str(i) for i in range(10, 400)], 3, 999, 4)
     np.testing.assert_array_equal(numbers[10:], moved)
 
 
@@ -60,8 +60,8 @@ def test_features_in_the_order_of_their_table() -> None:
     features = np.arange(60, dtype=np.float32).reshape(30, 2)
     ranks = np.array([rank_of(key) for key in keys], dtype=np.uint64)
     whole = FeatureSample.from_batch(features, ranks, 100)
-    np.testing.assert_array_equal(in_order(whole, keys), features)
-    few = in_order(FeatureSample.from_batch(features, ranks, 9), keys)
+    np.testing.assert_array_equal(in_table_order(whole, keys), features)
+    few = in_table_order(FeatureSample.from_batch(features, ranks, 9), keys)
     assert sorted(few[:, 0].tolist()) == few[:, 0].tolist()
     with pytest.raises(DataError, match="not of these images"):
-        in_order(whole, keys[1:])
+        in_table_order(whole, keys[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from torch import Tensor
 
 from tests.support import random_inception
 from vim_core.errors import ConfigError, DataError
-from vim_core.features import FeatureSpec, check_spec, load_extractor
-from vim_core.features.inception import PUBLISHED, InceptionExtractor
-from vim_core.metrics.resize import tf1_bilinear
+from vim_core.features import FeatureSpec, check_spec, extract_images, load_extractor
+from vim_core.features.inception import PUBLISHED, InceptionExtractor, tf1_bilinear
 
 NAMES = {"spatial": "spatial2023"}
 """Where the reference file names an output otherwise."""
@@ -51,16 +51,16 @@ def test_every_output_is_the_reference(
     with torch.inference_mode():
         outputs = extractor.network(batch)
     assert set(outputs) == {"64", "192", "768", "2048", "logits", "logits_unbiased", "spatial"}
-    for name, found in outputs.items():
-        assert distance(found, reference[f"{images}_{NAMES.get(name, name)}"][rows]) < 1e-4
-    taken = extractor.extract(batch)
-    assert distance(taken.features, reference[f"{images}_2048"][rows]) < 1e-4
-    assert distance(taken.logits, reference[f"{images}_logits_unbiased"][rows]) < 1e-4
-    assert taken.spatial is not None
-    assert taken.spatial.shape[1] == extractor.spatial
-    assert distance(taken.spatial, reference[f"{images}_spatial2023"][rows]) < 1e-4
+    for name, output in outputs.items():
+        assert distance(output, reference[f"{images}_{NAMES.get(name, name)}"][rows]) < 1e-4
+    found = extractor.extract(batch)
+    assert distance(found.features, reference[f"{images}_2048"][rows]) < 1e-4
+    assert distance(found.logits, reference[f"{images}_logits_unbiased"][rows]) < 1e-4
+    assert found.spatial is not None
+    assert found.spatial.shape[1] == extractor.spatial
+    assert distance(found.spatial, reference[f"{images}_spatial2023"][rows]) < 1e-4
     other = reference[f"{images}_pytorchfid2048"][rows]
-    assert distance(taken.features, other) > 1e-3, "pytorch-fid's resize is another one"
+    assert distance(found.features, other) > 1e-3, "pytorch-fid's resize is another one"
 
 
 def test_the_resize_is_tensorflows_to_the_bit(extractor: InceptionExtractor, reference: Any) -> None:
@@ -84,9 +84,9 @@ def test_equals_torch_fidelitys_network(
     theirs = module.FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], str(tmp_path / "net.pth"))
     images = np.random.default_rng(0).integers(0, 256, size=(2, 40, 40, 3), dtype=np.uint8)
     features, logits = theirs(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
-    taken = extractor.extract(torch.stack([extractor.prepare(image) for image in images]))
-    torch.testing.assert_close(taken.features, features, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(taken.logits, logits, rtol=1e-5, atol=1e-5)
+    found = extract_images(extractor, list(images))
+    torch.testing.assert_close(found.features, features, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.logits, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_images_of_any_size_go_into_one_batch(extractor: InceptionExtractor) -> None:
@@ -115,8 +115,6 @@ def test_only_the_published_file_is_fid(weights: dict[str, Tensor], tmp_path: Pa
 
 
 def _sha256(path: str) -> str:
-    import hashlib
-
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

@@ -1,25 +1,53 @@
-"""Any classification network of torchvision, by its name there, as a feature network."""
+"""Classification networks as feature extractors: the pipeline's own classifier, and torchvision's by name."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vim_core.data.images import Pixels, square
+from vim_core.data.images import Pixels, square, to_tensor
 from vim_core.errors import ConfigError
-from vim_core.features.base import Features, crop_description
+from vim_core.features.base import CLASSIFIER, TORCHVISION, Features, crop_description
+from vim_core.models.classifier import Classifier
+from vim_core.text import hint
 
 PREFIX = 8
 """Hex digits of the hash in the name of a published torchvision file."""
 
 
-class TorchvisionExtractor:
-    """What goes into a network's last layer (its mean over space, where it has any) and what comes out.
+class ClassifierExtractor:
+    """Penultimate features and logits of images brought to the classifier's size."""
 
-    Preprocessing is that of the published weights with this hash, of the network's default ones for any others.
+    name = CLASSIFIER
+    published = False
+    spatial = 0
+
+    def __init__(self, network: Classifier, digest: str, device: str = "cpu") -> None:
+        self.network, self.digest, self.device = network, digest, device
+        self.size = network.image_size
+        self.dim, self.classes = network.shape.features, network.shape.classes
+        self.preprocessing = (
+            f"short side to {self.size} pixels (bicubic, antialiased), centre crop; exact sizes are left as they are"
+        )
+
+    def prepare(self, image: Pixels) -> Tensor:
+        """The centre square [3, size, size] in [0, 1]."""
+        return to_tensor(square(image, self.size))
+
+    def extract(self, batch: Tensor) -> Features:
+        """Features [N, D] and logits [N, C]."""
+        with torch.inference_mode():
+            features = self.network.features(batch.to(self.device))
+            logits: Tensor = self.network.head(features)
+        return Features(features.float().cpu(), logits.float().cpu())
+
+
+class TorchvisionExtractor:
+    """Input of a torchvision network's last layer (averaged over space, if it has any) as features, and its logits.
+
+    Preprocessing is that of the published weights with this hash, or of the network's default weights for any other.
     """
 
     published = False
@@ -29,7 +57,7 @@ class TorchvisionExtractor:
         self, name: str, state: dict[str, Tensor], digest: str, image_size: int = 0, device: str = "cpu"
     ) -> None:
         """Raises `RuntimeError` for weights of another network."""
-        network = build(name)
+        network = build_torchvision(name)
         network.load_state_dict(state, strict=True)
         self.network = network.to(device).eval()
         self.name, self.digest, self.image_size, self.device = name, digest, image_size, device
@@ -39,7 +67,7 @@ class TorchvisionExtractor:
         self.preprocessing = crop_description(image_size) + " ".join(repr(self.transform).split())
 
     def prepare(self, image: Pixels) -> Tensor:
-        """As torchvision prepares a picture of Pillow's for this network."""
+        """The image [3, size, size] by torchvision's transform for this network."""
         from PIL import Image
 
         pixels = square(image, self.image_size) if self.image_size else image
@@ -48,26 +76,30 @@ class TorchvisionExtractor:
 
     def extract(self, batch: Tensor) -> Features:
         """Features [N, D] and logits [N, C] in float32."""
-        caught: list[Tensor] = []
-        handle = self.last.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
+        captured: list[Tensor] = []
+        handle = self.last.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
         try:
             with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 logits = self.network(batch.to(self.device))
         finally:
             handle.remove()
-        features = caught[-1].flatten(2).mean(dim=2) if caught[-1].ndim == 4 else caught[-1]
+        features = captured[-1].flatten(2).mean(dim=2) if captured[-1].ndim == 4 else captured[-1]
         return Features(features.float().cpu(), logits.float().cpu())
 
 
-def build(name: str) -> nn.Module:
-    """An untrained network. Raises `ConfigError` naming the nearest for a name that torchvision does not know."""
+def check_torchvision(name: str, setting: str) -> None:
+    """Raise `ConfigError` that names the setting, with a hint, where torchvision has no classifier of this name."""
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean torchvision:{nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-        raise ConfigError(f"statistics.network='torchvision:{name}': torchvision has no such classifier; {hint}")
+        raise ConfigError(f"{setting}='{TORCHVISION}{name}': torchvision has no such classifier; {hint(name, known)}")
+
+
+def build_torchvision(name: str) -> nn.Module:
+    """An untrained network of torchvision."""
+    import torchvision
+
     # these two draw their weights slowly unless told not to
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
@@ -75,7 +107,7 @@ def build(name: str) -> nn.Module:
 
 
 def last_layer(network: nn.Module) -> tuple[nn.Module, int, int]:
-    """The last layer that has weights, the channels it takes and gives."""
+    """The last layer that has weights, and its numbers of input and output channels."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     last = layers[-1]
     if isinstance(last, nn.Linear):

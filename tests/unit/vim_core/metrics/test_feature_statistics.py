@@ -1,6 +1,8 @@
-"""Everything summed in one pass equals the whole at once, however the images come."""
+"""Accumulated statistics equal those of all images at once, in any batches, order and set of files."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,54 @@ from hypothesis import strategies as st
 
 from vim_core.errors import DataError
 from vim_core.features import Features
+from vim_core.metrics import npz
+from vim_core.metrics.feature_statistics import (
+    FeatureStatistics,
+    from_bytes,
+    half_of,
+    insert,
+    merge_all,
+    merge_files,
+    rank_of,
+    split_of,
+    total,
+)
 from vim_core.metrics.inception_score import ScoreSums
-from vim_core.metrics.moments import Moments, merge_all
+from vim_core.metrics.moments import Moments
 from vim_core.metrics.precision_recall import FeatureSample
-from vim_core.metrics.sums import FeatureStatistics, half_of, rank_of, split_of
+from vim_core.storage import io
+
+
+def parts_of(count: int) -> list[Moments]:
+    rng = np.random.default_rng(3)
+    return [Moments.from_batch(rng.normal(size=(rng.integers(0, 9), 4))) for _ in range(count)]
+
+
+def merged_pairwise(parts: list[Moments]) -> Moments:
+    while len(parts) > 1:
+        pairs = [parts[i].merge(parts[i + 1]) for i in range(0, len(parts) - 1, 2)]
+        parts = pairs + (parts[-1:] if len(parts) % 2 else [])
+    return parts[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 21])
+def test_any_order_gives_the_bits_of_pairwise_merging(count: int) -> None:
+    parts = parts_of(count)
+    expected = merged_pairwise(parts).to_bytes()
+    assert merge_all(parts).to_bytes() == expected
+    for seed in range(4):
+        nodes: dict[tuple[int, int], Moments] = {}
+        for index in np.random.default_rng(seed).permutation(count).tolist():
+            insert(nodes, 0, index, parts[index])
+        assert total(nodes).to_bytes() == expected
+
+
+def test_in_order_few_nodes_are_in_memory() -> None:
+    nodes: dict[tuple[int, int], Moments] = {}
+    for index, part in enumerate(parts_of(64)):
+        insert(nodes, 0, index, part)
+        assert len(nodes) <= 6
+    assert len(nodes) == 1
 
 
 def images(count: int, dim: int, seed: int = 0) -> tuple[list[str], torch.Tensor, torch.Tensor]:
@@ -101,3 +147,46 @@ def test_spatial_features_have_moments_of_their_own_and_splits_may_be_given() ->
     np.testing.assert_allclose(moments.mean, Moments.from_batch(features).mean, rtol=1e-10)
     whole = ScoreSums.from_batch(logits, given_splits, 2)
     np.testing.assert_allclose(scores.probabilities, whole.probabilities, rtol=1e-12)
+
+
+def statistics(rows: np.ndarray, keys: np.ndarray) -> list[object]:
+    features = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)[rows]
+    return [
+        Moments.from_batch(features),
+        ScoreSums.from_batch(features, keys % 2, 2),
+        FeatureSample.from_batch(features, keys.astype(np.uint64), 7),
+    ]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_files_of_any_subset_merge_to_the_whole(tmp_path: Path, kind: int) -> None:
+    uris = []
+    for index, rows in enumerate(np.array_split(np.arange(60), 5)):
+        uris.append(str(tmp_path / f"{index}.npz"))
+        io.write_bytes(uris[-1], statistics(rows, rows)[kind].to_bytes())  # type: ignore[attr-defined]
+    chosen = np.concatenate([np.arange(12), np.arange(24, 48)])
+    found = merge_files([uris[0], *uris[2:4]])
+    expected = statistics(chosen, chosen)[kind]
+    assert type(found) is type(expected)
+    a, b = (np.load(_file(tmp_path, name, part)) for name, part in (("a", found), ("b", expected)))
+    for name in b:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-10, atol=1e-12)
+
+
+def _file(folder: Path, name: str, part: object) -> str:
+    io.write_bytes(str(folder / f"{name}.npz"), part.to_bytes())  # type: ignore[attr-defined]
+    return str(folder / f"{name}.npz")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a statistics file"):
+        from_bytes(b"text")
+    with pytest.raises(DataError, match="arrays: mu"):
+        from_bytes(npz.pack(mu=np.zeros(3)))
+    with pytest.raises(DataError, match="no statistics to merge"):
+        merge_files([])
+    rows = np.arange(9)
+    made = statistics(rows, rows)
+    uris = [_file(tmp_path, str(index), part) for index, part in enumerate(made)]
+    with pytest.raises(DataError, match="holds ScoreSums, the files before it another kind"):
+        merge_files(uris)
