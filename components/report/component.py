@@ -8,7 +8,7 @@ from typing import Any
 
 from components.contract import registry
 from components.contract.api import Artifact, Context, Inputs, Outcome
-from components.report import accepted, neighbours, page, results
+from components.report import page, results, sections
 from vim_core.config import ReportConfig
 from vim_core.storage import io
 
@@ -22,23 +22,13 @@ def run(config: ReportConfig, inputs: Inputs, ctx: Context) -> Outcome:
     record = results.collect(ctx.pipeline.preset, inputs)
     io.write_bytes(ctx.path("results.json"), _json(record))
     ctx.progress.advance(1)
-    content = page.Page(
-        title=config.title,
-        results=record,
-        artifacts=inputs,
-        samples=_samples(config, inputs),
-        reconstructions=_reconstructions(config, inputs),
-        accepted=accepted.accepted(inputs["select"], config.max_classes) if "select" in inputs else None,
-        neighbours=_neighbours(record, inputs),
-        curves=_curves(inputs),
-    )
-    io.write_bytes(ctx.path("report.html"), page.render(content).encode())
+    io.write_bytes(ctx.path("report.html"), page.render(_page(config, record, inputs)).encode())
     ctx.progress.advance(2)
     return Outcome()
 
 
 def publish(artifact: Artifact, record: Mapping[str, Any], folder: str) -> str:
-    """Write `report.html` and `results.json` into `folder`, stamped with what one run did, and give the page's place.
+    """Write `report.html` and `results.json` into `folder`, stamped with what one run did; returns the page's address.
 
     `record` has `preset`, by component `seconds` (float) and `reused` (bool), and `mlflow` with any of
     `tracking_uri`, `experiment`, `run_id` and `url`. Without `preset`, the one that made the artifact is named.
@@ -56,39 +46,30 @@ def _json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _samples(config: ReportConfig, inputs: Inputs) -> list[Any]:
+def _page(config: ReportConfig, record: Mapping[str, Any], inputs: Inputs) -> page.Page:
+    """What the page shows, with pictures of the artifacts that exist."""
     from components.report import grids
 
-    if "sample" not in inputs:
-        return []
-    classes = inputs["sample"].properties["classes"]
-    return grids.samples_by_class(inputs["sample"], classes, config.samples_per_class, config.max_classes)
-
-
-def _reconstructions(config: ReportConfig, inputs: Inputs) -> list[Any]:
-    from components.report import grids
-
-    if "ingest" not in inputs or "reconstruct" not in inputs:
-        return []
-    psnr = grids.psnr_by_key(inputs["score"]) if "score" in inputs else {}
-    return grids.reconstructions(inputs["ingest"], inputs["reconstruct"], psnr, config.reconstructions)
-
-
-def _neighbours(record: Mapping[str, Any], inputs: Inputs) -> neighbours.Neighbours | None:
-    """The memorisation section, where `score` made that check."""
-    from components.report import grids
-
-    if "neighbours" not in record:
-        return None
-    data = results.attached(inputs, "score", "pictures/neighbours.png")
-    alt = "Pairs of a sample and the training image nearest to it"
-    return neighbours.section(record["neighbours"], grids.embedded(data, alt) if data is not None else None)
-
-
-def _curves(inputs: Inputs) -> dict[str, list[tuple[str, str]]]:
-    """Charts of each training component that kept its curves."""
-    found = {}
-    for name in page.CURVES:
-        if name in inputs and any(entry.name == "curves.jsonl" for entry in inputs[name].manifest.files):
-            found[name] = page.curves_of(io.read_bytes(inputs[name].uri("curves.jsonl")))
-    return {name: charts for name, charts in found.items() if charts}
+    content = page.Page(config.title, record, inputs)
+    if "sample" in inputs:
+        classes = inputs["sample"].properties["classes"]
+        content.samples = grids.samples_by_class(
+            inputs["sample"], classes, config.samples_per_class, config.max_classes
+        )
+    if "ingest" in inputs and "reconstruct" in inputs:
+        psnr = grids.psnr_by_key(inputs["score"]) if "score" in inputs else {}
+        content.reconstructions = grids.reconstructions(
+            inputs["ingest"], inputs["reconstruct"], psnr, config.reconstructions
+        )
+    if "select" in inputs:
+        content.accepted = sections.accepted_samples(inputs["select"], config.max_classes)
+    if "neighbours" in record:
+        data = results.read_file(inputs, "score", "pictures/neighbours.png")
+        alt = "Pairs of a sample and the training image nearest to it"
+        picture = grids.embedded(data, alt) if data is not None else None
+        content.neighbours = sections.neighbours(record["neighbours"], picture)
+    for name in page.TRAINED:
+        lines = results.read_file(inputs, name, "curves.jsonl")
+        if lines is not None and (charts := page.training_charts(lines)):
+            content.curves[name] = charts
+    return content

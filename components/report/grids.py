@@ -42,10 +42,10 @@ def samples_by_class(samples: Artifact, classes: Sequence[str], per_class: int, 
         rows = rows_of.get(-1, [])[: per_class * 4]
         lines = [rows[i : i + per_class] for i in range(0, len(rows), per_class)]
         return [_strip(table, line, f"{len(line)} samples, no class asked for", "") for line in lines]
-    chosen = [label for label in sorted(rows_of) if label >= 0][:most]
+    names = {label: class_name(classes, label) for label in sorted(rows_of) if label >= 0}
     return [
-        _strip(table, rows_of[label][:per_class], f"Samples of class {_name(classes, label)}", _name(classes, label))
-        for label in chosen
+        _strip(table, rows_of[label][:per_class], f"Samples of class {name}", name)
+        for label, name in list(names.items())[:most]
     ]
 
 
@@ -57,14 +57,10 @@ def accepted_by_class(
 
     table = ImageTable(selected.uris(f"images/accepted-{rate}-"))
     rows_of = _rows_of(table)
+    names = {label: class_name(classes, label) for label in sorted(rows_of)[:most]}
     return {
-        label: _strip(
-            table,
-            rows_of[label][:per_class],
-            f"Class {_name(classes, label)} at acceptance {rate}",
-            _name(classes, label),
-        )
-        for label in sorted(rows_of)[:most]
+        label: _strip(table, rows_of[label][:per_class], f"Class {name} at acceptance {rate}", name)
+        for label, name in names.items()
     }
 
 
@@ -122,7 +118,8 @@ def psnr_by_key(score: Artifact) -> dict[str, float]:
     return dict(zip(table["key"].to_pylist(), table["psnr_db"].to_pylist(), strict=True))
 
 
-def _name(classes: Sequence[str], label: int) -> str:
+def class_name(classes: Sequence[str], label: int) -> str:
+    """The name of a class, or its number where it has none."""
     return classes[label] if label < len(classes) else str(label)
 
 

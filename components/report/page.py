@@ -1,59 +1,56 @@
-"""The page: what a reader sees of artifacts and of the run, filled into the templates beside this file."""
+"""The report's page: content, sentences and tables, filled into the templates beside this file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from components.contract import registry
 from components.contract.api import Artifact
-from components.report import accepted, comparison_tables, format, probe, svg, tradeoff
-from components.report import results as figures
-from components.report.accepted import Accepted
+from components.report import charts, metrics, paper_comparison, protocol_text, sections, templating, tradeoff
 from components.report.grids import Picture
-from components.report.neighbours import Neighbours
+from vim_core.text import duration
 
 PRESET_MARK = "<!-- preset -->"
 RUN_MARK = "<!-- what this run did -->"
-"""Where `stamped` puts what belongs to one run; the artifact's own page is the same for all runs that reuse it."""
+"""Where `stamped` inserts what belongs to one run; the artifact's own page is the same for all runs that reuse it."""
 
-CURVES = ("quantize", "prior", "classify")
-NOT_SHOWN = ("images_per_s", "learning_rate", "discriminator_learning_rate", "skipped", "eval/seconds")
-SHOWN_FIRST = ("loss", "psnr", "test", "nll", "bits", "accuracy", "top1", "usage")
+TRAINED = ("quantize", "prior", "classify")
+HIDDEN_CURVES = ("images_per_s", "learning_rate", "discriminator_learning_rate", "skipped", "eval/seconds")
+FIRST_CURVES = ("loss", "psnr", "test", "nll", "bits", "accuracy", "top1", "usage")
 MOST_CURVES = 6
 
 
 @dataclass
 class Page:
-    """Everything the template shows."""
+    """Everything that the template shows; `curves` are (name, SVG) by training component."""
 
     title: str
     results: Mapping[str, Any]
     artifacts: Mapping[str, Artifact]
     samples: Sequence[Picture] = ()
     reconstructions: Sequence[Picture] = ()
-    accepted: Accepted | None = None
-    neighbours: Neighbours | None = None
-    curves: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    accepted: sections.AcceptedSamples | None = None
+    neighbours: sections.Neighbours | None = None
+    curves: dict[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
 def render(page: Page) -> str:
     """The page as HTML without scripts or outside references. All text is escaped."""
-    return filled(
+    return templating.render(
         "report.html",
         page=page,
         summary=summary(page.artifacts),
         highlights=highlights(page.results),
         rows=rows(page.results),
-        probe=probe.section(page.results),
+        probe=sections.probe(page.results),
         tradeoff=tradeoff.report_section(page.results.get("tradeoff")),
         accepted=page.accepted,
-        by_rate=accepted.scored(page.results),
+        by_rate=sections.metrics_by_rate(page.results),
         neighbours=page.neighbours,
-        tables=comparison_tables.tables([("This run", page.results)]),
+        tables=paper_comparison.tables([(paper_comparison.THIS_RUN, page.results)]),
         artifacts=[page.artifacts[name] for name in registry.NAMES if name in page.artifacts],
         preset_mark=PRESET_MARK,
         run_mark=RUN_MARK,
@@ -63,16 +60,21 @@ def render(page: Page) -> str:
 def stamped(html: str, record: Mapping[str, Any], folder: str) -> str:
     """The page with what one run did: `preset`, `seconds` and `reused` by component, `mlflow`, and where it lies."""
     seconds, reused = record.get("seconds", {}), record.get("reused", {})
-    steps = [(name, reused.get(name, False), format.duration(value)) for name, value in seconds.items()]
-    fresh = sum(not was_there for _, was_there, _ in steps)
-    total = format.duration(sum(seconds.values()))
-    text = filled("run.html", steps=steps, fresh=fresh, total=total, mlflow=record.get("mlflow", {}), folder=folder)
-    preset = filled("preset.html", preset=record["preset"])
+    steps = [(name, reused.get(name, False), duration(value)) for name, value in seconds.items()]
+    text = templating.render(
+        "run.html",
+        steps=steps,
+        fresh=sum(not was_reused for _, was_reused, _ in steps),
+        total=duration(sum(seconds.values())),
+        mlflow=record.get("mlflow", {}),
+        folder=folder,
+    )
+    preset = templating.render("preset.html", preset=record["preset"])
     return html.replace(PRESET_MARK, preset, 1).replace(RUN_MARK, text, 1)
 
 
 def summary(artifacts: Mapping[str, Artifact]) -> str:
-    """What was made of which images, in a sentence or two."""
+    """A sentence or two on the images, their tokens and the samples."""
     first, second = [], []
     if "ingest" in artifacts:
         known = artifacts["ingest"].properties
@@ -92,16 +94,16 @@ def summary(artifacts: Mapping[str, Artifact]) -> str:
 
 
 def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The figures at the top: label, value, and what to hold it against."""
-    known = figures.flat(results)
+    """The metrics at the top: label, value, and a number to compare it with."""
+    values = metrics.values(results)
     tiles: list[tuple[str, str, str]] = []
 
     def tile(label: str, key: str, style: str, beside: str) -> None:
-        if key in known:
-            tiles.append((label, figures.shown(known[key], style), beside))
+        if key in values:
+            tiles.append((label, metrics.format_value(values[key], style), beside))
 
     def other(text: str, key: str, style: str) -> str:
-        return f"{text} {figures.shown(known[key], style)}" if key in known else ""
+        return f"{text} {metrics.format_value(values[key], style)}" if key in values else ""
 
     tile("Reconstruction", "quantizer.psnr_db", "db", other("SSIM", "quantizer.ssim", "number"))
     tile("Codebook usage", "quantizer.codebook_usage", "share", "on held-out images")
@@ -109,60 +111,49 @@ def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "Prior, per token", "prior.nll_bits_per_token", "bits", other("unigram", "prior.unigram_bits_per_token", "bits")
     )
     tile("Samples recognised", "samples.conditional_accuracy", "share", other("of", "samples.count", "count"))
-    floor = other("real vs real", "samples.fd_classifier_real_vs_real", "number")
-    tile("Fréchet distance", "samples.fd_classifier", "number", floor)
+    real_vs_real = other("real vs real", "samples.fd_classifier_real_vs_real", "number")
+    tile("Fréchet distance", "samples.fd_classifier", "number", real_vs_real)
     tile("Linear probe", "probe.top1", "share", other("raw pixels", "probe.pixel_baseline_top1", "share"))
     return tiles
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row of the table of numbers per figure: label, value, sentence, and the protocol's record."""
-    known = figures.flat(results)
-    return [
-        {
-            "label": figure.label,
-            "key": figure.key,
-            "value": figures.shown(known[figure.key], figure.style),
-            "interval": figures.interval(known, figure),
-            "sentence": format.sentence(results["protocols"].get(figure.key, {})),
-            "protocol": format.plain(results["protocols"].get(figure.key, {})),
-        }
-        for figure in figures.known(results)
-        if figures.ACCEPTED not in figure.name
-    ]
+    """One row of the table of numbers per metric: label, value, interval, and its protocol as sentence and fields."""
+    values = metrics.values(results)
+    table = []
+    for metric in metrics.present(results):
+        if metrics.ACCEPTED in metric.name:
+            continue
+        protocol = results["protocols"].get(metric.key, {})
+        table.append(
+            {
+                "label": metric.label,
+                "key": metric.key,
+                "value": metrics.format_value(values[metric.key], metric.style),
+                "interval": metrics.format_interval(values, metric),
+                "sentence": protocol_text.sentence(protocol),
+                "protocol": protocol_text.fields(protocol),
+            }
+        )
+    return table
 
 
-def curves_of(lines: bytes) -> list[tuple[str, str]]:
-    """Charts of a `curves.jsonl`: (name, SVG) of its figures, losses and held-out figures first, six at most."""
-    series: dict[str, list[svg.Point]] = {}
+def training_charts(lines: bytes) -> list[tuple[str, str]]:
+    """Charts of a `curves.jsonl`: (name, SVG), losses and held-out metrics first, six at most."""
+    series: dict[str, list[charts.Point]] = {}
     for line in lines.splitlines():
         point = json.loads(line)
         for name, value in point.get("m", {}).items():
             series.setdefault(name, []).append((float(point["step"]), float(value)))
-    shown = (name for name in series if name not in NOT_SHOWN and not name.startswith("system/"))
-    names = [name for name in shown if len(series[name]) > 1 and not name.startswith("eval/best_")]
-    chosen = sorted(names, key=_rank)[:MOST_CURVES]
-    charts = [
-        (name.replace("eval/", "held-out ").replace("_", " "), svg.curve(sorted(series[name]), name)) for name in chosen
+
+    def rank(name: str) -> tuple[int, str]:
+        order = next((i for i, word in enumerate(FIRST_CURVES, 1) if word in name), len(FIRST_CURVES) + 1)
+        return (0 if name == "loss" else order, name)
+
+    shown = [name for name, points in series.items() if len(points) > 1 and name not in HIDDEN_CURVES]
+    shown = [name for name in shown if not name.startswith(("system/", "eval/best_"))]
+    drawn = [
+        (name.replace("eval/", "held-out ").replace("_", " "), charts.line_chart(sorted(series[name]), name))
+        for name in sorted(shown, key=rank)[:MOST_CURVES]
     ]
-    return [(name, chart) for name, chart in charts if chart]
-
-
-def _rank(name: str) -> tuple[int, str]:
-    exact = [i for i, start in enumerate(SHOWN_FIRST) if start in name]
-    return (0 if name == "loss" else 1 + exact[0] if exact else len(SHOWN_FIRST) + 1, name)
-
-
-def filled(template: str, **values: Any) -> str:
-    """A template of the folder beside this file with these values; all text is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = format.duration
-    return environment.get_template(template).render(**values)
+    return [(name, chart) for name, chart in drawn if chart]

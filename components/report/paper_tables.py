@@ -21,7 +21,7 @@ SIZE = 256
 class Column:
     """One column: its heading, and where our cell comes from.
 
-    `ours` names a description of the run (see `our_rows.described`), `figure` a figure of `results.json`. A figure
+    `ours` names a description of the run (see `paper_comparison`), `figure` a figure of `results.json`. A figure
     enters only if it was measured on the table's data set, by `protocol` where the column names one, and on
     `count` images where that is given; `scale` brings it into the paper's unit.
     """

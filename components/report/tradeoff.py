@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report import format, plots
-from components.report.plots import Mark, Series
-from components.report.results import SHARES, shown
+from components.report import charts, metrics, protocol_text, templating
+from components.report.charts import Mark, Series
 from components.tradeoff import ranking
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE, format_value, label, short_name
 from components.tradeoff.ranking import measured, parse_axis
@@ -71,9 +70,7 @@ def report_section(step: Record | None) -> Section | None:
 
 def sweep_page(results: Record) -> str:
     """A sweep's page as HTML without scripts or outside references. All text is escaped."""
-    from components.report.page import filled
-
-    return filled(
+    return templating.render(
         "sweep.html",
         title=f"Sweep {results['sweep']}",
         results=results,
@@ -120,7 +117,9 @@ def section(record: Record, group: Record, locations: Sequence[str] = (), notes:
         locations=tuple(locations),
         notes=tuple(notes),
         # how images were drawn is what differs between the points
-        protocols=tuple((name, format.sentence({**given, "sampling": {}})) for name, given in protocols if given),
+        protocols=tuple(
+            (name, protocol_text.sentence({**given, "sampling": {}})) for name, given in protocols if given
+        ),
     )
 
 
@@ -181,8 +180,8 @@ def figure_text(point: Record, name: str) -> tuple[str, str]:
     value, interval = measured(point, name)
     if not math.isfinite(value):
         return "–", ""
-    style = "share" if _is_share(name) else "number"
-    return shown(value, style), f"{shown(interval[0], style)} to {shown(interval[1], style)}" if interval else ""
+    texts = [metrics.format_value(number, metrics.style(name)) for number in (value, *(interval or ()))]
+    return texts[0], " to ".join(texts[1:])
 
 
 def sharing(results: Record) -> str:
@@ -202,14 +201,10 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_share(name: str) -> bool:
-    return bool(set(name.replace(".", "_").split("_")) & set(SHARES))
-
-
 def _chart(record: Record, points: Sequence[Record], group: Record, lines: Mapping[str, Sequence[Record]]) -> str:
     """Both axes against each other: lines along up to three settings, the other points, and the front."""
     x, y = map(parse_axis, record["axes"])
-    drawn = dict(list(lines.items())[: plots.LINES])
+    drawn = dict(list(lines.items())[: charts.LINES])
     on_lines = {point["number"] for members in drawn.values() for point in members}
     labelled: set[int] = set()
 
@@ -228,25 +223,25 @@ def _chart(record: Record, points: Sequence[Record], group: Record, lines: Mappi
         return tuple(found)
 
     front = [point for number in group["front"] for point in points if point["number"] == number]
-    series = [Series(marks([point for point in points if point["number"] not in on_lines]), plots.REST, joined=False)]
+    series = [Series(marks([point for point in points if point["number"] not in on_lines]), charts.REST, joined=False)]
     series += [Series(marks(members, key), shape) for shape, (key, members) in enumerate(drawn.items())]
-    series.append(Series(tuple(Mark(measured(p, x.name)[0], measured(p, y.name)[0]) for p in front), plots.FRONT))
+    series.append(Series(tuple(Mark(measured(p, x.name)[0], measured(p, y.name)[0]) for p in front), charts.FRONT))
     along = ", ".join(map(short_name, drawn)) or "one setting"
     text = f"{title(y.name)} against {title(x.name)}, {len(points)} points over {along}"
     names = [f"{title(axis.name)} ({'more' if axis.sign > 0 else 'less'} is better)" for axis in (x, y)]
-    return plots.scatter(series, f"{names[0]} →", f"↑ {names[1]}", text, _is_share(x.name))
+    return charts.scatter(series, f"{names[0]} →", f"↑ {names[1]}", text, metrics.style(x.name) == "share")
 
 
 def _legend(record: Record, lines: Mapping[str, Sequence[Record]], count: int) -> tuple[tuple[str, str], ...]:
     entries = []
-    for shape, (key, members) in enumerate(list(lines.items())[: plots.LINES]):
+    for shape, (key, members) in enumerate(list(lines.items())[: charts.LINES]):
         first, last = (format_value(point["settings"][key]) for point in (members[0], members[-1]))
         fixed = _fixed(record, members[0], key)
         text = f"{short_name(key)} from {first} to {last}{' at ' if fixed else ''}{fixed}"
-        entries.append((plots.key(shape), text))
+        entries.append((charts.legend_key(shape), text))
     if len({point["number"] for members in lines.values() for point in members}) < count:
-        entries.append((plots.key(plots.REST), "other points"))
-    return (*entries, (plots.key(plots.FRONT), "front: no point is better on both axes"))
+        entries.append((charts.legend_key(charts.REST), "other points"))
+    return (*entries, (charts.legend_key(charts.FRONT), "front: no point is better on both axes"))
 
 
 def _small_charts(record: Record, group: Record, lines: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str]]:
@@ -263,7 +258,7 @@ def _small_charts(record: Record, group: Record, lines: Mapping[str, Sequence[Re
                 text = format_value(point["settings"][key])
                 marks.append(Mark(0, value, text, None, interval, point["number"] == group["best"]))
             caption = f"{title(name)} over {short_name(key)}" + (f" ({fixed})" if fixed else "")
-            drawn = plots.ranged(marks, caption, min(shape, plots.REST), _is_share(name))
+            drawn = charts.setting_chart(marks, caption, min(shape, charts.REST), metrics.style(name) == "share")
             if drawn:
                 yield caption, drawn
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.contract.api import Artifact, Manifest
-from components.report.compare import judged
-from components.report.results import ACCEPTED, BOUNDS
+from components.report.compare import comparable_protocol
+from components.report.metrics import ACCEPTED, BOUNDS
 from components.tradeoff import ranking
 from components.tradeoff.grid import ACCEPTANCE, Point
 from pipelines.sweeps.spec import BLOCK, PROBED, Sweep
@@ -127,7 +127,7 @@ def _comparable(outcomes: Sequence[Outcome], axes: Sequence[str]) -> list[list[R
     names = [ranking.parse_axis(text).name for text in axes]
 
     def protocols(record: Record) -> list[Record]:
-        return [judged({}, record["figures"].get(name, {}).get("protocol", {})) for name in names]
+        return [comparable_protocol({}, record["figures"].get(name, {}).get("protocol", {})) for name in names]
 
     groups: list[list[Record]] = []
     for outcome in outcomes:

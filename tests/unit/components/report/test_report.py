@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.report import charts, grids, page
 from components.report import component as report
-from components.report import grids, page, svg
 from tests.support.synthetic import CLASSES, SIZE, artifact, context_of, curves, everything, generated, pictures, tables
 from vim_core.config import ReportConfig
 
@@ -172,41 +172,41 @@ def test_a_preset_with_little_makes_a_small_page(tmp_path: Path) -> None:
 
 def test_curves_choose_losses_first_and_skip_rates() -> None:
     names = {f"other_{i}": [1.0, 2.0] for i in range(9)} | {"images_per_s": [5.0, 6.0], "loss": [3.0, 2.0]}
-    charts = page.curves_of(curves(names).encode())
-    assert len(charts) == page.MOST_CURVES
-    assert charts[0][0] == "loss"
-    assert "images per s" not in {name for name, _ in charts}
+    drawn = page.training_charts(curves(names).encode())
+    assert len(drawn) == page.MOST_CURVES
+    assert drawn[0][0] == "loss"
+    assert "images per s" not in {name for name, _ in drawn}
 
 
 def test_curves_show_held_out_figures_and_leave_the_machine_out() -> None:
     hidden = ["system/mfu", "system/data_wait_share", "eval/seconds", "eval/best_step", "discriminator_learning_rate"]
     names = {name: [1.0, 2.0] for name in ["eval/psnr_db", "loss", *hidden]}
-    assert [name for name, _ in page.curves_of(curves(names).encode())] == ["loss", "held-out psnr db"]
+    assert [name for name, _ in page.training_charts(curves(names).encode())] == ["loss", "held-out psnr db"]
 
 
 def test_a_curve_survives_values_that_are_not_finite() -> None:
-    drawn = svg.curve([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)], "loss")
+    drawn = charts.line_chart([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)], "loss")
     assert "nan" not in drawn
     assert "inf" not in drawn
-    assert svg.curve([(0, float("nan"))], "loss") == ""
-    checked(svg.curve([(0, 2.0), (5, 2.0)], EVIL))
+    assert charts.line_chart([(0, float("nan"))], "loss") == ""
+    checked(charts.line_chart([(0, 2.0), (5, 2.0)], EVIL))
 
 
 def test_points_stay_inside_the_drawing() -> None:
     rng = np.random.default_rng(0)
     for drawn in (
-        svg.curve([(i, v) for i, v in enumerate(rng.normal(size=999) * 1e4)], "x"),
-        svg.marks([0.2, 1.0, 0.9], ["0", "1", "2"], 0.95, "x"),
+        charts.line_chart([(i, v) for i, v in enumerate(rng.normal(size=999) * 1e4)], "x"),
+        charts.block_chart([0.2, 1.0, 0.9], 0.95, "x"),
     ):
         for path in re.findall(r' d="M([^"]+)"', drawn):
             points = np.array([pair.split(",") for pair in path.split()], dtype=float)
             assert (points >= 0).all()
-            assert (points <= [svg.WIDTH, svg.HEIGHT]).all()
+            assert (points <= [charts.WIDTH, charts.HEIGHT]).all()
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.812, 0.987), (-3.1, 2.2), (1e-6, 3e-6), (0.0, 54321.0)])
 def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    values = svg.ticks(low, high)
+    values = charts.ticks(low, high)
     assert 2 <= len(values) <= 6
     assert all(low - 1e-9 * abs(high) <= value <= high * (1 + 1e-9) for value in values)
     step = values[1] - values[0]
@@ -215,7 +215,7 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
 
 def test_thinning_keeps_means_and_the_last_step() -> None:
     points = [(float(i), float(i)) for i in range(1000)]
-    thin = svg.thinned(points, 100)
+    thin = charts.thinned(points, 100)
     assert (len(thin), thin[-1][0]) == (100, 999.0)
     assert np.mean([value for _, value in thin]) == pytest.approx(np.mean([value for _, value in points]))
 

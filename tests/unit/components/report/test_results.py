@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.report import format, results
+from components.report import metrics, protocol_text, results
 from tests.support.synthetic import artifact, everything, with_fields
 
 SCORES = {
@@ -91,7 +91,7 @@ def test_a_stamp_replaces_what_belongs_to_a_run(artifacts: dict[str, Any]) -> No
     ],
 )
 def test_figures_for_people(value: float, style: str, text: str) -> None:
-    assert results.shown(value, style) == text
+    assert metrics.format_value(value, style) == text
 
 
 def test_protocol_sentences() -> None:
@@ -104,6 +104,6 @@ def test_protocol_sentences() -> None:
         "sampling": {"seed": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 2.5},
     }
     sentence = "Samples with real images, on 1,000 samples against 297 (test images); drawn with "
-    assert format.sentence(protocol) == sentence + "temperature 1, guidance 2.5."
-    assert format.sentence({"split": "test", "count": 297}) == "On 297 test images."
-    assert format.sentence({}) == ""
+    assert protocol_text.sentence(protocol) == sentence + "temperature 1, guidance 2.5."
+    assert protocol_text.sentence({"split": "test", "count": 297}) == "On 297 test images."
+    assert protocol_text.sentence({}) == ""

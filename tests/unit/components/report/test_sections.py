@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.contract.api import Artifact
-from components.report import accepted, neighbours, probe, results
 from components.report import component as report
+from components.report import metrics, results, sections
 from tests.support import reported
 from tests.support.synthetic import context_of, pictures, with_fields
 from tests.unit.components.report.test_report import checked, opened
@@ -16,7 +16,7 @@ from vim_core.config import ReportConfig
 
 
 def test_a_column_per_rate_and_a_row_per_class(tmp_path: Path) -> None:
-    found = accepted.accepted(reported.selected(tmp_path), most=2)
+    found = sections.accepted_samples(reported.selected(tmp_path), 2)
     assert found is not None
     assert found.rates == ("1.0", "0.25", "0.05")
     assert [name for name, _ in found.rows] == ["ant", "bee"]
@@ -27,7 +27,7 @@ def test_a_column_per_rate_and_a_row_per_class(tmp_path: Path) -> None:
 
 
 def test_neighbours_have_a_verdict_both_distributions_and_a_chart() -> None:
-    found = neighbours.section(reported.NEIGHBOURS, None)
+    found = sections.neighbours(reported.NEIGHBOURS, None)
     assert found.verdict.startswith("2 of 9 samples (22.2 %) lie nearer to a training image than 99 of 100")
     assert found.verdict.endswith("where copies would be, lie none.")
     assert dict(found.rows) == {
@@ -35,28 +35,30 @@ def test_neighbours_have_a_verdict_both_distributions_and_a_chart() -> None:
         "50 % lie below": ("2.5", "2.25"), "95 % lie below": ("3.5", "3.25")}  # fmt: skip
     names = [attributes.get("class") for _, attributes in checked(found.chart).tags]
     assert (names.count("dot"), names.count("joined")) == (6, 2)
-    assert neighbours.section({}, None).rows == ()
+    assert sections.neighbours({}, None).rows == ()
 
 
 def test_figures_of_accepted_samples_stand_by_rate(whole: dict[str, Artifact]) -> None:
-    found = accepted.scored(results.collect("p", whole))
+    found = sections.metrics_by_rate(results.collect("p", whole))
     assert found is not None
     assert found.rates == ("0.25", "0.05")
     assert found.rows == (("Fréchet distance, classifier", (("1.500", ""), ("1.250", ""))),)
-    assert accepted.scored({"samples": {"fd_classifier": 1.0}}) is None
+    assert sections.metrics_by_rate({"samples": {"fd_classifier": 1.0}}) is None
 
 
 def test_a_probe_of_two_heads_has_two_lines() -> None:
     known = {"accuracy_per_block": [0.5, 0.75], "ridge_accuracy_per_block": [0.625, 0.25], "pixel_baseline_top1": 0.875}
-    found = probe.section({"probe": known, "tokenizer": {"perceptual": False}})
+    found = sections.probe({"probe": known, "tokenizer": {"perceptual": False}})
     assert found is not None
     names = [attributes.get("class") for _, attributes in checked(found.chart).tags]
     assert [name for name in names if name and name.startswith("line")] == ["line second", "line"]
     assert [(block.accuracy, block.ridge, block.best) for block in found.blocks] == [
         ("50.0 %", "62.5 %", False), ("75.0 %", "25.0 %", True)]  # fmt: skip
     assert "without the perceptual loss" in found.tokenizer
-    assert "stands apart" in probe.tokenizer({"tokenizer": {"perceptual": True}})
-    assert probe.section({}) is None
+    labelled = sections.probe({"probe": known, "tokenizer": {"perceptual": True}})
+    assert labelled is not None
+    assert "stands apart" in labelled.tokenizer
+    assert sections.probe({}) is None
 
 
 @pytest.fixture
@@ -86,11 +88,11 @@ def test_the_page_renders_whatever_is_missing(
 def test_intervals_and_new_figures_reach_the_record(whole: dict[str, Artifact]) -> None:
     record = results.collect("p", whole)
     assert record["samples"]["kd_classifier"] == 0.02
-    assert [record["samples"][f"conditional_accuracy{end}"] for end in results.BOUNDS] == [0.85, 0.94]
+    assert [record["samples"][f"conditional_accuracy{end}"] for end in metrics.BOUNDS] == [0.85, 0.94]
     assert "unexplained" not in record["samples"]
-    named = {figure.key: figure for figure in results.known(record)}
+    named = {figure.key: figure for figure in metrics.present(record)}
     assert named["samples.kd_classifier"].label == "Kernel distance, classifier"
-    assert results.interval(results.flat(record), named["samples.conditional_accuracy"]) == "85.0 % to 94.0 %"
+    assert metrics.format_interval(metrics.values(record), named["samples.conditional_accuracy"]) == "85.0 % to 94.0 %"
     assert record["tradeoff"]["judge"] == "judge"
     assert record["neighbours"] == reported.NEIGHBOURS
     assert record["compute"]["score"]["seconds"] == 2.5
@@ -114,4 +116,4 @@ def test_circumstances_of_the_run_are_kept(whole: dict[str, Artifact]) -> None:
      ("samples.inception_score", 1), ("samples.fd_classifier_real_vs_real", 0), ("quantizer.perplexity", 0)],
 )  # fmt: skip
 def test_which_way_is_better(name: str, sign: int) -> None:
-    assert results.better(name) == sign
+    assert metrics.direction(name) == sign

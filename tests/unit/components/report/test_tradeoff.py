@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.report import plots, tradeoff
+from components.report import charts, tradeoff
 from components.report.tradeoff import Section
 from tests.unit.components.report.test_report import checked
 
@@ -128,7 +128,7 @@ def test_settings_of_a_sweep_that_are_no_numbers_are_in_the_table_alone() -> Non
 
 
 def test_forms_differ_between_settings() -> None:
-    keys = [plots.key(shape) for shape in range(5)]
+    keys = [charts.legend_key(shape) for shape in range(5)]
     assert len(set(keys)) == 5
     for drawn in keys:
         checked(drawn)
@@ -136,8 +136,8 @@ def test_forms_differ_between_settings() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1.012, 1.024), (0.0, 1.0), (2.0, 54_321.0), (-1e-4, 3e-4)])
 def test_numbers_on_an_axis_differ(low: float, high: float) -> None:
-    marks = (plots.Mark(low, low), plots.Mark(high, high))
-    drawn = plots.scatter([plots.Series(marks)], "x", "y", "label")
+    marks = (charts.Mark(low, low), charts.Mark(high, high))
+    drawn = charts.scatter([charts.Series(marks)], "x", "y", "label")
     texts = [text for text in checked(drawn).texts if text not in ("x", "y")]
     assert len(texts) >= 4
     assert all(texts.count(text) <= 2 for text in texts)  # once on each axis

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.report import comparison_tables, our_rows
+from components.report import paper_comparison
 from components.report.paper_tables import TABLES, Table
 
 STACK = {"blocks": 8, "heads": 8, "dim": 512, "mlp": 2048}
@@ -49,15 +49,15 @@ def table(number: int) -> Table:
 
 def cell(record: dict[str, Any], number: int, title: str) -> str:
     place = [column.title for column in table(number).columns].index(title)
-    return our_rows.rows(record)[number].cells[place]
+    return paper_comparison.rows(record)[number].cells[place]
 
 
 def test_a_figure_of_the_papers_protocol_enters() -> None:
     record = imagenet()
     assert [cell(record, 6, title) for title in ("FID", "IS", "Acceptance")] == ["8.81", "not run", "1.0"]
     assert [cell(record, 8, title) for title in ("Second stage", "Tokens", "FID")] == ["VIM-Base", "32×32", "8.81"]
-    assert our_rows.rows(record)[6].beside == ()
-    assert cell(record, 5, "FID") == our_rows.ELSEWHERE  # faces, not ImageNet
+    assert paper_comparison.rows(record)[6].excluded == ()
+    assert cell(record, 5, "FID") == paper_comparison.ELSEWHERE  # faces, not ImageNet
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_a_figure_of_the_papers_protocol_enters() -> None:
 def test_another_protocol_stands_below_with_the_reason(change: dict[str, Any], reason: str) -> None:
     record = imagenet()
     record["protocols"]["samples.fid"] |= change
-    row = our_rows.rows(record)[6]
-    assert (cell(record, 6, "FID"), row.entered) == (our_rows.ELSEWHERE, False)
-    assert [(one.figure, one.reason) for one in row.beside] == [("samples.fid", reason)]
+    row = paper_comparison.rows(record)[6]
+    assert (cell(record, 6, "FID"), row.entered) == (paper_comparison.ELSEWHERE, False)
+    assert [(one.key, one.reason) for one in row.excluded] == [("samples.fid", reason)]
 
 
 def test_the_row_says_how_samples_were_drawn() -> None:
@@ -91,8 +91,11 @@ def test_usage_needs_the_papers_batches_and_the_probe_a_tokenizer_without_labels
     assert (cell(record, 4, "Usage (%)"), cell(record, 7, "Top-1 (%)")) == ("95", "65.1")
     record["protocols"]["quantizer.codebook_usage"]["count"] = 49_984  # batches of 64
     record["tokenizer"]["perceptual"] = True
-    assert (cell(record, 4, "Usage (%)"), cell(record, 7, "Top-1 (%)")) == (our_rows.ELSEWHERE, our_rows.ELSEWHERE)
-    assert "carries labels" in our_rows.rows(record)[7].beside[0].reason
+    assert (cell(record, 4, "Usage (%)"), cell(record, 7, "Top-1 (%)")) == (
+        paper_comparison.ELSEWHERE,
+        paper_comparison.ELSEWHERE,
+    )
+    assert "carries labels" in paper_comparison.rows(record)[7].excluded[0].reason
 
 
 def test_accepted_samples_have_rows_of_their_own() -> None:
@@ -100,55 +103,55 @@ def test_accepted_samples_have_rows_of_their_own() -> None:
     for rate, value in (("0.5", 3.0412), ("0.05", 9.0)):
         record["samples"][f"fid_accepted_{rate}"] = value
         record["protocols"][f"samples.fid_accepted_{rate}"] = record["protocols"]["samples.fid"]
-    row = our_rows.rows(record)[6]
+    row = paper_comparison.rows(record)[6]
     assert row.cells[1:3] == ("1.0", "8.81")
-    assert [cells[1:] for cells in row.further] == [("0.5", "3.04", "not run"), ("0.05", "9.00", "not run")]
-    assert our_rows.rows(record)[8].further == ()
+    assert [cells[1:] for cells in row.by_rate] == [("0.5", "3.04", "not run"), ("0.05", "9.00", "not run")]
+    assert paper_comparison.rows(record)[8].by_rate == ()
     record["protocols"]["samples.fid_accepted_0.5"] = {"protocol": "torch-fidelity", "count": 5}
-    row = our_rows.rows(record)[6]
-    assert row.further[0][2] == our_rows.ELSEWHERE
-    assert [one.reason for one in row.beside] == ["on 5 images, not 50,000"]
+    row = paper_comparison.rows(record)[6]
+    assert row.by_rate[0][2] == paper_comparison.ELSEWHERE
+    assert [one.reason for one in row.excluded] == ["on 5 images, not 50,000"]
 
 
 def test_other_images_never_enter() -> None:
     record = imagenet()
     record["data"]["splits"]["train"] -= 1
-    [stands] = our_rows.rows(record)[6].beside
-    assert stands.reason == "measured on 50,000 held-out images at 256 × 256, not on ImageNet at 256 × 256"
+    [excluded] = paper_comparison.rows(record)[6].excluded
+    assert excluded.reason == "measured on 50,000 held-out images at 256 × 256, not on ImageNet at 256 × 256"
     record = imagenet()
     record["settings"]["quantize"]["image_size"] = 128
-    assert cell(record, 6, "FID") == our_rows.ELSEWHERE
+    assert cell(record, 6, "FID") == paper_comparison.ELSEWHERE
 
 
 def test_our_distance_is_no_fid() -> None:
-    rows = our_rows.rows(DIGITS)
+    rows = paper_comparison.rows(DIGITS)
     assert not any(row.entered for row in rows.values())
-    assert cell(DIGITS, 6, "FID") == our_rows.NOT_RUN
-    [stands] = rows[6].beside
-    assert stands.figure == "samples.fd_classifier"
-    assert stands.reason.startswith("not FID")
+    assert cell(DIGITS, 6, "FID") == paper_comparison.NOT_RUN
+    [excluded] = rows[6].excluded
+    assert excluded.key == "samples.fd_classifier"
+    assert excluded.reason.startswith("not FID")
 
 
 def test_the_row_says_what_ran_and_what_it_cost() -> None:
     assert cell(DIGITS, 1, "Encoder-decoder") == "1 × 512 / Small"
     assert [cell(DIGITS, 3, title) for title in ("Latent", "Codes", "Data set")] == ["4×4", "256", "builtin:digits"]
-    assert our_rows.rows(DIGITS)[1].compute == (
+    assert paper_comparison.rows(DIGITS)[1].compute == (
         "quantize 159 s on cpu, 2 threads, bf16, 500 steps of 128 images"
     )  # fmt: skip
     assert cell(DIGITS, 1, "images/s") == "–"
 
 
 def test_states_of_the_tables() -> None:
-    states = {one.number: state for one, _, state in comparison_tables.tables([("a", DIGITS)])}
+    states = {one.number: state for one, _, state in paper_comparison.tables([("a", DIGITS)])}
     assert states == {1: "other protocol", 3: "other protocol", 4: "other protocol", 5: "other protocol",
                       6: "other protocol", 7: "not run", 8: "other protocol"}  # fmt: skip
     both = {one.number: (state, [name for name, _ in rows]) for one, rows, state in
-            comparison_tables.tables([("a", DIGITS), ("b", imagenet())])}  # fmt: skip
+            paper_comparison.tables([("a", DIGITS), ("b", imagenet())])}  # fmt: skip
     assert both[6] == ("compared", ["a", "b"])
-    assert comparison_tables.tables([("only images", {"settings": {"ingest": {}}})]) == []
+    assert paper_comparison.tables([("only images", {"settings": {"ingest": {}}})]) == []
 
 
 def test_figures_below_have_value_interval_and_protocol() -> None:
-    [(_, ours)] = next(rows for one, rows, _ in comparison_tables.tables([("a", DIGITS)]) if one.number == 6)
-    [shown] = ours.shown
+    [(_, row)] = next(rows for one, rows, _ in paper_comparison.tables([("a", DIGITS)]) if one.number == 6)
+    [shown] = row.excluded
     assert (shown.value, shown.interval, shown.sentence) == ("1.900", "1.800 to 2.000", "On 1,000 samples.")

@@ -1,0 +1,150 @@
+"""The metrics that a report shows: where `results.json` has them, their names, units and directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ACCEPTED = "_accepted_"
+"""Separates a metric's name from the acceptance rate of the samples it was measured on."""
+BOUNDS = ("_low", "_high")
+"""Endings of a metric's name for the two ends of its interval."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: its group and name in `results.json`, the component that measures it, and how people read it.
+
+    `source` is the name in the component's manifest, where that is another one.
+    """
+
+    group: str
+    name: str
+    component: str
+    label: str
+    style: str = "number"
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        """Dotted name in `results.json`, such as 'quantizer.psnr_db'."""
+        return f"{self.group}.{self.name}"
+
+
+METRICS = (
+    Metric("quantizer", "psnr_db", "score", "Reconstruction PSNR", "db"),
+    Metric("quantizer", "ssim", "score", "Reconstruction SSIM"),
+    Metric("quantizer", "codebook_usage", "score", "Codebook usage", "share"),
+    Metric("quantizer", "perplexity", "score", "Code perplexity", "codes"),
+    Metric("prior", "nll_bits_per_token", "prior", "Prior, bits per token", "bits"),
+    Metric("prior", "unigram_bits_per_token", "prior", "Unigram code, bits per token", "bits"),
+    Metric("samples", "count", "sample", "Samples", "count"),
+    Metric("samples", "conditional_accuracy", "score", "Conditional accuracy", "share"),
+    Metric("samples", "fd_classifier", "score", "Fréchet distance (classifier)"),
+    Metric("samples", "fd_classifier_real_vs_real", "score", "Fréchet distance, real vs real"),
+    Metric("samples", "fid", "score", "FID"),
+    Metric("samples", "fid_real_vs_real", "score", "FID, real vs real"),
+    Metric("samples", "fid_reference", "score", "FID, to the given reference"),
+    Metric("samples", "inception_score", "score", "Inception Score", source="is"),
+    Metric("samples", "precision_inception", "score", "Precision (Inception)", "share"),
+    Metric("samples", "recall_inception", "score", "Recall (Inception)", "share"),
+    Metric("classifier", "test_accuracy", "classify", "Classifier accuracy", "share"),
+    Metric("probe", "best_block", "probe", "Best probed block", "count"),
+    Metric("probe", "top1", "probe", "Linear probe accuracy", "share"),
+    Metric("probe", "chosen_top1", "probe", "Linear probe, block chosen on train", "share"),
+    Metric("probe", "ridge_top1", "probe", "Ridge probe accuracy", "share"),
+    Metric("probe", "pixel_baseline_top1", "probe", "Probe on raw pixels", "share"),
+)
+"""Metrics with a label of their own; `score` measures others too, which `unlisted` names."""
+
+GROUPS = tuple(dict.fromkeys(metric.group for metric in METRICS))
+HIGHER_IS_BETTER = {
+    "psnr", "ssim", "is", "inception", "precision", "recall", "density", "coverage", "accuracy", "usage", "top1",
+}  # fmt: skip
+LOWER_IS_BETTER = {"fid", "sfid", "rfid", "fd", "sfd", "rfd", "kid", "kd", "lpips", "nll", "l1", "l2"}
+SHARES = {"accuracy", "usage", "precision", "recall", "coverage", "top1", "near"}
+RECONSTRUCTION = {"rfid", "rfd", "lpips", "l1", "l2", "logit", "reconstruction"}
+"""Words in the names of metrics of reconstructions."""
+LABELS = {
+    "fd": "Fréchet distance,",
+    "sfd": "Spatial Fréchet distance,",
+    "rfd": "Fréchet distance of reconstructions,",
+    "kd": "Kernel distance,",
+    "is": "Inception Score",
+    "neighbours": "Nearest training images,",
+    **{name: name.upper() for name in ("fid", "sfid", "kid", "lpips")},
+    "rfid": "rFID",
+}
+"""Labels by the first word of a metric's name."""
+
+
+def words(name: str) -> set[str]:
+    """The words of a metric's name."""
+    return set(re.split(r"[._]", name))
+
+
+def direction(name: str) -> int:
+    """1 if a higher value of this metric is better, -1 if a lower one is, 0 if neither."""
+    known = words(name)
+    if "vs" in known:
+        return 0
+    return -1 if known & LOWER_IS_BETTER else 1 if known & HIGHER_IS_BETTER else 0
+
+
+def style(name: str) -> str:
+    """The style of a metric by its name: `share` or `number`."""
+    return "share" if words(name) & SHARES else "number"
+
+
+def label(name: str) -> str:
+    """A metric of `score` for people; FID and Inception Score only where they are of the published network."""
+    base, _, rate = name.partition(ACCEPTED)
+    first, *rest = base.split("_")
+    text = LABELS.get(first, first[:1].upper() + first[1:])
+    if first == "is" and rest:
+        text = "Score like Inception's,"
+    return " ".join([text, *rest]).removesuffix(",") + (f", acceptance {rate}" if rate else "")
+
+
+def unlisted(name: str, protocol: Mapping[str, Any]) -> Metric:
+    """A metric of `score` that `METRICS` lacks; its protocol decides whether it is of the tokenizer or of samples."""
+    base = name.partition(ACCEPTED)[0]
+    of_tokenizer = protocol.get("network") == "tokenizer" or words(base) & RECONSTRUCTION
+    return Metric("quantizer" if of_tokenizer else "samples", name, "score", label(name), style(base))
+
+
+def present(results: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that a `results.json` has, those of `METRICS` first."""
+    listed = [metric for metric in METRICS if metric.name in results.get(metric.group, {})]
+    protocols: Mapping[str, Any] = results.get("protocols", {})
+    names = {key: key.partition(".") for key in protocols if key not in {metric.key for metric in listed}}
+    others = [
+        unlisted(name, protocols[key]) for key, (group, _, name) in names.items() if name in results.get(group, {})
+    ]
+    return [*listed, *others]
+
+
+def values(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a `results.json` by dotted name, with the ends of their intervals."""
+    return {f"{group}.{name}": value for group in GROUPS for name, value in results.get(group, {}).items()}
+
+
+def format_value(value: float | int, style: str) -> str:
+    """A value for people, with its unit."""
+    if style == "share":
+        return f"{100 * value:.1f} %"
+    if style == "count":
+        return f"{int(value):,}"
+    unit = {"db": " dB", "bits": " bits", "codes": " codes"}.get(style, "")
+    digits = 1 if style == "codes" else 2 if style in ("db", "bits") else 3
+    return f"{value:,.{digits}f}{unit}"
+
+
+def format_interval(values: Mapping[str, Any], metric: Metric) -> str:
+    """A metric's interval for people, from values by dotted name; '' where it has none."""
+    low, high = (values.get(metric.key + end) for end in BOUNDS)
+    if low is None or high is None:
+        return ""
+    return f"{format_value(low, metric.style)} to {format_value(high, metric.style)}"

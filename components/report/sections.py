@@ -1,0 +1,187 @@
+"""Sections of the page that a preset may lack: samples by acceptance rate, nearest neighbours, the linear probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.contract.api import Artifact
+from components.report import charts, grids, metrics, protocol_text
+from components.report.charts import Mark, Series
+from components.report.grids import Picture
+from components.report.metrics import ACCEPTED, Metric
+
+SAMPLES_PER_RATE = 4
+"""Samples shown of each class at each acceptance rate: a few, since every rate has its own column."""
+
+
+@dataclass(frozen=True)
+class AcceptedSamples:
+    """Acceptance rates as written in the settings, loosest first, and by class its name and a strip per rate."""
+
+    rates: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
+
+
+@dataclass(frozen=True)
+class MetricsByRate:
+    """Acceptance rates, and for each metric its label and a (value, interval) per rate."""
+
+    rates: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The memorisation check: verdict and protocol in words, both distributions as chart and rows, nearest pairs."""
+
+    verdict: str
+    sentence: str
+    chart: str
+    legend: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class ProbedBlock:
+    """One block's line in the probe's table; `ridge` is the accuracy of the head fitted by ridge regression."""
+
+    index: int
+    accuracy: str
+    ridge: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The linear probe: chart, table, the accuracy on raw pixels, and what must be said of the tokenizer."""
+
+    chart: str
+    blocks: tuple[ProbedBlock, ...]
+    baseline: str
+    ridge: bool
+    tokenizer: str
+
+
+def accepted_samples(selected: Artifact, max_classes: int, per_rate: int = SAMPLES_PER_RATE) -> AcceptedSamples | None:
+    """Samples that the artifact of `select` has at each acceptance rate; None where it has no images."""
+    prefix = "images/accepted-"
+    files = [entry.name.removeprefix(prefix) for entry in selected.manifest.files if entry.name.startswith(prefix)]
+    rates = sorted({name.split("-")[0] for name in files}, key=float, reverse=True)
+    classes = selected.properties.get("classes", [])
+    strips = [grids.accepted_by_class(selected, rate, classes, per_rate, max_classes) for rate in rates]
+    labels = sorted({label for strip in strips for label in strip})[:max_classes]
+    if not labels:
+        return None
+    rows = [
+        ("–" if label < 0 else grids.class_name(classes, label), tuple(strip.get(label) for strip in strips))
+        for label in labels
+    ]
+    return AcceptedSamples(tuple(rates), tuple(rows))
+
+
+def metrics_by_rate(record: Mapping[str, Any]) -> MetricsByRate | None:
+    """The metrics that `score` measured at each acceptance rate, on equally many images; None without selection."""
+    by_name: dict[str, dict[str, Metric]] = {}
+    for metric in metrics.present(record):
+        name, separator, rate = metric.name.partition(ACCEPTED)
+        if separator:
+            by_name.setdefault(name, {})[rate] = metric
+    rates = sorted({rate for by_rate in by_name.values() for rate in by_rate}, key=float, reverse=True)
+    if not rates:
+        return None
+    values = metrics.values(record)
+    rows = []
+    for by_rate in by_name.values():
+        label = next(iter(by_rate.values())).label.partition(", acceptance ")[0]
+        cells = [("–", "")] * len(rates)
+        for i, rate in enumerate(rates):
+            if rate in by_rate:
+                metric = by_rate[rate]
+                text = metrics.format_value(values[metric.key], metric.style)
+                cells[i] = (text, metrics.format_interval(values, metric))
+        rows.append((label, tuple(cells)))
+    return MetricsByRate(tuple(rates), tuple(rows))
+
+
+def neighbours(record: Mapping[str, Any], picture: Picture | None) -> Neighbours:
+    """The section for the content of `neighbours.json`; numbers that it lacks are left out."""
+    sides = [record.get(name, {}) for name in ("samples", "held_out")]
+    quantiles = [{float(share): float(value) for share, value in side.get("quantiles", {}).items()} for side in sides]
+    series = [
+        Series(tuple(Mark(share, values[share]) for share in sorted(values)), shape)
+        for shape, values in enumerate(quantiles)
+    ]
+    rows = [(name, [side.get(name) for side in sides]) for name in ("count", "least", "mean")]
+    shares = sorted({share for values in quantiles for share in values})
+    rows += [(f"{100 * share:g} % lie below", [values.get(share) for values in quantiles]) for share in shares]
+
+    def text(value: float | None) -> str:
+        return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+    label = "Distance to the nearest training image, by share of images, of samples and of held-out images"
+    return Neighbours(
+        verdict=_neighbours_verdict(record),
+        sentence=protocol_text.sentence(record.get("protocol", {})),
+        chart=charts.scatter(
+            series, "share of images →", "↑ distance to the nearest training image", label, shares=True
+        ),
+        legend=((charts.legend_key(0), "samples"), (charts.legend_key(1), "held-out images")),
+        rows=tuple((name, tuple(map(text, cells))) for name, cells in rows if cells != [None, None]),
+        picture=picture,
+    )
+
+
+def _neighbours_verdict(record: Mapping[str, Any]) -> str:
+    """The number of samples that lie suspiciously near to training images, in a sentence."""
+    near, count = record.get("near"), record.get("samples", {}).get("count")
+    if near is None or not count:
+        return ""
+    text = f"{near:,} of {count:,} samples ({100 * near / count:.1f} %) lie nearer to a training image than 99 of 100 "
+    text += "held-out images do; about 1 % would if samples were as new as those"
+    copies = record.get("copies")
+    if copies is None:
+        return f"{text}."
+    return f"{text}. Within a tenth of that distance, where copies would be, lie {copies or 'none'}."
+
+
+def probe(results: Mapping[str, Any]) -> Probe | None:
+    """The probe's section, or None without a probe."""
+    record = results.get("probe", {})
+    accuracies, ridge = record.get("accuracy_per_block"), record.get("ridge_accuracy_per_block") or []
+    if not accuracies:
+        return None
+
+    def share(value: float) -> str:
+        return metrics.format_value(value, "share")
+
+    baseline = record.get("pixel_baseline_top1")
+    best = max(range(len(accuracies)), key=accuracies.__getitem__)
+    label = f"Probe accuracy per block, best {share(accuracies[best])} at block {best}"
+    if ridge:
+        label += f"; by ridge regression at most {share(max(ridge))}"
+    return Probe(
+        chart=charts.block_chart(accuracies, baseline, label, ridge),
+        blocks=tuple(
+            ProbedBlock(i, share(value), share(ridge[i]) if i < len(ridge) else "–", i == best)
+            for i, value in enumerate(accuracies)
+        ),
+        baseline="" if baseline is None else share(baseline),
+        ridge=bool(ridge),
+        tokenizer=_probed_tokenizer(results),
+    )
+
+
+def _probed_tokenizer(results: Mapping[str, Any]) -> str:
+    """A sentence on labels in the codes: the perceptual loss carries those of the network behind it (section 3.3)."""
+    perceptual = results.get("tokenizer", {}).get("perceptual")
+    if perceptual is None:
+        return ""
+    if perceptual:
+        return (
+            "The tokenizer was trained with the perceptual loss, whose network was trained on labels: the paper leaves "
+            "it out for its probes, so this accuracy stands apart from its Table 7."
+        )
+    return "The tokenizer was trained without the perceptual loss, as the paper's was, so that no label reached it."
