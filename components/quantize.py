@@ -12,7 +12,7 @@ from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.tasks.warm_start import Source
+    from vim_core.tasks.warm_start import PretrainedTokenizer
 
 VERSION = 1
 INPUTS = {"images": "ingest"}
@@ -58,7 +58,7 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     return outcome
 
 
-def _lineage(config: QuantizeConfig, source: Source) -> dict[str, Any]:
+def _lineage(config: QuantizeConfig, source: PretrainedTokenizer) -> dict[str, Any]:
     """What was taken over from another tokenizer; with `frozen`, codes are that one's, bit for bit."""
     return {
         "tokenizer": source.digest,
@@ -67,14 +67,14 @@ def _lineage(config: QuantizeConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _source(config: QuantizeConfig) -> Source | None:
-    from vim_core.tasks.warm_start import Source
+def _source(config: QuantizeConfig) -> PretrainedTokenizer | None:
+    from vim_core.tasks.warm_start import PretrainedTokenizer
 
     if not config.init_from:
         return None
     files = _files(config.init_from)
     weights, settings = files[WEIGHTS], files[SETTINGS]
-    return Source(weights[0], weights[1], settings[0], settings[1], _digest(files))
+    return PretrainedTokenizer(weights[0], weights[1], settings[0], settings[1], _digest(files))
 
 
 def _digest(files: dict[str, tuple[str, str]]) -> str:

@@ -126,11 +126,11 @@ def _rows(job: Job, table: ImageTable, tokenizer: Tokenizer) -> Iterator[ImageRo
     import numpy as np
 
     from vim_core.data.image_tables import ImageRow
-    from vim_core.data.images import decode, encode_png, from_tensor, square, to_tensor
+    from vim_core.data.images import center_crop, decode, encode_png, from_tensor, to_tensor
 
     for start in range(0, job.rows, tokenizer.encode_batch):
         rows = range(start, min(start + tokenizer.encode_batch, job.rows))
-        pixels = [square(decode(table.image(row), job.max_pixels), tokenizer.image_size) for row in rows]
+        pixels = [center_crop(decode(table.image(row), job.max_pixels), tokenizer.image_size) for row in rows]
         made = from_tensor(tokenizer.decode(tokenizer.encode(to_tensor(np.stack(pixels)))))
         for row, image in zip(rows, made, strict=True):
             height, width = image.shape[:2]

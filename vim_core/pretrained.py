@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from vim_core.config import QuantizeConfig
-from vim_core.data.images import MAX_PIXELS, decode, encode_png, from_tensor, square, to_tensor
+from vim_core.data.images import MAX_PIXELS, center_crop, decode, encode_png, from_tensor, to_tensor
 from vim_core.errors import DataError, LineageError
 from vim_core.models import prior as priors
 from vim_core.models import vit_vqgan
-from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.sampler import Sampler
 from vim_core.storage import io
 from vim_core.weights.saving import fill, read_config, to_bytes
 
@@ -158,7 +159,7 @@ class Tokenizer(vit_vqgan.Tokenizer):
         pictures = []
         for file in map(str, files):
             try:
-                pictures.append(to_tensor(square(decode(io.read_bytes(file), max_pixels), self.image_size)))
+                pictures.append(to_tensor(center_crop(decode(io.read_bytes(file), max_pixels), self.image_size)))
             except FileNotFoundError:
                 raise DataError(f"{file}: no such file") from None
             except IsADirectoryError:
@@ -204,7 +205,7 @@ class Prior:
             f"the prior learned codes of tokenizer {self.shape.tokenizer[:12]}, this one is {tokenizer.digest[:12]}"
         )
 
-    def sample(self, labels: list[int], settings: Settings | None = None) -> Tensor:
+    def sample(self, labels: list[int], settings: SamplingSettings | None = None) -> Tensor:
         """Codes [N, T] of one image for each label; an unconditional prior takes zeros.
 
         Raises:
@@ -213,7 +214,7 @@ class Prior:
         classes = max(1, self.shape.classes)
         if labels and not 0 <= min(labels) <= max(labels) < classes:
             raise DataError(f"labels {min(labels)} to {max(labels)}: the prior has classes 0 to {classes - 1}")
-        return Sampler(self.model, settings or Settings(), len(labels)).group(0, torch.tensor(labels))
+        return Sampler(self.model, settings or SamplingSettings(), len(labels)).group(0, torch.tensor(labels))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Weights and config for `from_pretrained`."""

@@ -16,10 +16,10 @@ LENGTH = 20
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """The settings of a config dataclass that change the result, groups as nested dicts; without `where` fields."""
+    """The settings of a config dataclass that change the result, groups as nested dicts; without `execution` fields."""
     settings: dict[str, Any] = {}
     for field in dataclasses.fields(config):
-        if field.metadata.get("where"):
+        if field.metadata.get("execution"):
             continue
         value = getattr(config, field.name)
         settings[field.name] = settings_of(value) if dataclasses.is_dataclass(value) else value

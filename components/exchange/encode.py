@@ -67,7 +67,7 @@ def reconstruct(images: Sequence[str], place: str, out: str, beside: bool, devic
     """
     import torch
 
-    from vim_core.training.held_out import psnr_db
+    from vim_core.training.held_out_metrics import psnr_db
 
     names = [f"{PurePosixPath(image).stem}.png" for image in images]
     _refuse_doubles(names)

@@ -87,14 +87,15 @@ def files_of(source: str, split: str = "") -> list[str]:
 
 def state_of(source: str) -> str:
     """A text that changes with the content: of a file its size and version, of a folder those of all its files."""
-    from vim_core.data.folders import below, state
+    from vim_core.data.folders import listing_digest
+    from vim_core.data.folders import walk as below
 
     if source.endswith(NPZ):
         found = io.version(source)
         if not found:
             raise DataError(f"{source}: no such file")
         return found
-    return state(below(source))
+    return listing_digest(below(source))
 
 
 def write_npz(table: ImageTable, target: str, max_pixels: int = MAX_PIXELS) -> int:
@@ -158,14 +159,14 @@ def _from_npz(source: str) -> Iterator[ImageRow]:
 def _from_folder(source: str, classes: list[str], max_pixels: int) -> Iterator[ImageRow]:
     from vim_core.data import folders
     from vim_core.data.image_tables import ImageRow
-    from vim_core.data.images import measure
+    from vim_core.data.images import image_size
 
     number = {_plain(name): index for index, name in enumerate(classes)}
     # keys are paths; the table wants them sorted as text, which is not the order of folders
-    for path in sorted(entry.path for entry in folders.below(source)):
-        data = folders.read(source, path)
+    for path in sorted(entry.path for entry in folders.walk(source)):
+        data = folders.read_file(source, path)
         try:
-            height, width = measure(data, max_pixels)
+            height, width = image_size(data, max_pixels)
         except DataError as error:
             raise DataError(f"{source}/{path}: {error}") from None
         yield ImageRow(path, number.get(path.split("/")[0], -1), data, height, width, source)

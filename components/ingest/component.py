@@ -46,7 +46,7 @@ def source_state(config: IngestConfig) -> str:
         found = digits.digest()
     else:
         check_source(config)
-        found = folders.state(folders.listing(config.source, config.split))
+        found = folders.listing_digest(folders.list_files(config.source, config.split))
     lists = [each.digest for each in lists_of(config)]
     named = (("ingest.class_list", config.class_list), ("ingest.val_labels", config.val_labels))
     lists += [f"{setting} {digest_of(uri, setting)}" for setting, uri in named if uri]

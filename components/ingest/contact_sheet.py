@@ -14,9 +14,9 @@ def contact_sheet(tables: Sequence[str], rows: Mapping[str, int], max_pixels: in
     """
     import numpy as np
 
-    from vim_core.data.grids import grid_png
+    from vim_core.data.image_grid import grid_png
     from vim_core.data.image_tables import ImageTable
-    from vim_core.data.images import decode, square, to_tensor
+    from vim_core.data.images import center_crop, decode, to_tensor
 
     taken: list[str] = []
     for uri in tables:
@@ -24,5 +24,5 @@ def contact_sheet(tables: Sequence[str], rows: Mapping[str, int], max_pixels: in
             taken.append(uri)
     table = ImageTable(taken, cached_groups=1)
     chosen = np.unique(np.linspace(0, len(table) - 1, min(COLUMNS * ROWS, len(table))).round().astype(int))
-    images = [square(decode(table.image(int(row)), max_pixels), SIDE) for row in chosen]
+    images = [center_crop(decode(table.image(int(row)), max_pixels), SIDE) for row in chosen]
     return grid_png(to_tensor(np.stack(images)), COLUMNS)

@@ -73,7 +73,7 @@ def job_of(config: IngestConfig, name: str, work: str) -> Job:
     """What a layout may use; ILSVRC's own class list and ground truth are found beside its archives."""
     classes, truth = config.class_list, config.val_labels
     if name == "ilsvrc":
-        beside = [path for path, entry in folders.level(config.source) if entry and not entry.reason]
+        beside = [path for path, entry in folders.list_folder(config.source) if entry and not entry.reason]
         kit = [path for path in beside if path.startswith(KIT) and path.endswith(ARCHIVES)]
         classes = classes or _first(config.source, [path for path in beside if path in CLASS_LISTS] + kit)
         truth = truth or _first(config.source, [path for path in beside if path in TRUTHS] + kit)
@@ -86,10 +86,10 @@ def _first(source: str, names: list[str]) -> str:
 
 def _near(source: str) -> Iterable[str]:
     """Paths of the files at the source and in its first folders."""
-    level = folders.level(source)
+    level = folders.list_folder(source)
     yield from (name for name, entry in level if entry is not None)
     for folder in [name for name, entry in level if entry is None][:FOLDERS]:
-        yield from (f"{folder}/{name}" for name, entry in folders.level(source, folder) if entry is not None)
+        yield from (f"{folder}/{name}" for name, entry in folders.list_folder(source, folder) if entry is not None)
 
 
 def _kind(path: str) -> str:

@@ -169,7 +169,7 @@ class Reader:
                 place = os.open(os.path.join(inside, path.rpartition("/")[2]), os.O_RDONLY | os.O_NOFOLLOW)
                 with open(place, "rb", buffering=0) as stream:
                     return stream.readall()
-        return folders.read(self._config.source, path)
+        return folders.read_file(self._config.source, path)
 
     def _folder(self, path: str) -> str | None:
         """A folder of the source with all links resolved, None for one that is not inside it."""

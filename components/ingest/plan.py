@@ -17,12 +17,12 @@ from components.ingest.layouts.base import Found, Job
 from components.ingest.locator import UNKNOWN, Located, placing_key
 from components.ingest.scan import PART, Part, locate, read_head, read_part, write_part
 from vim_core.config import IngestConfig
-from vim_core.data.folders import held_out
+from vim_core.data.folders import split_by_hash
 from vim_core.errors import DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.split_lists import ImageList
+    from vim_core.data.split_lists import SplitList
 
 SPLITS = ("train", "test")
 
@@ -67,7 +67,7 @@ class Plan:
     asked: str = ""
 
 
-def lists_of(config: IngestConfig) -> list[ImageList]:
+def lists_of(config: IngestConfig) -> list[SplitList]:
     """The two lists of `ingest.split=lists`; none for other splits. Raises `DataError` for an unreadable one."""
     from vim_core.data.split_lists import read_list
 
@@ -120,7 +120,7 @@ def settled(config: IngestConfig, classes: Classes) -> Callable[[Located], Locat
             reason = "" if label != UNKNOWN else f"class {image.name!r} is not among {classes.origin}"
         elif not reason and not 0 <= label < len(classes.ids):
             reason = f"class {label} is not among the {len(classes.ids)} of {classes.origin}"
-        split = image.split or held_out(placing_key(image.key), config.test_fraction)
+        split = image.split or split_by_hash(placing_key(image.key), config.test_fraction)
         return image._replace(label=label, split=split, reason=reason)
 
     return settle
@@ -167,9 +167,9 @@ def _listed(config: IngestConfig, parts: Sequence[str], folder: str) -> tuple[li
 
     This holds the paths of all images in memory: what a line names depends on all of them.
     """
-    from vim_core.data.split_lists import membership
+    from vim_core.data.split_lists import assign_splits
 
-    found = membership((image.source for image in _images(parts)), lists_of(config))
+    found = assign_splits((image.source for image in _images(parts)), lists_of(config))
     missing = (Located(line, "path", "", "", UNKNOWN, line, "", "", reason=reason) for line, reason in found.missing)
 
     def kept() -> Iterator[Located]:
@@ -189,9 +189,9 @@ def _limited(limit: int, parts: Sequence[str], folder: str) -> list[str]:
 
 
 def _rank(image: Located) -> tuple[int, str]:
-    from vim_core.data.image_tables import hashed
+    from vim_core.data.image_tables import stable_hash
 
-    return hashed("limit", image.key), image.source
+    return stable_hash("limit", image.key), image.source
 
 
 def _written(images: Iterator[Located], folder: str) -> list[str]:

@@ -132,16 +132,16 @@ def _rows(shard: Shard, images: Iterable[Located]) -> Iterator[ImageRow | Dead]:
 
 def _row(config: IngestConfig, reader: Reader, image: Located) -> ImageRow | Dead:
     from vim_core.data.image_tables import ImageRow
-    from vim_core.data.images import decode, encode_png, measure, square
+    from vim_core.data.images import center_crop, decode, encode_png, image_size
 
     if image.reason:
         return image.key, image.reason, image.source
     try:
         data = reader.read(image)
         if not config.resize:
-            height, width = measure(data, config.max_pixels)
+            height, width = image_size(data, config.max_pixels)
             return ImageRow(image.key, image.label, data, height, width, image.source)
-        pixels = square(decode(data, config.max_pixels), config.resize)
+        pixels = center_crop(decode(data, config.max_pixels), config.resize)
         return ImageRow(image.key, image.label, encode_png(pixels), config.resize, config.resize, image.source)
     except DataError as error:
         return image.key, str(error), image.source
@@ -149,9 +149,9 @@ def _row(config: IngestConfig, reader: Reader, image: Located) -> ImageRow | Dea
 
 def digest_of_shards(shards: Iterable[Shard], records: Mapping[str, Any]) -> str:
     """The digest of a whole image table from the sorted lines of its shards, never holding all of them."""
-    from vim_core.data.image_tables import digest_of_sorted
+    from vim_core.data.image_tables import sorted_table_digest
 
-    return digest_of_sorted(heapq.merge(*(_lines(shard.record, records[shard.name]["lines"]) for shard in shards)))
+    return sorted_table_digest(heapq.merge(*(_lines(shard.record, records[shard.name]["lines"]) for shard in shards)))
 
 
 def _lines(uri: str, size: int) -> Iterator[str]:

@@ -130,10 +130,10 @@ def _strip(table: ImageTable, rows: list[int], alt: str, caption: str) -> Pictur
 
 def _tile(data: bytes, most: int = 0, size: int = 0) -> np.ndarray[Any, Any]:
     """A decoded image uint8 [S, S, 3], at most `TILE` pixels a side."""
-    from vim_core.data.images import MAX_PIXELS, decode, square
+    from vim_core.data.images import MAX_PIXELS, center_crop, decode
 
     image = decode(data, most or MAX_PIXELS)
-    return square(image, size or min(*image.shape[:2], TILE))
+    return center_crop(image, size or min(*image.shape[:2], TILE))
 
 
 def _join(tiles: list[np.ndarray[Any, Any]], axis: int) -> np.ndarray[Any, Any]:

@@ -47,7 +47,7 @@ class Drawer:
         from components.engines.devices import set_threads
         from vim_core.models.prior import load_prior
         from vim_core.models.vit_vqgan import load_tokenizer
-        from vim_core.sampling import Sampler
+        from vim_core.sampling.sampler import Sampler
 
         set_threads(plan.threads)
         device = torch_device(plan.device, plan.threads)
@@ -73,9 +73,9 @@ class Drawer:
 
 def settings_of(config: SampleConfig) -> Any:
     """How the sampler draws."""
-    from vim_core.sampling import Settings
+    from vim_core.sampling.logits import SamplingSettings
 
-    return Settings(
+    return SamplingSettings(
         seed=config.seed,
         temperature=config.temperature,
         top_k=config.top_k,

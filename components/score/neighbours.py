@@ -172,15 +172,15 @@ def _picture(table: Any, rows: list[int], keys: list[str], inputs: Inputs, size:
     """Pairs of a sample and its nearest training image, four pairs a row."""
     import numpy as np
 
-    from vim_core.data.grids import grid_png
-    from vim_core.data.images import decode, square, to_tensor
+    from vim_core.data.image_grid import grid_png
+    from vim_core.data.images import center_crop, decode, to_tensor
 
     limit = int(inputs["images"].manifest.config["max_pixels"])
     found = _training_images(inputs, set(keys), limit)
     images = [
         side for row, key in zip(rows, keys, strict=True) for side in (decode(table.image(row), limit), found[key])
     ]
-    return grid_png(to_tensor(np.stack([square(image, size) for image in images])), 8)
+    return grid_png(to_tensor(np.stack([center_crop(image, size) for image in images])), 8)
 
 
 def _training_images(inputs: Inputs, keys: set[str], limit: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def reconstructions(job: Pair) -> dict[str, Any]:
 
     from components.statistics.shards import loaded
     from vim_core.data.image_tables import ImageTable
-    from vim_core.data.images import square, to_tensor
+    from vim_core.data.images import center_crop, to_tensor
     from vim_core.metrics.reconstruction import WINDOW, psnr, ssim
 
     originals, made = ImageTable([job.originals]), ImageTable([job.reconstructions])
@@ -37,7 +37,7 @@ def reconstructions(job: Pair) -> dict[str, Any]:
         stop = min(start + job.batch, len(rows))
         again = _decoded(made, range(start, stop), job.max_pixels)
         y = to_tensor(np.stack(again))
-        before = [square(image, y.shape[-1]) for image in _decoded(originals, rows[start:stop], job.max_pixels)]
+        before = [center_crop(image, y.shape[-1]) for image in _decoded(originals, rows[start:stop], job.max_pixels)]
         x = to_tensor(np.stack(before))
         record["size"] = int(y.shape[-1])
         record["psnr_db"] += psnr(x, y).clamp(max=ROUNDING_DB).tolist()
@@ -139,9 +139,9 @@ def side_of(key: str, cuts: tuple[int, int]) -> int:
 
 def pair_rank(key: str) -> int:
     """Where an image stands in the order in which real images are put into two sets, 0 to 2^64 - 1."""
-    from vim_core.data.image_tables import hashed
+    from vim_core.data.image_tables import stable_hash
 
-    return hashed("real pair", key) >> 192
+    return stable_hash("real pair", key) >> 192
 
 
 def search(job: Search) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def search(job: Search) -> dict[str, Any]:
 
     from components.statistics.shards import loaded
     from vim_core.data.image_tables import ImageTable
-    from vim_core.data.images import square
+    from vim_core.data.images import center_crop
     from vim_core.features import extract_images
     from vim_core.metrics import npz
     from vim_core.metrics.distances import nearest
@@ -160,7 +160,7 @@ def search(job: Search) -> dict[str, Any]:
     parts = []
     for start in range(0, len(table), job.batch):
         rows = range(start, min(start + job.batch, len(table)))
-        images = [square(image, job.size) for image in _decoded(table, rows, job.max_pixels)]
+        images = [center_crop(image, job.size) for image in _decoded(table, rows, job.max_pixels)]
         parts.append(extract_images(tap, images).features.numpy())
     vectors = np.concatenate([np.zeros((0, tap.dim), np.float32), *parts])
     distances, rows_found = nearest(queries, vectors, job.count)

@@ -103,9 +103,9 @@ def score_jobs(config: SelectConfig, inputs: Inputs, spec: SelectorSpec, place: 
 
 
 def _accepted(config: SelectConfig, found: Scores, classes: int) -> dict[float, NDArray[np.int64]]:
-    from vim_core.sampling.rejection import accepted
+    from vim_core.sampling.rejection import accept
 
-    return accepted(found.keys, found.labels, found.scores, classes, config.count, config.rates)
+    return accept(found.keys, found.labels, found.scores, classes, config.count, config.rates)
 
 
 def _show(config: SelectConfig, table: Any, found: Scores, classes: int, max_pixels: int, ctx: Context) -> None:
@@ -113,9 +113,9 @@ def _show(config: SelectConfig, table: Any, found: Scores, classes: int, max_pix
     import numpy as np
 
     from components.select.tables import picture
-    from vim_core.sampling.rejection import candidates_by_class, pool
+    from vim_core.sampling.rejection import candidates_by_class, candidates_needed
 
-    needed = pool(config.count, min(config.rates))
+    needed = candidates_needed(config.count, min(config.rates))
     rows = np.concatenate([rows[:needed] for rows in candidates_by_class(found.keys, found.labels, classes)])
     data = picture(table, found, rows, max_pixels)
     io.write_bytes(ctx.path(PICTURE), data)

@@ -63,7 +63,7 @@ def write(job: Job) -> str:
 
 def picture(table: ImageTable, scores: Scores, pool: NDArray[np.int64], max_pixels: int) -> bytes:
     """A PNG of one row a class: the candidates with the best scores, a gap, and those with the worst."""
-    from vim_core.data.grids import grid_png
+    from vim_core.data.image_grid import grid_png
 
     classes = np.unique(scores.labels[pool])[:MOST_ROWS]
     lines = []
@@ -80,9 +80,11 @@ def picture(table: ImageTable, scores: Scores, pool: NDArray[np.int64], max_pixe
 
 def _pixels(table: ImageTable, lines: list[list[int]], max_pixels: int) -> Tensor:
     """Images [N, 3, S, S]; white for row -1."""
-    from vim_core.data.images import decode, square, to_tensor
+    from vim_core.data.images import center_crop, decode, to_tensor
 
     decoded = {row: decode(table.image(int(row)), max_pixels) for line in lines for row in line if row >= 0}
     size = min((min(image.shape[:2]) for image in decoded.values()), default=1)
     blank = np.full((size, size, 3), 255, np.uint8)
-    return to_tensor(np.stack([blank if row < 0 else square(decoded[row], size) for line in lines for row in line]))
+    return to_tensor(
+        np.stack([blank if row < 0 else center_crop(decoded[row], size) for line in lines for row in line])
+    )

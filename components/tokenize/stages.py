@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.tokenize.plan import TokenizePlan, TokenizeShard
-from vim_core.data.augment import augmented
+from vim_core.data.augment import augment
 from vim_core.data.code_tables import write_codes
 from vim_core.data.image_tables import ImageTable
-from vim_core.data.images import Pixels, decode, square, to_tensor
+from vim_core.data.images import Pixels, center_crop, decode, to_tensor
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -85,7 +85,7 @@ def decode_shard(plan: TokenizePlan, shard: TokenizeShard) -> Iterator[ImageBatc
             # View 0 is the centre square; the augmentation of the others is keyed by (seed, key, view).
             plain = view == 0
             pixels.append(
-                square(image, size) if plain else augmented(image, size, plan.augment, (plan.seed, key, view))
+                center_crop(image, size) if plain else augment(image, size, plan.augment, (plan.seed, key, view))
             )
             if len(keys) == plan.encode_batch:
                 yield batch(index)

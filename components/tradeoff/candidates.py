@@ -118,10 +118,11 @@ class Networks:
         """The prior's sampler; all samplers draw from the same noise."""
         import torch
 
-        from vim_core.sampling import Sampler, Settings
+        from vim_core.sampling.logits import SamplingSettings
+        from vim_core.sampling.sampler import Sampler
 
         config = self.config
-        settings = Settings(config.seed, temperature, config.top_k, config.top_p, guidance)
+        settings = SamplingSettings(config.seed, temperature, config.top_k, config.top_p, guidance)
         return Sampler(
             self.prior, settings, config.lanes, torch.bfloat16 if config.precision == "bf16" else torch.float32
         )

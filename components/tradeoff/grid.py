@@ -59,9 +59,9 @@ def share_candidates(points: Sequence[Point], apart: Sequence[str] = (ACCEPTANCE
 
 def candidate_count(count: int, rates: Sequence[float], classes: int) -> int:
     """Candidates that keep `count` images of every class at each acceptance rate: as many as the strictest takes."""
-    from vim_core.sampling.rejection import pool
+    from vim_core.sampling.rejection import candidates_needed
 
-    return max(pool(count, rate) for rate in rates) * classes
+    return max(candidates_needed(count, rate) for rate in rates) * classes
 
 
 def short_name(key: str) -> str:

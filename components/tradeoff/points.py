@@ -15,7 +15,7 @@ from components.tradeoff.candidates import CandidateSet
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE
 from vim_core.config import TradeoffConfig
 from vim_core.metrics.protocol import Protocol
-from vim_core.sampling.rejection import accepted, pool
+from vim_core.sampling.rejection import accept, candidates_needed
 from vim_core.storage import io
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def measure(candidates: CandidateSet, rates: list[float], reference: Reference) 
     keys = [f"{row:012d}" for row in range(candidates.count)]
     labels = np.arange(candidates.count) % candidates.classes
     scores, count = candidates.column("scores"), reference.config.count
-    for rate, rows in accepted(keys, labels, scores, candidates.classes, count, rates).items():
+    for rate, rows in accept(keys, labels, scores, candidates.classes, count, rates).items():
         record = _measured(candidates, rate, by_class(rows, candidates.classes), reference)
         io.write_bytes(point_uri(candidates, rate), json.dumps(record).encode())
 
@@ -85,7 +85,7 @@ def _measured(candidates: CandidateSet, rate: float, rows: NDArray[np.int64], re
         GUIDANCE: candidates.guidance,
         ACCEPTANCE: rate,
         "count": len(rows),
-        "candidates": pool(config.count, rate) * candidates.classes,
+        "candidates": candidates_needed(config.count, rate) * candidates.classes,
         RESAMPLED: resampled.tolist(),
     }
     for name, (value, interval) in figures.items():

@@ -100,13 +100,13 @@ def _files(request: Request, config: PipelineConfig, place: str) -> dict[str, by
     from components.tokenize.code_files import code_files
     from vim_core.data.code_tables import CodeTable
     from vim_core.tasks.prior import shape_of
-    from vim_core.tasks.prior_checkpoint import files_of
+    from vim_core.tasks.prior_checkpoint import export_checkpoint
 
     codes = request.inputs["codes"]
     meta = CodeTable(code_files(codes, "train"), config.run.code_cache).meta
     tokenizer = lineage.of_codes(codes.properties)[lineage.TOKENIZER]
     shape = shape_of(config.prior, meta, len(codes.properties["classes"]), tokenizer)
-    return files_of(place, {"component": PRIOR, "fingerprint": request.fingerprint}, shape)
+    return export_checkpoint(place, {"component": PRIOR, "fingerprint": request.fingerprint}, shape)
 
 
 def _manifest(

@@ -16,7 +16,7 @@ from components.training.worker import CURVES, FIGURES, FINAL, TrainingJob, rais
 from vim_core.config import TrainConfig
 from vim_core.errors import VimError
 from vim_core.storage import io
-from vim_core.training.watchdog import verdict
+from vim_core.training.watchdog import read_report
 
 
 def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool = False) -> Outcome:
@@ -54,7 +54,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
             trained_by = fit(work, {"job": job}, ctx, local)
         except VimError as error:
             # Ray only knows that a stuck worker is gone; its watchdog left the step and the stacks.
-            watchdog = verdict(Path(stuck))
+            watchdog = read_report(Path(stuck))
             if watchdog:
                 raise VimError(f"{error}; {watchdog}") from error
             raise

@@ -16,10 +16,10 @@ from components.tracking.spool_mirror import Mirror, repeated
 from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig
 from vim_core.storage import io
-from vim_core.training.watchdog import Watchdog, verdict
+from vim_core.training.watchdog import Watchdog, read_report
 
 if TYPE_CHECKING:
-    from vim_core.training.preemption import Notice
+    from vim_core.training.preemption import Preemption
 
 FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `FIGURES` last."""
@@ -88,7 +88,7 @@ def raise_refusal(work: str) -> None:
 
 
 def run_task(
-    job: TrainingJob, rank: int, world: int, local_rank: int, notices: Sequence[Callable[[], Notice]] = ()
+    job: TrainingJob, rank: int, world: int, local_rank: int, notices: Sequence[Callable[[], Preemption]] = ()
 ) -> None:
     """Train and leave the files; `notices` are asked when to save or stop.
 
@@ -108,7 +108,7 @@ def _train(
     rank: int,
     world: int,
     local_rank: int,
-    notices: Sequence[Callable[[], Notice]],
+    notices: Sequence[Callable[[], Preemption]],
     before_checkpoint: Callable[[], None],
 ) -> None:
     """Build runtime and task, train, evaluate; rank 0 writes the final files."""
@@ -116,9 +116,9 @@ def _train(
     from vim_core.distributed import runtimes
     from vim_core.distributed.runtimes.measure import product_rate
     from vim_core.training.loop import train
-    from vim_core.training.meter import yardstick_of
-    from vim_core.training.preemption import Notices
+    from vim_core.training.preemption import PreemptionMonitor
     from vim_core.training.spool import Spool
+    from vim_core.training.throughput import peak_rates
 
     config, run = job.config, job.run
     runtime = runtimes.create(
@@ -129,10 +129,10 @@ def _train(
     rate = product_rate(runtime)
     spool = Spool(Path(job.spool)) if rank == 0 else None
     if spool is not None:
-        spool.note(f"{runtime.numeric.name}: matrix products at {rate:,.0f} GFLOP/s")
-        stuck = verdict(Path(job.stuck))
+        spool.write_note(f"{runtime.numeric.name}: matrix products at {rate:,.0f} GFLOP/s")
+        stuck = read_report(Path(job.stuck))
         if stuck:
-            spool.note(f"started again: {stuck}")
+            spool.write_note(f"started again: {stuck}")
     module, name = job.task.split(":")
     task = getattr(importlib.import_module(module), name)(config, job.data, runtime)
     checkpoints = Checkpoints(
@@ -144,16 +144,16 @@ def _train(
         config.best,
         config.checkpoint_errors == "fail",
         before=before_checkpoint,
-        **({} if spool is None else {"note": spool.note}),
+        **({} if spool is None else {"note": spool.write_note}),
     )
     start = train(
         task,
         checkpoints,
         spool,
         run.data_workers,
-        Notices(runtime, notices, run.notice_every),
+        PreemptionMonitor(runtime, notices, run.notice_every),
         Watchdog(Path(job.stuck) / f"worker-{rank:05d}-{os.getpid()}.txt", run.step_timeout_s, rank),
-        yardstick=yardstick_of(runtime, rate * 1e9),
+        yardstick=peak_rates(runtime, rate * 1e9),
         on_evaluated=checkpoints.evaluated,
     )
     # All workers take part in collecting a sharded network. Rank 0 has it then and scores it alone, so the others must

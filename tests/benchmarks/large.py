@@ -27,7 +27,7 @@ from vim_core.config import StackConfig
 from vim_core.distributed.fsdp import local
 from vim_core.models.meta import materialise
 from vim_core.models.prior import ImagePrior, PriorShape
-from vim_core.tasks import networks
+from vim_core.tasks.build import build_network
 
 RESULT = Path(__file__).with_name("results") / "large-cpu.json"
 WORKERS = 2
@@ -83,7 +83,7 @@ def build(rank: int, world: int, folder: Path, toy: bool) -> None:
     runtime = runtime_of(rank, world, "fsdp")
     found: dict[str, Any] = {"idle": status("VmRSS")}
     torch.manual_seed(0)
-    model, _ = networks.build(lambda: network(toy), runtime)
+    model, _ = build_network(lambda: network(toy), runtime)
     found |= {"part": part_of(model), "build": status("VmHWM"), "sha256": digest(model)}
     checkpoints = Checkpoints(str(folder / "checkpoints"), {"of": "benchmark"}, runtime, strict=True)
     checkpoints.save(1, flatten({"model": model}, {}))

@@ -13,7 +13,8 @@ from torch import nn
 from tests.benchmarks.harness import Bench, Row, free, installed, rounded
 from tests.benchmarks.shapes import SMALL, VIM_BASE, VIM_LARGE, Stage2, toy_stage2
 from vim_core.models.prior import ImagePrior
-from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.sampler import Sampler
 
 GENERATE = "transformers GPT-2, generate, sdpa"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -23,7 +24,7 @@ def ours(shape: Stage2, dtype: torch.dtype, device: torch.device) -> Callable[[]
     """One lane group of the batch's size."""
     torch.manual_seed(0)
     prior = ImagePrior(shape.shape()).to(device)
-    sampler = Sampler(prior, Settings(), shape.batch, dtype)
+    sampler = Sampler(prior, SamplingSettings(), shape.batch, dtype)
     del prior
     labels = torch.arange(shape.batch) % shape.classes
     return lambda: sampler.group(0, labels)

@@ -18,7 +18,7 @@ from tests.benchmarks.harness import Bench, Row, installed, rounded
 from vim_core.config import AugmentConfig, CodebookConfig, LossConfig, QuantizeConfig, StackConfig
 from vim_core.data.code_tables import CodeMeta
 from vim_core.data.image_tables import ImageRow, ImageTable, write_images
-from vim_core.data.images import Pixels, decode, square, to_tensor
+from vim_core.data.images import Pixels, center_crop, decode, to_tensor
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN, load_tokenizer, model_config
 from vim_core.storage import io
 from vim_core.weights.saving import to_bytes
@@ -158,7 +158,7 @@ class Work:
             table = ImageTable([shard.images])
             for start in range(0, len(table), self.size.batch):
                 data = table.images(start, start + self.size.batch)
-                tokenizer.encode(to_tensor(np.stack([square(decode(each), self.size.side) for each in data])))
+                tokenizer.encode(to_tensor(np.stack([center_crop(decode(each), self.size.side) for each in data])))
 
     def by_beam(self, processes: int, split: bool = False) -> Callable[[], None]:
         """The component's pipeline, from its start to the last file."""

@@ -16,8 +16,8 @@ from components.statistics.merging import merge_in_order
 from tests.support.ingested import contents, digits_table
 from tests.support.synthetic import classifier, context_of
 from vim_core.config import StatisticsConfig
-from vim_core.data.image_tables import ImageTable, hashed
-from vim_core.data.images import decode, square, to_tensor
+from vim_core.data.image_tables import ImageTable, stable_hash
+from vim_core.data.images import center_crop, decode, to_tensor
 from vim_core.errors import DataError
 from vim_core.metrics.moments import Moments
 from vim_core.models.classifier import load_classifier
@@ -40,7 +40,7 @@ def moments(ctx: Any, name: str) -> Moments:
 def features(inputs: dict[str, Artifact], split: str = "train") -> tuple[list[str], np.ndarray[Any, Any]]:
     network = load_classifier(inputs["classifier"].uri("model.safetensors"), inputs["classifier"].uri("config.json"))
     table = ImageTable(inputs["images"].uris(f"images/{split}-"))
-    pixels = np.stack([square(decode(row.image), network.image_size) for row in table])
+    pixels = np.stack([center_crop(decode(row.image), network.image_size) for row in table])
     with torch.inference_mode():
         return table.keys, network.features(to_tensor(pixels)).double().numpy()
 
@@ -49,7 +49,7 @@ def test_moments_equal_those_of_all_features_at_once(inputs: dict[str, Artifact]
     ctx = context_of(tmp_path, "statistics")
     outcome = statistics.run(CONFIG, inputs, ctx)
     keys, values = features(inputs)
-    half = np.array([hashed("half", key) % 2 for key in keys])
+    half = np.array([stable_hash("half", key) % 2 for key in keys])
     for name, chosen in (("train", values), ("half-0", values[half == 0]), ("half-1", values[half == 1])):
         found = moments(ctx, name)
         assert found.count == len(chosen)
@@ -67,7 +67,7 @@ def test_halves_may_cover_more_than_the_reference(inputs: dict[str, Artifact], t
     outcome = statistics.run(StatisticsConfig(split="test", halves=["train", "test"], batch=10), inputs, ctx)
     parts = [features(inputs, split) for split in ("test", "train")]
     values = np.concatenate([part[1] for part in parts])
-    half = np.array([hashed("half", key) % 2 for part in parts for key in part[0]])
+    half = np.array([stable_hash("half", key) % 2 for part in parts for key in part[0]])
     for name, chosen in (("test", parts[0][1]), ("half-0", values[half == 0]), ("half-1", values[half == 1])):
         assert moments(ctx, name).count == len(chosen)
         np.testing.assert_allclose(moments(ctx, name).mean, chosen.mean(axis=0), rtol=1e-5, atol=1e-7)

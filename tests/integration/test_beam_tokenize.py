@@ -15,10 +15,10 @@ from components.tokenize import component as tokenize
 from tests.support.ingested import contents, digits_table, tiny_tokenizer
 from tests.support.synthetic import context_of
 from vim_core.config import AugmentConfig, ReconstructConfig, TokenizeConfig
-from vim_core.data.augment import augmented
+from vim_core.data.augment import augment
 from vim_core.data.code_tables import CodeTable
 from vim_core.data.image_tables import ImageTable, image_digest
-from vim_core.data.images import decode, from_tensor, square, to_tensor
+from vim_core.data.images import center_crop, decode, from_tensor, to_tensor
 from vim_core.errors import DataError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
 
@@ -53,8 +53,8 @@ def test_codes_are_those_of_one_call_of_encode(inputs: dict[str, Artifact], tmp_
         pixels = []
         for row, key in enumerate(images.keys):
             image = decode(images.image(row))
-            pixels.append(square(image, 16))
-            pixels += [augmented(image, 16, CONFIG.augment, (5, key, view)) for view in range(1, views)]
+            pixels.append(center_crop(image, 16))
+            pixels += [augment(image, 16, CONFIG.augment, (5, key, view)) for view in range(1, views)]
         assert np.array_equal(table.codes, tokenizer.encode(to_tensor(np.stack(pixels))).numpy())
         assert outcome.properties["splits"][split] == len(table)
     assert outcome.metrics == {"images": 90.0, "tokens": 4.0 * sum(outcome.properties["splits"].values())}
@@ -184,7 +184,7 @@ def test_reconstructions_are_decode_of_encode(inputs: dict[str, Artifact], tmp_p
     assert made.labels.tolist() == originals.labels.tolist()
     assert made.row_groups == originals.row_groups
     tokenizer = loaded(inputs)
-    pixels = np.stack([square(decode(data), 16) for data in originals.images(0, len(originals))])
+    pixels = np.stack([center_crop(decode(data), 16) for data in originals.images(0, len(originals))])
     expected = from_tensor(tokenizer.decode(tokenizer.encode(to_tensor(pixels))))
     assert np.array_equal(np.stack([decode(data) for data in made.images(0, len(made))]), expected)
     assert outcome.properties["images"] == inputs["images"].digest

@@ -49,7 +49,7 @@ def figures_of(task: QuantizerTask) -> dict[str, Any]:
         rows.append([float(task.runtime.mean(found[name].clone())) for name in names])
     assert task.lecam is not None
     averages = [float(task.lecam.real), float(task.lecam.fake), *task.model.codebook.usage.tolist()]
-    return {"rows": rows, "averages": averages, "faults": [(f.step, list(f.terms)) for f in task.faults.take()]}
+    return {"rows": rows, "averages": averages, "faults": [(f.step, list(f.terms)) for f in task.nonfinite.drain()]}
 
 
 def worker(rank: int, folder: str) -> None:

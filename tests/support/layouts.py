@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vim_core.data.image_tables import ImageRow, write_images
-from vim_core.data.images import measure
+from vim_core.data.images import image_size
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def image_table(root: Path, photos: Sequence[Photo]) -> Path:
     wnids = sorted({photo.wnid for photo in photos})
     for side, name in (("train", "train"), ("val", "test")):
         rows = [
-            ImageRow(photo.stem, wnids.index(photo.wnid), photo.data, *measure(photo.data), photo.file)
+            ImageRow(photo.stem, wnids.index(photo.wnid), photo.data, *image_size(photo.data), photo.file)
             for photo in photos
             if photo.side == side
         ]

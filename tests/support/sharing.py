@@ -20,7 +20,7 @@ from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.models.vit_vqgan import model_config
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.warm_start import Source
+from vim_core.tasks.warm_start import PretrainedTokenizer
 from vim_core.weights.saving import to_bytes
 
 Made = QuantizerTask | PriorTask
@@ -54,11 +54,11 @@ def tokenizer(folder: Path) -> None:
     (folder / "config.json").write_bytes(model_config(network.config))
 
 
-def source(folder: Path) -> Source:
+def source(folder: Path) -> PretrainedTokenizer:
     """The same, as a task takes it."""
     places = [folder / "model.safetensors", folder / "config.json"]
     pairs = [(str(place), hashlib.sha256(place.read_bytes()).hexdigest()) for place in places]
-    return Source(*pairs[0], *pairs[1], "digest-of-both")
+    return PretrainedTokenizer(*pairs[0], *pairs[1], "digest-of-both")
 
 
 LARGE: dict[str, Any] = {"encoder": MANY, "decoder": MANY, "ema": 0.0, "loss": LossConfig(perceptual=0, adversarial=0)}

@@ -19,7 +19,7 @@ from components.contract import registry
 from tests.support import tiny
 from vim_core.config import AugmentConfig, ProbeConfig, TrainConfig
 from vim_core.data import digits
-from vim_core.data.augment import augmented
+from vim_core.data.augment import augment
 from vim_core.data.images import decode, to_tensor
 from vim_core.metrics.codebook import perplexity, usage
 from vim_core.metrics.frechet import frechet_distance
@@ -28,8 +28,9 @@ from vim_core.metrics.reconstruction import psnr, ssim
 from vim_core.metrics.tradeoff import around, distances, resamples, smallest, wilson
 from vim_core.models.prior import model_config
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.sampling import Sampler, Settings
-from vim_core.sampling.rejection import accepted
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.rejection import accept
+from vim_core.sampling.sampler import Sampler
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -86,7 +87,7 @@ def prior(folder: Path) -> Figures:
 
 def tokenize(folder: Path) -> Figures:
     view = AugmentConfig(rotate_degrees=10.0, zoom=0.1, shift=0.1)
-    views = np.stack([augmented(image, 8, view, (0, "key", n)) for n, image in enumerate(digit_images(4))])
+    views = np.stack([augment(image, 8, view, (0, "key", n)) for n, image in enumerate(digit_images(4))])
     codes = Tokenizer(tiny.tokenizer_network()).encode(to_tensor(views))
     return [float(code) for code in codes.flatten()]
 
@@ -97,7 +98,7 @@ def reconstruct(folder: Path) -> Figures:
 
 
 def sample(folder: Path) -> Figures:
-    settings = Settings(seed=3, temperature=0.9, top_k=7, top_p=0.95, guidance=1.5)
+    settings = SamplingSettings(seed=3, temperature=0.9, top_k=7, top_p=0.95, guidance=1.5)
     sampler = Sampler(tiny.prior_network(null_trained=True), settings, 4)
     return [float(code) for code in sampler.group(1, torch.tensor([0, 1, 2, 0])).flatten()]
 
@@ -121,7 +122,7 @@ def score(folder: Path) -> Figures:
 def select(folder: Path) -> Figures:
     rng = np.random.default_rng(0)
     keys, scores = [f"{i:03d}" for i in range(40)], rng.integers(0, 8, 40) / 8
-    kept = accepted(keys, np.arange(40) % 2, scores, 2, 3, [1.0, 0.5, 0.15])
+    kept = accept(keys, np.arange(40) % 2, scores, 2, 3, [1.0, 0.5, 0.15])
     return [float(row) for rows in kept.values() for row in rows]
 
 

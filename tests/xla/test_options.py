@@ -35,7 +35,7 @@ from vim_core.models.vit_vqgan import model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.warm_start import Source
+from vim_core.tasks.warm_start import PretrainedTokenizer
 from vim_core.weights.saving import to_bytes
 
 pytestmark = pytest.mark.xla
@@ -148,14 +148,14 @@ def backbone() -> dict[str, Tensor]:
     return {f"features.{name}": value for name, value in features.state_dict().items()}
 
 
-def source(folder: Path) -> Source:
+def source(folder: Path) -> PretrainedTokenizer:
     """A tokenizer to start from, as files."""
     network = tiny.tokenizer_network(seed=3, image_size=16)
     files = {"model.safetensors": to_bytes(network), "config.json": model_config(network.config)}
     for name, data in files.items():
         (folder / name).write_bytes(data)
     weights, config = [(str(folder / name), hashlib.sha256(data).hexdigest()) for name, data in files.items()]
-    return Source(*weights, *config, "d")
+    return PretrainedTokenizer(*weights, *config, "d")
 
 
 def test_a_decoder_on_a_frozen_encoder_with_perception(

@@ -9,7 +9,8 @@ import torch
 
 from tests.support.tiny import prior_network
 from vim_core.distributed.runtimes.base import Runtime
-from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.sampler import Sampler
 
 pytestmark = pytest.mark.xla
 
@@ -18,10 +19,13 @@ LABELS = torch.tensor([0, 1, 2, 0])
 
 @pytest.mark.parametrize(
     ("setting", "variant"),
-    [(Settings(seed=5), "modern"), (Settings(guidance=2.5, guidance_schedule="cosine", top_k=5), "paper")],
+    [
+        (SamplingSettings(seed=5), "modern"),
+        (SamplingSettings(guidance=2.5, guidance_schedule="cosine", top_k=5), "paper"),
+    ],
 )
 def test_codes_are_those_of_plain_torch_and_nothing_compiles_again(
-    setting: Settings,
+    setting: SamplingSettings,
     variant: str,
     xla: Runtime,
     compiled: Callable[[], int],

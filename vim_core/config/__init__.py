@@ -1,14 +1,14 @@
 """Plain dataclasses for every component's settings.
 
 `components/contract/settings.py` merges presets and command-line overrides into them. Every field changes the
-result and enters the component's fingerprint, except those made with `where`: they only say where or
+result and enters the component's fingerprint, except those made with `execution`: they only say where or
 how the work runs. A field that nothing reads fails a test.
 """
 
 from vim_core.config.data import IngestConfig, ReconstructConfig, StatisticsConfig, TokenizeConfig
-from vim_core.config.fields import one_of, require, where
+from vim_core.config.evaluation import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
+from vim_core.config.fields import one_of, require
 from vim_core.config.gates import GatesConfig
-from vim_core.config.judging import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
 from vim_core.config.pipeline import PipelineConfig, RunConfig
 from vim_core.config.prior import PriorConfig, SampleConfig
 from vim_core.config.quantize import (
@@ -20,7 +20,7 @@ from vim_core.config.quantize import (
     QuantizeConfig,
     RestartConfig,
 )
-from vim_core.config.selecting import NetworkConfig, SelectConfig, SelectorConfig, TradeoffConfig
+from vim_core.config.selection import NetworkConfig, SelectConfig, SelectorConfig, TradeoffConfig
 from vim_core.config.training import AugmentConfig, OptimConfig, StackConfig, TrainConfig
 
 __all__ = [
@@ -54,5 +54,4 @@ __all__ = [
     "TrainConfig",
     "one_of",
     "require",
-    "where",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import one_of, require, where
+from vim_core.config.fields import execution, one_of, require
 from vim_core.config.training import AugmentConfig
 
 LAYOUTS = ("auto", "folders", "ilsvrc", "webdataset", "tfrecord", "parquet", "table")
@@ -41,10 +41,10 @@ class IngestConfig:
     split: str = "hash"
     test_fraction: float = 0.165
     # Where the lists lie; what they say enters the fingerprint by content.
-    train_list: str = where("")
-    test_list: str = where("")
-    class_list: str = where("")
-    val_labels: str = where("")
+    train_list: str = execution("")
+    test_list: str = execution("")
+    class_list: str = execution("")
+    val_labels: str = execution("")
     resize: int = 0
     limit: int = 0
     shards: int = 4
@@ -52,7 +52,7 @@ class IngestConfig:
     max_pixels: int = 100_000_000
     max_bytes: int = 1 << 28
     # A limit that is kept changes nothing.
-    max_expansion: int = where(100)
+    max_expansion: int = execution(100)
 
     def __post_init__(self) -> None:
         one_of("ingest.split", self.split, ("hash", "folders", "lists"))
@@ -89,14 +89,14 @@ class StatisticsConfig:
 
     network: str = "classifier"
     # Where the files lie; their content enters the fingerprint by hash, the reference's otherwise by size and date.
-    weights: str = where("")
+    weights: str = execution("")
     weights_sha256: str = ""
     image_size: int = 0
     split: str = "test"
     halves: list[str] = field(default_factory=lambda: ["test"])
     score_splits: int = 0
     features: int = 0
-    reference: str = where("")
+    reference: str = execution("")
     reference_sha256: str = ""
     export: bool = False
     spatial: bool = False
@@ -148,7 +148,7 @@ class TokenizeConfig:
     views: int = 1
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    engine: str = where("beam")
+    engine: str = execution("beam")
 
     def __post_init__(self) -> None:
         require(self.views > 0, "tokenize.views", self.views, "must be positive")

@@ -1,4 +1,4 @@
-"""What every settings class is built with."""
+"""Field kinds and checks that the settings classes are built with."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from vim_core.errors import ConfigError
 C = TypeVar("C")
 
 
-def where(default: Any) -> Any:
-    """A field that says how the work runs and never changes its result: left out of fingerprints."""
-    return field(default=default, metadata={"where": True})
+def execution(default: Any) -> Any:
+    """A field that says where or how the work runs and never changes its result: left out of fingerprints."""
+    return field(default=default, metadata={"execution": True})
 
 
-def essential(config: C, **kept: Any) -> C:
-    """The settings with every `where` field at its default, so that two runs that ask for the same say the same.
+def without_execution(config: C, **kept: Any) -> C:
+    """The settings with every `execution` field at its default, but for those in `kept`, which get the given values.
 
-    `kept` are values of `where` fields that stay.
+    Two configurations that ask for the same result become equal.
     """
-    given: Any = config
+    settings: Any = config
     changed: dict[str, Any] = {}
     entry: Any
-    for entry in fields(given):
-        value = getattr(given, entry.name)
-        if entry.metadata.get("where"):
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if entry.metadata.get("execution"):
             changed[entry.name] = entry.default_factory() if entry.default is MISSING else entry.default
         elif is_dataclass(value):
-            changed[entry.name] = essential(value)
-    made: C = replace(given, **{**changed, **kept})
-    return made
+            changed[entry.name] = without_execution(value)
+    result: C = replace(settings, **{**changed, **kept})
+    return result
 
 
-def later(default: Any) -> Any:
-    """A field that joined its class after models were saved: a file without it means the default."""
+def added_later(default: Any) -> Any:
+    """A field that was added after models had been saved: a saved file without it means the default."""
     return field(default=default, metadata={"later": True})
 
 

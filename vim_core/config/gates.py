@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vim_core.config.fields import require, where
+from vim_core.config.fields import execution, require
 
 
 @dataclass
@@ -16,8 +16,8 @@ class GatesConfig:
     have been skipped because a loss or gradient was not finite (1: any).
     """
 
-    codebook_usage: float = where(0.1)
-    nonfinite_share: float = where(0.01)
+    codebook_usage: float = execution(0.1)
+    nonfinite_share: float = execution(0.01)
 
     def __post_init__(self) -> None:
         for name in ("codebook_usage", "nonfinite_share"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vim_core.config.data import IngestConfig, ReconstructConfig, StatisticsConfig, TokenizeConfig
-from vim_core.config.fields import one_of, require, where
+from vim_core.config.evaluation import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
+from vim_core.config.fields import execution, one_of, require
 from vim_core.config.gates import GatesConfig
-from vim_core.config.judging import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
 from vim_core.config.prior import PriorConfig, SampleConfig
 from vim_core.config.quantize import QuantizeConfig
-from vim_core.config.selecting import SelectConfig, SelectorConfig, TradeoffConfig, trained_alike
+from vim_core.config.selection import SelectConfig, SelectorConfig, TradeoffConfig, trained_alike
 
 
 @dataclass
@@ -29,27 +29,27 @@ class RunConfig:
     (`register`).
     """
 
-    root: str = where("artifacts")
-    tracking_uri: str = where("")
-    threads: int = where(0)
-    device: str = where("auto")
-    workers: int = where(1)
-    parallel: str = where("data")
-    step_timeout_s: float = where(0.0)
-    notice_every: int = where(10)
-    topology: str = where("")
-    accelerator: str = where("TPU-V4")
-    fsdp: int = where(0)
-    compile_cache: str = where("")
-    data_workers: int = where(0)
-    restarts: int = where(3)
-    ray_address: str = where("")
-    beam_runner: str = where("FnApiRunner")
-    beam_processes: int = where(1)
-    beam_options: list[str] = field(default_factory=list, metadata={"where": True})
-    code_cache: str = where("")
-    system_metrics: bool = where(True)
-    register: bool = where(True)
+    root: str = execution("artifacts")
+    tracking_uri: str = execution("")
+    threads: int = execution(0)
+    device: str = execution("auto")
+    workers: int = execution(1)
+    parallel: str = execution("data")
+    step_timeout_s: float = execution(0.0)
+    notice_every: int = execution(10)
+    topology: str = execution("")
+    accelerator: str = execution("TPU-V4")
+    fsdp: int = execution(0)
+    compile_cache: str = execution("")
+    data_workers: int = execution(0)
+    restarts: int = execution(3)
+    ray_address: str = execution("")
+    beam_runner: str = execution("FnApiRunner")
+    beam_processes: int = execution(1)
+    beam_options: list[str] = field(default_factory=list, metadata={"execution": True})
+    code_cache: str = execution("")
+    system_metrics: bool = execution(True)
+    register: bool = execution(True)
 
     def __post_init__(self) -> None:
         one_of("run.device", self.device, ("auto", "cpu", "cuda", "xla"))
@@ -67,7 +67,7 @@ class PipelineConfig:
     preset: str = "custom"
     components: list[str] = field(default_factory=list)
     run: RunConfig = field(default_factory=RunConfig)
-    gates: GatesConfig = field(default_factory=GatesConfig, metadata={"where": True})
+    gates: GatesConfig = field(default_factory=GatesConfig, metadata={"execution": True})
     ingest: IngestConfig = field(default_factory=IngestConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import one_of, require, where
+from vim_core.config.fields import execution, one_of, require
 from vim_core.config.training import AugmentConfig, StackConfig, TrainConfig
 
 
@@ -29,8 +29,8 @@ class PriorConfig(TrainConfig):
     embedding_dropout: bool = True
     conditional: bool = True
     label_dropout: float = 0.0
-    preview: int = where(16)
-    recompute: bool = where(False)
+    preview: int = execution(16)
+    recompute: bool = execution(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

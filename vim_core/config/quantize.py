@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import later, one_of, require, where
+from vim_core.config.fields import added_later, execution, one_of, require
 from vim_core.config.training import AugmentConfig, OptimConfig, StackConfig, TrainConfig
 
 
@@ -145,13 +145,13 @@ class QuantizeConfig(TrainConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    tanh: str = later("head")
+    tanh: str = added_later("head")
     encode_batch: int = 32
     # Where the weights lie does not matter, what they are does: their digest enters the fingerprint.
-    init_from: str = where("")
+    init_from: str = execution("")
     init_decoder: str = "fresh"
     freeze_encoder: bool = False
-    recompute: bool = where(False)
+    recompute: bool = execution(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

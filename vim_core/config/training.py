@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import one_of, require, where
+from vim_core.config.fields import execution, one_of, require
 
 
 @dataclass
@@ -100,15 +100,15 @@ class TrainConfig:
     precision: str = "auto"
     ema: float = 0.0
     optim: OptimConfig = field(default_factory=OptimConfig)
-    compile: str = where("off")
-    log_every: int = where(20)
-    checkpoint_every: int = where(200)
-    on_nonfinite: str = where("skip")
-    evaluate_every: int = where(0)
-    evaluate_limit: int = where(0)
-    keep: int = where(2)
-    best: str = where("")
-    checkpoint_errors: str = where("warn")
+    compile: str = execution("off")
+    log_every: int = execution(20)
+    checkpoint_every: int = execution(200)
+    on_nonfinite: str = execution("skip")
+    evaluate_every: int = execution(0)
+    evaluate_limit: int = execution(0)
+    keep: int = execution(2)
+    best: str = execution("")
+    checkpoint_errors: str = execution("warn")
 
     def __post_init__(self) -> None:
         require(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "must be 0 (at the end) or positive")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vim_core.config import AugmentConfig
-from vim_core.data.images import Pixels, cut, square
-from vim_core.data.position import keyed_rng
+from vim_core.data.images import Pixels, center_crop, crop_resize
+from vim_core.data.sample_order import keyed_rng
 
 DRAWS = 9
 """Numbers drawn for every view, needed or not: changing one setting leaves the noise of the others as it was."""
@@ -21,14 +21,14 @@ MARGIN = 2
 """Pixels around what the affine map reads, for the bilinear filter."""
 
 
-def augmented(image: Pixels, size: int, config: AugmentConfig, key: Sequence[int | str]) -> Pixels:
+def augment(image: Pixels, size: int, config: AugmentConfig, key: Sequence[int | str]) -> Pixels:
     """A random view of image [H, W, 3] as uint8 [size, size, 3]; equal keys give equal views.
 
     One antialiased crop and resize, then one affine map for rotation, zoom and shift around the centre (edge pixels
     continue outwards), then the flip. The default settings give exactly `square(image, size)`.
     """
     if config == AugmentConfig():
-        return square(image, size)
+        return center_crop(image, size)
     noise = keyed_rng(*key).random(DRAWS).tolist()
     view = _crop(image, size, config, noise[:4])
     view = _affine(view, config, noise[4:8])
@@ -40,7 +40,7 @@ def augmented(image: Pixels, size: int, config: AugmentConfig, key: Sequence[int
 def _crop(image: Pixels, size: int, config: AugmentConfig, noise: list[float]) -> Pixels:
     """A crop of random area, aspect ratio and place; one too long for a side shrinks, keeping its aspect ratio."""
     if config.min_scale == 1 and config.max_aspect == 1:
-        return square(image, size)
+        return center_crop(image, size)
     rows, columns = image.shape[:2]
     area = rows * columns * (config.min_scale + (1 - config.min_scale) * noise[0])
     aspect = math.exp((2 * noise[1] - 1) * math.log(config.max_aspect))
@@ -48,14 +48,14 @@ def _crop(image: Pixels, size: int, config: AugmentConfig, noise: list[float]) -
     fit = min(1.0, columns / width, rows / height)
     width, height = width * fit, height * fit
     left, top = max(0.0, (columns - width) * noise[2]), max(0.0, (rows - height) * noise[3])
-    return cut(image, (left, top, min(left + width, columns), min(top + height, rows)), size)
+    return crop_resize(image, (left, top, min(left + width, columns), min(top + height, rows)), size)
 
 
 def _affine(view: Pixels, config: AugmentConfig, noise: list[float]) -> Pixels:
     if not (config.rotate_degrees or config.zoom or config.shift):
         return view
     angle, zoom, right, down = (2 * value - 1 for value in noise)
-    return affine(
+    return affine_transform(
         view,
         degrees=angle * config.rotate_degrees,
         zoom=1 + zoom * config.zoom,
@@ -64,7 +64,7 @@ def _affine(view: Pixels, config: AugmentConfig, noise: list[float]) -> Pixels:
     )
 
 
-def affine(view: Pixels, degrees: float, zoom: float, right: float, down: float) -> Pixels:
+def affine_transform(view: Pixels, degrees: float, zoom: float, right: float, down: float) -> Pixels:
     """Turn clockwise, enlarge and move (shares of the side) a square view [S, S, 3] around its centre.
 
     Places from outside the view take the nearest edge pixel.

@@ -22,8 +22,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core.data.code_files import CodeFile, CodeMeta, code_type, compare, meta_of
-from vim_core.data.code_reading import opened, parts
+from vim_core.data.code_files import CodeFile, CodeMeta, check_meta, code_type, read_meta
+from vim_core.data.code_reading import open_code_file, read_parts
 from vim_core.errors import DataError, StorageError
 from vim_core.storage import io
 
@@ -54,14 +54,14 @@ COLUMNS = (Column("labels", "<i8", "c"), Column("view", "<i4", "c"), Column("end
 """Beside the codes. `ends` says where each key ends in `text`; labels and views may be written to, privately."""
 
 
-def place(cache: str) -> Path:
+def cache_folder(cache: str) -> Path:
     """The cache folder: the one given, else `vim/codes` in the user's cache folder."""
     if cache:
         return Path(cache).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vim" / "codes"
 
 
-def decoded(files: Sequence[CodeFile], cache: str = "") -> Path:
+def decoded_table(files: Sequence[CodeFile], cache: str = "") -> Path:
     """The folder of the decoded table, which is built by the first process that asks.
 
     Raises:
@@ -69,7 +69,7 @@ def decoded(files: Sequence[CodeFile], cache: str = "") -> Path:
         LineageError: the files come from different tokenizers.
         StorageError: the cache folder cannot be used or is full.
     """
-    folder = place(cache) / _name(files)
+    folder = cache_folder(cache) / _name(files)
     if _whole(folder):
         with contextlib.suppress(PermissionError):  # somebody else's folder
             os.utime(folder / INDEX)
@@ -88,7 +88,7 @@ def read_index(folder: Path) -> tuple[CodeMeta, int]:
     return CodeMeta(**{**meta, "grid": tuple(meta["grid"])}), int(record["rows"])
 
 
-def mapped(folder: Path, meta: CodeMeta) -> dict[str, NDArray[Any]]:
+def map_columns(folder: Path, meta: CodeMeta) -> dict[str, NDArray[Any]]:
     """Arrays over the cached files, by column; codes are [N, T]."""
     columns = {column.name: _map(folder / column.name, column.dtype, column.mode) for column in COLUMNS}
     return columns | {CODES: _map(folder / CODES, _code_dtype(meta), "r").reshape(-1, meta.tokens)}
@@ -140,10 +140,10 @@ def _build(files: Sequence[CodeFile], folder: Path) -> None:
     rows = 0
     with _columns(partial) as streams:
         for file in files:
-            with opened(file) as parquet:
-                meta = _same_table(meta, meta_of(parquet, file.uri), file.uri, files[0].uri)
+            with open_code_file(file) as parquet:
+                meta = _same_table(meta, read_meta(parquet, file.uri), file.uri, files[0].uri)
                 _check_room(partial, parquet.metadata.num_rows, meta)
-                for part in parts(file, parquet, meta):
+                for part in read_parts(file, parquet, meta):
                     _append(streams, part, meta)
                     rows += len(part.codes)
     assert meta is not None
@@ -156,7 +156,7 @@ def _build(files: Sequence[CodeFile], folder: Path) -> None:
 def _same_table(meta: CodeMeta | None, found: CodeMeta, uri: str, first: str) -> CodeMeta:
     if meta is None:
         return found
-    compare(uri, found, meta.tokenizer, meta.grid, meta.vocabulary)
+    check_meta(uri, found, meta.tokenizer, meta.grid, meta.vocabulary)
     if found != meta:
         raise DataError(f"{uri}: split, views or augmentation differ from {first}: they are two tables")
     return meta

@@ -107,7 +107,7 @@ def write_codes(
     return len(names)
 
 
-def meta_of(file: Any, uri: str) -> CodeMeta:
+def read_meta(file: Any, uri: str) -> CodeMeta:
     """What an open Parquet file says of itself.
 
     Raises:
@@ -126,7 +126,7 @@ def meta_of(file: Any, uri: str) -> CodeMeta:
     return meta
 
 
-def compare(uri: str, meta: CodeMeta, tokenizer: str, grid: tuple[int, int] | None, vocabulary: int | None) -> None:
+def check_meta(uri: str, meta: CodeMeta, tokenizer: str, grid: tuple[int, int] | None, vocabulary: int | None) -> None:
     """Raise `LineageError` for codes of another tokenizer, `DataError` for another grid or vocabulary."""
     if meta.tokenizer != tokenizer:
         made, wanted = meta.tokenizer[:12], tokenizer[:12]

@@ -22,7 +22,7 @@ AGAIN = "run tokenize again with --force"
 
 
 @dataclass(frozen=True)
-class Part:
+class CodeRows:
     """Some rows of a table: codes [n, T], labels int64 [n], view int32 [n], and the keys as one text with lengths."""
 
     codes: NDArray[Any]
@@ -33,7 +33,7 @@ class Part:
 
 
 @contextlib.contextmanager
-def opened(file: CodeFile) -> Iterator[Any]:
+def open_code_file(file: CodeFile) -> Iterator[Any]:
     """The file as Parquet, its bytes checked first; a remote one is downloaded for the time being.
 
     Raises:
@@ -50,7 +50,7 @@ def opened(file: CodeFile) -> Iterator[Any]:
         raise DataError(f"{file.uri}: no such file; run the component that makes it again with --force") from None
 
 
-def parts(file: CodeFile, parquet: Any, meta: CodeMeta) -> Iterator[Part]:
+def read_parts(file: CodeFile, parquet: Any, meta: CodeMeta) -> Iterator[CodeRows]:
     """Row group by row group, so that memory holds one of them.
 
     Raises:
@@ -100,7 +100,7 @@ def _check_order(uri: str, table: Any, last: Any) -> Any:
     return end
 
 
-def _part(uri: str, table: Any, meta: CodeMeta) -> Part:
+def _part(uri: str, table: Any, meta: CodeMeta) -> CodeRows:
     keys = table["key"].chunk(0)
     codes = table["codes"].chunk(0).flatten().to_numpy().reshape(len(table), meta.tokens)
     labels, view = table["label"].to_numpy(), table["view"].to_numpy()
@@ -109,7 +109,7 @@ def _part(uri: str, table: Any, meta: CodeMeta) -> Part:
     _check_range(uri, "labels", labels, -1, 1 << 31)
     lengths = pc.binary_length(keys).to_numpy().astype(np.int64)
     text = "".join(keys.to_pylist()).encode()
-    return Part(codes, labels.astype(np.int64), view.astype(np.int32), lengths, text)
+    return CodeRows(codes, labels.astype(np.int64), view.astype(np.int32), lengths, text)
 
 
 def _check_range(uri: str, what: str, values: NDArray[Any], low: int, high: int) -> None:

@@ -13,9 +13,9 @@ from vim_core.data.code_files import (
     METADATA,
     CodeFile,
     CodeMeta,
+    check_meta,
     code_schema,
     code_type,
-    compare,
     write_codes,
 )
 from vim_core.errors import DataError
@@ -88,12 +88,12 @@ class CodeTable:
             raise DataError("a code table without files: the split is missing, run tokenize again")
         known = [CodeFile(file) if isinstance(file, str) else file for file in files]
         self._source = known, cache
-        folder = code_cache.decoded(known, cache)
+        folder = code_cache.decoded_table(known, cache)
         self.meta, self._rows = code_cache.read_index(folder)
         for file in known:
             if file.tokenizer:
-                compare(file.uri, self.meta, file.tokenizer, None, None)
-        columns = code_cache.mapped(folder, self.meta)
+                check_meta(file.uri, self.meta, file.tokenizer, None, None)
+        columns = code_cache.map_columns(folder, self.meta)
         self.codes: NDArray[Any] = columns[code_cache.CODES]
         self.labels: NDArray[np.int64] = columns["labels"]
         self.view: NDArray[np.int32] = columns["view"]
@@ -112,4 +112,4 @@ class CodeTable:
 
     def check(self, tokenizer: str, grid: tuple[int, int] | None = None, vocabulary: int | None = None) -> None:
         """Raise `LineageError` for codes of another tokenizer, `DataError` for another grid or vocabulary."""
-        compare("code table", self.meta, tokenizer, grid, vocabulary)
+        check_meta("code table", self.meta, tokenizer, grid, vocabulary)

@@ -20,7 +20,7 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileEntry:
     """A file below the source: path with '/', size, a text that changes with its content, why it is not usable."""
 
     path: str
@@ -29,7 +29,7 @@ class Entry:
     reason: str = ""
 
 
-def listing(source: str, split: str = "hash") -> Iterator[Entry]:
+def list_files(source: str, split: str = "hash") -> Iterator[FileEntry]:
     """All files below a local or remote folder in path order; names that begin with a dot are passed over.
 
     One folder at a time is held in memory. Links to files are followed only inside the source, links to folders never;
@@ -39,7 +39,7 @@ def listing(source: str, split: str = "hash") -> Iterator[Entry]:
         DataError: the folder is missing or empty.
     """
     found = False
-    for entry in below(source):
+    for entry in walk(source):
         found = True
         yield entry
     if not found:
@@ -48,23 +48,23 @@ def listing(source: str, split: str = "hash") -> Iterator[Entry]:
         raise DataError(f"ingest.source={source}: {missing}; expected builtin:digits or a folder laid out as {layout}")
 
 
-def below(source: str, folder: str = "") -> Iterator[Entry]:
+def walk(source: str, folder: str = "") -> Iterator[FileEntry]:
     """Like `listing` for the part of a source below one of its folders ('' for all), which may be empty or missing."""
-    for name, entry in level(source, folder):
+    for name, entry in list_folder(source, folder):
         if entry is not None:
             yield entry
         else:
-            yield from below(source, f"{folder}/{name}".lstrip("/"))
+            yield from walk(source, f"{folder}/{name}".lstrip("/"))
 
 
-def level(source: str, folder: str = "") -> list[tuple[str, Entry | None]]:
+def list_folder(source: str, folder: str = "") -> list[tuple[str, FileEntry | None]]:
     """Names directly in a folder of the source with their entries, None for folders, in the order of whole paths."""
     found = _local(source, folder) if io.is_local(source) else _remote(source, folder)
     # "a-b" comes before "a/x" but after "a": a folder is sorted as the beginning of the paths below it
     return sorted(found, key=lambda pair: pair[0] if pair[1] else pair[0] + "/")
 
 
-def state(entries: Iterable[Entry]) -> str:
+def listing_digest(entries: Iterable[FileEntry]) -> str:
     """sha256 over path, size and version of every file."""
     total = hashlib.sha256()
     for entry in entries:
@@ -72,7 +72,7 @@ def state(entries: Iterable[Entry]) -> str:
     return total.hexdigest()
 
 
-def _local(source: str, folder: str) -> Iterator[tuple[str, Entry | None]]:
+def _local(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
     root = io.local_path(source).resolve()
     try:
         with os.scandir(root / folder) as found:
@@ -87,39 +87,39 @@ def _local(source: str, folder: str) -> Iterator[tuple[str, Entry | None]]:
         raise DataError(f"ingest.source: cannot list {error.filename} ({error.strerror}); make it readable") from error
 
 
-def _entry(root: Path, path: Path, linked_folder: bool) -> Entry:
+def _entry(root: Path, path: Path, linked_folder: bool) -> FileEntry:
     name = path.relative_to(root).as_posix()
     shown = name.encode("utf-8", "backslashreplace").decode()
     if linked_folder:
-        return Entry(shown, 0, "", "a link to a folder; links to folders are not followed")
+        return FileEntry(shown, 0, "", "a link to a folder; links to folders are not followed")
     if shown != name:
-        return Entry(shown, 0, "", "the file name is not UTF-8")
+        return FileEntry(shown, 0, "", "the file name is not UTF-8")
     try:
         # a folder on the way is none: links to folders are not followed
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(root):
-            return Entry(name, 0, "", "a link that leaves the source")
+            return FileEntry(name, 0, "", "a link that leaves the source")
         found = path.stat()
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
-        return Entry(name, 0, "", "a link to nothing")
-    return Entry(name, found.st_size, str(found.st_mtime_ns))
+        return FileEntry(name, 0, "", "a link to nothing")
+    return FileEntry(name, found.st_size, str(found.st_mtime_ns))
 
 
-def _remote(source: str, folder: str) -> Iterator[tuple[str, Entry | None]]:
+def _remote(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
     for name, info in io.list_entries(io.join(source, folder) if folder else source):
         path = f"{folder}/{name}".lstrip("/")
         if not name.startswith("."):
             is_folder = info.get("type") == "directory"
-            yield name, None if is_folder else Entry(path, int(info.get("size") or 0), io.version_of(info))
+            yield name, None if is_folder else FileEntry(path, int(info.get("size") or 0), io.version_of(info))
 
 
-def held_out(key: str, test_fraction: float) -> str:
+def split_by_hash(key: str, test_fraction: float) -> str:
     """'test' for keys whose sha256, read as a fraction, lies below `test_fraction`, else 'train'."""
-    from vim_core.data.image_tables import hashed  # brings pyarrow along, which listing folders does not need
+    from vim_core.data.image_tables import stable_hash  # brings pyarrow along, which listing folders does not need
 
-    return "test" if hashed(key) / 2**256 < test_fraction else "train"
+    return "test" if stable_hash(key) / 2**256 < test_fraction else "train"
 
 
-def read(source: str, path: str) -> bytes:
+def read_file(source: str, path: str) -> bytes:
     """The bytes of a listed file.
 
     Raises:

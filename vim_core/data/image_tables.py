@@ -47,7 +47,7 @@ class ImageRow:
     source: str
 
 
-def hashed(*words: str) -> int:
+def stable_hash(*words: str) -> int:
     """A 256-bit number that only these words determine."""
     return int.from_bytes(hashlib.sha256("\x1f".join(words).encode()).digest(), "big")
 
@@ -55,7 +55,7 @@ def hashed(*words: str) -> int:
 def shard_of(key: str, shards: int) -> int:
     """The shard, 0 to shards - 1, that an image's key assigns it to."""
     # "shard" keeps this independent of other choices made by hash, such as the split
-    return hashed("shard", key) % shards
+    return stable_hash("shard", key) % shards
 
 
 def write_images(uri: str, rows: Iterable[ImageRow]) -> int:
@@ -195,12 +195,12 @@ def digest_line(split: str, key: str, label: int, sha256: str) -> str:
     return f"{split}\t{key!r}\t{label}\t{sha256}"
 
 
-def digest_of(lines: Iterable[str]) -> str:
+def table_digest(lines: Iterable[str]) -> str:
     """sha256 over the lines of a whole table in sorted order."""
-    return digest_of_sorted(sorted(lines))
+    return sorted_table_digest(sorted(lines))
 
 
-def digest_of_sorted(lines: Iterable[str]) -> str:
+def sorted_table_digest(lines: Iterable[str]) -> str:
     """The same for lines that come in sorted order."""
     total = hashlib.sha256()
     for line in lines:
@@ -210,7 +210,7 @@ def digest_of_sorted(lines: Iterable[str]) -> str:
 
 def image_digest(tables: Mapping[str, ImageTable]) -> str:
     """The content of tables by split: independent of shards, order and file layout."""
-    return digest_of(
+    return table_digest(
         digest_line(split, row.key, row.label, hashlib.sha256(row.image).hexdigest())
         for split, table in tables.items()
         for row in table

@@ -51,7 +51,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
         return np.array(_to_rgb(image))
 
 
-def measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width of an image that `decode` takes; refuses what it refuses, at less cost for JPEG.
 
     A JPEG is read to its end, but its pixels are made at an eighth of the size.
@@ -100,7 +100,7 @@ def _to_rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def square(image: Pixels, size: int) -> Pixels:
+def center_crop(image: Pixels, size: int) -> Pixels:
     """The centre square of an image [H, W, 3] at `size` pixels a side, bicubic with antialias.
 
     Equal to resizing the short side to `size` and cutting out the centre; an image of that size comes back unchanged.
@@ -110,10 +110,10 @@ def square(image: Pixels, size: int) -> Pixels:
     top, left = (height - short) // 2, (width - short) // 2
     if short == size:
         return np.ascontiguousarray(image[top : top + size, left : left + size])
-    return cut(image, (left, top, left + short, top + short), size)
+    return crop_resize(image, (left, top, left + short, top + short), size)
 
 
-def cut(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
+def crop_resize(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
     """The part of an image in box (left, top, right, bottom; fractions allowed) as [size, size, 3], antialiased."""
     return np.array(Image.fromarray(image).resize((size, size), RESAMPLE, box=box))
 

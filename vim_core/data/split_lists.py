@@ -25,7 +25,7 @@ MANY = 3
 
 
 @dataclass(frozen=True)
-class ImageList:
+class SplitList:
     """A list file: the setting that named it, its split, its lines and the sha256 of its bytes."""
 
     setting: str
@@ -35,14 +35,14 @@ class ImageList:
 
 
 @dataclass(frozen=True)
-class Membership:
+class SplitAssignment:
     """Split by path of every listed file that is there, and (line, reason) of the lines that name none."""
 
     splits: Mapping[str, str]
     missing: Sequence[tuple[str, str]]
 
 
-def read_list(uri: str, setting: str, split: str) -> ImageList:
+def read_list(uri: str, setting: str, split: str) -> SplitList:
     """Read a list file from a path or URI; empty lines and spaces around a name count for nothing.
 
     Raises:
@@ -59,10 +59,10 @@ def read_list(uri: str, setting: str, split: str) -> ImageList:
     lines = tuple(name for line in text.splitlines() if (name := line.strip().removeprefix("./")))
     if not lines:
         raise DataError(f"{setting}={uri}: names no image; expected one a line")
-    return ImageList(setting, split, lines, hashlib.sha256(data).hexdigest())
+    return SplitList(setting, split, lines, hashlib.sha256(data).hexdigest())
 
 
-def membership(paths: Iterable[str], lists: Sequence[ImageList]) -> Membership:
+def assign_splits(paths: Iterable[str], lists: Sequence[SplitList]) -> SplitAssignment:
     """Which of the files at `paths` (relative, with '/') belong to which split.
 
     Raises:
@@ -82,7 +82,7 @@ def membership(paths: Iterable[str], lists: Sequence[ImageList]) -> Membership:
             if path in named:
                 raise DataError(f"{here} and {named[path]} both name {path}: name every image once, in one list")
             splits[path], named[path] = each.split, here
-    return Membership(splits, missing)
+    return SplitAssignment(splits, missing)
 
 
 class _Index:

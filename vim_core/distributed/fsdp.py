@@ -1,7 +1,7 @@
 """Sharded data parallelism (FSDP2): parameters, gradients and optimizer state split by rows over the workers.
 
 Each worker keeps its rows of every tensor as a `DTensor`; a block's parameters are whole only while it computes.
-`vim_core.tasks.networks` makes networks that are split before they have any storage.
+`vim_core.tasks.build` makes networks that are split before they have any storage.
 """
 
 from __future__ import annotations

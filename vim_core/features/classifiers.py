@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vim_core.data.images import Pixels, square, to_tensor
+from vim_core.data.images import Pixels, center_crop, to_tensor
 from vim_core.errors import ConfigError
 from vim_core.features.base import CLASSIFIER, TORCHVISION, Features, crop_description
 from vim_core.models.classifier import Classifier
@@ -34,7 +34,7 @@ class ClassifierExtractor:
 
     def prepare(self, image: Pixels) -> Tensor:
         """The centre square [3, size, size] in [0, 1]."""
-        return to_tensor(square(image, self.size))
+        return to_tensor(center_crop(image, self.size))
 
     def extract(self, batch: Tensor) -> Features:
         """Features [N, D] and logits [N, C]."""
@@ -70,7 +70,7 @@ class TorchvisionExtractor:
         """The image [3, size, size] by torchvision's transform for this network."""
         from PIL import Image
 
-        pixels = square(image, self.image_size) if self.image_size else image
+        pixels = center_crop(image, self.image_size) if self.image_size else image
         prepared: Tensor = self.transform(Image.fromarray(pixels))
         return prepared
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vim_core.data.images import Pixels, square
+from vim_core.data.images import Pixels, center_crop
 from vim_core.features.base import INCEPTION, Features, crop_description
 from vim_core.weights.published import WeightFile
 
@@ -235,7 +235,7 @@ class InceptionExtractor:
     def prepare(self, image: Pixels) -> Tensor:
         """The image at 299 x 299 by TensorFlow 1's resize, in [-1, 1]; a square of `image_size` before, if set."""
         if self.image_size:
-            image = square(image, self.image_size)
+            image = center_crop(image, self.image_size)
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
         return (tf1_bilinear(pixels, SIZE) - 128) / 128
 

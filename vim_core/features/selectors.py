@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vim_core.data.images import Pixels, square, to_tensor
+from vim_core.data.images import Pixels, center_crop, to_tensor
 from vim_core.errors import ConfigError, DataError
 from vim_core.features.base import TORCHVISION
 from vim_core.features.classifiers import ClassifierExtractor, TorchvisionExtractor, check_torchvision
@@ -199,7 +199,7 @@ class _ModuleClassifier:
         self.preprocessing = crop + str(getattr(network, "preprocessing", "then its own"))
 
     def prepare(self, image: Pixels) -> Tensor:
-        return to_tensor(square(image, self.size) if self.size else image)
+        return to_tensor(center_crop(image, self.size) if self.size else image)
 
     def logits(self, batch: Tensor) -> Tensor:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

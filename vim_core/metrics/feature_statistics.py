@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core.data.image_tables import hashed
+from vim_core.data.image_tables import stable_hash
 from vim_core.errors import DataError
 from vim_core.metrics import npz
 from vim_core.metrics.inception_score import ScoreSums
@@ -106,17 +106,17 @@ def merge_files(uris: Iterable[str]) -> Any:
 
 def half_of(key: str) -> int:
     """The half of the real images that an image belongs to, 0 or 1."""
-    return hashed("half", key) % 2
+    return stable_hash("half", key) % 2
 
 
 def split_of(key: str, splits: int) -> int:
     """The split of the Inception Score that an image belongs to, 0 to splits - 1."""
-    return hashed("score split", key) % splits
+    return stable_hash("score split", key) % splits
 
 
 def rank_of(key: str) -> int:
     """Rank of an image, 0 to 2^64 - 1; the images of lowest rank are the sample for precision and recall."""
-    return hashed("features", key) >> 192
+    return stable_hash("features", key) >> 192
 
 
 class FeatureStatistics:

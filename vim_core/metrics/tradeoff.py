@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_core.data.position import keyed_rng
+from vim_core.data.sample_order import keyed_rng
 from vim_core.errors import DataError
 from vim_core.metrics.inception_score import ScoreSums
 from vim_core.metrics.moments import Moments

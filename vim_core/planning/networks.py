@@ -21,8 +21,8 @@ from vim_core.models.discriminator import make_discriminator
 from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
-from vim_core.tasks.probe_gram import Gram
-from vim_core.tasks.probe_heads import Heads
+from vim_core.tasks.probe_gram import GramSums
+from vim_core.tasks.probe_heads import SoftmaxHeads
 from vim_core.training.flops import VGG16
 
 CLASSIFIERS = ("classify", "selector")
@@ -126,8 +126,8 @@ def probe_parts(config: ProbeConfig, shape: PriorShape, classes: int) -> list[Pa
     kept = nn.ModuleList()
     with torch.device("meta"):
         for width in widths:
-            kept.append(Heads(width, classes, config.learning_rates, config.weight_decays, config.momentum))
-            kept.append(Gram(width, classes))
+            kept.append(SoftmaxHeads(width, classes, config.learning_rates, config.weight_decays, config.momentum))
+            kept.append(GramSums(width, classes))
     return [Part("prior", prior(shape).requires_grad_(False), split=False), Part("heads", kept, split=False)]
 
 

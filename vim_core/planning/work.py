@@ -31,7 +31,7 @@ def settings(component: str, config: PipelineConfig) -> TrainConfig:
     return found
 
 
-def step_flops(component: str, config: PipelineConfig, classes: int) -> flops.Parts:
+def step_flops(component: str, config: PipelineConfig, classes: int) -> flops.FlopsByPart:
     """Counted operations of one step over the global batch, by part; recomputation is not among them."""
     if component == "quantize":
         return flops.quantizer_step(config.quantize, has_perceptual(config.quantize))
@@ -52,7 +52,7 @@ def classifier_step(config: ClassifyConfig, classes: int) -> float:
     return config.batch * (3 * (sum(layers) + last) - layers[0])
 
 
-def probe_step(config: ProbeConfig, shape: PriorShape, classes: int) -> flops.Parts:
+def probe_step(config: ProbeConfig, shape: PriorShape, classes: int) -> flops.FlopsByPart:
     """Frozen features of every block, and the heads' logits and gradients; sums of the first epoch are left out."""
     tokens, stack = shape.tokens + 1, shape.stack
     features = flops.stack(stack, tokens, "causal", shape.variant)

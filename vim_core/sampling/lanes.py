@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from vim_core.models.prior import ImagePrior
-from vim_core.sampling.drawing import draw
-from vim_core.sampling.network import decoding
-from vim_core.sampling.settings import Settings, guidance_scales
+from vim_core.sampling.decode_layers import prepare_for_decoding
+from vim_core.sampling.logits import SamplingSettings, guidance_scales, sample_codes
 
 
 class Lanes:
@@ -26,11 +25,11 @@ class Lanes:
         dtype: of products and cache.
     """
 
-    def __init__(self, prior: ImagePrior, settings: Settings, lanes: int, dtype: torch.dtype) -> None:
+    def __init__(self, prior: ImagePrior, settings: SamplingSettings, lanes: int, dtype: torch.dtype) -> None:
         device, tokens, dim = prior.device, prior.shape.tokens, prior.shape.stack.dim
         rows = lanes * (2 if settings.guided else 1)
         self.settings = settings
-        self.prior = decoding(prior, dtype, rows)
+        self.prior = prepare_for_decoding(prior, dtype, rows)
         # Attention of one query in bf16 takes CPUs longer than the same in fp32: what is kept there is bf16 in fp32.
         self.cache = self.prior.empty_cache(rows, torch.float32 if device.type == "cpu" else dtype)
         self.tokens = tokens
@@ -84,7 +83,7 @@ class Lanes:
     def step(self, span: int) -> None:
         """Draw the code at `position`, which must lie within `span`, and move on."""
         uniform = self._uniform.index_select(1, self.position)[:, 0]
-        codes = draw(self.logits(span), uniform, self.settings)
+        codes = sample_codes(self.logits(span), uniform, self.settings)
         self.codes.index_copy_(1, self.position, codes[:, None])
         x = (self.prior.code_embedding(codes) + self._vectors.index_select(0, self.position))[:, None]
         self._x.copy_(x.repeat(2, 1, 1) if self.settings.guided else x)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vim_core.data.grids import grid_png
+from vim_core.data.image_grid import grid_png
 from vim_core.models.prior import ImagePrior
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.sampler import Sampler
 
 CLASSES = 8
 """Columns of the picture at most; classes beyond are passed over evenly."""
@@ -25,6 +26,6 @@ def preview(prior: ImagePrior, tokenizer: Tokenizer, count: int, seed: int) -> b
     """A PNG of at least `count` samples at temperature 1, with the same noise each time."""
     labels = shown_labels(prior.shape.classes, count)
     training = prior.training
-    codes = Sampler(prior, Settings(seed=seed), labels.numel()).group(0, labels.flatten())
+    codes = Sampler(prior, SamplingSettings(seed=seed), labels.numel()).group(0, labels.flatten())
     prior.train(training)
     return grid_png(tokenizer.decode(codes), columns=labels.shape[1])

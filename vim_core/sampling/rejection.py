@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from vim_core.errors import ConfigError, DataError
 
-Rows = NDArray[np.int64]
+RowIndices = NDArray[np.int64]
 
 
-def pool(count: int, rate: float) -> int:
+def candidates_needed(count: int, rate: float) -> int:
     """How many candidates a class are looked at to keep `count` of them: count / rate, rounded up.
 
     The rate is taken as it is written (0.05 is one in twenty), not as the nearest binary fraction.
@@ -34,7 +34,7 @@ def pool(count: int, rate: float) -> int:
     return ceil(count / Fraction(str(float(rate))))
 
 
-def candidates_by_class(keys: Sequence[str], labels: NDArray[np.int64], classes: int) -> list[Rows]:
+def candidates_by_class(keys: Sequence[str], labels: NDArray[np.int64], classes: int) -> list[RowIndices]:
     """Rows of each class in the order in which candidates count: that of their keys.
 
     Args:
@@ -53,14 +53,14 @@ def candidates_by_class(keys: Sequence[str], labels: NDArray[np.int64], classes:
     return [by_key[labels[by_key] == number] for number in range(classes)]
 
 
-def accepted(
+def accept(
     keys: Sequence[str],
     labels: NDArray[np.int64],
     scores: NDArray[np.floating],
     classes: int,
     count: int,
     rates: Sequence[float],
-) -> dict[float, Rows]:
+) -> dict[float, RowIndices]:
     """Rows kept at each rate, `count` of every class, in the order of their keys.
 
     Within a class, the `count` highest scores among the first `pool(count, rate)` candidates; equal scores go to the
@@ -77,9 +77,9 @@ def accepted(
     if not np.isfinite(scores).all():
         raise DataError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores of the selector are not finite")
     members = candidates_by_class(keys, labels, classes)
-    kept: dict[float, list[Rows]] = {}
+    kept: dict[float, list[RowIndices]] = {}
     for rate in rates:
-        needed = pool(count, rate)
+        needed = candidates_needed(count, rate)
         require_candidates(min(map(len, members), default=0), classes, count, rate)
         # stable: among equal scores the first by key stays first
         kept[rate] = [rows[:needed][np.argsort(-scores[rows[:needed]], kind="stable")[:count]] for rows in members]
@@ -89,7 +89,7 @@ def accepted(
 
 def require_candidates(available: int, classes: int, count: int, rate: float) -> None:
     """Raise `ConfigError` unless each class has the candidates that `rate` needs; `available` is the poorest's."""
-    needed = pool(count, rate)
+    needed = candidates_needed(count, rate)
     if available < needed:
         raise ConfigError(
             f"to keep {count} images a class at rate {rate} takes {needed} candidates a class, there are {available}: "
@@ -97,6 +97,6 @@ def require_candidates(available: int, classes: int, count: int, rate: float) ->
         )
 
 
-def _in_order(rows: Rows, place: Rows) -> Rows:
-    ordered: Rows = rows[np.argsort(place[rows])]
+def _in_order(rows: RowIndices, place: RowIndices) -> RowIndices:
+    ordered: RowIndices = rows[np.argsort(place[rows])]
     return ordered

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from vim_core.config import TrainConfig
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.training.evaluation import Evaluation
-from vim_core.training.flops import Parts
-from vim_core.training.nonfinite import Faults
+from vim_core.training.flops import FlopsByPart
+from vim_core.training.nonfinite import NonFiniteTracker
 
 Batch = dict[str, Tensor]
 
@@ -30,7 +30,7 @@ class Task(ABC):
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
         self.config = config
         self.runtime = runtime
-        self.faults = Faults()
+        self.nonfinite = NonFiniteTracker()
 
     @property
     @abstractmethod
@@ -69,7 +69,7 @@ class Task(ABC):
         """A copy of the present weights, ready to be scored on held-out data in another thread; None for no score."""
         return None
 
-    def flops(self) -> Parts:
+    def flops(self) -> FlopsByPart:
         """Counted operations of one step over the global batch, by part; empty where nobody counted them."""
         return {}
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vim_core.config import ClassifyConfig
-from vim_core.data.feed import ImageFeed
+from vim_core.data.image_loader import ImageLoader
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.optim.ema import Ema
 from vim_core.optim.optimizers import make_optimizer, update
 from vim_core.tasks.base import Batch, Task
-from vim_core.training.evaluation import Check, Evaluation, snapshot
+from vim_core.training.evaluation import CancelCheck, Evaluation, snapshot
 from vim_core.weights.saving import to_bytes
 
 
@@ -43,10 +43,10 @@ class ClassifierTask(Task):
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.ema = Ema(self.model, config.ema) if config.ema else None
-        self.feed = ImageFeed(data.train, config.image_size, config.augment, config.seed)
-        self.held_out = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+        self.feed = ImageLoader(data.train, config.image_size, config.augment, config.seed)
+        self.held_out = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         # A feed of its own for evaluations during training: feeds are not made for two threads.
-        self.watched = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+        self.watched = ImageLoader(data.test, config.image_size, config.augment, config.seed)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -77,7 +77,7 @@ class ClassifierTask(Task):
         loss.backward()
         optim, steps = self.settings.optim, self.config.steps
         result = update(self.model, self.optimizer, optim, self.runtime, step, steps, loss.detach())
-        self.faults.note(step, ("loss",), result.skipped[None])
+        self.nonfinite.record(step, ("loss",), result.skipped[None])
         if self.ema:
             self.ema.update(step)
         accuracy = (logits.argmax(1) == batch["labels"]).float().mean()
@@ -106,7 +106,7 @@ class ClassifierTask(Task):
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, images: ImageFeed, count: int, check: Check = lambda: None) -> float:
+def accuracy(model: Classifier, images: ImageLoader, count: int, check: CancelCheck = lambda: None) -> float:
     """Share of the first `count` images whose label is the most likely class."""
     device, right = next(model.parameters()).device, 0
     for rows in torch.arange(count).split(256):

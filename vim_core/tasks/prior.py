@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from vim_core.config import PriorConfig
 from vim_core.data.code_files import CodeMeta
 from vim_core.data.code_tables import CodeFile, CodeTable
-from vim_core.data.position import keyed_rng
+from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.losses import terms as losses
@@ -22,12 +22,12 @@ from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
 from vim_core.optim.optimizers import make_optimizer, update
 from vim_core.sampling.preview import preview
-from vim_core.tasks import networks
 from vim_core.tasks.base import Batch, Task
-from vim_core.tasks.prior_source import CodeRows, EncodedImages, Source
+from vim_core.tasks.build import build_network
+from vim_core.tasks.prior_source import CodeSource, ImageSource, PriorSource
 from vim_core.training import accumulation, flops
-from vim_core.training.evaluation import Check, Evaluation, place, snapshot
-from vim_core.training.held_out import bits_per_token
+from vim_core.training.evaluation import CancelCheck, Evaluation, evaluation_device, snapshot
+from vim_core.training.held_out_metrics import bits_per_token
 from vim_core.weights.saving import to_bytes
 
 
@@ -78,28 +78,28 @@ class PriorTask(Task):
     def __init__(self, config: PriorConfig, data: PriorData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self.settings = config
-        accumulation.check(config, runtime.world, "prior")
+        accumulation.check_batch(config, runtime.world, "prior")
         self.train_table, self.test_table = CodeTable(data.train, data.cache), CodeTable(data.test, data.cache)
         meta = self.train_table.meta
         self.shape = shape_of(config, meta, data.classes, data.tokenizer)
         self.source = self._source(data)
         torch.manual_seed(config.seed)
-        self.model, self.ema = networks.build(lambda: ImagePrior(self.shape, config.recompute), runtime, config.ema)
+        self.model, self.ema = build_network(lambda: ImagePrior(self.shape, config.recompute), runtime, config.ema)
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.tokenizer_files = data.tokenizer_files
         self._decoder: Tokenizer | None = None
         self._unigram: float | None = None
 
-    def _source(self, data: PriorData) -> Source:
+    def _source(self, data: PriorData) -> PriorSource:
         config = self.settings
         if config.source == "codes":
-            return CodeRows(self.train_table, config.seed)
+            return CodeSource(self.train_table, config.seed)
         if data.tokenizer_files is None:
             raise ConfigError("prior.source='images': needs the tokenizer's files; use prior.source=codes without them")
         tokenizer = load_tokenizer(*data.tokenizer_files, str(self.runtime.device))
         self.test_table.check(data.tokenizer, tokenizer.grid, tokenizer.vocabulary)
-        return EncodedImages(data.images, tokenizer, config.augment, config.seed)
+        return ImageSource(data.images, tokenizer, config.augment, config.seed)
 
     def _rows(self, table: CodeTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         codes = torch.from_numpy(table.codes[rows].astype(np.int64))
@@ -144,12 +144,12 @@ class PriorTask(Task):
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         samples = [self.source.codes(batch), batch["labels"]]
-        terms, _ = accumulation.accumulated(
+        terms, _ = accumulation.accumulate_gradients(
             self._pass, lambda passed: None, samples, self.config.accumulate, self.runtime.microbatches
         )
         optim, steps = self.settings.optim, self.config.steps
         result = update(self.model, self.optimizer, optim, self.runtime, step, steps, terms["loss"])
-        self.faults.note(step, ("loss",), result.skipped[None])
+        self.nonfinite.record(step, ("loss",), result.skipped[None])
         if self.ema:
             self.ema.update(step)
         return {
@@ -164,7 +164,7 @@ class PriorTask(Task):
         """What is exported: the average if there is one; sharded where the network is."""
         return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
-    def _bits(self, model: ImagePrior, limit: int, check: Check = lambda: None) -> float:
+    def _bits(self, model: ImagePrior, limit: int, check: CancelCheck = lambda: None) -> float:
         count = min(limit or len(self.test_table), len(self.test_table))
         return bits_per_token(model, lambda rows: self._rows(self.test_table, rows), count, check)
 
@@ -186,9 +186,9 @@ class PriorTask(Task):
             "unigram_bits_per_token": self._unigram_bits(),
         }
 
-    def flops(self) -> flops.Parts:
+    def flops(self) -> flops.FlopsByPart:
         """See `flops.prior_step`."""
-        encoding = self.source.tokenizer.model.config if isinstance(self.source, EncodedImages) else None
+        encoding = self.source.tokenizer.model.config if isinstance(self.source, ImageSource) else None
         return flops.prior_step(self.shape, self.config.batch, tokenizer=encoding)
 
     def evaluation(self) -> Evaluation | None:
@@ -197,7 +197,7 @@ class PriorTask(Task):
         if model is None:
             return None
 
-        def job(check: Check) -> dict[str, float]:
+        def job(check: CancelCheck) -> dict[str, float]:
             figures = {"nll_bits_per_token": self._bits(model, self.config.evaluate_limit, check)}
             return figures | ({"unigram_bits_per_token": self._unigram_bits()} if first else {})
 
@@ -207,7 +207,7 @@ class PriorTask(Task):
         """Samples of the present weights, decoded, if the tokenizer is at hand."""
         if self.tokenizer_files is None or not self.settings.preview:
             return {}
-        device = place(self.runtime.device)
+        device = evaluation_device(self.runtime.device)
         here = device == self.runtime.device
         model = self.runtime.whole(self.result) if here else snapshot(self.result, self.runtime)
         if model is None:

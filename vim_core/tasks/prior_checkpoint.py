@@ -14,7 +14,7 @@ from vim_core.weights.saving import to_bytes
 AVERAGE, PLAIN = "module/ema/", "module/model/"
 
 
-def files_of(folder: str, identity: dict[str, Any], shape: PriorShape) -> dict[str, bytes]:
+def export_checkpoint(folder: str, identity: dict[str, Any], shape: PriorShape) -> dict[str, bytes]:
     """`model.safetensors` and `config.json`: the averaged weights where the training keeps an average.
 
     Args:

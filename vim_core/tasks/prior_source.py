@@ -12,13 +12,13 @@ from torch import Tensor
 
 from vim_core.config import AugmentConfig
 from vim_core.data.code_tables import CodeTable
-from vim_core.data.feed import INTERLEAVE, ImageFeed
+from vim_core.data.image_loader import INTERLEAVE, ImageLoader
 from vim_core.data.images import to_tensor
-from vim_core.data.position import Ids, SampleOrder
+from vim_core.data.sample_order import Ids, SampleOrder
 from vim_core.models.vit_vqgan import Tokenizer
 
 
-class Source(ABC):
+class PriorSource(ABC):
     """Samples by step, as a pure function of it; ranks slice one global batch."""
 
     order: SampleOrder
@@ -42,7 +42,7 @@ class Source(ABC):
         """Codes int64 [b, T] of a batch, on the device it is on."""
 
 
-class CodeRows(Source):
+class CodeSource(PriorSource):
     """Rows of a code table, views and all, permuted freely: the table lies in memory."""
 
     def __init__(self, table: CodeTable, seed: int) -> None:
@@ -63,7 +63,7 @@ class CodeRows(Source):
         return tensors["codes"]
 
 
-class EncodedImages(Source):
+class ImageSource(PriorSource):
     """A random view of every image, then the frozen tokenizer's one encode: the paper's input (section 4).
 
     A view is keyed by (seed, the image's key, epoch). The order is that of the code table over the same images, where
@@ -74,7 +74,7 @@ class EncodedImages(Source):
     def __init__(self, uris: Sequence[str], tokenizer: Tokenizer, augment: AugmentConfig, seed: int) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
-        self.feed = ImageFeed(uris, tokenizer.image_size, augment, seed)
+        self.feed = ImageLoader(uris, tokenizer.image_size, augment, seed)
         self.labels = self.feed.table.labels
         in_memory = len(self.feed.table.row_groups) <= INTERLEAVE
         self.order = SampleOrder([len(self.feed)], seed) if in_memory else self.feed.order

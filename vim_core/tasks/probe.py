@@ -18,17 +18,17 @@ from torch.optim import Optimizer
 from vim_core.config import ProbeConfig
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.prior import ImagePrior, load_prior
-from vim_core.tasks import probe_selection
+from vim_core.tasks import probe_results
 from vim_core.tasks.base import Batch, Task
-from vim_core.tasks.probe_data import CodeRows, PixelRows, ProbeData, Rows
-from vim_core.tasks.probe_gram import Gram, unscaled, with_one
-from vim_core.tasks.probe_heads import Heads
+from vim_core.tasks.probe_data import CodeProbeRows, PixelProbeRows, ProbeData, ProbeRows
+from vim_core.tasks.probe_gram import GramSums, append_ones, unscale
+from vim_core.tasks.probe_heads import SoftmaxHeads
 from vim_core.training import accumulation
 
 PIXELS = "pixels"
 
 
-class Features(nn.Module):
+class BlockFeatures(nn.Module):
     """The frozen prior as a function of codes: every block's output under the null class, averaged over tokens."""
 
     def __init__(self, prior: ImagePrior) -> None:
@@ -46,23 +46,23 @@ class ProbeTask(Task):
     def __init__(self, config: ProbeConfig, data: ProbeData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self.settings, self.classes = config, data.classes
-        accumulation.check(config, runtime.world, "probe")
+        accumulation.check_batch(config, runtime.world, "probe")
         prior = load_prior(*data.prior, str(runtime.device))
-        self.features = Features(prior)
+        self.features = BlockFeatures(prior)
         self.forward = runtime.compile(self.features)
-        self.sources: dict[str, Rows] = {"codes": CodeRows(config, data)}
+        self.sources: dict[str, ProbeRows] = {"codes": CodeProbeRows(config, data)}
         widths = {block_name(index): prior.shape.stack.dim for index in range(prior.shape.stack.blocks)}
         if config.pixels and data.train_images:
-            self.sources[PIXELS] = PixelRows(config, data)
+            self.sources[PIXELS] = PixelProbeRows(config, data)
             widths[PIXELS] = 3 * config.pixels**2
         self.heads = {name: self._heads(width) for name, width in widths.items()}
-        self.grams = {name: Gram(width, data.classes).to(runtime.device) for name, width in widths.items()}
+        self.grams = {name: GramSums(width, data.classes).to(runtime.device) for name, width in widths.items()}
         self._roots: dict[str, Tensor] = {}
-        self._found: dict[str, probe_selection.Found] | None = None
+        self._found: dict[str, probe_results.ProbeResult] | None = None
 
-    def _heads(self, width: int) -> Heads:
+    def _heads(self, width: int) -> SoftmaxHeads:
         config = self.settings
-        made = Heads(width, self.classes, config.learning_rates, config.weight_decays, config.momentum)
+        made = SoftmaxHeads(width, self.classes, config.learning_rates, config.weight_decays, config.momentum)
         return made.to(self.runtime.device)
 
     @property
@@ -112,7 +112,7 @@ class ProbeTask(Task):
                 losses[name] = loss
                 skipped.append(flag)
         flags = torch.stack(skipped)
-        self.faults.note(step, tuple(losses), flags)
+        self.nonfinite.record(step, tuple(losses), flags)
         blocks = torch.stack([loss for name, loss in losses.items() if name != PIXELS])
         found = {"loss": blocks.mean(), "skipped": flags.amax()}
         return found | ({"pixel_loss": losses[PIXELS]} if PIXELS in losses else {})
@@ -128,9 +128,9 @@ class ProbeTask(Task):
         sides = torch.stack([given["fits"], torch.ones_like(given["fits"])], dim=1)
         gram = self.grams[name]
         if learns:
-            gram.add(with_one(x), targets, sides * given["new"][:, None] * go)
+            gram.add(append_ones(x), targets, sides * given["new"][:, None] * go)
         mean, deviation = gram.scaling()
-        scaled = with_one(((x - mean) / deviation).float())
+        scaled = append_ones(((x - mean) / deviation).float())
         shares = sides / sides.sum(0).clamp_min(1)
         losses = self.heads[name].update(scaled, targets, shares, factor, go, self._root(name, learns))
         return losses[-1].amin(), 1 - go
@@ -144,13 +144,13 @@ class ProbeTask(Task):
         return self._roots[name]
 
     @torch.no_grad()
-    def judged(self) -> dict[str, probe_selection.Found]:
+    def judged(self) -> dict[str, probe_results.ProbeResult]:
         """Every head's accuracy on validation images and on the test split; once, by all workers together."""
         if self._found is None:
             pairs, config = next(iter(self.heads.values())).pairs, self.settings
             accuracies = [self._accuracies(side) for side in (0, 1)]
             self._found = {
-                name: probe_selection.found(pairs, config.ridge, accuracies[0][name], accuracies[1][name])
+                name: probe_results.select_heads(pairs, config.ridge, accuracies[0][name], accuracies[1][name])
                 for name in self.heads
             }
         return self._found
@@ -167,7 +167,7 @@ class ProbeTask(Task):
                 placed = self.runtime.place({"inputs": inputs, "labels": labels}, self.config.accumulate)
                 count += int((labels >= 0).sum())
                 for name, x in self.sets(source, placed["inputs"]).items():
-                    guesses = torch.einsum("bd,dhc->bhc", with_one(x.float()), heads[name]).argmax(-1)
+                    guesses = torch.einsum("bd,dhc->bhc", append_ones(x.float()), heads[name]).argmax(-1)
                     right[name] += (guesses == placed["labels"][:, None]).sum(0)
                 self.runtime.end_step()
             total = self.runtime.control(torch.tensor([float(count)])).sum()
@@ -178,7 +178,7 @@ class ProbeTask(Task):
         """Heads [D, H, C] of one side on features as they come."""
         gram = self.grams[name]
         heads = torch.cat([self.heads[name].side(side), gram.ridge(side, self.settings.ridge)])
-        return unscaled(heads, *gram.scaling())
+        return unscale(heads, *gram.scaling())
 
     def finish(self) -> dict[str, float]:
         """Accuracy of every block, and of pixels."""
@@ -188,12 +188,12 @@ class ProbeTask(Task):
         """`accuracy.json` and the table `accuracy.csv`, see `probe_verdict`."""
         found = self.judged()
         blocks = [value for name, value in found.items() if name != PIXELS]
-        record = probe_selection.record(blocks, found.get(PIXELS))
+        record = probe_results.accuracy_json(blocks, found.get(PIXELS))
         rows = min(self.config.steps * self.config.batch, self.sources["codes"].total)
         record["rows"] = {"seen_by_ridge": rows, "epochs": self.config.steps * self.config.batch / max(1, rows)}
         return {
             "accuracy.json": json.dumps(record, indent=1).encode(),
-            "accuracy.csv": probe_selection.table(found).encode(),
+            "accuracy.csv": probe_results.accuracy_csv(found).encode(),
         }
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from vim_core.config import AugmentConfig, ProbeConfig
 from vim_core.data.code_tables import CodeFile, CodeTable
-from vim_core.data.feed import INTERLEAVE, ImageFeed
-from vim_core.data.image_tables import hashed
-from vim_core.data.position import Ids, SampleOrder
+from vim_core.data.image_loader import INTERLEAVE, ImageLoader
+from vim_core.data.image_tables import stable_hash
+from vim_core.data.sample_order import Ids, SampleOrder
 from vim_core.errors import DataError
 
-NOBODY = -1
+PADDING_LABEL = -1
 """The label of a row that fills a batch up: no head predicts it."""
 
 
@@ -37,12 +37,12 @@ class ProbeData:
     cache: str = ""
 
 
-def held_out(key: str, config: ProbeConfig) -> bool:
+def is_validation(key: str, config: ProbeConfig) -> bool:
     """Whether a training image helps to choose among heads instead of fitting; all its views go the same way."""
-    return hashed("probe", str(config.seed), key) % 10_000 < config.validation_share * 10_000
+    return stable_hash("probe", str(config.seed), key) % 10_000 < config.validation_share * 10_000
 
 
-class Rows(ABC):
+class ProbeRows(ABC):
     """Labelled rows of both splits under one name: training rows by step, judged rows in plain view.
 
     Raises:
@@ -79,7 +79,7 @@ class Rows(ABC):
         `new` is 0.0 for rows beyond the first epoch, which the sums have seen.
         """
         positions, rows = self.order.batch(step, self.config.batch, rank, world)
-        held = [held_out(self.keys[int(row)], self.config) for row in rows]
+        held = [is_validation(self.keys[int(row)], self.config) for row in rows]
         return {
             "inputs": self.read(rows, test=False),
             "labels": torch.from_numpy(self.labels[rows].astype(np.int64)),
@@ -89,7 +89,9 @@ class Rows(ABC):
 
     def validation(self) -> Ids:
         """Training rows to choose on: validation images in plain view."""
-        found = np.array([row for row in self.plain() if held_out(self.keys[int(row)], self.config)], dtype=np.int64)
+        found = np.array(
+            [row for row in self.plain() if is_validation(self.keys[int(row)], self.config)], dtype=np.int64
+        )
         if not len(found):
             share = self.config.validation_share
             raise DataError(f"probe.validation_share={share}: no image of the training split falls into it; raise it")
@@ -103,12 +105,12 @@ class Rows(ABC):
         for start in range(0, len(rows), batch):
             chosen = np.resize(rows[start : start + batch], batch)
             wanted = labels[chosen].astype(np.int64)
-            wanted[len(rows[start : start + batch]) :] = NOBODY
+            wanted[len(rows[start : start + batch]) :] = PADDING_LABEL
             part = slice(rank * batch // world, (rank + 1) * batch // world)
             yield self.read(chosen[part], test), torch.from_numpy(wanted[part])
 
 
-class CodeRows(Rows):
+class CodeProbeRows(ProbeRows):
     """Codes [b, T] of the code table, views and all; widened a batch at a time."""
 
     def __init__(self, config: ProbeConfig, data: ProbeData) -> None:
@@ -129,13 +131,13 @@ class CodeRows(Rows):
         return self.test.labels
 
 
-class PixelRows(Rows):
+class PixelProbeRows(ProbeRows):
     """Images [b, 3, P, P] of the image table in plain view, P being `probe.pixels`."""
 
     def __init__(self, config: ProbeConfig, data: ProbeData) -> None:
         size = config.pixels
         self.train, self.test = (
-            ImageFeed(uris, size, AugmentConfig(), config.seed) for uris in (data.train_images, data.test_images)
+            ImageLoader(uris, size, AugmentConfig(), config.seed) for uris in (data.train_images, data.test_images)
         )
         self.order = SampleOrder(self.train.table.row_groups, config.seed, INTERLEAVE)
         super().__init__(config, self.train.labels.numpy(), self.train.table.keys)

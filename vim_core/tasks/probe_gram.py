@@ -16,7 +16,7 @@ FLAT = 0.01
 """Features that vary by less than this share of the typical one are not blown up to variance one."""
 
 
-class Gram(nn.Module):
+class GramSums(nn.Module):
     """Sums of products of features with each other [S, D, D] and with one-hot labels [S, D, C], in fp64.
 
     The last feature is 1, so the sums hold counts, means and class frequencies too.
@@ -85,12 +85,12 @@ class Gram(nn.Module):
         return torch.stack(heads) if heads else outer.new_empty(0, *outer.shape)
 
 
-def with_one(x: Tensor) -> Tensor:
+def append_ones(x: Tensor) -> Tensor:
     """Features [b, D - 1] with a last column of ones [b, D]."""
     return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
 
 
-def unscaled(heads: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+def unscale(heads: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """Heads [H, D, C] on standardised features as heads [D, H, C] on features as they come, in fp32."""
     weight = heads[:, :-1] / deviation[:, None]
     bias = heads[:, -1] - torch.einsum("d,hdc->hc", mean, weight)

@@ -15,7 +15,7 @@ SIDES = 2
 """Every head is there twice: fitted without the validation images, to be chosen, and on all, to be judged."""
 
 
-class Heads(nn.Module):
+class SoftmaxHeads(nn.Module):
     """A head for every pair of learning rate and weight decay, rates outermost; from zero, as the problem is convex.
 
     Momentum and update are those of `torch.optim.SGD`, whose weight decay here leaves the bias alone. Nothing goes

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vim_core.config import QuantizeConfig
-from vim_core.config.fields import essential
-from vim_core.data.feed import ImageFeed
-from vim_core.data.grids import grid_png
-from vim_core.data.position import keyed_rng
+from vim_core.config.fields import without_execution
+from vim_core.data.image_grid import grid_png
+from vim_core.data.image_loader import ImageLoader
+from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import advance_spectral
@@ -29,13 +29,13 @@ from vim_core.models.discriminator import Judge, make_discriminator
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
 from vim_core.optim.masked_adamw import scalar
 from vim_core.optim.optimizers import make_optimizer, update
-from vim_core.tasks import networks
-from vim_core.tasks.adversary import JudgePass, generator_term, judge_pass, ramp
+from vim_core.tasks.adversarial import DiscriminatorPass, adversarial_share, discriminator_pass, generator_term
 from vim_core.tasks.base import Batch, Task
-from vim_core.tasks.warm_start import Source, start
+from vim_core.tasks.build import build_network, build_replicated
+from vim_core.tasks.warm_start import PretrainedTokenizer, load_pretrained
 from vim_core.training import accumulation, flops
-from vim_core.training.evaluation import Evaluation, place, snapshot
-from vim_core.training.held_out import Reconstructions, psnr_db
+from vim_core.training.evaluation import Evaluation, evaluation_device, snapshot
+from vim_core.training.held_out_metrics import ReconstructionScorer, psnr_db
 from vim_core.weights.saving import to_bytes
 
 
@@ -48,7 +48,7 @@ class QuantizerData:
 
     train: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
-    source: Source | None = None
+    source: PretrainedTokenizer | None = None
     classifier: tuple[str, str] | None = None
 
 
@@ -62,7 +62,7 @@ class GeneratorPass:
     fake: Tensor
 
 
-P = TypeVar("P", GeneratorPass, JudgePass)
+P = TypeVar("P", GeneratorPass, DiscriminatorPass)
 
 
 class QuantizerTask(Task):
@@ -77,7 +77,7 @@ class QuantizerTask(Task):
     def __init__(self, config: QuantizeConfig, data: QuantizerData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self.settings = config
-        accumulation.check(config, runtime.world, "quantize")
+        accumulation.check_batch(config, runtime.world, "quantize")
         if config.accumulate > 1 and config.codebook.entropy.weight > 0:
             raise ConfigError(
                 f"quantize.accumulate={config.accumulate}: the entropy term (codebook.entropy.weight="
@@ -85,13 +85,13 @@ class QuantizerTask(Task):
             )
         torch.manual_seed(config.seed)
         self.data = data
-        self.model, self.ema = networks.build(
+        self.model, self.ema = build_network(
             lambda: ViTVQGAN(config),
             runtime,
             config.ema,
             # Restarts look at all of it.
             keep=lambda network: [network.codebook.weight],
-            load=lambda network: start(network, config, data.source),
+            load=lambda network: load_pretrained(network, config, data.source),
         )
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
@@ -101,14 +101,12 @@ class QuantizerTask(Task):
         if config.loss.adversarial > 0:
             # Whole on every worker: R1 differentiates it twice, and FSDP2 frees a block's weights after the first time.
             # It is small beside the tokenizer (29 million values at 256x256).
-            self.judge = networks.build_whole(
-                partial(make_discriminator, config.discriminator, config.image_size), runtime
-            )
+            self.judge = build_replicated(partial(make_discriminator, config.discriminator, config.image_size), runtime)
             self.judge_optimizer = make_optimizer(self.judge, config.discriminator.optim)
             if config.discriminator.lecam.weight > 0:
                 self.lecam = LeCam(config.discriminator.lecam).to(runtime.device)
-        self.feed = ImageFeed(data.train, config.image_size, config.augment, config.seed)
-        self.held_out = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+        self.feed = ImageLoader(data.train, config.image_size, config.augment, config.seed)
+        self.held_out = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         self.window = CodeUsageWindow(config.codebook.codes, config.batch, runtime.device)
         self.scoring = self._scoring(data) if config.evaluate_every else None
 
@@ -152,7 +150,7 @@ class QuantizerTask(Task):
 
     def ramp(self, step: int) -> Tensor:
         """Weight of the adversarial term at a step: a tensor, so the graph stays the same while it grows."""
-        weight = self.settings.loss.adversarial * ramp(self.settings.discriminator, step)
+        weight = self.settings.loss.adversarial * adversarial_share(self.settings.discriminator, step)
         return scalar(weight, self.runtime.device)
 
     def _terms(self, images: Tensor, result: Reconstruction, fake: Tensor) -> dict[str, Tensor]:
@@ -188,22 +186,22 @@ class QuantizerTask(Task):
                 terms["adversarial"] = generator_term(self.judge, self.ramp(step), fake)
         return GeneratorPass(terms, result.quantized.codes, result.quantized.latents, fake.detach())
 
-    def judge_pass(self, step: int, images: Tensor, fake: Tensor) -> JudgePass:
+    def judge_pass(self, step: int, images: Tensor, fake: Tensor) -> DiscriminatorPass:
         """Loss terms of the discriminator on images and reconstructions [N, 3, S, S]; nothing is updated."""
         assert self.judge is not None
         self.judge.requires_grad_(True)
-        return judge_pass(self.judge, self.lecam, self.settings.discriminator, self.runtime, step, images, fake)
+        return discriminator_pass(self.judge, self.lecam, self.settings.discriminator, self.runtime, step, images, fake)
 
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
         self.optimizer.zero_grad(set_to_none=True)
-        terms, passes = accumulation.accumulated(
+        terms, passes = accumulation.accumulate_gradients(
             partial(self.generator_pass, step),
             _without_terms,
             [images],
             self.config.accumulate,
             self.runtime.microbatches,
         )
-        loss = accumulation.total(terms)
+        loss = accumulation.total_loss(terms)
         norm, skipped = self._update(step, self.model, self.optimizer, terms, loss)
         return terms | {"loss": loss, "gradient_norm": norm, "skipped": skipped}, passes
 
@@ -211,14 +209,14 @@ class QuantizerTask(Task):
         assert self.judge is not None
         advance_spectral(self.judge)
         self.judge_optimizer.zero_grad(set_to_none=True)
-        terms, passes = accumulation.accumulated(
+        terms, passes = accumulation.accumulate_gradients(
             partial(self.judge_pass, step),
             _without_terms,
             [images, fake],
             self.config.accumulate,
             self.runtime.microbatches,
         )
-        loss = accumulation.total(terms)
+        loss = accumulation.total_loss(terms)
         norm, skipped = self._update(step, self.judge, self.judge_optimizer, terms, loss)
         real, made = accumulation.mean([p.real for p in passes]), accumulation.mean([p.fake for p in passes])
         if self.lecam is not None:
@@ -234,12 +232,12 @@ class QuantizerTask(Task):
         config = self.settings.optim if module is self.model else self.settings.discriminator.optim
         result = update(module, optimizer, config, self.runtime, step, self.config.steps, loss, [*terms.values()])
         prefix = "" if module is self.model else "discriminator."
-        self.faults.note(step, [prefix + name for name in (*terms, "loss", "gradient")], result.nonfinite)
+        self.nonfinite.record(step, [prefix + name for name in (*terms, "loss", "gradient")], result.nonfinite)
         return result.gradient_norm, result.skipped
 
     def _watch_codes(self, step: int, passes: list[GeneratorPass], figures: dict[str, Tensor]) -> None:
         book, restart = self.model.codebook, self.settings.codebook.restart
-        codes = accumulation.joined([passed.codes for passed in passes])
+        codes = accumulation.concatenate([passed.codes for passed in passes])
         counts = torch.zeros_like(book.usage).index_add_(0, codes, torch.ones_like(codes, dtype=book.usage.dtype))
         counts = self.runtime.sum(counts)
         figures["batch_usage"] = (counts > 0).float().mean()
@@ -248,7 +246,7 @@ class QuantizerTask(Task):
         if not self.settings.freeze_encoder:
             book.observe(counts, figures["skipped"])
         if restart.every and (step + 1) % restart.every == 0 and step < restart.until * self.config.steps:
-            latents = self.runtime.gather(accumulation.joined([passed.latents for passed in passes]))
+            latents = self.runtime.gather(accumulation.concatenate([passed.latents for passed in passes]))
             draw = keyed_rng("restart", self.config.seed, step).integers(0, len(latents), self.settings.codebook.codes)
             index = torch.from_numpy(draw).to(latents.device)
             moved = book.restart(latents, index, self.optimizer, figures["skipped"])
@@ -289,7 +287,7 @@ class QuantizerTask(Task):
             values.append(psnr_db(images, decoded))
         return {"test_psnr_db": float(torch.cat(values).mean())}
 
-    def flops(self) -> flops.Parts:
+    def flops(self) -> flops.FlopsByPart:
         """See `flops.quantizer_step`."""
         return flops.quantizer_step(self.settings, self.perceptual is not None)
 
@@ -297,22 +295,22 @@ class QuantizerTask(Task):
         """Figures of `held_out.Reconstructions` for the weights that would be exported now."""
         if self.scoring is None:
             return None
-        scoring, device = self.scoring, place(self.runtime.device)
+        scoring, device = self.scoring, evaluation_device(self.runtime.device)
         model = snapshot(self.result, self.runtime)
         if model is None:
             return None
         tokenizer = Tokenizer(model, device)
         return lambda check: scoring(tokenizer, check)
 
-    def _scoring(self, data: QuantizerData) -> Reconstructions:
-        config, device = self.settings, place(self.runtime.device)
+    def _scoring(self, data: QuantizerData) -> ReconstructionScorer:
+        config, device = self.settings, evaluation_device(self.runtime.device)
         # A feed of its own: feeds are not made for two threads.
-        images = ImageFeed(data.test, config.image_size, config.augment, config.seed)
+        images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         classifier: Classifier | None = None
         if data.classifier is not None:
             with torch.random.fork_rng([]):
                 classifier = load_classifier(*data.classifier, str(device))
-        return Reconstructions(images, config.evaluate_limit, classifier)
+        return ReconstructionScorer(images, config.evaluate_limit, classifier)
 
     def export(self) -> dict[str, bytes]:
         """Weights (the average's, if there is one) and settings; the first worker's, of a network split over them."""
@@ -321,7 +319,7 @@ class QuantizerTask(Task):
             return {}
         source = self.data.source
         # Where the tokenizer lay that this one started from is no property of this one, what it was is.
-        settings = essential(self.settings, **({"init_from": f"digest:{source.digest}"} if source else {}))
+        settings = without_execution(self.settings, **({"init_from": f"digest:{source.digest}"} if source else {}))
         return {"model.safetensors": to_bytes(model), "config.json": model_config(settings)}
 
 

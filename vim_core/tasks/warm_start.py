@@ -19,7 +19,7 @@ from vim_core.weights.saving import read_config
 
 
 @dataclass(frozen=True)
-class Source:
+class PretrainedTokenizer:
     """A trained tokenizer's two files by address and sha256, and the digest of both."""
 
     weights: str
@@ -29,7 +29,7 @@ class Source:
     digest: str
 
 
-def start(model: ViTVQGAN, config: QuantizeConfig, source: Source | None) -> None:
+def load_pretrained(model: ViTVQGAN, config: QuantizeConfig, source: PretrainedTokenizer | None) -> None:
     """Load encoder and codebook, and the decoder with `init_decoder: load`; freeze the former if asked for.
 
     Raises:

@@ -12,7 +12,7 @@ from vim_core.config import TrainConfig
 from vim_core.errors import ConfigError
 
 
-class Pass(Protocol):
+class ForwardPass(Protocol):
     """What a forward pass over a microbatch gives: the loss's weighted terms, scalars that are means over samples."""
 
     @property
@@ -20,12 +20,12 @@ class Pass(Protocol):
         """By name; their sum is the loss."""
 
 
-P = TypeVar("P", bound=Pass)
+P = TypeVar("P", bound=ForwardPass)
 K = TypeVar("K")
 Split = Callable[[Tensor, int], Sequence[Tensor]]
 
 
-def check(config: TrainConfig, world: int, component: str) -> None:
+def check_batch(config: TrainConfig, world: int, component: str) -> None:
     """Refuse what does not come out even.
 
     Raises:
@@ -39,7 +39,7 @@ def check(config: TrainConfig, world: int, component: str) -> None:
         )
 
 
-def accumulated(
+def accumulate_gradients(
     compute: Callable[..., P], keep: Callable[[P], K], batch: Sequence[Tensor], parts: int, split: Split
 ) -> tuple[dict[str, Tensor], list[K]]:
     """Run `compute` over `parts` consecutive microbatches and add up the gradients of the batch's mean loss.
@@ -61,26 +61,26 @@ def accumulated(
     kept: list[K] = []
     for shares in zip(*(split(whole, parts) for whole in batch), strict=True):
         passed = compute(*shares)
-        loss = total(passed.terms)
+        loss = total_loss(passed.terms)
         (loss / parts if parts > 1 else loss).backward()
         rows.append({name: value.detach() for name, value in passed.terms.items()})
         kept.append(keep(passed))
-    return means(rows), kept
+    return mean_terms(rows), kept
 
 
-def means(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def mean_terms(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of every figure over the microbatches' rows; of one row, that row."""
     if len(rows) == 1:
         return rows[0]
     return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
 
 
-def total(terms: dict[str, Tensor]) -> Tensor:
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
     """The loss: the sum of its terms."""
     return torch.stack(list(terms.values())).sum()
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def concatenate(parts: Sequence[Tensor]) -> Tensor:
     """The microbatches' rows one after the other; of one microbatch, those."""
     return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 

@@ -20,17 +20,17 @@ from vim_core.distributed.runtimes.base import Runtime
 log = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
-Check = Callable[[], None]
+CancelCheck = Callable[[], None]
 """Called between batches; raises `Abandoned` once nobody waits for the figures any more."""
-Evaluation = Callable[[Check], dict[str, float]]
+Evaluation = Callable[[CancelCheck], dict[str, float]]
 """Figures of one copy of the weights. It may draw nothing from torch's generator, which belongs to the training."""
 
 
-class Abandoned(Exception):
+class EvaluationCancelled(Exception):
     """The training ended before the evaluation did."""
 
 
-def place(device: torch.device) -> torch.device:
+def evaluation_device(device: torch.device) -> torch.device:
     """Where to evaluate: beside the training on CPU and CUDA; else on the host, so that no device program changes."""
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
@@ -40,14 +40,14 @@ def snapshot(network: Network, runtime: Runtime) -> Network | None:
 
     Of a network that is split over the workers the first one gets it, the others None; call it on all of them.
     """
-    found = runtime.whole(network, place(runtime.device))
+    found = runtime.whole(network, evaluation_device(runtime.device))
     if found is network:
         found = _copied(network, runtime)
     return None if found is None else found.requires_grad_(False).eval()
 
 
 def _copied(network: Network, runtime: Runtime) -> Network:
-    if place(runtime.device) == runtime.device:
+    if evaluation_device(runtime.device) == runtime.device:
         return copy.deepcopy(network)
     # Tensor by tensor, as for checkpoints: copied on the device and then fetched, each would be a program of its own.
     own: dict[int, object] = {}
@@ -58,7 +58,7 @@ def _copied(network: Network, runtime: Runtime) -> Network:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationResult:
     """Figures of the weights after `done` steps, or why there are none."""
 
     done: int
@@ -66,7 +66,7 @@ class Evaluated:
     error: str = ""
 
 
-class Evaluator:
+class BackgroundEvaluator:
     """Runs evaluations in one thread; the training thread begins them and fetches what they found.
 
     A thread takes its share of the cores but changes no bits: the number of threads that each product is split over
@@ -88,16 +88,16 @@ class Evaluator:
         """Start the evaluation of the weights after `done` steps; the last one must have been fetched."""
         self._running = done, self._pool.submit(self._run, job, _ready(self._device))
 
-    def fetch(self, wait: bool = False) -> Evaluated | None:
+    def fetch(self, wait: bool = False) -> EvaluationResult | None:
         """The running evaluation's outcome once it has one; None until then and when none runs."""
         if self._running is None or not (wait or self._running[1].done()):
             return None
         (done, future), self._running = self._running, None
         try:
-            return Evaluated(done, future.result())
+            return EvaluationResult(done, future.result())
         except Exception as error:
             log.warning("the evaluation after %d steps failed", done, exc_info=error)
-            return Evaluated(done, {}, f"{type(error).__name__}: {error}")
+            return EvaluationResult(done, {}, f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Abandon what runs, at its next batch, and end the thread."""
@@ -106,7 +106,7 @@ class Evaluator:
 
     def _check(self) -> None:
         if self._over.is_set():
-            raise Abandoned
+            raise EvaluationCancelled
 
     def _run(self, job: Evaluation, ready: torch.cuda.Event | None) -> dict[str, float]:
         start = time.perf_counter()

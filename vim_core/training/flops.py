@@ -18,7 +18,7 @@ from vim_core.config import DiscriminatorConfig, QuantizeConfig, StackConfig
 from vim_core.layers.modern import swiglu_width
 from vim_core.models.prior import PriorShape
 
-Parts = dict[str, float]
+FlopsByPart = dict[str, float]
 """Operations of one step over the global batch by part of the work; their sum is the step's."""
 
 VGG16 = (
@@ -55,7 +55,7 @@ def stack(config: StackConfig, tokens: int, pairs: str, variant: str = "paper") 
 
 
 @dataclass(frozen=True)
-class Convolutions:
+class ConvolutionFlops:
     """A convolutional network's forward pass of one image: layers with weights, the first of them, fixed filters."""
 
     learned: float
@@ -68,22 +68,22 @@ class Convolutions:
         return self.learned + self.fixed
 
 
-def discriminator(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+def discriminator(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
     """The discriminator of `config.kind`."""
     return (_patch if config.kind == "patch" else _stylegan)(config, image_size)
 
 
-def _patch(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+def _patch(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
     """pix2pix's: 4x4 convolutions, the last two without a stride."""
     layers = config.patch_layers
     widths = [3, *(config.channels * min(2**level, 8) // 8 for level in range(layers + 1)), 1]
     sizes = [image_size >> level for level in range(1, layers + 1)]
     sizes += [sizes[-1] - 1, sizes[-1] - 2]
     parts = [convolution(size, 4, *pair) for size, pair in zip(sizes, pairwise(widths), strict=True)]
-    return Convolutions(sum(parts), parts[0])
+    return ConvolutionFlops(sum(parts), parts[0])
 
 
-def _stylegan(config: DiscriminatorConfig, image_size: int) -> Convolutions:
+def _stylegan(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
     """StyleGAN2's: two filters of 4x4 a block, around three convolutions."""
 
     def channels(size: int) -> int:
@@ -99,7 +99,7 @@ def _stylegan(config: DiscriminatorConfig, image_size: int) -> Convolutions:
         size //= 2
     top = channels(4)
     learned += convolution(4, 3, top + 1, top) + linear(1, 16 * top, top) + linear(1, top, 1)
-    return Convolutions(learned, first, fixed)
+    return ConvolutionFlops(learned, first, fixed)
 
 
 def perceptual(image_size: int) -> float:
@@ -149,7 +149,7 @@ def generator(config: QuantizeConfig) -> float:
     return 3 * (encoder(config) + decoder(config)) - embedding(config)
 
 
-def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Parts:
+def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> FlopsByPart:
     """Stage 1 by part: `generator`, `lookup`, and where the settings have them `entropy`, `discriminator`, `r1`,
     `perceptual`.
 
@@ -173,7 +173,9 @@ def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Par
     return {name: config.batch * value for name, value in parts.items()}
 
 
-def prior_step(shape: PriorShape, batch: int, pairs: str = "causal", tokenizer: QuantizeConfig | None = None) -> Parts:
+def prior_step(
+    shape: PriorShape, batch: int, pairs: str = "causal", tokenizer: QuantizeConfig | None = None
+) -> FlopsByPart:
     """Stage 2 by part: `blocks`, `attention` (scores and values alone), `head`; `tokenizer` where images are encoded.
 
     Args:
@@ -206,7 +208,7 @@ def published_peak(device: str, dtype: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class PeakRates:
     """What a training's rate is held against, for all its devices together, in FLOP/s; None where it is unknown."""
 
     published: float | None = None

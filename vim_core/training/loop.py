@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.base import Batch, Task
-from vim_core.training.flops import Yardstick
-from vim_core.training.monitor import OnEvaluated, Watch
-from vim_core.training.nonfinite import settle
-from vim_core.training.preemption import Notice, Notices, Stopped
+from vim_core.training.flops import PeakRates
+from vim_core.training.monitor import OnEvaluated, TrainingMonitor
+from vim_core.training.nonfinite import raise_nonfinite
+from vim_core.training.preemption import Preempted, Preemption, PreemptionMonitor
 from vim_core.training.spool import Spool
 from vim_core.training.watchdog import Watchdog
 
@@ -42,10 +42,10 @@ def train(
     checkpoints: Checkpoints,
     spool: Spool | None,
     data_workers: int = 0,
-    notices: Notices | None = None,
+    notices: PreemptionMonitor | None = None,
     watchdog: Watchdog | None = None,
     *,
-    yardstick: Yardstick | None = None,
+    yardstick: PeakRates | None = None,
     on_evaluated: OnEvaluated | None = None,
 ) -> int:
     """Run the task to its last step, continuing from the newest checkpoint. Rank 0 brings the spool.
@@ -63,10 +63,10 @@ def train(
     start = _resume(task, checkpoints)
     runtime.shard(task.modules, task.optimizers)
     if spool is not None:
-        spool.cut(start)
+        spool.truncate(start)
     watchdog = watchdog or Watchdog(Path(), 0)
     try:
-        with Watch(task, spool, start, yardstick, on_evaluated) as watch:
+        with TrainingMonitor(task, spool, start, yardstick, on_evaluated) as watch:
             watchdog.step(start)
             for step, batch in enumerate(watch.batches(batches(task, start, data_workers)), start):
                 runtime.seed_step(config.seed, step)
@@ -76,13 +76,13 @@ def train(
                 logged = done % config.log_every == 0 or done == config.steps
                 planned = done % config.checkpoint_every == 0 or done == config.steps
                 if logged or planned:
-                    settle(task, spool)
+                    raise_nonfinite(task, spool)
                 if done == config.steps:
                     # The last evaluation is waited for, and is no step.
                     watchdog.rest()
                 watch.step(done, _over_workers(runtime, figures) if logged else figures)
-                notice = notices.look(done) if notices else Notice.NONE
-                if planned or notice is not Notice.NONE:
+                notice = notices.look(done) if notices else Preemption.NONE
+                if planned or notice is not Preemption.NONE:
                     watchdog.rest()
                     with watch.paused():
                         _checkpoint(task, checkpoints, done, notice)
@@ -115,12 +115,12 @@ def _resume(task: Task, checkpoints: Checkpoints) -> int:
     return saved.step
 
 
-def _checkpoint(task: Task, checkpoints: Checkpoints, done: int, notice: Notice) -> None:
+def _checkpoint(task: Task, checkpoints: Checkpoints, done: int, notice: Preemption) -> None:
     checkpoints.save(done, flatten(task.modules, task.optimizers))
-    if notice is Notice.NONE:
+    if notice is Preemption.NONE:
         return
     # The machine may be gone before the next step ends.
     written = checkpoints.settle()
-    if notice is Notice.STOP:
+    if notice is Preemption.STOP:
         how = "written below" if written else "could not be written below"
-        raise Stopped(f"told to end; checkpoint of step {done} {how} {checkpoints.folder}")
+        raise Preempted(f"told to end; checkpoint of step {done} {how} {checkpoints.folder}")

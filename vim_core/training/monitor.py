@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from vim_core.tasks.base import Task
-from vim_core.training.evaluation import Evaluated, Evaluator, place
-from vim_core.training.flops import Yardstick
-from vim_core.training.meter import Meter, learning_rates, memory
+from vim_core.training.evaluation import BackgroundEvaluator, EvaluationResult, evaluation_device
+from vim_core.training.flops import PeakRates
 from vim_core.training.spool import Spool
+from vim_core.training.throughput import ThroughputMeter, learning_rates, memory
 
 T = TypeVar("T")
 OnEvaluated = Callable[[int, dict[str, float]], None]
 """Told the steps done and the figures of their weights, such as `psnr_db`, in the training's own thread."""
 
 
-class Watch:
+class TrainingMonitor:
     """Watches one training; use it as a context manager around the steps. Without a spool (other ranks) it is silent.
 
     Every `evaluate_every` steps it scores a copy of the weights in the background; a turn that comes while the last one
@@ -44,18 +44,18 @@ class Watch:
         task: Task,
         spool: Spool | None,
         start: int = 0,
-        yardstick: Yardstick | None = None,
+        yardstick: PeakRates | None = None,
         on_evaluated: OnEvaluated | None = None,
     ) -> None:
         self.task, self.spool, self.config = task, spool, task.config
-        self.meter = Meter(task.unit, sum(task.flops().values()), yardstick or Yardstick())
+        self.meter = ThroughputMeter(task.unit, sum(task.flops().values()), yardstick or PeakRates())
         self.start = start
         self.best: tuple[int, float] | None = None
-        self._evaluator = Evaluator(place(task.runtime.device))
+        self._evaluator = BackgroundEvaluator(evaluation_device(task.runtime.device))
         self._on_evaluated = on_evaluated
         self._began = time.perf_counter()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TrainingMonitor:
         known = self._remember()
         if self.start and self._due(self.start):
             # The process may have died before the figures of its last checkpoint were there.
@@ -101,13 +101,13 @@ class Watch:
             pictures = self.task.pictures()
         if self.spool is not None:
             for name, png in pictures.items():
-                self.spool.picture(done - 1, name, png)
+                self.spool.write_picture(done - 1, name, png)
 
     def finish(self) -> None:
         """Wait for the last evaluation and leave a line about the whole training, where a step was made."""
         self._collect(wait=True)
         if self.spool is not None and self.meter.total.steps:
-            self.spool.summary(self.config.steps - 1, self.summary())
+            self.spool.write_summary(self.config.steps - 1, self.summary())
 
     def summary(self) -> str:
         """Steps, time, rate, use of the machine and the best evaluation, in one line."""
@@ -138,7 +138,7 @@ class Watch:
         if found is None or self.spool is None:
             return
         if found.error:
-            self.spool.note(f"the evaluation after {found.done:,} steps failed: {found.error}")
+            self.spool.write_note(f"the evaluation after {found.done:,} steps failed: {found.error}")
             return
         self._compare(found)
         row = {f"eval/{name}": value for name, value in found.figures.items()}
@@ -148,7 +148,7 @@ class Watch:
         if self._on_evaluated is not None:
             self._on_evaluated(found.done, found.figures)
 
-    def _compare(self, found: Evaluated) -> None:
+    def _compare(self, found: EvaluationResult) -> None:
         name, sign = self.task.headline
         value = found.figures.get(name)
         if value is None or not math.isfinite(value):
@@ -161,6 +161,6 @@ class Watch:
         name, known = self.task.headline[0], set()
         for row in self.spool.rows() if self.spool is not None else []:
             if f"eval/{name}" in row.get("m", {}):
-                self._compare(Evaluated(row["step"] + 1, {name: row["m"][f"eval/{name}"]}))
+                self._compare(EvaluationResult(row["step"] + 1, {name: row["m"][f"eval/{name}"]}))
                 known.add(row["step"] + 1)
         return known

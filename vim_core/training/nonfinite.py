@@ -20,14 +20,14 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Fault:
+class NonFiniteUpdate:
     """A step at which an update was skipped, and what was not finite there."""
 
     step: int
     terms: tuple[str, ...]
 
 
-class Faults:
+class NonFiniteTracker:
     """Which terms of which steps were not finite, since the host last asked.
 
     One small tensor an update stays alive until `take`: whoever steps a task without the loop calls it, too.
@@ -36,7 +36,7 @@ class Faults:
     def __init__(self) -> None:
         self._kept: list[tuple[int, tuple[str, ...], Tensor]] = []
 
-    def note(self, step: int, names: Sequence[str], flags: Tensor) -> None:
+    def record(self, step: int, names: Sequence[str], flags: Tensor) -> None:
         """Keep one update's flags [len(names)], positive where something was not finite; nothing is read yet.
 
         Flags must be the same on every worker, so that all of them halt at once.
@@ -44,7 +44,7 @@ class Faults:
         # Kept one by one: a running maximum would make an interval's first step another program than the rest.
         self._kept.append((step, tuple(names), flags))
 
-    def take(self) -> list[Fault]:
+    def drain(self) -> list[NonFiniteUpdate]:
         """The faults noted since the last call, in step order; waits for the device."""
         kept, self._kept = self._kept, []
         found: dict[int, list[str]] = {}
@@ -53,10 +53,10 @@ class Faults:
             causes = [name for name in broken if name.rsplit(".", 1)[-1] not in CONSEQUENCES]
             if broken:
                 found.setdefault(step, []).extend(causes or broken)
-        return [Fault(step, tuple(terms)) for step, terms in sorted(found.items())]
+        return [NonFiniteUpdate(step, tuple(terms)) for step, terms in sorted(found.items())]
 
 
-def settle(task: Task, spool: Spool | None) -> None:
+def raise_nonfinite(task: Task, spool: Spool | None) -> None:
     """Record the faults since the last call in the spool of rank 0, with the samples of their batches.
 
     Every worker calls it at the same steps.
@@ -64,15 +64,15 @@ def settle(task: Task, spool: Spool | None) -> None:
     Raises:
         NonFiniteError: there was one and `on_nonfinite` is `halt`.
     """
-    faults = task.faults.take()
+    faults = task.nonfinite.drain()
     for fault in faults:
         if spool is not None:
-            spool.fault(fault.step, fault.terms, task.sample_ids(fault.step))
+            spool.write_nonfinite(fault.step, fault.terms, task.sample_ids(fault.step))
     if faults and task.config.on_nonfinite == "halt":
         raise NonFiniteError(_message(faults[0], task.sample_ids(faults[0].step)))
 
 
-def _message(fault: Fault, samples: Sequence[str]) -> str:
+def _message(fault: NonFiniteUpdate, samples: Sequence[str]) -> str:
     shown = ", ".join(samples[:SHOWN]) + (
         f" and {len(samples) - SHOWN} more (all in the spool)" if len(samples) > SHOWN else ""
     )

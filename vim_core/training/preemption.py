@@ -10,7 +10,7 @@ import torch
 from vim_core.distributed.runtimes.base import Runtime
 
 
-class Notice(IntEnum):
+class Preemption(IntEnum):
     """What somebody outside asks of the training; the larger wins."""
 
     NONE = 0
@@ -20,11 +20,11 @@ class Notice(IntEnum):
     """This process must end: write a checkpoint, then leave."""
 
 
-class Stopped(Exception):
+class Preempted(Exception):
     """The training wrote a checkpoint and left, because a worker was told to end; it can be started again."""
 
 
-class Notices:
+class PreemptionMonitor:
     """Asks the sources every `every` steps.
 
     A notice to one worker is a notice to all: they must write their shards of the same step. SAVE is obeyed once.
@@ -35,22 +35,22 @@ class Notices:
         every: the same on every worker.
     """
 
-    def __init__(self, runtime: Runtime, sources: Sequence[Callable[[], Notice]] = (), every: int = 1) -> None:
+    def __init__(self, runtime: Runtime, sources: Sequence[Callable[[], Preemption]] = (), every: int = 1) -> None:
         self.runtime = runtime
         self.sources = sources
         self.every = every
         self._saved = False
 
-    def look(self, done: int) -> Notice:
+    def look(self, done: int) -> Preemption:
         """What to do after `done` steps."""
         if not self.sources or done % self.every:
-            return Notice.NONE
+            return Preemption.NONE
         notice = self._agreed(max(source() for source in self.sources))
-        again = notice is Notice.SAVE and self._saved
-        self._saved = notice is Notice.SAVE
-        return Notice.NONE if again else notice
+        again = notice is Preemption.SAVE and self._saved
+        self._saved = notice is Preemption.SAVE
+        return Preemption.NONE if again else notice
 
-    def _agreed(self, here: Notice) -> Notice:
+    def _agreed(self, here: Preemption) -> Preemption:
         if self.runtime.world == 1:
             return here
-        return Notice(int(self.runtime.control(torch.tensor([int(here)])).max()))
+        return Preemption(int(self.runtime.control(torch.tensor([int(here)])).max()))

@@ -48,7 +48,7 @@ class Spool:
         """Append the figures of one step."""
         self._append({"step": step, "t": int(time.time() * 1000), "m": dict(values)})
 
-    def picture(self, step: int, name: str, png: bytes) -> None:
+    def write_picture(self, step: int, name: str, png: bytes) -> None:
         """Keep a picture beside the spool and append a row that names it."""
         path = self.path.with_name("pictures") / f"{name}-{step:08d}.png"
         try:
@@ -60,7 +60,7 @@ class Spool:
             return
         self._append({"step": step, "t": int(time.time() * 1000), "png": str(path), "name": name})
 
-    def fault(self, step: int, terms: Sequence[str], samples: Sequence[str]) -> None:
+    def write_nonfinite(self, step: int, terms: Sequence[str], samples: Sequence[str]) -> None:
         """Append a skipped update: which terms were not finite, and the samples of its batch."""
         row = {"step": step, "t": int(time.time() * 1000), "nonfinite": list(terms), "samples": list(samples)}
         self._append(row)
@@ -69,11 +69,11 @@ class Spool:
         """All whole lines so far."""
         return parse(self.path.read_bytes()) if self.path.exists() else []
 
-    def summary(self, step: int, text: str) -> None:
+    def write_summary(self, step: int, text: str) -> None:
         """Append the line at the end of a training, whose last step is `step`."""
         self._append({"step": step, "t": int(time.time() * 1000), "note": text, "summary": True})
 
-    def note(self, text: str) -> None:
+    def write_note(self, text: str) -> None:
         """Append a line for people; it belongs to no step."""
         self._append({"step": -1, "t": int(time.time() * 1000), "note": text})
 
@@ -91,7 +91,7 @@ class Spool:
             return
         self._late.clear()
 
-    def cut(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Drop every row at or after `step`: training resumes there and will write them again."""
         if not self.path.exists():
             return

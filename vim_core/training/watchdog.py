@@ -47,7 +47,7 @@ class Watchdog:
             os.unlink(self.path)
 
 
-def verdict(folder: Path) -> str | None:
+def read_report(folder: Path) -> str | None:
     """What a watchdog left in a folder: its first line and where the stacks lie; None where none barked."""
     for path in sorted(folder.glob("*.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 
-from vim_core.training.preemption import Notice
+from vim_core.training.preemption import Preemption
 
 _terminated = threading.Event()
 
@@ -16,13 +16,13 @@ def listen() -> None:
     signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
 
-def termination_notice() -> Notice:
+def termination_notice() -> Preemption:
     """STOP once this process got SIGTERM."""
-    return Notice.STOP if _terminated.is_set() else Notice.NONE
+    return Preemption.STOP if _terminated.is_set() else Preemption.NONE
 
 
-def preemption_notice() -> Notice:
+def preemption_notice() -> Preemption:
     """SAVE while a node of this training is being drained; a barrier of all workers."""
     from ray import train as ray_train
 
-    return Notice.SAVE if ray_train.get_preemption_info() is not None else Notice.NONE
+    return Preemption.SAVE if ray_train.get_preemption_info() is not None else Preemption.NONE

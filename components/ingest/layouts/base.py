@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from components.ingest.labels import ClassList
 from components.ingest.locator import Located
 from vim_core.config import IngestConfig
-from vim_core.data.folders import Entry
+from vim_core.data.folders import FileEntry
 from vim_core.errors import DataError
 
 SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -94,7 +94,7 @@ def side_of(path: str) -> str:
     return ""
 
 
-def by_side(config: IngestConfig, files: Iterable[Entry]) -> tuple[list[tuple[Entry, str]], list[str]]:
+def by_side(config: IngestConfig, files: Iterable[FileEntry]) -> tuple[list[tuple[FileEntry, str]], list[str]]:
     """Files with their split, and those that are on neither side of `ingest.split=folders`.
 
     Held out are validation files, or test files where there are none. Raises `DataError` for a file that is no file.
@@ -116,6 +116,6 @@ def unreadable(path: str, reason: str) -> DataError:
     return DataError(f"ingest.source: {path}: {reason}; fetch it again, or take it away")
 
 
-def state_of(entry: Entry) -> str:
+def state_of(entry: FileEntry) -> str:
     """A text that changes with the content of a file."""
     return repr((entry.path, entry.size, entry.state, entry.reason))

@@ -8,7 +8,7 @@ from components.ingest.labels import read_truth, resolver, stem_of
 from components.ingest.layouts.base import Container, Found, Job
 from components.ingest.locator import UNKNOWN, WHOLE, Located, keyed
 from vim_core.data import folders
-from vim_core.data.folders import Entry
+from vim_core.data.folders import FileEntry
 
 SPLITS = {"train": "train", "val": "test"}
 GROUPS = 32
@@ -21,7 +21,7 @@ LOOSE = "loose"
 def find(job: Job) -> Found:
     """One part a class folder, one more for the files beside them. Raises `DataError` for a missing or empty source."""
     source = job.config.source
-    next(folders.listing(source, job.config.split))
+    next(folders.list_files(source, job.config.split))
     found = _parts(source, "")
     if job.config.split == "folders":
         inner = [part for part in found if not part.kind and part.path in SPLITS]
@@ -31,7 +31,7 @@ def find(job: Job) -> Found:
 
 
 def _parts(source: str, folder: str) -> list[Container]:
-    level = folders.level(source, folder)
+    level = folders.list_folder(source, folder)
     below = [Container(f"{folder}/{name}".lstrip("/")) for name, entry in level if entry is None]
     loose = [Container(folder, kind=LOOSE)] if len(below) < len(level) else []
     return loose + below
@@ -41,10 +41,10 @@ def scan(job: Job, container: Container) -> Iterator[Located]:
     """Every file, also those that cannot be images."""
     source = job.config.source
     if container.kind == LOOSE:
-        level = folders.level(source, container.path)
-        entries: Iterator[Entry] = (entry for _, entry in level if entry is not None)
+        level = folders.list_folder(source, container.path)
+        entries: Iterator[FileEntry] = (entry for _, entry in level if entry is not None)
     else:
-        entries = folders.below(source, container.path)
+        entries = folders.walk(source, container.path)
     resolve = resolver(job.classes, read_truth(job.truth)) if job.truth else None
     for entry in entries:
         image = _placed(job, entry)
@@ -54,7 +54,7 @@ def scan(job: Job, container: Container) -> Iterator[Located]:
         yield keyed(image, job.config, entry.path)
 
 
-def _placed(job: Job, entry: Entry) -> Located:
+def _placed(job: Job, entry: FileEntry) -> Located:
     parts, reason, split = entry.path.split("/"), entry.reason, ""
     if job.config.split == "folders":
         split = SPLITS.get(parts[0], "") if len(parts) > 1 else ""

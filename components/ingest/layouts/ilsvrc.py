@@ -21,7 +21,7 @@ WNID = re.compile(r"n\d{8}")
 def find(job: Job) -> Found:
     """One part a class of the training tar, one for a flat tar. Raises `DataError` for a missing or empty source."""
     source = job.config.source
-    tars = [entry for entry in folders.listing(source) if entry.path.endswith(".tar")]
+    tars = [entry for entry in folders.list_files(source) if entry.path.endswith(".tar")]
     taken, left_out = by_side(job.config, tars)
     parts: list[Container] = []
     for entry, split in taken:

@@ -25,7 +25,7 @@ METADATA = b"huggingface"
 
 def find(job: Job) -> Found:
     """One part a file, and the class names that the files' metadata give. Raises `DataError` for a missing source."""
-    files = [entry for entry in folders.listing(job.config.source) if entry.path.endswith(".parquet")]
+    files = [entry for entry in folders.list_files(job.config.source) if entry.path.endswith(".parquet")]
     taken, left_out = by_side(job.config, files)
     parts = [Container(entry.path, state_of(entry), split) for entry, split in taken]
     return Found(parts, left_out, class_names(job.config.source, taken[0][0].path) if taken else ())

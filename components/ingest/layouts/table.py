@@ -24,7 +24,7 @@ def find(job: Job) -> Found:
         DataError: the source is missing or empty, or the manifest is none.
     """
     source = job.config.source
-    files = [entry for entry in folders.listing(source) if entry.path.endswith(".parquet")]
+    files = [entry for entry in folders.list_files(source) if entry.path.endswith(".parquet")]
     classes: tuple[str, ...] = ()
     if io.exists(io.join(source, MANIFEST)):
         try:

@@ -39,7 +39,7 @@ class Record(NamedTuple):
 def find(job: Job) -> Found:
     """One part a file. Raises `DataError` for a missing or empty source, `ConfigError` without google-crc32c."""
     _checksum(b"")
-    files = [entry for entry in folders.listing(job.config.source) if NAMED.match(entry.path.rsplit("/", 1)[-1])]
+    files = [entry for entry in folders.list_files(job.config.source) if NAMED.match(entry.path.rsplit("/", 1)[-1])]
     taken, left_out = by_side(job.config, files)
     return Found([Container(e.path, state_of(e), split) for e, split in taken], left_out)
 

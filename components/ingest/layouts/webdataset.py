@@ -25,7 +25,7 @@ MOST = 1 << 20
 
 def find(job: Job) -> Found:
     """One part a shard. Raises `DataError` for a missing or empty source."""
-    tars = [entry for entry in folders.listing(job.config.source) if entry.path.endswith(TARS)]
+    tars = [entry for entry in folders.list_files(job.config.source) if entry.path.endswith(TARS)]
     taken, left_out = by_side(job.config, tars)
     return Found([Container(e.path, state_of(e), split) for e, split in taken], left_out)
 

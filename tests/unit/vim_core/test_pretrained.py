@@ -15,10 +15,11 @@ from components.artifacts import store
 from components.contract.api import Artifact
 from tests.support import tiny_artifacts
 from tests.support.tiny import assert_equal_bits, pixels, prior_network, tokenizer_network
-from vim_core.data.images import encode_png, square, to_tensor
+from vim_core.data.images import center_crop, encode_png, to_tensor
 from vim_core.errors import DataError, LineageError
 from vim_core.pretrained import PUBLISHED, Prior, Tokenizer
-from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.sampler import Sampler
 
 
 def saved(folder: Path, **fields: Any) -> Tokenizer:
@@ -48,7 +49,7 @@ def test_a_prior_comes_back_bit_for_bit_and_samples_alike(tmp_path: Path) -> Non
     found = Prior.from_pretrained(tmp_path)
     assert_equal_bits(made.model.state_dict(), found.model.state_dict())
     assert found.shape == made.shape
-    settings = Settings(seed=3)
+    settings = SamplingSettings(seed=3)
     expected = Sampler(made.model, settings, 2).group(0, torch.tensor([0, 2]))
     assert torch.equal(found.sample([0, 2], settings), expected)
     with pytest.raises(DataError, match="labels 0 to 3: the prior has classes 0 to 2"):
@@ -135,7 +136,7 @@ def test_images_of_any_size_go_in_and_come_out_as_png(tmp_path: Path) -> None:
     for file, picture in zip(files, shown, strict=True):
         file.write_bytes(encode_png(picture))
     images = tokenizer.read(*files)
-    assert torch.equal(images, torch.stack([to_tensor(square(picture, 8)) for picture in shown]))
+    assert torch.equal(images, torch.stack([to_tensor(center_crop(picture, 8)) for picture in shown]))
     tokenizer.write(images, *(tmp_path / f"{i}-again.png" for i in range(3)))
     assert torch.equal(tokenizer.read(*(tmp_path / f"{i}-again.png" for i in range(3))), images)
     assert tokenizer.read().shape == (0, 3, 8, 8)

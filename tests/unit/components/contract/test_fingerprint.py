@@ -32,7 +32,7 @@ def leaves(config: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         if dataclasses.is_dataclass(value):
             yield from leaves(value, (*prefix, field.name))
         else:
-            yield (*prefix, field.name), bool(field.metadata.get("where"))
+            yield (*prefix, field.name), bool(field.metadata.get("execution"))
 
 
 def changed(config: Any, path: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from vim_core.config import SampleConfig
 from vim_core.data.image_tables import ImageTable
 from vim_core.errors import ConfigError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.sampling import Sampler
+from vim_core.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_a_spool_cut_back_and_written_again_doubles_nothing(tmp_path: Path) -> N
     for step in range(8):
         spool.write(step, {"loss": 1.0})
     deliver(shipper)
-    spool.cut(3)
+    spool.truncate(3)
     for step in range(3, 12):
         spool.write(step, {"loss": 1.0})
     deliver(shipper)
@@ -117,7 +117,7 @@ def test_a_cut_is_seen_even_when_the_file_has_grown_past_it(tmp_path: Path) -> N
         spool.write(step, {"loss": 1.0})
     assert [row["step"] for row in tail.read()] == [0, 1, 2, 3]
     before = path.stat().st_size
-    spool.cut(2)
+    spool.truncate(2)
     for step in range(2, 9):
         spool.write(step, {"a_longer_name": 2.0})
     assert path.stat().st_size > before
@@ -164,8 +164,8 @@ def test_rows_of_one_step_with_other_metrics_are_not_mistaken_for_delivered(tmp_
 
 def test_pictures_go_out_once_and_a_missing_file_stops_nothing(tmp_path: Path) -> None:
     spool, server = Spool(tmp_path / "spool.jsonl"), Server()
-    spool.picture(3, "grid", b"first")
-    spool.picture(4, "grid", b"second")
+    spool.write_picture(3, "grid", b"first")
+    spool.write_picture(4, "grid", b"second")
     (tmp_path / "pictures" / "grid-00000004.png").unlink()
     spool.write(5, {"loss": 1.0})
     deliver(life(spool.path, server))
@@ -181,7 +181,7 @@ def faults(server: Server) -> list[tuple[int, float]]:
 def test_skipped_updates_are_counted_and_their_file_says_which(tmp_path: Path) -> None:
     spool, server = Spool(tmp_path / "spool.jsonl"), Server()
     for step in (3, 7):
-        spool.fault(step, ["l2"], ["a", "b"])
+        spool.write_nonfinite(step, ["l2"], ["a", "b"])
         spool.write(step, {"loss": 1.0})
     deliver(life(spool.path, server))
     assert faults(server) == [(3, 1.0), (7, 2.0)]
@@ -192,8 +192,8 @@ def test_skipped_updates_are_counted_and_their_file_says_which(tmp_path: Path) -
         (3, ["l2"], ["a", "b"]),
         (7, ["l2"], ["a", "b"]),
     ]
-    spool.cut(5)
-    spool.fault(9, ["adversarial"], ["c"])
+    spool.truncate(5)
+    spool.write_nonfinite(9, ["adversarial"], ["c"])
     # A new shipper of a spool that was cut: the count goes on from what is left.
     deliver(life(spool.path, server))
     assert faults(server) == [(3, 1.0), (7, 2.0), (9, 2.0)]
@@ -241,7 +241,7 @@ def test_notes_of_this_life_are_announced_and_older_ones_are_not(tmp_path: Path)
     spool, bar = Spool(tmp_path / "spool.jsonl"), Bar()
     spool.path.write_text('{"step": -1, "t": 1000, "note": "of an earlier life"}\n')
     shipper = Shipper(str(spool.path), Server(), bar, announce=lambda row: row.get("note"))
-    spool.note("resumed at step 40")
+    spool.write_note("resumed at step 40")
     deliver(shipper)
     assert bar.notes == ["resumed at step 40"]
 
@@ -295,7 +295,7 @@ def test_whatever_happens_every_step_arrives_exactly_once(tmp_path_factory: Any,
             highest = max(highest, step)
         elif event == "cut":
             step = step // 2
-            spool.cut(step)
+            spool.truncate(step)
         elif event == "restart":
             shipper = life(spool.path, server)
         elif event == "deliver":

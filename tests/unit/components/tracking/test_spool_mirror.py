@@ -21,7 +21,7 @@ def written(folder: Path, remote: str) -> tuple[Spool, Mirror]:
     spool = Spool(folder / "spool.jsonl")
     mirror = Mirror(remote, spool.path)
     spool.write(0, {"loss": 2.0})
-    spool.picture(0, "grid", b"first")
+    spool.write_picture(0, "grid", b"first")
     spool.write(1, {"loss": 1.0})
     mirror.send()
     return spool, mirror
@@ -43,7 +43,7 @@ def test_a_new_training_begins_with_nothing(remote: str, tmp_path: Path) -> None
     """The machine may have had one of the same folder before."""
     old = Spool(tmp_path / "spool.jsonl")
     old.write(5, {"loss": 9.0})
-    old.picture(5, "grid", b"old")
+    old.write_picture(5, "grid", b"old")
     (tmp_path / "driver").mkdir()
     (tmp_path / "driver" / "shipped-pictures.txt").write_text("5 grid\n")
     Mirror(remote, old.path).fetch()
@@ -67,7 +67,7 @@ def test_a_driver_elsewhere_delivers_figures_and_pictures(remote: str, tmp_path:
 
     assert shipped() == [0, 1]
     assert tracker.pictures == {"grid": b"first"}
-    spool.cut(1)
+    spool.truncate(1)
     spool.write(1, {"loss": 1.0})
     spool.write(2, {"loss": 0.5})
     mirror.send()

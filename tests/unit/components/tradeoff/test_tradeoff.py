@@ -24,8 +24,9 @@ from vim_core.metrics.moments import Moments
 from vim_core.models.classifier import load_classifier
 from vim_core.models.prior import load_prior
 from vim_core.models.vit_vqgan import load_tokenizer
-from vim_core.sampling import Sampler, Settings
-from vim_core.sampling.rejection import accepted
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.rejection import accept
+from vim_core.sampling.sampler import Sampler
 from vim_core.storage import io
 
 
@@ -58,7 +59,7 @@ def expected(inputs: dict[str, Artifact], temperature: float, guidance: float, r
     """Accuracy and distance of a point, drawn and looked at all at once."""
     made, tokenizer = inputs["prior"], inputs["tokenizer"]
     prior = load_prior(made.uri("model.safetensors"), made.uri("config.json"))
-    sampler = Sampler(prior, Settings(3, temperature, guidance=guidance), 5)
+    sampler = Sampler(prior, SamplingSettings(3, temperature, guidance=guidance), 5)
     labels = torch.arange(25) % 3
     codes = torch.cat([sampler.group(group, labels[group * 5 : group * 5 + 5]) for group in range(5)])
     decoder = load_tokenizer(tokenizer.uri("model.safetensors"), tokenizer.uri("config.json"))
@@ -70,7 +71,7 @@ def expected(inputs: dict[str, Artifact], temperature: float, guidance: float, r
     with torch.inference_mode():
         score = networks["selector"](pictures).double().softmax(1)[torch.arange(24), labels].numpy()
         keys = [f"{i:02d}" for i in range(24)]
-        rows = accepted(keys, labels.numpy(), score, 3, 4, [rate])[rate]
+        rows = accept(keys, labels.numpy(), score, 3, 4, [rate])[rate]
         features = networks["classifier"].features(pictures[rows])
         right = networks["classifier"].head(features).argmax(1) == labels[rows]
     reference = Moments.from_bytes(io.read_bytes(inputs["statistics"].uri("moments/test.npz")))

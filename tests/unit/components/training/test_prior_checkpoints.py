@@ -104,7 +104,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
     """The listing has it, then the training prunes it; the next newest takes its place."""
     from vim_core.tasks import prior_checkpoint
 
-    real = prior_checkpoint.files_of
+    real = prior_checkpoint.export_checkpoint
 
     def pruned(folder: str, *given: Any) -> dict[str, bytes]:
         if folder.endswith("step-00000006"):
@@ -114,7 +114,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
                 monkeypatch.setattr(prior_checkpoint, "verify", lambda folder, part: None)
         return real(folder, *given)
 
-    monkeypatch.setattr(prior_checkpoint, "files_of", pruned)
+    monkeypatch.setattr(prior_checkpoint, "export_checkpoint", pruned)
     with pytest.raises(DataError, match="checkpoint=6"):
         prior_checkpoints.make_artifact(trained.config, 6)
     assert io.find_files(io.join(trained.request.root, "prior")) == {}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vim_core import config
 from vim_core.config.decode import decode, field_types
-from vim_core.config.fields import later, require
+from vim_core.config.fields import added_later, require
 from vim_core.errors import ConfigError, DataError
 
 CLASSES = [cls for cls in vars(config).values() if isinstance(cls, type) and is_dataclass(cls)]
@@ -39,7 +39,7 @@ class Outer:
     number: float | int | None = None
     either: Inner | list[int] = field(default_factory=list)
     anything: Any = None
-    new: int = later(7)
+    new: int = added_later(7)
 
 
 inners = st.builds(Inner, st.integers(1), st.floats(allow_nan=False, allow_infinity=False))

@@ -49,13 +49,13 @@ def cache(tmp_path: Path) -> str:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every file that is decoded."""
     seen: list[str] = []
-    own = code_reading.parts
+    own = code_reading.read_parts
 
     def counted(file: CodeFile, *rest: Any) -> Any:
         seen.append(file.uri)
         return own(file, *rest)
 
-    monkeypatch.setattr(code_cache, "parts", counted)
+    monkeypatch.setattr(code_cache, "read_parts", counted)
     return seen
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.common import PRIVATE
-from vim_core.data.folders import below, held_out, level, listing, read, state
+from vim_core.data.folders import list_files, list_folder, listing_digest, read_file, split_by_hash, walk
 from vim_core.errors import DataError, StorageError
 from vim_core.storage import io
 
@@ -24,7 +24,7 @@ def tree(root: Path, *paths: str) -> Path:
 
 def test_listing_is_sorted_and_passes_over_dot_names(tmp_path: Path) -> None:
     tree(tmp_path, "b/2.png", "a/x/1.png", "a/.hidden", ".git/config", "readme.txt")
-    entries = list(listing(str(tmp_path), "hash"))
+    entries = list(list_files(str(tmp_path), "hash"))
     assert [(e.path, e.size) for e in entries] == [("a/x/1.png", 9), ("b/2.png", 7), ("readme.txt", 10)]
 
 
@@ -35,22 +35,22 @@ def test_a_missing_or_empty_source_says_what_is_expected(tmp_path: Path, made: b
         (source / "cats").mkdir(parents=True)
     reason = "has no files in it" if made else "does not exist"
     with pytest.raises(DataError, match=rf"ingest\.source=.*photos: {reason}; expected builtin:digits or .*<class>"):
-        list(listing(str(source), "hash"))
+        list(list_files(str(source), "hash"))
     with pytest.raises(DataError, match="train/<class>"):
-        list(listing(str(source), "folders"))
+        list(list_files(str(source), "folders"))
 
 
 def test_the_state_changes_with_names_sizes_and_times(tmp_path: Path) -> None:
     source = str(tree(tmp_path, "a/1.png", "b/2.png"))
-    seen = [state(listing(source, "hash"))]
-    assert state(listing(source, "hash")) == seen[0]
+    seen = [listing_digest(list_files(source, "hash"))]
+    assert listing_digest(list_files(source, "hash")) == seen[0]
     os.utime(tmp_path / "a/1.png", ns=(1, 1))
-    seen.append(state(listing(source, "hash")))
+    seen.append(listing_digest(list_files(source, "hash")))
     (tmp_path / "a/1.png").write_bytes(b"longer than before")
     os.utime(tmp_path / "a/1.png", ns=(1, 1))
-    seen.append(state(listing(source, "hash")))
+    seen.append(listing_digest(list_files(source, "hash")))
     (tmp_path / "a/1.png").rename(tmp_path / "a/3.png")
-    seen.append(state(listing(source, "hash")))
+    seen.append(listing_digest(list_files(source, "hash")))
     assert len(set(seen)) == 4
 
 
@@ -62,7 +62,7 @@ def test_links_are_followed_only_inside(tmp_path: Path) -> None:
     (source / "a/gone.png").symlink_to(outside / "nothing.png")
     (source / "a/circle.png").symlink_to(source / "a/circle.png")
     (source / "linked").symlink_to(outside / "more")
-    reasons = {entry.path: entry.reason for entry in listing(str(source), "hash")}
+    reasons = {entry.path: entry.reason for entry in list_files(str(source), "hash")}
     assert reasons == {
         "a/1.png": "",
         "a/inside.png": "",
@@ -76,8 +76,8 @@ def test_links_are_followed_only_inside(tmp_path: Path) -> None:
 def test_the_source_itself_may_be_a_link(tmp_path: Path) -> None:
     tree(tmp_path / "real", "a/1.png")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert [entry.path for entry in listing(str(tmp_path / "link"), "hash")] == ["a/1.png"]
-    assert read(str(tmp_path / "link"), "a/1.png") == b"a/1.png"
+    assert [entry.path for entry in list_files(str(tmp_path / "link"), "hash")] == ["a/1.png"]
+    assert read_file(str(tmp_path / "link"), "a/1.png") == b"a/1.png"
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "/etc/hostname", "a/out.png"])
@@ -85,19 +85,19 @@ def test_reading_never_leaves_the_source(tmp_path: Path, path: str) -> None:
     tree(tmp_path, "secret.png", "source/a/1.png")
     (tmp_path / "source/a/out.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(DataError, match="leaves the source"):
-        read(str(tmp_path / "source"), path)
+        read_file(str(tmp_path / "source"), path)
 
 
 def test_a_file_that_vanished_is_a_data_error(tmp_path: Path) -> None:
     tree(tmp_path, "a/1.png")
     with pytest.raises(DataError, match="cannot be read"):
-        read(str(tmp_path), "a/2.png")
+        read_file(str(tmp_path), "a/2.png")
 
 
 def test_names_that_are_not_utf8_are_listed_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/a/caf\xe9.png")).write_bytes(b"x")
-    (entry,) = listing(str(tmp_path), "hash")
+    (entry,) = list_files(str(tmp_path), "hash")
     assert entry.path == r"a/caf\udce9.png"
     assert entry.reason == "the file name is not UTF-8"
 
@@ -105,41 +105,41 @@ def test_names_that_are_not_utf8_are_listed_with_a_reason(tmp_path: Path) -> Non
 def test_a_remote_source_is_listed_and_read(remote: str) -> None:
     for path, data in {"train/a/1.png": b"one", "train/a/.x": b"no", "val/a/2.png": b"three"}.items():
         io.write_bytes(io.join(remote, path), data)
-    entries = list(listing(remote, "folders"))
+    entries = list(list_files(remote, "folders"))
     assert [(e.path, e.size) for e in entries] == [("train/a/1.png", 3), ("val/a/2.png", 5)]
-    assert read(remote, "val/a/2.png") == b"three"
+    assert read_file(remote, "val/a/2.png") == b"three"
     with pytest.raises(DataError, match="does not exist"):
-        list(listing(io.join(remote, "nothing"), "hash"))
+        list(list_files(io.join(remote, "nothing"), "hash"))
 
 
 def test_a_changed_object_changes_the_state(gcs: str) -> None:
     """Buckets number the generations of an object: the same size is not taken for the same content."""
     source = f"{gcs}/changing"
     io.write_bytes(io.join(source, "a/1.png"), b"one")
-    before = state(listing(source, "hash"))
-    assert state(listing(source, "hash")) == before
+    before = listing_digest(list_files(source, "hash"))
+    assert listing_digest(list_files(source, "hash")) == before
     io.write_bytes(io.join(source, "a/1.png"), b"two")
-    assert state(listing(source, "hash")) != before
+    assert listing_digest(list_files(source, "hash")) != before
 
 
 def test_a_source_in_a_bucket_that_is_missing_or_closed(gcs: str) -> None:
     with pytest.raises(DataError, match=r"ingest\.source=gs://nowhere/a: does not exist"):
-        list(listing("gs://nowhere/a", "hash"))
+        list(list_files("gs://nowhere/a", "hash"))
     with pytest.raises(StorageError, match=rf"gs://{PRIVATE} refuses this account"):
-        list(listing(f"gs://{PRIVATE}/a", "hash"))
+        list(list_files(f"gs://{PRIVATE}/a", "hash"))
 
 
 def test_the_order_is_that_of_whole_paths(tmp_path: Path, remote: str) -> None:
     """One level at a time gives what sorting all paths would; '-' and ' ' come before '/', '0' after it."""
     paths = ["a/1", "a-b/1", "a b", "a0", "a/b/c", "a/b-c", "b/a", "a.png", "a/b0/1"]
     tree(tmp_path, *paths)
-    assert [entry.path for entry in listing(str(tmp_path))] == sorted(paths)
+    assert [entry.path for entry in list_files(str(tmp_path))] == sorted(paths)
     for path in paths:
         io.write_bytes(io.join(remote, path), b"x")
-    assert [entry.path for entry in listing(remote)] == sorted(paths)
-    assert [entry.path for entry in below(remote, "a/b")] == ["a/b/c"]
-    assert [entry.path for entry in below(str(tmp_path), "a/b0")] == ["a/b0/1"]
-    assert [(name, entry is None) for name, entry in level(str(tmp_path), "a")] == [
+    assert [entry.path for entry in list_files(remote)] == sorted(paths)
+    assert [entry.path for entry in walk(remote, "a/b")] == ["a/b/c"]
+    assert [entry.path for entry in walk(str(tmp_path), "a/b0")] == ["a/b0/1"]
+    assert [(name, entry is None) for name, entry in list_folder(str(tmp_path), "a")] == [
         ("1", False), ("b-c", False), ("b", True), ("b0", True),
     ]  # fmt: skip
 
@@ -147,5 +147,5 @@ def test_the_order_is_that_of_whole_paths(tmp_path: Path, remote: str) -> None:
 def test_splits() -> None:
     keys = [f"a/{i}.png" for i in range(4000)]
     expected = [int(hashlib.sha256(k.encode()).hexdigest()[:12], 16) / 16**12 < 0.2 for k in keys]
-    assert [held_out(k, 0.2) == "test" for k in keys] == expected
+    assert [split_by_hash(k, 0.2) == "test" for k in keys] == expected
     assert 700 < sum(expected) < 900

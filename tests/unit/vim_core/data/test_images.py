@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vim_core.data.images import decode, encode_png, from_tensor, measure, square, to_tensor
+from vim_core.data.images import center_crop, decode, encode_png, from_tensor, image_size, to_tensor
 from vim_core.errors import DataError
 
 
@@ -43,7 +43,7 @@ def test_exif_orientation_is_ignored_as_torchvision_does(orientation: int, tmp_p
     data = encoded(Image.fromarray(photo(40, 64)), "JPEG", quality=95, exif=exif)
     (tmp_path / "turned.jpg").write_bytes(data)
     assert np.array_equal(decode(data), np.array(pil_loader(str(tmp_path / "turned.jpg"))))
-    assert measure(data) == (40, 64)
+    assert image_size(data) == (40, 64)
 
 
 def test_grey_palette_and_deep_images_become_rgb() -> None:
@@ -91,7 +91,7 @@ def test_measuring_takes_and_refuses_what_decoding_does(data: st.DataObject) -> 
     for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(made) - 1), st.integers(0, 255)), max_size=3)):
         made[place] = value
     damaged = bytes(made[: data.draw(st.integers(0, len(made)))])
-    assert outcome(measure, damaged) == outcome(lambda given: decode(given).shape[:2], damaged)
+    assert outcome(image_size, damaged) == outcome(lambda given: decode(given).shape[:2], damaged)
 
 
 def outcome(act: Any, data: bytes) -> object:
@@ -104,7 +104,7 @@ def outcome(act: Any, data: bytes) -> object:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 5000), (20_000, 2), (65_500, 1)])
 def test_tiny_and_long_sides(width: int, height: int) -> None:
     for kind in ("JPEG", "PNG"):
-        assert measure(encoded(Image.new("RGB", (width, height)), kind)) == (height, width)
+        assert image_size(encoded(Image.new("RGB", (width, height)), kind)) == (height, width)
 
 
 @pytest.mark.parametrize("data", [b"", b"just some text\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
@@ -116,7 +116,7 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
     data = encoded(Image.fromarray(photo(60, 80)))
     assert decode(data, 4800).shape == (60, 80, 3)
-    for refuse in (decode, measure):
+    for refuse in (decode, image_size):
         with pytest.raises(DataError, match="80x60 is more than the 4799"):
             refuse(data, 4799)
     header = data[:16] + (60_000).to_bytes(4, "big") * 2 + data[24:]
@@ -131,20 +131,20 @@ def test_square_equals_resize_and_centre_crop(height: int, width: int) -> None:
     image = photo(height, width)
     steps = v2.Compose([v2.Resize(32, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(32)])
     expected = np.array(steps(Image.fromarray(image))).astype(int)
-    made = square(image, 32)
+    made = center_crop(image, 32)
     assert made.shape == (32, 32, 3)
     assert np.abs(made - expected).max() <= 1
 
 
 def test_square_leaves_an_image_of_that_size_and_cuts_without_resampling() -> None:
     image = photo(32, 32)
-    assert np.array_equal(square(image, 32), image)
+    assert np.array_equal(center_crop(image, 32), image)
     wide = photo(32, 45)
-    assert np.array_equal(square(wide, 32), wide[:, 6:38])
+    assert np.array_equal(center_crop(wide, 32), wide[:, 6:38])
 
 
 def test_square_of_an_extreme_shape_stays_small() -> None:
-    assert square(np.zeros((1, 200_000, 3), np.uint8), 64).shape == (64, 64, 3)
+    assert center_crop(np.zeros((1, 200_000, 3), np.uint8), 64).shape == (64, 64, 3)
 
 
 def test_tensors_have_range_and_layout() -> None:

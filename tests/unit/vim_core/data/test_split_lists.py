@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vim_core.data.split_lists import ImageList, membership, read_list
+from vim_core.data.split_lists import SplitList, assign_splits, read_list
 from vim_core.errors import DataError
 from vim_core.storage import io
 
 NAMES = st.text(alphabet="abc019_-", min_size=1, max_size=6)
 
 
-def lists(train: list[str], test: list[str]) -> list[ImageList]:
+def lists(train: list[str], test: list[str]) -> list[SplitList]:
     return [
-        ImageList("ingest.train_list", "train", tuple(train), ""),
-        ImageList("ingest.test_list", "test", tuple(test), ""),
+        SplitList("ingest.train_list", "train", tuple(train), ""),
+        SplitList("ingest.test_list", "test", tuple(test), ""),
     ]
 
 
@@ -42,7 +42,7 @@ def lists(train: list[str], test: list[str]) -> list[ImageList]:
     ],
 )
 def test_which_file_a_line_names(line: str, paths: list[str], named: str | None) -> None:
-    found = membership(paths, lists([line], []))
+    found = assign_splits(paths, lists([line], []))
     assert found.splits == ({named: "train"} if named else {})
     assert found.missing == ([] if named else [(line, "listed in ingest.train_list but not below the source")])
 
@@ -50,7 +50,7 @@ def test_which_file_a_line_names(line: str, paths: list[str], named: str | None)
 @given(st.lists(NAMES, unique=True), st.integers(0, 20), st.sampled_from([".png", ".jpg", ""]))
 def test_every_file_is_on_the_side_whose_list_names_it(names: list[str], cut: int, suffix: str) -> None:
     paths = [f"{name}{suffix}" for name in names]
-    found = membership([*paths, "extra/one.more.png"], lists(names[:cut], names[cut:]))
+    found = assign_splits([*paths, "extra/one.more.png"], lists(names[:cut], names[cut:]))
     assert found.splits == {path: "train" if i < cut else "test" for i, path in enumerate(paths)}
     assert not found.missing
 
@@ -71,7 +71,7 @@ def test_every_file_is_on_the_side_whose_list_names_it(names: list[str], cut: in
 )
 def test_a_line_of_two_meanings_is_refused(paths: list[str], train: list[str], test: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        membership(paths, lists(train, test))
+        assign_splits(paths, lists(train, test))
 
 
 def test_reading_a_list(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from vim_core.data.images import square, to_tensor
+from vim_core.data.images import center_crop, to_tensor
 from vim_core.errors import ConfigError, DataError
 from vim_core.features import FeatureSpec, check_spec, extract_images, load_extractor
 from vim_core.features.classifiers import ClassifierExtractor, build_torchvision, last_layer, transform_of
@@ -28,7 +28,7 @@ def test_the_classifiers_features_and_logits_are_its_own() -> None:
     extractor = ClassifierExtractor(network, "d")
     images = pictures(3)
     with torch.inference_mode():
-        inputs = to_tensor(np.stack([square(image, 16) for image in images]))
+        inputs = to_tensor(np.stack([center_crop(image, 16) for image in images]))
         features, logits = network.features(inputs), network(inputs)
     found = extract_images(extractor, list(images))
     assert torch.equal(found.features, features)

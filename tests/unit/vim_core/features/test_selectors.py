@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vim_core.data.images import square, to_tensor
+from vim_core.data.images import center_crop, to_tensor
 from vim_core.errors import ConfigError, DataError
 from vim_core.features.selectors import SelectorSpec, load_selector, match_classes
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
@@ -86,7 +86,7 @@ def test_classes_are_found_by_name_and_pictures_cut_to_the_networks_size(tmp_pat
     selector = load_selector(SelectorSpec(f"{HERE}:Sized", weights, sha256=digest, table_classes=TABLE))
     images = pictures((10, 7), (6, 12))
     with torch.inference_mode():
-        logits = network(to_tensor(np.stack([square(image, 6) for image in images]))).double()
+        logits = network(to_tensor(np.stack([center_crop(image, 6) for image in images]))).double()
     scores, _ = selector.score(images, torch.tensor([0, 2]))
     # over all four classes of the network, the dog that the table lacks too
     assert scores.tolist() == pytest.approx([float(logits[0].softmax(0)[2]), float(logits[1].softmax(0)[0])], rel=1e-6)

@@ -17,7 +17,8 @@ from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary, SwiGlu, rope_angles, swiglu_width
 from vim_core.models.prior import PriorShape, load_prior
-from vim_core.sampling import Sampler, Settings, draw, noise
+from vim_core.sampling.logits import SamplingSettings, sample_codes, sampling_noise
+from vim_core.sampling.sampler import Sampler
 from vim_core.tasks.prior import PriorData, PriorTask
 
 
@@ -149,10 +150,10 @@ def test_every_code_is_predicted_from_the_ones_before_it_and_their_places() -> N
 
 @torch.inference_mode()
 def test_sampling_equals_drawing_without_a_cache() -> None:
-    prior, how, labels = prior_network(variant="modern"), Settings(seed=4), torch.tensor([0, 2])
-    codes, uniform = torch.zeros(2, 6, dtype=torch.int64), noise(4, 0, 2, 6)
+    prior, how, labels = prior_network(variant="modern"), SamplingSettings(seed=4), torch.tensor([0, 2])
+    codes, uniform = torch.zeros(2, 6, dtype=torch.int64), sampling_noise(4, 0, 2, 6)
     for t in range(6):
-        codes[:, t] = draw(prior(codes, labels)[:, t], uniform[:, t], how)
+        codes[:, t] = sample_codes(prior(codes, labels)[:, t], uniform[:, t], how)
     assert torch.equal(Sampler(prior, how, 2).group(0, labels), codes)
 
 

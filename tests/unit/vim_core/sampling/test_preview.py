@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.support.tiny import prior_network, tokenizer_network
-from vim_core.data.grids import grid_png
+from vim_core.data.image_grid import grid_png
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.sampling import Sampler, Settings
+from vim_core.sampling.logits import SamplingSettings
 from vim_core.sampling.preview import preview, shown_labels
+from vim_core.sampling.sampler import Sampler
 
 
 @pytest.mark.parametrize(
@@ -37,5 +38,5 @@ def test_pictures_are_the_samplers_and_leave_the_prior_as_it_was(training: bool)
     png = preview(prior, tokenizer, 6, seed=4)
     assert prior.training is training
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    codes = Sampler(prior, Settings(seed=4), 6).group(0, labels)
+    codes = Sampler(prior, SamplingSettings(seed=4), 6).group(0, labels)
     assert png == grid_png(tokenizer.decode(codes), columns=3)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vim_core.errors import ConfigError, DataError
-from vim_core.sampling.rejection import accepted, candidates_by_class, pool
+from vim_core.sampling.rejection import accept, candidates_by_class, candidates_needed
 
 RATES = [1.0, 0.5, 0.25, 0.05]
 
@@ -25,7 +25,7 @@ def drawn(draw: st.DrawFn) -> tuple[int, int, list[tuple[str, int, float]]]:
 
 def chosen(rows: list[tuple[str, int, float]], classes: int, count: int, rates: list[float]) -> dict[float, list[str]]:
     keys, labels, scores = zip(*rows, strict=True)
-    found = accepted(keys, np.array(labels), np.array(scores), classes, count, rates)
+    found = accept(keys, np.array(labels), np.array(scores), classes, count, rates)
     return {rate: [keys[row] for row in kept] for rate, kept in found.items()}
 
 
@@ -93,7 +93,7 @@ def test_more_candidates_than_needed_change_nothing(
     [(50, 0.05, 1000), (3, 0.1, 30), (7, 1.0, 7), (10, 0.3, 34), (1, 1e-05, 100_000), (50, 0.25, 200)],
 )
 def test_a_pool_is_counted_with_the_rate_as_written(count: int, rate: float, expected: int) -> None:
-    assert pool(count, rate) == expected
+    assert candidates_needed(count, rate) == expected
 
 
 def test_too_few_candidates_say_how_many_there_must_be() -> None:
@@ -102,22 +102,22 @@ def test_too_few_candidates_say_how_many_there_must_be() -> None:
     with pytest.raises(
         ConfigError, match=r"keep 1 images a class at rate 0\.05 takes 20 .* 5: set sample\.count to at least 40"
     ):
-        accepted(keys, labels, scores, 2, 1, RATES)
+        accept(keys, labels, scores, 2, 1, RATES)
     with pytest.raises(ConfigError, match=r"there are 0: set sample\.count to at least 6"):
-        accepted(keys, labels, scores, 3, 2, [1.0])
+        accept(keys, labels, scores, 3, 2, [1.0])
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.5, 1.5])
 def test_a_rate_is_a_share(rate: float) -> None:
     with pytest.raises(ConfigError, match=r"acceptance rate .* must lie in \(0, 1\]"):
-        pool(5, rate)
+        candidates_needed(5, rate)
     with pytest.raises(ConfigError, match="keep 0 images"):
-        pool(0, 0.5)
+        candidates_needed(0, 0.5)
 
 
 def test_what_is_no_candidate_is_refused() -> None:
     with pytest.raises(DataError, match="1 of 2 scores of the selector are not finite"):
-        accepted(["a", "b"], np.zeros(2, np.int64), np.array([0.5, np.nan]), 1, 1, [1.0])
+        accept(["a", "b"], np.zeros(2, np.int64), np.array([0.5, np.nan]), 1, 1, [1.0])
     with pytest.raises(DataError, match="occurs twice"):
         candidates_by_class(["a", "a"], np.zeros(2, np.int64), 1)
     with pytest.raises(DataError, match="labels from -1 to -1"):

@@ -16,10 +16,11 @@ from torch import Tensor
 from tests.support.tiny import prior_network
 from vim_core.errors import ConfigError
 from vim_core.layers.transformer import Linear
-from vim_core.sampling import Sampler, Settings, draw, guidance_scales, network, noise, restrict
+from vim_core.sampling import decode_layers
+from vim_core.sampling.decode_layers import CastLinear
 from vim_core.sampling.lanes import Lanes
-from vim_core.sampling.network import CastLinear, decoding
-from vim_core.sampling.programs import span_of
+from vim_core.sampling.logits import SamplingSettings, filter_logits, guidance_scales, sample_codes, sampling_noise
+from vim_core.sampling.sampler import Sampler, attention_span
 
 LOGITS = torch.tensor([0.3, -1.0, 2.0, 0.0, 1.1, -0.4])
 DISTINCT = st.lists(st.integers(-40, 40), min_size=2, max_size=9, unique=True)
@@ -32,7 +33,7 @@ def uniform(count: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_draws_follow_the_softmax(temperature: float) -> None:
     count = 20_000
-    codes = draw(LOGITS.expand(count, -1), uniform(count), Settings(temperature=temperature))
+    codes = sample_codes(LOGITS.expand(count, -1), uniform(count), SamplingSettings(temperature=temperature))
     expected = np.exp(LOGITS.double().numpy() / temperature)
     expected *= count / expected.sum()
     assert chisquare(torch.bincount(codes, minlength=6).numpy(), expected).pvalue > 1e-3
@@ -40,7 +41,7 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
 
 def test_restricted_draws_follow_the_renormalised_softmax() -> None:
     count = 20_000
-    codes = draw(LOGITS.expand(count, -1), uniform(count), Settings(top_k=3))
+    codes = sample_codes(LOGITS.expand(count, -1), uniform(count), SamplingSettings(top_k=3))
     expected = np.exp(LOGITS[[0, 2, 4]].double().numpy())
     expected *= count / expected.sum()
     counts = torch.bincount(codes, minlength=6)
@@ -48,15 +49,17 @@ def test_restricted_draws_follow_the_renormalised_softmax() -> None:
     assert chisquare(counts[[0, 2, 4]].numpy(), expected).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("setting", [Settings(top_p=0.8), Settings(top_k=4, top_p=0.9), Settings(top_k=2)])
-def test_filtered_draws_follow_the_closed_form(setting: Settings) -> None:
+@pytest.mark.parametrize(
+    "setting", [SamplingSettings(top_p=0.8), SamplingSettings(top_k=4, top_p=0.9), SamplingSettings(top_k=2)]
+)
+def test_filtered_draws_follow_the_closed_form(setting: SamplingSettings) -> None:
     count, mass = 20_000, np.exp(LOGITS.double().numpy())
     order = np.argsort(-mass)[: setting.top_k or None]
     kept = np.zeros(6)
     kept[order] = mass[order] / mass[order].sum()
     before = np.cumsum(kept[order]) - kept[order]
     kept[order[before >= setting.top_p]] = 0
-    observed = torch.bincount(draw(LOGITS.expand(count, -1), uniform(count), setting), minlength=6).numpy()
+    observed = torch.bincount(sample_codes(LOGITS.expand(count, -1), uniform(count), setting), minlength=6).numpy()
     assert observed[kept == 0].sum() == 0
     expected = kept[kept > 0] * count / kept.sum()
     assert chisquare(observed[kept > 0], expected).pvalue > 1e-3
@@ -64,18 +67,18 @@ def test_filtered_draws_follow_the_closed_form(setting: Settings) -> None:
 
 def test_low_temperature_is_greedy() -> None:
     logits = torch.randn(500, 20)
-    assert torch.equal(draw(logits, uniform(500), Settings(temperature=1e-6)), logits.argmax(1))
+    assert torch.equal(sample_codes(logits, uniform(500), SamplingSettings(temperature=1e-6)), logits.argmax(1))
 
 
 def test_extreme_uniform_numbers_stay_in_the_support() -> None:
     edges = torch.tensor([0.0, np.nextafter(1.0, 0.0)], dtype=torch.float64)
     logits = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]]).expand(2, -1)
-    assert draw(logits, edges, Settings()).tolist() == [1, 2]
+    assert sample_codes(logits, edges, SamplingSettings()).tolist() == [1, 2]
 
 
 @given(DISTINCT, st.integers(0, 10))
 def test_top_k_keeps_the_k_largest(values: list[int], k: int) -> None:
-    kept = restrict(torch.tensor([values]) / 4, k, 1.0)[0].isfinite()
+    kept = filter_logits(torch.tensor([values]) / 4, k, 1.0)[0].isfinite()
     best = sorted(range(len(values)), key=lambda i: -values[i])[: k or len(values)]
     assert set(kept.nonzero().flatten().tolist()) == set(best)
 
@@ -87,15 +90,15 @@ def test_top_p_keeps_the_smallest_set_of_that_mass(values: list[int], p: float) 
     order = sorted(range(len(values)), key=lambda i: -values[i])
     running = np.cumsum(mass[order])
     assume(np.abs(running - p).min() > 1e-4)
-    kept = restrict(torch.tensor([values]) / 4, 0, p)[0].isfinite()
+    kept = filter_logits(torch.tensor([values]) / 4, 0, p)[0].isfinite()
     size = int(np.searchsorted(running, p)) + 1
     assert set(kept.nonzero().flatten().tolist()) == set(order[:size])
 
 
 def test_noise_is_a_function_of_seed_and_sample() -> None:
-    rows = noise(3, 0, 10, 5)
-    assert torch.equal(noise(3, 4, 3, 5), rows[4:7])
-    assert not torch.equal(noise(4, 0, 10, 5), rows)
+    rows = sampling_noise(3, 0, 10, 5)
+    assert torch.equal(sampling_noise(3, 4, 3, 5), rows[4:7])
+    assert not torch.equal(sampling_noise(4, 0, 10, 5), rows)
     assert len(rows.flatten().unique()) == 50
     assert float(rows.min()) >= 0
     assert float(rows.max()) < 1
@@ -105,23 +108,25 @@ LANES = 4
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def reference(setting: Settings, group: int, labels: Tensor) -> Tensor:
+def reference(setting: SamplingSettings, group: int, labels: Tensor) -> Tensor:
     """The same draws without cache or lanes: whole passes over one sample at a time."""
     prior = prior_network()
     codes = torch.zeros(LANES, 6, dtype=torch.int64)
     for lane in range(LANES):
-        numbers = noise(setting.seed, group * LANES + lane, 1, 6)
+        numbers = sampling_noise(setting.seed, group * LANES + lane, 1, 6)
         for t in range(6):
             conditional = prior(codes[lane : lane + 1], labels[lane : lane + 1])[:, t]
             free = prior(codes[lane : lane + 1], torch.tensor([prior.null_class]))[:, t]
             logits = (1 - setting.guidance) * free + setting.guidance * conditional
-            codes[lane, t] = draw(logits, numbers[:, t], setting)[0]
+            codes[lane, t] = sample_codes(logits, numbers[:, t], setting)[0]
     return codes
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("setting", [Settings(seed=5), Settings(guidance=2.5), Settings(guidance=0.0, top_k=4)])
-def test_lanes_with_cache_equal_whole_passes(setting: Settings) -> None:
+@pytest.mark.parametrize(
+    "setting", [SamplingSettings(seed=5), SamplingSettings(guidance=2.5), SamplingSettings(guidance=0.0, top_k=4)]
+)
+def test_lanes_with_cache_equal_whole_passes(setting: SamplingSettings) -> None:
     sampler = Sampler(prior_network(null_trained=True), setting, LANES)
     for group in (0, 2):
         assert torch.equal(sampler.group(group, LABELS), reference(setting, group, LABELS))
@@ -130,9 +135,9 @@ def test_lanes_with_cache_equal_whole_passes(setting: Settings) -> None:
 @settings(max_examples=10, deadline=None)
 @given(st.permutations([0, 1, 2]), st.integers(0, 3))
 def test_a_sample_depends_only_on_its_key_and_label(order: list[int], lane: int) -> None:
-    one = Sampler(prior_network(null_trained=True), Settings(guidance=1.5), LANES)
+    one = Sampler(prior_network(null_trained=True), SamplingSettings(guidance=1.5), LANES)
     whole = [one.group(group, LABELS) for group in range(3)]
-    other = Sampler(prior_network(null_trained=True), Settings(guidance=1.5), LANES)
+    other = Sampler(prior_network(null_trained=True), SamplingSettings(guidance=1.5), LANES)
     labels = (LABELS + 1) % 3
     labels[lane] = LABELS[lane]
     for group in order:
@@ -145,9 +150,9 @@ def test_a_sample_depends_only_on_its_key_and_label(order: list[int], lane: int)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_with_cache_equal_the_whole_pass(variant: str, given: int, dtype: torch.dtype) -> None:
     prior = prior_network(variant=variant)
-    lanes = Lanes(prior, Settings(), LANES, dtype)
+    lanes = Lanes(prior, SamplingSettings(), LANES, dtype)
     codes = torch.from_numpy(np.random.default_rng(1).integers(0, 11, (LANES, given)))
-    numbers = noise(0, 0, LANES, 6)
+    numbers = sampling_noise(0, 0, LANES, 6)
     lanes.begin(LABELS, numbers, codes if given else None)
     found = []
     for position in range(given, 6):
@@ -162,17 +167,21 @@ def test_logits_with_cache_equal_the_whole_pass(variant: str, given: int, dtype:
 
 def test_attention_over_the_rest_of_the_cache_changes_nothing() -> None:
     """Devices that want few shapes read places behind a mask, which an earlier group may have filled."""
-    shortest, wide = (Sampler(prior_network(), Settings(), LANES) for _ in range(2))
+    shortest, wide = (Sampler(prior_network(), SamplingSettings(), LANES) for _ in range(2))
     wide._lanes.masked = True
-    wide._step = lambda position: wide._lanes.step(span_of(position, 6, chunk=4))
-    assert [span_of(position, 6, chunk=4) for position in range(6)] == [4, 4, 4, 4, 6, 6]
+    wide._step = lambda position: wide._lanes.step(attention_span(position, 6, chunk=4))
+    assert [attention_span(position, 6, chunk=4) for position in range(6)] == [4, 4, 4, 4, 6, 6]
     for group in (0, 1):
         assert torch.equal(wide.group(group, LABELS), shortest.group(group, LABELS))
 
 
 def test_draws_of_a_network_follow_its_distribution() -> None:
     """Every image of two codes is as frequent as the product of its softmaxes says."""
-    prior, count, guided = prior_network(grid=(1, 2), null_trained=True), 4096, Settings(guidance=1.5, temperature=2.0)
+    prior, count, guided = (
+        prior_network(grid=(1, 2), null_trained=True),
+        4096,
+        SamplingSettings(guidance=1.5, temperature=2.0),
+    )
     codes = Sampler(prior, guided, count).group(0, torch.ones(count, dtype=torch.int64))
     every = torch.cartesian_prod(torch.arange(11), torch.arange(11))
     with torch.no_grad():
@@ -187,7 +196,7 @@ def test_draws_of_a_network_follow_its_distribution() -> None:
 
 
 def test_an_image_goes_on_from_given_codes_as_if_they_had_been_drawn() -> None:
-    guided = Settings(guidance=1.5)
+    guided = SamplingSettings(guidance=1.5)
     free = Sampler(prior_network(null_trained=True), guided, LANES)
     whole = [free.group(group, LABELS) for group in range(2)]
     completing = Sampler(prior_network(null_trained=True), guided, LANES)
@@ -197,7 +206,7 @@ def test_an_image_goes_on_from_given_codes_as_if_they_had_been_drawn() -> None:
 
 
 def test_other_given_codes_give_other_completions() -> None:
-    sampler = Sampler(prior_network(), Settings(), LANES)
+    sampler = Sampler(prior_network(), SamplingSettings(), LANES)
     given = torch.tensor([[0, 1, 2]]).expand(LANES, -1)
     one, other = sampler.group(0, LABELS, given), sampler.group(0, LABELS, given.flip(1))
     assert torch.equal(one[:, :3], given)
@@ -208,7 +217,7 @@ def test_other_given_codes_give_other_completions() -> None:
 def test_the_priors_weights_stay_as_they_are(dtype: torch.dtype) -> None:
     prior = prior_network().train()
     before = {name: value.clone() for name, value in prior.state_dict().items()}
-    Sampler(prior, Settings(), LANES, dtype).group(0, LABELS)
+    Sampler(prior, SamplingSettings(), LANES, dtype).group(0, LABELS)
     assert prior.training
     assert list(before) == list(prior.state_dict())
     assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
@@ -220,9 +229,9 @@ def test_layers_without_onednn_compute_the_same(
     dtype: torch.dtype, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior, x = prior_network(variant=variant), torch.randn(LANES, 1, 16)
-    packed = decoding(prior, dtype, LANES)
-    monkeypatch.setattr(network, "packs", lambda device, dtype: False)
-    plain = decoding(prior, dtype, LANES)
+    packed = decode_layers.prepare_for_decoding(prior, dtype, LANES)
+    monkeypatch.setattr(decode_layers, "packing_available", lambda device, dtype: False)
+    plain = decode_layers.prepare_for_decoding(prior, dtype, LANES)
     assert isinstance(plain.head, CastLinear if dtype is torch.bfloat16 else Linear)
     tolerance = 1e-5 if dtype is torch.float32 else 0.05
     torch.testing.assert_close(packed.head(x), plain.head(x), atol=tolerance, rtol=tolerance)
@@ -233,7 +242,9 @@ def test_layers_without_onednn_compute_the_same(
 @pytest.mark.parametrize("power", [1.0, 2.5])
 def test_guidance_schedules_in_closed_form(power: float) -> None:
     def scales(schedule: str) -> list[float]:
-        return guidance_scales(Settings(guidance=5.0, guidance_schedule=schedule, guidance_power=power), 4).tolist()
+        return guidance_scales(
+            SamplingSettings(guidance=5.0, guidance_schedule=schedule, guidance_power=power), 4
+        ).tolist()
 
     assert scales("constant") == [5.0] * 4
     assert scales("linear") == pytest.approx([1 + 4 * (n / 4) ** power for n in (1, 2, 3, 4)])
@@ -246,8 +257,8 @@ def test_guidance_schedules_in_closed_form(power: float) -> None:
 @torch.no_grad()
 def test_a_schedule_guides_each_code_by_its_own_scale() -> None:
     prior, labels = prior_network(null_trained=True), torch.zeros(LANES, dtype=torch.int64)
-    lanes = Lanes(prior, Settings(guidance=3.0, guidance_schedule="cosine"), LANES, torch.float32)
-    lanes.begin(labels, noise(0, 0, LANES, 6))
+    lanes = Lanes(prior, SamplingSettings(guidance=3.0, guidance_schedule="cosine"), LANES, torch.float32)
+    lanes.begin(labels, sampling_noise(0, 0, LANES, 6))
     for position, scale in enumerate(guidance_scales(lanes.settings, 6).tolist()):
         logits = lanes.logits(position + 1)
         known, free = (prior(lanes.codes, torch.full_like(labels, to))[:, position] for to in (0, prior.null_class))
@@ -258,18 +269,18 @@ def test_a_schedule_guides_each_code_by_its_own_scale() -> None:
 @pytest.mark.parametrize("fields", [{"null_trained": False}, {"null_trained": True, "classes": 0}])
 def test_guidance_needs_classes_and_a_trained_null_class(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"guidance=2\.0: needs a class-conditional prior trained with"):
-        Sampler(prior_network(**fields), Settings(guidance=2.0), LANES)
+        Sampler(prior_network(**fields), SamplingSettings(guidance=2.0), LANES)
 
 
 def test_groups_and_seeds_differ() -> None:
-    sampler = Sampler(prior_network(), Settings(), LANES)
+    sampler = Sampler(prior_network(), SamplingSettings(), LANES)
     first = sampler.group(0, LABELS)
     assert not torch.equal(first, sampler.group(1, LABELS))
-    assert not torch.equal(first, Sampler(prior_network(), Settings(seed=1), LANES).group(0, LABELS))
+    assert not torch.equal(first, Sampler(prior_network(), SamplingSettings(seed=1), LANES).group(0, LABELS))
 
 
 def test_bf16_lanes_repeat_and_fit_the_vocabulary() -> None:
-    sampler = Sampler(prior_network(), Settings(), LANES, torch.bfloat16)
+    sampler = Sampler(prior_network(), SamplingSettings(), LANES, torch.bfloat16)
     codes = sampler.group(0, LABELS)
     assert torch.equal(codes, sampler.group(0, LABELS))
     assert int(codes.min()) >= 0
@@ -279,9 +290,9 @@ def test_bf16_lanes_repeat_and_fit_the_vocabulary() -> None:
 @pytest.mark.parametrize("shape", [(3, 2), (4, 7), (4,)])
 def test_given_codes_fit_lanes_and_image(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected given codes \[4, at most 6\]"):
-        Sampler(prior_network(), Settings(), LANES).group(0, LABELS, torch.zeros(shape, dtype=torch.int64))
+        Sampler(prior_network(), SamplingSettings(), LANES).group(0, LABELS, torch.zeros(shape, dtype=torch.int64))
 
 
 def test_one_label_a_lane() -> None:
     with pytest.raises(ValueError, match=r"expected 4 labels, one a lane, got \[3\]"):
-        Sampler(prior_network(), Settings(), LANES).group(0, LABELS[:3])
+        Sampler(prior_network(), SamplingSettings(), LANES).group(0, LABELS[:3])

@@ -97,7 +97,7 @@ def test_without_augmentation_both_sources_train_the_same_bits(data: PriorData, 
 
 def test_views_differ_from_epoch_to_epoch_and_come_back_with_the_key(data: PriorData) -> None:
     task, again = (task_of(data, source="images", augment=VIEW, batch=COUNT) for _ in range(2))
-    assert isinstance(task.source, prior_source.EncodedImages)
+    assert isinstance(task.source, prior_source.ImageSource)
     epochs = []
     for epoch in range(2):
         positions = np.arange(COUNT) + epoch * COUNT
@@ -135,7 +135,7 @@ def test_ranks_slice_one_global_batch(data: PriorData) -> None:
 def test_a_table_of_many_row_groups_keeps_their_order(data: PriorData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior_source, "INTERLEAVE", 2)
     source = task_of(data, source="images").source
-    assert isinstance(source, prior_source.EncodedImages)
+    assert isinstance(source, prior_source.ImageSource)
     assert source.order is source.feed.order
     assert sorted(source.order.ids(0, COUNT)) == list(range(COUNT))
 
@@ -160,7 +160,7 @@ def test_resumed_equals_uninterrupted(data: PriorData, tmp_path: Path) -> None:
 
 def test_the_tokenizer_stays_as_it_is_and_out_of_checkpoints(data: PriorData) -> None:
     task = task_of(data, source="images", augment=VIEW)
-    assert isinstance(task.source, prior_source.EncodedImages)
+    assert isinstance(task.source, prior_source.ImageSource)
     state = trained(task, 2)
     assert not any("codebook" in name for name in state)
     kept = task.source.tokenizer.model.state_dict()

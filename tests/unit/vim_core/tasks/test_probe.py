@@ -20,11 +20,11 @@ from vim_core.config import OptimConfig, ProbeConfig
 from vim_core.data.code_tables import CodeMeta, write_codes
 from vim_core.errors import ConfigError, DataError
 from vim_core.models.prior import model_config
-from vim_core.tasks.probe import Features, ProbeTask
-from vim_core.tasks.probe_data import NOBODY, CodeRows, ProbeData, held_out
-from vim_core.tasks.probe_gram import Gram, unscaled, with_one
-from vim_core.tasks.probe_heads import Heads
-from vim_core.tasks.probe_selection import found
+from vim_core.tasks.probe import BlockFeatures, ProbeTask
+from vim_core.tasks.probe_data import PADDING_LABEL, CodeProbeRows, ProbeData, is_validation
+from vim_core.tasks.probe_gram import GramSums, append_ones, unscale
+from vim_core.tasks.probe_heads import SoftmaxHeads
+from vim_core.tasks.probe_results import select_heads
 from vim_core.weights.saving import to_bytes
 
 RATES, DECAYS = [0.05, 0.2], [0.0, 1e-2]
@@ -47,7 +47,7 @@ def shares_of(mask: Tensor) -> Tensor:
 @pytest.mark.parametrize("side", [0, 1])
 def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, side: int) -> None:
     (x, y), mask = clusters(24, 2.0, 0), torch.arange(24) % 3 != 0
-    heads = Heads(5, 3, RATES, DECAYS, 0.9)
+    heads = SoftmaxHeads(5, 3, RATES, DECAYS, 0.9)
     layer = torch.nn.Linear(5, 3)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
@@ -65,7 +65,7 @@ def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, side: int) -> N
         theirs.step()
         targets = F.one_hot(y[rows], 3).float()
         losses = heads.update(
-            with_one(x[rows]), targets, shares_of(mask[rows]), torch.tensor(factor), torch.tensor(1.0)
+            append_ones(x[rows]), targets, shares_of(mask[rows]), torch.tensor(factor), torch.tensor(1.0)
         )
         assert float(losses[side, pair]) == pytest.approx(loss.item(), rel=1e-5)
     expected = torch.cat([layer.weight.T, layer.bias[None]]).detach().double()
@@ -74,8 +74,8 @@ def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, side: int) -> N
 
 def test_a_step_that_is_not_to_go_changes_nothing() -> None:
     x, y = clusters(8, 1.0, 0)
-    heads = Heads(5, 3, RATES, DECAYS, 0.9)
-    given = with_one(x), F.one_hot(y, 3).float(), shares_of(torch.ones(8)), torch.tensor(1.0)
+    heads = SoftmaxHeads(5, 3, RATES, DECAYS, 0.9)
+    given = append_ones(x), F.one_hot(y, 3).float(), shares_of(torch.ones(8)), torch.tensor(1.0)
     heads.update(*given, torch.tensor(1.0))
     before = {name: value.clone() for name, value in heads.state_dict().items()}
     heads.update(*given, torch.tensor(0.0))
@@ -87,10 +87,10 @@ def test_ridge_from_streamed_sums_equals_scikit_learn(side: int) -> None:
     x, y = clusters(90, 2.0, 0)
     x = x * torch.tensor([1.0, 50.0, 0.1, 3.0, 1.0]) + 100
     fits = torch.arange(90) % 4 != 0
-    gram = Gram(5, 3)
+    gram = GramSums(5, 3)
     for rows in torch.arange(90).split(7):
         counted = torch.stack([fits[rows].float(), torch.ones(len(rows))], dim=1)
-        gram.add(with_one(x[rows]), F.one_hot(y[rows], 3), counted)
+        gram.add(append_ones(x[rows]), F.one_hot(y[rows], 3), counted)
     mean, deviation = gram.scaling()
     np.testing.assert_allclose(mean, x.double().mean(0), rtol=1e-9)
     np.testing.assert_allclose(deviation[:2], x.double().std(0, correction=0)[:2], rtol=1e-6)
@@ -100,34 +100,34 @@ def test_ridge_from_streamed_sums_equals_scikit_learn(side: int) -> None:
         theirs = Ridge(alpha=penalty * len(scaled)).fit(scaled, F.one_hot(y[kept], 3).numpy())
         np.testing.assert_allclose(head[:-1].T, theirs.coef_, atol=1e-7)
         np.testing.assert_allclose(head[-1], theirs.intercept_, atol=1e-7)
-        raw = unscaled(head[None], mean, deviation)[:, 0]
+        raw = unscale(head[None], mean, deviation)[:, 0]
         expected = theirs.predict(((x.double() - mean) / deviation).numpy())
-        np.testing.assert_allclose(with_one(x) @ raw, expected, atol=1e-3)
+        np.testing.assert_allclose(append_ones(x) @ raw, expected, atol=1e-3)
 
 
 def test_a_divided_update_is_that_of_decorrelated_features() -> None:
     x, y = clusters(40, 2.0, 0)
     x = x @ torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    targets, shares, gram = F.one_hot(y, 3).float(), shares_of(torch.ones(40)), Gram(5, 3)
-    gram.add(with_one(x), targets, torch.ones(40, 2))
+    targets, shares, gram = F.one_hot(y, 3).float(), shares_of(torch.ones(40)), GramSums(5, 3)
+    gram.add(append_ones(x), targets, torch.ones(40, 2))
     mean, deviation = gram.scaling()
     scaled = ((x - mean) / deviation).float()
     root = gram.root(1e-2)
     torch.testing.assert_close(root @ root.T, torch.cov(scaled.T, correction=0) + (1e-2 + (5 / 40) ** 2) * torch.eye(5))
     plain = torch.linalg.solve_triangular(root, scaled.T, upper=False).T
-    one, other = Heads(5, 3, RATES, [0.0], 0.9), Heads(5, 3, RATES, [0.0], 0.9)
+    one, other = SoftmaxHeads(5, 3, RATES, [0.0], 0.9), SoftmaxHeads(5, 3, RATES, [0.0], 0.9)
     for _ in range(4):
         given = targets, shares, torch.tensor(1.0), torch.tensor(1.0)
-        losses = one.update(with_one(scaled), *given, root)
-        torch.testing.assert_close(losses, other.update(with_one(plain), *given))
+        losses = one.update(append_ones(scaled), *given, root)
+        torch.testing.assert_close(losses, other.update(append_ones(plain), *given))
     assert float(losses.max()) < 0.9 * float(torch.tensor(3.0).log())
 
 
 def test_features_that_never_vary_are_not_blown_up() -> None:
     x, y = clusters(30, 1.0, 0)
     x[:, 2] = 7.0
-    gram = Gram(5, 3)
-    gram.add(with_one(x), F.one_hot(y, 3), torch.ones(30, 2))
+    gram = GramSums(5, 3)
+    gram.add(append_ones(x), F.one_hot(y, 3), torch.ones(30, 2))
     deviation = gram.scaling()[1]
     assert float(deviation[2]) > 1e-3 * float(deviation.max())
     assert bool(torch.isfinite(gram.ridge(1, [1e-3])).all())
@@ -135,12 +135,12 @@ def test_features_that_never_vary_are_not_blown_up() -> None:
 
 def test_validation_chooses_and_the_test_split_does_not() -> None:
     pairs, penalties = [(0.1, 0.0), (0.2, 0.0)], [1.0, 2.0]
-    best = found(pairs, penalties, [0.3, 0.4, 0.9, 0.8], [0.99, 0.5, 0.1, 0.99])
+    best = select_heads(pairs, penalties, [0.3, 0.4, 0.9, 0.8], [0.99, 0.5, 0.1, 0.99])
     assert best.softmax.learning_rate == 0.2
     assert best.softmax.accuracy == 0.5
     assert best.ridge is not None
     assert (best.ridge.weight_decay, best.ridge.accuracy) == (1.0, 0.1)
-    assert found(pairs, [], [0.3, 0.4], [0.9, 0.5]).ridge is None
+    assert select_heads(pairs, [], [0.3, 0.4], [0.9, 0.5]).ridge is None
 
 
 def table(path: Path, split: str, count: int, views: int = 1, label: int | None = None) -> str:
@@ -195,9 +195,9 @@ def test_sums_hold_every_row_once_whatever_the_epochs(tmp_path: Path) -> None:
     task = ProbeTask(config(steps=9), data(tmp_path), tiny.runtime())
     stepped(task, 0, 9)
     pooled = task.features(torch.from_numpy(task.sources["codes"].read(np.arange(60), False).numpy())).double()
-    fits = torch.tensor([not held_out(key, task.settings) for key in task.sources["codes"].keys])
+    fits = torch.tensor([not is_validation(key, task.settings) for key in task.sources["codes"].keys])
     for index, gram in enumerate(task.grams.values()):
-        x = with_one(pooled[index])
+        x = append_ones(pooled[index])
         torch.testing.assert_close(gram.inner[1], x.T @ x, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(gram.inner[0], x[fits].T @ x[fits], rtol=1e-5, atol=1e-4)
 
@@ -214,7 +214,7 @@ def test_a_resumed_probe_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_all_views_of_an_image_go_the_same_way(tmp_path: Path) -> None:
-    rows = CodeRows(config(), data(tmp_path, 20, views=3))
+    rows = CodeProbeRows(config(), data(tmp_path, 20, views=3))
     fits: dict[str, set[float]] = {}
     for step in range(4):
         names = [rows.keys[int(row)] for row in rows.order.ids(step * 16, 16)]
@@ -227,12 +227,12 @@ def test_all_views_of_an_image_go_the_same_way(tmp_path: Path) -> None:
 
 
 def test_judged_rows_come_once_in_batches_of_one_size(tmp_path: Path) -> None:
-    rows = CodeRows(config(batch=8), data(tmp_path))
+    rows = CodeProbeRows(config(batch=8), data(tmp_path))
     parts = [list(rows.judged(True, rank, 2)) for rank in (0, 1)]
     assert {len(labels) for part in parts for _, labels in part} == {4}
     labels = torch.cat([torch.cat([parts[0][i][1], parts[1][i][1]]) for i in range(3)])
     assert labels[:20].tolist() == (np.arange(20) % 3).tolist()
-    assert labels[20:].tolist() == [NOBODY] * 4
+    assert labels[20:].tolist() == [PADDING_LABEL] * 4
 
 
 def test_a_batch_that_is_not_finite_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_a_batch_that_is_not_finite_is_left_out(tmp_path: Path, monkeypatch: pyt
     figures = task.step(2, task.batch(2))
     after = tiny.state_of(task)
     assert float(figures["skipped"]) == 1.0
-    assert [fault.terms for fault in task.faults.take()][-1:] == [("block_01",)]
+    assert [fault.terms for fault in task.nonfinite.drain()][-1:] == [("block_01",)]
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if "block_01" in name} == same
 
@@ -274,7 +274,7 @@ def test_microbatches_make_the_same_features(tmp_path: Path) -> None:
 
 def test_features_are_the_blocks_outputs_under_the_null_class() -> None:
     prior, codes = tiny.prior_network(), torch.randint(0, 11, (10, 6))
-    whole = Features(prior)(codes)
+    whole = BlockFeatures(prior)(codes)
     assert whole.shape == (2, 10, 16)
     torch.testing.assert_close(whole, torch.stack(list(prior.block_features(codes))))
 

@@ -28,7 +28,7 @@ from vim_core.models.codebook import batch_perplexity
 from vim_core.models.discriminator import Discriminator
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 from vim_core.training.loop import train
-from vim_core.training.nonfinite import Fault
+from vim_core.training.nonfinite import NonFiniteUpdate
 from vim_core.training.spool import Spool
 
 RESTART = RestartConfig(every=2, threshold=0.5, decay=0.5, until=1)
@@ -105,7 +105,7 @@ def test_resumed_equals_uninterrupted(images: QuantizerData, name: str, tmp_path
 def test_a_broken_batch_moves_neither_weights_nor_buffers(images: QuantizerData, name: str, value: float) -> None:
     task = quantizer(images, **OPTIONS.get(name, {}))
     stepped(task, 3)
-    assert task.faults.take() == []
+    assert task.nonfinite.drain() == []
     before = {key: kept.clone() for key, kept in state_of(task).items()}
     average = copy.deepcopy(task.ema.shadow.state_dict()) if task.ema else {}
     batch = task.batch(3)
@@ -118,7 +118,7 @@ def test_a_broken_batch_moves_neither_weights_nor_buffers(images: QuantizerData,
     # The average goes on towards the unchanged weights.
     assert all(kept.isfinite().all() for kept in after.values())
     assert all(kept.isfinite().all() for kept in average.values())
-    (fault,) = task.faults.take()
+    (fault,) = task.nonfinite.drain()
     assert fault.step == 3
     assert {"l2", "discriminator.discriminator"} <= set(fault.terms)
     assert not {"loss", "gradient"} & set(fault.terms)
@@ -131,7 +131,7 @@ def test_only_the_broken_side_is_skipped(images: QuantizerData, monkeypatch: pyt
     monkeypatch.setattr(losses, "discriminator_loss", lambda real, fake: real.sum() * torch.nan)
     figures = task.step(0, task.batch(0))
     assert (float(figures["skipped"]), float(figures["discriminator_skipped"])) == (0, 1)
-    assert task.faults.take() == [Fault(0, ("discriminator.discriminator",))]
+    assert task.nonfinite.drain() == [NonFiniteUpdate(0, ("discriminator.discriminator",))]
 
 
 def test_sample_ids_are_those_of_the_batch(images: QuantizerData) -> None:

@@ -28,7 +28,7 @@ from vim_core.models.identity import DECODER_PARTS, is_decoder_tensor
 from vim_core.models.vit_vqgan import load_tokenizer, model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.warm_start import Source
+from vim_core.tasks.warm_start import PretrainedTokenizer
 from vim_core.training.loop import train
 from vim_core.training.spool import Spool
 from vim_core.weights.saving import to_bytes
@@ -39,7 +39,7 @@ LARGER = StackConfig(blocks=2, heads=2, dim=24, mlp=40)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(tmp_path_factory: pytest.TempPathFactory) -> PretrainedTokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
     network = tokenizer_network(seed=3)
     files = {"model.safetensors": to_bytes(network), "config.json": model_config(network.config)}
@@ -47,10 +47,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         (folder / name).write_bytes(data)
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     weights, config = "model.safetensors", "config.json"
-    return Source(str(folder / weights), sha256[weights], str(folder / config), sha256[config], "digest-of-both")
+    return PretrainedTokenizer(
+        str(folder / weights), sha256[weights], str(folder / config), sha256[config], "digest-of-both"
+    )
 
 
-def started(images: QuantizerData, source: Source | None, **fields: Any) -> QuantizerTask:
+def started(images: QuantizerData, source: PretrainedTokenizer | None, **fields: Any) -> QuantizerTask:
     return QuantizerTask(quantize_config(**fields), replace(images, source=source), runtime())
 
 
@@ -61,7 +63,7 @@ def run(task: QuantizerTask, steps: int = 4) -> None:
 
 @pytest.mark.parametrize(("decoder", "logit_laplace"), [(LARGER, 0.0), (STACK, 0.1)])
 def test_a_frozen_encoder_keeps_its_codes_while_the_decoder_learns(
-    images: QuantizerData, source: Source, tmp_path: Path, decoder: StackConfig, logit_laplace: float
+    images: QuantizerData, source: PretrainedTokenizer, tmp_path: Path, decoder: StackConfig, logit_laplace: float
 ) -> None:
     loss = LossConfig(perceptual=0.0, logit_laplace=logit_laplace)
     task = started(images, source, decoder=decoder, loss=loss, **FROZEN)
@@ -80,7 +82,7 @@ def test_a_frozen_encoder_keeps_its_codes_while_the_decoder_learns(
     assert not torch.equal(finetuned.decode(codes), original.decode(codes))
 
 
-def test_the_optimizer_holds_the_decoder_only(images: QuantizerData, source: Source) -> None:
+def test_the_optimizer_holds_the_decoder_only(images: QuantizerData, source: PretrainedTokenizer) -> None:
     task = started(images, source, **FROZEN)
     held = {id(p) for group in task.optimizer.param_groups for p in group["params"]}
     trained = {name for name, p in task.model.named_parameters() if id(p) in held}
@@ -89,7 +91,9 @@ def test_the_optimizer_holds_the_decoder_only(images: QuantizerData, source: Sou
     assert all((p.grad is not None) == is_decoder_tensor(name) for name, p in task.model.named_parameters())
 
 
-def test_the_average_follows_the_decoder_and_keeps_the_encoder(images: QuantizerData, source: Source) -> None:
+def test_the_average_follows_the_decoder_and_keeps_the_encoder(
+    images: QuantizerData, source: PretrainedTokenizer
+) -> None:
     task = started(images, source, **FROZEN)
     assert task.ema is not None
     before = {name: value.clone() for name, value in task.ema.shadow.state_dict().items()}
@@ -103,7 +107,7 @@ def test_the_average_follows_the_decoder_and_keeps_the_encoder(images: Quantizer
             assert torch.equal(value, before[name])
 
 
-def test_a_finetuning_resumes_bit_for_bit(images: QuantizerData, source: Source, tmp_path: Path) -> None:
+def test_a_finetuning_resumes_bit_for_bit(images: QuantizerData, source: PretrainedTokenizer, tmp_path: Path) -> None:
     def kept(task: Task, folder: str) -> dict[str, torch.Tensor]:
         train(task, Checkpoints(str(tmp_path / folder), {}, task.runtime), Spool(tmp_path / f"{folder}.jsonl"))
         return state_of(task)
@@ -114,7 +118,7 @@ def test_a_finetuning_resumes_bit_for_bit(images: QuantizerData, source: Source,
     assert_equal_bits(kept(started(images, source, decoder=LARGER, **FROZEN), "killed"), whole)
 
 
-def test_decoder_is_new_unless_it_is_asked_for(images: QuantizerData, source: Source) -> None:
+def test_decoder_is_new_unless_it_is_asked_for(images: QuantizerData, source: PretrainedTokenizer) -> None:
     trained = tokenizer_network(seed=3).state_dict()
     fresh = QuantizerTask(quantize_config(), images, runtime()).model.state_dict()
     for kind, decoder in (("fresh", fresh), ("load", trained)):
@@ -123,7 +127,7 @@ def test_decoder_is_new_unless_it_is_asked_for(images: QuantizerData, source: So
             assert torch.equal(value, (decoder if is_decoder_tensor(name) else trained)[name]), name
 
 
-def test_without_freezing_everything_learns(images: QuantizerData, source: Source) -> None:
+def test_without_freezing_everything_learns(images: QuantizerData, source: PretrainedTokenizer) -> None:
     task = started(images, source, init_from="there")
     before = {name: value.clone() for name, value in task.model.named_parameters()}
     run(task, 2)
@@ -131,7 +135,7 @@ def test_without_freezing_everything_learns(images: QuantizerData, source: Sourc
 
 
 def test_what_is_exported_says_where_it_comes_from_but_not_where_that_lay(
-    images: QuantizerData, source: Source
+    images: QuantizerData, source: PretrainedTokenizer
 ) -> None:
     text = started(images, source, **FROZEN).export()["config.json"].decode()
     assert '"init_from": "digest:digest-of-both"' in text
@@ -152,13 +156,15 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "message"), MISFITS)
 def test_other_settings_than_the_tokenizers_are_refused(
-    images: QuantizerData, source: Source, fields: dict[str, Any], message: str
+    images: QuantizerData, source: PretrainedTokenizer, fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         started(images, source, **FROZEN | fields)
 
 
-def test_changed_missing_or_odd_files_are_refused(images: QuantizerData, source: Source, tmp_path: Path) -> None:
+def test_changed_missing_or_odd_files_are_refused(
+    images: QuantizerData, source: PretrainedTokenizer, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"quantize\.init_from='there': the task was given no tokenizer"):
         started(images, None, **FROZEN)
     with pytest.raises(DataError, match=r"model\.safetensors has sha256 .*: it was changed"):

@@ -24,7 +24,7 @@ from vim_core.errors import ConfigError
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.training.accumulation import accumulated
+from vim_core.training.accumulation import accumulate_gradients
 
 STEPS = 4
 RATE = OptimConfig(lr=1e-3)
@@ -156,7 +156,7 @@ def test_one_part_is_the_plain_backward_pass() -> None:
     plain, split = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     loss = Square(plain, x).terms
     (loss["a"] + loss["b"]).backward()
-    terms, kept = accumulated(
+    terms, kept = accumulate_gradients(
         lambda part: Square(split, part), lambda p: p.terms["a"].item(), [x], 1, runtime().microbatches
     )
     assert torch.equal(plain.grad, split.grad)  # type: ignore[arg-type]

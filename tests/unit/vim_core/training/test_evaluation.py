@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 from tests.support.tiny import runtime
-from vim_core.training.evaluation import Check, Evaluator, place, snapshot
+from vim_core.training.evaluation import BackgroundEvaluator, CancelCheck, evaluation_device, snapshot
 
 PATIENCE_S = 20.0
 
 
 @pytest.fixture
 def evaluator() -> object:
-    made = Evaluator(torch.device("cpu"))
+    made = BackgroundEvaluator(torch.device("cpu"))
     yield made
     made.close()
 
 
-def test_figures_come_back_with_their_step(evaluator: Evaluator) -> None:
+def test_figures_come_back_with_their_step(evaluator: BackgroundEvaluator) -> None:
     assert evaluator.fetch(wait=True) is None
     evaluator.begin(7, lambda check: {"figure": 3.0})
     assert evaluator.busy
@@ -32,10 +32,10 @@ def test_figures_come_back_with_their_step(evaluator: Evaluator) -> None:
     assert not evaluator.busy
 
 
-def test_it_runs_beside_its_caller(evaluator: Evaluator) -> None:
+def test_it_runs_beside_its_caller(evaluator: BackgroundEvaluator) -> None:
     go = threading.Event()
 
-    def job(check: Check) -> dict[str, float]:
+    def job(check: CancelCheck) -> dict[str, float]:
         assert go.wait(PATIENCE_S)
         return {"other_thread": float(threading.current_thread() is not threading.main_thread())}
 
@@ -47,8 +47,10 @@ def test_it_runs_beside_its_caller(evaluator: Evaluator) -> None:
     assert found.figures["other_thread"] == 1
 
 
-def test_an_error_is_told_and_the_next_one_runs(evaluator: Evaluator, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(check: Check) -> dict[str, float]:
+def test_an_error_is_told_and_the_next_one_runs(
+    evaluator: BackgroundEvaluator, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(check: CancelCheck) -> dict[str, float]:
         raise ValueError("no such image")
 
     evaluator.begin(1, broken)
@@ -65,13 +67,13 @@ def test_an_error_is_told_and_the_next_one_runs(evaluator: Evaluator, caplog: py
 def test_closing_ends_an_evaluation_at_its_next_batch() -> None:
     batches, begun = [], threading.Event()
 
-    def endless(check: Check) -> dict[str, float]:
+    def endless(check: CancelCheck) -> dict[str, float]:
         while True:
             check()
             batches.append(1)
             begun.set()
 
-    evaluator = Evaluator(torch.device("cpu"))
+    evaluator = BackgroundEvaluator(torch.device("cpu"))
     evaluator.begin(1, endless)
     assert begun.wait(PATIENCE_S)
     evaluator.close()
@@ -90,14 +92,14 @@ def products() -> tuple[torch.Tensor, int]:
     return x, torch.get_num_threads()
 
 
-def test_sharing_the_cores_changes_no_bits(evaluator: Evaluator) -> None:
+def test_sharing_the_cores_changes_no_bits(evaluator: BackgroundEvaluator) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         alone, _ = products()
         inside: list[tuple[torch.Tensor, int]] = []
 
-        def job(check: Check) -> dict[str, float]:
+        def job(check: CancelCheck) -> dict[str, float]:
             inside.extend(products() for _ in range(3))
             return {}
 
@@ -126,7 +128,7 @@ def test_a_snapshot_stays_while_the_network_moves() -> None:
 
 
 def test_other_accelerators_leave_evaluation_to_the_host() -> None:
-    assert [place(torch.device(name)).type for name in ("cpu", "cuda:0", "xla", "meta")] == [
+    assert [evaluation_device(torch.device(name)).type for name in ("cpu", "cuda:0", "xla", "meta")] == [
         "cpu",
         "cuda",
         "cpu",

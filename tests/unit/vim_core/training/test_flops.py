@@ -210,7 +210,7 @@ def test_published_peaks(device: str, dtype: str, peak: float | None) -> None:
 
 
 def test_shares_leave_out_what_is_unknown() -> None:
-    assert flops.Yardstick(200.0, 80.0).shares(40.0) == {"mfu": 0.2, "share_of_measured": 0.5}
-    assert flops.Yardstick(None, 80.0).shares(40.0) == {"share_of_measured": 0.5}
-    assert flops.Yardstick().shares(40.0) == {}
-    assert flops.Yardstick(200.0).shares(math.inf) == {}
+    assert flops.PeakRates(200.0, 80.0).shares(40.0) == {"mfu": 0.2, "share_of_measured": 0.5}
+    assert flops.PeakRates(None, 80.0).shares(40.0) == {"share_of_measured": 0.5}
+    assert flops.PeakRates().shares(40.0) == {}
+    assert flops.PeakRates(200.0).shares(math.inf) == {}

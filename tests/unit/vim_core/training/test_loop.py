@@ -24,7 +24,7 @@ from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import TrainConfig
 from vim_core.tasks.base import Task
 from vim_core.training.loop import batches, train
-from vim_core.training.preemption import Notice, Notices, Stopped
+from vim_core.training.preemption import Preempted, Preemption, PreemptionMonitor
 from vim_core.training.spool import Spool, parse
 
 STEPS = 6
@@ -101,9 +101,16 @@ def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_p
 
 def test_a_notice_makes_a_checkpoint_between_the_planned_ones(makers: dict[str, Make], tmp_path: Path) -> None:
     whole = finished(makers["quantizer"](), tmp_path / "whole")
-    told = [Notice.NONE, Notice.NONE, Notice.SAVE, Notice.SAVE, Notice.NONE, Notice.NONE]
+    told = [
+        Preemption.NONE,
+        Preemption.NONE,
+        Preemption.SAVE,
+        Preemption.SAVE,
+        Preemption.NONE,
+        Preemption.NONE,
+    ]
     task = killed_at(makers["quantizer"](), 3)
-    notices = Notices(runtime(), [lambda: told.pop(0)])
+    notices = PreemptionMonitor(runtime(), [lambda: told.pop(0)])
     with pytest.raises(Killed):
         train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=notices)
     found = checkpoints(tmp_path).latest()
@@ -116,13 +123,18 @@ def test_told_to_stop_training_leaves_with_a_checkpoint(makers: dict[str, Make],
     whole = finished(makers["quantizer"](), tmp_path / "whole")
     steps: list[int] = []
 
-    def told() -> Notice:
+    def told() -> Preemption:
         steps.append(len(steps))
-        return Notice.STOP if len(steps) == 2 else Notice.NONE
+        return Preemption.STOP if len(steps) == 2 else Preemption.NONE
 
     task = makers["quantizer"]()
-    with pytest.raises(Stopped, match="checkpoint of step 4 written below"):
-        train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=Notices(runtime(), [told], every=2))
+    with pytest.raises(Preempted, match="checkpoint of step 4 written below"):
+        train(
+            task,
+            checkpoints(tmp_path),
+            Spool(tmp_path / "spool.jsonl"),
+            notices=PreemptionMonitor(runtime(), [told], every=2),
+        )
     assert len(steps) == 2
     assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
 
@@ -141,7 +153,7 @@ def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make
 
     task.step = filling  # type: ignore[method-assign]
     spool = Spool(tmp_path / "spool.jsonl")
-    saving = Checkpoints(str(tmp_path / "checkpoints"), {"fingerprint": "f"}, runtime(), keep=9, note=spool.note)
+    saving = Checkpoints(str(tmp_path / "checkpoints"), {"fingerprint": "f"}, runtime(), keep=9, note=spool.write_note)
     try:
         train(task, saving, spool)
     finally:
@@ -155,10 +167,26 @@ def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make
 
 
 def test_a_saving_notice_is_obeyed_once(tmp_path: Path) -> None:
-    said = iter([Notice.NONE, Notice.SAVE, Notice.SAVE, Notice.NONE, Notice.SAVE, Notice.STOP])
-    notices = Notices(runtime(), [lambda: next(said), lambda: Notice.NONE])
+    said = iter(
+        [
+            Preemption.NONE,
+            Preemption.SAVE,
+            Preemption.SAVE,
+            Preemption.NONE,
+            Preemption.SAVE,
+            Preemption.STOP,
+        ]
+    )
+    notices = PreemptionMonitor(runtime(), [lambda: next(said), lambda: Preemption.NONE])
     seen = [notices.look(done) for done in range(1, 7)]
-    assert seen == [Notice.NONE, Notice.SAVE, Notice.NONE, Notice.NONE, Notice.SAVE, Notice.STOP]
+    assert seen == [
+        Preemption.NONE,
+        Preemption.SAVE,
+        Preemption.NONE,
+        Preemption.NONE,
+        Preemption.SAVE,
+        Preemption.STOP,
+    ]
 
 
 class Broken(Task):

@@ -32,8 +32,8 @@ from vim_core.models.vit_vqgan import model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorTask
 from vim_core.tasks.quantizer import QuantizerTask
-from vim_core.training.evaluation import Check, Evaluation, Evaluator
-from vim_core.training.flops import Yardstick
+from vim_core.training.evaluation import BackgroundEvaluator, CancelCheck, Evaluation
+from vim_core.training.flops import PeakRates
 from vim_core.training.loop import train
 from vim_core.training.spool import Spool
 from vim_core.weights.saving import to_bytes
@@ -84,13 +84,13 @@ def pictures(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def test_pictures_leave_the_generator_as_it_was(makers: dict[str, Make], tmp_path: Path) -> None:
-    from vim_core.training.monitor import Watch
+    from vim_core.training.monitor import TrainingMonitor
 
     task = makers["prior"]()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with Watch(task, Spool(tmp_path / "spool.jsonl")) as watch:
+    with TrainingMonitor(task, Spool(tmp_path / "spool.jsonl")) as watch:
         watch.pictures(1)
     assert torch.equal(torch.rand(3), expected)
 
@@ -157,7 +157,7 @@ class Scripted(Task):
     def evaluation(self) -> Evaluation | None:
         done = self.now
 
-        def job(check: Check) -> dict[str, float]:
+        def job(check: CancelCheck) -> dict[str, float]:
             assert self.held.wait(20)
             return {"score": self.scores[done]}
 
@@ -195,8 +195,8 @@ def test_a_turn_is_left_out_while_the_last_one_runs(tmp_path: Path) -> None:
 @pytest.fixture
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every evaluation is waited for at the next look, so none is left out."""
-    fetch = Evaluator.fetch
-    monkeypatch.setattr(Evaluator, "fetch", lambda evaluator, wait=False: fetch(evaluator, True))
+    fetch = BackgroundEvaluator.fetch
+    monkeypatch.setattr(BackgroundEvaluator, "fetch", lambda evaluator, wait=False: fetch(evaluator, True))
 
 
 def test_the_best_step_is_recorded_and_told(tmp_path: Path, prompt: None) -> None:
@@ -240,7 +240,7 @@ def test_a_failed_evaluation_is_said_and_stops_nothing(tmp_path: Path) -> None:
 
 def test_the_last_line_names_steps_rate_and_shares(makers: dict[str, Make], tmp_path: Path) -> None:
     task = makers["quantizer"](evaluate_every=6)
-    rows = watched(task, tmp_path, yardstick=Yardstick(1e15, 1e12))
+    rows = watched(task, tmp_path, yardstick=PeakRates(1e15, 1e12))
     summary = next(row for row in rows if row.get("summary"))
     number = r"[\d.,]+"
     shape = rf"6 steps in {number} min, {number} images/s, MFU {number}%, {number}% of the measured product rate, "

@@ -14,47 +14,47 @@ from vim_core.config import TrainConfig
 from vim_core.errors import ConfigError, NonFiniteError
 from vim_core.tasks.base import Task
 from vim_core.training.loop import train
-from vim_core.training.nonfinite import Fault, Faults
+from vim_core.training.nonfinite import NonFiniteTracker, NonFiniteUpdate
 from vim_core.training.spool import Spool, parse
 
 NAMES = ("l2", "perceptual", "loss", "gradient")
 
 
-def noted(*updates: tuple[int, list[float]]) -> Faults:
-    faults = Faults()
+def noted(*updates: tuple[int, list[float]]) -> NonFiniteTracker:
+    tracker = NonFiniteTracker()
     for step, flags in updates:
-        faults.note(step, NAMES, torch.tensor(flags))
-    return faults
+        tracker.record(step, NAMES, torch.tensor(flags))
+    return tracker
 
 
 def test_the_term_is_named_and_not_its_consequences() -> None:
-    faults = noted((3, [0, 0, 0, 0]), (4, [0, 1, 1, 1]), (5, [0, 0, 0, 0]), (6, [0.5, 0.5, 1, 1]))
-    assert faults.take() == [Fault(4, ("perceptual",)), Fault(6, ("l2", "perceptual"))]
-    assert faults.take() == []
+    tracker = noted((3, [0, 0, 0, 0]), (4, [0, 1, 1, 1]), (5, [0, 0, 0, 0]), (6, [0.5, 0.5, 1, 1]))
+    assert tracker.drain() == [NonFiniteUpdate(4, ("perceptual",)), NonFiniteUpdate(6, ("l2", "perceptual"))]
+    assert tracker.drain() == []
 
 
 @pytest.mark.parametrize(("flags", "terms"), [([0, 0, 0, 1], ("gradient",)), ([0, 0, 1, 1], ("loss", "gradient"))])
 def test_a_consequence_without_a_cause_is_named(flags: list[float], terms: tuple[str, ...]) -> None:
-    assert noted((1, flags)).take() == [Fault(1, terms)]
+    assert noted((1, flags)).drain() == [NonFiniteUpdate(1, terms)]
 
 
 def test_two_updates_of_a_step_are_one_fault() -> None:
-    faults = noted((2, [1, 0, 1, 1]))
-    faults.note(2, ["discriminator.r1", "discriminator.loss"], torch.tensor([0.0, 1.0]))
-    assert faults.take() == [Fault(2, ("l2", "discriminator.loss"))]
+    tracker = noted((2, [1, 0, 1, 1]))
+    tracker.record(2, ["discriminator.r1", "discriminator.loss"], torch.tensor([0.0, 1.0]))
+    assert tracker.drain() == [NonFiniteUpdate(2, ("l2", "discriminator.loss"))]
 
 
 def test_noting_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> None:
         raise AssertionError("the host waits for the device here")
 
-    faults, flags = Faults(), torch.tensor([0.0, 1.0, 1.0, 1.0])
+    tracker, flags = NonFiniteTracker(), torch.tensor([0.0, 1.0, 1.0, 1.0])
     with monkeypatch.context() as patch:
         for name in ("item", "tolist", "numpy", "cpu", "__float__", "__bool__", "__int__"):
             patch.setattr(Tensor, name, read)
         for step in range(3):
-            faults.note(step, NAMES, flags)
-    assert [fault.step for fault in faults.take()] == [0, 1, 2]
+            tracker.record(step, NAMES, flags)
+    assert [fault.step for fault in tracker.drain()] == [0, 1, 2]
 
 
 class Sometimes(Task):
@@ -71,7 +71,7 @@ class Sometimes(Task):
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         self.reached = step
         bad = torch.tensor(float(step in self.broken))
-        self.faults.note(step, ("term", "loss"), torch.stack([bad, bad]))
+        self.nonfinite.record(step, ("term", "loss"), torch.stack([bad, bad]))
         return {"loss": torch.tensor(1.0), "skipped": bad, "other_skipped": 2 * bad}
 
     def sample_ids(self, step: int) -> list[str]:

@@ -13,9 +13,9 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 def test_rows_and_pictures_come_back(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "deep" / "spool.jsonl")
-    spool.note("hello")
+    spool.write_note("hello")
     spool.write(4, {"loss": 0.5})
-    spool.picture(4, "grid", b"png")
+    spool.write_picture(4, "grid", b"png")
     note, row, picture = rows(spool.path)
     assert (note["step"], note["note"]) == (-1, "hello")
     assert (row["step"], row["m"]) == (4, {"loss": 0.5})
@@ -25,17 +25,17 @@ def test_rows_and_pictures_come_back(tmp_path: Path) -> None:
 
 def test_cutting_drops_what_will_be_written_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
-    spool.note("start")
+    spool.write_note("start")
     for step in range(6):
         spool.write(step, {"loss": float(step)})
-    spool.cut(4)
+    spool.truncate(4)
     assert [row["step"] for row in rows(spool.path)] == [-1, 0, 1, 2, 3]
-    spool.cut(0)
+    spool.truncate(0)
     assert [row["step"] for row in rows(spool.path)] == [-1]
 
 
 def test_cutting_nothing_is_fine(tmp_path: Path) -> None:
-    Spool(tmp_path / "spool.jsonl").cut(3)
+    Spool(tmp_path / "spool.jsonl").truncate(3)
     assert not (tmp_path / "spool.jsonl").exists()
 
 
@@ -46,6 +46,6 @@ def test_a_torn_line_is_left_out_and_does_not_swallow_the_next(tmp_path: Path) -
         stream.write(b'{"step": 1, "t": 5, "m": {"lo')
     assert [row["step"] for row in rows(spool.path)] == [0]
     again = Spool(spool.path)
-    again.note("resumed")
+    again.write_note("resumed")
     again.write(1, {"loss": 2.0})
     assert [row["step"] for row in rows(spool.path)] == [0, -1, 1]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vim_core.training.watchdog import Watchdog, verdict
+from vim_core.training.watchdog import Watchdog, read_report
 
 STUCK = """
 import ctypes, sys, time
@@ -36,7 +36,7 @@ def test_a_stuck_step_ends_the_process_and_names_the_place(tmp_path: Path) -> No
     text = path.read_text()
     assert text.splitlines()[0] == "worker 3: step 17 took longer than run.step_timeout_s=0.3"
     assert "in compiles_forever" in text
-    assert verdict(path.parent) == f"{text.splitlines()[0]}; where it stood is in {path}"
+    assert read_report(path.parent) == f"{text.splitlines()[0]}; where it stood is in {path}"
 
 
 def test_a_step_that_holds_the_interpreter_is_noticed_too(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_step_that_holds_the_interpreter_is_noticed_too(tmp_path: Path) -> Non
 def test_quick_steps_leave_nothing(tmp_path: Path) -> None:
     dog = Watchdog(tmp_path / "worker.txt", 60.0)
     dog.step(0)
-    assert verdict(tmp_path) is None, "a clock that runs is no verdict"
+    assert read_report(tmp_path) is None, "a clock that runs is no verdict"
     dog.step(1)
     dog.rest()
     dog.rest()

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from components.engines.ray import preemption
-from vim_core.training.preemption import Notice
+from vim_core.training.preemption import Preemption
 
 
 @pytest.fixture
@@ -25,15 +25,17 @@ def handler() -> Iterator[None]:
 @pytest.mark.usefixtures("handler")
 def test_sigterm_is_a_notice_to_stop() -> None:
     preemption.listen()
-    assert preemption.termination_notice() is Notice.NONE
+    assert preemption.termination_notice() is Preemption.NONE
     os.kill(os.getpid(), signal.SIGTERM)
-    assert preemption.termination_notice() is Notice.STOP
+    assert preemption.termination_notice() is Preemption.STOP
     preemption.listen()
-    assert preemption.termination_notice() is Notice.NONE, "a worker process may be used again"
+    assert preemption.termination_notice() is Preemption.NONE, "a worker process may be used again"
 
 
-@pytest.mark.parametrize(("info", "expected"), [(None, Notice.NONE), (object(), Notice.SAVE)])
-def test_a_drained_node_is_a_notice_to_save(monkeypatch: pytest.MonkeyPatch, info: object, expected: Notice) -> None:
+@pytest.mark.parametrize(("info", "expected"), [(None, Preemption.NONE), (object(), Preemption.SAVE)])
+def test_a_drained_node_is_a_notice_to_save(
+    monkeypatch: pytest.MonkeyPatch, info: object, expected: Preemption
+) -> None:
     stand_in = SimpleNamespace(train=SimpleNamespace(get_preemption_info=lambda: info))
     monkeypatch.setitem(sys.modules, "ray", stand_in)
     assert preemption.preemption_notice() is expected

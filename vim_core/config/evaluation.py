@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import require, where
+from vim_core.config.fields import execution, require
 from vim_core.config.training import AugmentConfig, OptimConfig, TrainConfig
 
 
@@ -42,12 +42,12 @@ class ScoreConfig:
 
     usage_batch: int = 256
     protocol: str = ""
-    samples_from: str = where("")  # its content enters the fingerprint by sizes and dates
+    samples_from: str = execution("")  # its content enters the fingerprint by sizes and dates
     groups: int = 20
     floor: bool = True
     reconstructed: bool = True
     lpips: bool = False
-    lpips_weights: str = where("")
+    lpips_weights: str = execution("")
     lpips_sha256: str = ""
     neighbours: int = 0
     batch_file: bool = False

@@ -13,7 +13,7 @@ from vim_core.losses.lecam import LeCam
 
 
 @dataclass
-class JudgePass:
+class DiscriminatorPass:
     """The discriminator's loss on a batch: its terms with their gradients, and the mean logits of both sides."""
 
     terms: dict[str, Tensor]
@@ -21,14 +21,14 @@ class JudgePass:
     fake: Tensor
 
 
-def ramp(settings: DiscriminatorConfig, step: int) -> float:
+def adversarial_share(settings: DiscriminatorConfig, step: int) -> float:
     """Share of the adversarial weight at a step: 0 before `ramp_start`, 1 from `ramp_steps` later on."""
     share = 1.0 if settings.ramp_steps == 0 else (step - settings.ramp_start) / settings.ramp_steps
     share = share if step >= settings.ramp_start else 0.0
     return min(1.0, max(0.0, share))
 
 
-def judge_pass(
+def discriminator_pass(
     judge: nn.Module,
     lecam: LeCam | None,
     settings: DiscriminatorConfig,
@@ -36,7 +36,7 @@ def judge_pass(
     step: int,
     images: Tensor,
     fake: Tensor,
-) -> JudgePass:
+) -> DiscriminatorPass:
     """Loss of the discriminator on real images and detached reconstructions [B, 3, S, S]; nothing is updated."""
     with runtime.autocast():
         real_logits, fake_logits = judge(images), judge(fake)
@@ -48,7 +48,7 @@ def judge_pass(
         terms["r1"] = weight * losses.r1_penalty(per_image(judge(real)), real)
     if lecam is not None:
         terms["lecam"] = lecam.penalty(real_logits, fake_logits)
-    return JudgePass(terms, real_logits.detach().mean(), fake_logits.detach().mean())
+    return DiscriminatorPass(terms, real_logits.detach().mean(), fake_logits.detach().mean())
 
 
 def per_image(logits: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def packs(device: torch.device, dtype: torch.dtype) -> bool:
+def packing_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `PackedLinear` works there: by oneDNN on x86, in bf16 only where the processor has what that needs."""
     if device.type != "cpu" or platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available():
         return False
@@ -57,7 +57,7 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
     return all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
 
 
-def decoding(prior: ImagePrior, dtype: torch.dtype, rows: int) -> ImagePrior:
+def prepare_for_decoding(prior: ImagePrior, dtype: torch.dtype, rows: int) -> ImagePrior:
     """A prior in evaluation mode that shares everything with the given one but its linear layers.
 
     As under autocast, products are in `dtype`, while norms and the sum over the blocks stay in fp32.
@@ -69,7 +69,7 @@ def decoding(prior: ImagePrior, dtype: torch.dtype, rows: int) -> ImagePrior:
     """
     shared = {id(tensor): tensor for tensor in (*prior.parameters(), *prior.buffers())}
     made = copy.deepcopy(prior, shared).eval()
-    packed = packs(prior.device, dtype)
+    packed = packing_available(prior.device, dtype)
     if not packed and dtype is torch.float32:
         return made
     for module in list(made.modules()):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.support.tiny import runtime
-from vim_core.training.flops import Yardstick
-from vim_core.training.meter import Meter, learning_rates, memory, yardstick_of
+from vim_core.training.flops import PeakRates
+from vim_core.training.throughput import ThroughputMeter, learning_rates, memory, peak_rates
 
 
 class Clock:
@@ -28,13 +28,13 @@ def clock() -> Clock:
     return Clock()
 
 
-def meter(clock: Clock, flops: float = 0.0, yardstick: Yardstick | None = None) -> Meter:
-    made = Meter("images", flops, yardstick or Yardstick(), clock)
+def meter(clock: Clock, flops: float = 0.0, yardstick: PeakRates | None = None) -> ThroughputMeter:
+    made = ThroughputMeter("images", flops, yardstick or PeakRates(), clock)
     made.begin()
     return made
 
 
-def run(watched: Meter, clock: Clock, steps: int, wait: float, work: float, skipped: float = 0.0) -> None:
+def run(watched: ThroughputMeter, clock: Clock, steps: int, wait: float, work: float, skipped: float = 0.0) -> None:
     def arriving() -> Iterator[int]:
         for number in range(steps):
             clock.passes(wait)
@@ -46,7 +46,7 @@ def run(watched: Meter, clock: Clock, steps: int, wait: float, work: float, skip
 
 
 def test_rates_and_the_share_of_waiting(clock: Clock) -> None:
-    watched = meter(clock, 6e9, Yardstick(published=12e9, measured=4e9))
+    watched = meter(clock, 6e9, PeakRates(published=12e9, measured=4e9))
     run(watched, clock, 5, wait=0.5, work=1.5)
     row = watched.row({"loss": torch.tensor(2.0)})
     expected = {"loss": 2.0, "skipped": 0.0, "images_per_s": 4.0, "system/step_seconds": 2.0}
@@ -55,7 +55,7 @@ def test_rates_and_the_share_of_waiting(clock: Clock) -> None:
 
 
 def test_nothing_counted_gives_no_shares(clock: Clock) -> None:
-    watched = meter(clock, 0.0, Yardstick(1.0, 1.0))
+    watched = meter(clock, 0.0, PeakRates(1.0, 1.0))
     run(watched, clock, 1, 0.0, 1.0)
     assert not {"system/flops_per_s", "system/mfu"} & watched.row({}).keys()
 
@@ -106,4 +106,4 @@ def test_peak_memory_only_grows_and_sees_what_was_held() -> None:
 
 
 def test_a_processor_has_a_measured_yardstick_alone() -> None:
-    assert yardstick_of(runtime(), 3e9) == Yardstick(None, 3e9)
+    assert peak_rates(runtime(), 3e9) == PeakRates(None, 3e9)

@@ -10,7 +10,7 @@ import torch
 
 from tests.support.tiny import VIEW, image_table, pixels
 from vim_core.config import AugmentConfig
-from vim_core.data.feed import ImageFeed
+from vim_core.data.image_loader import ImageLoader
 
 COUNT = 11
 
@@ -20,8 +20,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     return image_table(tmp_path_factory.mktemp("feed") / "train.parquet", COUNT)
 
 
-def feed(table: str, augment: AugmentConfig = VIEW, seed: int = 0) -> ImageFeed:
-    return ImageFeed([table], 8, augment, seed)
+def feed(table: str, augment: AugmentConfig = VIEW, seed: int = 0) -> ImageLoader:
+    return ImageLoader([table], 8, augment, seed)
 
 
 def test_a_batch_is_a_function_of_its_step(table: str) -> None:
@@ -54,10 +54,10 @@ def test_labels_belong_to_their_images(table: str) -> None:
 
 
 def test_the_same_image_looks_different_in_another_epoch_and_under_another_seed(table: str) -> None:
-    one = ImageFeed([table], 8, VIEW, 0)
+    one = ImageLoader([table], 8, VIEW, 0)
     views = {one._view(position, 5).tobytes() for position in range(6)}
     assert len(views) == 6
-    assert ImageFeed([table], 8, VIEW, 1)._view(0, 5).tobytes() not in views
+    assert ImageLoader([table], 8, VIEW, 1)._view(0, 5).tobytes() not in views
 
 
 def test_plain_rows_are_the_images_themselves(table: str) -> None:

@@ -16,7 +16,7 @@ from vim_core.optim.ema import Ema
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def build(
+def build_network(
     make: Callable[[], Network],
     runtime: Runtime,
     decay: float = 0.0,
@@ -53,7 +53,7 @@ def build(
     return network, ema
 
 
-def build_whole(make: Callable[[], Network], runtime: Runtime) -> Network:
+def build_replicated(make: Callable[[], Network], runtime: Runtime) -> Network:
     """A network that every worker has whole; where they share others it is drawn where it lives, tensor by tensor.
 
     Args:

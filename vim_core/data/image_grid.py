@@ -10,7 +10,7 @@ from vim_core.data.images import encode_png, from_tensor
 GAP = 2
 
 
-def grid(images: Tensor, columns: int) -> Tensor:
+def image_grid(images: Tensor, columns: int) -> Tensor:
     """Images [N, 3, S, S] in [0, 1] laid out row by row with a white gap -> [3, H, W]."""
     count, channels, height, width = images.shape
     rows = -(-count // columns)
@@ -24,7 +24,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 def grid_png(images: Tensor, columns: int) -> bytes:
     """The grid as PNG bytes, doubled in size without smoothing where the images are small."""
-    sheet = grid(images.float().cpu(), columns)
+    sheet = image_grid(images.float().cpu(), columns)
     if images.shape[-1] < 64:
         sheet = sheet.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     return encode_png(from_tensor(sheet[None])[0])

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vim_core.data.feed import ImageFeed
-from vim_core.data.images import from_tensor, square, to_tensor
+from vim_core.data.image_loader import ImageLoader
+from vim_core.data.images import center_crop, from_tensor, to_tensor
 from vim_core.losses import terms as losses
 from vim_core.metrics import codebook
 from vim_core.metrics.codebook import IMAGES
@@ -20,7 +20,7 @@ from vim_core.metrics.reconstruction import WINDOW, ssim
 from vim_core.models.classifier import Classifier
 from vim_core.models.prior import ImagePrior
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.training.evaluation import Check
+from vim_core.training.evaluation import CancelCheck
 
 BATCH = 64
 
@@ -30,7 +30,7 @@ def psnr_db(originals: Tensor, decoded: Tensor) -> Tensor:
     return -10 * torch.log10((decoded - originals).square().mean(dim=(1, 2, 3)).clamp_min(1e-12))
 
 
-class Reconstructions:
+class ReconstructionScorer:
     """Scores tokenizers on the same held-out images, which are read anew each time by this object alone.
 
     Args:
@@ -39,13 +39,13 @@ class Reconstructions:
         classifier: its features give a Fréchet distance between originals and reconstructions; None for none.
     """
 
-    def __init__(self, images: ImageFeed, limit: int, classifier: Classifier | None) -> None:
+    def __init__(self, images: ImageLoader, limit: int, classifier: Classifier | None) -> None:
         self._images = images
         self._count = min(limit or len(images), len(images))
         self._classifier = classifier
         self._originals: Moments | None = None
 
-    def __call__(self, tokenizer: Tokenizer, check: Check) -> dict[str, float]:
+    def __call__(self, tokenizer: Tokenizer, check: CancelCheck) -> dict[str, float]:
         """`psnr_db`, `ssim` where images are large enough, figures of the codes, and with a classifier of more images
         than it has features `reconstruction_fd_classifier`.
 
@@ -68,7 +68,7 @@ class Reconstructions:
                 if self._originals is None:
                     moments["originals"].append(self._moments(images))
         figures = {name: float(torch.cat(parts[name]).mean()) for name in ("psnr_db", "ssim") if parts[name]}
-        figures |= of_codes(torch.cat(parts["codes"]).numpy(), tokenizer.vocabulary)
+        figures |= code_metrics(torch.cat(parts["codes"]).numpy(), tokenizer.vocabulary)
         if self._distance_is_fair:
             self._originals = self._originals or merge_all(moments["originals"])
             distance = frechet_distance(merge_all(moments["decoded"]), self._originals)
@@ -86,12 +86,12 @@ class Reconstructions:
         assert network is not None
         stored = from_tensor(images)
         if stored.shape[1] != network.image_size:
-            stored = np.stack([square(image, network.image_size) for image in stored])
+            stored = np.stack([center_crop(image, network.image_size) for image in stored])
         device = next(network.parameters()).device
         return Moments.from_batch(network.features(to_tensor(stored).to(device)))
 
 
-def of_codes(codes: np.ndarray, vocabulary: int) -> dict[str, float]:
+def code_metrics(codes: np.ndarray, vocabulary: int) -> dict[str, float]:
     """Usage and perplexity of codes [N, T], see `Reconstructions`."""
     images = min(IMAGES, len(codes))
     name = "codebook_usage" if images == IMAGES else f"codebook_usage_of_{images}_images"
@@ -101,7 +101,10 @@ def of_codes(codes: np.ndarray, vocabulary: int) -> dict[str, float]:
 
 @torch.no_grad()
 def bits_per_token(
-    prior: ImagePrior, read: Callable[[np.ndarray], tuple[Tensor, Tensor]], count: int, check: Check = lambda: None
+    prior: ImagePrior,
+    read: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+    count: int,
+    check: CancelCheck = lambda: None,
 ) -> float:
     """Mean negative log2 likelihood a token of the first `count` held-out images; `read` gives codes and labels."""
     device, total, tokens = next(prior.parameters()).device, 0.0, 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
-from vim_core.config.fields import one_of, require, where
-from vim_core.config.judging import ClassifyConfig
+from vim_core.config.evaluation import ClassifyConfig
+from vim_core.config.fields import execution, one_of, require
 
 
 @dataclass
@@ -26,7 +26,9 @@ class SelectorConfig(ClassifyConfig):
 def trained_alike(classify: ClassifyConfig, selector: SelectorConfig) -> bool:
     """Whether both trainings give the same network: all settings that change a result are equal."""
     own, other = asdict(classify), asdict(selector)
-    return all(own[entry.name] == other[entry.name] for entry in fields(classify) if not entry.metadata.get("where"))
+    return all(
+        own[entry.name] == other[entry.name] for entry in fields(classify) if not entry.metadata.get("execution")
+    )
 
 
 @dataclass
@@ -41,9 +43,9 @@ class NetworkConfig:
     """
 
     name: str = "selector"
-    weights: str = where("")
+    weights: str = execution("")
     sha256: str = ""
-    classes: str = where("")
+    classes: str = execution("")
 
     def __post_init__(self) -> None:
         named = self.name == "selector" or ":" in self.name.strip(":")

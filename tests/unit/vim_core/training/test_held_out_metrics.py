@@ -8,23 +8,23 @@ import torch
 
 from tests.support.tiny import enlarge, image_table, prior_network, tokenizer_network
 from vim_core.config import AugmentConfig
-from vim_core.data.feed import ImageFeed
-from vim_core.data.images import from_tensor, square, to_tensor
+from vim_core.data.image_loader import ImageLoader
+from vim_core.data.images import center_crop, from_tensor, to_tensor
 from vim_core.metrics import codebook
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.moments import Moments
 from vim_core.metrics.reconstruction import psnr, ssim
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.vit_vqgan import Tokenizer
-from vim_core.training.held_out import Reconstructions, bits_per_token, of_codes
+from vim_core.training.held_out_metrics import ReconstructionScorer, bits_per_token, code_metrics
 
 COUNT, SIZE = 70, 16
 
 
 @pytest.fixture(scope="module")
-def feed(tmp_path_factory: pytest.TempPathFactory) -> ImageFeed:
+def feed(tmp_path_factory: pytest.TempPathFactory) -> ImageLoader:
     table = image_table(tmp_path_factory.mktemp("images") / "test.parquet", COUNT, SIZE)
-    return ImageFeed([table], SIZE, AugmentConfig(), 0)
+    return ImageLoader([table], SIZE, AugmentConfig(), 0)
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +44,24 @@ def judge(size: int, features: int = 5) -> Classifier:
 
 
 @pytest.mark.parametrize("limit", [0, 67])
-def test_figures_are_those_of_all_images_at_once(feed: ImageFeed, tokenizer: Tokenizer, limit: int) -> None:
-    found = Reconstructions(feed, limit, None)(tokenizer, nothing)
+def test_figures_are_those_of_all_images_at_once(feed: ImageLoader, tokenizer: Tokenizer, limit: int) -> None:
+    found = ReconstructionScorer(feed, limit, None)(tokenizer, nothing)
     images = feed.plain(range(limit or COUNT))
     codes = tokenizer.encode(images)
     decoded = tokenizer.decode(codes)
     expected = {"psnr_db": float(psnr(images, decoded).mean()), "ssim": float(ssim(images, decoded).mean())}
-    expected |= of_codes(codes.numpy(), tokenizer.vocabulary)
+    expected |= code_metrics(codes.numpy(), tokenizer.vocabulary)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [SIZE, 8])
-def test_distance_is_between_stored_images(feed: ImageFeed, tokenizer: Tokenizer, size: int) -> None:
+def test_distance_is_between_stored_images(feed: ImageLoader, tokenizer: Tokenizer, size: int) -> None:
     network = judge(size)
-    scoring = Reconstructions(feed, 0, network)
+    scoring = ReconstructionScorer(feed, 0, network)
     images = feed.plain(range(COUNT))
     sides = []
     for side in (images, tokenizer.decode(tokenizer.encode(images))):
-        stored = np.stack([square(image, size) for image in from_tensor(side)])
+        stored = np.stack([center_crop(image, size) for image in from_tensor(side)])
         with torch.no_grad():
             sides.append(Moments.from_batch(network.features(to_tensor(stored))))
     expected = pytest.approx(frechet_distance(*sides), rel=1e-4)
@@ -69,16 +69,16 @@ def test_distance_is_between_stored_images(feed: ImageFeed, tokenizer: Tokenizer
     assert scoring(tokenizer, nothing)["reconstruction_fd_classifier"] == expected, "originals are kept"
 
 
-def test_too_few_images_for_a_distance_give_none(feed: ImageFeed, tokenizer: Tokenizer) -> None:
-    assert "reconstruction_fd_classifier" not in Reconstructions(feed, 0, judge(SIZE, 80))(tokenizer, nothing)
+def test_too_few_images_for_a_distance_give_none(feed: ImageLoader, tokenizer: Tokenizer) -> None:
+    assert "reconstruction_fd_classifier" not in ReconstructionScorer(feed, 0, judge(SIZE, 80))(tokenizer, nothing)
 
 
 def test_usage_is_the_papers_from_256_images_on() -> None:
     codes = (np.random.default_rng(0).random((600, 3)) ** 2 * 40).astype(np.int64)
-    many = of_codes(codes, 40)
+    many = code_metrics(codes, 40)
     assert many["codebook_usage"] == codebook.usage(codes, 40, 256)
     assert many["code_perplexity"] == codebook.perplexity(np.bincount(codes.ravel(), minlength=40))
-    few = of_codes(codes[:100], 40)
+    few = code_metrics(codes[:100], 40)
     assert few.keys() == {"codebook_usage_of_100_images", "code_perplexity"}
     assert few["codebook_usage_of_100_images"] == np.unique(codes[:100]).size / 40
 
@@ -100,11 +100,11 @@ def test_bits_are_the_mean_over_all_tokens() -> None:
     assert len(calls) == 2
 
 
-def test_an_abandoned_evaluation_ends_between_batches(feed: ImageFeed, tokenizer: Tokenizer) -> None:
+def test_an_abandoned_evaluation_ends_between_batches(feed: ImageLoader, tokenizer: Tokenizer) -> None:
     def over() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        Reconstructions(feed, 0, None)(tokenizer, over)
+        ReconstructionScorer(feed, 0, None)(tokenizer, over)
     with pytest.raises(InterruptedError):
         bits_per_token(prior_network(), lambda rows: pytest.fail("no batch is read any more"), 5, over)

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from vim_core.config import AugmentConfig
-from vim_core.data.augment import augmented
+from vim_core.data.augment import augment
 from vim_core.data.image_tables import ImageTable
-from vim_core.data.images import decode, square, to_tensor
-from vim_core.data.position import Ids, SampleOrder
+from vim_core.data.images import center_crop, decode, to_tensor
+from vim_core.data.sample_order import Ids, SampleOrder
 
 Pixels = NDArray[np.uint8]
 CACHE_PIXELS = 256 * 1024 * 1024
@@ -23,7 +23,7 @@ INTERLEAVE = 8
 """Row groups read at once, so that a large table is never read image by image at random."""
 
 
-class ImageFeed:
+class ImageLoader:
     """Augmented training batches and plain evaluation batches of an image table."""
 
     def __init__(self, uris: Sequence[str], size: int, augment: AugmentConfig, seed: int) -> None:
@@ -44,7 +44,7 @@ class ImageFeed:
 
     def view(self, row: int, key: Sequence[int | str]) -> Pixels:
         """A random view of one image [S, S, 3]; equal keys give equal views."""
-        return augmented(self._decoded(row), self.size, self.augment, key)
+        return augment(self._decoded(row), self.size, self.augment, key)
 
     def _view(self, position: int, row: int) -> Pixels:
         return self.view(row, ("train", self.seed, position))
@@ -61,4 +61,4 @@ class ImageFeed:
 
     def plain(self, rows: Ids | Sequence[int]) -> torch.Tensor:
         """The same rows without augmentation [n, 3, S, S] in [0, 1]."""
-        return to_tensor(np.stack([square(self._decoded(int(row)), self.size) for row in rows]))
+        return to_tensor(np.stack([center_crop(self._decoded(int(row)), self.size) for row in rows]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from vim_core.data.grids import GAP, grid, grid_png
+from vim_core.data.image_grid import GAP, grid_png, image_grid
 from vim_core.data.images import decode
 
 
 def test_images_lie_in_rows_with_white_between() -> None:
     images = torch.rand(5, 3, 4, 4) * 0.9
-    sheet = grid(images, columns=3)
+    sheet = image_grid(images, columns=3)
     pitch = 4 + GAP
     assert sheet.shape == (3, 2 * pitch + GAP, 3 * pitch + GAP)
     covered = torch.zeros(sheet.shape[1:], dtype=torch.bool)

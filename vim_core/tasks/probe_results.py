@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadResult:
     """A chosen head: its settings, its accuracy on the validation images, and that of its like on the test split.
 
     `learning_rate` is None for ridge regression, whose penalty (times rows) is `weight_decay`.
@@ -21,19 +21,19 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeResult:
     """Of one set of features: the best softmax layer, and the best ridge regression if there is any."""
 
-    softmax: Head
-    ridge: Head | None
+    softmax: HeadResult
+    ridge: HeadResult | None
 
 
-def found(
+def select_heads(
     pairs: Sequence[tuple[float, float]],
     penalties: Sequence[float],
     validation: Sequence[float],
     test: Sequence[float],
-) -> Found:
+) -> ProbeResult:
     """The choice by accuracy on validation images; the test split is read of the chosen heads alone.
 
     Args:
@@ -43,16 +43,16 @@ def found(
         test: likewise.
     """
     settings: list[tuple[float | None, float]] = [*pairs, *((None, penalty) for penalty in penalties)]
-    heads = [Head(*pair, *scores) for pair, *scores in zip(settings, validation, test, strict=True)]
+    heads = [HeadResult(*pair, *scores) for pair, *scores in zip(settings, validation, test, strict=True)]
     split = len(pairs)
-    return Found(_best(heads[:split]), _best(heads[split:]) if penalties else None)
+    return ProbeResult(_best(heads[:split]), _best(heads[split:]) if penalties else None)
 
 
-def _best(heads: Sequence[Head]) -> Head:
+def _best(heads: Sequence[HeadResult]) -> HeadResult:
     return max(heads, key=lambda head: head.validation_accuracy)
 
 
-def record(blocks: Sequence[Found], pixels: Found | None) -> dict[str, Any]:
+def accuracy_json(blocks: Sequence[ProbeResult], pixels: ProbeResult | None) -> dict[str, Any]:
     """What `accuracy.json` says: for each block and the pixels `accuracy`, `validation_accuracy`, `learning_rate` and
     `weight_decay` of the softmax layer, and under `ridge` the same of the regression, `penalty` being its own.
     """
@@ -60,7 +60,7 @@ def record(blocks: Sequence[Found], pixels: Found | None) -> dict[str, Any]:
     return written | ({"pixels": _entry(pixels)} if pixels else {})
 
 
-def _entry(one: Found) -> dict[str, Any]:
+def _entry(one: ProbeResult) -> dict[str, Any]:
     head, ridge = one.softmax, one.ridge
     entry: dict[str, Any] = {
         "accuracy": head.accuracy,
@@ -77,7 +77,7 @@ def _entry(one: Found) -> dict[str, Any]:
     return entry
 
 
-def table(sets: Mapping[str, Found]) -> str:
+def accuracy_csv(sets: Mapping[str, ProbeResult]) -> str:
     """One line for each set of features and kind of head, as CSV."""
     lines = ["features,head,learning_rate,weight_decay,validation_accuracy,test_accuracy"]
     for name, one in sets.items():

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.support.tiny import STACK, assert_equal_bits, runtime
 from vim_core.models.prior import ImagePrior, PriorShape
-from vim_core.tasks import networks
+from vim_core.tasks.build import build_network, build_replicated
 
 
 def prior() -> ImagePrior:
@@ -23,13 +23,13 @@ def plain() -> dict[str, torch.Tensor]:
 def test_one_worker_has_what_the_constructor_draws() -> None:
     expected = plain()
     torch.manual_seed(5)
-    network, ema = networks.build(prior, runtime(), 0.9)
+    network, ema = build_network(prior, runtime(), 0.9)
     assert_equal_bits(network.state_dict(), expected)
     assert ema is not None
     assert_equal_bits(dict(ema.shadow.state_dict()), expected)
     torch.manual_seed(5)
-    assert_equal_bits(networks.build_whole(prior, runtime()).state_dict(), expected)
-    assert networks.build(prior, runtime())[1] is None
+    assert_equal_bits(build_replicated(prior, runtime()).state_dict(), expected)
+    assert build_network(prior, runtime())[1] is None
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def given(network: ImagePrior) -> None:
 
 def test_the_average_begins_with_what_was_loaded() -> None:
     torch.manual_seed(5)
-    network, ema = networks.build(prior, runtime(), 0.9, load=given)
+    network, ema = build_network(prior, runtime(), 0.9, load=given)
     assert ema is not None
     expected = plain() | {"head.weight": torch.full_like(network.head.weight, 2.0).detach()}
     for found in (network, ema.shadow):
@@ -51,4 +51,4 @@ def test_what_is_refused_while_loading_is_heard() -> None:
         raise ValueError("does not fit")
 
     with pytest.raises(ValueError, match="does not fit"):
-        networks.build(prior, runtime(), load=odd)
+        build_network(prior, runtime(), load=odd)

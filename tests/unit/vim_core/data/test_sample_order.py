@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vim_core.data.position import SampleOrder, keyed_rng
+from vim_core.data.sample_order import SampleOrder, keyed_rng
 from vim_core.errors import ConfigError, DataError
 
 GROUPS = st.lists(st.integers(0, 7), min_size=1, max_size=8).filter(lambda sizes: sum(sizes) > 0)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vim_core.distributed.runtimes.base import Runtime
-from vim_core.training.flops import Yardstick, published_peak
+from vim_core.training.flops import PeakRates, published_peak
 
 T = TypeVar("T")
 GIB = 1024.0**3
@@ -40,7 +40,7 @@ class Interval:
 
 
 @dataclass
-class Meter:
+class ThroughputMeter:
     """Counts steps between log lines; `total` sums all lines so far.
 
     Args:
@@ -52,7 +52,7 @@ class Meter:
 
     unit: str
     flops: float = 0.0
-    yardstick: Yardstick = field(default_factory=Yardstick)
+    yardstick: PeakRates = field(default_factory=PeakRates)
     clock: Callable[[], float] = time.perf_counter
     total: Interval = field(default_factory=Interval)
     _now: Interval = field(default_factory=Interval)
@@ -126,14 +126,14 @@ class Meter:
         return values
 
 
-def yardstick_of(runtime: Runtime, product_rate: float) -> Yardstick:
+def peak_rates(runtime: Runtime, product_rate: float) -> PeakRates:
     """What all devices of a training could do: by their maker's word, and as measured on one (FLOP/s)."""
     device = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
     if runtime.device.type == "xla":
         device = "TPU " + os.environ.get("TPU_ACCELERATOR_TYPE", "")  # such as v4-32
     numeric = runtime.numeric
     peak = published_peak(device, numeric.dtype)
-    return Yardstick(peak and peak * numeric.world, product_rate * numeric.world)
+    return PeakRates(peak and peak * numeric.world, product_rate * numeric.world)
 
 
 def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
