@@ -9,7 +9,7 @@ import dagster as dg
 
 from pipelines import presets
 from pipelines.orchestration import assets
-from pipelines.schedules import runs
+from pipelines.schedules import sensor
 
 _config = presets.load(presets.default(), shlex.split(os.environ.get("VIM_OVERRIDES", "")))
-defs = dg.Definitions.merge(assets.build(_config), runs.build(_config))
+defs = dg.Definitions.merge(assets.build(_config), sensor.build(_config))

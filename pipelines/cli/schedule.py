@@ -13,7 +13,7 @@ from vim_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.cli.common import Subparsers
-    from pipelines.schedules.files import Schedule
+    from pipelines.schedules.state import Schedule
 
 
 def add_commands(subparsers: Subparsers) -> None:
@@ -61,17 +61,17 @@ def add_commands(subparsers: Subparsers) -> None:
 def schedule(arguments: Namespace) -> int:
     """`vimctl sweep schedule`. Raises `ConfigError` for a sweep, a time or a name that is not in order."""
     from pipelines.jobs import profile
-    from pipelines.schedules import files, firing, ticks
+    from pipelines.schedules import due, runner, state
     from pipelines.sweeps import spec
 
     sweep = spec.load(arguments.sweep)
     preset = arguments.preset or sweep.preset or presets.default()
     root = presets.load(preset, arguments.words).run.root
     if arguments.cron:
-        ticks.check(arguments.cron, arguments.timezone)
+        due.check_cron(arguments.cron, arguments.timezone)
     if arguments.cluster:
         profile.load(arguments.cluster)
-    added = files.Schedule(
+    added = state.Schedule(
         name=arguments.name or sweep.name,
         sweep=spec.to_yaml(sweep),
         preset=presets.absolute(preset),
@@ -82,8 +82,8 @@ def schedule(arguments: Namespace) -> int:
         missed=arguments.missed,
         cluster=presets.absolute(arguments.cluster),
     )
-    firing.sweep_of(added)
-    files.add(root, _starting_now(added, root))
+    runner.resolve_sweep(added)
+    state.add(root, _starting_now(added, root))
     daemon = f"it runs while `vimctl ui run.root={root}` or another daemon does"
     common.print_line(f"{added.name}: {sweep.name} at {added.when}{_next_tick(added)}; {daemon}")
     return 0
@@ -109,22 +109,22 @@ def resume(arguments: Namespace) -> int:
 
 def unschedule(arguments: Namespace) -> int:
     """`vimctl sweep unschedule`. Raises `ConfigError` for an unknown one."""
-    from pipelines.schedules import files
+    from pipelines.schedules import state
 
-    files.remove(presets.load(arguments.preset, arguments.words).run.root, arguments.schedule)
+    state.remove(presets.load(arguments.preset, arguments.words).run.root, arguments.schedule)
     common.print_line(f"{arguments.schedule}: no longer scheduled; what it made stays")
     return 0
 
 
 def _set_paused(arguments: Namespace, paused: bool) -> int:
-    from pipelines.schedules import files
+    from pipelines.schedules import state
 
     root = presets.load(arguments.preset, arguments.words).run.root
-    schedule = files.read(root, arguments.schedule)
+    schedule = state.read(root, arguments.schedule)
     if schedule.paused is paused:
         raise ConfigError(f"schedule {schedule.name!r}: is {'paused' if paused else 'not paused'} already")
     changed = dataclasses.replace(schedule, paused=paused)
-    files.replace(root, changed if paused else _starting_now(changed, root))
+    state.replace(root, changed if paused else _starting_now(changed, root))
     effect = "paused; `vimctl sweep resume` lets it run again" if paused else f"runs again{_next_tick(schedule)}"
     common.print_line(f"{schedule.name}: {effect}")
     return 0
@@ -134,16 +134,18 @@ def _starting_now(schedule: Schedule, root: str) -> Schedule:
     """The same schedule, which ignores ticks and checkpoints from before now."""
     known: list[str] = []
     if schedule.checkpoints_of:
-        from pipelines.schedules import due, firing
+        from pipelines.schedules import due, runner
         from pipelines.sweeps import checkpoints
 
-        known = [due.identity(each) for each in checkpoints.available(firing.config_of(schedule, root))]
+        known = [
+            due.checkpoint_name(checkpoint) for checkpoint in checkpoints.available(runner.load_config(schedule, root))
+        ]
     return dataclasses.replace(schedule, since=time.time(), known=known)
 
 
 def _next_tick(schedule: Schedule) -> str:
-    from pipelines.schedules import listing, ticks
+    from pipelines.schedules import due, listing
 
     if not schedule.cron:
         return ""
-    return f", next {listing.moment(ticks.following(schedule.cron, schedule.timezone, time.time()))}"
+    return f", next {listing.format_time(due.next_tick(schedule.cron, schedule.timezone, time.time()))}"

@@ -10,7 +10,7 @@ import pytest
 from pipelines import presets
 from pipelines.cli import main as cli
 from pipelines.orchestration import history
-from pipelines.schedules import files, names
+from pipelines.schedules import due, state
 from pipelines.sweeps import checkpoints
 
 SETTINGS = ["--preset", "smoke"]
@@ -33,7 +33,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 def test_schedule_list_pause_resume_unschedule(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "schedule", "smoke", "--cron", "*/30 * * * *", "--missed", "latest", *SETTINGS)
     assert text.startswith("smoke: smoke at */30 * * * *, next 20")
-    kept = files.read(root, "smoke")
+    kept = state.read(root, "smoke")
     assert (kept.cron, kept.missed, kept.preset, kept.paused) == ("*/30 * * * *", "latest", "smoke", False)
     assert abs(kept.since - time.time()) < 60
     listed = said(capsys, "list", *SETTINGS)
@@ -43,10 +43,10 @@ def test_schedule_list_pause_resume_unschedule(root: str, capsys: pytest.Capture
     assert "paused" in said(capsys, "list", *SETTINGS)
     assert "paused already" in said(capsys, "pause", "smoke", *SETTINGS, code=cli.CONFIG_ERROR)
     assert "runs again, next" in said(capsys, "resume", "smoke", *SETTINGS)
-    assert files.read(root, "smoke").since > kept.since
+    assert state.read(root, "smoke").since > kept.since
     assert "not paused already" in said(capsys, "resume", "smoke", *SETTINGS, code=cli.CONFIG_ERROR)
     assert "no longer scheduled" in said(capsys, "unschedule", "smoke", *SETTINGS)
-    assert files.names(root) == []
+    assert state.names(root) == []
     assert "there is none" in said(capsys, "unschedule", "smoke", *SETTINGS, code=cli.CONFIG_ERROR)
 
 
@@ -60,7 +60,7 @@ def test_a_schedule_keeps_sweep_and_settings(
     words = ["schedule", "mine.yaml", "--on-checkpoint", "prior", "--name", "watch", "--preset", "own.yaml"]
     said(capsys, *words, "prior.steps=9", f"run.root={root}")
     Path("mine.yaml").unlink()
-    kept = files.read(root, "watch")
+    kept = state.read(root, "watch")
     assert "sample.guidance: 2.0" in kept.sweep
     assert kept.preset == str(tmp_path / "own.yaml")
     assert kept.overrides == ["prior.steps=9"]
@@ -86,7 +86,7 @@ def test_mistakes_are_named_when_they_are_made(
     monkeypatch.chdir(tmp_path)
     Path("latest.yaml").write_text("points:\n- checkpoint: latest\n")
     assert told in said(capsys, "schedule", *words, *SETTINGS, code=cli.CONFIG_ERROR)
-    assert files.names(root) == []
+    assert state.names(root) == []
 
 
 def test_the_last_run_is_listed(root: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,5 +95,5 @@ def test_the_last_run_is_listed(root: str, capsys: pytest.CaptureFixture[str]) -
     said(capsys, "schedule", "smoke", "--cron", "* * * * *", *SETTINGS)
     with history.instance(presets.load("smoke", [])) as instance:
         for tag, status in (("smoke", dg.DagsterRunStatus.FAILURE), ("other", dg.DagsterRunStatus.SUCCESS)):
-            instance.add_run(dg.DagsterRun(job_name="scheduled_sweep", tags={names.TAG: tag}, status=status))
+            instance.add_run(dg.DagsterRun(job_name="scheduled_sweep", tags={due.TAG: tag}, status=status))
     assert "failure 20" in said(capsys, "list", *SETTINGS)

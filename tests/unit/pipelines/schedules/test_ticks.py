@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.schedules import ticks
-from pipelines.schedules.ticks import ALL, LATE_S, LATEST, SKIP
+from pipelines.schedules import due
+from pipelines.schedules.due import LATE_S
+from pipelines.schedules.state import ALL, LATEST, SKIP
 from vim_core.errors import ConfigError
 
 START = datetime(2026, 11, 22, 21, 0, tzinfo=UTC).timestamp()
@@ -44,13 +45,13 @@ def test_due_is_what_counting_gives(
     after, now = sorted((one, other))
     cron = f"{','.join(map(str, sorted(minute)))} {'*' if hour is None else ','.join(map(str, sorted(hour)))} * * *"
     expected = wanted(every(minute, hour, after, now), now, missed)
-    found, until = ticks.due(cron, "UTC", after, now, missed)
-    if missed == ALL and len(expected) > ticks.BATCH:
-        assert found == expected[: ticks.BATCH]
+    found, until = due.due_ticks(cron, "UTC", after, now, missed)
+    if missed == ALL and len(expected) > due.BATCH:
+        assert found == expected[: due.BATCH]
         assert until == found[-1]
     else:
         assert found == expected
-        assert until == now or (len(found) == ticks.BATCH and until == found[-1])
+        assert until == now or (len(found) == due.BATCH and until == found[-1])
 
 
 @settings(deadline=None)
@@ -59,7 +60,7 @@ def test_no_tick_is_run_twice_however_often_one_looks(minute: set[int], looks: l
     cron = f"{','.join(map(str, sorted(minute)))} * * * *"
     after, found = START, []
     for now in [*sorted(looks), *[max(looks)] * 9]:
-        some, after = ticks.due(cron, "UTC", after, now, missed)
+        some, after = due.due_ticks(cron, "UTC", after, now, missed)
         found += some
     assert found == sorted(set(found))
     expected = every(minute, None, START, max(looks))
@@ -71,24 +72,24 @@ def test_no_tick_is_run_twice_however_often_one_looks(minute: set[int], looks: l
 
 @pytest.mark.parametrize("missed", [SKIP, LATEST, ALL])
 def test_a_clock_that_goes_back_runs_nothing_again(missed: str) -> None:
-    assert ticks.due("* * * * *", "UTC", START + 300, START, missed) == ([], START + 300)
+    assert due.due_ticks("* * * * *", "UTC", START + 300, START, missed) == ([], START + 300)
 
 
 def test_local_time_over_the_end_of_summer() -> None:
     """3 o'clock in Berlin is 1 UTC in summer and 2 UTC in winter."""
     summer = datetime(2026, 10, 23, 12, tzinfo=UTC).timestamp()
-    found = [ticks.following("0 3 * * *", "Europe/Berlin", summer + day * DAY_S) for day in range(3)]
+    found = [due.next_tick("0 3 * * *", "Europe/Berlin", summer + day * DAY_S) for day in range(3)]
     assert [datetime.fromtimestamp(tick, UTC).hour for tick in found] == [1, 2, 2]
 
 
 @pytest.mark.parametrize("cron", ["* * * *", "60 * * * *", "every day", "* * * * * *", "@daily", ""])
 def test_what_is_no_cron_expression_is_refused(cron: str) -> None:
     with pytest.raises(ConfigError, match="--cron="):
-        ticks.check(cron, "UTC")
+        due.check_cron(cron, "UTC")
 
 
 def test_time_zones_are_checked() -> None:
-    ticks.check("*/30 * * * *", "Europe/Berlin")
+    due.check_cron("*/30 * * * *", "Europe/Berlin")
     for name in ("Berlin", "../etc/passwd", ""):
         with pytest.raises(ConfigError, match="--timezone="):
-            ticks.check("*/30 * * * *", name)
+            due.check_cron("*/30 * * * *", name)

@@ -11,9 +11,10 @@ import dagster as dg
 import pytest
 
 from pipelines.orchestration import assets, history
-from pipelines.schedules import due, files, firing, names, runs
-from pipelines.schedules.files import Schedule
-from pipelines.sweeps import checkpoints, runner
+from pipelines.schedules import due, runner, sensor, state
+from pipelines.schedules.state import Schedule
+from pipelines.sweeps import checkpoints
+from pipelines.sweeps import runner as sweep_runner
 from vim_core.errors import DataError, VimError
 
 SWEEP = "name: two\npoints:\n- sample.guidance: 2.0\n"
@@ -28,28 +29,28 @@ def instance(monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInstance:
 
 def look(flow: Any, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
     """What the sensor answers."""
-    made = runs.build(flow.config)
-    sensor = made.resolve_sensor_def(names.SENSOR)
+    made = sensor.build(flow.config)
+    definition = made.resolve_sensor_def(sensor.SENSOR)
     context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=made.get_repository_def())
-    return sensor.evaluate_tick(context)
+    return definition.evaluate_tick(context)
 
 
 def test_everything_loads_together(flow: Any) -> None:
-    dg.Definitions.validate_loadable(dg.Definitions.merge(assets.build(flow.config), runs.build(flow.config)))
+    dg.Definitions.validate_loadable(dg.Definitions.merge(assets.build(flow.config), sensor.build(flow.config)))
 
 
 def test_a_due_tick_becomes_a_run_of_its_own_name(flow: Any, instance: dg.DagsterInstance) -> None:
     root = flow.config.run.root
-    files.add(root, dataclasses.replace(MINUTELY, since=time.time() - 200))
-    files.add(root, dataclasses.replace(MINUTELY, name="far", cluster="gke-v4", since=time.time() - 200))
-    files.add(root, dataclasses.replace(MINUTELY, name="asleep", paused=True))
+    state.add(root, dataclasses.replace(MINUTELY, since=time.time() - 200))
+    state.add(root, dataclasses.replace(MINUTELY, name="far", cluster="gke-v4", since=time.time() - 200))
+    state.add(root, dataclasses.replace(MINUTELY, name="asleep", paused=True))
     answer = look(flow, instance)
-    requests = {request.tags[names.TAG]: request for request in answer.run_requests}
+    requests = {request.tags[due.TAG]: request for request in answer.run_requests}
     assert set(requests) == {"minutely", "far"}
-    assert requests["minutely"].job_name == names.HERE
-    assert requests["far"].job_name == names.THERE
+    assert requests["minutely"].job_name == sensor.LOCAL
+    assert requests["far"].job_name == sensor.SUBMITTED
     given = requests["minutely"].run_config["ops"]["evaluate"]["config"]
-    assert requests["minutely"].run_key == due.Fire(**given).key
+    assert requests["minutely"].run_key == due.DueRun(**given).key
     assert look(flow, instance, answer.cursor).run_requests == []
 
 
@@ -57,24 +58,24 @@ def test_a_damaged_file_and_an_unknown_preset_stop_no_other(
     flow: Any, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = flow.config.run.root
-    files.add(root, dataclasses.replace(MINUTELY, since=time.time() - 200))
-    files.add(root, Schedule("deaf", SWEEP, "no_such_preset", checkpoints_of="prior", since=time.time()))
-    Path(files.folder(root), "broken.json").write_text("{")
-    assert [request.tags[names.TAG] for request in look(flow, instance).run_requests] == ["minutely"]
+    state.add(root, dataclasses.replace(MINUTELY, since=time.time() - 200))
+    state.add(root, Schedule("deaf", SWEEP, "no_such_preset", checkpoints_of="prior", since=time.time()))
+    Path(state.folder(root), "broken.json").write_text("{")
+    assert [request.tags[due.TAG] for request in look(flow, instance).run_requests] == ["minutely"]
 
 
 def test_new_checkpoints_become_runs(flow: Any, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "available", lambda config: [("prior", "aa", 20), ("prior", "aa", 40)])
     watching = Schedule("w", SWEEP, "smoke", checkpoints_of="prior", since=time.time(), known=["prior/aa/20"])
-    files.add(flow.config.run.root, watching)
+    state.add(flow.config.run.root, watching)
     (request,) = look(flow, instance).run_requests
     assert request.run_key == "w/aa/40"
     assert request.run_config["ops"]["evaluate"]["config"]["checkpoint"] == 40
 
 
-def fired(flow: Any, fire: due.Fire) -> Any:
+def fired(flow: Any, fire: due.DueRun) -> Any:
     """The job of one tick, run in this process."""
-    job = runs.build(flow.config).resolve_job_def(names.HERE)
+    job = sensor.build(flow.config).resolve_job_def(sensor.LOCAL)
     settings = {"ops": {"evaluate": {"config": dataclasses.asdict(fire)}}}
     return job.execute_in_process(run_config=settings, instance=dg.DagsterInstance.ephemeral())
 
@@ -84,29 +85,29 @@ def test_a_run_evaluates_the_sweep_on_the_schedules_settings(flow: Any, monkeypa
 
     def run(sweep: Any, config: Any, progress: Any, tags: Any) -> Any:
         asked.append((sweep, config, tags))
-        return runner.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder", "page")
+        return sweep_runner.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder", "page")
 
-    monkeypatch.setattr(runner, "run", run)
-    files.add(flow.config.run.root, dataclasses.replace(MINUTELY, overrides=["prior.steps=7"]))
-    result = fired(flow, due.Fire("minutely", 1_795_348_800.0))
+    monkeypatch.setattr(sweep_runner, "run", run)
+    state.add(flow.config.run.root, dataclasses.replace(MINUTELY, overrides=["prior.steps=7"]))
+    result = fired(flow, due.DueRun("minutely", 1_795_348_800.0))
     assert result.success
     sweep, config, tags = asked[0]
     assert (sweep.name, config.preset, config.prior.steps) == ("two", "smoke", 7)
     assert config.run.root == flow.config.run.root
-    assert tags[firing.TAG] == "minutely"
-    assert tags[firing.TICK] == "2026-11-22T12:00:00+00:00"
+    assert tags[runner.TAG] == "minutely"
+    assert tags[runner.TICK] == "2026-11-22T12:00:00+00:00"
     assert tags["dagster/run_id"] == result.run_id
     with pytest.raises(VimError, match="1 of 1 points of two failed"):
-        fired(flow, due.Fire("minutely", 1_795_348_860.0))
+        fired(flow, due.DueRun("minutely", 1_795_348_860.0))
 
 
 def test_a_checkpoints_sweep_has_a_name_of_its_own(flow: Any) -> None:
     schedule = Schedule("w", SWEEP, "smoke", checkpoints_of="prior")
-    sweep = firing.sweep_of(schedule, 40)
+    sweep = runner.resolve_sweep(schedule, 40)
     assert (sweep.name, sweep.settings) == ("two-00000040", {"checkpoint": 40})
     chosen = dataclasses.replace(schedule, sweep=SWEEP + "settings: {checkpoint: latest}\n")
     with pytest.raises(VimError, match="chooses checkpoints itself"):
-        firing.sweep_of(chosen, 40)
+        runner.resolve_sweep(chosen, 40)
 
 
 def test_a_lost_connection_is_tried_again(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +117,8 @@ def test_a_lost_connection_is_tried_again(flow: Any, monkeypatch: pytest.MonkeyP
     def run(*words: Any) -> Any:
         raise failures.pop(0)
 
-    monkeypatch.setattr(runner, "run", run)
-    files.add(flow.config.run.root, MINUTELY)
+    monkeypatch.setattr(sweep_runner, "run", run)
+    state.add(flow.config.run.root, MINUTELY)
     with pytest.raises(DataError, match="not made"):
-        fired(flow, due.Fire("minutely", 1_795_348_800.0))
+        fired(flow, due.DueRun("minutely", 1_795_348_800.0))
     assert failures == []

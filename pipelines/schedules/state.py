@@ -1,23 +1,25 @@
-"""Schedules as files `<root>/sweeps/schedules/<name>.json`, which the daemon reads at every look."""
+"""Schedules as files `<root>/sweeps/schedules/<name>.json`, which the daemon reads at every evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 
 from components.artifacts import store
-from pipelines.schedules.ticks import MISSED, SKIP
+from pipelines.sweeps.spec import NAME, SCHEDULES
+from pipelines.sweeps.state import SWEEPS
+from vim_core.config.decode import decode
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
+from vim_core.text import hint
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-TAKEN = "results"
+RESERVED = "results"
 """A sweep named `schedules` would keep its results under this name."""
 CHECKPOINTS = ("prior",)
-"""Trainings whose checkpoints can be waited for."""
+"""Components whose checkpoints a schedule may wait for."""
+SKIP, LATEST, ALL = "skip", "latest", "all"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Schedule:
 
     `sweep` is the sweep as YAML, `preset` and `overrides` what it evaluates, without the root. Either `cron` (in
     `timezone`) or `checkpoints_of` says when; `missed` what becomes of ticks or checkpoints that came while no daemon
-    ran. Nothing up to `since` (seconds since 1970) and none of the checkpoints in `known` concerns it.
+    ran: `skip`, `latest` or `all` of them run. Ticks up to `since` (seconds since 1970) and checkpoints in `known` are
+    left alone.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        one_of("--missed", self.missed, MISSED)
+        one_of("--missed", self.missed, (SKIP, LATEST, ALL))
         rule = "give one of --cron and --on-checkpoint"
         require(bool(self.cron) != bool(self.checkpoints_of), "--cron", self.cron, rule)
         if self.checkpoints_of:
@@ -52,42 +55,42 @@ class Schedule:
 
     @property
     def when(self) -> str:
-        """When it runs, in words."""
+        """Cron expression with time zone, or the training whose checkpoints are evaluated."""
         if self.checkpoints_of:
             return f"every new checkpoint of {self.checkpoints_of}"
         return self.cron if self.timezone == "UTC" else f"{self.cron} {self.timezone}"
 
 
 def check_name(name: str) -> None:
-    """Raises `ConfigError` for a name that could not be a file's."""
+    """Raise `ConfigError` for a name that could not be a file's."""
     rule = "must be letters, digits, '.', '_' or '-', 64 at most: it names a file"
-    require(bool(NAME.fullmatch(name)) and name != TAKEN, "--name", name, rule)
+    require(bool(NAME.fullmatch(name)) and name != RESERVED, "--name", name, rule)
 
 
 def folder(root: str) -> str:
-    """Where the schedules of a root lie."""
-    return io.join(root, "sweeps", "schedules")
+    """The folder of a root's schedules."""
+    return io.join(root, SWEEPS, SCHEDULES)
 
 
 def add(root: str, schedule: Schedule) -> None:
-    """Keep a new schedule. Raises `ConfigError` where one of this name is there."""
+    """Write a new schedule. Raises `ConfigError` where one of this name exists."""
     with store.guarded(root):
         io.make_folder(folder(root))
-        made = io.create_exclusive(_uri(root, schedule.name), _dump(schedule))
-    if not made:
+        created = io.create_exclusive(_uri(root, schedule.name), _dump(schedule))
+    if not created:
         raise ConfigError(
             f"--name={schedule.name}: is scheduled already; give another name, or `vimctl sweep unschedule` it first"
         )
 
 
 def replace(root: str, schedule: Schedule) -> None:
-    """Keep a changed schedule in the place of the one of its name, as one act."""
+    """Replace the schedule of the same name atomically."""
     with store.guarded(root):
         io.write_bytes(_uri(root, schedule.name), _dump(schedule))
 
 
 def remove(root: str, name: str) -> None:
-    """Forget a schedule. Raises `ConfigError` where there is none of this name."""
+    """Remove a schedule. Raises `ConfigError` where there is none of this name."""
     read(root, name)
     with store.guarded(root):
         io.remove_tree(_uri(root, name))
@@ -96,32 +99,31 @@ def remove(root: str, name: str) -> None:
 def read(root: str, name: str) -> Schedule:
     """The schedule of this name. Raises `ConfigError` where there is none, `DataError` for a damaged file."""
     check_name(name)
-    found = _read(root, name)
-    if found is None:
-        known = ", ".join(names(root)) or "none"
-        raise ConfigError(f"schedule {name!r}: there is none in {root}; known are {known}")
-    return found
+    schedule = _read(root, name)
+    if schedule is None:
+        raise ConfigError(f"schedule {name!r}: there is none in {root}; {hint(name, names(root))}")
+    return schedule
 
 
 def names(root: str) -> list[str]:
     """The schedules of a root, sorted."""
     with store.guarded(root):
-        found = [entry.removesuffix(".json") for entry in io.list_names(folder(root)) if entry.endswith(".json")]
-    return [name for name in found if NAME.fullmatch(name) and name != TAKEN]
+        stems = [entry.removesuffix(".json") for entry in io.list_names(folder(root)) if entry.endswith(".json")]
+    return [name for name in stems if NAME.fullmatch(name) and name != RESERVED]
 
 
-def everything(root: str) -> tuple[list[Schedule], list[str]]:
-    """All schedules of a root by name, and what is wrong with files that are none: one of them stops no other."""
-    found, wrong = [], []
+def read_all(root: str) -> tuple[list[Schedule], list[str]]:
+    """All schedules of a root by name, and the errors of damaged files, which stop no other schedule."""
+    schedules, errors = [], []
     for name in names(root):
         try:
             schedule = _read(root, name)
         except DataError as error:
-            wrong.append(str(error))
+            errors.append(str(error))
             continue
         if schedule is not None:  # else it was removed meanwhile
-            found.append(schedule)
-    return found, wrong
+            schedules.append(schedule)
+    return schedules, errors
 
 
 def _read(root: str, name: str) -> Schedule | None:
@@ -132,12 +134,12 @@ def _read(root: str, name: str) -> Schedule | None:
         except FileNotFoundError:
             return None
     try:
-        found = Schedule(**json.loads(data))
-    except (TypeError, ValueError, ConfigError) as error:
+        schedule = decode(Schedule, json.loads(data), defaults=True)
+    except (ValueError, ConfigError) as error:
         raise DataError(f"{uri}: not a schedule ({error}); remove the file and schedule the sweep again") from error
-    if found.name != name:
-        raise DataError(f"{uri}: is of {found.name!r}; rename it back or remove it")
-    return found
+    if schedule.name != name:
+        raise DataError(f"{uri}: is of {schedule.name!r}; rename it back or remove it")
+    return schedule
 
 
 def _uri(root: str, name: str) -> str:

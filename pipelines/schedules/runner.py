@@ -1,4 +1,4 @@
-"""Running the sweep of one tick or checkpoint, here or on a cluster."""
+"""Runs the sweep of one tick or checkpoint, in this process or as a job of a cluster."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from datetime import UTC, datetime
 
 from components.tracking.progress import ClosingProgress
 from pipelines import presets
-from pipelines.schedules import files
-from pipelines.schedules.due import Fire
-from pipelines.schedules.files import Schedule
+from pipelines.schedules import state
+from pipelines.schedules.due import DueRun
+from pipelines.schedules.state import Schedule
 from pipelines.sweeps import runner, spec
 from pipelines.sweeps.spec import CHECKPOINT, Sweep
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, VimError
 
 TAG, TICK = "vim.schedule", "vim.schedule_tick"
+"""Tags of the sweep's MLflow run."""
 
 
 def run(
-    root: str, fire: Fire, progress: Callable[[str], ClosingProgress], say: Callable[[str], None], dagster_run: str
+    root: str, due: DueRun, progress: Callable[[str], ClosingProgress], say: Callable[[str], None], dagster_run: str
 ) -> str:
-    """Evaluate the sweep of a tick; returns what was done in a sentence.
+    """Evaluate the sweep of a due run; returns a sentence on the result.
 
     Raises:
         ConfigError: the schedule is gone, or its preset or cluster is.
         VimError: points failed, or the job did.
     """
-    schedule = files.read(root, fire.schedule)
-    sweep, config = sweep_of(schedule, fire.checkpoint), config_of(schedule, root)
+    schedule = state.read(root, due.schedule)
+    sweep, config = resolve_sweep(schedule, due.checkpoint), load_config(schedule, root)
+    tick = f"step {due.checkpoint}" if due.checkpoint else datetime.fromtimestamp(due.tick, UTC).isoformat()
+    tags = {TAG: due.schedule, TICK: tick, "dagster/run_id": dagster_run}
     if schedule.cluster:
-        return _submit(schedule, sweep, config, say, tags_of(fire, dagster_run))
-    done = runner.run(sweep, config, progress, tags_of(fire, dagster_run))
+        return _submit(schedule, sweep, config, say, tags)
+    done = runner.run(sweep, config, progress, tags)
     if done.failed:
         raise VimError(
             f"{schedule.name}: {done.failed} of {done.total} points of {sweep.name} failed; see {done.folder}"
@@ -40,16 +43,16 @@ def run(
     return f"{done.total} points of {sweep.name} are in {done.folder}"
 
 
-def config_of(schedule: Schedule, root: str) -> PipelineConfig:
+def load_config(schedule: Schedule, root: str) -> PipelineConfig:
     """The settings that a schedule evaluates. Raises `ConfigError` where its preset has changed too much."""
     return presets.load(schedule.preset, [*schedule.overrides, f"run.root={root}"])
 
 
-def sweep_of(schedule: Schedule, checkpoint: int = 0) -> Sweep:
-    """The schedule's sweep, of one checkpoint where one is given: under a name of its own, so that each has results.
+def resolve_sweep(schedule: Schedule, checkpoint: int = 0) -> Sweep:
+    """The schedule's sweep, of one checkpoint where one is given: then its name ends in the step, as its results do.
 
     Raises:
-        ConfigError: the sweep is not in order, or chooses checkpoints itself.
+        ConfigError: the sweep is invalid, or chooses checkpoints itself.
     """
     sweep = spec.parse(schedule.sweep, schedule.name)
     if not schedule.checkpoints_of:
@@ -62,12 +65,6 @@ def sweep_of(schedule: Schedule, checkpoint: int = 0) -> Sweep:
         return sweep
     settings = {**sweep.settings, CHECKPOINT: checkpoint}
     return dataclasses.replace(sweep, name=f"{sweep.name}-{checkpoint:08d}", settings=settings)
-
-
-def tags_of(fire: Fire, dagster_run: str) -> dict[str, str]:
-    """Tags of the sweep's MLflow run."""
-    told = f"step {fire.checkpoint}" if fire.checkpoint else datetime.fromtimestamp(fire.tick, UTC).isoformat()
-    return {TAG: fire.schedule, TICK: told, "dagster/run_id": dagster_run}
 
 
 def _submit(
