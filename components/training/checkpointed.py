@@ -74,13 +74,13 @@ def fingerprint_of(trained: str, step: int) -> str:
 
 
 def _make(request: Request, config: PipelineConfig, key: str, step: int, place: str) -> Artifact:
-    from vim_core.checkpoint.files import Damaged
+    from vim_core.checkpoint.shard_files import DamagedCheckpoint
 
     began, token = time.monotonic(), uuid.uuid4().hex[:12]
     out = io.join(store.folder(request.root, PRIOR, key), f"data-{token}")
     try:
         files = _files(request, config, place)
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         raise _gone(request, step, config) from error
     try:
         for name, data in files.items():

@@ -75,13 +75,13 @@ def make_artifact(config: PipelineConfig, step: int) -> Artifact:
 def _commit(request: Request, config: PipelineConfig, key: str, step: int, checkpoint: str) -> Artifact:
     """Read the checkpoint, write its files and commit the manifest; leaves nothing behind when that fails."""
     from components import prior
-    from vim_core.checkpoint.files import Damaged
+    from vim_core.checkpoint.shard_files import DamagedCheckpoint
 
     began, attempt = time.monotonic(), uuid.uuid4().hex[:12]
     out = io.join(store.folder(request.root, PRIOR, key), f"data-{attempt}")
     try:
         contents = _read_checkpoint(request, config, checkpoint)
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         raise _no_checkpoint(request, step, config) from error
     try:
         for name, data in contents.items():
@@ -119,7 +119,7 @@ def _commit(request: Request, config: PipelineConfig, key: str, step: int, check
 
 
 def _read_checkpoint(request: Request, config: PipelineConfig, checkpoint: str) -> dict[str, bytes]:
-    """The files of a prior artifact from a checkpoint folder. Raises `Damaged` where it is removed meanwhile."""
+    """The files of a prior artifact from a checkpoint folder. `DamagedCheckpoint` where it is removed meanwhile."""
     from components.tokenize.code_files import code_files
     from vim_core.data.code_tables import CodeTable
     from vim_core.tasks.prior import shape_of

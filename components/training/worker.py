@@ -143,7 +143,7 @@ def _train(
         config.keep,
         config.best,
         config.checkpoint_errors == "fail",
-        before=before_checkpoint,
+        before_commit=before_checkpoint,
         **({} if spool is None else {"note": spool.write_note}),
     )
     start = train(
@@ -154,7 +154,7 @@ def _train(
         PreemptionMonitor(runtime, notices, run.notice_every),
         Watchdog(Path(job.stuck) / f"worker-{rank:05d}-{os.getpid()}.txt", run.step_timeout_s, rank),
         yardstick=peak_rates(runtime, rate * 1e9),
-        on_evaluated=checkpoints.evaluated,
+        on_evaluated=checkpoints.record_evaluation,
     )
     # All workers take part in collecting a sharded network. Rank 0 has it then and scores it alone, so the others must
     # have nothing left to wait for.

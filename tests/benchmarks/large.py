@@ -22,7 +22,8 @@ import torch
 
 from tests.benchmarks.harness import processor
 from tests.support.workers import runtime_of, spawn
-from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
+from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import StackConfig
 from vim_core.distributed.fsdp import local
 from vim_core.models.meta import materialise
@@ -86,8 +87,8 @@ def build(rank: int, world: int, folder: Path, toy: bool) -> None:
     model, _ = build_network(lambda: network(toy), runtime)
     found |= {"part": part_of(model), "build": status("VmHWM"), "sha256": digest(model)}
     checkpoints = Checkpoints(str(folder / "checkpoints"), {"of": "benchmark"}, runtime, strict=True)
-    checkpoints.save(1, flatten({"model": model}, {}))
-    checkpoints.settle()
+    checkpoints.save(1, flat_state_dict({"model": model}, {}))
+    checkpoints.wait()
     checkpoints.close()
     found["save"] = status("VmHWM")
     (folder / f"build-{rank}.json").write_text(json.dumps(found))

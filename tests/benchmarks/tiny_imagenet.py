@@ -26,7 +26,8 @@ from components.contract import settings
 from components.ingest import component as ingest
 from tests.support.common import CONF
 from tests.support.synthetic import context_of
-from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
+from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import IngestConfig, PipelineConfig
 from vim_core.distributed import runtimes as seam
 from vim_core.metrics import codebook
@@ -127,8 +128,8 @@ def train(config: PipelineConfig, data: QuantizerData, work: Path, seconds: floa
         values = {name: round(float(value), 5) for name, value in figures.items()}
         rows.append({"step": float(done), **values, **judged(task, config.score.usage_batch)})
         report(rows[-1])
-        checkpoints.save(done, flatten(task.modules, task.optimizers))
-        checkpoints.settle()
+        checkpoints.save(done, flat_state_dict(task.modules, task.optimizers))
+        checkpoints.wait()
         curve.write_text(json.dumps(rows))
         if time.monotonic() - began > seconds:
             break

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vim_core.checkpoint.checkpoints import flatten
+from vim_core.checkpoint.state_dict import flat_state_dict
 from vim_core.config import (
     AugmentConfig,
     ClassifyConfig,
@@ -202,7 +202,7 @@ def stepped(task: Task, steps: int) -> list[dict[str, Tensor]]:
 
 def state_of(task: Task) -> dict[str, Tensor]:
     """Everything a checkpoint would keep."""
-    state = flatten(task.modules, task.optimizers)
+    state = flat_state_dict(task.modules, task.optimizers)
     return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 

@@ -28,6 +28,7 @@ from tests.support.tiny import (
     quantize_config,
 )
 from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.checkpoint.state_dict import flat_state_dict
 from vim_core.config import OptimConfig, StackConfig
 from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.tasks.base import Task
@@ -157,12 +158,11 @@ def everything(rank: int, world: int, folder: Path) -> None:
 
 def _shares(rank: int, world: int, folder: Path) -> None:
     """How much of the network and of the optimizer's state this worker keeps."""
-    from vim_core.checkpoint.checkpoints import flatten
     from vim_core.distributed.fsdp import local
 
     given = task("prior", folder, runtime_of(rank, world, "fsdp"))
     given.step(0, given.batch(0))
-    state = flatten(given.modules, given.optimizers)
+    state = flat_state_dict(given.modules, given.optimizers)
     here = {name: local(value).numel() for name, value in state.items()}
     record = {"here": here, "shapes": {name: list(value.shape) for name, value in state.items()}}
     (folder / f"shares-{rank}.json").write_text(json.dumps(record))
@@ -170,16 +170,17 @@ def _shares(rank: int, world: int, folder: Path) -> None:
 
 def _skipping(rank: int, world: int, folder: Path) -> None:
     """A loss that is not a number on one worker changes no weight on any."""
-    from vim_core.checkpoint.checkpoints import flatten
     from vim_core.distributed.fsdp import local
 
     for parallel in ("data", "fsdp"):
         given = task("prior", folder, runtime_of(rank, world, parallel), ema=0.0)
         given.step(0, given.batch(0))
-        before = {name: local(value).clone() for name, value in flatten(given.modules, given.optimizers).items()}
+        before = {
+            name: local(value).clone() for name, value in flat_state_dict(given.modules, given.optimizers).items()
+        }
         with broken_loss(1):
             skipped = float(given.step(1, given.batch(1))["skipped"])
-        after = flatten(given.modules, given.optimizers)
+        after = flat_state_dict(given.modules, given.optimizers)
         same = all(torch.equal(before[name], local(value)) for name, value in after.items())
         (folder / f"skipping-{parallel}-{rank}.json").write_text(json.dumps({"skipped": skipped, "same": same}))
 
@@ -201,10 +202,10 @@ def _one_cannot_write(rank: int, world: int, folder: Path) -> None:
     if rank == 1:
         tensor_files.write_tensors = full  # type: ignore[assignment]
     checkpoints.save(2, state)
-    first = checkpoints.settle()
+    first = checkpoints.wait()
     tensor_files.write_tensors = write
     checkpoints.save(4, state)
-    second = checkpoints.settle()
+    second = checkpoints.wait()
     found = checkpoints.latest()
     record = {
         "said": said,

@@ -1,8 +1,7 @@
-"""Checkpoints of one training: sharded, written beside the training, whole or not there, kept by age and by score.
+"""Checkpoints of one training: sharded, written in the background, atomic, the newest and the best kept.
 
-Own safetensors shards rather than torch.distributed.checkpoint: that one keeps its metadata as a pickle, wants a
-process group of its own for asynchronous writing, and has no notion of an attempt; an index in JSON over files
-that any safetensors reader opens does the same in few lines, and is read by rows from local disks and buckets.
+Own safetensors shards rather than torch.distributed.checkpoint, which keeps its metadata as a pickle, needs a process
+group of its own for asynchronous writing, and does not tell attempts apart.
 """
 
 from __future__ import annotations
@@ -18,47 +17,45 @@ from typing import Any
 
 import torch
 
-from vim_core.checkpoint.files import (
+from vim_core.checkpoint.shard_files import (
     INDEX,
-    Damaged,
-    Index,
-    Part,
-    Saved,
-    part_name,
-    read_index,
-    read_part,
+    CheckpointIndex,
+    DamagedCheckpoint,
+    SavedCheckpoint,
+    ShardRecord,
+    open_checkpoint,
+    read_shard_record,
+    shard_name,
     step_folder,
-    to_json,
-    verify,
-    write_part,
+    to_json_bytes,
+    write_shard,
 )
-from vim_core.checkpoint.state import Piece, State, flatten, pieces, restore
+from vim_core.checkpoint.state_dict import State, TensorShard, shard_state_dict
 from vim_core.distributed.runtimes.base import Runtime
-from vim_core.errors import ConfigError, ResumeError, StorageError
+from vim_core.errors import ConfigError, StorageError
 from vim_core.storage import io
-
-__all__ = ["Checkpoints", "flatten", "restore"]
 
 log = logging.getLogger(__name__)
 BEST = "best.json"
 VISIBLE_S = 60.0
-"""How long a worker's shard may take to appear to another one after it was written."""
+"""Seconds within which a worker's shard must become visible to rank 0 after it was written."""
 
 
 class Checkpoints:
     """The checkpoints of one training in one folder (local or remote).
 
-    `save`, `settle` and `latest` are collective: every worker calls them at the same step.
+    `save`, `wait` and `latest` are collective: every worker calls them at the same step.
 
     Args:
         folder: below the component's leased work folder, one per numeric class.
-        identity: what must match to continue, such as the fingerprint; a mismatch is refused.
+        identity: must be equal for a training to continue, such as the fingerprint; a mismatch is refused.
         runtime: of this worker.
-        keep: how many of the newest stay.
-        best: '<max|min> <figure>': the best by this figure of `evaluated` stays as well; '' for none.
-        strict: whether a checkpoint that cannot be written stops the training, or is only said.
-        note: takes a line for people.
-        before: called on rank 0 before a checkpoint counts, in the writing thread: what must not lie behind it.
+        keep: how many of the newest checkpoints are kept.
+        best: '<max|min> <figure>': the best one by this figure of `record_evaluation` is kept too; '' for none.
+        strict: a checkpoint that cannot be written ends the training; else it is only reported.
+        note: called with one line for people.
+        before_commit: called on rank 0 in the writing thread before the index is written, to make durable what must
+            not be older than the checkpoint.
     """
 
     def __init__(
@@ -70,7 +67,7 @@ class Checkpoints:
         best: str = "",
         strict: bool = False,
         note: Callable[[str], None] = log.warning,
-        before: Callable[[], None] = lambda: None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.identity = identity
@@ -79,14 +76,14 @@ class Checkpoints:
         self.best = best
         self.strict = strict
         self.note = note
-        self._before = before
+        self._before_commit = before_commit
         self._writer = ""
         self._pool = ThreadPoolExecutor(1, "checkpoint")
-        self._running: tuple[int, Future[None], Future[None] | None] | None = None
+        self._pending: tuple[int, Future[None], Future[None] | None] | None = None
         self._confirmed = threading.Event()
         self._abandoned = threading.Event()
         self._scores: dict[int, float] = {}
-        # Both the training's thread and the writing one look for the best.
+        # The training thread and the writing thread both update the best.
         self._lock = threading.Lock()
 
     def save(self, step: int, state: State) -> None:
@@ -94,71 +91,76 @@ class Checkpoints:
 
         Waits for the write before. Raises `StorageError` where that one failed and `strict` is set.
         """
-        self.settle()
+        self.wait()
         rank, world = self.runtime.rank, self.runtime.world
         if self.runtime.device.type == "xla":
-            # Put together from the devices' parts, by all hosts together.
+            # Assembled from the devices' parts, by all hosts together.
             state = {name: self.runtime.to_host(value) for name, value in state.items()}
-        copied = dict(pieces(state, rank, world))
+        shards = dict(shard_state_dict(state, rank, world))
         self._confirmed.clear()
         self._abandoned.clear()
-        name = part_name(self._attempt(), rank, world)
-        folder = step_folder(self.folder, step)
-        part: Future[Part] = Future()
-        written = self._pool.submit(_write, folder, name, copied, rank > 0, part)
-        committed = self._pool.submit(self._commit, step, part) if rank == 0 else None
-        self._running = (step, written, committed)
+        self._writer = self._writer or f"{self._from_rank_0(secrets.randbits(62)):016x}"
+        folder, name = step_folder(self.folder, step), shard_name(self._writer, rank, world)
+        record: Future[ShardRecord] = Future()
+        written = self._pool.submit(_write, folder, name, shards, rank > 0, record)
+        committed = self._pool.submit(self._commit, step, record) if rank == 0 else None
+        self._pending = (step, written, committed)
 
-    def settle(self) -> bool:
-        """Wait until the last `save` is on disk, or failed; True for the former, or where there was none.
+    def wait(self) -> bool:
+        """Wait for the last `save`; True where it is on disk or there was none, False where it failed.
 
         Raises:
             StorageError: it failed and `strict` is set.
         """
-        if self._running is None:
+        if self._pending is None:
             return True
-        step, written, committed = self._running
-        self._running = None
+        step, written, committed = self._pending
+        self._pending = None
         error = written.exception()
-        whole = not self._any(error is not None)
-        (self._confirmed if whole else self._abandoned).set()
+        all_written = not self._any_worker(error is not None)
+        (self._confirmed if all_written else self._abandoned).set()
         if committed is not None:
             error = error or committed.exception()
-        if not self._any(error is not None):
+        if not self._any_worker(error is not None):
             return True
-        where = step_folder(self.folder, step)
-        reason = f"checkpoint of step {step} not written to {where}: {error or 'another worker says why'}"
+        cause = error or "the reason is in another worker's log"
+        reason = f"checkpoint of step {step} not written to {step_folder(self.folder, step)}: {cause}"
         if self.strict:
             raise StorageError(f"{reason}; checkpoint_errors=warn would go on without it")
         self.note(f"{reason}; training goes on, the checkpoint before it stays")
         return False
 
     def close(self) -> None:
-        """End: wait for this worker's last write, but for no other worker, which may be gone."""
+        """Wait for this worker's last write, but for no other worker, which may be gone."""
         self._abandoned.set()
         self._pool.shutdown()
 
-    def latest(self) -> Saved | None:
-        """The newest whole checkpoint, or None; a damaged one is passed over with a warning.
+    def latest(self) -> SavedCheckpoint | None:
+        """The newest complete checkpoint, or None; a damaged one is skipped with a warning.
 
         Raises:
             ResumeError: it belongs to another training.
         """
         steps = self._committed() if self.runtime.rank == 0 else []
         while True:
-            # Rank 0's view counts: another worker may see an older listing of the same store.
-            step = self._agree(steps.pop() if steps else -1)
+            # Rank 0 decides: another worker may see an older listing of the same store.
+            step = self._from_rank_0(steps.pop() if steps else -1)
             if step < 0:
                 return None
             folder = step_folder(self.folder, step)
-            saved = self._checked(folder)
-            if not self._any(saved is None):
-                assert saved is not None
+            saved: SavedCheckpoint | None = None
+            try:
+                saved = open_checkpoint(folder, self.identity, self.runtime.rank, self.runtime.world)
+            except DamagedCheckpoint as error:
+                log.warning("%s: %s", folder, error)
+            if not self._any_worker(saved is None):
                 return saved
             log.warning("%s is damaged; trying the one before", folder)
 
-    def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        """Say what the state after `step` steps is worth; it counts where that step has a checkpoint. Rank 0's word.
+    def record_evaluation(self, step: int, figures: dict[str, float]) -> None:
+        """Score the state after `step` steps by the figure of `best`; used where that step has a checkpoint.
+
+        Does nothing on other workers than rank 0.
 
         Raises:
             ConfigError: the figure that `best` names is not among them.
@@ -171,29 +173,24 @@ class Checkpoints:
                 f"best={self.best!r}: the evaluation has no such figure, but {', '.join(sorted(figures))}"
             )
         self._scores[step] = figures[figure] if mode == "max" else -figures[figure]
-        self._best_of(self._committed())
+        self._update_best(self._committed())
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint so far, if evaluations were given."""
+        """The step of the best checkpoint so far; None before the first evaluation."""
         uri = io.join(self.folder, BEST)
         return int(json.loads(io.read_bytes(uri))["step"]) if io.exists(uri) else None
 
-    def _any(self, flag: bool) -> bool:
-        """Whether it holds on any worker."""
+    def _any_worker(self, flag: bool) -> bool:
+        """True where the flag is set on any worker."""
         if self.runtime.world == 1:
             return flag
         return bool(self.runtime.control(torch.tensor([float(flag)])).sum() > 0)
 
-    def _agree(self, number: int) -> int:
+    def _from_rank_0(self, number: int) -> int:
         """Rank 0's number."""
         if self.runtime.world == 1:
             return number
         return int(self.runtime.control(torch.tensor([number]))[0])
-
-    def _attempt(self) -> str:
-        if not self._writer:
-            self._writer = f"{self._agree(secrets.randbits(62)):016x}"
-        return self._writer
 
     def _steps(self) -> list[int]:
         """Steps that have a folder."""
@@ -204,57 +201,43 @@ class Checkpoints:
         """Steps that have an index."""
         return [step for step in self._steps() if io.exists(io.join(step_folder(self.folder, step), INDEX))]
 
-    def _checked(self, folder: str) -> Saved | None:
-        """The checkpoint, if its index and this worker's share of its shards are as they were written."""
-        try:
-            index = read_index(folder)
-            if index.identity != self.identity:
-                raise ResumeError(f"{folder} belongs to {index.identity}, not to {self.identity}; remove it")
-            for part in index.parts[self.runtime.rank :: self.runtime.world]:
-                verify(folder, part)
-        except Damaged as error:
-            log.warning("%s: %s", folder, error)
-            return None
-        return Saved(folder, index)
+    def _commit(self, step: int, own: Future[ShardRecord]) -> None:
+        """On rank 0: write the index once every worker's shard is there, then remove the checkpoints not to keep."""
+        folder, world = step_folder(self.folder, step), self.runtime.world
+        records = [io.join(folder, f"{shard_name(self._writer, rank, world)}.json") for rank in range(1, world)]
+        own_record = own.result()
+        self._wait_for_files(records)
+        parts = [own_record, *map(read_shard_record, records)]
+        self._before_commit()
+        index = CheckpointIndex(step, self.identity, {"world": world, "name": self._writer}, parts)
+        io.write_bytes(io.join(folder, INDEX), to_json_bytes(index))
+        for record in records:
+            io.remove_tree(record)
+        committed = self._committed()
+        kept = {*committed[-self.keep :], *self._update_best(committed)}
+        for other in self._steps():
+            if other not in kept and other <= step:
+                # The index first: without it the rest counts for nothing.
+                io.remove_tree(io.join(step_folder(self.folder, other), INDEX))
+                io.remove_tree(step_folder(self.folder, other))
 
-    def _commit(self, step: int, own: Future[Part]) -> None:
-        """Rank 0: once every worker's shard is there, write the index and drop what need not be kept."""
-        folder = step_folder(self.folder, step)
-        names = [part_name(self._writer, rank, self.runtime.world) for rank in range(1, self.runtime.world)]
-        parts = [own.result(), *self._others(folder, names)]
-        writer = {"world": self.runtime.world, "name": self._writer}
-        self._before()
-        io.write_bytes(io.join(folder, INDEX), to_json(Index(step, self.identity, writer, parts)))
-        for name in names:
-            io.remove_tree(io.join(folder, f"{name}.json"))
-        self._prune(step)
-
-    def _others(self, folder: str, names: list[str]) -> list[Part]:
+    def _wait_for_files(self, uris: list[str]) -> None:
+        """Poll until the files are visible; after all workers have confirmed their writes, for `VISIBLE_S` at most."""
         deadline, pause = float("inf"), 0.02
-        missing = set(names)
+        missing = set(uris)
         while missing:
-            missing -= {name for name in missing if io.exists(io.join(folder, f"{name}.json"))}
+            missing -= {uri for uri in missing if io.exists(uri)}
             if self._abandoned.is_set():
                 raise OSError("another worker could not write its shard")
             if self._confirmed.is_set():
                 deadline = min(deadline, time.monotonic() + VISIBLE_S)
             if missing and time.monotonic() > deadline:
-                raise OSError(f"{min(missing)} is not to be seen here; every worker must see the same folder")
+                raise OSError(f"{min(missing)} is not visible here; every worker must see the same folder")
             time.sleep(pause if missing else 0)
             pause = min(1.0, pause * 1.5)
-        return [read_part(io.join(folder, f"{name}.json")) for name in names]
 
-    def _prune(self, newest: int) -> None:
-        whole = self._committed()
-        kept = {*whole[-self.keep :], *self._best_of(whole)}
-        for step in self._steps():
-            if step not in kept and step <= newest:
-                # The index first: half a checkpoint is none.
-                io.remove_tree(io.join(step_folder(self.folder, step), INDEX))
-                io.remove_tree(step_folder(self.folder, step))
-
-    def _best_of(self, whole: list[int]) -> list[int]:
-        """The best checkpoint of those there are, noted where a restart finds it."""
+    def _update_best(self, committed: list[int]) -> list[int]:
+        """The best of these steps, recorded in `best.json` for a restart; none without evaluations."""
         if not self.best:
             return []
         uri = io.join(self.folder, BEST)
@@ -262,7 +245,7 @@ class Checkpoints:
             record = json.loads(io.read_bytes(uri)) if io.exists(uri) else {}
             known = {int(record["step"]): float(record["score"])} if record.get("by") == self.best else {}
             known |= self._scores
-            scores = {step: known[step] for step in whole if step in known}
+            scores = {step: known[step] for step in committed if step in known}
             if not scores:
                 return []
             best = max(scores, key=lambda step: (scores[step], -step))
@@ -271,22 +254,19 @@ class Checkpoints:
         return [best]
 
 
-def _write(folder: str, name: str, copied: dict[str, Piece], announce: bool, done: Future[Part]) -> None:
-    """Write this worker's shard; `announce` it to rank 0 where that is another one."""
+def _write(folder: str, name: str, shards: dict[str, TensorShard], publish: bool, done: Future[ShardRecord]) -> None:
+    """Write this worker's shard; with `publish` also its record, for rank 0 to find."""
     try:
-        part = write_part(folder, name, copied)
-        if announce:
-            io.write_bytes(io.join(folder, f"{name}.json"), to_json(part))
-        done.set_result(part)
+        record = write_shard(folder, name, shards)
+        if publish:
+            io.write_bytes(io.join(folder, f"{name}.json"), to_json_bytes(record))
+        done.set_result(record)
     except BaseException as error:
         done.set_exception(error)
-        # A full disk needs the room, and nothing points to this file.
-        _try_remove(io.join(folder, f"{name}.safetensors"))
+        # Nothing refers to this file, and a full disk needs the space.
+        file = io.join(folder, f"{name}.safetensors")
+        try:
+            io.remove_tree(file)
+        except Exception as failure:
+            log.warning("%s could not be removed: %s", file, failure)
         raise
-
-
-def _try_remove(uri: str) -> None:
-    try:
-        io.remove_tree(uri)
-    except Exception as error:
-        log.warning("%s could not be removed: %s", uri, error)

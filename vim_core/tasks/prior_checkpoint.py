@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vim_core.checkpoint.files import Damaged, Saved, read_index, verify
+from vim_core.checkpoint.shard_files import DamagedCheckpoint, SavedCheckpoint, open_checkpoint
 from vim_core.errors import ResumeError
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.weights.saving import to_bytes
@@ -23,23 +23,19 @@ def export_checkpoint(folder: str, identity: dict[str, Any], shape: PriorShape) 
         shape: of the network.
 
     Raises:
-        Damaged: it is gone, not whole, or was removed while it was read.
+        DamagedCheckpoint: it is gone, not whole, or was removed while it was read.
         ResumeError: it belongs to another training or network.
     """
     try:
-        index = read_index(folder)
-        if index.identity != identity:
-            raise ResumeError(f"{folder} belongs to {index.identity}, not to {identity}")
-        for part in index.parts:
-            verify(folder, part)
+        saved = open_checkpoint(folder, identity)
         model = ImagePrior(shape)
-        _fill(model, Saved(folder, index))
+        _fill(model, saved)
     except FileNotFoundError as error:
-        raise Damaged(f"{error.filename or error} is gone") from error
+        raise DamagedCheckpoint(f"{error.filename or error} is gone") from error
     return {"model.safetensors": to_bytes(model), "config.json": model_config(shape)}
 
 
-def _fill(model: nn.Module, saved: Saved) -> None:
+def _fill(model: nn.Module, saved: SavedCheckpoint) -> None:
     start = AVERAGE if any(name.startswith(AVERAGE) for name in saved.names()) else PLAIN
     found = {name.removeprefix(start) for name in saved.names() if name.startswith(start)}
     odd = sorted(found ^ set(model.state_dict()))

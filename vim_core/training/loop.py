@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
+from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.base import Batch, Task
 from vim_core.training.flops import PeakRates
@@ -91,7 +92,7 @@ def train(
                 if done < config.steps:
                     watchdog.step(done)
             watchdog.rest()
-            checkpoints.settle()
+            checkpoints.wait()
             watch.finish()
     finally:
         watchdog.rest()
@@ -116,11 +117,11 @@ def _resume(task: Task, checkpoints: Checkpoints) -> int:
 
 
 def _checkpoint(task: Task, checkpoints: Checkpoints, done: int, notice: Preemption) -> None:
-    checkpoints.save(done, flatten(task.modules, task.optimizers))
+    checkpoints.save(done, flat_state_dict(task.modules, task.optimizers))
     if notice is Preemption.NONE:
         return
     # The machine may be gone before the next step ends.
-    written = checkpoints.settle()
+    written = checkpoints.wait()
     if notice is Preemption.STOP:
         how = "written below" if written else "could not be written below"
         raise Preempted(f"told to end; checkpoint of step {done} {how} {checkpoints.folder}")

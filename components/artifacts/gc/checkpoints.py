@@ -46,12 +46,11 @@ def _kept(folder: str, steps: dict[int, list[str]], keep: int) -> set[int]:
 
 
 def _whole(folder: str) -> bool:
-    from vim_core.checkpoint.files import Damaged, read_index, verify
+    from vim_core.checkpoint.shard_files import DamagedCheckpoint, open_checkpoint
 
     try:
-        for part in read_index(folder).parts:
-            verify(folder, part)
-    except Damaged:
+        open_checkpoint(folder)
+    except DamagedCheckpoint:
         return False
     return True
 

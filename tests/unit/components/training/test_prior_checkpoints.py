@@ -20,6 +20,7 @@ from pipelines.sweeps import checkpoints
 from tests.support import tiny_artifacts
 from tests.support.common import SilentProgress, SilentTracker
 from tests.support.tiny import prior_config
+from vim_core.checkpoint.shard_files import SavedCheckpoint, open_checkpoint
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import DataError
 from vim_core.models.prior import load_prior
@@ -104,17 +105,13 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
     """The listing has it, then the training prunes it; the next newest takes its place."""
     from vim_core.tasks import prior_checkpoint
 
-    real = prior_checkpoint.export_checkpoint
+    def pruned(folder: str, *rest: Any) -> SavedCheckpoint:
+        saved = open_checkpoint(folder, *rest)
+        for name in [name for name in io.list_names(folder) if name.endswith(gone)]:
+            io.remove_tree(io.join(folder, name))
+        return saved if gone == ".safetensors" else open_checkpoint(folder, *rest)
 
-    def pruned(folder: str, *given: Any) -> dict[str, bytes]:
-        if folder.endswith("step-00000006"):
-            for name in [name for name in io.list_names(folder) if name.endswith(gone)]:
-                io.remove_tree(io.join(folder, name))
-            if gone != "index.json":
-                monkeypatch.setattr(prior_checkpoint, "verify", lambda folder, part: None)
-        return real(folder, *given)
-
-    monkeypatch.setattr(prior_checkpoint, "export_checkpoint", pruned)
+    monkeypatch.setattr(prior_checkpoint, "open_checkpoint", pruned)
     with pytest.raises(DataError, match="checkpoint=6"):
         prior_checkpoints.make_artifact(trained.config, 6)
     assert io.find_files(io.join(trained.request.root, "prior")) == {}

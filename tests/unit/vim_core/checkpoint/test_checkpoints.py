@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.support.tiny import assert_equal_bits, runtime
-from vim_core.checkpoint.checkpoints import Checkpoints, flatten, restore
-from vim_core.checkpoint.files import Saved
+from vim_core.checkpoint.checkpoints import Checkpoints
+from vim_core.checkpoint.shard_files import SavedCheckpoint
+from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError, ResumeError, StorageError
 from vim_core.optim.optimizers import adamw
@@ -44,7 +45,7 @@ class Training:
         self.optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in flatten(*self.parts).items()}
+        return {name: value.clone() for name, value in flat_state_dict(*self.parts).items()}
 
 
 def trained(steps: int) -> Training:
@@ -62,12 +63,12 @@ def saved(folder: str | Path, *steps: int, **fields: Any) -> Checkpoints:
     """A folder in which the states after these steps were saved."""
     checkpoints = made(folder, **fields)
     for step in steps:
-        checkpoints.save(step, flatten(*trained(min(step, 3)).parts))
-    assert checkpoints.settle()
+        checkpoints.save(step, flat_state_dict(*trained(min(step, 3)).parts))
+    assert checkpoints.wait()
     return checkpoints
 
 
-def tensors(found: Saved | None) -> dict[str, Tensor]:
+def tensors(found: SavedCheckpoint | None) -> dict[str, Tensor]:
     assert found is not None
     return {name: found.rows(name) for name in found.names()}
 
@@ -182,9 +183,9 @@ def test_only_the_newest_are_kept_and_nothing_else_is_touched(anywhere: str) -> 
 def test_a_late_evaluation_counts_at_once(anywhere: str) -> None:
     checkpoints = saved(anywhere, 2, 4, best="max psnr")
     assert checkpoints.best_step() is None
-    checkpoints.evaluated(2, {"psnr": 3.0})
+    checkpoints.record_evaluation(2, {"psnr": 3.0})
     assert checkpoints.best_step() == 2
-    checkpoints.evaluated(4, {"psnr": 2.0})
+    checkpoints.record_evaluation(4, {"psnr": 2.0})
     assert checkpoints.best_step() == 2
 
 
@@ -192,22 +193,22 @@ def test_a_late_evaluation_counts_at_once(anywhere: str) -> None:
 def test_the_best_is_kept_beside_the_newest(anywhere: str, best: str, expected: int) -> None:
     checkpoints = made(anywhere, keep=1, best=best)
     for step, psnr in {2: 9.0, 4: 7.0, 6: 5.0, 8: 6.0}.items():
-        checkpoints.evaluated(step, {"psnr": psnr, "other": 0.0})
+        checkpoints.record_evaluation(step, {"psnr": psnr, "other": 0.0})
         checkpoints.save(step, trained(1).state())
-    checkpoints.settle()
+    checkpoints.wait()
     assert steps_in(anywhere) == [f"step-{expected:08d}", "step-00000008"]
     assert checkpoints.best_step() == expected
     # A restart knows it, and an evaluation of a step without checkpoint changes nothing.
     again = made(anywhere, keep=1, best=best)
-    again.evaluated(9, {"psnr": 100.0 if best.startswith("max") else 0.0})
+    again.record_evaluation(9, {"psnr": 100.0 if best.startswith("max") else 0.0})
     again.save(10, trained(1).state())
-    again.settle()
+    again.wait()
     assert steps_in(anywhere) == [f"step-{expected:08d}", "step-00000010"]
 
 
 def test_an_evaluation_without_the_figure_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="best='max psnr': the evaluation has no such figure, but loss"):
-        made(tmp_path, best="max psnr").evaluated(1, {"loss": 1.0})
+        made(tmp_path, best="max psnr").record_evaluation(1, {"loss": 1.0})
 
 
 def test_training_goes_on_while_the_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,11 +221,11 @@ def test_training_goes_on_while_the_state_is_written(tmp_path: Path, monkeypatch
     monkeypatch.setattr(tensor_files, "write_tensors", slow)
     checkpoints, training = made(tmp_path), trained(2)
     before = training.state()
-    checkpoints.save(2, flatten(*training.parts))
+    checkpoints.save(2, flat_state_dict(*training.parts))
     assert steps_in(tmp_path) == [], "the write is held up, `save` is not"
     training.step(2)
     may.set()
-    assert checkpoints.settle()
+    assert checkpoints.wait()
     assert_equal_bits(tensors(checkpoints.latest()), before)
 
 
@@ -263,15 +264,15 @@ def test_an_unfinished_write_is_never_read(anywhere: str, monkeypatch: pytest.Mo
 
 def test_what_must_not_lie_behind_a_checkpoint_is_done_before_it_counts(anywhere: str) -> None:
     seen: list[list[str]] = []
-    saved(anywhere, 1, 2, before=lambda: seen.append(steps_in(anywhere)))
+    saved(anywhere, 1, 2, before_commit=lambda: seen.append(steps_in(anywhere)))
     assert seen == [[], ["step-00000001"]]
 
     def failing() -> None:
         raise StorageError("away")
 
-    checkpoints = made(anywhere, before=failing, note=lambda text: None)
+    checkpoints = made(anywhere, before_commit=failing, note=lambda text: None)
     checkpoints.save(3, trained(3).state())
-    assert not checkpoints.settle()
+    assert not checkpoints.wait()
     assert steps_in(anywhere) == ["step-00000001", "step-00000002"]
 
 
@@ -279,7 +280,7 @@ def test_a_bucket_that_is_gone_costs_checkpoints_and_is_said(gcs: str) -> None:
     said: list[str] = []
     checkpoints = made("gs://nowhere/work", note=said.append)
     checkpoints.save(1, trained(1).state())
-    assert not checkpoints.settle()
+    assert not checkpoints.wait()
     assert "there is no bucket gs://nowhere" in said[0]
     assert "training goes on" in said[0]
 
@@ -300,10 +301,10 @@ def test_a_full_disk_costs_a_checkpoint_and_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     checkpoints = made(tmp_path, note=said.append)
     checkpoints.save(1, trained(1).state())
-    assert checkpoints.settle()
+    assert checkpoints.wait()
     with full_disk():
         checkpoints.save(2, trained(2).state())
-        assert not checkpoints.settle()
+        assert not checkpoints.wait()
     assert len(said) == 1
     assert "checkpoint of step 2 not written to" in said[0]
     assert str(tmp_path / "step-00000002") in said[0]
@@ -313,7 +314,7 @@ def test_a_full_disk_costs_a_checkpoint_and_is_said(tmp_path: Path) -> None:
     assert found is not None
     assert found.step == 1
     checkpoints.save(3, trained(3).state())
-    assert checkpoints.settle()
+    assert checkpoints.wait()
     assert_equal_bits(tensors(checkpoints.latest()), trained(3).state())
     assert len(said) == 1
 
@@ -323,4 +324,4 @@ def test_a_full_disk_stops_the_training_where_that_was_asked_for(tmp_path: Path)
     with full_disk():
         checkpoints.save(2, trained(2).state())
         with pytest.raises(StorageError, match=r"checkpoint of step 2 not written to .*checkpoint_errors=warn"):
-            checkpoints.settle()
+            checkpoints.wait()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vim_core.checkpoint.checkpoints import flatten, restore
+from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError
 from vim_core.optim.factored_adam import FactoredAdam
@@ -163,7 +163,7 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer, number: int, scale
 
 
 def everything(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in flatten({"m": module}, {"o": optimizer}).items()}
+    return {name: value.clone() for name, value in flat_state_dict({"m": module}, {"o": optimizer}).items()}
 
 
 def bits(value: Tensor) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.support import tiny
 from tests.support.live_bytes import live_bytes
-from vim_core.checkpoint.checkpoints import flatten, restore
+from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig, ProbeConfig
 from vim_core.data.code_tables import CodeMeta, write_codes
 from vim_core.errors import ConfigError, DataError
@@ -210,7 +210,7 @@ def test_a_resumed_probe_ends_with_the_same_bits(tmp_path: Path) -> None:
     restore(tiny.state_of(first), second.modules, second.optimizers)
     stepped(second, 3, 8)
     tiny.assert_equal_bits(tiny.state_of(whole), tiny.state_of(second))
-    assert flatten(whole.modules, {}).keys() >= {"module/heads.block_00/weight", "module/gram.block_01/inner"}
+    assert flat_state_dict(whole.modules, {}).keys() >= {"module/heads.block_00/weight", "module/gram.block_01/inner"}
 
 
 def test_all_views_of_an_image_go_the_same_way(tmp_path: Path) -> None:

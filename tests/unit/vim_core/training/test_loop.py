@@ -147,7 +147,7 @@ def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make
     def filling(step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         # No file of this process grows beyond this size: the system refuses, as a full disk does.
         if step in (3, 5):
-            saving.settle()
+            saving.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (300 if step == 3 else before[0], before[1]))
         return own(step, batch)
 

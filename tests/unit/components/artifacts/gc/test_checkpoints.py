@@ -11,16 +11,16 @@ import torch
 from components.artifacts.gc.collect import collect
 from components.artifacts.gc.plan import Rules
 from tests.support.archived import key, own
-from vim_core.checkpoint.files import Index, step_folder, to_json, write_part
-from vim_core.checkpoint.state import Piece
+from vim_core.checkpoint.shard_files import CheckpointIndex, step_folder, to_json_bytes, write_shard
+from vim_core.checkpoint.state_dict import TensorShard
 from vim_core.storage import io
 
 
 def save(folder: str, step: int) -> None:
     """A checkpoint as a training writes it."""
     place = step_folder(folder, step)
-    part = write_part(place, "w-00000-of-00001", {"a": Piece(torch.full((3,), float(step)), (3,), (0, 3))})
-    io.write_bytes(io.join(place, "index.json"), to_json(Index(step, {}, {}, [part])))
+    part = write_shard(place, "w-00000-of-00001", {"a": TensorShard(torch.full((3,), float(step)), (3,), (0, 3))})
+    io.write_bytes(io.join(place, "index.json"), to_json_bytes(CheckpointIndex(step, {}, {}, [part])))
 
 
 def steps(folder: Path) -> Sequence[str]:
