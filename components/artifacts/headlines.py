@@ -21,7 +21,12 @@ HEADLINES = {
 }
 
 
-def of(artifact: Artifact) -> dict[str, float]:
-    """Those of one artifact, in their order."""
+def figures(artifact: Artifact) -> dict[str, float]:
+    """An artifact's headline figures, in the order of `HEADLINES`."""
     metrics = artifact.manifest.metrics
     return {key: metrics[key] for key in HEADLINES.get(artifact.manifest.component, ()) if key in metrics}
+
+
+def text(artifact: Artifact) -> str:
+    """The same as text, such as `test_psnr_db 22.5`."""
+    return ", ".join(f"{key} {value:.5g}" for key, value in figures(artifact).items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -126,29 +126,28 @@ class Row:
 
 
 class Tracker(Protocol):
-    """One component's MLflow run; every call is safe while the server is away."""
+    """One component's MLflow run. Calls queue what they are given and never wait for the server."""
 
     @property
     def run_id(self) -> str:
-        """The MLflow run id, or '' where tracking is off."""
+        """The MLflow run id, or '' where there is none (yet)."""
 
-    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> bool:
-        """Log one row of figures. False when the server did not take it: it may be offered again."""
+    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> None:
+        """Log one row of figures; the time is now unless given."""
 
-    def rows(self, rows: Sequence[Row]) -> bool:
-        """Log many rows in one request. False when the server did not take them."""
+    def rows(self, rows: Sequence[Row]) -> None:
+        """Log rows of figures; a point whose metric has its step or a later one already is left out."""
 
-    def image(self, name: str, png: bytes, step: int | None = None) -> bool:
-        """Log a picture. False when the server did not take it."""
+    def image(
+        self, name: str, png: bytes | str, step: int | None = None, delivered: Callable[[], None] = lambda: None
+    ) -> None:
+        """Log a picture, or the PNG file at a path or URI; `delivered` is called once the server has it."""
 
-    def text(self, name: str, content: str) -> bool:
-        """Keep a text file with the run, in place of one of this name. False when the server did not take it."""
+    def text(self, name: str, content: str) -> None:
+        """Keep a text file with the run, in place of one of this name."""
 
-    def last_step(self, key: str) -> int | None:
-        """The last step already delivered for this metric, -1 for none; None while the server cannot say."""
-
-    def left(self, entries: int) -> None:
-        """So many entries of a spool were offered in vain to the end: the artifact has them, for later."""
+    def flush(self, timeout_s: float) -> int:
+        """Wait for what is queued while the server answers, give up the rest, and return its number of entries."""
 
 
 @dataclass

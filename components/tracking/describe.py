@@ -1,4 +1,4 @@
-"""What MLflow shows of a run in words: its name, which settings are columns, and its description."""
+"""MLflow's texts about a run: its name, the settings that become columns, its input datasets, its description."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from components.artifacts import headlines
+from components.artifacts import headlines, store
 from components.artifacts.resolve import short
 from components.contract.api import Artifact
 from components.contract.fingerprint import settings_of
@@ -20,6 +20,8 @@ JOB = "VIM_JOB"
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for what its Jobs API starts."""
 SETTINGS = "settings.json"
+DATASET_DIGEST_LENGTH = 36
+"""MLflow's limit; the whole digest is in the dataset's profile."""
 
 
 def run_name(preset: str, fingerprint: str) -> str:
@@ -30,36 +32,49 @@ def run_name(preset: str, fingerprint: str) -> str:
 def job_tag() -> dict[str, str]:
     """The cluster's job that this process is part of, as a tag; empty outside of one."""
     try:
-        of_ray = json.loads(os.environ.get(RAY_JOB, "{}")).get("metadata", {}).get("job_submission_id", "")
+        ray_job = json.loads(os.environ.get(RAY_JOB, "{}")).get("metadata", {}).get("job_submission_id", "")
     except (ValueError, AttributeError):
-        of_ray = ""
-    named = os.environ.get(JOB) or of_ray
-    return {"vim.job": str(named)} if named else {}
+        ray_job = ""
+    job = os.environ.get(JOB) or ray_job
+    return {"vim.job": str(job)} if job else {}
 
 
-def chosen(component: str, settings: Mapping[str, Any], version: int) -> dict[str, Any]:
+def changed_settings(component: str, settings: Mapping[str, Any], version: int) -> dict[str, Any]:
     """The settings that differ from the code's defaults, and the component's version: the columns of its runs.
 
-    All of them would be over a hundred columns, nearly all the same in every run; the whole lies in `settings.json`.
+    All of them would be over a hundred columns, nearly all the same in every run; `settings.json` has them.
     """
-    usual = settings_of(getattr(PipelineConfig(), component))
-    return {"version": version, **_differing(settings, usual)}
+
+    def differing(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for name, value in settings.items():
+            default = defaults.get(name)
+            if isinstance(value, Mapping) and isinstance(default, Mapping):
+                inner = differing(value, default)
+                changed |= {name: inner} if inner else {}
+            elif value != default:
+                changed[name] = value
+        return changed
+
+    return {"version": version, **differing(settings, settings_of(getattr(PipelineConfig(), component)))}
 
 
-def _differing(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        other = usual.get(name)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            inner = _differing(value, other)
-            found |= {name: inner} if inner else {}
-        elif value != other:
-            found[name] = value
-    return found
+def datasets(root: str, artifact: Artifact) -> list[dict[str, str]]:
+    """Name, digest, source and profile of every input of `artifact`, with the name the component knows it by."""
+    return [
+        {
+            "context": key,
+            "name": record.component,
+            "digest": record.digest[:DATASET_DIGEST_LENGTH],
+            "source": json.dumps({"uri": store.folder(root, record.component, record.fingerprint)}),
+            "profile": json.dumps({"digest": record.digest, "fingerprint": record.fingerprint}),
+        }
+        for key, record in sorted(artifact.manifest.inputs.items())
+    ]
 
 
 def created_ms(artifact: Artifact) -> int:
-    """When it was made; a point told twice with this time is one point."""
+    """When it was made, in Unix milliseconds: a point that is logged twice with this time is one point."""
     try:
         return int(datetime.fromisoformat(artifact.manifest.created).timestamp() * 1000)
     except ValueError:
@@ -68,43 +83,39 @@ def created_ms(artifact: Artifact) -> int:
 
 def highlights(artifact: Artifact) -> dict[str, float]:
     """An artifact's headline figures as columns of the pipeline's run, such as `quantize/test_psnr_db`."""
-    return {f"{artifact.manifest.component}/{key}": value for key, value in headlines.of(artifact).items()}
+    return {f"{artifact.manifest.component}/{key}": value for key, value in headlines.figures(artifact).items()}
 
 
-def of_component(artifact: Artifact) -> str:
+def component_description(artifact: Artifact) -> str:
     """The description of a component's run: the training's last line, its figures, where the artifact lies."""
     manifest = artifact.manifest
     lines = [str(manifest.properties["summary"])] if "summary" in manifest.properties else []
-    figures = ", ".join(f"{key} {value:.5g}" for key, value in headlines.of(artifact).items())
+    figures = headlines.text(artifact)
     lines += [figures] if figures else []
-    made_from = ", ".join(f"{record.component}/{short(record.fingerprint)}" for record in manifest.inputs.values())
-    lines += [f"Made from {made_from}."] if made_from else []
+    sources = ", ".join(f"{record.component}/{short(record.fingerprint)}" for record in manifest.inputs.values())
+    lines += [f"Made from {sources}."] if sources else []
     lines += [f"Artifact: {_link(artifact.folder)}"]
     return "\n\n".join(lines)
 
 
-def of_pipeline(preset: str, made: Mapping[str, tuple[Artifact, bool]], page: str) -> str:
-    """The description of a pipeline's run: the report, then each component with figures and artifact."""
+def pipeline_description(preset: str, artifacts: Mapping[str, tuple[Artifact, bool]], page: str) -> str:
+    """The description of a pipeline's run: the report, then each component with figures and artifact.
+
+    `artifacts` holds each component's artifact and whether it was reused; `page` is the report's path or URI, or ''.
+    """
     lines = [f"Report: {_link(page)}", ""] if page else []
     lines += ["| component | | figures | artifact |", "|---|---|---|---|"]
-    for name, (artifact, reused) in made.items():
-        figures = ", ".join(f"{key} {value:.5g}" for key, value in headlines.of(artifact).items())
-        how = "reused" if reused else "ran"
-        lines.append(f"| {name} | {how} | {figures} | {_link(artifact.folder, _word(artifact))} |")
+    for name, (artifact, reused) in artifacts.items():
+        link = _link(artifact.folder, f"{artifact.manifest.component}/{short(artifact.manifest.fingerprint)}")
+        lines.append(f"| {name} | {'reused' if reused else 'ran'} | {headlines.text(artifact)} | {link} |")
     text = f"`vimctl report --preset {preset}` prints the figures, `vimctl artifacts show COMPONENT/…` an artifact."
     return "\n".join([*lines, "", text])
 
 
-def _word(artifact: Artifact) -> str:
-    """An artifact as `vimctl artifacts show` takes it."""
-    return f"{artifact.manifest.component}/{short(artifact.manifest.fingerprint)}"
-
-
-def _link(place: str, word: str = "") -> str:
-    """An address as a link where a browser can open it, which Google's console does for buckets; else the word."""
-    if place.startswith("gs://"):
-        return f"[{word or place}](https://console.cloud.google.com/storage/browser/{place.removeprefix('gs://')})"
-    if place.startswith(("http://", "https://")):
-        return f"[{word or place}]({place})"
-    whole = io.absolute(place)
-    return f"`{word or whole}`"
+def _link(address: str, label: str = "") -> str:
+    """A link where a browser can open the address, which Google's console does for buckets; else the label or path."""
+    if address.startswith("gs://"):
+        return f"[{label or address}](https://console.cloud.google.com/storage/browser/{address.removeprefix('gs://')})"
+    if address.startswith(("http://", "https://")):
+        return f"[{label or address}]({address})"
+    return f"`{label or io.absolute(address)}`"

@@ -61,10 +61,18 @@ def artifact_location(run: RunConfig) -> str | None:
     return io.local_path(run.root).absolute().joinpath("mlartifacts").as_uri()
 
 
+def run_page(server: str, experiment_id: str, run_id: str) -> str:
+    """The page of an MLflow run, or '' where `server` is no web address or the run is not known there."""
+    if not (server.startswith("http") and experiment_id and run_id):
+        return ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
 class Link:
     """Calls to one tracking server. After a failure, calls fail at once for `rest_s` seconds.
 
-    `connect` makes the client; the default imports MLflow, which takes seconds, on the first call.
+    `connect` makes the client; the default imports MLflow, which takes seconds, on the first call. `refused` holds the
+    server's answers to calls that it refused for good.
     """
 
     def __init__(
@@ -72,7 +80,8 @@ class Link:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.uri = uri
-        self.failures = 0
+        self.refused: list[str] = []
+        self._warned = False
         self._connect, self._rest, self._clock = connect or _mlflow_client, rest_s, clock
         self._client: Any = None
         self._resting_until = float("-inf")
@@ -83,27 +92,23 @@ class Link:
         if self._clock() < self._resting_until:
             raise ServerAway(f"{self.uri} did not answer a moment ago")
         try:
-            return act(self._ready_client())
+            with self._lock:
+                if self._client is None:
+                    self._client = self._connect(self.uri)
+            return act(self._client)
         except Exception as error:
-            if _is_refusal(error):
+            status = getattr(error, "get_http_status_code", None)
+            code = status() if callable(status) else 500
+            if 400 <= code < 500 and code not in RETRY_LATER:
                 raise ServerRefused(str(error)) from error
-            self._failed(error)
+            self._resting_until = self._clock() + self._rest
+            if not self._warned:
+                self._warned = True
+                reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+                log.warning(
+                    "MLflow at %s does not answer (%s); work goes on, figures are delivered later", self.uri, reason
+                )
             raise ServerAway(f"{self.uri}: {error}") from error
-
-    def _ready_client(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                self._client = self._connect(self.uri)
-            return self._client
-
-    def _failed(self, error: Exception) -> None:
-        self._resting_until = self._clock() + self._rest
-        self.failures += 1
-        if self.failures == 1:
-            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-            log.warning(
-                "MLflow at %s does not answer (%s); work goes on, figures are delivered later", self.uri, reason
-            )
 
 
 def silent(error: ServerAway) -> bool:
@@ -111,12 +116,6 @@ def silent(error: ServerAway) -> bool:
     cause = error.__cause__
     # MLflow's client words a connection that failed so, and has no class for it.
     return cause is None or isinstance(cause, OSError) or "exception" in str(cause)
-
-
-def _is_refusal(error: Exception) -> bool:
-    status = getattr(error, "get_http_status_code", None)
-    code = status() if callable(status) else 500
-    return 400 <= code < 500 and code not in RETRY_LATER
 
 
 def _mlflow_client(uri: str) -> Any:

@@ -26,50 +26,10 @@ def register(client: Any, preset: str, artifact: Artifact, run_ids: tuple[str, .
         client: an MlflowClient.
         run_ids: runs that may have made it, the first that the server knows becomes the version's source.
     """
-    name = model_name(preset, artifact.manifest.component)
+    component = artifact.manifest.component
+    name = model_name(preset, component)
     if _versions(client, name, artifact):
         return
-    _ensure(client, name, preset, artifact.manifest.component)
-    run_id = _known(client, run_ids)
-    made = client.create_model_version(
-        name, _source(artifact, run_id), run_id or None, tags(preset, artifact), None, description(artifact), 0
-    )
-    # Two pipelines that reuse one artifact may both have looked before either wrote.
-    first = min((int(each.version) for each in _versions(client, name, artifact)), default=int(made.version))
-    if int(made.version) > first:
-        client.delete_model_version(name, made.version)
-
-
-def tags(preset: str, artifact: Artifact) -> dict[str, str]:
-    """What identifies a version and what it was made from."""
-    manifest = artifact.manifest
-    made_from = {f"vim.input.{key}": record.digest for key, record in manifest.inputs.items()}
-    return {
-        "vim.digest": artifact.digest,
-        "vim.fingerprint": manifest.fingerprint,
-        "vim.preset": preset,
-        "vim.component": manifest.component,
-        "vim.artifact": io.absolute(artifact.folder),
-        **made_from,
-    }
-
-
-def description(artifact: Artifact) -> str:
-    """Headline figures and the address, for people."""
-    figures = ", ".join(f"{key} {value:.5g}" for key, value in headlines.of(artifact).items())
-    return f"{figures or artifact.manifest.component}; {io.absolute(artifact.folder)}"
-
-
-def _source(artifact: Artifact, run_id: str) -> str:
-    """The artifact's address; of one on a disk the run's, because servers take no paths of other machines."""
-    return f"runs:/{run_id}" if io.is_local(artifact.folder) and run_id else artifact.folder
-
-
-def _versions(client: Any, name: str, artifact: Artifact) -> list[Any]:
-    return list(client.search_model_versions(f"name = '{name}' and tags.`vim.digest` = '{artifact.digest}'"))
-
-
-def _ensure(client: Any, name: str, preset: str, component: str) -> None:
     text = (
         f"The {KINDS[component]} of the preset {preset}. A version's tags say where it lies and what it is made from."
     )
@@ -78,9 +38,42 @@ def _ensure(client: Any, name: str, preset: str, component: str) -> None:
     except Exception as error:
         if getattr(error, "error_code", "") != EXISTS:
             raise
+    run_id = _first_known(client, run_ids)
+    # The run as the address of an artifact on a disk, because servers take no paths of other machines.
+    source = f"runs:/{run_id}" if io.is_local(artifact.folder) and run_id else artifact.folder
+    created = client.create_model_version(
+        name, source, run_id or None, tags(preset, artifact), None, description(artifact), 0
+    )
+    # Two pipelines that reuse one artifact may both have looked before either wrote.
+    first = min((int(each.version) for each in _versions(client, name, artifact)), default=int(created.version))
+    if int(created.version) > first:
+        client.delete_model_version(name, created.version)
 
 
-def _known(client: Any, run_ids: tuple[str, ...]) -> str:
+def tags(preset: str, artifact: Artifact) -> dict[str, str]:
+    """What identifies a version and what it was made from."""
+    manifest = artifact.manifest
+    inputs = {f"vim.input.{key}": record.digest for key, record in manifest.inputs.items()}
+    return {
+        "vim.digest": artifact.digest,
+        "vim.fingerprint": manifest.fingerprint,
+        "vim.preset": preset,
+        "vim.component": manifest.component,
+        "vim.artifact": io.absolute(artifact.folder),
+        **inputs,
+    }
+
+
+def description(artifact: Artifact) -> str:
+    """Headline figures and the address, for people."""
+    return f"{headlines.text(artifact) or artifact.manifest.component}; {io.absolute(artifact.folder)}"
+
+
+def _versions(client: Any, name: str, artifact: Artifact) -> list[Any]:
+    return list(client.search_model_versions(f"name = '{name}' and tags.`vim.digest` = '{artifact.digest}'"))
+
+
+def _first_known(client: Any, run_ids: tuple[str, ...]) -> str:
     """The first run of these that the server has, or '' for none."""
     for run_id in filter(None, run_ids):
         try:

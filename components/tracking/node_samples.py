@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from components.contract.api import Row, Tracker
+from components.contract.api import Row
 from components.tracking import node_metrics
+from components.tracking.run import MlflowRun
 from vim_core.errors import StorageError
 from vim_core.storage import io
 from vim_core.training import spool
@@ -30,12 +31,12 @@ EVERY_S, SLOWEST_S = 10.0, 120.0
 GROWTH = 0.01
 """A pause is at least this share of the time so far: a week gives thousands of points, not a hundred thousand."""
 FLUSH_S = 30.0
-KEPT = 1000
+MAX_WAITING = 1000
 """Rows that wait for a store that does not answer; older ones are given up."""
 
 Rows = list[dict[str, Any]]
-Write = Callable[[Rows], bool]
-"""Takes rows {"t": milliseconds, "m": figures}; False where they have to be offered again."""
+Write = Callable[[Rows], None]
+"""Takes rows {"t": milliseconds, "m": figures}; raises `StorageError` or `OSError` where they have to come again."""
 
 
 class Sampler:
@@ -74,46 +75,41 @@ class Sampler:
 
     def _offer(self) -> None:
         try:
-            taken = self._write(self._rows)
+            self._write(self._rows)
+            self._rows = []
         except (StorageError, OSError) as error:
             log.warning("this node's figures are not kept for now: %s", error)
-            taken = False
-        self._rows = [] if taken else self._rows[-KEPT:]
+            self._rows = self._rows[-MAX_WAITING:]
 
 
-def chunks(work: str, node: str) -> Write:
+def chunk_writer(work: str, node: str) -> Write:
     """Keeps rows as files of the work folder, where the driver finds them."""
 
-    def write(rows: Rows) -> bool:
+    def write(rows: Rows) -> None:
         if rows:
             text = "".join(json.dumps(row) + "\n" for row in rows)
             io.write_bytes(io.join(work, NODES, f"{node}-{rows[0]['t']:015d}.jsonl"), text.encode())
-        return True
 
     return write
 
 
-def driver(run: Tracker, later: Callable[[Callable[[], bool]], None]) -> Write:
-    """Hands rows of this process's own machine to `later`, as acts that are False while the server is away.
+def queue_writer(run: MlflowRun, add: Callable[[Callable[[], None]], None]) -> Write:
+    """Queues rows of this process's own machine for its MLflow run by `add`.
 
     Their steps are seconds since the work began, behind those of an earlier attempt in the same run.
     """
     began = int(time.time() * 1000)
-    base: list[int] = []
+    first_step: list[int] = []
 
-    def deliver(rows: Rows) -> bool:
-        if not base:
-            last = run.last_step(next(iter(rows[0]["m"])))
-            if last is None:
-                return False
-            base.append(last + 1)
-        return run.rows([Row(base[0] + (int(row["t"]) - began) // 1000, int(row["t"]), row["m"]) for row in rows])
+    def deliver(rows: Rows) -> None:
+        if not first_step:
+            first_step.append(run.last_step(next(iter(rows[0]["m"]))) + 1)
+        run.rows([Row(first_step[0] + (int(row["t"]) - began) // 1000, int(row["t"]), row["m"]) for row in rows])
 
-    def write(rows: Rows) -> bool:
-        found = [row for row in rows if row["m"]]
-        if found:
-            later(lambda: deliver(found))
-        return True
+    def write(rows: Rows) -> None:
+        with_figures = [row for row in rows if row["m"]]
+        if with_figures:
+            add(lambda: deliver(with_figures))
 
     return write
 
@@ -125,7 +121,7 @@ def sampled(work: str, node_rank: int, local_rank: int, wanted: bool) -> Iterato
         yield
         return
     name = f"node-{node_rank}"
-    with Sampler(name, chunks(work, name)):
+    with Sampler(name, chunk_writer(work, name)):
         yield
 
 
@@ -143,17 +139,12 @@ class Collector:
     def fetch(self) -> None:
         """Append what is new. Raises `StorageError` where the store does not answer."""
         fresh = [name for name in io.list_names(self._folder) if name not in self._seen and name.endswith(".jsonl")]
-        for name in sorted(fresh, key=_time):
+        for name in sorted(fresh, key=lambda name: int(name.removesuffix(".jsonl").rsplit("-", 1)[-1])):
             rows = spool.parse(io.read_bytes(io.join(self._folder, name)))
             if self._began < 0 and rows:
                 self._began = int(rows[0]["t"])
             with open(self._local, "ab") as stream:
-                stream.write(b"".join(json.dumps(self._stepped(row)).encode() + b"\n" for row in rows))
+                for row in rows:
+                    stepped = {"step": max(0, int(row["t"]) - self._began) // 1000, **row}
+                    stream.write(json.dumps(stepped).encode() + b"\n")
             self._seen.add(name)
-
-    def _stepped(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"step": max(0, int(row["t"]) - self._began) // 1000, **row}
-
-
-def _time(name: str) -> int:
-    return int(name.removesuffix(".jsonl").rsplit("-", 1)[-1])

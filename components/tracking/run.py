@@ -1,7 +1,8 @@
-"""One MLflow run that may have to wait for its server: made at the first call that gets through."""
+"""One MLflow run: calls over its link, and the same run as a component sees it, which never waits."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -10,105 +11,71 @@ from io import BytesIO
 from typing import Any
 
 from components.contract.api import Row
+from components.tracking.delivery import DeliveryQueue
 from components.tracking.link import Link, ServerAway, ServerRefused
+from vim_core.storage import io
 from vim_core.text import flatten
+
+log = logging.getLogger(__name__)
 
 TOKEN = "vim.token"
 PARAM_LENGTH = 500
+TAG_LENGTH = 5000
 PARAMS_PER_CALL = 100
 METRICS_PER_CALL = 1000
 
 
-class OffTracker:
-    """Takes everything and keeps nothing: tracking is off."""
-
-    @property
-    def run_id(self) -> str:
-        """Empty: there is no run."""
-        return ""
-
-    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> bool:
-        """Take a row and forget it."""
-        return True
-
-    def rows(self, rows: Sequence[Row]) -> bool:
-        """Take rows and forget them."""
-        return True
-
-    def image(self, name: str, png: bytes, step: int | None = None) -> bool:
-        """Take a picture and forget it."""
-        return True
-
-    def text(self, name: str, content: str) -> bool:
-        """Take a file and forget it."""
-        return True
-
-    def last_step(self, key: str) -> int | None:
-        """Nothing was delivered."""
-        return -1
-
-    def left(self, entries: int) -> None:
-        """Nothing is ever left."""
-
-
 class MlflowRun:
-    """An MLflow run addressed by its id, never by MLflow's global state.
+    """An MLflow run addressed by its id, never by MLflow's global state; made by the first call that gets through.
 
-    `experiment` gives the experiment's id, `name` and `tags` are used when the run is made. `known` is the id of an
-    earlier attempt's run, which is continued where it still exists. `made` is told the id once there is one.
-    Calls that change the run return False while the server is away, and True when it took or refused them
-    for good; refusals are counted in `refused`. `behind` says that a spool could not be delivered to its end.
+    `experiment` gives the experiment's id, `name` and `tags` are used when the run is made. `known_id` is the id of an
+    earlier attempt's run, which is continued where it still exists. `opened` gets the id once there is one.
+
+    Calls raise `ServerAway` and may be repeated then: a point with the same timestamp is one point for MLflow. What the
+    server refuses for good is noted in `link.refused`, once, and raises nothing.
+
+    `incomplete` says that points of the run were given up while the server was away: its artifact has them.
     """
 
     def __init__(
-        self, link: Link, experiment: Callable[[], str], name: str,
-        tags: Callable[[], Mapping[str, str]], known: str = "",
-        made: Callable[[str], None] = lambda run_id: None,
+        self, link: Link, experiment: Callable[[], str], name: str, tags: Callable[[], Mapping[str, str]],
+        known_id: str = "", opened: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
-        self._link, self._experiment, self._name = link, experiment, name
-        self._tags, self._token = tags, uuid.uuid4().hex
-        self._known, self._made = known, made
-        self._id = ""
-        self._asked = False
+        self.name, self.run_id, self.incomplete = name, "", False
+        self._link, self._experiment, self._tags = link, experiment, tags
+        self._known_id, self._opened = known_id, opened
+        self._token, self._creating = uuid.uuid4().hex, False
+        self._last_steps: dict[str, int] = {}
         self._lock = threading.RLock()
-        self.refused: list[str] = []
-        self.behind = False
 
-    @property
-    def run_id(self) -> str:
-        """The MLflow run id, or '' while there is none."""
-        return self._id
-
-    def adopt(self, known: str) -> None:
-        """Continue the run of this id at the first call, instead of making one; '' changes nothing."""
-        self._known = known or self._known
+    def adopt(self, known_id: str) -> None:
+        """Continue the run of this id at the first call instead of making one; '' changes nothing."""
+        self._known_id = known_id or self._known_id
 
     def open(self) -> str:
         """The run's id; makes or continues the run at the first call. Raises `ServerAway` or `ServerRefused`."""
         with self._lock:
-            if not self._id:
-                self._id = self._continued() or self._created()
-                self._made(self._id)
-            return self._id
+            if not self.run_id:
+                self.run_id = self._continue() or self._create()
+                if self._opened:
+                    self._opened(self.run_id)
+            return self.run_id
 
-    def change(self, act: Callable[[Any, str], object]) -> bool:
-        """Run `act(client, run_id)`; False when the server is away."""
+    def change(self, act: Callable[[Any, str], object]) -> None:
+        """Call `act(client, run_id)`. Raises `ServerAway`."""
         try:
             run_id = self.open()
             self._link.call(lambda client: act(client, run_id))
-        except ServerAway:
-            return False
         except ServerRefused as error:
-            self.refused.append(str(error))
-        return True
+            self._link.refused.append(str(error))
 
-    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> bool:
-        """Log one row of figures; the time is now unless given."""
+    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> None:
+        """Log one row of figures; the time is now unless given. Raises `ServerAway`."""
         stamp = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
-        return self.rows([Row(step, stamp, dict(values))])
+        self.rows([Row(step, stamp, dict(values))])
 
-    def rows(self, rows: Sequence[Row]) -> bool:
-        """Log many rows in as few requests as MLflow allows."""
+    def rows(self, rows: Sequence[Row]) -> None:
+        """Log rows of figures in as few requests as MLflow allows. Raises `ServerAway`."""
 
         def act(client: Any, run_id: str) -> None:
             from mlflow.entities import Metric
@@ -117,10 +84,33 @@ class MlflowRun:
             for start in range(0, len(points), METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
 
-        return self.change(act)
+        self.change(act)
 
-    def image(self, name: str, png: bytes, step: int | None = None) -> bool:
-        """Log a picture: with a step it joins MLflow's picture grid, without one it lies under `pictures/`."""
+    def new_rows(self, rows: Sequence[Row]) -> None:
+        """Log the points that the run lacks: of every metric, those behind its last step. Raises `ServerAway`."""
+        reached: dict[str, int] = {}
+        lacking: list[Row] = []
+        for row in rows:
+            values: dict[str, float] = {}
+            for name, value in row.values.items():
+                if name not in self._last_steps:
+                    self._last_steps[name] = self.last_step(name)
+                if row.step > max(self._last_steps[name], reached.get(name, -1)):
+                    values[name], reached[name] = value, row.step
+            if values:
+                lacking.append(Row(row.step, row.timestamp_ms, values))
+        if lacking:
+            self.rows(lacking)
+        self._last_steps |= reached
+
+    def last_step(self, metric: str) -> int:
+        """The last step of this metric that the server has, -1 for none. Raises `ServerAway`."""
+        history: list[Any] = []
+        self.change(lambda client, run_id: history.extend(client.get_metric_history(run_id, metric)))
+        return max((point.step for point in history), default=-1)
+
+    def image(self, name: str, png: bytes, step: int | None = None) -> None:
+        """Log a picture: with a step into MLflow's picture grid, else as `pictures/<name>.png`. Raises `ServerAway`."""
 
         def act(client: Any, run_id: str) -> None:
             from PIL import Image
@@ -131,40 +121,24 @@ class MlflowRun:
             else:
                 client.log_image(run_id, picture, key=name, step=step, synchronous=True)
 
-        return self.change(act)
+        self.change(act)
 
-    def text(self, name: str, content: str) -> bool:
-        """Log a text file, in place of one of this name."""
-        return self.change(lambda client, run_id: client.log_text(run_id, content, name))
+    def text(self, name: str, content: str) -> None:
+        """Log a text file in place of one of this name. Raises `ServerAway`."""
+        self.change(lambda client, run_id: client.log_text(run_id, content, name))
 
-    def last_step(self, key: str) -> int | None:
-        """The last step of this metric that the server has, -1 for none, None while it is away."""
-        try:
-            run_id = self.open()
-            history = self._link.call(lambda client: client.get_metric_history(run_id, key))
-        except ServerAway:
-            return None
-        except ServerRefused as error:
-            self.refused.append(str(error))
-            return -1
-        return max((point.step for point in history), default=-1)
-
-    def left(self, entries: int) -> None:
-        """Remember that the run lacks entries: it must not count as complete before it has them."""
-        self.behind = True
-
-    def tag(self, tags: Mapping[str, str]) -> bool:
-        """Set tags."""
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags. Raises `ServerAway`."""
 
         def act(client: Any, run_id: str) -> None:
             from mlflow.entities import RunTag
 
-            client.log_batch(run_id, tags=[RunTag(name, value[:5000]) for name, value in tags.items()])
+            client.log_batch(run_id, tags=[RunTag(name, value[:TAG_LENGTH]) for name, value in tags.items()])
 
-        return self.change(act)
+        self.change(act)
 
-    def params(self, settings: Mapping[str, Any]) -> bool:
-        """Log flattened settings; long values are cut to `PARAM_LENGTH` characters."""
+    def params(self, settings: Mapping[str, Any]) -> None:
+        """Log nested settings under dotted names; long values are cut to `PARAM_LENGTH`. Raises `ServerAway`."""
 
         def act(client: Any, run_id: str) -> None:
             from mlflow.entities import Param
@@ -174,34 +148,113 @@ class MlflowRun:
             for start in range(0, len(params), PARAMS_PER_CALL):
                 client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
 
-        return self.change(act)
+        self.change(act)
 
-    def end(self, status: str) -> bool:
-        """Set the final status: FINISHED, FAILED or KILLED."""
-        return self.change(lambda client, run_id: client.set_terminated(run_id, status))
+    def datasets(self, inputs: Sequence[Mapping[str, str]]) -> None:
+        """Log input artifacts, as `describe.datasets` gives them. Raises `ServerAway`."""
 
-    def _continued(self) -> str:
-        if not self._known:
+        def act(client: Any, run_id: str) -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            entries = [
+                DatasetInput(
+                    Dataset(item["name"], item["digest"], "local", item["source"], None, item["profile"]),
+                    [InputTag("mlflow.data.context", item["context"])],
+                )
+                for item in inputs
+            ]
+            client.log_inputs(run_id, entries)
+
+        self.change(act)
+
+    def end(self, status: str) -> None:
+        """Set the final status: FINISHED, FAILED or KILLED. Raises `ServerAway`."""
+        self.change(lambda client, run_id: client.set_terminated(run_id, status))
+
+    def _continue(self) -> str:
+        """The id of the earlier attempt's run, which runs again; '' where the server has none."""
+        if not self._known_id:
             return ""
+
+        def act(client: Any) -> None:
+            client.update_run(self._known_id, status="RUNNING")
+            for name, value in self._tags().items():
+                client.set_tag(self._known_id, name, value)
+
         try:
-            return self._link.call(lambda client: self._revive(client, self._known))
+            self._link.call(act)
         except ServerRefused:
-            self._known = ""
-            return ""
+            self._known_id = ""
+        return self._known_id
 
-    def _revive(self, client: Any, run_id: str) -> str:
-        client.update_run(run_id, status="RUNNING")
-        for name, value in self._tags().items():
-            client.set_tag(run_id, name, value)
-        return run_id
-
-    def _created(self) -> str:
+    def _create(self) -> str:
         experiment, tags = self._experiment(), {**self._tags(), TOKEN: self._token}
-        if self._asked:  # the server may have made the run although its answer never came
+        if self._creating:  # the server may have made the run although its answer never came
             query = f"tags.`{TOKEN}` = '{self._token}'"
-            found = self._link.call(lambda client: list(client.search_runs([experiment], query)))
-            if found:
-                return str(found[0].info.run_id)
-        self._asked = True
-        run = self._link.call(lambda client: client.create_run(experiment, tags=tags, run_name=self._name))
+            runs = self._link.call(lambda client: list(client.search_runs([experiment], query)))
+            if runs:
+                return str(runs[0].info.run_id)
+        self._creating = True
+        run = self._link.call(lambda client: client.create_run(experiment, tags=tags, run_name=self.name))
         return str(run.info.run_id)
+
+
+class QueuedRun:
+    """A component's `Tracker`: what it logs is queued for its MLflow run."""
+
+    def __init__(self, run: MlflowRun, queue: DeliveryQueue) -> None:
+        self._run, self._queue = run, queue
+        self._texts: dict[str, str] = {}
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run id, or '' while there is none."""
+        return self._run.run_id
+
+    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> None:
+        """Queue one row of figures; the time is now unless given."""
+        stamp = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
+        self.rows([Row(step, stamp, dict(values))])
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        """Queue rows of figures; a point whose metric has its step or a later one already is left out."""
+        self._queue.add_rows(f"the figures of {self._run.name}", rows, self._run.new_rows, self)
+
+    def image(
+        self, name: str, png: bytes | str, step: int | None = None, delivered: Callable[[], None] = lambda: None
+    ) -> None:
+        """Queue a picture, or the path of one that is read when its turn comes; `delivered` is called afterwards."""
+
+        def act() -> None:
+            try:
+                self._run.image(name, png if isinstance(png, bytes) else io.read_bytes(png), step)
+            except FileNotFoundError:
+                log.warning("picture %s is gone, it is not delivered to MLflow", png)
+            delivered()
+
+        self._queue.add(f"the picture {name}", act, self)
+
+    def text(self, name: str, content: str) -> None:
+        """Queue a text file; of several with one name that wait, only the last is sent."""
+        waiting = name in self._texts
+        self._texts[name] = content
+
+        def act() -> None:
+            newest = self._texts.pop(name, None)
+            if newest is None:
+                return
+            try:
+                self._run.text(name, newest)
+            except ServerAway:
+                self._texts.setdefault(name, newest)
+                raise
+
+        if not waiting:
+            self._queue.add(name, act, self)
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait for the deliveries while the server answers; gives how many were given up, which the artifact has."""
+        self._queue.wait(timeout_s)
+        given_up = self._queue.withdraw(self)
+        self._run.incomplete = self._run.incomplete or given_up > 0
+        return given_up

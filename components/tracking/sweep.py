@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import json
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from components.tracking.deliveries import Deliveries
-from components.tracking.link import Link, ServerAway, ServerRefused, tracking_uri
+from components.tracking.link import Link
 from components.tracking.owner import commit_tag, owner_tags
+from components.tracking.parent import PARENT, ParentTracker
 from components.tracking.run import MlflowRun
-from components.tracking.tracker import FLUSH_S, PARENT, SETTLE_S, find_experiment
 from vim_core.config import PipelineConfig
 
-log = logging.getLogger(__name__)
-
 PAGE = 500
-"""Runs that are asked for at once."""
+"""Runs of one search request."""
 KIND, SWEEP, FINGERPRINT = "vim.kind", "vim.sweep", "vim.fingerprint"
 POINT, RESULT, REASON = "vim.point", "vim.result", "vim.reason"
 
 
 @dataclass(frozen=True)
 class PointRecord:
-    """What is told of one point; `made` is when its newest artifact was, in ISO 8601, `reason` why it failed."""
+    """What MLflow gets of one point; `made` is when its newest artifact was (ISO 8601), `reason` why it failed."""
 
     key: str
     number: int
@@ -44,7 +38,7 @@ class PointRecord:
     @property
     def result(self) -> str:
         """20 hex digits over all of it: a point that the server has like this is not sent again."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()[:20]
+        return _digest(asdict(self))
 
     @property
     def timestamp_ms(self) -> int:
@@ -52,185 +46,98 @@ class PointRecord:
         return int((datetime.fromisoformat(self.made).timestamp() if self.made else time.time()) * 1000)
 
 
-class OffSweepTracking:
-    """Tracking switched off by `run.tracking_uri=off`."""
+class SweepTracker(ParentTracker):
+    """Made by `open_sweep`; the run of an earlier run of the same sweep is continued.
 
-    def start(self) -> None:
-        """Do nothing."""
+    `settings` become the run's parameters. What the server does not take in time is delivered when the same sweep is
+    run again.
+    """
 
-    def point(self, point: PointRecord) -> None:
-        """Do nothing."""
-
-    def run_of(self, key: str) -> str:
-        """No run."""
-        return ""
-
-    def record(self) -> dict[str, str]:
-        """Nowhere."""
-        return {}
-
-    def settle(self) -> None:
-        """Do nothing."""
-
-    def file(self, path: str) -> None:
-        """Do nothing."""
-
-    def close(self, status: str, figures: Mapping[str, float]) -> None:
-        """Do nothing."""
-
-
-class MlflowSweepTracking(OffSweepTracking):
-    """Made by `open_sweep`; the run of an earlier run of the same sweep is continued."""
+    missed_remedy = "; running the sweep again delivers them"
 
     def __init__(
-        self, config: PipelineConfig, link: Link, name: str, fingerprint: str, asked: Mapping[str, Any],
-        tags: Mapping[str, str],
+        self, config: PipelineConfig, name: str, fingerprint: str, settings: Mapping[str, Any],
+        tags: Mapping[str, str], link: Link | None = None,
     ) -> None:  # fmt: skip
-        self._config, self._link, self._asked = config, link, asked
-        own = {KIND: "sweep", SWEEP: name, FINGERPRINT: fingerprint, "vim.preset": config.preset}
-        own = {**own, **owner_tags(), **commit_tag(), **tags}
-        self._fingerprint = fingerprint
-        self._experiment_id = ""
-        self._parent = MlflowRun(link, self._experiment, f"sweep {name}", lambda: own)
-        self._deliveries = Deliveries()
+        super().__init__(config, f"sweep {name}", link)
+        self._name, self._fingerprint, self._settings, self._given_tags = name, fingerprint, settings, tags
         self._points: dict[str, MlflowRun] = {}
-        self._there: dict[str, tuple[str, str]] | None = None
+        self._delivered: dict[str, tuple[str, str]] = {}
 
     def start(self) -> None:
-        """Begin; waits a moment, so that the run is usually there before the first point."""
-        with contextlib.suppress(ServerAway, ServerRefused):
-            self._link.call(lambda client: None)  # MLflow is imported here, not by two threads at once
-        self._deliveries.add("the sweep's run", self._begin)
-        self._deliveries.settle(SETTLE_S)
+        """Make or continue the sweep's run; waits a moment, so that it is usually there before the first point."""
+        super().start()
+        self._queue.add("the sweep's settings", lambda: self._parent.params(self._settings))
 
     def point(self, point: PointRecord) -> None:
-        """Tell how a point came out; what the server has already is not sent again."""
-        self._deliveries.add(f"point {point.number}", lambda: self._tell(point))
+        """Log how a point came out; what the server has already is not sent again."""
+        self._queue.add(f"point {point.number}", lambda: self._deliver(point))
 
     def run_of(self, key: str) -> str:
         """The run id of a point, or '' while there is none."""
-        if key in self._points and self._points[key].run_id:
-            return self._points[key].run_id
-        return (self._there or {}).get(key, ("", ""))[0]
+        run = self._points.get(key)
+        return (run.run_id if run else "") or self._delivered.get(key, ("", ""))[0]
 
-    def record(self) -> dict[str, str]:
-        """Address, experiment, run id, and the run's page where a server shows it."""
-        run_id, uri = self._parent.run_id, self._link.uri
-        found = {"tracking_uri": uri, "experiment": self._config.preset, "run_id": run_id}
-        if uri.startswith("http") and run_id:
-            found["url"] = f"{uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{run_id}"
-        return found
+    def log_figures(self, figures: Mapping[str, float]) -> None:
+        """Log figures of the sweep itself, unless the server has them from an earlier run."""
+        self._queue.add("the sweep's figures", lambda: self._deliver_figures(figures))
 
-    def settle(self) -> None:
-        """Wait a moment for what is under way."""
-        self._deliveries.settle(FLUSH_S)
+    def _tags(self) -> dict[str, str]:
+        tags = {KIND: "sweep", SWEEP: self._name, FINGERPRINT: self._fingerprint, "vim.preset": self._config.preset}
+        return {**tags, **owner_tags(), **commit_tag(), **self._given_tags}
 
-    def file(self, path: str) -> None:
-        """Keep a local file with the sweep's run, in the place of one of this name."""
-        self._deliveries.add(path, lambda: self._parent.change(lambda c, i: c.log_artifact(i, path, "sweep")))
+    def _begin(self) -> None:
+        """Open the newest run of the same sweep or a new one, and look up which points the server has."""
+        newest = self._newest_run(f"tags.`{FINGERPRINT}` = '{self._fingerprint}' and tags.`{KIND}` = 'sweep'")
+        self._parent.adopt(str(newest.info.run_id) if newest else "")
+        query = f"tags.`{PARENT}` = '{self._parent.open()}' and tags.`{KIND}` = 'point'"
 
-    def close(self, status: str, figures: Mapping[str, float]) -> None:
-        """End the run. What a server did not take by then is delivered when the same sweep is run again."""
-        self._deliveries.add("the sweep's figures", lambda: self._sum_up(figures))
-        self._deliveries.add("the end of the sweep", lambda: self._parent.end(status))
-        missing = self._deliveries.close(FLUSH_S)
-        if missing:
-            names = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
-            log.warning("MLflow at %s did not take %d entries (%s); running the sweep again delivers them",
-                        self._link.uri, len(missing), names)  # fmt: skip
-        refused = [text for run in (self._parent, *self._points.values()) for text in run.refused]
-        if refused:
-            log.warning("MLflow at %s refused %d entries, first: %s", self._link.uri, len(refused), refused[0][:200])
+        def search(client: Any) -> dict[str, tuple[str, str]]:
+            """Run id and delivered result of every point by the point's key."""
+            points: dict[str, tuple[str, str]] = {}
+            token: str | None = None
+            while True:
+                page = client.search_runs([self.experiment_id], query, max_results=PAGE, page_token=token)
+                for run in page:
+                    points[run.data.tags.get(POINT, "")] = (str(run.info.run_id), run.data.tags.get(RESULT, ""))
+                token = page.token
+                if not token:
+                    return points
 
-    def _begin(self) -> bool:
-        try:
-            self._parent.adopt(self._earlier())
-            self._there = self._children()
-        except ServerAway:
-            return False
-        except ServerRefused as error:
-            self._parent.refused.append(str(error))
-            self._there = {}
-        return self._parent.params(self._asked)
+        self._delivered = self._link.call(search)
 
-    def _sum_up(self, figures: Mapping[str, float]) -> bool:
-        """The sweep's own figures, unless the server has them from an earlier run: each would be a further point."""
-        result = hashlib.sha256(json.dumps(dict(figures), sort_keys=True).encode()).hexdigest()[:20]
-        try:
-            run_id = self._parent.open()
-            told = self._link.call(lambda client: client.get_run(run_id)).data.tags.get(RESULT)
-        except ServerAway:
-            return False
-        except ServerRefused as error:
-            self._parent.refused.append(str(error))
-            return True
-        if told == result:
-            return True
-        return self._parent.metrics(0, figures) and self._parent.tag({RESULT: result})
+    def _deliver(self, point: PointRecord) -> None:
+        known_id, delivered = self._delivered.get(point.key, ("", ""))
+        if delivered == point.result:
+            return
+        if point.key not in self._points:
+            tags = {KIND: "point", POINT: point.key, "vim.preset": self._config.preset}
+            self._points[point.key] = self._child(point.label, tags, known_id)
+        run = self._points[point.key]
+        run.params(point.settings)
+        run.metrics(0, point.figures, point.timestamp_ms)
+        run.tag({**{f"vim.artifact.{name}": key for name, key in point.artifacts.items()}, REASON: point.reason})
+        run.end("FAILED" if point.reason else "FINISHED")
+        # Last: whatever was not delivered before is sent again by the next run of the sweep.
+        run.tag({RESULT: point.result})
 
-    def _tell(self, point: PointRecord) -> bool:
-        known, told = (self._there or {}).get(point.key, ("", ""))
-        if told == point.result:
-            return True
-        tags = {KIND: "point", POINT: point.key, "vim.preset": self._config.preset}
-        run = self._points.setdefault(
-            point.key,
-            MlflowRun(
-                self._link, self._experiment, point.label, lambda: {**tags, PARENT: self._parent.open()}, known=known
-            ),
-        )
-        made = {f"vim.artifact.{name}": fingerprint for name, fingerprint in point.artifacts.items()}
-        status = "FAILED" if point.reason else "FINISHED"
-        acts: tuple[Callable[[], bool], ...] = (
-            lambda: run.params(point.settings),
-            lambda: run.metrics(0, point.figures, point.timestamp_ms),
-            lambda: run.tag({**made, REASON: point.reason}),
-            lambda: run.end(status),
-            # Last: whatever was not delivered before is sent again by the next run of the sweep.
-            lambda: run.tag({RESULT: point.result}),
-        )
-        return all(act() for act in acts)
-
-    def _experiment(self) -> str:
-        if not self._experiment_id:
-            self._experiment_id = self._link.call(lambda client: find_experiment(client, self._config))
-        return self._experiment_id
-
-    def _earlier(self) -> str:
-        """The newest run of the same sweep, or ''."""
-        query = f"tags.`{FINGERPRINT}` = '{self._fingerprint}' and tags.`{KIND}` = 'sweep'"
-        experiment, order = self._experiment(), ["attributes.start_time DESC"]
-        found = self._link.call(lambda c: list(c.search_runs([experiment], query, max_results=1, order_by=order)))
-        return str(found[0].info.run_id) if found else ""
-
-    def _children(self) -> dict[str, tuple[str, str]]:
-        """Run id and delivered result of every point that the server has, by the point's key."""
-        parent, experiment = self._parent.open(), self._experiment()
-        query = f"tags.`{PARENT}` = '{parent}' and tags.`{KIND}` = 'point'"
-        found: dict[str, tuple[str, str]] = {}
-        token: str | None = None
-        while True:
-            ask = functools.partial(_page, [experiment], query, token)
-            page = self._link.call(ask)
-            for run in page:
-                found[run.data.tags.get(POINT, "")] = (str(run.info.run_id), run.data.tags.get(RESULT, ""))
-            token = getattr(page, "token", None)
-            if not token:
-                return found
+    def _deliver_figures(self, figures: Mapping[str, float]) -> None:
+        """Logged again, each would be a further point."""
+        result, run_id = _digest(dict(figures)), self._parent.open()
+        if self._link.call(lambda client: client.get_run(run_id)).data.tags.get(RESULT) != result:
+            self._parent.metrics(0, figures)
+            self._parent.tag({RESULT: result})
 
 
-def _page(experiments: list[str], query: str, token: str | None, client: Any) -> Any:
-    return client.search_runs(experiments, query, max_results=PAGE, page_token=token)
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def open_sweep(
-    config: PipelineConfig, name: str, fingerprint: str, asked: Mapping[str, Any], tags: Mapping[str, str],
+    config: PipelineConfig, name: str, fingerprint: str, settings: Mapping[str, Any], tags: Mapping[str, str],
     link: Link | None = None,
-) -> OffSweepTracking:  # fmt: skip
+) -> SweepTracker:  # fmt: skip
     """Begin tracking a sweep. Raises `ConfigError` for a tracking address that contradicts the root."""
-    uri = tracking_uri(config.run)
-    if uri is None:
-        return OffSweepTracking()
-    made = MlflowSweepTracking(config, link or Link(uri), name, fingerprint, asked, tags)
-    made.start()
-    return made
+    tracker = SweepTracker(config, name, fingerprint, settings, tags, link)
+    tracker.start()
+    return tracker

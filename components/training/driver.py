@@ -9,8 +9,8 @@ from typing import Any
 
 from components.artifacts.scratch import scratch
 from components.contract.api import Context, Outcome
-from components.tracking.fault_log import NONFINITE
 from components.tracking.node_samples import SYSTEM, Collector
+from components.tracking.shipping import NONFINITE
 from components.tracking.spool_mirror import SPOOL, Follower, repeated
 from components.training.worker import CURVES, FIGURES, FINAL, TrainingJob, raise_refusal, work
 from vim_core.config import TrainConfig

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.tracking.fault_log import NONFINITE
 from components.tracking.node_samples import sampled
+from components.tracking.shipping import NONFINITE
 from components.tracking.spool_mirror import Mirror, repeated
 from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig

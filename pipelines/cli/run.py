@@ -100,11 +100,11 @@ def execute(
 
 def print_results(session: Session, console: Console) -> None:
     """Print what ran, what was reused, the headline metrics, and where to look."""
-    from pipelines.orchestration.session import mlflow_record, report_folder
+    from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
 
     console.print(results_table(session.results))
-    record = mlflow_record(session.config, session.tracking)
+    record = session.tracking.record()
     if session.page:
         common.print_field(console, "report", common.display_path(session.page))
         results = io.join(report_folder(session.config), "results.json")

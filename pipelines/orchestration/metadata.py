@@ -12,9 +12,10 @@ import dagster as dg
 from components.artifacts.execute import Result
 from components.artifacts.headlines import HEADLINES
 from components.contract.api import Artifact
+from components.tracking.link import run_page
 from components.tracking.owner import commit_tag, owner_tags
 from components.tracking.tracker import config_fingerprint
-from pipelines.orchestration.session import MLFLOW_URL, Session, mlflow_page
+from pipelines.orchestration.session import MLFLOW_URL, Session
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
@@ -67,7 +68,7 @@ def pictures(artifact: Artifact) -> dict[str, Any]:
 def mlflow_url(current: Session, run_id: str) -> str:
     """The page of an MLflow run, or '' where no server is known that shows it."""
     server = os.environ.get(MLFLOW_URL) or current.tracking.uri
-    return mlflow_page(server, current.tracking.experiment_id, run_id)
+    return run_page(server, current.tracking.experiment_id, run_id)
 
 
 def run_tags(config: PipelineConfig) -> dict[str, str]:

@@ -15,6 +15,7 @@ from components.artifacts.gates.verdict import Verdict
 from components.contract import registry
 from components.contract.api import Artifact, Progress
 from components.tracking import tracker
+from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
 from vim_core.config import PipelineConfig
 from vim_core.errors import GateError
@@ -37,7 +38,7 @@ class Session:
 
     config: PipelineConfig
     progress: Callable[[str], ClosingProgress]
-    tracking: tracker.Tracking
+    tracking: tracker.PipelineTracker
     run_overrides: RunOverrides = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
@@ -94,7 +95,7 @@ class Session:
 
     def close(self) -> None:
         """End the MLflow run with how this run went."""
-        self.tracking.close(tracker.ending(self.error))
+        self.tracking.close(final_status(self.error))
 
     def _publish(self, artifact: Artifact) -> None:
         from components.report import component as report
@@ -103,7 +104,7 @@ class Session:
             "preset": self.config.preset,
             "seconds": {name: round(result.seconds, 2) for name, result in self.results.items()},
             "reused": {name: result.reused for name, result in self.results.items()},
-            "mlflow": mlflow_record(self.config, self.tracking),
+            "mlflow": self.tracking.record(),
         }
         self.page = report.publish(artifact, record, report_folder(self.config))
         self.tracking.report(self.page)
@@ -123,19 +124,3 @@ def begin(
 def report_folder(config: PipelineConfig) -> str:
     """The folder of a preset's published report."""
     return io.join(config.run.root, "reports", config.preset)
-
-
-def mlflow_record(config: PipelineConfig, run: tracker.Tracking) -> dict[str, str]:
-    """Where the run is tracked: address, experiment, run id, and its page where a server shows it."""
-    if not run.uri:
-        return {}
-    record = {"tracking_uri": run.uri, "experiment": config.preset, "run_id": run.run_id}
-    url = mlflow_page(run.uri, run.experiment_id, run.run_id)
-    return record | ({"url": url} if url else {})
-
-
-def mlflow_page(server: str, experiment_id: str, run_id: str) -> str:
-    """The page of an MLflow run, or '' where `server` is no web address or the run is not known there."""
-    if not (server.startswith("http") and experiment_id and run_id):
-        return ""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"

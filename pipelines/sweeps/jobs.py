@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.artifacts import execute, store
 from components.artifacts.execute import Known, Services
 from components.contract import settings
-from components.contract.api import Artifact, Tracker
+from components.contract.api import Artifact
 from components.tracking.progress import QuietProgress
-from components.tracking.run import OffTracker
+from components.tracking.tracker import untracked
 from components.tradeoff.grid import ACCEPTANCE, Point, candidate_count, share_candidates
 from pipelines.sweeps.spec import BLOCK, CHECKPOINT, SPECIAL, Sweep
 from vim_core.config import PipelineConfig
@@ -102,7 +101,8 @@ def evaluate(job: EvaluationJob) -> JobResult:
     """Make the missing artifacts. Raises nothing but interruptions: a failure is the result's `reason`."""
     known = job.known()
     artifacts: dict[str, Artifact] = {}
-    services = Services(lambda name: QuietProgress(), _untracked)
+    # Each point has an MLflow run, and runs of its components would hide it.
+    services = Services(lambda name: QuietProgress(), untracked(job.config).component)
     for name in job.components:
         try:
             artifacts[name] = execute.execute(name, job.config, services, known=known).artifact
@@ -113,9 +113,3 @@ def evaluate(job: EvaluationJob) -> JobResult:
             kind = "" if failure is not None else f"{type(error).__name__}: "
             return JobResult(job.number, artifacts, f"{name}: {kind}{' '.join(str(failure or error).split())}")
     return JobResult(job.number, artifacts)
-
-
-@contextlib.contextmanager
-def _untracked(name: str, fingerprint: str, work: str) -> Iterator[Tracker]:
-    """No MLflow run for a component: each point has a run, and runs of its components would hide it."""
-    yield OffTracker()

@@ -16,8 +16,9 @@ from components.contract import registry
 from components.contract.api import Artifact
 from components.report import tradeoff as page
 from components.tracking import tracker
+from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
-from components.tracking.sweep import OffSweepTracking, PointRecord, open_sweep
+from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
 from components.tradeoff.grid import ACCEPTANCE, Point
 from components.tradeoff.ranking import parse_axis
 from pipelines.sweeps import checkpoints, jobs, pool, results, spec, state
@@ -171,7 +172,7 @@ class _SweepRun:
                 raise DataError(f"sweep {self.sweep.name}: {name} was not made with these settings yet: `{command}`")
         return known
 
-    def _evaluate(self, planned: Sequence[EvaluationJob], tracking: OffSweepTracking) -> None:
+    def _evaluate(self, planned: Sequence[EvaluationJob], tracking: SweepTracker) -> None:
         missing = []
         for job in planned:
             existing = jobs.find(job)
@@ -186,7 +187,7 @@ class _SweepRun:
                 self._record(planned[result.number], result, tracking)
                 self._save(tracking)
 
-    def _record(self, job: EvaluationJob, result: JobResult, tracking: OffSweepTracking) -> None:
+    def _record(self, job: EvaluationJob, result: JobResult, tracking: SweepTracker) -> None:
         """Take a job's artifacts and figures into the outcomes of its points."""
         for point in job.points:
             outcome = self.outcomes[point.number]
@@ -201,7 +202,7 @@ class _SweepRun:
                 self.bar.note(f"point {point.number} ({point.label}) failed: {outcome.reason}")
             tracking.point(_point_record(outcome, self.axes))
 
-    def _save(self, tracking: OffSweepTracking) -> dict[str, Any]:
+    def _save(self, tracking: SweepTracker) -> dict[str, Any]:
         outcomes = list(self.outcomes.values())
         self.bar.advance(sum(outcome.status in (DONE, FAILED) for outcome in outcomes))
         for outcome in outcomes:
@@ -212,20 +213,21 @@ class _SweepRun:
         state.write(self.root, self.sweep.name, record)
         return record
 
-    def _finish(self, tracking: OffSweepTracking, error: BaseException | None) -> SweepResult:
+    def _finish(self, tracking: SweepTracker, error: BaseException | None) -> SweepResult:
         """Write results and page, and end the MLflow run."""
-        tracking.settle()
+        tracking.wait()
         record = self._save(tracking)
         folder = state.folder(self.root, self.sweep.name)
         uri = io.join(folder, state.PAGE)
         io.write_bytes(uri, page.sweep_page(record).encode())
         for name in (state.RESULTS, state.PAGE):
             if io.is_local(folder):
-                tracking.file(str(io.local_path(io.join(folder, name))))
-        status = tracker.ending(error)
+                tracking.file(str(io.local_path(io.join(folder, name))), "sweep")
+        status = final_status(error)
         if error is None and not record["counts"]["done"]:
             status = "FAILED"
-        tracking.close(status, _summary(record))
+        tracking.log_figures(_summary(record))
+        tracking.close(status)
         return SweepResult(record, folder, uri)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from components.contract.api import Context, Row
+from vim_core.storage import io
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONF = REPOSITORY / "pipelines" / "conf"
@@ -57,28 +58,27 @@ class SilentTracker:
     logged: list[Row] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    missing: int = 0
 
-    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> bool:
-        return self.rows([Row(step, timestamp_ms or 0, dict(values))])
+    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> None:
+        self.rows([Row(step, timestamp_ms or 0, dict(values))])
 
-    def rows(self, rows: Sequence[Row]) -> bool:
-        self.logged += rows
-        return True
+    def rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            seen = {name for known in self.logged if known.step >= row.step for name in known.values}
+            values = {name: value for name, value in row.values.items() if name not in seen}
+            self.logged += [Row(row.step, row.timestamp_ms, values)] if values else []
 
-    def image(self, name: str, png: bytes, step: int | None = None) -> bool:
-        self.pictures[name] = png
-        return True
+    def image(
+        self, name: str, png: bytes | str, step: int | None = None, delivered: Callable[[], None] = lambda: None
+    ) -> None:
+        self.pictures[name] = png if isinstance(png, bytes) else io.read_bytes(png)
+        delivered()
 
-    def text(self, name: str, content: str) -> bool:
+    def text(self, name: str, content: str) -> None:
         self.texts[name] = content
-        return True
 
-    def last_step(self, key: str) -> int | None:
-        return max((row.step for row in self.logged if key in row.values), default=-1)
-
-    def left(self, entries: int) -> None:
-        self.missing = entries
+    def flush(self, timeout_s: float) -> int:
+        return 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from components.artifacts.gates.verdict import Verdict, missing
 from components.contract.api import Artifact, FileEntry, Inputs
 from components.tracking.backfill import CURVES
-from components.tracking.fault_log import NONFINITE
+from components.tracking.shipping import NONFINITE
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from components.tracking import node_metrics, node_samples
-from components.tracking.node_samples import Collector, Sampler, chunks, driver
-from tests.support.common import SilentTracker
+from components.tracking.link import ServerAway
+from components.tracking.node_samples import Collector, Sampler, chunk_writer, queue_writer
+from components.tracking.run import MlflowRun
+from tests.unit.components.tracking.conftest import Client
 from vim_core.errors import StorageError
 from vim_core.storage import io
 from vim_core.training import spool
@@ -79,7 +81,7 @@ def test_even_a_short_training_has_a_point_of_every_node(anywhere: str, tmp_path
 
 
 def put(work: str, node: str, *rows: tuple[int, float]) -> None:
-    assert chunks(work, node)([{"t": at, "m": {f"system/{node}/cpu_percent": value}} for at, value in rows])
+    chunk_writer(work, node)([{"t": at, "m": {f"system/{node}/cpu_percent": value}} for at, value in rows])
 
 
 def steps(local: Path) -> list[tuple[int, str]]:
@@ -114,12 +116,11 @@ def test_rows_wait_for_a_store_that_does_not_answer() -> None:
     offered: list[int] = []
     answers = iter([StorageError("away"), None])
 
-    def write(rows: node_samples.Rows) -> bool:
+    def write(rows: node_samples.Rows) -> None:
         offered.append(len(rows))
         fault = next(answers, None)
         if fault is not None:
             raise fault
-        return True
 
     sampler = Sampler("node-0", write)
     sampler._sample(node_metrics.Host())
@@ -130,24 +131,21 @@ def test_rows_wait_for_a_store_that_does_not_answer() -> None:
     assert offered == [1, 2, 0]
 
 
-def test_the_drivers_own_rows_follow_those_of_an_earlier_attempt() -> None:
-    class Earlier(SilentTracker):
-        away = True
-
-        def last_step(self, key: str) -> int | None:
-            return None if self.away else 40
-
-    run, acts = Earlier(), list[Any]()
-    write = driver(run, acts.append)
-    now = int(time.time() * 1000) + 5000
-    assert write([{"t": now, "m": {"system/node-0/cpu_percent": 1.0}}, {"t": now, "m": {}}])
+def test_the_drivers_own_rows_follow_those_of_an_earlier_attempt(client: Client) -> None:
+    run = MlflowRun(client.link(), lambda: "0", "ingest", dict)
+    name, acts = "system/node-0/cpu_percent", list[Any]()
+    run.metrics(40, {name: 1.0})
+    write, now = queue_writer(run, acts.append), int(time.time() * 1000) + 5000
+    write([{"t": now, "m": {name: 2.0}}, {"t": now, "m": {}}])
     (act,) = acts
-    assert act() is False
-    run.away = False
-    assert act() is True
-    (row,) = run.logged
-    assert row.step > 40
-    assert row.timestamp_ms == now
+    client.away = True
+    with pytest.raises(ServerAway):
+        act()
+    client.away = False
+    act()
+    (_, (step, value)) = client.points(run.run_id, name)
+    assert step > 40
+    assert value == 2.0
 
 
 def test_a_torn_chunk_costs_its_last_line(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 from components.contract import settings
 from components.contract.api import Context
 from components.tracking import tracker
-from components.tracking.off import NoTracking
 from pipelines.jobs import job, specs
 from pipelines.jobs.api import JobSpec
 from pipelines.orchestration import history
@@ -60,9 +59,9 @@ def test_the_run_is_tagged_with_job_and_cluster(flow: Any, monkeypatch: pytest.M
 
     tags: dict[str, str] = {}
 
-    def open_run(config: Any, given: Any = None) -> tracker.Tracking:
+    def open_run(config: Any, given: Any = None) -> tracker.PipelineTracker:
         tags.update(given)
-        return NoTracking()
+        return tracker.untracked(config)
 
     instance = dagster.DagsterInstance.ephemeral()
     monkeypatch.setattr(instance, "dispose", lambda: None)

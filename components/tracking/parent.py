@@ -1,0 +1,136 @@
+"""What the MLflow runs of pipelines and of sweeps share: a parent run, its experiment, and one delivery queue."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from components.tracking.delivery import DeliveryQueue, NoDelivery
+from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, run_page, tracking_uri
+from components.tracking.run import MlflowRun
+from vim_core.config import PipelineConfig
+
+log = logging.getLogger(__name__)
+
+PARENT = "mlflow.parentRunId"
+
+
+class ParentTracker(ABC):
+    """Tracks one parent run with children. Every call is queued; where `run.tracking_uri` is off, it is forgotten.
+
+    `experiment_id` is MLflow's id of the experiment, or '' while the server is away.
+
+    Raises `ConfigError` for a tracking address that contradicts the root.
+    """
+
+    START_S = 2.0
+    """Seconds to wait for a run's id, which results and manifests name."""
+    FLUSH_S = 5.0
+    """Seconds to wait at the end for what is still queued."""
+    missed_remedy = ""
+    """Ends the warning about what the server did not take."""
+
+    def __init__(self, config: PipelineConfig, name: str, link: Link | None = None) -> None:
+        self._config = config
+        self._link = link or Link(tracking_uri(config.run) or "")
+        self._queue = DeliveryQueue(self._link) if self._link.uri else NoDelivery(self._link)
+        self._parent = MlflowRun(self._link, self._experiment, name, self._tags)
+        self.experiment_id = ""
+
+    @property
+    def uri(self) -> str:
+        """Where runs are tracked, or '' where tracking is off."""
+        return self._link.uri
+
+    @property
+    def run_id(self) -> str:
+        """The parent run's id, or '' while the server is away."""
+        return self._parent.run_id
+
+    def record(self) -> dict[str, str]:
+        """Address, experiment, run id, and the run's page where a server shows it; empty where tracking is off."""
+        if not self.uri:
+            return {}
+        record = {"tracking_uri": self.uri, "experiment": self._config.preset, "run_id": self.run_id}
+        url = run_page(self.uri, self.experiment_id, self.run_id)
+        return record | ({"url": url} if url else {})
+
+    def start(self) -> None:
+        """Make the parent run or continue an earlier one; waits a moment, so that its id is usually there."""
+        if not self.uri:
+            return
+        # MLflow is imported here, not in the delivering thread: two threads that import at once can trip each other.
+        with contextlib.suppress(ServerAway, ServerRefused):
+            self._link.call(lambda client: None)
+        self._queue.start()
+        self._queue.add("the run", self._begin)
+        self._queue.wait(self.START_S)
+
+    def wait(self) -> bool:
+        """Wait a moment for what is queued; True where all of it is delivered."""
+        return self._queue.wait(self.FLUSH_S)
+
+    def file(self, path: str, folder: str = "") -> None:
+        """Keep a local file with the parent run, in place of one of this name."""
+
+        def log_file() -> None:
+            self._parent.change(lambda client, run_id: client.log_artifact(run_id, path, folder or None))
+
+        self._queue.add(path, log_file)
+
+    def close(self, status: str) -> None:
+        """End the parent run; what is queued gets at most `FLUSH_S` seconds to be delivered."""
+        self._queue.add("the end of the run", lambda: self._parent.end(status))
+        missed, refused = self._queue.close(self.FLUSH_S), self._link.refused
+        if missed:
+            names = ", ".join(missed[:4]) + (" …" if len(missed) > 4 else "")
+            log.warning("MLflow at %s did not take %d entries (%s)%s", self.uri, len(missed), names, self.missed_remedy)
+        if refused:
+            log.warning("MLflow at %s refused %d entries, first: %s", self.uri, len(refused), refused[0][:200])
+
+    @abstractmethod
+    def _tags(self) -> Mapping[str, str]:
+        """The parent run's tags."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Open the parent run."""
+
+    def _child(
+        self, name: str, tags: Mapping[str, str], known_id: str = "", opened: Callable[[str], None] | None = None
+    ) -> MlflowRun:
+        def with_parent() -> dict[str, str]:
+            return {**tags, PARENT: self._parent.open()}
+
+        return MlflowRun(self._link, self._experiment, name, with_parent, known_id, opened)
+
+    def _newest_run(self, query: str) -> Any:
+        """The newest run of the experiment that fits the query, or None."""
+        experiment, order = self._experiment(), ["attributes.start_time DESC"]
+        runs = self._link.call(lambda c: list(c.search_runs([experiment], query, max_results=1, order_by=order)))
+        return runs[0] if runs else None
+
+    def _experiment(self) -> str:
+        """The id of the preset's experiment, which is made, or brought back, where it is not there."""
+        if not self.experiment_id:
+            self.experiment_id = self._link.call(self._find_experiment)
+        return self.experiment_id
+
+    def _find_experiment(self, client: Any) -> str:
+        experiment = client.get_experiment_by_name(self._config.preset)
+        if experiment is None:
+            location = artifact_location(self._config.run)
+            return str(client.create_experiment(self._config.preset, artifact_location=location))
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+
+def final_status(error: BaseException | None) -> str:
+    """MLflow's status of a run that ended with this error: an interruption is no failure."""
+    if error is None:
+        return "FINISHED"
+    return "FAILED" if isinstance(error, Exception) else "KILLED"

@@ -1,0 +1,64 @@
+"""A real MLflow store in SQLite for every test, whose client can be made to fail."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.tracking import link
+
+
+class Client:
+    """An MlflowClient; `away` makes every call fail, `replaced` holds other functions for some calls."""
+
+    def __init__(self, uri: str) -> None:
+        self.client: Any = link._mlflow_client(uri)
+        self.uri = uri
+        self.away = False
+        self.calls = 0
+        self.replaced: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.away:
+                raise ConnectionError("refused")
+            return self.replaced.get(name, getattr(self.client, name))(*arguments, **named)
+
+        return call
+
+    def link(self) -> link.Link:
+        """A link over this client that may be used again at once after a failure."""
+        return link.Link(self.uri, lambda uri: self, rest_s=0.0)
+
+    def runs(self, kind: str = "") -> list[Any]:
+        """All runs there are, or those of one `vim.kind`, the oldest first."""
+        experiments = [each.experiment_id for each in self.client.search_experiments()]
+        found = list(self.client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+        return [run for run in found if kind in ("", run.data.tags.get("vim.kind"))]
+
+    def points(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Every point of a metric in order of steps; a point that came twice is there twice."""
+        return sorted((point.step, point.value) for point in self.client.get_metric_history(run_id, metric))
+
+    def text(self, run_id: str, name: str, folder: Path) -> str:
+        """A text file of a run, by way of this folder."""
+        return Path(self.client.download_artifacts(run_id, name, str(folder))).read_text()
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: their migrations take seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    link._mlflow_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(empty_database: Path, tmp_path: Path) -> Client:
+    """A client of a store of its own."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return Client(f"sqlite:///{tmp_path}/mlflow.db")
