@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.artifacts.gc.reachability import made_from
-from components.artifacts.inventory import Place
+from components.artifacts.gc.reachability import sources_of
+from components.artifacts.inventory import ArtifactKey
 from components.artifacts.resolve import short
 from components.contract.api import Artifact, InputRecord
 
@@ -45,16 +45,16 @@ def upstream(made: Artifact, known: Sequence[Artifact]) -> Node:
 
 def downstream(made: Artifact, known: Sequence[Artifact]) -> Node:
     """What was made from it; an artifact that comes by several ways has its branches at the first."""
-    users: dict[Place, list[tuple[str, Artifact, InputRecord]]] = {}
+    users: dict[ArtifactKey, list[tuple[str, Artifact, InputRecord]]] = {}
     for each in known:
         roles = {id(record): role for role, record in each.manifest.inputs.items()}
-        for record in made_from(each.manifest):
+        for record in sources_of(each.manifest):
             role = roles.get(id(record), "named in its settings")
             users.setdefault((record.component, record.fingerprint), []).append((role, each, record))
     return _down(made, users, "", "", set())
 
 
-def _up(made: Artifact, known: Mapping[Place, Artifact], role: str, seen: set[Place]) -> Node:
+def _up(made: Artifact, known: Mapping[ArtifactKey, Artifact], role: str, seen: set[ArtifactKey]) -> Node:
     manifest = made.manifest
     node = Node(manifest.component, manifest.fingerprint, made.digest, role)
     if _place(made) in seen:
@@ -64,7 +64,7 @@ def _up(made: Artifact, known: Mapping[Place, Artifact], role: str, seen: set[Pl
     if manifest.component == "ingest":
         node.branches.append(Node(f"images {manifest.config.get('source', '')}".strip(), "", ""))
     roles = {id(record): name for name, record in manifest.inputs.items()}
-    for record in made_from(manifest):
+    for record in sources_of(manifest):
         name = roles.get(id(record), "named in its settings")
         source = known.get((record.component, record.fingerprint))
         if source is None:
@@ -78,8 +78,8 @@ def _up(made: Artifact, known: Mapping[Place, Artifact], role: str, seen: set[Pl
 
 
 def _down(
-    made: Artifact, users: Mapping[Place, list[tuple[str, Artifact, InputRecord]]], role: str, note: str,
-    seen: set[Place],
+    made: Artifact, users: Mapping[ArtifactKey, list[tuple[str, Artifact, InputRecord]]], role: str, note: str,
+    seen: set[ArtifactKey],
 ) -> Node:  # fmt: skip
     node = Node(made.manifest.component, made.manifest.fingerprint, made.digest, role, note)
     if _place(made) in seen:
@@ -93,5 +93,5 @@ def _down(
     return node
 
 
-def _place(made: Artifact) -> Place:
+def _place(made: Artifact) -> ArtifactKey:
     return made.manifest.component, made.manifest.fingerprint

@@ -18,12 +18,12 @@ from vim_core.config import PipelineConfig
 from vim_core.errors import DataError, VimError
 from vim_core.storage import io
 
-Known = dict[str, Artifact]
+ArtifactCache = dict[str, Artifact]
 """Artifacts looked up before; one dictionary per pipeline run saves looking again."""
 
 
 @dataclass(frozen=True)
-class Services:
+class Reporting:
     """What a run lends its components: bars for people, and MLflow runs by (component, fingerprint, work folder)."""
 
     progress: Callable[[str], Progress]
@@ -75,13 +75,13 @@ class Request:
         return store.load(self.root, self.name, self.fingerprint)
 
 
-def find(name: str, config: PipelineConfig, known: Known | None = None) -> Artifact | None:
+def find(name: str, config: PipelineConfig, known: ArtifactCache | None = None) -> Artifact | None:
     """The artifact of `name` under this config, or None where it or something before it was not made yet."""
     return _find(name, config, {} if known is None else known, set())
 
 
 def execute(
-    name: str, config: PipelineConfig, services: Services, force: bool = False, known: Known | None = None
+    name: str, config: PipelineConfig, services: Reporting, force: bool = False, known: ArtifactCache | None = None
 ) -> Result:
     """Make the artifact of `name`, or return the one that exists.
 
@@ -100,7 +100,7 @@ def execute(
     return Result(artifact, reused, time.monotonic() - began)
 
 
-def _find(name: str, config: PipelineConfig, known: Known, missing: set[str]) -> Artifact | None:
+def _find(name: str, config: PipelineConfig, known: ArtifactCache, missing: set[str]) -> Artifact | None:
     if name in known or name in missing:
         return known.get(name)
     sources = registry.inputs_of(name, config.components, config)
@@ -114,7 +114,7 @@ def _find(name: str, config: PipelineConfig, known: Known, missing: set[str]) ->
     return artifact
 
 
-def _inputs(name: str, config: PipelineConfig, known: Known) -> dict[str, Artifact]:
+def _inputs(name: str, config: PipelineConfig, known: ArtifactCache) -> dict[str, Artifact]:
     inputs: dict[str, Artifact] = {}
     for key, source in registry.inputs_of(name, config.components, config).items():
         artifact = find(source, config, known)
@@ -149,11 +149,11 @@ def _reused(request: Request) -> Artifact | None:
     """The artifact, if it exists: noted as used before the look that counts, so that it is not removed meanwhile."""
     if request.stored() is None:
         return None
-    usage.use(request.leases)
+    usage.touch(request.leases)
     return request.stored()
 
 
-def _make(request: Request, services: Services, force: bool, known: Known) -> tuple[Artifact, bool]:
+def _make(request: Request, services: Reporting, force: bool, known: ArtifactCache) -> tuple[Artifact, bool]:
     progress = services.progress(request.name)
     with store.guarded(request.root):
         io.make_folder(request.leases)
@@ -162,8 +162,8 @@ def _make(request: Request, services: Services, force: bool, known: Known) -> tu
         if existing is not None and not force:
             return existing, True
         # What this run found so far is not to vanish before later components need it.
-        usage.announce(request.leases, [*known.values(), *request.inputs.values()])
-        usage.look(request.root, request.name, request.inputs)
+        usage.record_inputs(request.leases, [*known.values(), *request.inputs.values()])
+        usage.verify_inputs(request.root, request.name, request.inputs)
         _sweep(request, held, existing)
         with store.guarded(request.root):
             io.make_folder(request.work)

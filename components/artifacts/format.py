@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from components.artifacts.gc.collect import Collected
+from components.artifacts.gc.collect import Collection
 from components.artifacts.gc.plan import Removal
-from components.artifacts.inventory import Place, uses_report
+from components.artifacts.inventory import ArtifactKey, is_published
 from components.artifacts.pins import Pin
 from components.artifacts.resolve import name_of, short
 from components.contract.api import Artifact, InputRecord
@@ -28,7 +28,7 @@ def size(count: float) -> str:
 
 
 def rows(
-    made: Sequence[Artifact], pins: Mapping[Place, Pin], reports: Mapping[str, list[InputRecord]]
+    made: Sequence[Artifact], pins: Mapping[ArtifactKey, Pin], reports: Mapping[str, list[InputRecord]]
 ) -> list[dict[str, Any]]:
     """Of every artifact what `list` says, as JSON."""
     return [
@@ -79,7 +79,7 @@ def manifest(made: Artifact, pin: Pin | None) -> Iterator[str]:
     yield from _section(f"files ({len(files)}, {size(sum(e.bytes for e in about.files))})", files)
 
 
-def removed(done: Collected, delete: bool) -> Iterator[str]:
+def removed(done: Collection, delete: bool) -> Iterator[str]:
     """What was or would be removed, a line each, then the totals."""
     for each in done.removals:
         yield f"{each.kind:<10}  {size(each.bytes):>8}  {_what(each)}  ({each.reason})"
@@ -94,7 +94,7 @@ def removed(done: Collected, delete: bool) -> Iterator[str]:
         yield "nothing was removed; --delete does it"
 
 
-def removed_record(done: Collected, delete: bool) -> dict[str, Any]:
+def removed_record(done: Collection, delete: bool) -> dict[str, Any]:
     """The same as JSON."""
     items = [
         {"kind": each.kind, "component": each.place[0], "fingerprint": each.place[1], "what": each.what,
@@ -110,7 +110,7 @@ def removed_record(done: Collected, delete: bool) -> dict[str, Any]:
 
 def _shown(made: Artifact, used: Sequence[InputRecord]) -> bool:
     place = made.manifest.component, made.manifest.fingerprint
-    return uses_report(made, used) or any((record.component, record.fingerprint) == place for record in used)
+    return is_published(made, used) or any((record.component, record.fingerprint) == place for record in used)
 
 
 def _cells(row: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from components.contract.api import Artifact, InputRecord
 from vim_core.errors import DataError
 from vim_core.storage import io
 
-Place = tuple[str, str]
+ArtifactKey = tuple[str, str]
 """Component and fingerprint."""
 Files = dict[str, dict[str, Any]]
 """What the store says of files, by path."""
@@ -42,7 +42,7 @@ class Version:
     since: float
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ArtifactKey:
         """Where it lies."""
         return self.artifact.manifest.component, self.artifact.manifest.fingerprint
 
@@ -77,12 +77,12 @@ class Inventory:
 
     root: str
     versions: list[Version]
-    files: dict[Place, Files]
-    pins: dict[Place, pins.Pin]
+    files: dict[ArtifactKey, Files]
+    pins: dict[ArtifactKey, pins.Pin]
     reports: dict[str, list[InputRecord]]
-    owners: dict[Place, str]
-    work: dict[Place, Files]
-    users: dict[Place, list[InputRecord] | None]
+    owners: dict[ArtifactKey, str]
+    work: dict[ArtifactKey, Files]
+    users: dict[ArtifactKey, list[InputRecord] | None]
     sweeps: dict[str, list[InputRecord]] = field(default_factory=dict)
 
 
@@ -101,7 +101,7 @@ def survey(root: str) -> Inventory:
         owners = {place: owner for place, owner in zip(places, found, strict=True) if owner}
         using = sorted({*owners, *work})
         users = dict(
-            zip(using, _each(root, lambda place: usage.announced(usage.folder(root, *place)), using), strict=True)
+            zip(using, _each(root, lambda place: usage.read_inputs(usage.folder(root, *place)), using), strict=True)
         )
         files = {(name, key): each for name in registry.NAMES for key, each in _by_key(io.join(root, name)).items()}
     versions = [
@@ -126,7 +126,7 @@ def artifacts(root: str, component: str = "") -> list[Artifact]:
     return sorted(found, key=lambda made: _time(made.manifest.created), reverse=True)
 
 
-def pins_of(root: str, made: Iterable[Artifact]) -> dict[Place, pins.Pin]:
+def pins_of(root: str, made: Iterable[Artifact]) -> dict[ArtifactKey, pins.Pin]:
     """The pins of these artifacts."""
     places = [(a.manifest.component, a.manifest.fingerprint) for a in made]
     found = _each(root, lambda place: pins.read(root, *place), places)
@@ -158,12 +158,12 @@ def _published(root: str, folder: str, remedy: str) -> dict[str, list[InputRecor
     return found
 
 
-def made_at(artifact: Artifact) -> float:
+def created_at(artifact: Artifact) -> float:
     """When it was made, in Unix seconds."""
     return _time(artifact.manifest.created)
 
 
-def uses_report(made: Artifact, record: Iterable[InputRecord]) -> bool:
+def is_published(made: Artifact, record: Iterable[InputRecord]) -> bool:
     """Whether this is the artifact of `report` that a published record was taken from."""
     inputs = made.manifest.inputs.values()
     return made.manifest.component == "report" and {(i.component, i.fingerprint, i.digest) for i in inputs} == {
@@ -171,7 +171,7 @@ def uses_report(made: Artifact, record: Iterable[InputRecord]) -> bool:
     }
 
 
-def newest(files: Files) -> float:
+def newest_mtime(files: Files) -> float:
     """When the youngest of these files was written, in Unix seconds."""
     return max(io.mtime_of(info) for info in files.values())
 
@@ -183,7 +183,7 @@ def _used(results: Mapping[str, Any]) -> Iterator[InputRecord]:
             yield InputRecord(name, str(entry["fingerprint"]), str(entry["digest"]))
 
 
-def _versions(root: str, place: Place, files: Files, lease_files: Files) -> list[Version]:
+def _versions(root: str, place: ArtifactKey, files: Files, lease_files: Files) -> list[Version]:
     folder = store.folder(root, *place)
     used = io.mtime_of(lease_files[usage.USED]) if usage.USED in lease_files else 0.0
     found: list[Version] = []
@@ -200,9 +200,9 @@ def _versions(root: str, place: Place, files: Files, lease_files: Files) -> list
     return found
 
 
-def _by_place(uri: str) -> dict[Place, Files]:
+def _by_place(uri: str) -> dict[ArtifactKey, Files]:
     """Files below `uri` by the component and fingerprint in their path."""
-    found: dict[Place, Files] = {}
+    found: dict[ArtifactKey, Files] = {}
     for path, info in _listed(uri).items():
         component, _, rest = path.partition("/")
         key, _, name = rest.partition("/")

@@ -23,7 +23,7 @@ def name_of(made: Artifact) -> str:
     return f"{made.manifest.component}/{made.manifest.fingerprint}"
 
 
-def chosen(made: Sequence[Artifact], word: str) -> Artifact:
+def choose(made: Sequence[Artifact], word: str) -> Artifact:
     """The artifact named `component/prefix`, `prefix`, `component` where it has only one, or by its folder.
 
     Raises:

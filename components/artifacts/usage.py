@@ -27,7 +27,7 @@ def folder(root: str, component: str, fingerprint: str) -> str:
     return io.join(root, LEASES, component, fingerprint)
 
 
-def announce(leases: str, artifacts: Iterable[Artifact]) -> None:
+def record_inputs(leases: str, artifacts: Iterable[Artifact]) -> None:
     """Say what the owner of these leases uses, or will use later in its run; call it while they are held.
 
     Raises:
@@ -39,7 +39,7 @@ def announce(leases: str, artifacts: Iterable[Artifact]) -> None:
         io.write_bytes(io.join(leases, INPUTS), json.dumps([dataclasses.asdict(record) for record in records]).encode())
 
 
-def announced(leases: str) -> list[InputRecord] | None:
+def read_inputs(leases: str) -> list[InputRecord] | None:
     """What was announced there; None where nothing was, as by versions of VIM that did not announce.
 
     Raises:
@@ -54,7 +54,7 @@ def announced(leases: str) -> list[InputRecord] | None:
         raise DataError(f"{uri}: not what a run writes ({error}); remove it when nothing runs") from error
 
 
-def look(root: str, name: str, inputs: Mapping[str, Artifact]) -> None:
+def verify_inputs(root: str, name: str, inputs: Mapping[str, Artifact]) -> None:
     """After `announce`: make sure that the inputs of component `name` are all still there.
 
     Inputs from elsewhere than `root` are not looked at: who tidies up this root does not touch them.
@@ -73,7 +73,7 @@ def look(root: str, name: str, inputs: Mapping[str, Artifact]) -> None:
             raise DataError(f"{name}: its input {gone} was removed meanwhile; run the same command again to make it")
 
 
-def use(leases: str) -> None:
+def touch(leases: str) -> None:
     """Note that an artifact was reused, so that its age counts from now; where nothing can be written it is left."""
     try:
         with store.guarded(leases):

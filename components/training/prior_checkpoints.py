@@ -68,7 +68,7 @@ def make_artifact(config: PipelineConfig, step: int) -> Artifact:
     leases = usage.folder(request.root, PRIOR, key)
     io.make_folder(leases)
     with lease.hold(leases, lambda text: None):
-        usage.announce(leases, request.inputs.values())
+        usage.record_inputs(leases, request.inputs.values())
         return store.load(request.root, PRIOR, key) or _commit(request, config, key, step, checkpoint)
 
 

@@ -165,7 +165,7 @@ def _chosen(arguments: Namespace) -> tuple[str, Artifact]:
     from components.artifacts import inventory, resolve
 
     root = _root(arguments)
-    return root, resolve.chosen(inventory.artifacts(root), arguments.artifact)
+    return root, resolve.choose(inventory.artifacts(root), arguments.artifact)
 
 
 def _print(arguments: Namespace, record: Any, lines: Iterable[str]) -> int:

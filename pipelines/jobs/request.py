@@ -52,7 +52,7 @@ def outcome(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -
     """Where the result of a job lies, '' where a part of it is missing; it is looked up by manifest."""
     if spec.command == "sweep":
         return "look at it with `vimctl sweep show`"
-    known: execute.Known = {}
+    known: execute.ArtifactCache = {}
     try:
         names, _ = specs.planned(spec, config)
         return result(spec, config, known) if all(execute.find(name, config, known) for name in names) else ""
@@ -61,7 +61,7 @@ def outcome(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -
         return ""
 
 
-def result(spec: JobSpec, config: PipelineConfig, known: execute.Known) -> str:
+def result(spec: JobSpec, config: PipelineConfig, known: execute.ArtifactCache) -> str:
     """Where to look at what a job made: the report and its run in MLflow, or the artifact of one component."""
     if spec.target and spec.target != "report":
         made = known[spec.target]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from components.artifacts import inventory
 from components.artifacts.format import size
-from components.artifacts.inventory import Files, Inventory, Place
+from components.artifacts.inventory import ArtifactKey, Files, Inventory
 from components.artifacts.resolve import short
 from components.tracking.spool_mirror import SPOOL
 from pipelines.jobs import specs
@@ -60,12 +60,12 @@ def _at(root: str, state: JobState, found: Inventory) -> str:
     return ", ".join(f"{place[0]} {_steps(root, place, found, config)}".strip() for place in sorted(owned))
 
 
-def _unfinished(root: str, place: Place, found: Inventory) -> str:
+def _unfinished(root: str, place: ArtifactKey, found: Inventory) -> str:
     owner = found.owners.get(place, "nobody; the same command continues it")
     return f"  {_name(place):<24} {_steps(root, place, found):<14} {owner}"
 
 
-def _steps(root: str, place: Place, found: Inventory, config: PipelineConfig | None = None) -> str:
+def _steps(root: str, place: ArtifactKey, found: Inventory, config: PipelineConfig | None = None) -> str:
     files = found.work.get(place, {})
     step = max(_spooled(root, place, files), _checkpointed(files))
     total = getattr(getattr(config, place[0], None), "steps", None)
@@ -76,7 +76,7 @@ def _checkpointed(files: Files) -> int:
     return max((int(match[1]) for match in map(CHECKPOINT.fullmatch, files) if match), default=-1)
 
 
-def _spooled(root: str, place: Place, files: Files) -> int:
+def _spooled(root: str, place: ArtifactKey, files: Files) -> int:
     """The last step in the spool's last lines, -1 where there is none."""
     if SPOOL not in files:
         return -1
@@ -88,9 +88,9 @@ def _spooled(root: str, place: Place, files: Files) -> int:
     return max((int(row["step"]) for row in spool.parse(b"\n" + tail) if isinstance(row, dict)), default=-1)
 
 
-def _name(place: Place) -> str:
+def _name(place: ArtifactKey) -> str:
     return f"{place[0]}/{short(place[1])}"
 
 
 def _made(version: inventory.Version) -> float:
-    return inventory.made_at(version.artifact)
+    return inventory.created_at(version.artifact)

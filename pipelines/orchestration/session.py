@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from components.artifacts import execute
-from components.artifacts.execute import Known, Result, Services
+from components.artifacts.execute import ArtifactCache, Reporting, Result
 from components.artifacts.gates import table
 from components.artifacts.gates.verdict import Verdict
 from components.contract import registry
@@ -44,7 +44,7 @@ class Session:
     error: BaseException | None = None
     page: str = ""
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
-    _known: Known = field(default_factory=dict)
+    _known: ArtifactCache = field(default_factory=dict)
 
     def run(self, name: str, force: bool = False) -> Result:
         """Make or reuse one component's artifact; its inputs must exist.
@@ -66,7 +66,7 @@ class Session:
                     raise failed
             overrides = self.run_overrides.get(name, {})
             config = replace(self.config, run=replace(self.config.run, **overrides)) if overrides else self.config
-            services = Services(begin_bar, self.tracking.component)
+            services = Reporting(begin_bar, self.tracking.component)
             result = execute.execute(name, config, services, force, self._known)
             self.results[name] = result
             self.verdicts.pop(name, None)
@@ -90,8 +90,8 @@ class Session:
             sources = registry.inputs_of(name, self.config.components, self.config)
             existing = {key: execute.find(source, self.config, self._known) for key, source in sources.items()}
             inputs = {key: source for key, source in existing.items() if source is not None}
-            self.verdicts[name] = table.judge(name, self.config, artifact, inputs)
-        return table.refusal(artifact, self.verdicts[name])
+            self.verdicts[name] = table.evaluate(name, self.config, artifact, inputs)
+        return table.gate_error(artifact, self.verdicts[name])
 
     def close(self) -> None:
         """End the MLflow run with how this run went."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.artifacts import execute, store
-from components.artifacts.execute import Known, Services
+from components.artifacts.execute import ArtifactCache, Reporting
 from components.contract import settings
 from components.contract.api import Artifact
 from components.tracking.progress import QuietProgress
@@ -33,9 +33,9 @@ class EvaluationJob:
     components: tuple[str, ...]
     points: tuple[Point, ...]
     prior: Artifact | None = None
-    upstream: Known = field(default_factory=dict)
+    upstream: ArtifactCache = field(default_factory=dict)
 
-    def known(self) -> Known:
+    def known(self) -> ArtifactCache:
         """A new dictionary of the artifacts before this job, by component."""
         return self.upstream | ({} if self.prior is None else {"prior": self.prior})
 
@@ -51,7 +51,7 @@ class JobResult:
 
 def build(
     sweep: Sweep, points: Sequence[Point], config: PipelineConfig, classes: int, priors: Mapping[int, Artifact],
-    upstream: Known,
+    upstream: ArtifactCache,
 ) -> list[EvaluationJob]:  # fmt: skip
     """One job for all points that differ in acceptance or block alone.
 
@@ -102,7 +102,7 @@ def evaluate(job: EvaluationJob) -> JobResult:
     known = job.known()
     artifacts: dict[str, Artifact] = {}
     # Each point has an MLflow run, and runs of its components would hide it.
-    services = Services(lambda name: QuietProgress(), untracked(job.config).component)
+    services = Reporting(lambda name: QuietProgress(), untracked(job.config).component)
     for name in job.components:
         try:
             artifacts[name] = execute.execute(name, job.config, services, known=known).artifact

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.artifacts import execute
-from components.artifacts.execute import Known
+from components.artifacts.execute import ArtifactCache
 from components.contract import registry
 from components.contract.api import Artifact
 from components.report import tradeoff as page
@@ -82,7 +82,7 @@ def identity(sweep: Sweep, config: PipelineConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def default_axes(shared: Known) -> list[str]:
+def default_axes(shared: ArtifactCache) -> list[str]:
     """The distance to real images against the Inception Score where both are the published network's, else accuracy.
 
     Raises:
@@ -106,7 +106,7 @@ class _SweepRun:
         self.config = dataclasses.replace(config, run=dataclasses.replace(config.run, root=root))
         self.identity = identity(sweep, config)
         self.outcomes: dict[int, Outcome] = {}
-        self.shared: Known = {}
+        self.shared: ArtifactCache = {}
         self.axes: list[str] = []
 
     def execute(self, tags: Mapping[str, str]) -> SweepResult:
@@ -155,7 +155,7 @@ class _SweepRun:
         priors, gone = checkpoints.export(self.config, [step for step in dict.fromkeys(wanted) if step is not None])
         return steps, priors, gone
 
-    def _upstream(self, points: Sequence[Point], checkpointed: bool) -> Known:
+    def _upstream(self, points: Sequence[Point], checkpointed: bool) -> ArtifactCache:
         """The artifacts before the points, each looked up once, so that every point stands on the same.
 
         Raises:
@@ -164,7 +164,7 @@ class _SweepRun:
         names = self.sweep.components(any(ACCEPTANCE in point.settings for point in points))
         included = [name for name in self.config.components if name != "select" or name in names]
         upstream = {source for name in names for source in registry.upstream(name, included, self.config)}
-        known: Known = {}
+        known: ArtifactCache = {}
         for name in sorted(upstream - set(names), key=registry.NAMES.index):
             artifact = execute.find(name, self.config, known)
             if artifact is None and not (name == "prior" and checkpointed):

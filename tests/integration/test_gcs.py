@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.artifacts import execute, store
-from components.artifacts.execute import Known, Result, Services
+from components.artifacts.execute import ArtifactCache, Reporting, Result
 from components.artifacts.scratch import scratch
 from components.contract import settings
 from components.contract.api import Artifact
@@ -45,7 +45,7 @@ def config_of(root: str, *more: str) -> PipelineConfig:
 
 def made(config: PipelineConfig) -> dict[str, Result]:
     """Every cheap component of the preset, from scratch or found."""
-    known: Known = {}
+    known: ArtifactCache = {}
     return {name: execute.execute(name, config, services(), known=known) for name in CHEAP}
 
 
@@ -148,7 +148,7 @@ def test_a_killed_training_continues_from_the_bucket_bit_for_bit(both: dict[str,
     # It continues on another machine, which has nothing of the first one's.
     shutil.rmtree(scratch(work))
     tracker = SilentTracker()
-    lent = Services(lambda name: SilentProgress(), lambda *_: nullcontext(tracker))
+    lent = Reporting(lambda name: SilentProgress(), lambda *_: nullcontext(tracker))
     result = execute.execute("quantize", config, lent, known=dict(known))
     assert result.artifact.manifest.properties["resumed_from"] == 4
     assert result.artifact.digest == whole.digest

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.artifacts import execute, store
-from components.artifacts.execute import Known
+from components.artifacts.execute import ArtifactCache
 from components.contract.api import Artifact
 from components.statistics import shards
 from tests.support.fakes import services
@@ -43,7 +43,7 @@ def sent(made: Artifact, bucket: str) -> Artifact:
     return Artifact(folder, made.manifest)
 
 
-def run(name: str, config: PipelineConfig, known: Known) -> execute.Result:
+def run(name: str, config: PipelineConfig, known: ArtifactCache) -> execute.Result:
     return execute.execute(name, config, services(), known=known)
 
 
@@ -55,7 +55,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 
 @pytest.fixture(scope="module")
-def both(given: dict[str, Artifact], gcs: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Known]:
+def both(given: dict[str, Artifact], gcs: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ArtifactCache]:
     """Both components from local inputs to a local root, and from a bucket to a bucket."""
     folder = tmp_path_factory.mktemp("both")
     known = {"local": dict(given), "gs": {name: sent(made, f"{gcs}/given") for name, made in given.items()}}
@@ -69,7 +69,7 @@ def both(given: dict[str, Artifact], gcs: str, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("name", ["statistics", "score"])
-def test_manifest_and_files_are_those_of_a_local_root(both: dict[str, Known], name: str) -> None:
+def test_manifest_and_files_are_those_of_a_local_root(both: dict[str, ArtifactCache], name: str) -> None:
     local, remote = both["local"][name], both["gs"][name]
     assert remote.folder.startswith("gs://")
     store.verify(remote)
@@ -80,7 +80,7 @@ def test_manifest_and_files_are_those_of_a_local_root(both: dict[str, Known], na
         assert io.read_bytes(remote.uri(entry.name)) == io.read_bytes(local.uri(entry.name)), entry.name
 
 
-def test_shards_in_the_bucket_merge_to_the_whole(both: dict[str, Known]) -> None:
+def test_shards_in_the_bucket_merge_to_the_whole(both: dict[str, ArtifactCache]) -> None:
     made, images = both["gs"]["statistics"], both["gs"]["ingest"]
     parts = [Moments.from_bytes(io.read_bytes(uri)) for uri in made.uris("moments/test-")]
     tables = [ImageTable([uri]) for uri in images.uris("images/test-")]
@@ -97,7 +97,7 @@ def test_shards_in_the_bucket_merge_to_the_whole(both: dict[str, Known]) -> None
 
 
 def test_a_killed_run_leaves_its_shards_in_the_bucket_and_the_next_does_the_rest(
-    both: dict[str, Known], gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    both: dict[str, ArtifactCache], gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, known = config_of(f"{gcs}/killed", tmp_path), {**both["gs"]}
     known.pop("statistics")
@@ -120,7 +120,9 @@ def test_a_killed_run_leaves_its_shards_in_the_bucket_and_the_next_does_the_rest
     assert run("statistics", config, dict(known)).reused
 
 
-def test_a_network_from_the_bucket_asks_for_no_classifier(both: dict[str, Known], gcs: str, tmp_path: Path) -> None:
+def test_a_network_from_the_bucket_asks_for_no_classifier(
+    both: dict[str, ArtifactCache], gcs: str, tmp_path: Path
+) -> None:
     from safetensors.torch import save
     from torchvision.models import squeezenet1_1
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.artifacts import execute
-from components.artifacts.execute import Services
+from components.artifacts.execute import Reporting
 from components.tracking import tracker
 from tests.support import tiny_artifacts
 from tests.support.common import SilentProgress, answers, free_port, running, train_here
@@ -89,7 +89,7 @@ def test_skipped_updates_are_on_the_server_while_the_training_runs_and_afterward
 
     monkeypatch.setattr(QuantizerTask, "step", breaking)
     run = tracker.open_run(config)
-    services = Services(lambda name: SilentProgress(), run.component)
+    services = Reporting(lambda name: SilentProgress(), run.component)
     artifact = execute.execute("quantize", config, services, known={"ingest": tiny_artifacts.images(tmp_path)}).artifact
     run.finished("quantize", artifact, reused=False)
     run.close("FINISHED")

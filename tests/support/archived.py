@@ -58,7 +58,7 @@ def own(root: str, component: str, number: int, uses: Sequence[Artifact], pid: i
     owner = lease._myself() if pid is None else dataclasses.replace(lease._myself(), pid=pid, started="long ago")
     number = max(lease._numbers(leases), default=0) + 1
     io.write_bytes(io.join(leases, f"lease-{number:06d}.json"), json.dumps(dataclasses.asdict(owner)).encode())
-    usage.announce(leases, uses)
+    usage.record_inputs(leases, uses)
 
 
 def leave_work(root: str, component: str, number: int, names: Sequence[str] = ("spool.jsonl",)) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import execute
-from components.artifacts.execute import Result, Services
+from components.artifacts.execute import Reporting, Result
 from components.contract.api import Artifact, Context, Outcome, Tracker
 from tests.support.common import SilentProgress, SilentTracker
 from vim_core.config import PipelineConfig
@@ -57,8 +57,8 @@ def tracking(component: str, fingerprint: str, work: str) -> Iterator[Tracker]:
     yield SilentTracker(run_id=f"run of {component}")
 
 
-def services(progress: SilentProgress | None = None) -> Services:
-    return Services(lambda name: progress or SilentProgress(), tracking)
+def services(progress: SilentProgress | None = None) -> Reporting:
+    return Reporting(lambda name: progress or SilentProgress(), tracking)
 
 
 def run(name: str, config: PipelineConfig, force: bool = False) -> Result:

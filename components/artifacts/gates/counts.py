@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.artifacts.gates.verdict import Verdict, missing
+from components.artifacts.gates.verdict import Verdict, missing_property
 from components.contract.api import Artifact, Inputs
 from vim_core.config import PipelineConfig
 
 GATE = "images_accounted_for"
 
 
-def ingested(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_ingest(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Read = training images + held-out images + dead letters, in the manifest and in the rows of its files."""
     found = artifact.properties
     lacking = [name for name in ("read", "dead_letter", "splits") if name not in found]
     if lacking:
-        return missing(GATE, artifact, ", ".join(lacking))
+        return missing_property(GATE, artifact, ", ".join(lacking))
     splits, rows = _numbers(found["splits"]), _rows(artifact, "images/")
     told = {"read": int(found["read"]), "dead_letter": int(found["dead_letter"])}
     accounted = sum(rows.values()) + told["dead_letter"]
@@ -25,10 +25,10 @@ def ingested(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verd
     return _verdict(accounted == told["read"] and _nonzero(splits) == rows, text, artifact, {**told, **splits})
 
 
-def tokenized(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_tokenize(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """A row for every view of every training image, and one for each held-out image."""
     if "images" not in inputs or "views" not in artifact.properties or "splits" not in inputs["images"].properties:
-        return missing(GATE, artifact, "its views or its images")
+        return missing_property(GATE, artifact, "its views or its images")
     views = int(artifact.properties["views"])
     given, rows = _numbers(inputs["images"].properties["splits"]), _rows(artifact, "codes/")
     wanted = {split: count * (views if split == "train" else 1) for split, count in given.items()}
@@ -36,10 +36,10 @@ def tokenized(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Ver
     return _verdict(rows == _nonzero(wanted), text, artifact, {f"rows_{split}": n for split, n in rows.items()})
 
 
-def reconstructed(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_reconstruct(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Every held-out image, up to the limit."""
     if "images" not in inputs or "splits" not in inputs["images"].properties:
-        return missing(GATE, artifact, "its images")
+        return missing_property(GATE, artifact, "its images")
     given, limit = int(inputs["images"].properties["splits"]["test"]), int(artifact.manifest.config["limit"])
     wanted = min(given, limit) if limit else given
     rows = sum(_rows(artifact, "images/").values())
@@ -47,17 +47,17 @@ def reconstructed(config: PipelineConfig, artifact: Artifact, inputs: Inputs) ->
     return _verdict(rows == wanted, text, artifact, {"rows": rows, "wanted": wanted})
 
 
-def sampled(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_sample(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """As many samples as were asked for."""
     wanted, rows = int(artifact.manifest.config["count"]), sum(_rows(artifact, "images/").values())
     return _verdict(rows == wanted, f"{rows} samples of {wanted}", artifact, {"rows": rows, "wanted": wanted})
 
 
-def selected(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_select(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """As many of each class at every rate as were asked for."""
     found = artifact.properties
     if "rates" not in found or "classes" not in found:
-        return missing(GATE, artifact, "its rates or classes")
+        return missing_property(GATE, artifact, "its rates or classes")
     each = int(artifact.manifest.config["count"]) * len(found["classes"])
     rows = _rows(artifact, "images/")
     right = len(rows) == len(found["rates"]) and set(rows.values()) == {each}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.artifacts.gates.verdict import Verdict, missing
+from components.artifacts.gates.verdict import Verdict, missing_property
 from components.contract import lineage
 from components.contract.api import Artifact, Inputs
 from vim_core.config import PipelineConfig
@@ -18,12 +18,12 @@ SAID = {
 """What each component records of itself."""
 
 
-def belongs(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_lineage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Codes belong to the tokenizer, the prior to the codes, samples to the prior, and all to their images."""
     found = artifact.properties
     lacking = [name for name in SAID.get(artifact.manifest.component, ()) if name not in found]
     if lacking:
-        return missing(GATE, artifact, f"the digest of its {', '.join(lacking)}")
+        return missing_property(GATE, artifact, f"the digest of its {', '.join(lacking)}")
     wrong = [
         f"{name} {str(found[name])[:12]} stand in its manifest, {inputs[name].digest[:12]} lie before it"
         for name in NAMED

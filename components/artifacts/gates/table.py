@@ -12,29 +12,29 @@ from vim_core.errors import GateError
 
 FINITE, USAGE, COUNTED, LINEAGE = "finite", "codebook_usage", counts.GATE, lineage.GATE
 GATES: dict[str, dict[str, Gate]] = {
-    "ingest": {COUNTED: counts.ingested},
-    "classify": {FINITE: training.finite, LINEAGE: lineage.belongs},
-    "selector": {FINITE: training.finite, LINEAGE: lineage.belongs},
-    "statistics": {FINITE: training.finite},
-    "quantize": {FINITE: training.finite, USAGE: training.codebook_usage, LINEAGE: lineage.belongs},
-    "tokenize": {COUNTED: counts.tokenized, LINEAGE: lineage.belongs},
-    "reconstruct": {COUNTED: counts.reconstructed, LINEAGE: lineage.belongs},
-    "prior": {FINITE: training.finite, LINEAGE: lineage.belongs},
-    "sample": {COUNTED: counts.sampled, LINEAGE: lineage.belongs},
-    "select": {COUNTED: counts.selected, LINEAGE: lineage.belongs},
-    "score": {FINITE: training.finite},
-    "tradeoff": {FINITE: training.finite},
-    "probe": {FINITE: training.finite},
+    "ingest": {COUNTED: counts.check_ingest},
+    "classify": {FINITE: training.check_finite, LINEAGE: lineage.check_lineage},
+    "selector": {FINITE: training.check_finite, LINEAGE: lineage.check_lineage},
+    "statistics": {FINITE: training.check_finite},
+    "quantize": {FINITE: training.check_finite, USAGE: training.check_codebook_usage, LINEAGE: lineage.check_lineage},
+    "tokenize": {COUNTED: counts.check_tokenize, LINEAGE: lineage.check_lineage},
+    "reconstruct": {COUNTED: counts.check_reconstruct, LINEAGE: lineage.check_lineage},
+    "prior": {FINITE: training.check_finite, LINEAGE: lineage.check_lineage},
+    "sample": {COUNTED: counts.check_sample, LINEAGE: lineage.check_lineage},
+    "select": {COUNTED: counts.check_select, LINEAGE: lineage.check_lineage},
+    "score": {FINITE: training.check_finite},
+    "tradeoff": {FINITE: training.check_finite},
+    "probe": {FINITE: training.check_finite},
 }
 """Gates by component and name; a component that is not here has none."""
 
 
-def judge(name: str, config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> list[Verdict]:
+def evaluate(name: str, config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> list[Verdict]:
     """What the gates of `name` say of its artifact."""
     return [gate(config, artifact, inputs) for gate in GATES.get(name, {}).values()]
 
 
-def refusal(artifact: Artifact, verdicts: Sequence[Verdict]) -> GateError | None:
+def gate_error(artifact: Artifact, verdicts: Sequence[Verdict]) -> GateError | None:
     """The error that names every failed gate, its figure, its bound and what to do; None where all have passed."""
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if not failed:

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from components.artifacts.gates.verdict import Verdict, missing
+from components.artifacts.gates.verdict import Verdict, missing_property
 from components.contract.api import Artifact, FileEntry, Inputs
 from components.tracking.backfill import CURVES
 from components.tracking.shipping import NONFINITE
@@ -19,7 +19,7 @@ USAGES = ("codebook_usage", "batch_usage")
 """Over a window of batches; artifacts of earlier versions have that of a single batch alone."""
 
 
-def finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Every metric and the last logged losses are finite, and few updates were skipped for not being so."""
     manifest, bound = artifact.manifest, config.gates.nonfinite_share
     wrong = [name for name, value in manifest.metrics.items() if not math.isfinite(value)]
@@ -32,7 +32,7 @@ def finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdic
     if not skipped:
         return Verdict("finite", True, "every figure is finite, no update was skipped", figures={"skipped": 0.0})
     if "steps" not in manifest.config:
-        return missing("finite", artifact, "its number of steps")
+        return missing_property("finite", artifact, "its number of steps")
     steps = int(manifest.config["steps"])
     text = (
         f"{skipped} of {steps} updates were skipped as not finite ({skipped / steps:.2%}), at most {bound:.2%} may be"
@@ -44,12 +44,12 @@ def finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdic
     return Verdict("finite", skipped <= bound * steps, text, remedy, {"skipped": float(skipped)})
 
 
-def codebook_usage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+def check_codebook_usage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Enough of the codes were in use when the tokenizer's training ended."""
     bound, rows = config.gates.codebook_usage, _last_rows(artifact)
     found = [(row["step"], name, float(row["m"][name])) for row in rows for name in USAGES if name in row["m"]]
     if not found:
-        return missing("codebook_usage", artifact, f"the codebook's use ({CURVES} has no {USAGES[0]})")
+        return missing_property("codebook_usage", artifact, f"the codebook's use ({CURVES} has no {USAGES[0]})")
     step = found[-1][0]
     _, name, usage = next(entry for entry in found if entry[0] == step)
     text = f"{name} {usage:.3g} at step {step}, at least {bound:g} is asked for"

@@ -28,7 +28,7 @@ class Gate(Protocol):
         """The verdict; a manifest that does not say what the rule needs has failed it."""
 
 
-def missing(gate: str, artifact: Artifact, what: str) -> Verdict:
+def missing_property(gate: str, artifact: Artifact, what: str) -> Verdict:
     """The verdict on a manifest that lacks what the gate looks at."""
     made = artifact.manifest
     remedy = f"make it again with `vimctl run {made.component} --force`"

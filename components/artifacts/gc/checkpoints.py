@@ -12,7 +12,7 @@ INDEX = "index.json"
 STEP = "step-"
 
 
-def superfluous(work: str, files: Files, keep: int) -> dict[str, list[str]]:
+def superfluous_checkpoints(work: str, files: Files, keep: int) -> dict[str, list[str]]:
     """By checkpoint folder below `work`, the files of those beyond the `keep` newest whole ones and the best.
 
     A folder without any whole checkpoint is left as it is. Every shard of one that counts as whole was read and its

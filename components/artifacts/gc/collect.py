@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.artifacts import lease, store, usage
-from components.artifacts.gc.plan import CHECKPOINT, KINDS, UNFINISHED, Removal, Rules, plan
-from components.artifacts.gc.reachability import key_of, needed
-from components.artifacts.inventory import REMOVED, WORK, Inventory, Place, Version, survey
+from components.artifacts.gc.plan import CHECKPOINT, KINDS, UNFINISHED, Removal, Rules, plan_removals
+from components.artifacts.gc.reachability import reachable, version_key
+from components.artifacts.inventory import REMOVED, WORK, ArtifactKey, Inventory, Version, survey
 from vim_core.storage import io
 
 
 @dataclass(frozen=True)
-class Collected:
+class Collection:
     """What was or would be removed, names of artifacts put back, and what was left because somebody works on it."""
 
     removals: list[Removal]
@@ -34,23 +34,23 @@ class Collected:
         return {kind: sum(each.bytes for each in self.removals if each.kind == kind) for kind in KINDS}
 
 
-def collect(root: str, rules: Rules, delete: bool = False, between: Callable[[], None] = lambda: None) -> Collected:
+def collect(root: str, rules: Rules, delete: bool = False, between: Callable[[], None] = lambda: None) -> Collection:
     """The plan, or with `delete` what was removed. `between` is called before the second look.
 
     Raises:
         DataError: something damaged lies in the root, so that what it needs is not known; nothing is removed then.
         StorageError: the root cannot be read or written.
     """
-    first = plan(survey(root), rules)
+    first = plan_removals(survey(root), rules)
     if not delete:
-        return Collected(first, [], [])
+        return Collection(first, [], [])
     versions = [each.version for each in first if each.version is not None]
     busy = [_named(version.place) for version in versions if not _set_aside(root, version)]
     between()
     found = survey(root)
-    restored = _put_back(found, needed(found, rules.limit))
+    restored = _put_back(found, reachable(found, rules.limit))
     done: list[Removal] = []
-    for each in plan(found, rules):
+    for each in plan_removals(found, rules):
         if each.version is not None and not each.version.condemned:
             # It became useless only now; its turn comes the next time.
             continue
@@ -58,7 +58,7 @@ def collect(root: str, rules: Rules, delete: bool = False, between: Callable[[],
             done.append(each)
         else:
             busy.append(_named(each.place))
-    return Collected(done, restored, sorted(set(busy)))
+    return Collection(done, restored, sorted(set(busy)))
 
 
 def _set_aside(root: str, version: Version) -> bool:
@@ -90,7 +90,7 @@ def _put_back(found: Inventory, kept: dict[tuple[str, str, str], str]) -> list[s
     current = {version.place for version in found.versions if version.current} | set(found.owners)
     restored: list[str] = []
     for version in found.versions:
-        if version.current or key_of(version) not in kept or version.place in current:
+        if version.current or version_key(version) not in kept or version.place in current:
             continue
         if _restored(found.root, version):
             current.add(version.place)
@@ -151,5 +151,5 @@ def _remove_empty(uri: str) -> None:
                 os.rmdir(folder)
 
 
-def _named(place: Place) -> str:
+def _named(place: ArtifactKey) -> str:
     return "/".join(place)

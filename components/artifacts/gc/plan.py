@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from components.artifacts import store
 from components.artifacts.gc import checkpoints
-from components.artifacts.gc.reachability import key_of, needed
-from components.artifacts.inventory import WORK, Files, Inventory, Place, Version, newest
+from components.artifacts.gc.reachability import reachable, version_key
+from components.artifacts.inventory import WORK, ArtifactKey, Files, Inventory, Version, newest_mtime
 from components.contract import registry
 from vim_core.errors import ConfigError
 from vim_core.storage import io
@@ -47,7 +47,7 @@ class Removal:
     """Something to remove: its files by path below the root, sizes in bytes, and why nobody needs it."""
 
     kind: str
-    place: Place
+    place: ArtifactKey
     what: str
     files: dict[str, int]
     reason: str
@@ -59,10 +59,10 @@ class Removal:
         return sum(self.files.values())
 
 
-def plan(found: Inventory, rules: Rules) -> list[Removal]:
+def plan_removals(found: Inventory, rules: Rules) -> list[Removal]:
     """Everything removable, what was made of something before that; never of a place with a living owner."""
-    kept = needed(found, rules.limit)
-    useless = [v for v in found.versions if key_of(v) not in kept and v.place not in found.owners]
+    kept = reachable(found, rules.limit)
+    useless = [v for v in found.versions if version_key(v) not in kept and v.place not in found.owners]
     useless.sort(key=lambda v: (registry.NAMES.index(v.place[0]), v.artifact.manifest.created), reverse=True)
     return [
         *(_version(found, version) for version in useless),
@@ -84,7 +84,7 @@ def _version(found: Inventory, version: Version) -> Removal:
 
 def _attempts(found: Inventory, rules: Rules) -> Iterator[Removal]:
     """Files in artifact folders that no manifest names, by the attempt that left them."""
-    named: dict[Place, set[str]] = {}
+    named: dict[ArtifactKey, set[str]] = {}
     for version in found.versions:
         named.setdefault(version.place, set()).update(version.paths, [version.file])
     for place, files in found.files.items():
@@ -92,7 +92,7 @@ def _attempts(found: Inventory, rules: Rules) -> Iterator[Removal]:
         for path in sorted(set(files) - named.get(place, set())):
             groups.setdefault(path.split("/")[0], []).append(path)
         for group, paths in groups.items():
-            if place not in found.owners and newest({path: files[path] for path in paths}) <= rules.limit:
+            if place not in found.owners and newest_mtime({path: files[path] for path in paths}) <= rules.limit:
                 sizes = {f"{'/'.join(place)}/{path}": _size(files, path) for path in paths}
                 yield Removal(ATTEMPT, place, group, sizes, "no manifest names it")
 
@@ -102,14 +102,14 @@ def _unfinished(found: Inventory, rules: Rules) -> Iterator[Removal]:
         if place in found.owners:
             continue
         below = f"{WORK}/{'/'.join(place)}"
-        if newest(files) <= rules.limit:
+        if newest_mtime(files) <= rules.limit:
             done = any(version.place == place and version.current for version in found.versions)
             reason = "its artifact is finished" if done else "nobody went on with it"
             sizes = {f"{below}/{path}": _size(files, path) for path in sorted(files)}
             yield Removal(UNFINISHED, place, "", sizes, reason)
             continue
         with store.guarded(found.root):
-            old = checkpoints.superfluous(io.join(found.root, below), files, rules.checkpoints)
+            old = checkpoints.superfluous_checkpoints(io.join(found.root, below), files, rules.checkpoints)
         for step, paths in old.items():
             sizes = {f"{below}/{path}": _size(files, path) for path in paths}
             yield Removal(CHECKPOINT, place, step, sizes, "a newer whole one is there")

@@ -151,7 +151,7 @@ def test_the_source_is_looked_at_once_a_search(fakes: dict[str, Fake], config: P
     for name in config.components:
         run(name, config)
     looks.clear()
-    known: execute.Known = {}
+    known: execute.ArtifactCache = {}
     for name in config.components:
         execute.execute(name, config, services(), known=known)
     assert len(looks) == 1
@@ -160,7 +160,7 @@ def test_the_source_is_looked_at_once_a_search(fakes: dict[str, Fake], config: P
 def test_known_artifacts_do_not_outlive_what_they_came_from(fakes: dict[str, Fake], config: PipelineConfig) -> None:
     for name in config.components:
         run(name, config)
-    known: execute.Known = {}
+    known: execute.ArtifactCache = {}
     old = execute.find("prior", config, known)
     fakes["quantize"].act = lambda config, inputs, ctx: Outcome(digest="9" * 64)
     execute.execute("quantize", config, services(), force=True, known=known)

@@ -24,9 +24,9 @@ def test_a_removed_input_is_told_whatever_lies_elsewhere(tmp_path: Path) -> None
     elsewhere, codes = kept(tmp_path / "other", "ingest"), kept(tmp_path / "root", "tokenize")
     inputs = {"images": elsewhere, "codes": codes}
     root = str(tmp_path / "root")
-    usage.look(root, "prior", inputs)
+    usage.verify_inputs(root, "prior", inputs)
     io.remove_tree(io.join(elsewhere.folder, store.MANIFEST))
-    usage.look(root, "prior", inputs)
+    usage.verify_inputs(root, "prior", inputs)
     io.remove_tree(io.join(codes.folder, store.MANIFEST))
     with pytest.raises(DataError, match=r"prior: its input tokenize/tokenize0+ was removed meanwhile"):
-        usage.look(root, "prior", inputs)
+        usage.verify_inputs(root, "prior", inputs)

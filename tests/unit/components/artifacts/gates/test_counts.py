@@ -41,7 +41,7 @@ def ingested(root: Path, rows: Mapping[str, list[int]], **said: Any) -> Artifact
 
 
 def test_what_was_read_is_in_the_table_or_set_aside(tmp_path: Path) -> None:
-    right = counting.ingested(CONFIG, ingested(tmp_path, {"train": [2, 3], "test": [3]}), {})
+    right = counting.check_ingest(CONFIG, ingested(tmp_path, {"train": [2, 3], "test": [3]}), {})
     assert right.passed, right.text
     assert right.figures == {"read": 9.0, "dead_letter": 1.0, "train": 5.0, "test": 3.0}
 
@@ -57,13 +57,13 @@ def test_what_was_read_is_in_the_table_or_set_aside(tmp_path: Path) -> None:
     ],
 )
 def test_a_lost_image_fails_ingest(tmp_path: Path, rows: dict[str, list[int]], said: dict[str, Any]) -> None:
-    verdict = counting.ingested(CONFIG, ingested(tmp_path, rows, **said), {})
+    verdict = counting.check_ingest(CONFIG, ingested(tmp_path, rows, **said), {})
     assert not verdict.passed
     assert "vimctl run ingest --force" in verdict.remedy
 
 
 def test_a_manifest_that_says_nothing_has_failed(tmp_path: Path) -> None:
-    verdict = counting.ingested(CONFIG, table(tmp_path, "ingest", "images", {}), {})
+    verdict = counting.check_ingest(CONFIG, table(tmp_path, "ingest", "images", {}), {})
     assert not verdict.passed
     assert "read, dead_letter, splits" in verdict.text
 
@@ -72,7 +72,7 @@ def test_a_manifest_that_says_nothing_has_failed(tmp_path: Path) -> None:
 def test_codes_of_every_view(tmp_path: Path, train: int, test: int, passed: bool) -> None:
     images = ingested(tmp_path, {"train": [5], "test": [3]})
     codes = table(tmp_path, "tokenize", "codes", {"train": [train], "test": [test]}, {"views": 2})
-    assert counting.tokenized(CONFIG, codes, {"images": images}).passed is passed
+    assert counting.check_tokenize(CONFIG, codes, {"images": images}).passed is passed
 
 
 LIMITS = [(0, 3, True), (0, 2, False), (2, 2, True), (7, 3, True), (2, 3, False)]
@@ -82,13 +82,13 @@ LIMITS = [(0, 3, True), (0, 2, False), (2, 2, True), (7, 3, True), (2, 3, False)
 def test_reconstructions_up_to_the_limit(tmp_path: Path, limit: int, rows: int, passed: bool) -> None:
     images = ingested(tmp_path, {"train": [5], "test": [3]})
     made = table(tmp_path, "reconstruct", "images", {"test": [rows]}, config={"limit": limit})
-    assert counting.reconstructed(CONFIG, made, {"images": images}).passed is passed
+    assert counting.check_reconstruct(CONFIG, made, {"images": images}).passed is passed
 
 
 @pytest.mark.parametrize(("rows", "passed"), [([4, 3], True), ([4], False), ([4, 4], False)])
 def test_samples_are_as_many_as_asked_for(tmp_path: Path, rows: list[int], passed: bool) -> None:
     made = table(tmp_path, "sample", "images", {"samples": rows}, config={"count": 7})
-    assert counting.sampled(CONFIG, made, {}).passed is passed
+    assert counting.check_sample(CONFIG, made, {}).passed is passed
 
 
 @pytest.mark.parametrize(("rows", "passed"), [((6, 6), True), ((6, 5), False), ((6, 0), False)])
@@ -96,4 +96,4 @@ def test_as_many_accepted_of_a_class_at_every_rate(tmp_path: Path, rows: tuple[i
     splits = {f"accepted-{rate}": [count] for rate, count in zip((1.0, 0.5), rows, strict=True)}
     said = {"rates": [1.0, 0.5], "classes": ["a", "b", "c"]}
     made = table(tmp_path, "select", "images", splits, said, config={"count": 2})
-    assert counting.selected(CONFIG, made, {}).passed is passed
+    assert counting.check_select(CONFIG, made, {}).passed is passed

@@ -32,7 +32,7 @@ def chain(tmp_path: Path) -> dict[str, Artifact]:
 def judged(chain: dict[str, Artifact], name: str, *inputs: str, **properties: Any) -> Verdict:
     made = chain[name]
     made = with_fields(made, properties={**made.properties, **properties})
-    return lineage.belongs(CONFIG, made, {each: chain[each] for each in inputs})
+    return lineage.check_lineage(CONFIG, made, {each: chain[each] for each in inputs})
 
 
 def test_what_belongs_together_passes(chain: dict[str, Artifact]) -> None:
@@ -61,7 +61,7 @@ def test_other_images_or_codes_fail(chain: dict[str, Artifact]) -> None:
 
 def test_an_artifact_that_does_not_say_fails(chain: dict[str, Artifact]) -> None:
     silent = with_fields(chain["codes"], properties={})
-    verdict = lineage.belongs(CONFIG, silent, {"images": chain["images"]})
+    verdict = lineage.check_lineage(CONFIG, silent, {"images": chain["images"]})
     assert not verdict.passed
     assert "images, tokenizer" in verdict.text
 
@@ -72,18 +72,18 @@ def test_a_refusal_names_the_artifact_and_every_failed_gate(chain: dict[str, Art
         Verdict("two", True, "fine"),
         Verdict("three", False, "no", "x"),
     ]
-    refused = table.refusal(chain["codes"], verdicts)
+    refused = table.gate_error(chain["codes"], verdicts)
     text = str(refused)
     assert text.startswith("tokenize/tokenize is kept, but nothing is made from it: ")
     assert "gate one: 3 of 4. raise it; gate three: no. x" in text
     assert "two" not in text
-    assert table.refusal(chain["codes"], verdicts[1:2]) is None
+    assert table.gate_error(chain["codes"], verdicts[1:2]) is None
 
 
 def test_gates_are_of_components_and_run_by_name(chain: dict[str, Artifact]) -> None:
     assert set(table.GATES) <= set(registry.NAMES)
     inputs = {"images": chain["images"], "tokenizer": chain["tokenizer"]}
-    assert [each.gate for each in table.judge("tokenize", CONFIG, chain["codes"], inputs)] == list(
+    assert [each.gate for each in table.evaluate("tokenize", CONFIG, chain["codes"], inputs)] == list(
         table.GATES["tokenize"]
     )
-    assert table.judge("report", CONFIG, chain["codes"], {}) == []
+    assert table.evaluate("report", CONFIG, chain["codes"], {}) == []

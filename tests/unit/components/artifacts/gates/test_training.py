@@ -34,7 +34,7 @@ def trained(root: Path, *rows: dict[str, Any], skipped: list[int] | None = None,
 
 def test_finite_figures_pass(tmp_path: Path) -> None:
     made = trained(tmp_path, {"loss": float("nan")}, {"loss": 0.5}, metrics={"test_psnr_db": 20.0})
-    assert training.finite(config(), made, {}).passed, "only the end of the curves counts"
+    assert training.check_finite(config(), made, {}).passed, "only the end of the curves counts"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_finite_figures_pass(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_finite_fails_by_name(tmp_path: Path, row: Any, metrics: Any, named: str) -> None:
-    verdict = training.finite(config(), trained(tmp_path, row, metrics=metrics), {})
+    verdict = training.check_finite(config(), trained(tmp_path, row, metrics=metrics), {})
     assert not verdict.passed
     assert named in verdict.text
 
@@ -55,34 +55,34 @@ def test_what_is_not_finite_fails_by_name(tmp_path: Path, row: Any, metrics: Any
 def test_few_updates_may_be_skipped(tmp_path: Path, skipped: list[int], passed: bool) -> None:
     """One in a hundred of two hundred steps; a step that is listed twice counts once."""
     made = trained(tmp_path, {"loss": 0.5}, skipped=skipped)
-    verdict = training.finite(config(nonfinite_share=0.01), made, {})
+    verdict = training.check_finite(config(nonfinite_share=0.01), made, {})
     assert verdict.passed is passed
     assert f"{len(set(skipped))} of 200" in verdict.text
     if not passed:
         accepted = float(verdict.remedy.rpartition("gates.nonfinite_share=")[2])
-        assert training.finite(config(nonfinite_share=accepted), made, {}).passed
+        assert training.check_finite(config(nonfinite_share=accepted), made, {}).passed
 
 
 def test_a_codebook_in_use_passes_and_a_collapsed_one_fails(tmp_path: Path) -> None:
     made = trained(tmp_path, {"codebook_usage": 0.9}, {"codebook_usage": 0.2, "batch_usage": 0.01}, {"loss": 1.0})
-    assert training.codebook_usage(config(codebook_usage=0.2), made, {}).passed
-    refused = training.codebook_usage(config(codebook_usage=0.3), made, {})
+    assert training.check_codebook_usage(config(codebook_usage=0.2), made, {}).passed
+    refused = training.check_codebook_usage(config(codebook_usage=0.3), made, {})
     assert not refused.passed
     assert "codebook_usage 0.2 at step 19, at least 0.3" in refused.text
     accepted = float(refused.remedy.rpartition("gates.codebook_usage=")[2])
-    assert training.codebook_usage(config(codebook_usage=accepted), made, {}).passed
+    assert training.check_codebook_usage(config(codebook_usage=accepted), made, {}).passed
 
 
 def test_the_usage_of_a_batch_is_taken_where_no_window_was_logged(tmp_path: Path) -> None:
     made = trained(tmp_path, {"batch_usage": 0.5})
-    assert training.codebook_usage(config(codebook_usage=0.4), made, {}).passed
-    assert not training.codebook_usage(config(codebook_usage=0.6), made, {}).passed
+    assert training.check_codebook_usage(config(codebook_usage=0.4), made, {}).passed
+    assert not training.check_codebook_usage(config(codebook_usage=0.6), made, {}).passed
 
 
 def test_curves_without_usage_fail(tmp_path: Path) -> None:
-    assert not training.codebook_usage(config(codebook_usage=0.0), trained(tmp_path, {"loss": 1.0}), {}).passed
+    assert not training.check_codebook_usage(config(codebook_usage=0.0), trained(tmp_path, {"loss": 1.0}), {}).passed
     bare = artifact(tmp_path / "bare", "quantize", {})
-    assert not training.codebook_usage(config(), bare, {}).passed
+    assert not training.check_codebook_usage(config(), bare, {}).passed
 
 
 def test_only_the_end_of_long_curves_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +91,14 @@ def test_only_the_end_of_long_curves_is_read(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(training, "TAIL", 200)
     read = [json.loads(line) for line in Path(made.uri("curves.jsonl")).read_bytes()[-200:].splitlines()[1:]]
     assert training._last_rows(made) == read
-    assert training.codebook_usage(config(codebook_usage=0.49), made, {}).passed
-    assert not training.codebook_usage(config(codebook_usage=0.5), made, {}).passed
+    assert training.check_codebook_usage(config(codebook_usage=0.49), made, {}).passed
+    assert not training.check_codebook_usage(config(codebook_usage=0.5), made, {}).passed
 
 
 def test_skipped_updates_of_unknown_steps_fail(tmp_path: Path) -> None:
     made = trained(tmp_path, {"loss": 0.5}, skipped=[3])
     blank = Artifact(made.folder, replace(made.manifest, config={}))
-    assert not training.finite(config(nonfinite_share=1.0), blank, {}).passed
+    assert not training.check_finite(config(nonfinite_share=1.0), blank, {}).passed
 
 
 def test_bounds_are_shares() -> None:

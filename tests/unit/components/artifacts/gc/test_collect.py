@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.artifacts import execute, lease, pins, store, usage
-from components.artifacts.gc.collect import Collected, collect
+from components.artifacts.gc.collect import Collection, collect
 from components.artifacts.gc.plan import Rules
 from components.contract.api import Artifact, Context, Outcome
 from tests.support.archived import DAY, key, leave_work, make, own, report, there
@@ -28,7 +28,7 @@ LATER = Rules(now=time.time() + 8 * DAY)
 """Eight days after the tests made everything."""
 
 
-def names(done: Collected) -> list[str]:
+def names(done: Collection) -> list[str]:
     return sorted(f"{each.kind} {each.place[0]}/{int(each.place[1], 16)} {each.what}".strip() for each in done.removals)
 
 
@@ -184,7 +184,7 @@ def test_an_owner_elsewhere_lives_for_an_hour_after_its_last_heartbeat(root: str
 def test_a_use_makes_an_artifact_young_again(anywhere: str) -> None:
     make(anywhere, "ingest", 1, created="2020-01-01T00:00:00+00:00")
     make(anywhere, "ingest", 2, created="2020-01-01T00:00:00+00:00")
-    usage.use(usage.folder(anywhere, "ingest", key(1)))
+    usage.touch(usage.folder(anywhere, "ingest", key(1)))
     assert names(collect(anywhere, Rules())) == ["artifact ingest/2 manifest.json"]
 
 
