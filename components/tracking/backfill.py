@@ -37,7 +37,9 @@ def complete(run: MlflowRun, artifact: Artifact) -> None:
     faults = FaultLog()
     for name, key in ((CURVES, "m"), (NONFINITE, "nonfinite"), (SYSTEM, "m")):
         if name in names:
-            rows = rows_of([entry for entry in spool.parse(io.read_bytes(artifact.uri(name))) if key in entry], faults)
+            rows = rows_of(
+                [entry for entry in spool.parse_rows(io.read_bytes(artifact.uri(name))) if key in entry], faults
+            )
             for start in range(0, len(rows), BATCH_ROWS):
                 run.new_rows(rows[start : start + BATCH_ROWS])
     skipped = faults.due(now=True)

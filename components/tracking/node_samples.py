@@ -140,7 +140,7 @@ class Collector:
         """Append what is new. Raises `StorageError` where the store does not answer."""
         fresh = [name for name in io.list_names(self._folder) if name not in self._seen and name.endswith(".jsonl")]
         for name in sorted(fresh, key=lambda name: int(name.removesuffix(".jsonl").rsplit("-", 1)[-1])):
-            rows = spool.parse(io.read_bytes(io.join(self._folder, name)))
+            rows = spool.parse_rows(io.read_bytes(io.join(self._folder, name)))
             if self._began < 0 and rows:
                 self._began = int(rows[0]["t"])
             with open(self._local, "ab") as stream:

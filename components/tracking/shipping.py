@@ -51,7 +51,7 @@ class Tail:
         if lines:
             self._offset += sum(len(line) for line in lines)
             self._last = lines[-1]
-        return spool.parse(b"".join(lines))
+        return spool.parse_rows(b"".join(lines))
 
 
 class FaultLog:

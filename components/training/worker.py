@@ -153,7 +153,7 @@ def _train(
         run.data_workers,
         PreemptionMonitor(runtime, notices, run.notice_every),
         Watchdog(Path(job.stuck) / f"worker-{rank:05d}-{os.getpid()}.txt", run.step_timeout_s, rank),
-        yardstick=peak_rates(runtime, rate * 1e9),
+        peaks=peak_rates(runtime, rate * 1e9),
         on_evaluated=checkpoints.record_evaluation,
     )
     # All workers take part in collecting a sharded network. Rank 0 has it then and scores it alone, so the others must
@@ -174,9 +174,9 @@ def _final_files(
     spool: Path,
 ) -> dict[str, bytes]:
     """The exported files with curves, faults and pictures from the spool, and `FIGURES`, which lists them."""
-    from vim_core.training.spool import parse
+    from vim_core.training.spool import parse_rows
 
-    rows = parse(spool.read_bytes())
+    rows = parse_rows(spool.read_bytes())
 
     def lines(key: str) -> bytes:
         return b"".join(json.dumps(row).encode() + b"\n" for row in rows if key in row)

@@ -85,7 +85,7 @@ def _spooled(root: str, place: ArtifactKey, files: Files) -> int:
         tail = io.read_range(io.join(root, inventory.WORK, *place, SPOOL), max(0, length - TAIL_BYTES), length)
     except FileNotFoundError:
         return -1
-    return max((int(row["step"]) for row in spool.parse(b"\n" + tail) if isinstance(row, dict)), default=-1)
+    return max((int(row["step"]) for row in spool.parse_rows(b"\n" + tail) if isinstance(row, dict)), default=-1)
 
 
 def _name(place: ArtifactKey) -> str:

@@ -27,7 +27,7 @@ from vim_core.config import PriorConfig, QuantizeConfig, RunConfig
 from vim_core.errors import VimError
 from vim_core.tasks.prior import PriorData
 from vim_core.tasks.quantizer import QuantizerData
-from vim_core.training.spool import parse
+from vim_core.training.spool import parse_rows
 
 pytestmark = pytest.mark.cluster
 
@@ -84,7 +84,7 @@ class Trial:
     def rows(self) -> list[dict[str, Any]]:
         """What the training has said so far."""
         spool = Path(driver.spool_path(self.ctx))
-        return parse(spool.read_bytes()) if spool.exists() else []
+        return parse_rows(spool.read_bytes()) if spool.exists() else []
 
     @property
     def steps(self) -> list[int]:
@@ -182,7 +182,7 @@ def test_two_workers_lose_what_one_loses(cluster: Any, data: Path, tmp_path: Pat
         "in the test",
         "Ray Train, 2 worker process(es)",
     )
-    losses = [row["m"]["loss"] for row in parse((tmp_path / "one/out/quantize/curves.jsonl").read_bytes())]
+    losses = [row["m"]["loss"] for row in parse_rows((tmp_path / "one/out/quantize/curves.jsonl").read_bytes())]
     assert len(losses) == 6
     assert [row["m"]["loss"] for row in two.rows if "m" in row] == pytest.approx(losses, rel=1e-5)
 
@@ -249,9 +249,7 @@ def test_a_stuck_step_is_noticed_and_costs_no_bit(
 def test_a_training_that_stays_stuck_says_where(cluster: Any, data: Path, tmp_path: Path) -> None:
     (data / "stuck-at-3").touch()
     rough = trial(cluster, tmp_path, config_of(), data, step_timeout_s=LONG_S, workers=1, restarts=0)
-    with pytest.raises(
-        VimError, match=r"worker 0: step 3 took longer than run\.step_timeout_s=20; where it stood is in"
-    ):
+    with pytest.raises(VimError, match=r"worker 0: step 3 took longer than run\.step_timeout_s=20; its stacks are in"):
         rough.finish()
     (stacks,) = (Path(rough.ctx.work) / "stuck").glob("*.txt")
     assert "in step" in stacks.read_text()

@@ -12,7 +12,7 @@ from tests.support.synthetic import context_of
 from tests.support.tiny import prior_config
 from vim_core.errors import ConfigError
 from vim_core.models.prior import load_prior
-from vim_core.training.spool import parse
+from vim_core.training.spool import parse_rows
 
 pytestmark = pytest.mark.cluster
 
@@ -34,7 +34,7 @@ def test_a_prior_trains_under_ray_on_four_devices(tmp_path: Path, monkeypatch: p
     assert outcome.properties["trained_by"] == "Ray Train, 1 worker process(es)"
     assert outcome.numeric is not None
     assert (outcome.numeric["device"], outcome.numeric["world"]) == ("xla-cpu", 4)
-    curves = [row["m"]["loss"] for row in parse(Path(ctx.path("curves.jsonl")).read_bytes())]
+    curves = [row["m"]["loss"] for row in parse_rows(Path(ctx.path("curves.jsonl")).read_bytes())]
     assert len(curves) == 6
     assert curves[-1] < curves[0]
     assert load_prior(ctx.path("model.safetensors"), ctx.path("config.json")).shape.classes == 3

@@ -35,7 +35,7 @@ from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 from vim_core.training.loop import train
-from vim_core.training.spool import Spool, parse
+from vim_core.training.spool import Spool, parse_rows
 
 STEPS = 6
 SMALL = StackConfig(blocks=2, heads=2, dim=16, mlp=32)
@@ -87,7 +87,7 @@ def run(given: Task, place: Path, stop: int | None = None) -> Path:
 
 def curve(place: Path) -> dict[str, list[float]]:
     """Every figure of every step, but those of the machine."""
-    rows = [row["m"] for row in parse((place / "spool.jsonl").read_bytes()) if "m" in row]
+    rows = [row["m"] for row in parse_rows((place / "spool.jsonl").read_bytes()) if "m" in row]
     names = {name for row in rows for name in row if not name.endswith("per_s") and not name.startswith("system/")}
     return {name: [row.get(name, 0.0) for row in rows] for name in sorted(names)}
 

@@ -17,7 +17,7 @@ from vim_core.distributed import runtimes as seam
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.training import loop
-from vim_core.training.spool import Spool, parse
+from vim_core.training.spool import Spool, parse_rows
 
 pytestmark = pytest.mark.xla
 STEPS = 20
@@ -89,7 +89,9 @@ def test_a_killed_training_ends_with_the_bits_of_a_whole_one(
     tiny.assert_equal_bits(tiny.state_of(resumed), tiny.state_of(whole))
     # Restoring laid the weights out anew: none of them lies whole on every device.
     assert max(module_bytes(resumed.model)) < 0.5 * whole_bytes(resumed.model)
-    rows = [[row["m"]["loss"] for row in parse(Path(s).read_bytes()) if "m" in row] for s in tmp_path.glob("*.jsonl")]
+    rows = [
+        [row["m"]["loss"] for row in parse_rows(Path(s).read_bytes()) if "m" in row] for s in tmp_path.glob("*.jsonl")
+    ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6
 
@@ -111,7 +113,7 @@ def test_evaluations_beside_the_training_compile_nothing(
     loop.train(training, Checkpoints(str(tmp_path / "kept"), {}, xla), Spool(path))
     seen.append(compiled())
     assert seen[2:] == [seen[2]] * 5
-    rows = {row["step"]: row["m"] for row in parse(path.read_bytes()) if "eval/nll_bits_per_token" in row.get("m", {})}
+    rows = {row["step"]: row["m"] for row in Spool(path).rows() if "eval/nll_bits_per_token" in row.get("m", {})}
     assert 5 in rows
     assert rows[5]["eval/nll_bits_per_token"] == pytest.approx(training.finish()["nll_bits_per_token"], abs=1e-4)
 

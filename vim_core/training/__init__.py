@@ -1,1 +1,1 @@
-"""The training loop and what runs beside it: metrics spool, monitoring, evaluation, preemption, non-finite updates."""
+"""The training loop, its monitoring, evaluation and metrics spool, preemption, non-finite updates, FLOP counts."""

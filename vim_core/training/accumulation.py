@@ -1,4 +1,4 @@
-"""Gradient accumulation: one batch as several smaller ones, whose mean loss is the whole batch's."""
+"""Gradient accumulation: a batch as several microbatches, with the gradients of the whole batch's mean loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vim_core.errors import ConfigError
 
 
 class ForwardPass(Protocol):
-    """What a forward pass over a microbatch gives: the loss's weighted terms, scalars that are means over samples."""
+    """The result of a forward pass over a microbatch."""
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """By name; their sum is the loss."""
+        """Weighted loss terms by name, each a scalar mean over samples; their sum is the loss."""
 
 
 P = TypeVar("P", bound=ForwardPass)
@@ -26,11 +26,7 @@ Split = Callable[[Tensor, int], Sequence[Tensor]]
 
 
 def check_batch(config: TrainConfig, world: int, component: str) -> None:
-    """Refuse what does not come out even.
-
-    Raises:
-        ConfigError: workers and microbatches do not divide the batch.
-    """
+    """Raise `ConfigError` unless workers and microbatches divide the batch."""
     parts = world * config.accumulate
     if config.batch % parts:
         raise ConfigError(
@@ -42,37 +38,30 @@ def check_batch(config: TrainConfig, world: int, component: str) -> None:
 def accumulate_gradients(
     compute: Callable[..., P], keep: Callable[[P], K], batch: Sequence[Tensor], parts: int, split: Split
 ) -> tuple[dict[str, Tensor], list[K]]:
-    """Run `compute` over `parts` consecutive microbatches and add up the gradients of the batch's mean loss.
+    """Run `compute` and its backward pass over `parts` consecutive microbatches.
 
     Consecutive, because the discriminator's groups are of neighbouring images: they stay together. The caller clears
     the gradients before and updates after.
 
     Args:
         compute: takes the microbatch's share of each tensor in `batch`.
-        keep: what to hold of each pass beyond its backward; activations are freed with the rest.
+        keep: maps each pass to what outlives its backward pass; activations are freed with the rest.
         batch: tensors of the same first axis.
-        parts: how many; they divide that axis.
-        split: takes the batch apart, such as `Runtime.microbatches`.
+        parts: number of microbatches; divides that axis.
+        split: splits a tensor of the batch, such as `Runtime.microbatches`.
 
     Returns:
-        the terms, detached, as means over the whole batch, and what was kept of each microbatch in order.
+        The terms, detached, as means over the whole batch, and the kept values of the microbatches in order.
     """
-    rows: list[dict[str, Tensor]] = []
+    terms: list[dict[str, Tensor]] = []
     kept: list[K] = []
-    for shares in zip(*(split(whole, parts) for whole in batch), strict=True):
-        passed = compute(*shares)
-        loss = total_loss(passed.terms)
+    for microbatch in zip(*(split(tensor, parts) for tensor in batch), strict=True):
+        result = compute(*microbatch)
+        loss = total_loss(result.terms)
         (loss / parts if parts > 1 else loss).backward()
-        rows.append({name: value.detach() for name, value in passed.terms.items()})
-        kept.append(keep(passed))
-    return mean_terms(rows), kept
-
-
-def mean_terms(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of every figure over the microbatches' rows; of one row, that row."""
-    if len(rows) == 1:
-        return rows[0]
-    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+        terms.append({name: value.detach() for name, value in result.terms.items()})
+        kept.append(keep(result))
+    return {name: mean([part[name] for part in terms]) for name in terms[0]}, kept
 
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:
@@ -81,10 +70,10 @@ def total_loss(terms: dict[str, Tensor]) -> Tensor:
 
 
 def concatenate(parts: Sequence[Tensor]) -> Tensor:
-    """The microbatches' rows one after the other; of one microbatch, those."""
+    """The rows of all microbatches in order, without a copy where there is one."""
     return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def mean(parts: Sequence[Tensor]) -> Tensor:
-    """The mean of the microbatches' scalars; of one microbatch, that one."""
+    """The mean of the microbatches' scalars, without an operation where there is one."""
     return torch.stack(list(parts)).mean() if len(parts) > 1 else parts[0]

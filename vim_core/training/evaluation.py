@@ -1,4 +1,4 @@
-"""Evaluation beside the training: on a copy of the weights, in a thread of its own, one at a time."""
+"""Evaluation during training: on a copy of the weights, in a background thread, one at a time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
 CancelCheck = Callable[[], None]
-"""Called between batches; raises `Abandoned` once nobody waits for the figures any more."""
+"""Called between batches; raises `EvaluationCancelled` once the training has ended."""
 Evaluation = Callable[[CancelCheck], dict[str, float]]
-"""Figures of one copy of the weights. It may draw nothing from torch's generator, which belongs to the training."""
+"""Computes metrics of one copy of the weights, without torch's generator, which belongs to the training."""
 
 
 class EvaluationCancelled(Exception):
@@ -31,35 +31,31 @@ class EvaluationCancelled(Exception):
 
 
 def evaluation_device(device: torch.device) -> torch.device:
-    """Where to evaluate: beside the training on CPU and CUDA; else on the host, so that no device program changes."""
+    """The device to evaluate on: the training's if CPU or CUDA, else the host, so that no device program changes."""
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 def snapshot(network: Network, runtime: Runtime) -> Network | None:
-    """A copy of a network where evaluations run, in evaluation mode, that the training does not touch.
+    """A frozen copy of a network in evaluation mode, on the evaluation device.
 
-    Of a network that is split over the workers the first one gets it, the others None; call it on all of them.
+    Of a network that is sharded over the workers the first one gets the copy, the others None; all must call it.
     """
-    found = runtime.whole(network, evaluation_device(runtime.device))
-    if found is network:
-        found = _copied(network, runtime)
-    return None if found is None else found.requires_grad_(False).eval()
-
-
-def _copied(network: Network, runtime: Runtime) -> Network:
-    if evaluation_device(runtime.device) == runtime.device:
-        return copy.deepcopy(network)
-    # Tensor by tensor, as for checkpoints: copied on the device and then fetched, each would be a program of its own.
-    own: dict[int, object] = {}
-    for parameter in network.parameters():
-        own[id(parameter)] = nn.Parameter(runtime.to_host(parameter), requires_grad=False)
-    own |= {id(buffer): runtime.to_host(buffer) for buffer in network.buffers()}
-    return copy.deepcopy(network, own)
+    device = evaluation_device(runtime.device)
+    result = runtime.whole(network, device)
+    if result is network:
+        memo: dict[int, object] = {}
+        if device != runtime.device:
+            # Fetched tensor by tensor, as for checkpoints: a copy on the device would be one program for each tensor.
+            for parameter in network.parameters():
+                memo[id(parameter)] = nn.Parameter(runtime.to_host(parameter), requires_grad=False)
+            memo |= {id(buffer): runtime.to_host(buffer) for buffer in network.buffers()}
+        result = copy.deepcopy(network, memo)
+    return None if result is None else result.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Figures of the weights after `done` steps, or why there are none."""
+    """Metrics of the weights after `done` steps, or the error that prevented them."""
 
     done: int
     figures: dict[str, float]
@@ -67,7 +63,7 @@ class EvaluationResult:
 
 
 class BackgroundEvaluator:
-    """Runs evaluations in one thread; the training thread begins them and fetches what they found.
+    """Runs evaluations in one thread; the training thread starts them and polls for their results.
 
     A thread takes its share of the cores but changes no bits: the number of threads that each product is split over
     stays the same, torch's generator is not touched, and on CUDA the work has a stream of its own.
@@ -75,21 +71,25 @@ class BackgroundEvaluator:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._running: tuple[int, Future[dict[str, float]]] | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether an evaluation was begun and not fetched."""
+        """True while an evaluation was started whose result was not polled."""
         return self._running is not None
 
-    def begin(self, done: int, job: Evaluation) -> None:
-        """Start the evaluation of the weights after `done` steps; the last one must have been fetched."""
-        self._running = done, self._pool.submit(self._run, job, _ready(self._device))
+    def start(self, done: int, evaluation: Evaluation) -> None:
+        """Start to evaluate the weights after `done` steps; the previous result must have been polled."""
+        copied: torch.cuda.Event | None = None
+        if self._device.type == "cuda":
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(self._device))
+        self._running = done, self._pool.submit(self._run, evaluation, copied)
 
-    def fetch(self, wait: bool = False) -> EvaluationResult | None:
-        """The running evaluation's outcome once it has one; None until then and when none runs."""
+    def poll(self, wait: bool = False) -> EvaluationResult | None:
+        """The running evaluation's result once it is there; None until then and when none runs."""
         if self._running is None or not (wait or self._running[1].done()):
             return None
         (done, future), self._running = self._running, None
@@ -100,38 +100,29 @@ class BackgroundEvaluator:
             return EvaluationResult(done, {}, f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Abandon what runs, at its next batch, and end the thread."""
-        self._over.set()
+        """Cancel the running evaluation at its next batch and end the thread."""
+        self._closed.set()
         self._pool.shutdown(wait=True)
 
-    def _check(self) -> None:
-        if self._over.is_set():
+    def _check_cancelled(self) -> None:
+        if self._closed.is_set():
             raise EvaluationCancelled
 
-    def _run(self, job: Evaluation, ready: torch.cuda.Event | None) -> dict[str, float]:
+    def _run(self, evaluation: Evaluation, copied: torch.cuda.Event | None) -> dict[str, float]:
         start = time.perf_counter()
-        with _apart(self._device, ready):
-            figures = job(self._check)
+        with _own_stream(self._device, copied):
+            figures = evaluation(self._check_cancelled)
         return figures | {"seconds": time.perf_counter() - start}
 
 
-def _ready(device: torch.device) -> torch.cuda.Event | None:
-    """When the copy of the weights will be complete."""
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
 @contextlib.contextmanager
-def _apart(device: torch.device, ready: torch.cuda.Event | None) -> Iterator[None]:
-    """On CUDA, a stream of this thread's own that begins when the copy is complete."""
-    if ready is None:
+def _own_stream(device: torch.device, copied: torch.cuda.Event | None) -> Iterator[None]:
+    """On CUDA a stream for this thread, which waits until the copy of the weights is complete."""
+    if copied is None:
         yield
         return
     stream = torch.cuda.Stream(device)
     with torch.cuda.device(device), torch.cuda.stream(stream):
-        stream.wait_event(ready)
+        stream.wait_event(copied)
         yield
         stream.synchronize()

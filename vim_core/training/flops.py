@@ -1,11 +1,10 @@
-"""Counted floating point operations of a training step, as pure functions of the settings.
+"""Floating point operations of a training step, as pure functions of the settings.
 
-Counted is what the networks' products and convolutions need, two operations a multiply-add: no recomputation
-(activation checkpointing, flash attention's backward), no padding, no element-wise work (norms, those of queries and
-keys, too), no optimizer, no power iteration of spectral norm (a product of each weight with a vector a pass). So a
-share of a peak rate made from these counts is a model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), but
-for one thing: causal attention counts half, T (T + 1) / 2 pairs of tokens, because a kernel may skip the rest; PaLM
-counts all T T.
+The counts are those of the networks' matrix products and convolutions, two operations a multiply-add: no recomputation
+(activation checkpointing, flash attention's backward), no padding, no element-wise work (norms, also of queries and
+keys), no optimizer, no power iteration of spectral norm. A share of a peak rate made from them is a model FLOPs
+utilisation (Chowdhery et al. 2022, PaLM, appendix B), with one difference: causal attention counts T (T + 1) / 2 pairs
+of tokens, because a kernel may skip the rest; PaLM counts all T T.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from vim_core.layers.modern import swiglu_width
 from vim_core.models.prior import PriorShape
 
 FlopsByPart = dict[str, float]
-"""Operations of one step over the global batch by part of the work; their sum is the step's."""
+"""Operations of one step over the global batch by part of the network; their sum is the step's."""
 
 VGG16 = (
     ((3, 64), (64, 64)),
@@ -32,7 +31,7 @@ VGG16 = (
 
 
 def linear(rows: int, inputs: int, outputs: int) -> float:
-    """A product of [rows, inputs] and [inputs, outputs]."""
+    """The product of [rows, inputs] and [inputs, outputs]."""
     return 2.0 * rows * inputs * outputs
 
 
@@ -42,7 +41,7 @@ def convolution(size: int, kernel: int, inputs: int, outputs: int) -> float:
 
 
 def attention(tokens: int, dim: int, pairs: str) -> float:
-    """Scores and weighted values over `pairs` 'full' (T T) or 'causal' (T (T + 1) / 2) of tokens, all heads."""
+    """Scores and weighted values of all heads; `pairs` of tokens are 'full' (T T) or 'causal' (T (T + 1) / 2)."""
     counted = tokens * tokens if pairs == "full" else tokens * (tokens + 1) // 2
     return 4.0 * counted * dim
 
@@ -56,7 +55,10 @@ def stack(config: StackConfig, tokens: int, pairs: str, variant: str = "paper") 
 
 @dataclass(frozen=True)
 class ConvolutionFlops:
-    """A convolutional network's forward pass of one image: layers with weights, the first of them, fixed filters."""
+    """Operations of a convolutional network's forward pass of one image.
+
+    `learned` are all layers with weights, `first` the first of them, `fixed` filters without weights.
+    """
 
     learned: float
     first: float
@@ -64,17 +66,17 @@ class ConvolutionFlops:
 
     @property
     def forward(self) -> float:
-        """Also what the gradient with respect to the input costs, layer by layer."""
+        """All layers; the gradient with respect to the input costs the same."""
         return self.learned + self.fixed
 
 
 def discriminator(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
     """The discriminator of `config.kind`."""
-    return (_patch if config.kind == "patch" else _stylegan)(config, image_size)
+    return (patch_discriminator if config.kind == "patch" else stylegan_discriminator)(config, image_size)
 
 
-def _patch(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
-    """pix2pix's: 4x4 convolutions, the last two without a stride."""
+def patch_discriminator(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
+    """The discriminator of pix2pix: 4x4 convolutions, the last two without a stride."""
     layers = config.patch_layers
     widths = [3, *(config.channels * min(2**level, 8) // 8 for level in range(layers + 1)), 1]
     sizes = [image_size >> level for level in range(1, layers + 1)]
@@ -83,8 +85,8 @@ def _patch(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
     return ConvolutionFlops(sum(parts), parts[0])
 
 
-def _stylegan(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
-    """StyleGAN2's: two filters of 4x4 a block, around three convolutions."""
+def stylegan_discriminator(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
+    """The discriminator of StyleGAN2: in each block two fixed 4x4 filters around three convolutions."""
 
     def channels(size: int) -> int:
         return min(config.base // size, config.channels)
@@ -97,19 +99,19 @@ def _stylegan(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
         learned += convolution(size // 2, 3, wide, narrow) + convolution(size // 2, 1, wide, narrow)
         fixed += convolution(size + 1, 4, 1, wide) + convolution(size - 1, 4, 1, wide)
         size //= 2
-    top = channels(4)
+    top = channels(4)  # the last convolution also sees the minibatch standard deviation
     learned += convolution(4, 3, top + 1, top) + linear(1, 16 * top, top) + linear(1, top, 1)
     return ConvolutionFlops(learned, first, fixed)
 
 
 def perceptual(image_size: int) -> float:
-    """VGG16's features of one image, forward."""
+    """Forward pass of one image through VGG16 up to relu5_3."""
     sizes = [image_size >> level for level in range(len(VGG16))]
     return sum(convolution(size, 3, *layer) for size, group in zip(sizes, VGG16, strict=True) for layer in group)
 
 
 def encoder(config: QuantizeConfig) -> float:
-    """Forward pass of one image up to its latents, without the lookup."""
+    """Forward pass of one image to its latents, without the codebook lookup."""
     tokens, settings = (config.image_size // config.patch) ** 2, config.encoder
     head = linear(tokens, settings.dim, config.codebook.dim)
     head += 2 * linear(tokens, settings.dim, settings.mlp) if config.tanh == "head" else 0.0
@@ -117,13 +119,13 @@ def encoder(config: QuantizeConfig) -> float:
 
 
 def embedding(config: QuantizeConfig) -> float:
-    """The encoder's first layer, from pixels."""
+    """The encoder's first layer, from the pixels of one image."""
     tokens = (config.image_size // config.patch) ** 2
     return linear(tokens, 3 * config.patch**2, config.encoder.dim)
 
 
 def lookup(config: QuantizeConfig) -> float:
-    """Products of one image's latents with every code."""
+    """Products of the latents of one image with every code."""
     return linear((config.image_size // config.patch) ** 2, config.codebook.dim, config.codebook.codes)
 
 
@@ -134,18 +136,18 @@ def decoder(config: QuantizeConfig) -> float:
     pixels = config.patch**2 * channels
     head = linear(tokens, settings.dim, settings.mlp) + linear(tokens, settings.mlp, pixels)
     head = head if config.tanh == "head" else linear(tokens, settings.dim, pixels)
-    return _from_code(config) + stack(settings, tokens, "full") + head
+    return decoder_embedding(config) + stack(settings, tokens, "full") + head
 
 
-def _from_code(config: QuantizeConfig) -> float:
-    """The decoder's first layer, from code vectors."""
+def decoder_embedding(config: QuantizeConfig) -> float:
+    """The decoder's first layer, from the code vectors of one image."""
     return linear((config.image_size // config.patch) ** 2, config.codebook.dim, config.decoder.dim)
 
 
 def generator(config: QuantizeConfig) -> float:
     """Forward and backward pass of one image, without the lookup."""
     if config.freeze_encoder:
-        return encoder(config) + 3 * decoder(config) - _from_code(config)
+        return encoder(config) + 3 * decoder(config) - decoder_embedding(config)
     return 3 * (encoder(config) + decoder(config)) - embedding(config)
 
 
@@ -153,21 +155,22 @@ def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Flo
     """Stage 1 by part: `generator`, `lookup`, and where the settings have them `entropy`, `discriminator`, `r1`,
     `perceptual`.
 
-    A backward pass costs the forward pass once for the gradient of every layer's input and once for that of its
-    weights; images need none, so first layers save one. A frozen encoder has no backward pass. The discriminator judges
-    reconstructions for the generator (no gradient of its weights), then real images and reconstructions for itself. R1
-    is one step's penalty over `r1_every`: forward, gradient at the images, and the backward pass through both.
+    A backward pass costs the forward pass twice: once for the gradient of every layer's input, once for that of its
+    weights. Images need no gradient, so first layers save one of them. A frozen encoder has no backward pass. The
+    discriminator runs on reconstructions in the generator's step (without gradients of its weights), then on real
+    images and reconstructions in its own. R1 is one penalty (forward, gradient at the images, backward through both)
+    over `r1_every`.
     """
     parts = {"generator": generator(config), "lookup": lookup(config)}
     if config.codebook.entropy.weight > 0:
         parts["entropy"] = 3 * lookup(config)
     if config.loss.adversarial > 0:
         settings = config.discriminator
-        judge = discriminator(settings, config.image_size)
-        own = 2 * (2 * judge.forward + judge.learned - judge.first)
-        parts["discriminator"] = 2 * judge.forward + own
+        cost = discriminator(settings, config.image_size)
+        in_generator_step = 2 * cost.forward
+        parts["discriminator"] = in_generator_step + 2 * (2 * cost.forward + cost.learned - cost.first)
         if settings.r1_gamma > 0:
-            parts["r1"] = (4 * judge.forward + 2 * judge.learned) / settings.r1_every
+            parts["r1"] = (4 * cost.forward + 2 * cost.learned) / settings.r1_every
     if perceptual_loss:
         parts["perceptual"] = 3 * perceptual(config.image_size)
     return {name: config.batch * value for name, value in parts.items()}
@@ -176,32 +179,32 @@ def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Flo
 def prior_step(
     shape: PriorShape, batch: int, pairs: str = "causal", tokenizer: QuantizeConfig | None = None
 ) -> FlopsByPart:
-    """Stage 2 by part: `blocks`, `attention` (scores and values alone), `head`; `tokenizer` where images are encoded.
+    """Stage 2 by part: `blocks`, `attention` (scores and values only), `head`; `tokenizer` where images are encoded.
 
     Args:
-        shape, batch: the network and its global batch.
+        shape, batch: the network and the global batch.
         pairs: see `attention`.
-        tokenizer: settings of the one that encodes every image before the prior sees it, None where codes are read.
+        tokenizer: settings of the tokenizer that encodes every image at every use; None where codes are read.
     """
     tokens, dim, blocks = shape.tokens, shape.stack.dim, shape.stack.blocks
-    looking = blocks * attention(tokens, dim, pairs)
+    scores = blocks * attention(tokens, dim, pairs)
     parts = {
-        "blocks": stack(shape.stack, tokens, pairs, shape.variant) - looking,
-        "attention": looking,
+        "blocks": stack(shape.stack, tokens, pairs, shape.variant) - scores,
+        "attention": scores,
         "head": linear(tokens, dim, shape.vocabulary),
     }
-    trained = {name: 3.0 * batch * value for name, value in parts.items()}
+    step = {name: 3.0 * batch * value for name, value in parts.items()}
     if tokenizer is None:
-        return trained
-    return trained | {"tokenizer": batch * (encoder(tokenizer) + lookup(tokenizer))}
+        return step
+    return step | {"tokenizer": batch * (encoder(tokenizer) + lookup(tokenizer))}
 
 
 PEAKS = {"H200": 989e12, "A100": 312e12, "TPU v4": 275e12}
-"""Dense bf16 products a second as their makers publish them, by a part of the device's name."""
+"""Published dense bf16 FLOP/s, by a part of the device's name."""
 
 
 def published_peak(device: str, dtype: str) -> float | None:
-    """The published rate of a device in FLOP/s, None where the table has none (other types, a share of a GPU)."""
+    """The published peak of a device in FLOP/s; None where unknown (other types, a slice of a GPU)."""
     if dtype != "bf16" or "MIG" in device:
         return None
     return next((rate for name, rate in PEAKS.items() if name in device), None)
@@ -209,12 +212,12 @@ def published_peak(device: str, dtype: str) -> float | None:
 
 @dataclass(frozen=True)
 class PeakRates:
-    """What a training's rate is held against, for all its devices together, in FLOP/s; None where it is unknown."""
+    """Peak rates of all devices of a training together, in FLOP/s; None where unknown."""
 
     published: float | None = None
     measured: float | None = None
 
     def shares(self, rate: float) -> dict[str, float]:
-        """`mfu` (share of the published peak) and `share_of_measured` (of the measured product rate), those known."""
+        """`mfu` (share of the published peak) and `share_of_measured` (of the measured product rate), where known."""
         known = {"mfu": self.published, "share_of_measured": self.measured}
         return {name: rate / peak for name, peak in known.items() if peak and math.isfinite(rate)}

@@ -1,4 +1,4 @@
-"""Figures of one copy of the weights on held-out data, as curves show them while a training runs."""
+"""Metrics of one copy of the weights on held-out data, for curves during a training."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ BATCH = 64
 
 
 def psnr_db(originals: Tensor, decoded: Tensor) -> Tensor:
-    """PSNR in dB of each image [N] for images [N, 3, H, W] in [0, 1]; equal images give 120."""
+    """PSNR in dB of each image, [N], from images [N, 3, H, W] in [0, 1]; equal images give 120."""
     return -10 * torch.log10((decoded - originals).square().mean(dim=(1, 2, 3)).clamp_min(1e-12))
 
 
 class ReconstructionScorer:
-    """Scores tokenizers on the same held-out images, which are read anew each time by this object alone.
+    """Scores tokenizers on the same held-out images, which are read again each time.
 
     Args:
-        images: the held-out images.
-        limit: how many of them count, from the first; 0 for all.
-        classifier: its features give a Fréchet distance between originals and reconstructions; None for none.
+        images: the held-out images; a loader that no other thread uses.
+        limit: number of images used, from the first; 0 for all.
+        classifier: its features give a Fréchet distance between originals and reconstructions; None for no distance.
     """
 
     def __init__(self, images: ImageLoader, limit: int, classifier: Classifier | None) -> None:
@@ -46,42 +46,41 @@ class ReconstructionScorer:
         self._originals: Moments | None = None
 
     def __call__(self, tokenizer: Tokenizer, check: CancelCheck) -> dict[str, float]:
-        """`psnr_db`, `ssim` where images are large enough, figures of the codes, and with a classifier of more images
-        than it has features `reconstruction_fd_classifier`.
+        """`psnr_db`, `ssim`, `code_metrics` and `reconstruction_fd_classifier` of a tokenizer.
 
-        Figures of the codes are `code_perplexity` and `codebook_usage` as in the paper's Table 4; with less than its
-        256 images the latter is another figure and named after their number.
+        `ssim` needs images of at least its window, the distance a classifier with fewer features than there are images.
+        `check` is called before every batch.
         """
         parts: dict[str, list[Tensor]] = {"psnr_db": [], "ssim": [], "codes": []}
         moments: dict[str, list[Moments]] = {"originals": [], "decoded": []}
         for rows in torch.arange(self._count).split(BATCH):
             check()
-            images = self._images.plain(rows.tolist())
-            codes = tokenizer.encode(images)
-            decoded = tokenizer.decode(codes)
+            images = self._images.plain(rows.tolist())  # [n, 3, S, S] in [0, 1]
+            codes = tokenizer.encode(images)  # [n, T]
+            decoded = tokenizer.decode(codes)  # [n, 3, S, S]
             parts["codes"].append(codes)
             parts["psnr_db"].append(psnr_db(images, decoded))
             if min(images.shape[-2:]) >= WINDOW:
                 parts["ssim"].append(ssim(images, decoded))
-            if self._distance_is_fair:
+            if self._has_distance:
                 moments["decoded"].append(self._moments(decoded))
                 if self._originals is None:
                     moments["originals"].append(self._moments(images))
         figures = {name: float(torch.cat(parts[name]).mean()) for name in ("psnr_db", "ssim") if parts[name]}
         figures |= code_metrics(torch.cat(parts["codes"]).numpy(), tokenizer.vocabulary)
-        if self._distance_is_fair:
+        if self._has_distance:
             self._originals = self._originals or merge_all(moments["originals"])
             distance = frechet_distance(merge_all(moments["decoded"]), self._originals)
             figures["reconstruction_fd_classifier"] = distance
         return figures
 
     @property
-    def _distance_is_fair(self) -> bool:
+    def _has_distance(self) -> bool:
         return self._classifier is not None and self._count > self._classifier.shape.features
 
     @torch.no_grad()
     def _moments(self, images: Tensor) -> Moments:
-        """Of the features of images [N, 3, S, S] as they would be stored (8 bits) and at the classifier's size."""
+        """Moments of the features of images [N, 3, S, S], rounded to 8 bits and resized to the classifier's input."""
         network = self._classifier
         assert network is not None
         stored = from_tensor(images)
@@ -92,7 +91,10 @@ class ReconstructionScorer:
 
 
 def code_metrics(codes: np.ndarray, vocabulary: int) -> dict[str, float]:
-    """Usage and perplexity of codes [N, T], see `Reconstructions`."""
+    """`code_perplexity` and `codebook_usage` of codes [N, T] as in the paper's Table 4.
+
+    With fewer than its 256 images the usage is a different figure, so its name says the number of images.
+    """
     images = min(IMAGES, len(codes))
     name = "codebook_usage" if images == IMAGES else f"codebook_usage_of_{images}_images"
     perplexity = codebook.perplexity(codebook.histogram(codes, vocabulary))
@@ -106,7 +108,10 @@ def bits_per_token(
     count: int,
     check: CancelCheck = lambda: None,
 ) -> float:
-    """Mean negative log2 likelihood a token of the first `count` held-out images; `read` gives codes and labels."""
+    """Mean negative log2 likelihood of a token over the first `count` held-out images.
+
+    `read` maps row numbers [n] to codes [n, T] and labels [n]; `check` is called before every batch.
+    """
     device, total, tokens = next(prior.parameters()).device, 0.0, 0
     for rows in np.array_split(np.arange(count), -(-count // BATCH)):
         check()

@@ -1,4 +1,4 @@
-"""The training loop: restore, step, log, checkpoint; the same for every task."""
+"""The training loop: resume, step, log, evaluate, checkpoint; the same for every task."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader, Dataset
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.distributed.runtimes.base import Runtime
+from vim_core.errors import NonFiniteError
 from vim_core.tasks.base import Batch, Task
 from vim_core.training.flops import PeakRates
 from vim_core.training.monitor import OnEvaluated, TrainingMonitor
-from vim_core.training.nonfinite import raise_nonfinite
 from vim_core.training.preemption import Preempted, Preemption, PreemptionMonitor
 from vim_core.training.spool import Spool
 from vim_core.training.watchdog import Watchdog
 
 
-class _Steps(Dataset[Batch]):
+class _StepDataset(Dataset[Batch]):
     """Batches by step number; workers may prepare them in any order because each is a pure function of its step."""
 
     def __init__(self, task: Task) -> None:
@@ -34,7 +34,7 @@ class _Steps(Dataset[Batch]):
 def batches(task: Task, start: int, workers: int) -> Iterator[Batch]:
     """Batches of steps `start …` in order, prepared by `workers` processes (0: in this one)."""
     steps = range(start, task.config.steps)
-    loader = DataLoader(_Steps(task), batch_size=None, sampler=steps, num_workers=workers)
+    loader = DataLoader(_StepDataset(task), batch_size=None, sampler=steps, num_workers=workers)
     return iter(loader)
 
 
@@ -43,85 +43,137 @@ def train(
     checkpoints: Checkpoints,
     spool: Spool | None,
     data_workers: int = 0,
-    notices: PreemptionMonitor | None = None,
+    preemption: PreemptionMonitor | None = None,
     watchdog: Watchdog | None = None,
     *,
-    yardstick: PeakRates | None = None,
+    peaks: PeakRates | None = None,
     on_evaluated: OnEvaluated | None = None,
 ) -> int:
-    """Run the task to its last step, continuing from the newest checkpoint. Rank 0 brings the spool.
+    """Train the task to its last step, continuing from the newest checkpoint.
 
-    Returns the step that training continued from (0 for a fresh start). `yardstick` holds the rates that the achieved
-    one is compared with; `on_evaluated` is told the figures of every evaluation during training.
+    Args:
+        task: networks, data and step.
+        checkpoints: where they are read and written.
+        spool: takes metrics; rank 0 alone has one.
+        data_workers: processes that prepare batches; 0 for this one.
+        preemption: polled after every step.
+        watchdog: ends the process when a step hangs.
+        peaks: rates that the achieved one is compared with.
+        on_evaluated: called with the metrics of every evaluation during training.
+
+    Returns:
+        The step that training continued from, 0 for a fresh start.
 
     Raises:
         ResumeError: the checkpoint belongs to another training.
         NonFiniteError: a loss or gradient was not finite and `on_nonfinite` is `halt`.
         StorageError: a checkpoint could not be written and `checkpoint_errors` is 'fail'.
-        Stopped: a notice asked for it; the checkpoint is written.
+        Preempted: a notice asked to stop; the checkpoint is written.
     """
     config, runtime = task.config, task.runtime
-    start = _resume(task, checkpoints)
-    runtime.shard(task.modules, task.optimizers)
-    if spool is not None:
-        spool.truncate(start)
     watchdog = watchdog or Watchdog(Path(), 0)
+
+    # 1. Resume.
+    start = resume(task, checkpoints, spool)
+    runtime.shard(task.modules, task.optimizers)
+
     try:
-        with TrainingMonitor(task, spool, start, yardstick, on_evaluated) as watch:
-            watchdog.step(start)
-            for step, batch in enumerate(watch.batches(batches(task, start, data_workers)), start):
+        with TrainingMonitor(task, spool, start, peaks, on_evaluated) as monitor:
+            watchdog.start(start)
+            for step, batch in enumerate(monitor.batches(batches(task, start, data_workers)), start):
+                # 2. Step: forward, backward, update.
                 runtime.seed_step(config.seed, step)
                 figures = task.step(step, runtime.place(batch, config.accumulate))
                 runtime.end_step()
                 done = step + 1
-                logged = done % config.log_every == 0 or done == config.steps
-                planned = done % config.checkpoint_every == 0 or done == config.steps
-                if logged or planned:
+                last = done == config.steps
+                log_now = last or done % config.log_every == 0
+                save_now = last or done % config.checkpoint_every == 0
+
+                # 3. Skipped updates: before a checkpoint too, so that a kill after it loses no record.
+                if log_now or save_now:
                     raise_nonfinite(task, spool)
-                if done == config.steps:
-                    # The last evaluation is waited for, and is no step.
-                    watchdog.rest()
-                watch.step(done, _over_workers(runtime, figures) if logged else figures)
-                notice = notices.look(done) if notices else Preemption.NONE
-                if planned or notice is not Preemption.NONE:
-                    watchdog.rest()
-                    with watch.paused():
-                        _checkpoint(task, checkpoints, done, notice)
-                        if planned:
-                            watch.pictures(done)
-                if done < config.steps:
-                    watchdog.step(done)
-            watchdog.rest()
+
+                # 4. Log and evaluate. The last evaluation is waited for, which is no hanging step.
+                if last:
+                    watchdog.stop()
+                monitor.step(done, mean_over_workers(runtime, figures) if log_now else figures)
+
+                # 5. Checkpoint: at its interval, at the end, and when the machine may be taken.
+                notice = preemption.poll(done) if preemption else Preemption.NONE
+                if save_now or notice is not Preemption.NONE:
+                    watchdog.stop()
+                    with monitor.paused():
+                        save(task, checkpoints, done, notice)
+                        if save_now:
+                            monitor.pictures(done)
+                if not last:
+                    watchdog.start(done)
+
+            # 6. End: the last checkpoint is on disk, the last evaluation is logged.
+            watchdog.stop()
             checkpoints.wait()
-            watch.finish()
+            monitor.finish()
     finally:
-        watchdog.rest()
+        watchdog.stop()
         checkpoints.close()
     return start
 
 
-def _over_workers(runtime: Runtime, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean of each worker's figures: what one worker with the whole batch would say."""
+def resume(task: Task, checkpoints: Checkpoints, spool: Spool | None) -> int:
+    """Restore the state to continue from; returns the number of steps already done.
+
+    Batches, noise and learning rates are functions of the step, so networks and optimizers are all the state. Cases:
+
+    1. A checkpoint of this training is there: its state, and the step after it. Rows of the spool from that step on
+       are dropped, because those steps are made again.
+    2. None is there: step 0, with the networks as the task made them (drawn, or loaded from `init_from`).
+    """
+    saved = checkpoints.latest()
+    start = 0 if saved is None else saved.step
+    if saved is not None:
+        restore(saved, task.modules, task.optimizers)
+    if spool is not None:
+        spool.truncate(start)
+    return start
+
+
+def mean_over_workers(runtime: Runtime, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of each scalar over the workers: the value that one worker with the whole batch would have."""
     if runtime.world == 1:
         return figures
-    values = torch.stack([value.detach().float().to(runtime.device) for value in figures.values()])
+    values = torch.stack([value.detach().float().to(runtime.device) for value in figures.values()])  # [figures]
     return dict(zip(figures, runtime.mean(values), strict=True))
 
 
-def _resume(task: Task, checkpoints: Checkpoints) -> int:
-    saved = checkpoints.latest()
-    if saved is None:
-        return 0
-    restore(saved, task.modules, task.optimizers)
-    return saved.step
+def raise_nonfinite(task: Task, spool: Spool | None) -> None:
+    """Record the skipped updates since the last call in the spool of rank 0, with the samples of their batches.
+
+    Every worker calls it at the same steps.
+
+    Raises:
+        NonFiniteError: there was one and `on_nonfinite` is `halt`.
+    """
+    updates = task.nonfinite.drain()
+    for update in updates:
+        if spool is not None:
+            spool.write_nonfinite(update.step, update.terms, task.sample_ids(update.step))
+    if updates and task.config.on_nonfinite == "halt":
+        raise NonFiniteError(updates[0].message(task.sample_ids(updates[0].step)))
 
 
-def _checkpoint(task: Task, checkpoints: Checkpoints, done: int, notice: Preemption) -> None:
+def save(task: Task, checkpoints: Checkpoints, done: int, notice: Preemption) -> None:
+    """Write the state after `done` steps; in the background, unless a preemption notice leaves no time for that.
+
+    Raises:
+        Preempted: the notice is STOP.
+        StorageError: it could not be written and `checkpoint_errors` is 'fail'.
+    """
     checkpoints.save(done, flat_state_dict(task.modules, task.optimizers))
     if notice is Preemption.NONE:
         return
     # The machine may be gone before the next step ends.
     written = checkpoints.wait()
     if notice is Preemption.STOP:
-        how = "written below" if written else "could not be written below"
-        raise Preempted(f"told to end; checkpoint of step {done} {how} {checkpoints.folder}")
+        outcome = "written below" if written else "could not be written below"
+        raise Preempted(f"told to end; checkpoint of step {done} {outcome} {checkpoints.folder}")

@@ -1,4 +1,4 @@
-"""What people see of a training while it runs: figures, pictures, evaluations, a last line. It changes no bits."""
+"""Monitoring of a training: metrics, pictures, evaluations, a summary. It changes no bits of the weights."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ import torch
 from torch import Tensor
 
 from vim_core.tasks.base import Task
-from vim_core.training.evaluation import BackgroundEvaluator, EvaluationResult, evaluation_device
+from vim_core.text import duration
+from vim_core.training.evaluation import BackgroundEvaluator, evaluation_device
 from vim_core.training.flops import PeakRates
 from vim_core.training.spool import Spool
-from vim_core.training.throughput import ThroughputMeter, learning_rates, memory
+from vim_core.training.throughput import ThroughputMeter, learning_rates, peak_memory
 
 T = TypeVar("T")
 OnEvaluated = Callable[[int, dict[str, float]], None]
-"""Told the steps done and the figures of their weights, such as `psnr_db`, in the training's own thread."""
+"""Called with the steps done and the metrics of their weights, such as `psnr_db`, in the training's thread."""
 
 
 class TrainingMonitor:
-    """Watches one training; use it as a context manager around the steps. Without a spool (other ranks) it is silent.
+    """Monitors one training; a context manager around its steps. Ranks without a spool (all but 0) write nothing.
 
-    Every `evaluate_every` steps it scores a copy of the weights in the background; a turn that comes while the last one
-    is still running is left out, so a slow evaluation costs points of a curve and never time. With evaluations on, the
-    last step's weights are always evaluated. Every rank takes part in every copy, because of a network that is split
-    over them no rank has the whole.
+    Every `evaluate_every` steps a copy of the weights is evaluated in the background. An evaluation that is due while
+    the last one still runs is left out: a slow evaluation costs points of a curve, never time. With evaluations on, the
+    weights after the last step are always evaluated. Every rank takes part in every copy, because no rank has the whole
+    of a sharded network.
 
     Args:
         task: the training.
-        spool: takes figures and pictures; `cut` to `start`.
+        spool: takes metrics and pictures; already truncated to `start`.
         start: steps done when the training continues from a checkpoint, else 0.
-        yardstick: rates to hold the achieved one against.
+        peaks: rates that the achieved one is compared with.
         on_evaluated: see `OnEvaluated`.
     """
 
@@ -44,11 +45,11 @@ class TrainingMonitor:
         task: Task,
         spool: Spool | None,
         start: int = 0,
-        yardstick: PeakRates | None = None,
+        peaks: PeakRates | None = None,
         on_evaluated: OnEvaluated | None = None,
     ) -> None:
         self.task, self.spool, self.config = task, spool, task.config
-        self.meter = ThroughputMeter(task.unit, sum(task.flops().values()), yardstick or PeakRates())
+        self.meter = ThroughputMeter(task.unit, sum(task.flops().values()), peaks or PeakRates())
         self.start = start
         self.best: tuple[int, float] | None = None
         self._evaluator = BackgroundEvaluator(evaluation_device(task.runtime.device))
@@ -56,10 +57,10 @@ class TrainingMonitor:
         self._began = time.perf_counter()
 
     def __enter__(self) -> TrainingMonitor:
-        known = self._remember()
+        evaluated = self._restore_best()
         if self.start and self._due(self.start):
-            # The process may have died before the figures of its last checkpoint were there.
-            self._evaluate(self.start, self.start not in known)
+            # The process may have died before the evaluation of its last checkpoint was written.
+            self._evaluate(self.start, self.start not in evaluated)
         self._began = time.perf_counter()
         self.meter.begin()
         return self
@@ -69,17 +70,17 @@ class TrainingMonitor:
 
     def batches(self, source: Iterable[T]) -> Iterator[T]:
         """The same batches; waiting for them is measured."""
-        return self.meter.waiting(source)
+        return self.meter.time_batches(source)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Around checkpoints and pictures, whose time is not the steps'."""
+        """Leaves the time of checkpoints and pictures out of the rates."""
         return self.meter.paused()
 
     def step(self, done: int, figures: dict[str, Tensor]) -> None:
-        """After every step: count it; write a line and begin or collect an evaluation when it is time."""
+        """After every step: count it; when due, write a row and start or collect an evaluation."""
         self.meter.add(self.config.batch, figures)
         if self.spool is not None and (done % self.config.log_every == 0 or done == self.config.steps):
-            rates = learning_rates(self.task.optimizers) | memory(self.task.runtime.device)
+            rates = learning_rates(self.task.optimizers) | peak_memory(self.task.runtime.device)
             self.spool.write(done - 1, rates | self.meter.row(figures))
         last = done == self.config.steps
         if self._due(done):
@@ -89,9 +90,9 @@ class TrainingMonitor:
         self._collect()
 
     def pictures(self, done: int) -> None:
-        """Draw the task's pictures of the present weights, without a trace in torch's generator.
+        """Draw the task's pictures of the current weights; torch's generator is left as it was.
 
-        Every worker calls it: a sharded network is put together by all of them.
+        Every worker calls it: a sharded network is gathered from all of them.
         """
         runtime = self.task.runtime
         if self.spool is None and runtime.parallel == "data" and not runtime.lockstep:
@@ -104,17 +105,16 @@ class TrainingMonitor:
                 self.spool.write_picture(done - 1, name, png)
 
     def finish(self) -> None:
-        """Wait for the last evaluation and leave a line about the whole training, where a step was made."""
+        """Wait for the last evaluation and write a summary of the training, unless no step was made."""
         self._collect(wait=True)
         if self.spool is not None and self.meter.total.steps:
             self.spool.write_summary(self.config.steps - 1, self.summary())
 
     def summary(self) -> str:
-        """Steps, time, rate, use of the machine and the best evaluation, in one line."""
-        total, hours = self.meter.total, (time.perf_counter() - self._began) / 3600
-        speed, unit = self.meter.speed(total), self.task.unit
-        took = f"{hours:.2f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-        parts = [f"{total.steps:,} steps in {took}", f"{speed[f'{unit}_per_s']:,.1f} {unit}/s"]
+        """Steps, time, rate, utilisation and the best evaluation, in one line."""
+        total, unit = self.meter.total, self.task.unit
+        speed, seconds = self.meter.speed(total), time.perf_counter() - self._began
+        parts = [f"{total.steps:,} steps in {duration(seconds)}", f"{speed[f'{unit}_per_s']:,.1f} {unit}/s"]
         shares = {"system/mfu": "MFU {:.1%}", "system/share_of_measured": "{:.1%} of the measured product rate"}
         parts += [text.format(speed[name]) for name, text in shares.items() if name in speed]
         if self.best is not None:
@@ -127,40 +127,37 @@ class TrainingMonitor:
         return every > 0 and (done % every == 0 or done == self.config.steps)
 
     def _evaluate(self, done: int, wanted: bool) -> None:
-        """Copy the weights, on every rank, and begin to score them where that is wanted."""
-        job = self.task.evaluation()
-        if wanted and job is not None and self.spool is not None:
-            self._evaluator.begin(done, job)
+        """Copy the weights, on every rank, and start to evaluate them if `wanted`."""
+        evaluation = self.task.evaluation()
+        if wanted and evaluation is not None and self.spool is not None:
+            self._evaluator.start(done, evaluation)
 
     def _collect(self, wait: bool = False) -> None:
-        """Take over a finished evaluation, if there is one."""
-        found = self._evaluator.fetch(wait)
-        if found is None or self.spool is None:
+        """Write the metrics of a finished evaluation, if there is one."""
+        result = self._evaluator.poll(wait)
+        if result is None or self.spool is None:
             return
-        if found.error:
-            self.spool.write_note(f"the evaluation after {found.done:,} steps failed: {found.error}")
+        if result.error:
+            self.spool.write_note(f"the evaluation after {result.done:,} steps failed: {result.error}")
             return
-        self._compare(found)
-        row = {f"eval/{name}": value for name, value in found.figures.items()}
+        self._update_best(result.done, result.figures.get(self.task.headline[0], math.nan))
+        row = {f"eval/{name}": value for name, value in result.figures.items()}
         if self.best is not None:
             row["eval/best_step"] = float(self.best[0])
-        self.spool.write(found.done - 1, row)
+        self.spool.write(result.done - 1, row)
         if self._on_evaluated is not None:
-            self._on_evaluated(found.done, found.figures)
+            self._on_evaluated(result.done, result.figures)
 
-    def _compare(self, found: EvaluationResult) -> None:
-        name, sign = self.task.headline
-        value = found.figures.get(name)
-        if value is None or not math.isfinite(value):
-            return
-        if self.best is None or sign * value > sign * self.best[1]:
-            self.best = found.done, value
+    def _update_best(self, done: int, value: float) -> None:
+        sign = self.task.headline[1]
+        if math.isfinite(value) and (self.best is None or sign * value > sign * self.best[1]):
+            self.best = done, value
 
-    def _remember(self) -> set[int]:
-        """Learn the best evaluation so far from what is left in the spool; the steps done of all that are there."""
-        name, known = self.task.headline[0], set()
+    def _restore_best(self) -> set[int]:
+        """Find the best evaluation in the spool of the earlier process; returns the steps that were evaluated."""
+        name, evaluated = f"eval/{self.task.headline[0]}", set()
         for row in self.spool.rows() if self.spool is not None else []:
-            if f"eval/{name}" in row.get("m", {}):
-                self._compare(EvaluationResult(row["step"] + 1, {name: row["m"][f"eval/{name}"]}))
-                known.add(row["step"] + 1)
-        return known
+            if name in row.get("m", {}):
+                self._update_best(row["step"] + 1, row["m"][name])
+                evaluated.add(row["step"] + 1)
+        return evaluated

@@ -1,4 +1,4 @@
-"""Notices that a training will be interrupted: workers look for them every few steps and agree on what to do."""
+"""Preemption: workers poll for notices every few steps and agree on whether to save or to stop."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vim_core.distributed.runtimes.base import Runtime
 
 
 class Preemption(IntEnum):
-    """What somebody outside asks of the training; the larger wins."""
+    """What a preemption notice asks of the training; the larger value wins."""
 
     NONE = 0
     SAVE = 1
-    """The machine may soon be gone: write a checkpoint, go on."""
+    """The machine may be taken soon: write a checkpoint and go on."""
     STOP = 2
-    """This process must end: write a checkpoint, then leave."""
+    """This process must end: write a checkpoint and leave."""
 
 
 class Preempted(Exception):
@@ -25,14 +25,14 @@ class Preempted(Exception):
 
 
 class PreemptionMonitor:
-    """Asks the sources every `every` steps.
+    """Polls the sources every `every` steps.
 
-    A notice to one worker is a notice to all: they must write their shards of the same step. SAVE is obeyed once.
+    A notice to one worker counts for all: they must write their shards of the same step. SAVE is obeyed once.
 
     Args:
         runtime: of this worker.
-        sources: each says what this worker was told.
-        every: the same on every worker.
+        sources: each returns the notice that this worker got.
+        every: steps between two polls, the same on every worker.
     """
 
     def __init__(self, runtime: Runtime, sources: Sequence[Callable[[], Preemption]] = (), every: int = 1) -> None:
@@ -41,16 +41,13 @@ class PreemptionMonitor:
         self.every = every
         self._saved = False
 
-    def look(self, done: int) -> Preemption:
-        """What to do after `done` steps."""
+    def poll(self, done: int) -> Preemption:
+        """The action that all workers take after `done` steps."""
         if not self.sources or done % self.every:
             return Preemption.NONE
-        notice = self._agreed(max(source() for source in self.sources))
-        again = notice is Preemption.SAVE and self._saved
+        notice = max(source() for source in self.sources)
+        if self.runtime.world > 1:
+            notice = Preemption(int(self.runtime.control(torch.tensor([int(notice)])).max()))
+        repeated = notice is Preemption.SAVE and self._saved
         self._saved = notice is Preemption.SAVE
-        return Preemption.NONE if again else notice
-
-    def _agreed(self, here: Preemption) -> Preemption:
-        if self.runtime.world == 1:
-            return here
-        return Preemption(int(self.runtime.control(torch.tensor([int(here)])).max()))
+        return Preemption.NONE if repeated else notice

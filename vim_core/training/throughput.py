@@ -1,4 +1,4 @@
-"""Figures of a training as it runs: rates, use of the machine, skipped updates; nothing synchronises a step."""
+"""Throughput of a training: samples and operations a second, time lost waiting for data, skipped updates, memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIB = 1024.0**3
 
 @dataclass
 class Interval:
-    """A stretch of training: its seconds, those of them spent waiting for data, its steps and samples."""
+    """An interval of training: seconds, seconds of them spent waiting for data, steps, samples."""
 
     seconds: float = 0.0
     waited: float = 0.0
@@ -32,7 +32,7 @@ class Interval:
     samples: int = 0
 
     def add(self, other: Interval) -> None:
-        """Take over another stretch."""
+        """Add another interval to this one."""
         self.seconds += other.seconds
         self.waited += other.waited
         self.steps += other.steps
@@ -41,51 +41,51 @@ class Interval:
 
 @dataclass
 class ThroughputMeter:
-    """Counts steps between log lines; `total` sums all lines so far.
+    """Counts steps between log lines without synchronising the device; `total` sums all lines so far.
 
     Args:
         unit: what a sample is, for the name of the rate.
-        flops: operations of one step over the global batch, 0 where nobody counted them.
-        yardstick: rates to hold the achieved one against.
-        clock: seconds that only grow.
+        flops: operations of one step over the global batch, 0 if not counted.
+        peaks: rates that the achieved one is compared with.
+        clock: monotonic seconds.
     """
 
     unit: str
     flops: float = 0.0
-    yardstick: PeakRates = field(default_factory=PeakRates)
+    peaks: PeakRates = field(default_factory=PeakRates)
     clock: Callable[[], float] = time.perf_counter
     total: Interval = field(default_factory=Interval)
-    _now: Interval = field(default_factory=Interval)
+    _interval: Interval = field(default_factory=Interval)
     _since: float = 0.0
     _skipped: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Start a new interval."""
-        self._now, self._since, self._skipped = Interval(), self.clock(), {}
+        self._interval, self._since, self._skipped = Interval(), self.clock(), {}
 
-    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same items; the time until each arrives counts as waiting for data."""
+    def time_batches(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time until each arrives counts as waiting for data."""
         source = iter(batches)
         while True:
             start = self.clock()
             try:
-                item = next(source)
+                batch = next(source)
             except StopIteration:
                 return
-            self._now.waited += self.clock() - start
-            yield item
+            self._interval.waited += self.clock() - start
+            yield batch
 
     def add(self, samples: int, figures: Mapping[str, Tensor]) -> None:
-        """Count one step and its skipped updates (names that end so) without synchronising the device."""
-        self._now.steps += 1
-        self._now.samples += samples
+        """Count one step and its skipped updates (figures whose name ends in `skipped`)."""
+        self._interval.steps += 1
+        self._interval.samples += samples
         for name in [name for name in figures if name.endswith("skipped")]:
-            # Kept apart: a running sum would make each step's program another one on XLA.
+            # One by one: a running sum would make each step a different program on XLA.
             self._skipped.setdefault(name, []).append(figures[name])
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is no training: checkpoints, pictures. Steps made before are finished first."""
+        """Leave out the time inside (checkpoints, pictures); steps made before it are finished first."""
         for flags in self._skipped.values():
             float(flags[-1])
         start = self.clock()
@@ -97,21 +97,20 @@ class ThroughputMeter:
     def row(self, figures: Mapping[str, Tensor]) -> dict[str, float]:
         """End the interval: the last step's figures, the numbers of skipped updates, rates, use of the machine.
 
-        Reading the figures waits for the device, and the clock is read after them: so rates are those of finished
-        steps. Names with a group (`system/…`) are of the machine.
+        Reading the figures waits for the device, and the clock is read after that: rates are those of finished steps.
         """
         values = {name: float(value) for name, value in figures.items()}
         values |= {name: sum(float(flag) for flag in flags) for name, flags in self._skipped.items()}
-        self._now.seconds = self.clock() - self._since
-        values |= self.speed(self._now)
-        self.total.add(self._now)
+        self._interval.seconds = self.clock() - self._since
+        values |= self.speed(self._interval)
+        self.total.add(self._interval)
         self.begin()
         return values
 
     def speed(self, interval: Interval) -> dict[str, float]:
-        """Samples a second, seconds a step, share of the time without data, and achieved operations a second.
+        """Samples a second, seconds a step, share of the time waiting for data, and achieved operations a second.
 
-        `data_wait_share` is the host's: a device that is still busy with earlier steps meanwhile loses nothing.
+        `data_wait_share` is measured on the host: while it waits, the device may still be busy with earlier steps.
         """
         seconds = max(1e-9, interval.seconds)
         values = {
@@ -121,13 +120,13 @@ class ThroughputMeter:
         }
         if self.flops:
             rate = self.flops * interval.steps / seconds
-            shares = {f"system/{name}": share for name, share in self.yardstick.shares(rate).items()}
+            shares = {f"system/{name}": share for name, share in self.peaks.shares(rate).items()}
             values |= {"system/flops_per_s": rate} | shares
         return values
 
 
 def peak_rates(runtime: Runtime, product_rate: float) -> PeakRates:
-    """What all devices of a training could do: by their maker's word, and as measured on one (FLOP/s)."""
+    """Peak FLOP/s of all devices of a training: as published, and `product_rate` as measured on one of them."""
     device = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
     if runtime.device.type == "xla":
         device = "TPU " + os.environ.get("TPU_ACCELERATOR_TYPE", "")  # such as v4-32
@@ -145,10 +144,10 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
     }
 
 
-def memory(device: torch.device) -> dict[str, float]:
+def peak_memory(device: torch.device) -> dict[str, float]:
     """Highest memory so far in GiB: resident memory of this process, and on CUDA what tensors held on the device."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    found = {"system/peak_host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB}
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+    values = {"system/peak_host_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB}
     if device.type == "cuda":
-        found["system/peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / GIB
-    return found
+        values["system/peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+    return values

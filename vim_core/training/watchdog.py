@@ -1,4 +1,4 @@
-"""A watchdog for steps: a process that is stuck writes down where, and ends, so that it can be started again."""
+"""A watchdog for steps: a process that hangs writes its stacks down and ends, so that it can be started again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import IO
 class Watchdog:
     """Ends the process with exit code 1 when a step takes longer than `seconds`; 0 switches it off.
 
-    The stacks of all threads go to `path` under a line that names the step. The clock is a thread outside of the
-    interpreter (`faulthandler`), so a step that never returns from a compiler, a collective or a system call, holding
-    the interpreter's lock, is noticed too. One process has one such clock.
+    The stacks of all threads go to `path` under a line that names the step. The timer is a thread outside of the
+    interpreter (`faulthandler`), so a step that never returns from a compiler, a collective or a system call while it
+    holds the interpreter's lock is noticed, too. A process has one such timer.
     """
 
     def __init__(self, path: Path, seconds: float, rank: int = 0) -> None:
@@ -23,8 +23,8 @@ class Watchdog:
         self.rank = rank
         self._file: IO[str] | None = None
 
-    def step(self, step: int) -> None:
-        """Step `step` begins: start the clock anew."""
+    def start(self, step: int) -> None:
+        """Start the timer anew for step `step`."""
         if self.seconds <= 0:
             return
         if self._file is None:
@@ -36,8 +36,8 @@ class Watchdog:
         self._file.flush()
         faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
 
-    def rest(self) -> None:
-        """No step runs: stop the clock and take the file away."""
+    def stop(self) -> None:
+        """Stop the timer between steps and remove the file."""
         if self._file is None:
             return
         faulthandler.cancel_dump_traceback_later()
@@ -48,9 +48,9 @@ class Watchdog:
 
 
 def read_report(folder: Path) -> str | None:
-    """What a watchdog left in a folder: its first line and where the stacks lie; None where none barked."""
+    """The first line of a report that a watchdog left in `folder`, and its path; None if there is no report."""
     for path in sorted(folder.glob("*.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")
         if "\nTimeout" in text:
-            return f"{text.splitlines()[0]}; where it stood is in {path}"
+            return f"{text.splitlines()[0]}; its stacks are in {path}"
     return None

@@ -74,7 +74,7 @@ def test_even_a_short_training_has_a_point_of_every_node(anywhere: str, tmp_path
         pass
     local = tmp_path / "driver" / "system.jsonl"
     Collector(anywhere, local).fetch()
-    rows = spool.parse(local.read_bytes())
+    rows = spool.parse_rows(local.read_bytes())
     nodes = {name.split("/")[1] for row in rows for name in row["m"]}
     assert nodes == {"node-0", "node-1"}
     assert rows[0]["step"] == 0
@@ -85,7 +85,7 @@ def put(work: str, node: str, *rows: tuple[int, float]) -> None:
 
 
 def steps(local: Path) -> list[tuple[int, str]]:
-    return [(row["step"], next(iter(row["m"])).split("/")[1]) for row in spool.parse(local.read_bytes())]
+    return [(row["step"], next(iter(row["m"])).split("/")[1]) for row in spool.parse_rows(local.read_bytes())]
 
 
 def test_chunks_are_fetched_once_in_order_of_time(tmp_path: Path) -> None:

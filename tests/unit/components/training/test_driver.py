@@ -25,7 +25,7 @@ from vim_core.config import AugmentConfig
 from vim_core.errors import ConfigError, LineageError, VimError
 from vim_core.models.vit_vqgan import load_tokenizer
 from vim_core.storage import io
-from vim_core.training.spool import parse
+from vim_core.training.spool import parse_rows
 
 pytestmark = pytest.mark.usefixtures("trained_here")
 
@@ -55,7 +55,7 @@ def check_common(outcome: Outcome, ctx: Context) -> None:
         "compiled": False,
         "product_gflops": 12.3,
     }
-    curves = parse(Path(ctx.path("curves.jsonl")).read_bytes())
+    curves = parse_rows(Path(ctx.path("curves.jsonl")).read_bytes())
     assert [row["step"] for row in curves] == list(range(6))
     assert [row.step for row in ctx.tracker.logged] == list(range(6))  # type: ignore[attr-defined]
     assert ctx.progress.done == 6  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ def test_quantize_leaves_a_tokenizer_and_pictures(images: Artifact, tmp_path: Pa
 def test_evaluations_reach_the_curves_and_mlflow(images: Artifact, tmp_path: Path) -> None:
     ctx = context_of(tmp_path, "quantize")
     outcome = quantize.run(quantize_config(evaluate_every=6), {"images": images}, ctx)
-    curves = parse(Path(ctx.path("curves.jsonl")).read_bytes())
+    curves = parse_rows(Path(ctx.path("curves.jsonl")).read_bytes())
     (found,) = [row for row in curves if "eval/psnr_db" in row["m"]]
     assert (found["step"], found["m"]["eval/psnr_db"]) == (5, pytest.approx(outcome.metrics["test_psnr_db"]))
     assert "reconstruction_fd_classifier" not in str(found)
@@ -105,7 +105,7 @@ def test_the_presets_classifier_gives_a_distance_once_it_is_made(
     )
     for expected in (False, True):
         quantize.run(quantize_config(evaluate_every=6), {"images": images}, replace(ctx, out=f"{ctx.out}-{expected}"))
-        curves = parse(Path(f"{ctx.out}-{expected}/curves.jsonl").read_bytes())
+        curves = parse_rows(Path(f"{ctx.out}-{expected}/curves.jsonl").read_bytes())
         assert any("eval/reconstruction_fd_classifier" in row["m"] for row in curves) is expected
         shutil.rmtree(ctx.work)
 
@@ -271,7 +271,7 @@ def test_a_worker_that_was_stuck_is_named_with_the_place(
     monkeypatch.setattr(session, "fit", fit)
     ctx = context_of(tmp_path, "quantize")
     with pytest.raises(
-        VimError, match=r"died unexpectedly; worker 0: step 3 took too long; where it stood is in .*1\.txt"
+        VimError, match=r"died unexpectedly; worker 0: step 3 took too long; its stacks are in .*1\.txt"
     ):
         quantize.run(quantize_config(), {"images": images}, ctx)
 

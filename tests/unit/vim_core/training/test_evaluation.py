@@ -22,10 +22,10 @@ def evaluator() -> object:
 
 
 def test_figures_come_back_with_their_step(evaluator: BackgroundEvaluator) -> None:
-    assert evaluator.fetch(wait=True) is None
-    evaluator.begin(7, lambda check: {"figure": 3.0})
+    assert evaluator.poll(wait=True) is None
+    evaluator.start(7, lambda check: {"figure": 3.0})
     assert evaluator.busy
-    found = evaluator.fetch(wait=True)
+    found = evaluator.poll(wait=True)
     assert found is not None
     assert (found.done, found.figures["figure"], found.error) == (7, 3.0, "")
     assert found.figures["seconds"] >= 0
@@ -39,10 +39,10 @@ def test_it_runs_beside_its_caller(evaluator: BackgroundEvaluator) -> None:
         assert go.wait(PATIENCE_S)
         return {"other_thread": float(threading.current_thread() is not threading.main_thread())}
 
-    evaluator.begin(1, job)
-    assert evaluator.fetch() is None
+    evaluator.start(1, job)
+    assert evaluator.poll() is None
     go.set()
-    found = evaluator.fetch(wait=True)
+    found = evaluator.poll(wait=True)
     assert found is not None
     assert found.figures["other_thread"] == 1
 
@@ -53,13 +53,13 @@ def test_an_error_is_told_and_the_next_one_runs(
     def broken(check: CancelCheck) -> dict[str, float]:
         raise ValueError("no such image")
 
-    evaluator.begin(1, broken)
-    found = evaluator.fetch(wait=True)
+    evaluator.start(1, broken)
+    found = evaluator.poll(wait=True)
     assert found is not None
     assert (found.figures, found.error) == ({}, "ValueError: no such image")
     assert "after 1 steps failed" in caplog.text
-    evaluator.begin(2, lambda check: {"figure": 1.0})
-    again = evaluator.fetch(wait=True)
+    evaluator.start(2, lambda check: {"figure": 1.0})
+    again = evaluator.poll(wait=True)
     assert again is not None
     assert again.error == ""
 
@@ -74,7 +74,7 @@ def test_closing_ends_an_evaluation_at_its_next_batch() -> None:
             begun.set()
 
     evaluator = BackgroundEvaluator(torch.device("cpu"))
-    evaluator.begin(1, endless)
+    evaluator.start(1, endless)
     assert begun.wait(PATIENCE_S)
     evaluator.close()
     count = len(batches)
@@ -103,9 +103,9 @@ def test_sharing_the_cores_changes_no_bits(evaluator: BackgroundEvaluator) -> No
             inside.extend(products() for _ in range(3))
             return {}
 
-        evaluator.begin(1, job)
+        evaluator.start(1, job)
         beside = [products() for _ in range(3)]
-        evaluator.fetch(wait=True)
+        evaluator.poll(wait=True)
         assert [threads for _, threads in inside] == [2, 2, 2]
         assert all(torch.equal(alone, found) for found, _ in [*beside, *inside])
     finally:

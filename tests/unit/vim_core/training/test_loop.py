@@ -25,7 +25,7 @@ from vim_core.config import TrainConfig
 from vim_core.tasks.base import Task
 from vim_core.training.loop import batches, train
 from vim_core.training.preemption import Preempted, Preemption, PreemptionMonitor
-from vim_core.training.spool import Spool, parse
+from vim_core.training.spool import Spool, parse_rows
 
 STEPS = 6
 
@@ -67,7 +67,7 @@ def test_resumed_equals_uninterrupted(makers: dict[str, Make], name: str, precis
 @pytest.mark.parametrize("name", ["quantizer", "prior", "classifier"])
 def test_each_step_is_spooled_once(makers: dict[str, Make], name: str, tmp_path: Path) -> None:
     interrupted(makers[name], "fp32", tmp_path, [3, 5])
-    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    rows = parse_rows((tmp_path / "spool.jsonl").read_bytes())
     figures = [row for row in rows if "m" in row]
     assert [row["step"] for row in figures] == list(range(STEPS))
     pictures = Counter((row["name"], row["step"]) for row in rows if "png" in row)
@@ -110,9 +110,9 @@ def test_a_notice_makes_a_checkpoint_between_the_planned_ones(makers: dict[str, 
         Preemption.NONE,
     ]
     task = killed_at(makers["quantizer"](), 3)
-    notices = PreemptionMonitor(runtime(), [lambda: told.pop(0)])
+    monitor = PreemptionMonitor(runtime(), [lambda: told.pop(0)])
     with pytest.raises(Killed):
-        train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), notices=notices)
+        train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"), preemption=monitor)
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == 3
@@ -133,7 +133,7 @@ def test_told_to_stop_training_leaves_with_a_checkpoint(makers: dict[str, Make],
             task,
             checkpoints(tmp_path),
             Spool(tmp_path / "spool.jsonl"),
-            notices=PreemptionMonitor(runtime(), [told], every=2),
+            preemption=PreemptionMonitor(runtime(), [told], every=2),
         )
     assert len(steps) == 2
     assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
@@ -158,7 +158,7 @@ def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make
         train(task, saving, spool)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    rows = parse((tmp_path / "spool.jsonl").read_bytes())
+    rows = parse_rows((tmp_path / "spool.jsonl").read_bytes())
     assert [row["step"] for row in rows if "m" in row] == list(range(STEPS))
     assert ["step-00000004" in row["note"] for row in rows if "note" in row and "summary" not in row] == [True]
     kept = sorted(path.parent.name for path in (tmp_path / "checkpoints").glob("step-*/index.json"))
@@ -177,8 +177,8 @@ def test_a_saving_notice_is_obeyed_once(tmp_path: Path) -> None:
             Preemption.STOP,
         ]
     )
-    notices = PreemptionMonitor(runtime(), [lambda: next(said), lambda: Preemption.NONE])
-    seen = [notices.look(done) for done in range(1, 7)]
+    monitor = PreemptionMonitor(runtime(), [lambda: next(said), lambda: Preemption.NONE])
+    seen = [monitor.poll(done) for done in range(1, 7)]
     assert seen == [
         Preemption.NONE,
         Preemption.SAVE,
@@ -213,7 +213,7 @@ class Broken(Task):
 def test_log_lines_sum_skips_and_name_the_unit(tmp_path: Path) -> None:
     task = Broken(TrainConfig(steps=7, log_every=4, checkpoint_every=100), runtime())
     train(task, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl"))
-    rows = [row for row in parse((tmp_path / "spool.jsonl").read_bytes()) if "m" in row]
+    rows = [row for row in parse_rows((tmp_path / "spool.jsonl").read_bytes()) if "m" in row]
     assert [(row["step"], row["m"]["loss"], row["m"]["skipped"]) for row in rows] == [(3, 3.0, 2.0), (6, 6.0, 1.0)]
     assert all(row["m"]["things_per_s"] > 0 for row in rows)
     found = checkpoints(tmp_path).latest()

@@ -90,8 +90,8 @@ def test_pictures_leave_the_generator_as_it_was(makers: dict[str, Make], tmp_pat
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with TrainingMonitor(task, Spool(tmp_path / "spool.jsonl")) as watch:
-        watch.pictures(1)
+    with TrainingMonitor(task, Spool(tmp_path / "spool.jsonl")) as monitor:
+        monitor.pictures(1)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -195,8 +195,8 @@ def test_a_turn_is_left_out_while_the_last_one_runs(tmp_path: Path) -> None:
 @pytest.fixture
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every evaluation is waited for at the next look, so none is left out."""
-    fetch = BackgroundEvaluator.fetch
-    monkeypatch.setattr(BackgroundEvaluator, "fetch", lambda evaluator, wait=False: fetch(evaluator, True))
+    poll = BackgroundEvaluator.poll
+    monkeypatch.setattr(BackgroundEvaluator, "poll", lambda evaluator, wait=False: poll(evaluator, True))
 
 
 def test_the_best_step_is_recorded_and_told(tmp_path: Path, prompt: None) -> None:
@@ -240,10 +240,10 @@ def test_a_failed_evaluation_is_said_and_stops_nothing(tmp_path: Path) -> None:
 
 def test_the_last_line_names_steps_rate_and_shares(makers: dict[str, Make], tmp_path: Path) -> None:
     task = makers["quantizer"](evaluate_every=6)
-    rows = watched(task, tmp_path, yardstick=PeakRates(1e15, 1e12))
+    rows = watched(task, tmp_path, peaks=PeakRates(1e15, 1e12))
     summary = next(row for row in rows if row.get("summary"))
     number = r"[\d.,]+"
-    shape = rf"6 steps in {number} min, {number} images/s, MFU {number}%, {number}% of the measured product rate, "
+    shape = rf"6 steps in {number} s, {number} images/s, MFU {number}%, {number}% of the measured product rate, "
     assert re.fullmatch(shape + rf"best psnr_db {number} after 6 steps", summary["note"])
     assert summary["step"] == 5
     row = next(row["m"] for row in rows if "system/mfu" in row.get("m", {}))

@@ -15,7 +15,7 @@ from vim_core.errors import ConfigError, NonFiniteError
 from vim_core.tasks.base import Task
 from vim_core.training.loop import train
 from vim_core.training.nonfinite import NonFiniteTracker, NonFiniteUpdate
-from vim_core.training.spool import Spool, parse
+from vim_core.training.spool import Spool, parse_rows
 
 NAMES = ("l2", "perceptual", "loss", "gradient")
 
@@ -90,7 +90,7 @@ def task(**fields: object) -> Sometimes:
 
 
 def rows(folder: Path, key: str) -> list[dict[str, object]]:
-    return [row for row in parse((folder / "spool.jsonl").read_bytes()) if key in row]
+    return [row for row in parse_rows((folder / "spool.jsonl").read_bytes()) if key in row]
 
 
 def test_skip_records_steps_terms_and_samples(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vim_core.training.spool import Spool, parse
+from vim_core.training.spool import Spool, parse_rows
 
 
 def rows(path: Path) -> list[dict[str, object]]:
-    return parse(path.read_bytes())
+    return parse_rows(path.read_bytes())
 
 
 def test_rows_and_pictures_come_back(tmp_path: Path) -> None:

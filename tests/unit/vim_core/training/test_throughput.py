@@ -9,7 +9,7 @@ import torch
 
 from tests.support.tiny import runtime
 from vim_core.training.flops import PeakRates
-from vim_core.training.throughput import ThroughputMeter, learning_rates, memory, peak_rates
+from vim_core.training.throughput import ThroughputMeter, learning_rates, peak_memory, peak_rates
 
 
 class Clock:
@@ -28,8 +28,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def meter(clock: Clock, flops: float = 0.0, yardstick: PeakRates | None = None) -> ThroughputMeter:
-    made = ThroughputMeter("images", flops, yardstick or PeakRates(), clock)
+def meter(clock: Clock, flops: float = 0.0, peaks: PeakRates | None = None) -> ThroughputMeter:
+    made = ThroughputMeter("images", flops, peaks or PeakRates(), clock)
     made.begin()
     return made
 
@@ -40,7 +40,7 @@ def run(watched: ThroughputMeter, clock: Clock, steps: int, wait: float, work: f
             clock.passes(wait)
             yield number
 
-    for _ in watched.waiting(arriving()):
+    for _ in watched.time_batches(arriving()):
         clock.passes(work)
         watched.add(8, {"skipped": torch.tensor(skipped)})
 
@@ -96,14 +96,14 @@ def test_learning_rates_carry_their_networks_name() -> None:
 
 
 def test_peak_memory_only_grows_and_sees_what_was_held() -> None:
-    before = memory(torch.device("cpu"))
+    before = peak_memory(torch.device("cpu"))
     held = torch.ones(64 * 2**20 // 4)
-    after = memory(torch.device("cpu"))
+    after = peak_memory(torch.device("cpu"))
     assert before.keys() == {"system/peak_host_memory_gib"}
     assert after["system/peak_host_memory_gib"] >= max(64 / 1024, before["system/peak_host_memory_gib"])
     del held
-    assert memory(torch.device("cpu"))["system/peak_host_memory_gib"] >= after["system/peak_host_memory_gib"]
+    assert peak_memory(torch.device("cpu"))["system/peak_host_memory_gib"] >= after["system/peak_host_memory_gib"]
 
 
-def test_a_processor_has_a_measured_yardstick_alone() -> None:
+def test_a_processor_has_a_measured_peak_alone() -> None:
     assert peak_rates(runtime(), 3e9) == PeakRates(None, 3e9)

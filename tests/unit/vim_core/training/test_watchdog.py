@@ -1,4 +1,4 @@
-"""The watchdog: a stuck step ends the process and says where it stood; a quick one leaves nothing behind."""
+"""The watchdog: a stuck step ends the process and writes its stacks down; a quick one leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def compiles_forever():
     time.sleep(60)
 
 dog = Watchdog(Path(sys.argv[1]), 0.3, rank=3)
-dog.step(16)
-dog.step(17)
+dog.start(16)
+dog.start(17)
 compiles_forever()
 """
 
@@ -36,7 +36,7 @@ def test_a_stuck_step_ends_the_process_and_names_the_place(tmp_path: Path) -> No
     text = path.read_text()
     assert text.splitlines()[0] == "worker 3: step 17 took longer than run.step_timeout_s=0.3"
     assert "in compiles_forever" in text
-    assert read_report(path.parent) == f"{text.splitlines()[0]}; where it stood is in {path}"
+    assert read_report(path.parent) == f"{text.splitlines()[0]}; its stacks are in {path}"
 
 
 def test_a_step_that_holds_the_interpreter_is_noticed_too(tmp_path: Path) -> None:
@@ -47,14 +47,14 @@ def test_a_step_that_holds_the_interpreter_is_noticed_too(tmp_path: Path) -> Non
 
 def test_quick_steps_leave_nothing(tmp_path: Path) -> None:
     dog = Watchdog(tmp_path / "worker.txt", 60.0)
-    dog.step(0)
-    assert read_report(tmp_path) is None, "a clock that runs is no verdict"
-    dog.step(1)
-    dog.rest()
-    dog.rest()
+    dog.start(0)
+    assert read_report(tmp_path) is None, "a running timer is no report"
+    dog.start(1)
+    dog.stop()
+    dog.stop()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_limit_there_is_no_clock(tmp_path: Path) -> None:
-    Watchdog(tmp_path / "worker.txt", 0).step(0)
+def test_without_a_limit_there_is_no_timer(tmp_path: Path) -> None:
+    Watchdog(tmp_path / "worker.txt", 0).start(0)
     assert list(tmp_path.iterdir()) == []
