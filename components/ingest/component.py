@@ -1,29 +1,28 @@
-"""Images of any layout to an image table (Beam); what cannot be used goes to a dead-letter table with its reason."""
+"""Images of any layout to an image table (Beam); unusable images go to a dead-letter table with their reasons."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.contract.api import Context, Inputs, Outcome
-from components.ingest.contact_sheet import contact_sheet
 from components.ingest.detect_layout import DIGITS, check_source
-from components.ingest.labels import digest_of
-from components.ingest.locator import KEY_RULES
-from components.ingest.plan import SPLITS, Plan, first_reasons, lists_of, make_plan, settled
-from components.ingest.scan import read_part
+from components.ingest.index import read_chunk
+from components.ingest.labels import file_digest
+from components.ingest.plan import SPLITS, Classes, IngestPlan, assigner, first_reasons, make_plan, split_lists
 from components.ingest.shards import (
-    Dead,
-    Shard,
-    digest_of_shards,
+    DeadLetter,
+    IngestShard,
     finished,
+    make_shards,
     read_record,
-    shard_for,
-    shards_of,
+    shard_of_image,
+    table_digest,
     write_shard,
 )
+from components.ingest.source_images import KEY_RULES
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
 from vim_core.storage import io
@@ -32,102 +31,102 @@ VERSION = 2
 INPUTS: dict[str, str] = {}
 
 PICTURE = "contact_sheet.png"
+COLUMNS, ROWS, SIDE = 8, 4, 64
+"""Images of the contact sheet, and their size in pixels."""
 REASONS = 3
-"""How many reasons an error names."""
+"""Reasons that an error names."""
 
 
 def source_state(config: IngestConfig) -> str:
-    """What the source holds, as a hash: part of the fingerprint. Raises `DataError` for a missing source."""
+    """A hash of the source's content: part of the fingerprint. Raises `DataError` for a missing source."""
     from vim_core.data import digits, folders
 
     if config.source_digest:
-        found = config.source_digest
+        state = config.source_digest
     elif config.source == DIGITS:
-        found = digits.digest()
+        state = digits.digest()
     else:
         check_source(config)
-        found = folders.listing_digest(folders.list_files(config.source, config.split))
-    lists = [each.digest for each in lists_of(config)]
-    named = (("ingest.class_list", config.class_list), ("ingest.val_labels", config.val_labels))
-    lists += [f"{setting} {digest_of(uri, setting)}" for setting, uri in named if uri]
-    return hashlib.sha256(repr((found, lists)).encode()).hexdigest() if lists else found
+        state = folders.listing_digest(folders.list_files(config.source, config.split))
+    lists = [image_list.digest for image_list in split_lists(config)]
+    files = (("ingest.class_list", config.class_list), ("ingest.val_labels", config.val_labels))
+    lists += [f"{setting} {file_digest(uri, setting)}" for setting, uri in files if uri]
+    return hashlib.sha256(repr((state, lists)).encode()).hexdigest() if lists else state
 
 
 def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """Files `images/<split>-NNNNN-of-NNNNN.parquet`, `dead_letter.parquet` and `contact_sheet.png`.
 
-    Finished parts and shards of an earlier attempt are kept. Raises `DataError` for a missing source, an empty split,
+    Finished chunks and shards of an earlier attempt are kept. Raises `DataError` for a missing source, an empty split,
     or more unusable images than `ingest.max_bad_share` allows.
     """
     from components.engines.shards import publish
 
     plan = make_plan(config, ctx)
-    _note_left_out(plan, ctx)
-    if _too_many(config, plan.dead, plan.total):
-        raise _refused(config, first_reasons(config, plan, REASONS), plan.dead, plan.total)
-    shards = shards_of(config, plan, ctx.work)
-    _write(shards, plan, config, ctx)
-    records = {shard.name: read_record(shard) for shard in shards}
-    dead: list[Dead] = sorted(tuple(entry) for record in records.values() for entry in record["dead"])
-    if _too_many(config, len(dead), plan.total):
-        reasons = sorted((source, reason) for _, reason, source in dead)
-        raise _refused(config, reasons[:REASONS], len(dead), plan.total)
-    counts = {split: sum(records[s.name]["rows"] for s in shards if s.split == split) for split in SPLITS}
-    _check_counts(config, counts, len(dead), plan.total)
-    for shard in shards:
-        publish(ctx, shard.table, shard.name)
-    _write_dead(ctx.path("dead_letter.parquet"), dead)
-    _draw(shards, records, config, ctx)
-    outcome = _outcome(config, plan, records, counts, dead)
-    outcome.digest = digest_of_shards(shards, records)
-    return outcome
-
-
-def _note_left_out(plan: Plan, ctx: Context) -> None:
     if plan.left_out:
         ctx.progress.note(f"ingest: {plan.left_out:,} files are in neither list and left out")
     if plan.left_out_files:
         first = ", ".join(plan.left_out_files[:REASONS])
         ctx.progress.note(f"ingest: {len(plan.left_out_files):,} files are for neither split and left out ({first} …)")
+    if plan.dead > config.max_bad_share * plan.total:
+        raise _too_many_bad(config, first_reasons(config, plan, REASONS), plan.dead, plan.total)
+    shards = make_shards(config, plan, ctx.work)
+    _write_shards(shards, plan, config, ctx)
+    records = {shard.name: read_record(shard) for shard in shards}
+    dead: list[DeadLetter] = sorted(tuple(letter) for record in records.values() for letter in record["dead"])
+    if len(dead) > config.max_bad_share * plan.total:
+        reasons = sorted((source, reason) for _, reason, source in dead)
+        raise _too_many_bad(config, reasons[:REASONS], len(dead), plan.total)
+    counts = {split: sum(records[s.name]["rows"] for s in shards if s.split == split) for split in SPLITS}
+    _check_counts(config, counts, len(dead), plan.total)
+    for shard in shards:
+        publish(ctx, shard.table, shard.name)
+    _write_dead_letters(ctx.path("dead_letter.parquet"), dead)
+    picture = contact_sheet({shard.table: records[shard.name]["rows"] for shard in shards}, config.max_pixels)
+    io.write_bytes(ctx.path(PICTURE), picture)
+    ctx.tracker.image("contact_sheet", picture)
+    rows = {name: int(record["rows"]) for name, record in records.items()} | {"dead_letter.parquet": len(dead)}
+    return Outcome(
+        metrics={**{split: float(count) for split, count in counts.items()}, "dead_letter": float(len(dead))},
+        properties=_properties(config, plan, records, counts, dead),
+        rows=rows,
+        extras=frozenset({PICTURE}),
+        digest=table_digest(shards, records),
+    )
 
 
-def _write(shards: Sequence[Shard], plan: Plan, config: IngestConfig, ctx: Context) -> None:
+def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: IngestConfig, ctx: Context) -> None:
     import apache_beam as beam
 
     from components.engines.beam.runner import run_pipeline
     from components.engines.shards import finished_counter, start_progress
 
-    waiting = {shard.name: shard for shard in start_progress(shards, finished, ctx.progress)}
-    if not waiting:
+    left = {shard.name: shard for shard in start_progress(shards, finished, ctx.progress)}
+    if not left:
         return
-    for shard in waiting.values():
+    for shard in left.values():
         io.remove_tree(shard.record)  # of other images: from here on, a record means a finished shard
     classes = plan.classes
 
     def build(pipeline: Any) -> None:
-        # Locators alone are shuffled, as bare tuples: whoever writes a shard reads the bytes.
-        parts = pipeline | "parts" >> beam.Create(plan.parts) | "spread" >> beam.Reshuffle()
-        images = parts | "place" >> beam.FlatMap(lambda uri: _placed(config, classes, uri))
-        images = images | "unfinished" >> beam.Filter(lambda pair: pair[0] in waiting)
-        empty = pipeline | "shards" >> beam.Create([(name, None) for name in waiting])
+        # Images are shuffled without their bytes, as bare tuples; whoever writes a shard reads the bytes.
+        chunks = pipeline | "chunks" >> beam.Create(plan.chunks) | "spread" >> beam.Reshuffle()
+        images = chunks | "assign" >> beam.FlatMap(lambda uri: _assigned_images(config, classes, uri))
+        images = images | "unfinished" >> beam.Filter(lambda pair: pair[0] in left)
+        empty = pipeline | "shards" >> beam.Create([(name, None) for name in left])
         grouped = (images, empty) | beam.Flatten() | "by shard" >> beam.GroupByKey()
-        _ = grouped | "write" >> beam.MapTuple(lambda name, group: write_shard(waiting[name], group))
+        _ = grouped | "write" >> beam.MapTuple(lambda name, group: write_shard(left[name], group))
 
     run_pipeline(ctx.run, build, ctx.progress, finished_counter(shards, lambda shard: io.exists(shard.record)))
 
 
-def _placed(config: IngestConfig, classes: Any, uri: str) -> Any:
-    """The images of a part with the names of their shards."""
-    settle = settled(config, classes)
-    for image in map(settle, read_part(uri)[1]):
-        yield shard_for(config, image), tuple(image)
+def _assigned_images(config: IngestConfig, classes: Classes, uri: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The images of a chunk with label and split, each behind the name of its shard."""
+    for image in map(assigner(config, classes), read_chunk(uri)[1]):
+        yield shard_of_image(config, image), tuple(image)
 
 
-def _too_many(config: IngestConfig, dead: int, total: int) -> bool:
-    return dead > config.max_bad_share * total
-
-
-def _refused(config: IngestConfig, reasons: Sequence[tuple[str, str]], dead: int, total: int) -> DataError:
+def _too_many_bad(config: IngestConfig, reasons: Sequence[tuple[str, str]], dead: int, total: int) -> DataError:
     first = "; ".join(f"{source}: {reason}" for source, reason in reasons)
     return DataError(
         f"ingest.max_bad_share={config.max_bad_share}: {dead} of {total} files of {config.source} cannot be used "
@@ -136,6 +135,7 @@ def _refused(config: IngestConfig, reasons: Sequence[tuple[str, str]], dead: int
 
 
 def _check_counts(config: IngestConfig, counts: dict[str, int], dead: int, total: int) -> None:
+    """Every image is written or a dead letter, and no split is empty."""
     if sum(counts.values()) + dead != total:
         raise DataError(f"ingest: {total} files were read but {sum(counts.values())} written and {dead} set aside")
     for split, count in counts.items():
@@ -145,39 +145,61 @@ def _check_counts(config: IngestConfig, counts: dict[str, int], dead: int, total
             raise DataError(f"no images in the {split} split of {config.source} ({total} files); change {settings}")
 
 
-def _write_dead(uri: str, dead: list[Dead]) -> None:
+def _write_dead_letters(uri: str, dead: list[DeadLetter]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = [pa.array([entry[index] for entry in dead], pa.string()) for index in range(3)]
+    columns = [pa.array([letter[index] for letter in dead], pa.string()) for index in range(3)]
     with io.staged(uri) as path:
         pq.write_table(pa.Table.from_arrays(columns, ["key", "reason", "source"]), path, compression="zstd")
 
 
-def _draw(shards: Sequence[Shard], records: Mapping[str, Any], config: IngestConfig, ctx: Context) -> None:
-    rows = {shard.table: records[shard.name]["rows"] for shard in shards}
-    picture = contact_sheet(list(rows), rows, config.max_pixels)
-    io.write_bytes(ctx.path(PICTURE), picture)
-    ctx.tracker.image("contact_sheet", picture)
+def contact_sheet(tables: Mapping[str, int], max_pixels: int) -> bytes:
+    """A PNG of 32 images, spread over the keys of the first tables (shards are assigned by hash, so any will do).
+
+    `tables` gives the number of rows by URI.
+    """
+    import numpy as np
+
+    from vim_core.data.image_grid import grid_png
+    from vim_core.data.image_tables import ImageTable
+    from vim_core.data.images import center_crop, decode, to_tensor
+
+    chosen: list[str] = []
+    for uri, rows in tables.items():
+        if rows and sum(tables[other] for other in chosen) < COLUMNS * ROWS:
+            chosen.append(uri)
+    table = ImageTable(chosen, cached_groups=1)
+    indices = np.unique(np.linspace(0, len(table) - 1, min(COLUMNS * ROWS, len(table))).round().astype(int))
+    images = [center_crop(decode(table.image(int(index)), max_pixels), SIDE) for index in indices]
+    return grid_png(to_tensor(np.stack(images)), COLUMNS)
 
 
-def _outcome(
-    config: IngestConfig, plan: Plan, records: dict[str, Any], counts: dict[str, int], dead: list[Dead]
-) -> Outcome:
+def _properties(
+    config: IngestConfig, plan: IngestPlan, records: Mapping[str, Any], counts: dict[str, int], dead: list[DeadLetter]
+) -> dict[str, Any]:
+    """The manifest's account of the table: layout, classes, counts, rules."""
     from vim_core.data.folders import LAYOUTS
     from vim_core.data.images import EXIF_RULE
 
     sizes = {tuple(size) for record in records.values() for size in record["sizes"]}
-    rules: dict[str, Any] = {
+    split_rules: dict[str, Any] = {
         "hash": f"sha256(key) as a fraction < {config.test_fraction} is test",
         "folders": LAYOUTS["folders"] if plan.layout == "folders" else "the word train, val or test in a file's path",
-        "lists": {each.split: {"lines": len(each.lines), "sha256": each.digest} for each in lists_of(config)},
+        "lists": {
+            images.split: {"lines": len(images.lines), "sha256": images.digest} for images in split_lists(config)
+        },
     }
-    properties = {
+    class_counts = {split: [0] * len(plan.classes.ids) for split in SPLITS}  # in label order
+    for name, record in records.items():
+        for label, count in record["labels"]:
+            if label >= 0:
+                class_counts[name.removeprefix("images/").split("-")[0]][label] += count
+    return {
         "layout": plan.layout,
         "classes": list(plan.classes.ids),
         "class_names": list(plan.classes.names),
-        "class_counts": _class_counts(plan, records),
+        "class_counts": class_counts,
         "splits": counts,
         "read": plan.total,
         "written": sum(counts.values()),
@@ -186,22 +208,9 @@ def _outcome(
         "left_out_files": plan.left_out_files,
         "reasons": dict(Counter(reason.split(":")[0] for _, reason, _ in dead)),
         "key_rule": {KEY_RULES[rule]: count for rule, count in sorted(plan.rules.items())},
-        "split_rule": rules[config.split],
+        "split_rule": split_rules[config.split],
         "shard_rule": f"sha256('shard', key without occurrence) mod {config.shards}, sorted by key",
         "exif_rule": EXIF_RULE,
         "contact_sheet": PICTURE,
         "image_size": list(sizes.pop()) if len(sizes) == 1 else None,
     }
-    rows = {name: int(record["rows"]) for name, record in records.items()} | {"dead_letter.parquet": len(dead)}
-    metrics = {**{split: float(count) for split, count in counts.items()}, "dead_letter": float(len(dead))}
-    return Outcome(metrics=metrics, properties=properties, rows=rows, extras=frozenset({PICTURE}))
-
-
-def _class_counts(plan: Plan, records: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Images of every class by split, in label order."""
-    counts = {split: [0] * len(plan.classes.ids) for split in SPLITS}
-    for name, record in records.items():
-        for label, count in record["labels"]:
-            if label >= 0:
-                counts[name.removeprefix("images/").split("-")[0]][label] += count
-    return counts

@@ -1,32 +1,28 @@
-"""Which layout lies at `ingest.source`, and which class list and ground truth go with it."""
+"""Recognises the layout at `ingest.source`, and the class list and ground truth that go with it."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
-from components.ingest.labels import ARCHIVES, META, TRUTH, read_classes
-from components.ingest.layouts import archives
-from components.ingest.layouts.base import Job, Layout
+from components.ingest.labels import ARCHIVES, META_FILE, TRUTH_FILE, read_classes
+from components.ingest.layouts import tars
+from components.ingest.layouts.base import Layout, ScanContext
 from components.ingest.layouts.gzipped import SUFFIXES
 from components.ingest.layouts.ilsvrc import WNID
-from components.ingest.layouts.table import DEAD, MANIFEST
-from components.ingest.layouts.tfrecord import NAMED
+from components.ingest.layouts.table import DEAD_LETTERS, MANIFEST
+from components.ingest.layouts.tfrecord import FILE_NAME
 from components.ingest.layouts.webdataset import TARS
 from vim_core.config import IngestConfig
 from vim_core.data import folders
 from vim_core.errors import DataError
 from vim_core.storage import io
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 DIGITS = "builtin:digits"
 KIT = "ILSVRC2012_devkit"
-TRUTHS = (TRUTH, "LOC_val_solution.csv")
-CLASS_LISTS = ("LOC_synset_mapping.txt", META)
+TRUTH_FILES = (TRUTH_FILE, "LOC_val_solution.csv")
+CLASS_FILES = ("LOC_synset_mapping.txt", META_FILE)
 FOLDERS = 8
-"""Folders at the source that are looked into for files of many images."""
+"""Folders at the source that are searched for files of many images."""
 
 
 def check_source(config: IngestConfig) -> None:
@@ -37,82 +33,78 @@ def check_source(config: IngestConfig) -> None:
         raise DataError(f"ingest.split={config.split}: {DIGITS} is split by hash only; set ingest.split=hash")
 
 
-def layout_of(config: IngestConfig) -> str:
-    """The name of the layout: `ingest.layout`, or what the files at the source and in its first folders are.
+def detect_layout(config: IngestConfig) -> str:
+    """The name of the layout: `ingest.layout`, or by the files at the source and in its first folders.
 
     Raises:
-        DataError: several kinds lie there.
+        DataError: files of several kinds are there.
     """
     check_source(config)
     if config.source == DIGITS:
         return "digits"
     if config.layout != "auto":
         return config.layout
-    paths = list(_near(config.source))
+    source = config.source
+    level = folders.list_folder(source)
+    paths = [name for name, entry in level if entry is not None]
+    for folder in [name for name, entry in level if entry is None][:FOLDERS]:
+        paths += [f"{folder}/{name}" for name, entry in folders.list_folder(source, folder) if entry is not None]
     if MANIFEST in paths:
         return "table"
-    kinds = {kind for path in paths if (kind := _kind(path))}
-    if len(kinds) > 1:
-        raise DataError(
-            f"ingest.source={config.source}: holds {' and '.join(sorted(kinds))} files; set ingest.layout to one kind"
-        )
-    if kinds == {"tar"}:
-        return _of_tars(config.source, [path for path in paths if _kind(path) == "tar"])
-    if kinds == {"parquet"}:
-        return _of_parquet(config.source, [path for path in paths if _kind(path)])
-    return kinds.pop() if kinds else "folders"
-
-
-def layout(name: str) -> Layout:
-    """The module of a layout."""
-    module: Layout = importlib.import_module(f"components.ingest.layouts.{name}")  # type: ignore[assignment]
-    return module
-
-
-def job_of(config: IngestConfig, name: str, work: str) -> Job:
-    """What a layout may use; ILSVRC's own class list and ground truth are found beside its archives."""
-    classes, truth = config.class_list, config.val_labels
-    if name == "ilsvrc":
-        beside = [path for path, entry in folders.list_folder(config.source) if entry and not entry.reason]
-        kit = [path for path in beside if path.startswith(KIT) and path.endswith(ARCHIVES)]
-        classes = classes or _first(config.source, [path for path in beside if path in CLASS_LISTS] + kit)
-        truth = truth or _first(config.source, [path for path in beside if path in TRUTHS] + kit)
-    return Job(config, work, read_classes(classes) if classes else None, truth)
-
-
-def _first(source: str, names: list[str]) -> str:
-    return io.join(source, names[0]) if names else ""
-
-
-def _near(source: str) -> Iterable[str]:
-    """Paths of the files at the source and in its first folders."""
-    level = folders.list_folder(source)
-    yield from (name for name, entry in level if entry is not None)
-    for folder in [name for name, entry in level if entry is None][:FOLDERS]:
-        yield from (f"{folder}/{name}" for name, entry in folders.list_folder(source, folder) if entry is not None)
+    kinds = {path: kind for path in paths if (kind := _kind(path))}
+    found = sorted(set(kinds.values()))
+    if len(found) > 1:
+        raise DataError(f"ingest.source={source}: holds {' and '.join(found)} files; set ingest.layout to one kind")
+    if found == ["tar"]:
+        return _tar_layout(source, list(kinds))
+    if found == ["parquet"]:
+        return _parquet_layout(source, list(kinds))
+    return found[0] if found else "folders"
 
 
 def _kind(path: str) -> str:
+    """'tar', 'parquet' or 'tfrecord' by the name of a file; '' for others and for files beside the images."""
     name = path.rsplit("/", 1)[-1]
     for kind, suffixes in (("tar", TARS), ("parquet", (".parquet",))):
-        if name.endswith(suffixes) and not name.startswith((KIT, DEAD)):
+        if name.endswith(suffixes) and not name.startswith((KIT, DEAD_LETTERS)):
             return kind
-    return "tfrecord" if NAMED.match(name) else ""
+    return "tfrecord" if FILE_NAME.match(name) else ""
 
 
-def _of_parquet(source: str, paths: list[str]) -> str:
+def _parquet_layout(source: str, paths: list[str]) -> str:
     from vim_core.data.image_tables import IMAGE_SCHEMA, open_parquet
 
     schema = open_parquet(io.join(source, paths[0])).schema_arrow
     return "table" if schema.equals(IMAGE_SCHEMA, check_metadata=False) else "parquet"
 
 
-def _of_tars(source: str, paths: list[str]) -> str:
-    """Archives of ILSVRC are called so, hold tars, or are called as the class of the images in them."""
-    path = min(paths, key=lambda path: path.endswith(SUFFIXES))  # a plain one tells more
+def _tar_layout(source: str, paths: list[str]) -> str:
+    """ILSVRC's archives have its name, hold tars, or have the class of their images as name."""
+    path = min(paths, key=lambda path: path.endswith(SUFFIXES))  # an uncompressed one can be looked into
     name = path.rsplit("/", 1)[-1]
     if name.startswith("ILSVRC") or WNID.fullmatch(name.removesuffix(".tar")):
         return "ilsvrc"
     if name.endswith(SUFFIXES):
         return "webdataset"
-    return "ilsvrc" if archives.first(io.join(source, path)).endswith(".tar") else "webdataset"
+    return "ilsvrc" if tars.first_name(io.join(source, path)).endswith(".tar") else "webdataset"
+
+
+def layout_module(name: str) -> Layout:
+    """The module of a layout."""
+    module: Layout = importlib.import_module(f"components.ingest.layouts.{name}")  # type: ignore[assignment]
+    return module
+
+
+def scan_context(config: IngestConfig, layout: str, work: str) -> ScanContext:
+    """The layout's inputs; for ILSVRC, class list and ground truth are found beside its archives."""
+    classes, truth = config.class_list, config.val_labels
+    if layout == "ilsvrc":
+        files = [path for path, entry in folders.list_folder(config.source) if entry and not entry.reason]
+        kit = [path for path in files if path.startswith(KIT) and path.endswith(ARCHIVES)]
+
+        def first(names: tuple[str, ...]) -> str:
+            named = [path for path in files if path in names] + kit
+            return io.join(config.source, named[0]) if named else ""
+
+        classes, truth = classes or first(CLASS_FILES), truth or first(TRUTH_FILES)
+    return ScanContext(config, work, read_classes(classes) if classes else None, truth)

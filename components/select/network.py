@@ -48,9 +48,9 @@ def spec_of(
 
 def state_of(config: NetworkConfig) -> str:
     """What the list of classes is, as text: part of the fingerprint. Raises `DataError` where it cannot be read."""
-    from components.ingest.labels import digest_of
+    from components.ingest.labels import file_digest
 
-    return digest_of(config.classes, "network.classes") if config.classes else ""
+    return file_digest(config.classes, "network.classes") if config.classes else ""
 
 
 def _listed(uri: str) -> tuple[str, ...]:

@@ -155,10 +155,10 @@ def test_content_is_read_once_all_of_it_is_unpacked(
     layout: str, nameless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where naming follows listing without a shuffle between them, as with many files."""
-    from components.ingest import scan
+    from components.ingest import index
 
-    monkeypatch.setattr(scan, "PART", 2)
-    monkeypatch.setattr(scan, "FEW", 0)
+    monkeypatch.setattr(index, "CHUNK_IMAGES", 2)
+    monkeypatch.setattr(index, "FEW_GROUPS", 0)
     source = layouts.ALL[layout](tmp_path / "source", photos(named=False))
     outcome, _ = taken(tmp_path, settings(compressed(source) if layout == "webdataset" else source))
     assert (outcome.properties["dead_letter"], outcome.digest) == (0, nameless[0].digest)
@@ -245,13 +245,13 @@ def killed(shard: Any, group: Any) -> None:
 
 def test_keys_wait_for_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between listing and naming: the lists are not taken for finished ones."""
-    from components.ingest import scan
+    from components.ingest import index
 
     source = layouts.webdataset(tmp_path / "source", photos(named=False))
     _, whole = taken(tmp_path / "whole", settings(source))
     ctx = context_of(tmp_path, "ingest")
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "key_part", killed)
+        patch.setattr(index, "key_by_content", killed)
         with pytest.raises(RuntimeError, match="killed"):
             ingest.run(settings(source), {}, ctx)
     ingest.run(settings(source), {}, ctx)

@@ -1,4 +1,4 @@
-"""What every layout shares: the parts of a source that are looked through at once, and which side a part is on."""
+"""Shared by all layouts: the parts of a source that are scanned in parallel, and the split of a file by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from components.ingest.labels import ClassList
-from components.ingest.locator import Located
+from components.ingest.source_images import SourceImage
 from vim_core.config import IngestConfig
 from vim_core.data.folders import FileEntry
 from vim_core.errors import DataError
@@ -18,17 +18,17 @@ SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "v
 WORD = re.compile(r"[a-z]+")
 
 
-class Container(NamedTuple):
-    """A part of the source that one worker looks through: a folder, an archive, a table file.
+class SourcePart(NamedTuple):
+    """A part of the source that one worker scans: a folder, an archive, a table file.
 
     Attributes:
-        path: where it lies below the source.
+        path: its path below the source.
         state: changes with its content; '' where that is not known before it is listed.
         split: 'train', 'test', or '' where the key decides.
-        name: the class of all that is in it, '' where the images say.
-        kind: what a layout needs to know beside.
-        offset: where it begins in the file.
-        end: where it ends; 0 means with the file.
+        name: the class of all its images, '' where each image has its own.
+        kind: a detail for the layout.
+        offset: its first byte in the file.
+        end: the byte behind its last; 0 for the end of the file.
     """
 
     path: str
@@ -41,8 +41,8 @@ class Container(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a layout may use: settings, the work folder, class list and ground truth where there are any."""
+class ScanContext:
+    """A layout's inputs: settings, the work folder, class list, and the URI of the ground truth ('' for none)."""
 
     config: IngestConfig
     work: str
@@ -51,41 +51,45 @@ class Job:
 
 
 @dataclass
-class Found:
-    """What a layout found at the source: the parts to look through, and files that it leaves out.
+class SourceParts:
+    """The parts of a source.
 
-    `classes` are the source's own class names in label order, where it has them. `together` parts are looked through by
-    one worker: more than one where that takes little, because each costs files in the work folder.
+    Attributes:
+        parts: the parts.
+        left_out: files that belong to no split.
+        classes: the source's own class names in label order, where it has them.
+        group_size: parts that one worker scans together: more than one where each takes little time, because every
+            group costs files in the work folder.
     """
 
-    containers: list[Container]
+    parts: list[SourcePart]
     left_out: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
-    together: int = 1
+    group_size: int = 1
 
-    def groups(self) -> list[list[Container]]:
-        """The parts by the worker that looks through them."""
-        return [self.containers[at : at + self.together] for at in range(0, len(self.containers), self.together)]
+    def groups(self) -> list[list[SourcePart]]:
+        """The parts by the worker that scans them."""
+        return [self.parts[at : at + self.group_size] for at in range(0, len(self.parts), self.group_size)]
 
 
 class Layout(Protocol):
-    """A module that knows one way in which images are kept."""
+    """The functions of a layout's module."""
 
     @staticmethod
-    def find(job: Job) -> Found:
+    def find_parts(context: ScanContext) -> SourceParts:
         """The parts of the source; few, and found without reading images."""
 
     @staticmethod
-    def scan(job: Job, container: Container) -> Iterator[Located]:
-        """Every image of a part as `Located`; bytes are left where they are."""
+    def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
+        """Every image of a part; its bytes stay in the source unless they have to be unpacked."""
 
 
-def unpacked_name(container: Container) -> str:
-    """Where in the work folder the bytes of a part lie that cannot be read from its own file."""
-    return f"unpacked/{hashlib.sha256(container.state.encode()).hexdigest()[:20]}.bin"
+def unpacked_name(part: SourcePart) -> str:
+    """The file in the work folder with the bytes of a part that cannot be read in place."""
+    return f"unpacked/{hashlib.sha256(part.state.encode()).hexdigest()[:20]}.bin"
 
 
-def side_of(path: str) -> str:
+def side_in_path(path: str) -> str:
     """'train', 'val' or 'test' by a word in the name of a file or, failing that, of its folders; '' without one."""
     for part in reversed(path.lower().split("/")):
         for word in WORD.findall(part):
@@ -94,28 +98,28 @@ def side_of(path: str) -> str:
     return ""
 
 
-def by_side(config: IngestConfig, files: Iterable[FileEntry]) -> tuple[list[tuple[FileEntry, str]], list[str]]:
-    """Files with their split, and those that are on neither side of `ingest.split=folders`.
+def file_parts(config: IngestConfig, files: Iterable[FileEntry]) -> SourceParts:
+    """One part a file, with its split; files on neither side of `ingest.split=folders` are left out.
 
-    Held out are validation files, or test files where there are none. Raises `DataError` for a file that is no file.
+    Held out are validation files, or test files where there are none. Raises `DataError` for an unusable entry.
     """
     files = list(files)
     for file in files:
         if file.reason:
             raise unreadable(file.path, file.reason)
     if config.split != "folders":
-        return [(file, "") for file in files], []
-    sides = {file.path: side_of(file.path) for file in files}
+        return SourceParts([SourcePart(file.path, _state(file)) for file in files])
+    sides = {file.path: side_in_path(file.path) for file in files}
     splits = {"train": "train", ("val" if "val" in sides.values() else "test"): "test"}
-    taken = [(file, splits[sides[file.path]]) for file in files if sides[file.path] in splits]
-    return taken, [file.path for file in files if sides[file.path] not in splits]
+    parts = [SourcePart(f.path, _state(f), splits[sides[f.path]]) for f in files if sides[f.path] in splits]
+    return SourceParts(parts, [file.path for file in files if sides[file.path] not in splits])
+
+
+def _state(entry: FileEntry) -> str:
+    """A text that changes with the content of a file."""
+    return repr((entry.path, entry.size, entry.state, entry.reason))
 
 
 def unreadable(path: str, reason: str) -> DataError:
-    """The refusal of a file of many images that cannot be read to its end: how many would be lost nobody knows."""
+    """The error for a file of many images that cannot be read to its end: the number of lost images is unknown."""
     return DataError(f"ingest.source: {path}: {reason}; fetch it again, or take it away")
-
-
-def state_of(entry: FileEntry) -> str:
-    """A text that changes with the content of a file."""
-    return repr((entry.path, entry.size, entry.state, entry.reason))

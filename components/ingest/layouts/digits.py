@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from components.ingest.layouts.base import Container, Found, Job
-from components.ingest.locator import UNKNOWN, Located
+from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts
+from components.ingest.source_images import NO_LABEL, SourceImage
 
 
-def find(job: Job) -> Found:
+def find_parts(context: ScanContext) -> SourceParts:
     """All digits are one part."""
-    return Found([Container("builtin:digits")])
+    return SourceParts([SourcePart("builtin:digits")])
 
 
-def scan(job: Job, container: Container) -> Iterator[Located]:
+def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     """Every digit by its number."""
     from vim_core.data import digits
 
     for index in range(digits.count()):
-        name = digits.CLASSES[digits.label(index)]
-        source = f"{container.path}/{index}"
-        yield Located(digits.key(index), "digits", "", name, UNKNOWN, source, "digits", str(index))
+        name, source = digits.CLASSES[digits.label(index)], f"{part.path}/{index}"
+        yield SourceImage(digits.key(index), "digits", "", name, NO_LABEL, source, "digits", str(index))

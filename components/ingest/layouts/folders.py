@@ -4,63 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from components.ingest.labels import read_truth, resolver, stem_of
-from components.ingest.layouts.base import Container, Found, Job
-from components.ingest.locator import UNKNOWN, WHOLE, Located, keyed
+from components.ingest.labels import file_stem, label_resolver, read_truth
+from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts
+from components.ingest.source_images import NO_LABEL, WHOLE_FILE, SourceImage, with_key
 from vim_core.data import folders
 from vim_core.data.folders import FileEntry
 
 SPLITS = {"train": "train", "val": "test"}
 GROUPS = 32
-"""Workers that class folders are spread over: listing them takes little."""
+"""Groups that class folders are scanned in: listing one takes little time."""
 
 LOOSE = "loose"
 """The kind of a part that holds the files directly in a folder, without those below it."""
 
 
-def find(job: Job) -> Found:
+def find_parts(context: ScanContext) -> SourceParts:
     """One part a class folder, one more for the files beside them. Raises `DataError` for a missing or empty source."""
-    source = job.config.source
-    next(folders.list_files(source, job.config.split))
-    found = _parts(source, "")
-    if job.config.split == "folders":
-        inner = [part for part in found if not part.kind and part.path in SPLITS]
-        found = [part for part in found if part not in inner]
-        found += [part for outer in inner for part in _parts(source, outer.path)]
-    return Found(found, together=1 + len(found) // GROUPS)
+    source = context.config.source
+    next(folders.list_files(source, context.config.split))
+    parts = _folder_parts(source, "")
+    if context.config.split == "folders":
+        outer = [part for part in parts if not part.kind and part.path in SPLITS]
+        parts = [part for part in parts if part not in outer]
+        parts += [part for split in outer for part in _folder_parts(source, split.path)]
+    return SourceParts(parts, group_size=1 + len(parts) // GROUPS)
 
 
-def _parts(source: str, folder: str) -> list[Container]:
+def _folder_parts(source: str, folder: str) -> list[SourcePart]:
     level = folders.list_folder(source, folder)
-    below = [Container(f"{folder}/{name}".lstrip("/")) for name, entry in level if entry is None]
-    loose = [Container(folder, kind=LOOSE)] if len(below) < len(level) else []
+    below = [SourcePart(f"{folder}/{name}".lstrip("/")) for name, entry in level if entry is None]
+    loose = [SourcePart(folder, kind=LOOSE)] if len(below) < len(level) else []
     return loose + below
 
 
-def scan(job: Job, container: Container) -> Iterator[Located]:
+def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     """Every file, also those that cannot be images."""
-    source = job.config.source
-    if container.kind == LOOSE:
-        level = folders.list_folder(source, container.path)
-        entries: Iterator[FileEntry] = (entry for _, entry in level if entry is not None)
+    source = context.config.source
+    if part.kind == LOOSE:
+        entries: Iterator[FileEntry] = (
+            entry for _, entry in folders.list_folder(source, part.path) if entry is not None
+        )
     else:
-        entries = folders.walk(source, container.path)
-    resolve = resolver(job.classes, read_truth(job.truth)) if job.truth else None
+        entries = folders.walk(source, part.path)
+    resolve = label_resolver(context.classes, read_truth(context.truth)) if context.truth else None
     for entry in entries:
-        image = _placed(job, entry)
+        image = _source_image(context, entry)
         if resolve and image.split == "test" and not entry.reason:
-            name, label, reason = resolve(stem_of(entry.path))
+            name, label, reason = resolve(file_stem(entry.path))
             image = image._replace(name=name, label=label, reason=reason)
-        yield keyed(image, job.config, entry.path)
+        yield with_key(image, context.config, entry.path)
 
 
-def _placed(job: Job, entry: FileEntry) -> Located:
+def _source_image(context: ScanContext, entry: FileEntry) -> SourceImage:
+    """A file with split and class by its folders."""
     parts, reason, split = entry.path.split("/"), entry.reason, ""
-    if job.config.split == "folders":
+    labelled = context.config.labelled
+    if context.config.split == "folders":
         split = SPLITS.get(parts[0], "") if len(parts) > 1 else ""
         parts = parts[1:]
         reason = reason or ("" if split else "neither below train/ nor below val/")
-    name = parts[0] if job.config.labelled and len(parts) > 1 else ""
-    if not (reason or name or not job.config.labelled or (job.truth and split == "test")):
+    name = parts[0] if labelled and len(parts) > 1 else ""
+    if not (reason or name or not labelled or (context.truth and split == "test")):
         reason = "not inside a class folder"
-    return Located("", "", split, name, UNKNOWN, entry.path, "folders", entry.path, WHOLE, entry.size, reason)
+    return SourceImage("", "", split, name, NO_LABEL, entry.path, "folders", entry.path, WHOLE_FILE, entry.size, reason)

@@ -1,7 +1,7 @@
-"""Files of many images as a whole compressed by gzip: such a stream cannot be read from its middle, so it is unpacked.
+"""Files of many images compressed by gzip as a whole: such a stream cannot be read from its middle, so it is unpacked.
 
-Each is unpacked once into the work folder, a block at a time, and locators point into that. A small file may claim to
-hold terabytes: one that grows by more than `ingest.max_expansion` is refused before it fills the disk.
+Each is unpacked once into the work folder, a block at a time, and its images point into the unpacked file. A small file
+may claim to hold terabytes: one that grows by more than `ingest.max_expansion` is refused before it fills the disk.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from components.ingest.layouts.base import Container, Job, unpacked_name, unreadable
-from components.ingest.locator import UNKNOWN, UNPACKED, Located
+from components.ingest.layouts.base import ScanContext, SourcePart, unpacked_name, unreadable
+from components.ingest.source_images import NO_LABEL, UNPACKED, SourceImage
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -21,50 +21,51 @@ MAGIC = b"\x1f\x8b\x08"
 SUFFIXES = (".gz", ".tgz")
 HEAD = 12
 BLOCK = 1 << 20
-SLACK = 1 << 20
+FREE_BYTES = 1 << 20
 """Bytes that a file of any size may unpack to: those of tiny images are mostly headers and padding."""
 
 
-def compressed(head: bytes) -> bool:
-    """Whether a file that begins so is a gzip stream."""
+def is_gzip(head: bytes) -> bool:
+    """True for the first bytes of a gzip stream."""
     return head.startswith(MAGIC)
 
 
 @contextlib.contextmanager
-def opened(
-    job: Job, container: Container, layout: str, packed: Callable[[bytes], bool] = compressed
-) -> Iterator[tuple[IO[bytes], Located]]:
-    """A part as an open file of plain bytes, and an image in it of which nothing else is known.
+def open_plain(
+    context: ScanContext, part: SourcePart, layout: str, compressed: Callable[[bytes], bool] = is_gzip
+) -> Iterator[tuple[IO[bytes], SourceImage]]:
+    """A part as an open file of plain bytes, and the template of an image in it.
 
-    Whether the part is compressed is for `packed` to say of its first bytes: names do not always tell.
+    `compressed` decides by the part's first `HEAD` bytes, because names do not always tell.
 
     Raises:
         DataError: it is damaged, or grows by more than `ingest.max_expansion`.
     """
-    blank = Located("", "", container.split, "", UNKNOWN, container.path, layout, container.path)
-    with io.open_read(io.join(job.config.source, container.path)) as stream:
-        if not packed(stream.read(HEAD)):
-            stream.seek(0)
-            yield stream, blank
-            return
+    template = SourceImage("", "", part.split, "", NO_LABEL, part.path, layout, part.path)
+    with io.open_read(io.join(context.config.source, part.path)) as stream:
+        head = stream.read(HEAD)
         stream.seek(0)
-        name = unpacked_name(container)
-        _unpack(job, container.path, stream, io.join(job.work, name))
-    with io.open_read(io.join(job.work, name)) as plain:
-        yield plain, blank._replace(layout=UNPACKED, file=name)
+        if not compressed(head):
+            yield stream, template
+            return
+        name = unpacked_name(part)
+        _unpack(context, part.path, stream, io.join(context.work, name))
+    with io.open_read(io.join(context.work, name)) as plain:
+        yield plain, template._replace(layout=UNPACKED, file=name)
 
 
-def _unpack(job: Job, path: str, stream: IO[bytes], target: str) -> None:
-    most = job.config.max_expansion
+def _unpack(context: ScanContext, path: str, stream: IO[bytes], target: str) -> None:
+    """Unpack to `target`, which is removed when that fails."""
+    most = context.config.max_expansion
     try:
-        with io.open_write(target) as made, gzip.GzipFile(fileobj=stream, mode="rb") as plain:
+        with io.open_write(target) as unpacked, gzip.GzipFile(fileobj=stream, mode="rb") as plain:
             while block := plain.read(BLOCK):
-                if plain.tell() > SLACK + most * stream.tell():
+                if plain.tell() > FREE_BYTES + most * stream.tell():
                     raise DataError(
                         f"ingest.max_expansion={most}: {path} unpacks to more than {most} times its size; "
                         "images do not compress so well: take it away, or raise the setting"
                     )
-                made.write(block)
+                unpacked.write(block)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         io.remove_tree(target)
         raise unreadable(path, f"cannot be unpacked further ({error})") from error

@@ -5,59 +5,64 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from components.ingest.labels import read_truth, resolver, stem_of
-from components.ingest.layouts import archives
-from components.ingest.layouts.base import Container, Found, Job, by_side, state_of
-from components.ingest.locator import UNKNOWN, Located, keyed
+from components.ingest.labels import file_stem, label_resolver, read_truth
+from components.ingest.layouts import tars
+from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts
+from components.ingest.source_images import NO_LABEL, SourceImage, with_key
 from vim_core.data import folders
 from vim_core.storage import io
 
 GROUPS = 64
-"""Workers that a thousand archives are spread over: only their headers are read."""
+"""Groups that a thousand archives are scanned in: only their headers are read."""
 
 WNID = re.compile(r"n\d{8}")
 
 
-def find(job: Job) -> Found:
+def find_parts(context: ScanContext) -> SourceParts:
     """One part a class of the training tar, one for a flat tar. Raises `DataError` for a missing or empty source."""
-    source = job.config.source
-    tars = [entry for entry in folders.list_files(source) if entry.path.endswith(".tar")]
-    taken, left_out = by_side(job.config, tars)
-    parts: list[Container] = []
-    for entry, split in taken:
-        whole = Container(entry.path, state_of(entry), split)
-        if WNID.fullmatch(stem_of(entry.path)):
-            parts.append(whole._replace(name=stem_of(entry.path)))
-        elif archives.first(io.join(source, entry.path)).endswith(".tar"):
-            parts += _classes(source, whole)
+    source = context.config.source
+    entries = [entry for entry in folders.list_files(source) if entry.path.endswith(".tar")]
+    archives = file_parts(context.config, entries)
+    parts: list[SourcePart] = []
+    for outer in archives.parts:
+        if WNID.fullmatch(file_stem(outer.path)):
+            parts.append(outer._replace(name=file_stem(outer.path)))
+        elif tars.first_name(io.join(source, outer.path)).endswith(".tar"):
+            with io.open_read(io.join(source, outer.path)) as stream:
+                for member in tars.walk(outer.path, stream):
+                    name, end = file_stem(member.name), member.offset + member.size
+                    parts.append(outer._replace(name=name, kind=member.name, offset=member.offset, end=end))
         else:
-            parts.append(whole)
-    return Found(parts, left_out, together=1 + len(parts) // GROUPS)
+            parts.append(outer)
+    return SourceParts(parts, archives.left_out, group_size=1 + len(parts) // GROUPS)
 
 
-def _classes(source: str, whole: Container) -> Iterator[Container]:
-    with io.open_read(io.join(source, whole.path)) as stream:
-        for member in archives.walk(whole.path, stream):
-            end = member.offset + member.size
-            yield whole._replace(name=stem_of(member.name), kind=member.name, offset=member.offset, end=end)
-
-
-def scan(job: Job, container: Container) -> Iterator[Located]:
+def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     """Every member of one tar."""
-    here = f"{container.path}#{container.kind}" if container.kind else container.path
-    resolve = resolver(job.classes, read_truth(job.truth)) if job.truth else None
-    with io.open_read(io.join(job.config.source, container.path)) as stream:
-        for member in archives.walk(here, stream, container.offset, container.end):
-            name, label, reason = container.name, UNKNOWN, member.reason
-            if not (name or reason) and job.config.labelled:
-                stem = stem_of(member.name)
+    shown = f"{part.path}#{part.kind}" if part.kind else part.path
+    resolve = label_resolver(context.classes, read_truth(context.truth)) if context.truth else None
+    with io.open_read(io.join(context.config.source, part.path)) as stream:
+        for member in tars.walk(shown, stream, part.offset, part.end):
+            name, label, reason = part.name, NO_LABEL, member.reason
+            if not (name or reason) and context.config.labelled:
+                stem = file_stem(member.name)
                 if WNID.match(stem):
                     name = stem[:9]
                 elif resolve:
                     name, label, reason = resolve(stem)
                 else:
                     reason = "no class: name a ground-truth file as ingest.val_labels"
-            source = f"{here}#{member.name}"
-            place = (container.path, member.offset, member.size, reason)
-            found = Located("", "", container.split, name, label, source, "ilsvrc", *place)
-            yield keyed(found, job.config, member.name)
+            image = SourceImage(
+                key="",
+                rule="",
+                split=part.split,
+                name=name,
+                label=label,
+                source=f"{shown}#{member.name}",
+                layout="ilsvrc",
+                file=part.path,
+                offset=member.offset,
+                size=member.size,
+                reason=reason,
+            )
+            yield with_key(image, context.config, member.name)

@@ -13,81 +13,84 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from components.ingest.layouts import gzipped
-from components.ingest.layouts.base import Container, Found, Job, by_side, state_of, unreadable
-from components.ingest.locator import UNKNOWN, Located, keyed
+from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts, unreadable
+from components.ingest.source_images import NO_LABEL, SourceImage, with_key
 from vim_core.data import folders
 from vim_core.errors import ConfigError
 
-NAMED = re.compile(r"(.*\.tfrecords?|.*\.tfrecords?-\d+-of-\d+|[^.]*-\d{5}-of-\d{5})(\.gz)?$")
+FILE_NAME = re.compile(r"(.*\.tfrecords?|.*\.tfrecords?-\d+-of-\d+|[^.]*-\d{5}-of-\d{5})(\.gz)?$")
 """Names of TFRecord files; ImageNet's are `train-00000-of-01024` and `validation-00000-of-00128`."""
 
 ENCODED, LABEL, SYNSET, NAME = "image/encoded", "image/class/label", "image/class/synset", "image/filename"
 MASK = 0xA282EAD8
 HEAD = 12
-EXTRA = 1 << 20
-"""Bytes a record may have beside its image."""
+"""Bytes of a record's length and its checksum."""
+OTHER_BYTES = 1 << 20
+"""Bytes that a record may have beside its image."""
 
 
 class Record(NamedTuple):
-    """One record: where its data begin, the data, or why it cannot be read."""
+    """One record: the offset of its data in the file, the data, or the reason why it cannot be read."""
 
     offset: int
     data: bytes
     reason: str = ""
 
 
-def find(job: Job) -> Found:
+def find_parts(context: ScanContext) -> SourceParts:
     """One part a file. Raises `DataError` for a missing or empty source, `ConfigError` without google-crc32c."""
     _checksum(b"")
-    files = [entry for entry in folders.list_files(job.config.source) if NAMED.match(entry.path.rsplit("/", 1)[-1])]
-    taken, left_out = by_side(job.config, files)
-    return Found([Container(e.path, state_of(e), split) for e, split in taken], left_out)
+    entries = folders.list_files(context.config.source)
+    return file_parts(context.config, (e for e in entries if FILE_NAME.match(e.path.rsplit("/", 1)[-1])))
 
 
-def scan(job: Job, container: Container) -> Iterator[Located]:
+def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     """Every record of a file; a damaged one has a reason."""
-    with gzipped.opened(job, container, "tfrecord", _packed) as (stream, blank):
-        for number, record in enumerate(records(container.path, stream, job.config.max_bytes + EXTRA)):
-            yield _image(job, blank._replace(source=f"{container.path}#{number}"), record)
+    with gzipped.open_plain(context, part, "tfrecord", is_compressed) as (stream, template):
+        for number, record in enumerate(records(part.path, stream, context.config.max_bytes + OTHER_BYTES)):
+            yield _source_image(context, template._replace(source=f"{part.path}#{number}"), record)
 
 
-def _packed(head: bytes) -> bool:
-    """A length of the right size looks like gzip's first bytes, but its checksum agrees."""
-    return gzipped.compressed(head) and not _begins(head)
+def is_compressed(head: bytes) -> bool:
+    """True for the first bytes of a gzip stream; a record's length may look like one, but its checksum agrees."""
+    return gzipped.is_gzip(head) and not _is_record_head(head)
 
 
-def _begins(head: bytes) -> bool:
-    return len(head) == HEAD and _masked(head[:8]) == struct.unpack("<I", head[8:])[0]
+def _is_record_head(head: bytes) -> bool:
+    return len(head) == HEAD and _masked_checksum(head[:8]) == struct.unpack("<I", head[8:])[0]
 
 
-def _image(job: Job, blank: Located, record: Record) -> Located:
-    reason, name, label, place, size, filename = record.reason, "", UNKNOWN, 0, 0, ""
+def _source_image(context: ScanContext, template: SourceImage, record: Record) -> SourceImage:
+    reason, name, label, start, size, filename = record.reason, "", NO_LABEL, 0, 0, ""
     if not reason:
         try:
-            found = example(record.data)
-            place, size = found[ENCODED]
-            name, filename = (_text(record.data, found.get(key)) for key in (SYNSET, NAME))
-            # TensorFlow's conversion counts classes from 1: 0 is the background
-            label = UNKNOWN if name or LABEL not in found else found[LABEL][0] - 1
+            features = parse_example(record.data)
+            start, size = features[ENCODED]
+            name, filename = (
+                record.data[features[key][0] : sum(features[key])].decode() if key in features else ""
+                for key in (SYNSET, NAME)
+            )
+            # TensorFlow's conversion counts classes from 1: 0 is the background.
+            label = NO_LABEL if name or LABEL not in features else features[LABEL][0] - 1
         except KeyError:
             reason = f"a record without {ENCODED}"
         except (ValueError, IndexError) as error:
             reason = f"not an Example message ({error})"
-    if job.config.labelled and not (reason or name or label >= 0):
+    if context.config.labelled and not (reason or name or label >= 0):
         reason = f"neither {SYNSET} nor a {LABEL} from 1 on"
-    image = blank._replace(name=name, label=label, offset=record.offset + place, size=size, reason=reason)
-    return keyed(image, job.config, filename)
+    image = template._replace(name=name, label=label, offset=record.offset + start, size=size, reason=reason)
+    return with_key(image, context.config, filename)
 
 
 def records(path: str, stream: IO[bytes], most: int) -> Iterator[Record]:
-    """The records of an open file with their checksums checked; more than `most` bytes are passed over unread.
+    """The records of an open file, their checksums checked; records of more than `most` bytes are skipped unread.
 
     Raises:
         DataError: the file ends inside a record, or something else than a record follows.
     """
     offset = 0
     while head := stream.read(HEAD):
-        if not _begins(head):
+        if not _is_record_head(head):
             raise unreadable(path, f"no record begins at byte {offset}")
         (size,) = struct.unpack("<Q", head[:8])
         start, offset = offset + 12, offset + 16 + size
@@ -98,79 +101,77 @@ def records(path: str, stream: IO[bytes], most: int) -> Iterator[Record]:
         data, check = stream.read(size), stream.read(4)
         if len(check) < 4:
             raise unreadable(path, f"ends inside the record at byte {start}")
-        if _masked(data) != struct.unpack("<I", check)[0]:
+        if _masked_checksum(data) != struct.unpack("<I", check)[0]:
             yield Record(start, b"", "the record's checksum does not agree with its data")
             continue
         yield Record(start, data)
 
 
-def example(data: bytes) -> dict[str, tuple[int, int]]:
-    """The features of an Example by name: place and size of the first bytes value, or the first integer and 0.
+def parse_example(data: bytes) -> dict[str, tuple[int, int]]:
+    """The features of an Example by name: offset and size of the first bytes value, or the first integer and 0.
 
     Raises:
         ValueError, IndexError: the data are no such message.
     """
-    found = {}
+    features = {}
     for number, start, stop in _fields(data, 0, len(data)):
         if number != 1:
             continue
         for _, first, last in _fields(data, start, stop):  # one entry of the map
             entry = {field: (begin, end) for field, begin, end in _fields(data, first, last)}
             if 1 in entry and 2 in entry:
-                value = _value(data, *entry[2])
+                value = _first_value(data, *entry[2])
                 if value is not None:
-                    found[data[slice(*entry[1])].decode()] = value
-    return found
+                    features[data[slice(*entry[1])].decode()] = value
+    return features
 
 
-def _value(data: bytes, start: int, stop: int) -> tuple[int, int] | None:
+def _first_value(data: bytes, start: int, stop: int) -> tuple[int, int] | None:
+    """The first value of a Feature; None for floats and empty lists."""
     for kind, first, last in _fields(data, start, stop):
         for _, begin, end in _fields(data, first, last):
             if kind == 1:
                 return begin, end - begin
-            if kind == 3:  # packed integers are a run of bytes, a single one begins where its own bytes do
+            if kind == 3:  # packed integers are a run of bytes, a single one begins at its own bytes
                 return _varint(data, begin)[0], 0
     return None
 
 
 def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Number and extent of every field of a message; of integers the extent of their own bytes."""
-    place = start
-    while place < stop:
-        tag, place = _varint(data, place)
+    """Number, start and end of every field of a message; of integers those of their own bytes."""
+    position = start
+    while position < stop:
+        tag, position = _varint(data, position)
         kind = tag & 7
         if kind == 0:
-            end = _varint(data, place)[1]
+            end = _varint(data, position)[1]
         elif kind == 2:
-            size, place = _varint(data, place)
-            end = place + size
+            size, position = _varint(data, position)
+            end = position + size
         elif kind in (1, 5):
-            end = place + (8 if kind == 1 else 4)
+            end = position + (8 if kind == 1 else 4)
         else:
             raise ValueError(f"wire type {kind}")
         if end > stop:
             raise ValueError("a field that leaves its message")
-        yield tag >> 3, place, end
-        place = end
+        yield tag >> 3, position, end
+        position = end
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """The integer at a position, and the position behind it."""
     value = shift = 0
     while True:
-        byte = data[place]
+        byte = data[position]
         value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 0x80:
-            return value, place
+            return value, position
         if shift > 63:
             raise ValueError("an integer of more than 64 bits")
 
 
-def _text(data: bytes, extent: tuple[int, int] | None) -> str:
-    return "" if extent is None else data[extent[0] : sum(extent)].decode()
-
-
-def _masked(data: bytes) -> int:
+def _masked_checksum(data: bytes) -> int:
     check = _checksum(data)
     return (((check >> 15) | (check << 17)) + MASK) & 0xFFFFFFFF
 

@@ -10,90 +10,95 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import IO, Any
 
-from components.ingest.layouts import archives, gzipped
-from components.ingest.layouts.archives import Member
-from components.ingest.layouts.base import Container, Found, Job, by_side, state_of
-from components.ingest.locator import UNKNOWN, Located, ilsvrc_stem, keyed
+from components.ingest.layouts import gzipped, tars
+from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts
+from components.ingest.layouts.tars import Member
+from components.ingest.source_images import NO_LABEL, SourceImage, ilsvrc_stem, with_key
 from vim_core.data import folders
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
-LABELS = ("cls", "json")
 TARS = (".tar", ".tar.gz", ".tgz")
-MOST = 1 << 20
-"""Bytes of a label file that are read at most."""
+MAX_LABEL_BYTES = 1 << 20
 
 
-def find(job: Job) -> Found:
+def find_parts(context: ScanContext) -> SourceParts:
     """One part a shard. Raises `DataError` for a missing or empty source."""
-    tars = [entry for entry in folders.list_files(job.config.source) if entry.path.endswith(TARS)]
-    taken, left_out = by_side(job.config, tars)
-    return Found([Container(e.path, state_of(e), split) for e, split in taken], left_out)
+    return file_parts(context.config, (e for e in folders.list_files(context.config.source) if e.path.endswith(TARS)))
 
 
-def scan(job: Job, container: Container) -> Iterator[Located]:
+def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     """Every sample of a shard; one without an image, or without a class where classes are wanted, has a reason."""
-    with gzipped.opened(job, container, "webdataset") as (stream, blank):
-        for sample, members in groupby(archives.walk(container.path, stream), key=lambda member: _parts(member)[0]):
-            yield _sample(job, stream, blank, sample, list(members))
+    with gzipped.open_plain(context, part, "webdataset") as (stream, template):
+        members = tars.walk(part.path, stream)
+        for sample, group in groupby(members, key=lambda member: _split_name(member)[0]):
+            yield _source_image(context, stream, template, sample, list(group))
 
 
-def _parts(member: Member) -> tuple[str, str]:
+def _split_name(member: Member) -> tuple[str, str]:
+    """The name of a member's sample, and the rest behind the first dot in lower case."""
     folder, slash, name = member.name.rpartition("/")
     stem, _, suffix = name.partition(".")
     return folder + slash + stem, suffix.lower()
 
 
-def _sample(job: Job, stream: IO[bytes], blank: Located, sample: str, members: list[Member]) -> Located:
-    found = {_parts(member)[1]: member for member in members}
-    picture = next((found[suffix] for suffix in IMAGES if suffix in found), None)
-    source = f"{blank.source}#{picture.name if picture else sample}"
+def _source_image(
+    context: ScanContext, stream: IO[bytes], template: SourceImage, sample: str, members: list[Member]
+) -> SourceImage:
+    by_suffix = {_split_name(member)[1]: member for member in members}
+    picture = next((by_suffix[suffix] for suffix in IMAGES if suffix in by_suffix), None)
+    source = f"{template.source}#{picture.name if picture else sample}"
     reason = next((member.reason for member in members if member.reason), "")
     if picture is None:
-        reason = reason or f"no image among its files ({', '.join(sorted(found))})"
-        return keyed(blank._replace(source=source, reason=reason), job.config, sample)
-    said: dict[str, Any] = {}
+        reason = reason or f"no image among its files ({', '.join(sorted(by_suffix))})"
+        return with_key(template._replace(source=source, reason=reason), context.config, sample)
+    labels: dict[str, Any] = {}
     if not reason:
         try:
-            said = _labels(stream, found)
+            labels = _read_labels(stream, by_suffix)
         except ValueError as error:
             reason = f"its label cannot be read ({error})"
-    name, label = _class_of(said)
-    if job.config.labelled and not (reason or name or label != UNKNOWN):
+    name, label = _class_of(labels)
+    if context.config.labelled and not (reason or name or label != NO_LABEL):
         reason = "no class in its .cls or .json"
-    image = blank._replace(
+    image = template._replace(
         name=name, label=label, source=source, offset=picture.offset, size=picture.size, reason=reason
     )
-    filename = str(said.get("filename", ""))
-    return keyed(image, job.config, filename if ilsvrc_stem(filename) else sample)
+    filename = str(labels.get("filename", ""))
+    return with_key(image, context.config, filename if ilsvrc_stem(filename) else sample)
 
 
-def _labels(stream: IO[bytes], found: dict[str, Member]) -> dict[str, Any]:
-    said: dict[str, Any] = {}
-    for suffix in LABELS:
-        if suffix in found:
-            if found[suffix].size > MOST:
-                raise ValueError(f"{found[suffix].size} bytes of .{suffix}")
-            text = archives.read(stream, found[suffix]).decode("utf-8").strip()
-            said |= {"cls": text} if suffix == "cls" else _mapping(text)
-    return said
+def _read_labels(stream: IO[bytes], by_suffix: dict[str, Member]) -> dict[str, Any]:
+    """The text of `.cls` as field `cls` and the fields of `.json`, whose own `cls` is taken for a missing `label`.
+
+    Raises:
+        ValueError: a file is too large, not UTF-8, or no JSON object.
+    """
+    labels: dict[str, Any] = {}
+    for suffix in ("cls", "json"):
+        if suffix not in by_suffix:
+            continue
+        if by_suffix[suffix].size > MAX_LABEL_BYTES:
+            raise ValueError(f"{by_suffix[suffix].size} bytes of .{suffix}")
+        text = tars.read(stream, by_suffix[suffix]).decode("utf-8").strip()
+        if suffix == "cls":
+            labels["cls"] = text
+            continue
+        fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError(f".json holds a {type(fields).__name__} instead of fields")
+        if "cls" in fields:
+            fields.setdefault("label", fields.pop("cls"))
+        labels |= fields
+    return labels
 
 
-def _mapping(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f".json holds a {type(value).__name__} instead of fields")
-    return {key: entry for key, entry in value.items() if key != "cls"} | (
-        {"label": value["cls"]} if "cls" in value and "label" not in value else {}
-    )
-
-
-def _class_of(said: dict[str, Any]) -> tuple[str, int]:
-    """A class name (wnid) before a number; `.cls` before what `.json` says."""
+def _class_of(labels: dict[str, Any]) -> tuple[str, int]:
+    """Class name and number: a wnid before a number, the field `cls` before `label`."""
     for key in ("wnid", "synset"):
-        if isinstance(said.get(key), str) and said[key]:
-            return said[key], UNKNOWN
-    value = said.get("cls", said.get("label"))
+        if isinstance(labels.get(key), str) and labels[key]:
+            return labels[key], NO_LABEL
+    value = labels.get("cls", labels.get("label"))
     if isinstance(value, bool) or value is None or value == "":
-        return "", UNKNOWN
+        return "", NO_LABEL
     text = str(value)
-    return ("", int(text)) if text.isdigit() else (text, UNKNOWN)
+    return ("", int(text)) if text.isdigit() else (text, NO_LABEL)

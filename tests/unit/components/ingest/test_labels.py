@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.ingest.labels import read_classes, read_truth, resolver
+from components.ingest.labels import label_resolver, read_classes, read_truth
 from tests.support.layouts import tar
 from vim_core.errors import DataError
 
@@ -60,7 +60,7 @@ def test_the_development_kit_gives_classes_by_sorted_wnid(tmp_path: Path) -> Non
         assert found.ids == ("n01", "n02", "n03")
         assert found.names[0] == "name of n01"
         assert found.numbers == {1: "n03", 2: "n01", 3: "n02"}
-    resolve = resolver(found, read_truth(str(archive)))
+    resolve = label_resolver(found, read_truth(str(archive)))
     assert resolve("ILSVRC2012_val_00000001") == ("n02", -1, "")
     assert resolve("ILSVRC2012_val_00000002") == ("n03", -1, "")
 
@@ -77,14 +77,14 @@ def test_the_development_kit_gives_classes_by_sorted_wnid(tmp_path: Path) -> Non
     ],
 )
 def test_ground_truth_by_number_or_name(tmp_path: Path, content: str, expected: Any) -> None:
-    assert resolver(None, read_truth(text(tmp_path, content)))("ILSVRC2012_val_00000002") == expected
+    assert label_resolver(None, read_truth(text(tmp_path, content)))("ILSVRC2012_val_00000002") == expected
 
 
 def test_ilsvrcs_own_numbers_are_no_labels(tmp_path: Path) -> None:
     truth = read_truth(text(tmp_path, "490\n"))
     for classes in (None, read_classes(text(tmp_path, "n01 one\n", "classes.txt"))):
         with pytest.raises(DataError, match=r"names class 490 by ILSVRC's own number.* give meta\.mat"):
-            resolver(classes, truth)("ILSVRC2012_val_00000001")
+            label_resolver(classes, truth)("ILSVRC2012_val_00000001")
 
 
 def test_unusable_files_are_refused_by_setting_and_name(tmp_path: Path) -> None:

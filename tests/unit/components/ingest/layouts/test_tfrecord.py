@@ -11,8 +11,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.ingest.layouts.tfrecord import NAMED, example, records
-from tests.support.layouts import example as written
+from components.ingest.layouts.tfrecord import FILE_NAME, parse_example, records
+from tests.support.layouts import example as write_example
 from vim_core.errors import DataError
 
 
@@ -47,22 +47,22 @@ VALUES = st.one_of(st.binary(max_size=300), st.integers(0, 2**40), st.floats(wid
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=20), VALUES, max_size=6))
-def test_features_are_found_where_protocol_buffers_put_them(features: dict[str, bytes | int | float]) -> None:
+def test_features_are_those_of_protocol_buffers(features: dict[str, bytes | int | float]) -> None:
     message = EXAMPLE()
     for name, value in features.items():
         kind = {bytes: "byteslist", int: "int64list", float: "floatlist"}[type(value)]
         getattr(message.features.feature[name], kind).value.append(value)
     data = message.SerializeToString()
-    found = example(data)
+    found = parse_example(data)
     assert set(found) == {name for name, value in features.items() if not isinstance(value, float)}
-    for name, (place, size) in found.items():
+    for name, (start, size) in found.items():
         value = features[name]
-        assert value == (data[place : place + size] if isinstance(value, bytes) else place)
+        assert value == (data[start : start + size] if isinstance(value, bytes) else start)
 
 
 @given(st.dictionaries(st.text(max_size=9), st.one_of(st.binary(max_size=200), st.integers(0, 2**62)), max_size=4))
-def test_the_tests_own_writer_agrees_with_protocol_buffers(features: dict[str, bytes | int]) -> None:
-    message = EXAMPLE.FromString(written(features))
+def test_the_writer_of_the_tests_agrees_with_protocol_buffers(features: dict[str, bytes | int]) -> None:
+    message = EXAMPLE.FromString(write_example(features))
     assert set(message.features.feature) == set(features)
     for name, value in features.items():
         kind = "byteslist" if isinstance(value, bytes) else "int64list"
@@ -101,7 +101,7 @@ def test_damage_is_one_image_or_a_refusal() -> None:
 @pytest.mark.parametrize("data", [b"\xff" * 30, b"\x0a\x7f", b"\x0b", b"\x0a\x05\x0a\x03\x0a"])
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises((ValueError, IndexError)):
-        example(data)
+        parse_example(data)
 
 
 def test_names_of_tfrecord_files() -> None:
@@ -114,6 +114,6 @@ def test_names_of_tfrecord_files() -> None:
         "a.tfrecord.gz",
         "train-00000-of-01024.gz",
     ):
-        assert NAMED.match(name), name
+        assert FILE_NAME.match(name), name
     for name in ("train-00000-of-00294.parquet", "train-000000.tar", "notes.txt", "a.tfrecord.md", "a.gz"):
-        assert not NAMED.match(name), name
+        assert not FILE_NAME.match(name), name

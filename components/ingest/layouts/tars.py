@@ -1,4 +1,4 @@
-"""Walking a tar, or a tar inside a tar, without unpacking it: names and where the bytes lie."""
+"""Walking a tar, or a tar inside a tar, without unpacking it: names and positions of the files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vim_core.storage import io
 
 
 class Member(NamedTuple):
-    """A file in a tar: its name, where its bytes begin and how many there are, why it cannot be used."""
+    """A file in a tar: its name, the offset and number of its bytes, the reason why it cannot be used."""
 
     name: str
     offset: int
@@ -28,13 +28,13 @@ def walk(path: str, stream: IO[bytes], start: int = 0, end: int = 0) -> Iterator
         DataError: the tar breaks off or is damaged.
     """
     stream.seek(start)
-    place = start
+    position = start
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
-                place = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                # names that are not UTF-8 could not be written into a table
+                position = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                # Names that are not UTF-8 could not be written into a table.
                 name = info.name.encode("utf-8", "backslashreplace").decode()
                 if end and info.offset_data + info.size > end:
                     raise unreadable(path, f"the tar inside the tar is cut off in {name}")
@@ -44,22 +44,22 @@ def walk(path: str, stream: IO[bytes], start: int = 0, end: int = 0) -> Iterator
                     yield Member(name, 0, 0, "a link or a device, not a file of its own")
     except tarfile.TarError as error:
         raise unreadable(path, f"cannot be read further ({error})") from error
-    stream.seek(place)
-    if (end == 0 or place < end) and stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        # tarfile takes a damaged header for the end
-        raise unreadable(path, f"is damaged at byte {place}")
+    stream.seek(position)
+    if (end == 0 or position < end) and stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        # tarfile takes a damaged header for the end.
+        raise unreadable(path, f"is damaged at byte {position}")
 
 
 def read(stream: IO[bytes], member: Member) -> bytes:
-    """The bytes of a small member, such as a label; the walk goes on where it was."""
-    place = stream.tell()
+    """The bytes of a small member, such as a label; the position of the stream stays, so that a walk can go on."""
+    position = stream.tell()
     stream.seek(member.offset)
     data = stream.read(member.size)
-    stream.seek(place)
+    stream.seek(position)
     return data
 
 
-def first(uri: str) -> str:
+def first_name(uri: str) -> str:
     """The name of the first file in a tar. Raises `DataError` where there is none."""
     with io.open_read(uri) as stream:
         for member in walk(uri, stream):

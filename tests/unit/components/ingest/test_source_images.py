@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.ingest.detect_layout import layout_of
-from components.ingest.layouts import archives
-from components.ingest.layouts.base import side_of
-from components.ingest.locator import Located, Reader, ilsvrc_stem, placing_key
-from components.ingest.shards import numbered
+from components.ingest.detect_layout import detect_layout
+from components.ingest.layouts import tars
+from components.ingest.layouts.base import side_in_path
+from components.ingest.shards import unique_keys
+from components.ingest.source_images import ImageReader, SourceImage, ilsvrc_stem, placement_key
 from tests.support.layouts import tar
 from vim_core.config import IngestConfig
 from vim_core.errors import ConfigError, DataError
 
 
-def image(key: str = "k", **fields: Any) -> Located:
-    plain = Located(key, "content", "train", "", 0, "source", "folders", "file")
+def image(key: str = "k", **fields: Any) -> SourceImage:
+    plain = SourceImage(key, "content", "train", "", 0, "source", "folders", "file")
     return plain._replace(**fields)
 
 
@@ -45,9 +45,9 @@ def test_ilsvrc_stems(name: str, stem: str) -> None:
 
 
 def test_split_and_shard_do_not_see_the_occurrence() -> None:
-    assert placing_key("0123456789abcdef-12") == "0123456789abcdef"
+    assert placement_key("0123456789abcdef-12") == "0123456789abcdef"
     for key in ("0123456789abcdef", "digit-0042", "n01440764_10026", "a/0123456789abcdef-1", "0123456789ABCDEF-1"):
-        assert placing_key(key) == key
+        assert placement_key(key) == key
 
 
 @given(
@@ -55,14 +55,14 @@ def test_split_and_shard_do_not_see_the_occurrence() -> None:
 )
 def test_equal_images_are_counted_by_class_in_any_order(order: list[tuple[str, int, str]]) -> None:
     """Which of them comes first depends on nothing that a layout decides; keys come out sorted as text."""
-    found = numbered(image(key * 8, label=label, source=source) for key, label, source in order)
+    found = unique_keys(image(key * 8, label=label, source=source) for key, label, source in order)
     assert [each.key for each in found] == [*sorted(f"{'aa' * 8}-{n}" for n in range(13)), f"{'ab' * 8}-0"]
     assert {each.key: each.label for each in found}[f"{'aa' * 8}-0"] == 0
 
 
 def test_a_key_that_is_taken_is_a_reason() -> None:
     pair = [image(rule="ilsvrc", source=source) for source in ("b", "a")]
-    assert [(each.source, each.reason) for each in numbered(pair)] == [("a", ""), ("b", "its key is taken by a")]
+    assert [(each.source, each.reason) for each in unique_keys(pair)] == [("a", ""), ("b", "its key is taken by a")]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_key_that_is_taken_is_a_reason() -> None:
     ],
 )
 def test_the_side_is_a_word_in_the_path(path: str, side: str) -> None:
-    assert side_of(path) == side
+    assert side_in_path(path) == side
 
 
 NAMES = st.lists(st.text("abc/.é", min_size=1, max_size=120), max_size=6)
@@ -97,7 +97,7 @@ def test_a_tar_inside_a_tar_is_walked_as_if_unpacked(names: list[str], data: st.
             info.size = len(content)
             made.addfile(info, memory.BytesIO(content))
     stream = memory.BytesIO(b"x" * 512 + inner.getvalue() + b"\7" * 700)
-    found = list(archives.walk("file", stream, 512, 512 + len(inner.getvalue())))
+    found = list(tars.walk("file", stream, 512, 512 + len(inner.getvalue())))
     whole = stream.getvalue()
     with tarfile.open(fileobj=memory.BytesIO(inner.getvalue())) as read:
         assert [member.name for member in found] == [info.name for info in read]
@@ -109,17 +109,17 @@ def test_damaged_tars_are_refused_wherever_they_break(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (100, 1536 + 200, 1536 + 512 + 100, 3 * 1536 + 512 + 10):
         with pytest.raises(DataError, match=r"a\.tar: .*; fetch it again"):
-            list(archives.walk("a.tar", memory.BytesIO(whole[:length])))
+            list(tars.walk("a.tar", memory.BytesIO(whole[:length])))
     flipped = bytearray(whole)
     flipped[2 * 1536 + 5] ^= 1
     with pytest.raises(DataError, match=r"a\.tar: is damaged at byte 3072"):
-        list(archives.walk("a.tar", memory.BytesIO(bytes(flipped))))
+        list(tars.walk("a.tar", memory.BytesIO(bytes(flipped))))
 
 
 def test_names_that_are_not_utf8_can_be_written_down(tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar", [("caf\udce9.jpg", b"x")])
     with open(path, "rb") as stream:
-        (member,) = archives.walk("a.tar", stream)
+        (member,) = tars.walk("a.tar", stream)
     assert member.name == r"caf\udce9.jpg"
 
 
@@ -130,14 +130,14 @@ def test_links_in_a_tar_are_named(tmp_path: Path) -> None:
             info.type, info.linkname = kind, "/etc/hostname"
             made.addfile(info)
     with open(tmp_path / "a.tar", "rb") as stream:
-        reasons = [member.reason for member in archives.walk("a.tar", stream)]
+        reasons = [member.reason for member in tars.walk("a.tar", stream)]
     assert reasons == ["a link or a device, not a file of its own"] * 2
 
 
 def test_bytes_are_bounded_and_cut_files_noticed(tmp_path: Path) -> None:
     (tmp_path / "all").write_bytes(b"0123456789")
     config = IngestConfig(source=str(tmp_path), max_bytes=5)
-    with Reader(config, str(tmp_path)) as reader:
+    with ImageReader(config, str(tmp_path)) as reader:
         assert reader.read(image(file="all", offset=2, size=4)) == b"2345"
         with pytest.raises(DataError, match=r"6 bytes are more than the 5 of ingest\.max_bytes"):
             reader.read(image(file="all", offset=0, size=6))
@@ -155,7 +155,7 @@ def test_reading_never_leaves_the_source(tmp_path: Path, path: str) -> None:
     (tmp_path / "source/a/in").symlink_to(tmp_path / "source/a/1")
     (tmp_path / "source/a/out").symlink_to(tmp_path / "secret")
     (tmp_path / "source/linked").symlink_to(tmp_path)
-    with Reader(IngestConfig(source=str(tmp_path / "source")), str(tmp_path)) as reader:
+    with ImageReader(IngestConfig(source=str(tmp_path / "source")), str(tmp_path)) as reader:
         assert [reader.read(image(file=f"a/{name}")) for name in ("1", "in")] == [b"one", b"one"]
         with pytest.raises(DataError, match=r"leaves the source|cannot be read"):
             reader.read(image(file=path))
@@ -165,10 +165,10 @@ def test_unknown_sources_and_mixtures_are_refused(tmp_path: Path) -> None:
     tar(tmp_path / "train-0.tar", [("a.jpg", b"x")])
     (tmp_path / "train-00000-of-00001").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds tar and tfrecord files; set ingest\.layout to one kind"):
-        layout_of(IngestConfig(source=str(tmp_path)))
-    assert layout_of(IngestConfig(source=str(tmp_path), layout="webdataset")) == "webdataset"
-    assert layout_of(IngestConfig()) == "digits"
-    assert layout_of(IngestConfig(source=str(tmp_path / "none"))) == "folders"
+        detect_layout(IngestConfig(source=str(tmp_path)))
+    assert detect_layout(IngestConfig(source=str(tmp_path), layout="webdataset")) == "webdataset"
+    assert detect_layout(IngestConfig()) == "digits"
+    assert detect_layout(IngestConfig(source=str(tmp_path / "none"))) == "folders"
     with pytest.raises(ConfigError, match=r"ingest\.layout='zip': must be one of auto, folders"):
         IngestConfig(layout="zip")
     with pytest.raises(ConfigError, match=r"ingest\.class_list='x': ingest\.classes is given too"):
@@ -177,4 +177,4 @@ def test_unknown_sources_and_mixtures_are_refused(tmp_path: Path) -> None:
 
 def test_class_archives_without_the_outer_one_are_ilsvrc_too(tmp_path: Path) -> None:
     tar(tmp_path / "n01440764.tar", [("n01440764_1.JPEG", b"x")])
-    assert layout_of(IngestConfig(source=str(tmp_path))) == "ilsvrc"
+    assert detect_layout(IngestConfig(source=str(tmp_path))) == "ilsvrc"
