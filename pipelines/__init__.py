@@ -1,1 +1,1 @@
-"""What runs, in which order, where: command line, Dagster definitions, presets."""
+"""The wiring: command line, Dagster definitions, presets, clusters and deployments."""

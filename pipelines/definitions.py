@@ -1,4 +1,4 @@
-"""What `dagster dev -m pipelines.definitions` shows: the preset named by `VIM_PRESET`, changed by `VIM_OVERRIDES`."""
+"""Entry point of `dagster dev -m pipelines.definitions`: the preset `VIM_PRESET`, changed by `VIM_OVERRIDES`."""
 
 from __future__ import annotations
 

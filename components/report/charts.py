@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
 
@@ -130,10 +130,10 @@ def scatter(series: Sequence[Series], x_name: str, y_name: str, label: str, shar
     With `shares` the horizontal axis is in percent. Points whose values are not finite are left out.
     """
     finite = [
-        Series(tuple(m for m in one.marks if math.isfinite(m.x) and math.isfinite(m.y)), one.shape, one.joined)
-        for one in series
+        replace(line, marks=tuple(m for m in line.marks if math.isfinite(m.x) and math.isfinite(m.y)))
+        for line in series
     ]
-    marks = [mark for one in finite for mark in one.marks]
+    marks = [mark for line in finite for mark in line.marks]
     if not marks:
         return ""
     left, right = _padded((end for mark in marks for end in (mark.x, *(mark.x_range or ()))), 0.06)
@@ -146,8 +146,8 @@ def scatter(series: Sequence[Series], x_name: str, y_name: str, label: str, shar
         x = frame.x(value)
         body += _line("grid", x, frame.top, x, frame.bottom) + _text(x, frame.bottom + 14, text, "middle")
     body += _text(frame.right, LARGE_HEIGHT - 6, x_name, "end") + _text(frame.left, 11, y_name, "start")
-    for one in finite:
-        body += _series(one, frame)
+    for line in finite:
+        body += _series(line, frame)
     return _svg(body, label, LARGE_WIDTH, LARGE_HEIGHT)
 
 

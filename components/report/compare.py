@@ -107,21 +107,22 @@ def settings_that_differ(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]
     names = sorted({name for settings in recorded for name in settings})
     missing = [name for name in names if any(settings and name not in settings for settings in recorded)]
     rows = [
-        (name, tuple(UNKNOWN if not one else "present" if name in one else "–" for one in recorded)) for name in missing
+        (name, tuple("present" if name in settings else "–" if settings else UNKNOWN for settings in recorded))
+        for name in missing
     ]
     flat = [
         {key: _short(value) for key, value in flatten(settings).items() if key.split(".")[0] not in missing}
         for settings in recorded
     ]
-    for key in sorted({key for one in flat for key in one}):
-        values = tuple(one.get(key, "–") if settings else UNKNOWN for one, settings in zip(flat, recorded, strict=True))
+    for key in sorted({key for settings in flat for key in settings}):
+        values = tuple(settings.get(key, "–") if settings else UNKNOWN for settings in flat)
         if len({*values} - {UNKNOWN}) > 1:
             rows.append((key, values))
     return rows
 
 
 def costs(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]]]:
-    """What each component took in each run, with its device, as far as recorded."""
+    """The time and device of each component in each run, as far as recorded."""
 
     def cost(entry: Mapping[str, Any] | None) -> str:
         if entry is None:
@@ -158,8 +159,8 @@ def _groups(runs: Sequence[Run], key: str) -> list[list[Run]]:
     return groups
 
 
-def _differences(one: Run, other: Run, key: str) -> list[str]:
-    protocols = [comparable_protocol(run.record, run.protocols[key]) for run in (one, other)]
+def _differences(first: Run, second: Run, key: str) -> list[str]:
+    protocols = [comparable_protocol(run.record, run.protocols[key]) for run in (first, second)]
     return differences(*protocols)
 
 

@@ -47,7 +47,7 @@ def _json(record: Mapping[str, Any]) -> bytes:
 
 
 def _page(config: ReportConfig, record: Mapping[str, Any], inputs: Inputs) -> page.Page:
-    """What the page shows, with pictures of the artifacts that exist."""
+    """The page's content, with pictures of the artifacts that exist."""
     from components.report import grids
 
     content = page.Page(config.title, record, inputs)

@@ -86,11 +86,11 @@ def _rows_of(table: ImageTable) -> dict[int, list[int]]:
     return rows_of
 
 
-def reconstructions(images: Artifact, made: Artifact, psnr_db: dict[str, float], count: int) -> list[Picture]:
+def reconstructions(images: Artifact, reconstructed: Artifact, psnr_db: dict[str, float], count: int) -> list[Picture]:
     """Originals above their reconstructions, spread evenly over the reconstructed images; the caption is the PSNR."""
     from vim_core.data.image_tables import ImageTable
 
-    originals, table = ImageTable(images.uris("images/test-")), ImageTable(made.uris("images/test-"))
+    originals, table = ImageTable(images.uris("images/test-")), ImageTable(reconstructed.uris("images/test-"))
     most = int(images.manifest.config["max_pixels"])
     row_of = {key: row for row, key in enumerate(originals.keys)}
     count = min(count, len(table))

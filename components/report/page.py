@@ -77,14 +77,14 @@ def summary(artifacts: Mapping[str, Artifact]) -> str:
     """A sentence or two on the images, their tokens and the samples."""
     first, second = [], []
     if "ingest" in artifacts:
-        known = artifacts["ingest"].properties
-        splits = " and ".join(f"{count:,} {name}" for name, count in sorted(known["splits"].items(), reverse=True))
-        classes = len(known["classes"])
+        images = artifacts["ingest"].properties
+        splits = " and ".join(f"{count:,} {name}" for name, count in sorted(images["splits"].items(), reverse=True))
+        classes = len(images["classes"])
         first.append(f"{splits} images of {classes} classes" if classes else f"{splits} images without labels")
     if "tokenize" in artifacts:
-        known = artifacts["tokenize"].properties
-        height, width = known["grid"]
-        first.append(f"each written as {height} × {width} tokens out of {known['vocabulary']:,} codes")
+        codes = artifacts["tokenize"].properties
+        height, width = codes["grid"]
+        first.append(f"each written as {height} × {width} tokens out of {codes['vocabulary']:,} codes")
     if "prior" in artifacts:
         second.append("A prior learned to write such tokens")
     if "sample" in artifacts:

@@ -1,4 +1,4 @@
-"""What all commands share: their grammar, the words a person types, and lines on the terminal."""
+"""Shared by all commands: grammar, the settings a person types, and lines on the terminal."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def add_commands(subparsers: Subparsers) -> None:
 def _add_tables(subparsers: Subparsers) -> None:
     examples = {
         "tables export artifacts/sample/5c1e… samples.npz": "as guided-diffusion's tools read them",
-        "tables import samples.npz imported": "an image table, for `vimctl run score`",
+        "tables import samples.npz imported": "an image table in Parquet",
     }
     tables = common.group(subparsers, "tables", "write image tables for other tools, or read theirs", examples)
     exporting = common.subcommand(
@@ -76,7 +76,7 @@ def _add_tables(subparsers: Subparsers) -> None:
     importing = common.subcommand(
         tables, "import", import_table, "read an .npz with arr_0 or a folder of pictures as an image table",
         {
-            "tables import samples.npz imported": "arr_1, where there is one, are labels",
+            "tables import samples.npz imported": "images of guided-diffusion's tools, without classes",
             "tables import folder imported --classes cat,dog": "a folder a class, labels in this order",
         },
     )  # fmt: skip

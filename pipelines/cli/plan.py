@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines import presets
 from pipelines.cli import common
@@ -20,7 +19,11 @@ if TYPE_CHECKING:
 GB = 1e9
 NONE = "–"
 MEMORY = ("weights", "gradients", "optimizer", "average", "frozen", "activations", "working", "peak")
-WAYS = {"xla": "weights split over {} of {} chips", "fsdp": "FSDP2 over {} of {} chips", "data": "a copy on each chip"}
+PARALLELISM = {
+    "xla": "weights split over {} of {} chips",
+    "fsdp": "FSDP2 over {} of {} chips",
+    "data": "a copy on each chip",
+}
 
 
 def add_commands(subparsers: Subparsers) -> None:
@@ -59,79 +62,78 @@ def run(arguments: Namespace) -> int:
     for key in ("topology", "accelerator"):
         value = getattr(arguments, key)
         overrides += [f"run.{key}={value}"] if value is not None else []
-    given = arguments
-    made = planning.make(
-        presets.load(given.preset, overrides), given.mfu, given.price, given.images, given.classes,
-        given.bytes_per_image, given.rate,
+    plan = planning.make(
+        presets.load(arguments.preset, overrides), arguments.mfu, arguments.price, arguments.images, arguments.classes,
+        arguments.bytes_per_image, arguments.rate,
     )  # fmt: skip
-    if given.json:
-        sys.stdout.write(json.dumps(record(made), indent=1) + "\n")
+    if arguments.json:
+        # Sizes are in bytes.
+        common.print_line(json.dumps(dataclasses.asdict(plan) | {"warnings": plan.warnings}, indent=1))
     else:
-        show(made, common.console())
+        print_tables(plan, common.console())
     return 0
 
 
-def record(plan: Plan) -> dict[str, Any]:
-    """Everything in the plan, sizes in bytes."""
-    return dataclasses.asdict(plan) | {"warnings": plan.warnings}
-
-
-def show(plan: Plan, out: Console) -> None:
+def print_tables(plan: Plan, console: Console) -> None:
     """Tables for people, a column a training."""
-    split = max((each.shards for each in plan.components), default=1)
-    way = WAYS[plan.way].format(split, plan.chips)
-    out.print(f"{plan.preset} on {plan.chips} x {plan.chip.name}, {way}", highlight=False, soft_wrap=True)
+    split = max((component.shards for component in plan.components), default=1)
+    parallelism = PARALLELISM[plan.way].format(split, plan.chips)
+    console.print(f"{plan.preset} on {plan.chips} x {plan.chip.name}, {parallelism}", highlight=False, soft_wrap=True)
     if plan.components:
-        heads = ["training", *(each.name for each in plan.components)]
-        _table(out, "on a chip at the fullest moment, GB", heads, _columns([_memory(e, plan) for e in plan.components]))
-        how = plan.mfu_from or "unknown, so no hours: give --mfu"
-        _table(out, "parameters, million", heads, _columns([_parameters(each) for each in plan.components]))
-        _table(out, f"work; MFU {how}", heads, _columns([_work(each) for each in plan.components]))
-    rows = [[name, _or(size, GB, "GB")] for name, size in plan.tables.items()]
-    rows += [[name, _or(hours, 1.0, "hours")] for name, hours in plan.hours.items()]
-    _table(out, "tables; the other components by --rate", ["", "size or time"], rows)
+        heads = ["training", *(component.name for component in plan.components)]
+        memory = [_memory(component, plan) for component in plan.components]
+        _print_table(console, "on a chip at the fullest moment, GB", heads, _rows(memory))
+        counts = [
+            {name: f"{count / 1e6:,.1f}" for name, count in component.parameters.items()}
+            for component in plan.components
+        ]
+        _print_table(console, "parameters, million", heads, _rows(counts))
+        mfu = plan.mfu_from or "unknown, so no hours: give --mfu"
+        _print_table(console, f"work; MFU {mfu}", heads, _rows([_work(component) for component in plan.components]))
+    rows = [[name, _size(size, GB, "GB")] for name, size in plan.tables.items()]
+    rows += [[name, _size(hours, 1.0, "hours")] for name, hours in plan.hours.items()]
+    _print_table(console, "tables; the other components by --rate", ["", "size or time"], rows)
     for kind, lines, style in (("note", plan.notes, ""), ("warning", plan.warnings, "yellow")):
         for line in lines:
-            out.print(f"{kind}: {line}", style=style, markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{kind}: {line}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _memory(each: Component, plan: Plan) -> dict[str, str]:
-    found = {"images at a time": f"{each.images_a_chip:,}", "precision": each.precision}
-    found |= {part: f"{getattr(each.memory, part) / GB:.2f}" for part in MEMORY}
-    return found | {"peak of the chip": f"{each.memory.peak / plan.chip.memory:.0%}"}
-
-
-def _parameters(each: Component) -> dict[str, str]:
-    return {name: f"{count / 1e6:,.1f}" for name, count in each.parameters.items()}
-
-
-def _work(each: Component) -> dict[str, str]:
-    time, count = each.time, each.checkpoints
+def _memory(component: Component, plan: Plan) -> dict[str, str]:
     return {
-        "chips": f"{each.chips:,}",
-        "images a step": f"{each.batch:,}",
-        "tokens a step": f"{each.tokens:,}" if each.tokens else NONE,
-        "steps": f"{each.steps:,}",
-        "epochs": f"{each.epochs:,.1f}" if each.epochs else NONE,
-        "FLOP a step": f"{sum(each.flops.values()):.3g}",
-        "hours": f"{time.hours:,.2f}" if time else NONE,
-        "chip hours": f"{time.chip_hours:,.1f}" if time else NONE,
-        "cost": f"{time.cost:,.2f}" if time and time.cost is not None else NONE,
-        "checkpoints, GB": f"{count} x {each.checkpoint_bytes / count / GB:.2f}",
+        "images at a time": f"{component.images_a_chip:,}",
+        "precision": component.precision,
+        **{part: f"{getattr(component.memory, part) / GB:.2f}" for part in MEMORY},
+        "peak of the chip": f"{component.memory.peak / plan.chip.memory:.0%}",
     }
 
 
-def _columns(found: list[dict[str, str]]) -> list[list[str]]:
+def _work(component: Component) -> dict[str, str]:
+    time, count = component.time, component.checkpoints
+    return {
+        "chips": f"{component.chips:,}",
+        "images a step": f"{component.batch:,}",
+        "tokens a step": f"{component.tokens:,}" if component.tokens else NONE,
+        "steps": f"{component.steps:,}",
+        "epochs": f"{component.epochs:,.1f}" if component.epochs else NONE,
+        "FLOP a step": f"{sum(component.flops.values()):.3g}",
+        "hours": f"{time.hours:,.2f}" if time else NONE,
+        "chip hours": f"{time.chip_hours:,.1f}" if time else NONE,
+        "cost": f"{time.cost:,.2f}" if time and time.cost is not None else NONE,
+        "checkpoints, GB": f"{count} x {component.checkpoint_bytes / count / GB:.2f}",
+    }
+
+
+def _rows(columns: list[dict[str, str]]) -> list[list[str]]:
     """A row for every name in any column, in order of appearance."""
-    names = dict.fromkeys(name for column in found for name in column)
-    return [[name, *(column.get(name, NONE) for column in found)] for name in names]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [[name, *(column.get(name, NONE) for column in columns)] for name in names]
 
 
-def _or(value: float | None, unit: float, word: str) -> str:
+def _size(value: float | None, unit: float, word: str) -> str:
     return "not known" if value is None else f"{value / unit:,.2f} {word}"
 
 
-def _table(out: Console, title: str, heads: list[str], rows: list[list[str]]) -> None:
+def _print_table(console: Console, title: str, heads: list[str], rows: list[list[str]]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -140,5 +142,5 @@ def _table(out: Console, title: str, heads: list[str], rows: list[list[str]]) ->
         table.add_column(head, justify="right")
     for row in rows:
         table.add_row(*row)
-    out.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    out.print(table)
+    console.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)

@@ -10,8 +10,9 @@ import pytest
 from components.report import compare, compare_page
 from components.report.compare import Run
 from components.report.grids import Picture
-from tests.unit.components.report.test_report import EVIL, checked
+from tests.support.html import checked
 
+EVIL = '"><script>alert(1)</script>'
 PROTOCOL = {"figure": "fd_classifier", "compares": "samples with real images", "split": "samples", "count": 1000,
             "network": "classifier", "network_digest": "judge", "sampling": {"guidance": 1.0}}  # fmt: skip
 

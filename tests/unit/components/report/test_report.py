@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import io as memory
 import json
 import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from components.report import charts, grids, page
 from components.report import component as report
-from tests.support.synthetic import CLASSES, SIZE, artifact, context_of, curves, everything, generated, pictures, tables
+from components.report import page
+from tests.support.html import checked
+from tests.support.synthetic import artifact, context_of, curves, everything, tables
 from vim_core.config import ReportConfig
 
 EVIL = '"><script>alert(1)</script>'
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Checker(HTMLParser):
-    """Collects tags, texts and attributes and checks that tags close in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        """Attributes of all elements of this tag."""
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def checked(html: str) -> Checker:
-    checker = Checker()
-    checker.feed(html)
-    checker.close()
-    assert checker.open == []
-    return checker
 
 
 @pytest.fixture
@@ -68,13 +27,9 @@ def published(tmp_path: Path) -> tuple[str, dict[str, Any]]:
     """The published page and record of a report over all components but score and probe."""
     inputs = everything(tmp_path / "made")
     inputs["probe"] = artifact(
-        tmp_path / "made",
-        "probe",
-        {},
-        metrics={"best_block": 1.0, "top1": 0.9, "pixel_baseline_top1": 0.8},
-        properties={"accuracy_per_block": [0.7, 0.9]},
-        protocols={"top1": {"split": "test", "layer": EVIL}},
-    )
+        tmp_path / "made", "probe", {}, metrics={"best_block": 1.0, "top1": 0.9, "pixel_baseline_top1": 0.8},
+        properties={"accuracy_per_block": [0.7, 0.9]}, protocols={"top1": {"split": "test", "layer": EVIL}},
+    )  # fmt: skip
     ctx = context_of(tmp_path, "report")
     report.run(ReportConfig(title=f"T {EVIL}", samples_per_class=2, reconstructions=5), inputs, ctx)
     made = artifact(
@@ -136,33 +91,6 @@ def test_record_is_stamped(published: tuple[str, dict[str, Any]]) -> None:
     assert record["samples"] == {"count": 9}
 
 
-def test_pictures_show_the_images_themselves(tmp_path: Path) -> None:
-    made = tables(tmp_path)
-    [first, *_] = grids.reconstructions(made["ingest"], made["reconstruct"], {"image-000": 21.34}, 3)
-    pixels = opened(first)
-    np.testing.assert_array_equal(pixels[:SIZE, :, :3], pictures(12, 0)[0])
-    assert (pixels[SIZE : SIZE + grids.GAP, :, 3] == 0).all()
-    assert (pixels.shape, first.caption) == ((2 * SIZE + grids.GAP, SIZE, 4), "21.3 dB")
-
-
-def test_a_strip_per_class_holds_only_that_class(tmp_path: Path) -> None:
-    made = tables(tmp_path)
-    sample = generated(tmp_path, made["quantize"])["sample"]
-    strips = grids.samples_by_class(sample, CLASSES, 2, 20)
-    assert [strip.caption for strip in strips] == list(CLASSES)
-    images = pictures(9, 3)
-    for label, strip in enumerate(strips):
-        left = opened(strip)[:, :SIZE, :3]
-        assert any((left == images[i]).all() for i in range(label, 9, len(CLASSES)))
-    assert len(grids.samples_by_class(sample, CLASSES, 2, 1)) == 1
-
-
-def test_samples_without_classes_have_no_caption(tmp_path: Path) -> None:
-    made = tables(tmp_path)
-    sample = generated(tmp_path, made["quantize"], labelled=False)["sample"]
-    assert [strip.caption for strip in grids.samples_by_class(sample, CLASSES, 4, 20)] == ["", "", ""]
-
-
 def test_a_preset_with_little_makes_a_small_page(tmp_path: Path) -> None:
     ctx = context_of(tmp_path, "report")
     report.run(ReportConfig(), {"ingest": tables(tmp_path)["ingest"]}, ctx)
@@ -182,47 +110,6 @@ def test_curves_show_held_out_figures_and_leave_the_machine_out() -> None:
     hidden = ["system/mfu", "system/data_wait_share", "eval/seconds", "eval/best_step", "discriminator_learning_rate"]
     names = {name: [1.0, 2.0] for name in ["eval/psnr_db", "loss", *hidden]}
     assert [name for name, _ in page.training_charts(curves(names).encode())] == ["loss", "held-out psnr db"]
-
-
-def test_a_curve_survives_values_that_are_not_finite() -> None:
-    drawn = charts.line_chart([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)], "loss")
-    assert "nan" not in drawn
-    assert "inf" not in drawn
-    assert charts.line_chart([(0, float("nan"))], "loss") == ""
-    checked(charts.line_chart([(0, 2.0), (5, 2.0)], EVIL))
-
-
-def test_points_stay_inside_the_drawing() -> None:
-    rng = np.random.default_rng(0)
-    for drawn in (
-        charts.line_chart([(i, v) for i, v in enumerate(rng.normal(size=999) * 1e4)], "x"),
-        charts.block_chart([0.2, 1.0, 0.9], 0.95, "x"),
-    ):
-        for path in re.findall(r' d="M([^"]+)"', drawn):
-            points = np.array([pair.split(",") for pair in path.split()], dtype=float)
-            assert (points >= 0).all()
-            assert (points <= [charts.WIDTH, charts.HEIGHT]).all()
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.812, 0.987), (-3.1, 2.2), (1e-6, 3e-6), (0.0, 54321.0)])
-def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    values = charts.ticks(low, high)
-    assert 2 <= len(values) <= 6
-    assert all(low - 1e-9 * abs(high) <= value <= high * (1 + 1e-9) for value in values)
-    step = values[1] - values[0]
-    assert round(step / 10 ** np.floor(np.log10(step) + 1e-9)) in (1, 2, 5)
-
-
-def test_thinning_keeps_means_and_the_last_step() -> None:
-    points = [(float(i), float(i)) for i in range(1000)]
-    thin = charts.thinned(points, 100)
-    assert (len(thin), thin[-1][0]) == (100, 999.0)
-    assert np.mean([value for _, value in thin]) == pytest.approx(np.mean([value for _, value in points]))
-
-
-def opened(picture: grids.Picture) -> np.ndarray:
-    data = base64.b64decode(picture.source.partition(",")[2])
-    return np.asarray(Image.open(memory.BytesIO(data)))
 
 
 def test_importing_costs_no_torch_and_no_beam() -> None:

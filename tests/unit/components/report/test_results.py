@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.report import metrics, protocol_text, results
+from components.report import results
 from tests.support.synthetic import artifact, everything, with_fields
 
 SCORES = {
@@ -78,32 +78,3 @@ def test_a_stamp_replaces_what_belongs_to_a_run(artifacts: dict[str, Any]) -> No
     assert {name: stamped[name] for name in done} == done
     assert {n: v for n, v in stamped.items() if n not in done} == {n: v for n, v in record.items() if n not in done}
     assert results.stamp(record, {})["preset"] == "smoke"
-
-
-@pytest.mark.parametrize(
-    ("value", "style", "text"),
-    [
-        (0.9731, "share", "97.3 %"),
-        (1000.0, "count", "1,000"),
-        (22.456, "db", "22.46 dB"),
-        (3.6612, "bits", "3.66 bits"),
-        (0.91234, "number", "0.912"),
-    ],
-)
-def test_figures_for_people(value: float, style: str, text: str) -> None:
-    assert metrics.format_value(value, style) == text
-
-
-def test_protocol_sentences() -> None:
-    protocol = {
-        "compares": "samples with real images",
-        "split": "samples",
-        "count": 1000,
-        "reference": "test images",
-        "reference_count": 297,
-        "sampling": {"seed": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 2.5},
-    }
-    sentence = "Samples with real images, on 1,000 samples against 297 (test images); drawn with "
-    assert protocol_text.sentence(protocol) == sentence + "temperature 1, guidance 2.5."
-    assert protocol_text.sentence({"split": "test", "count": 297}) == "On 297 test images."
-    assert protocol_text.sentence({}) == ""

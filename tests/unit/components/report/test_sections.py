@@ -10,8 +10,8 @@ from components.contract.api import Artifact
 from components.report import component as report
 from components.report import metrics, results, sections
 from tests.support import reported
+from tests.support.html import checked, opened
 from tests.support.synthetic import context_of, pictures, with_fields
-from tests.unit.components.report.test_report import checked, opened
 from vim_core.config import ReportConfig
 
 
@@ -108,12 +108,3 @@ def test_circumstances_of_the_run_are_kept(whole: dict[str, Artifact]) -> None:
     assert record["compute"]["quantize"] == {"seconds": 2.5, "device": "cpu", "dtype": "fp32"}
     assert record["tokenizer"] == {"grid": [2, 2], "perceptual": False}
     assert record["data"]["splits"] == {"train": 5, "test": 12}
-
-
-@pytest.mark.parametrize(
-    ("name", "sign"),
-    [("samples.fd_classifier", -1), ("samples.fid", -1), ("quantizer.psnr_db", 1), ("probe.top1", 1),
-     ("samples.inception_score", 1), ("samples.fd_classifier_real_vs_real", 0), ("quantizer.perplexity", 0)],
-)  # fmt: skip
-def test_which_way_is_better(name: str, sign: int) -> None:
-    assert metrics.direction(name) == sign

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.report import charts, tradeoff
+from components.report import tradeoff
 from components.report.tradeoff import Section
-from tests.unit.components.report.test_report import checked
+from tests.support.html import checked
 
 
 def point(guidance: float, acceptance: float, fd: float, **others: Any) -> dict[str, Any]:
@@ -125,19 +125,3 @@ def test_settings_of_a_sweep_that_are_no_numbers_are_in_the_table_alone() -> Non
     assert [row.settings for row in found.rows] == [("['a', 1]", "1"), ("['a', 2]", "2")]
     assert found.small == ()
     checked(found.chart)
-
-
-def test_forms_differ_between_settings() -> None:
-    keys = [charts.legend_key(shape) for shape in range(5)]
-    assert len(set(keys)) == 5
-    for drawn in keys:
-        checked(drawn)
-
-
-@pytest.mark.parametrize(("low", "high"), [(1.012, 1.024), (0.0, 1.0), (2.0, 54_321.0), (-1e-4, 3e-4)])
-def test_numbers_on_an_axis_differ(low: float, high: float) -> None:
-    marks = (charts.Mark(low, low), charts.Mark(high, high))
-    drawn = charts.scatter([charts.Series(marks)], "x", "y", "label")
-    texts = [text for text in checked(drawn).texts if text not in ("x", "y")]
-    assert len(texts) >= 4
-    assert all(texts.count(text) <= 2 for text in texts)  # once on each axis

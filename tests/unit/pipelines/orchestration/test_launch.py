@@ -18,9 +18,10 @@ from vim_core.errors import ConfigError, DataError, GateError
 ON_DISK = history.instance
 
 
-def run(flow: Any, names: list[str] | None = None, forced: tuple[str, ...] = ()) -> Any:
-    wanted = names if names is not None else launch.plan(flow.config, None)
-    return launch.run(flow.config, wanted, list(forced), lambda name: QuietProgress())
+def run(flow: Any, names: list[str] | None = None, **options: Any) -> Any:
+    """A run of `names`, or of the whole preset."""
+    planned = launch.plan(flow.config, None) if names is None else names
+    return launch.run(flow.config, planned, [], lambda name: QuietProgress(), **options)
 
 
 def test_every_component_runs_after_its_inputs_and_is_reused_the_next_time(flow: Any) -> None:
@@ -42,33 +43,41 @@ def test_a_changed_setting_runs_its_component_and_what_follows(flow: Any) -> Non
     assert flow.ran == ["tokenize", "prior"]
 
 
-def test_plan_of_one_component_has_its_inputs_first_and_only_has_it_alone(flow: Any) -> None:
-    assert launch.plan(flow.config, "tokenize") == ["ingest", "quantize", "tokenize"]
-    assert launch.plan(flow.config, "tokenize", only=True) == ["tokenize"]
-    assert launch.plan(flow.config, None) == ["ingest", "quantize", "tokenize", "prior"]
+@pytest.mark.parametrize(
+    ("options", "planned"),
+    [
+        ({}, ["ingest", "quantize", "tokenize", "prior"]),
+        ({"target": "tokenize"}, ["ingest", "quantize", "tokenize"]),
+        ({"target": "tokenize", "only": True}, ["tokenize"]),
+        ({"target": "tokenize", "start": "quantize"}, ["ingest", "quantize", "tokenize"]),
+        ({"start": "prior"}, ["ingest", "quantize", "tokenize", "prior"]),
+    ],
+)
+def test_a_plan_has_the_inputs_first(flow: Any, options: dict[str, Any], planned: list[str]) -> None:
+    assert launch.plan(flow.config, **{"target": None, **options}) == planned
 
 
-def test_plan_refuses_components_that_are_unknown_or_not_in_the_preset(flow: Any) -> None:
-    with pytest.raises(ConfigError, match=r"'proir' is no component; did you mean prior\?"):
-        launch.plan(flow.config, "proir")
-    flow.config.components.remove("prior")
-    with pytest.raises(ConfigError, match="prior is not in the preset fake"):
-        launch.plan(flow.config, "prior")
-    with pytest.raises(ConfigError, match="name the component"):
-        launch.plan(flow.config, None, only=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "proir"}, r"'proir' is no component; did you mean prior\?"),
+        ({"target": "score"}, "score is not in the preset fake"),
+        ({"only": True}, "name the component"),
+        ({"start": "proir"}, r"'proir' is no component; did you mean prior\?"),
+        ({"start": "score"}, "score is not in the preset fake"),
+        ({"target": "ingest", "start": "tokenize"}, "ingest is not made from tokenize; those are prior"),
+        ({"target": "prior", "only": True, "start": "prior"}, "--only and --from=prior"),
+    ],
+)
+def test_a_plan_refuses_what_makes_no_sense(flow: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        launch.plan(flow.config, **{"target": None, **options})
 
 
 def test_a_component_alone_names_its_missing_input(flow: Any) -> None:
     with pytest.raises(DataError, match=r"tokenize needs the output of .*vimctl run \w+ --preset fake"):
         run(flow, ["tokenize"])
     assert flow.ran == []
-
-
-def test_force_runs_just_what_it_names(flow: Any) -> None:
-    run(flow)
-    flow.ran.clear()
-    run(flow, ["ingest", "quantize"], forced=("quantize",))
-    assert flow.ran == ["quantize"]
 
 
 def test_a_components_own_error_comes_out_unchanged_and_nothing_after_it_runs(flow: Any) -> None:
@@ -121,18 +130,11 @@ def test_dagster_keeps_the_history_below_the_root(flow: Any, monkeypatch: pytest
     assert "enabled: false" in (history.dagster_home(flow.config) / "dagster.yaml").read_text()
 
 
-def test_a_failed_gate_stops_what_follows_and_says_what_to_do(flow: Any) -> None:
-    flow.usage = 0.01
-    told = r"quantize/\w{8} is kept, but .*: gate codebook_usage: .*0\.01 .*least 0\.1 .*gates\.codebook"
-    with pytest.raises(GateError, match=told):
-        run(flow)
-    assert flow.ran == ["ingest", "quantize"]
-
-
-def test_a_failed_gate_stops_later_runs_too_until_the_bound_allows_it(flow: Any) -> None:
+def test_a_failed_gate_stops_this_run_and_later_ones_until_the_bound_allows_it(flow: Any) -> None:
     flow.usage = 0.05
+    message = r"quantize/\w{8} is kept, but .*: gate codebook_usage: .*0\.05 .*least 0\.1 .*gates\.codebook"
     for names in (None, ["tokenize"]):
-        with pytest.raises(GateError, match="codebook_usage"):
+        with pytest.raises(GateError, match=message):
             run(flow, names)
     assert flow.ran == ["ingest", "quantize"]
     flow.config.gates.codebook_usage = 0.05
@@ -147,54 +149,12 @@ def test_a_bound_that_is_raised_later_stops_what_was_made_already(flow: Any) -> 
         run(flow, ["prior"])
 
 
-def test_images_that_got_lost_stop_everything(flow: Any) -> None:
-    flow.says["ingest"] = {"read": 7}
-    with pytest.raises(GateError, match="7 read, 0 in the table, 0 set aside"):
-        run(flow)
-    assert flow.ran == ["ingest"]
-
-
-def test_codes_of_another_tokenizer_stop_the_prior(flow: Any) -> None:
-    flow.says["tokenize"] = {"tokenizer": "f" * 64}
-    with pytest.raises(GateError, match="gate lineage: it was made by tokenizer ffffffffffff"):
-        run(flow)
-    assert flow.ran == ["ingest", "quantize", "tokenize"]
-
-
 def test_from_makes_a_component_and_what_depends_on_it_again(flow: Any) -> None:
     run(flow)
     flow.ran.clear()
-    names = launch.plan(flow.config, None, start="tokenize")
-    assert names == ["ingest", "quantize", "tokenize", "prior"]
-    done = launch.run(flow.config, names, [], lambda name: QuietProgress(), start="tokenize")
+    results = run(flow, start="tokenize").results
     assert flow.ran == ["tokenize", "prior"]
-    assert {name: result.reused for name, result in done.results.items()} == {
-        "ingest": True, "quantize": True, "tokenize": False, "prior": False,
-    }  # fmt: skip
-
-
-def test_from_on_the_way_to_a_component(flow: Any) -> None:
-    flow.config.components = ["ingest", "quantize", "tokenize", "prior"]
-    assert launch.plan(flow.config, "tokenize", start="quantize") == ["ingest", "quantize", "tokenize"]
-    assert launch.plan(flow.config, None, start="prior") == ["ingest", "quantize", "tokenize", "prior"]
-
-
-def test_from_makes_missing_inputs_first(flow: Any) -> None:
-    names = launch.plan(flow.config, None, start="prior")
-    launch.run(flow.config, names, [], lambda name: QuietProgress(), start="prior")
-    assert flow.ran == ["ingest", "quantize", "tokenize", "prior"]
-
-
-def test_from_refuses_what_makes_no_sense(flow: Any) -> None:
-    with pytest.raises(ConfigError, match="ingest is not made from tokenize; those are prior"):
-        launch.plan(flow.config, "ingest", start="tokenize")
-    with pytest.raises(ConfigError, match="--only and --from=prior"):
-        launch.plan(flow.config, "prior", only=True, start="prior")
-    with pytest.raises(ConfigError, match=r"'proir' is no component; did you mean prior"):
-        launch.plan(flow.config, None, start="proir")
-    flow.config.components.remove("prior")
-    with pytest.raises(ConfigError, match="prior is not in the preset fake"):
-        launch.plan(flow.config, None, start="prior")
+    assert [name for name, result in results.items() if result.reused] == ["ingest", "quantize"]
 
 
 def test_a_lost_connection_is_tried_again_and_a_mistake_is_not(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,13 +183,11 @@ def test_the_run_says_what_was_asked_and_who_does_it(flow: Any, monkeypatch: pyt
 
     monkeypatch.setattr(history, "instance", ON_DISK)
     tags = {"vim.job": "vim-smoke-0123456789ab-a1"}
-    launch.run(flow.config, ["ingest"], [], lambda name: QuietProgress(), tags=tags)
+    run(flow, ["ingest"], tags=tags)
     with history.instance(flow.config) as instance:
-        (found,) = instance.get_runs()
-    assert found.tags["vim/preset"] == "fake"
-    assert found.tags["vim/fingerprint"] == config_fingerprint(flow.config)
-    assert found.tags["vim.job"] == "vim-smoke-0123456789ab-a1"
-    assert found.tags["vim/pid"] == str(os.getpid())
+        (dagster_run,) = instance.get_runs()
+    expected = {"vim/preset": "fake", "vim/fingerprint": config_fingerprint(flow.config), "vim/pid": str(os.getpid())}
+    assert {**tags, **expected}.items() <= dagster_run.tags.items()
 
 
 def test_a_run_whose_process_was_killed_is_ended(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:

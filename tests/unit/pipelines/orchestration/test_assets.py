@@ -1,0 +1,159 @@
+"""Dagster's view: one asset per component, single assets, forcing, and metadata."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import dagster
+import pytest
+
+from components.artifacts import headlines
+from components.tracking.progress import QuietProgress
+from pipelines.orchestration import assets, metadata, session
+from vim_core.errors import DataError
+
+PNG = b"\x89PNG\r\n\x1a\n of no size"
+
+
+def materialize(flow: Any, names: list[str], **more: Any) -> dagster.ExecuteInProcessResult:
+    job = assets.build(flow.config).resolve_implicit_global_asset_job_def()
+    keys = [dagster.AssetKey(name) for name in names]
+    return job.execute_in_process(asset_selection=keys, instance=dagster.DagsterInstance.ephemeral(), **more)
+
+
+def test_assets_depend_on_each_other_as_the_components_do(flow: Any) -> None:
+    graph = assets.build(flow.config).resolve_asset_graph()
+    parents = {key.to_user_string(): graph.get(key).parent_keys for key in graph.get_all_asset_keys()}
+    names = {name: sorted(key.to_user_string() for key in keys) for name, keys in parents.items()}
+    assert names == {
+        "ingest": [], "quantize": ["ingest"], "tokenize": ["ingest", "quantize"], "prior": ["quantize", "tokenize"],
+    }  # fmt: skip
+
+
+def test_an_optional_input_outside_the_preset_is_no_dependency(flow: Any) -> None:
+    flow.config.components = ["ingest", "quantize"]
+    graph = assets.build(flow.config).resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"ingest", "quantize"}
+
+
+def test_one_asset_takes_its_inputs_from_the_store(flow: Any) -> None:
+    materialize(flow, ["ingest", "quantize"])
+    result = materialize(flow, ["tokenize"])
+    assert result.success
+    assert flow.ran == ["ingest", "quantize", "tokenize"]
+    (event,) = result.asset_materializations_for_node("tokenize")
+    assert event.metadata["reused"].value is False
+    assert event.metadata["metric/rows"].value == 3.0
+    assert str(event.metadata["folder"].value).startswith(flow.config.run.root)
+    assert event.tags is not None
+    assert event.tags["dagster/data_version"] == event.metadata["digest"].value
+
+
+def test_one_asset_without_its_inputs_fails_with_the_remedy(flow: Any) -> None:
+    with pytest.raises(DataError, match="prior needs the output of"):
+        materialize(flow, ["prior"])
+
+
+def test_force_by_config_or_by_tag(flow: Any) -> None:
+    materialize(flow, ["ingest"])
+    materialize(flow, ["ingest"])
+    assert flow.ran == ["ingest"]
+    materialize(flow, ["ingest"], run_config={"ops": {"ingest": {"config": {"force": True}}}})
+    assert flow.ran == ["ingest"] * 2
+    materialize(flow, ["ingest"], tags={assets.FORCE_TAG: "true"})
+    assert flow.ran == ["ingest"] * 3
+
+
+def test_a_tag_makes_everything_from_one_component_on_again(flow: Any) -> None:
+    materialize(flow, ["ingest", "quantize", "tokenize", "prior"])
+    flow.ran.clear()
+    materialize(flow, ["ingest", "quantize", "tokenize", "prior"], tags={assets.FROM_TAG: "tokenize"})
+    assert flow.ran == ["tokenize", "prior"]
+
+
+def test_gates_are_checks_that_block(flow: Any) -> None:
+    result = materialize(flow, ["ingest", "quantize"])
+    passed = {
+        (each.asset_key.to_user_string(), each.check_name): each.passed for each in result.get_asset_check_evaluations()
+    }
+    assert passed == {
+        ("ingest", "images_accounted_for"): True,
+        ("quantize", "finite"): True,
+        ("quantize", "codebook_usage"): True,
+        ("quantize", "lineage"): True,
+    }
+    flow.config.gates.codebook_usage = 0.95
+    result = materialize(flow, ["quantize", "tokenize"], raise_on_error=False)
+    assert not result.success
+    (failed,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    assert (failed.check_name, failed.blocking) == ("codebook_usage", True)
+    assert "gates.codebook_usage=0.9" in str(failed.description)
+    assert {event.step_key for event in result.all_events if event.event_type_value == "STEP_START"} == {"quantize"}
+    assert flow.ran == ["ingest", "quantize"]
+
+
+def test_pictures_and_headline_figures_come_first(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(headlines.HEADLINES, "quantize", ("rows",))
+    result = materialize(flow, ["ingest", "quantize"])
+    (event,) = result.asset_materializations_for_node("quantize")
+    assert list(event.metadata)[:2] == ["metric/rows", "picture/reconstructions"]
+    shown = event.metadata["picture/reconstructions"].value
+    assert shown == f"![picture/reconstructions](data:image/png;base64,{base64.b64encode(PNG).decode()})"
+    monkeypatch.setattr(metadata, "INLINE_BYTES", 3)
+    result = materialize(flow, ["quantize"])
+    (event,) = result.asset_materializations_for_node("quantize")
+    assert str(event.metadata["picture/reconstructions"].value).endswith("/pictures/reconstructions-00000009.png")
+
+
+def test_the_link_to_mlflow_is_there_where_a_server_is_known(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(session.MLFLOW_URL, raising=False)
+
+    class Tracked:
+        uri, experiment_id = "sqlite:////somewhere/mlflow.db", "3"
+
+    current: Any = session.Session(flow.config, lambda name: QuietProgress(), Tracked())  # type: ignore[arg-type]
+    assert metadata.mlflow_url(current, "abc") == ""
+    monkeypatch.setenv(session.MLFLOW_URL, "http://127.0.0.1:5001")
+    assert metadata.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"
+    assert metadata.mlflow_url(current, "") == ""
+    monkeypatch.delenv(session.MLFLOW_URL)
+    Tracked.uri = "https://mlflow.example.org/"
+    assert metadata.mlflow_url(current, "abc") == "https://mlflow.example.org/#/experiments/3/runs/abc"
+
+
+def test_runs_of_the_page_take_turns_on_the_accelerator_and_carry_tags(flow: Any) -> None:
+    flow.config.run.device = "cpu"
+    made = assets.build(flow.config)
+    pools = {
+        key.to_user_string(): made.resolve_assets_def(key).op.pool
+        for key in made.resolve_asset_graph().get_all_asset_keys()
+    }
+    assert pools == {
+        "ingest": None, "quantize": "accelerator/cpu", "tokenize": None, "prior": "accelerator/cpu",
+    }  # fmt: skip
+    own = assets.build(flow.config, dagster.ResourceDefinition.none_resource())
+    assert own.resolve_assets_def("prior").op.pool is None
+    instance = dagster.DagsterInstance.ephemeral()
+    result = made.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[dagster.AssetKey("ingest")], instance=instance
+    )
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags["vim/preset"] == "fake"
+    assert {"vim/fingerprint", "vim/host", "vim/pid"} <= set(run.tags)
+
+
+def test_each_dagster_run_closes_its_session_with_how_it_went(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[BaseException | None] = []
+    monkeypatch.setattr(session.Session, "close", lambda self: ends.append(self.error))
+    materialize(flow, ["ingest"])
+    refused = DataError("no")
+
+    def fail(ctx: Any) -> None:
+        raise refused
+
+    flow.acts["quantize"] = fail
+    with pytest.raises(DataError):
+        materialize(flow, ["ingest", "quantize"])
+    assert ends == [None, refused]
