@@ -44,7 +44,7 @@ def reconstructions(job: Pair) -> dict[str, Any]:
         if min(y.shape[-2:]) >= WINDOW:
             record["ssim"] += ssim(x, y).tolist()
         if job.lpips:
-            record["lpips"] += perceptual(job).each(y.to(job.lpips_device), x.to(job.lpips_device)).tolist()
+            record["lpips"] += perceptual(job).per_image(y.to(job.lpips_device), x.to(job.lpips_device)).tolist()
         for side, images in zip(sides, (again, before), strict=False):
             side.add(made.keys[start:stop], images)
     for side in sides:

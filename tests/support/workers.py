@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.checkpoint.state_dict import flat_state_dict
 from vim_core.config import OptimConfig, StackConfig
 from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.losses.next_token import next_token_loss
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
@@ -116,18 +118,12 @@ def _worker(rank: int, world: int, port: int, function: Callable[..., None], arg
 @contextmanager
 def broken_loss(rank: int) -> Iterator[None]:
     """Worker `rank` gets a loss that is not a number."""
-    from vim_core.losses import terms as losses
-
-    own = losses.next_token_loss
 
     def broken(logits: Tensor, codes: Tensor) -> Tensor:
-        return own(logits, codes) * (float("nan") if dist.get_rank() == rank else 1.0)
+        return next_token_loss(logits, codes) * (float("nan") if dist.get_rank() == rank else 1.0)
 
-    losses.next_token_loss = broken
-    try:
+    with mock.patch("vim_core.tasks.prior.next_token_loss", broken):
         yield
-    finally:
-        losses.next_token_loss = own
 
 
 def job(rank: int, world: int, given: TrainingJob) -> None:

@@ -23,16 +23,18 @@ HEADS = tuple(f"lin{stage}.model.1.weight" for stage in range(5))
 class Perceptual:
     """Mean LPIPS distance between two batches [B, 3, H, W] in [0, 1].
 
-    The backbone is the VGG16 handed over, trained on ImageNet's labels; the heads are those in the lpips package.
+    Args:
+        backbone: state dict of torchvision's VGG16, trained on ImageNet; the heads are those of the lpips package.
+        device: where it runs.
 
     Raises:
-        DataError: the lpips package holds other heads than expected, so the distance would be another one.
+        DataError: the network's heads are not the trained ones, so the distance would be another one.
     """
 
     def __init__(self, backbone: dict[str, Tensor], device: torch.device) -> None:
         import lpips
 
-        # A random backbone, because lpips would download one; its own file of heads it loads without checking names.
+        # A random backbone, because lpips would download one; it loads its file of heads without checking names.
         self.network: Any = lpips.LPIPS(net="vgg", lpips=True, pretrained=True, pnet_rand=True, verbose=False)
         _check_heads(self.network, Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth")
         own = self.network.net.state_dict()
@@ -68,7 +70,7 @@ class Perceptual:
         return self.network(fake * 2 - 1, real * 2 - 1).mean()  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def each(self, fake: Tensor, real: Tensor) -> Tensor:
+    def per_image(self, fake: Tensor, real: Tensor) -> Tensor:
         """The distance of every pair [B], for evaluation."""
         return self.network(fake * 2 - 1, real * 2 - 1).flatten()  # type: ignore[no-any-return]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import CodebookConfig
-from vim_core.losses.soft_assignment import Assignment, soft_assignment
+from vim_core.losses.codebook_entropy import SoftAssignment, soft_assignment
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Quantized:
     latents: Tensor
     codebook_loss: Tensor
     commitment_loss: Tensor
-    assignment: Assignment | None = None
+    assignment: SoftAssignment | None = None
 
 
 def rotated(latents: Tensor, entries: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Codebook(nn.Module):
                 assignment=self._assignment(z),
             )
 
-    def _assignment(self, latents: Tensor) -> Assignment | None:
+    def _assignment(self, latents: Tensor) -> SoftAssignment | None:
         entropy = self.config.entropy
         if entropy.weight == 0:
             return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vim_core.config import QuantizeConfig
 from vim_core.layers.stack import Grid, Stack
 from vim_core.layers.transformer import Linear, TanhHead, init_weights
-from vim_core.losses.terms import EPSILON, laplace_mean
+from vim_core.losses.reconstruction import EPSILON, laplace_mean
 from vim_core.models.codebook import Codebook, Quantized
 from vim_core.models.sizes import tokenizer_settings
 from vim_core.weights.saving import fill, read_config

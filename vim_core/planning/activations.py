@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from vim_core.config import ClassifyConfig, DiscriminatorConfig, QuantizeConfig, StackConfig
 from vim_core.layers.modern import swiglu_width
-from vim_core.losses import terms as losses
+from vim_core.losses.adversarial import r1_penalty
+from vim_core.losses.reconstruction import logit_laplace
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
 from vim_core.models.prior import PriorShape
@@ -188,7 +189,7 @@ def _pixel_terms(config: QuantizeConfig, images: int) -> Tensor:
         terms.append(F.l1_loss(fake, real))
     if config.loss.logit_laplace > 0:
         raw = torch.empty(images, 6, *real.shape[2:], device="meta", requires_grad=True)
-        terms.append(losses.logit_laplace(raw, real))
+        terms.append(logit_laplace(raw, real))
     return torch.stack(terms).sum()
 
 
@@ -216,7 +217,7 @@ def _judged(config: DiscriminatorConfig, size: int, images: int, passes: int) ->
 def _penalised(config: DiscriminatorConfig, size: int, images: int) -> Tensor:
     """A pass with its gradient at the images, ready for a second backward pass."""
     real = _image(size, images)
-    return losses.r1_penalty(per_image(_discriminator(config, size, images)(real)), real)
+    return r1_penalty(per_image(_discriminator(config, size, images)(real)), real)
 
 
 def _discriminator(config: DiscriminatorConfig, size: int, images: int) -> nn.Module:

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from vim_core.config import DiscriminatorConfig
 from vim_core.distributed.runtimes.base import Runtime
-from vim_core.losses import terms as losses
-from vim_core.losses.lecam import LeCam
+from vim_core.losses.adversarial import LeCam, discriminator_loss, generator_loss, r1_penalty
 
 
 @dataclass
@@ -40,12 +39,12 @@ def discriminator_pass(
     """Loss of the discriminator on real images and detached reconstructions [B, 3, S, S]; nothing is updated."""
     with runtime.autocast():
         real_logits, fake_logits = judge(images), judge(fake)
-        terms = {"discriminator": 0.5 * losses.discriminator_loss(real_logits, fake_logits)}
+        terms = {"discriminator": 0.5 * discriminator_loss(real_logits, fake_logits)}
     if settings.r1_gamma > 0 and step % settings.r1_every == 0:
         real = images.detach().requires_grad_(True)
         # Lazy regularisation: the penalty of the skipped steps is paid at once (StyleGAN2, section 3.1).
         weight = 0.5 * settings.r1_gamma * settings.r1_every
-        terms["r1"] = weight * losses.r1_penalty(per_image(judge(real)), real)
+        terms["r1"] = weight * r1_penalty(per_image(judge(real)), real)
     if lecam is not None:
         terms["lecam"] = lecam.penalty(real_logits, fake_logits)
     return DiscriminatorPass(terms, real_logits.detach().mean(), fake_logits.detach().mean())
@@ -59,4 +58,4 @@ def per_image(logits: Tensor) -> Tensor:
 def generator_term(judge: nn.Module, weight: Tensor, fake: Tensor) -> Tensor:
     """Non-saturating loss of reconstructions [B, 3, S, S] times a tensor weight; the judge gets no gradient."""
     judge.requires_grad_(False)
-    return weight * losses.generator_loss(judge(fake))
+    return weight * generator_loss(judge(fake))

@@ -16,7 +16,7 @@ from vim_core.data.code_tables import CodeFile, CodeTable
 from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
-from vim_core.losses import terms as losses
+from vim_core.losses.next_token import next_token_loss
 from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
@@ -133,7 +133,7 @@ class PriorTask(Task):
     def _pass(self, codes: Tensor, labels: Tensor) -> PriorPass:
         with self.runtime.autocast():
             logits = self.forward(codes, labels)
-        return PriorPass({"loss": losses.next_token_loss(logits, codes)})
+        return PriorPass({"loss": next_token_loss(logits, codes)})
 
     def sample_ids(self, step: int) -> list[str]:
         """Image keys of the step's samples; rows of a code table each with its view."""

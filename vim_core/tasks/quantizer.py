@@ -19,9 +19,10 @@ from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import advance_spectral
-from vim_core.losses import terms as losses
-from vim_core.losses.lecam import LeCam
+from vim_core.losses.adversarial import LeCam
+from vim_core.losses.codebook_entropy import entropy_loss
 from vim_core.losses.perceptual import Perceptual
+from vim_core.losses.reconstruction import logit_laplace
 from vim_core.metrics.codebook import CodeUsageWindow
 from vim_core.models.classifier import Classifier, load_classifier
 from vim_core.models.codebook import batch_perplexity
@@ -163,13 +164,13 @@ class QuantizerTask(Task):
         if weights.l1 > 0:
             terms["l1"] = weights.l1 * F.l1_loss(fake, images)
         if weights.logit_laplace > 0:
-            terms["logit_laplace"] = weights.logit_laplace * losses.logit_laplace(result.raw, images)
+            terms["logit_laplace"] = weights.logit_laplace * logit_laplace(result.raw, images)
         if self.perceptual is not None:
             terms["perceptual"] = weights.perceptual * self.perceptual(fake, images)
         if quantized.assignment is not None:
             entropy, assignment = self.settings.codebook.entropy, quantized.assignment
             mean = self._global_mean(assignment.mean)
-            terms["entropy"] = entropy.weight * losses.entropy_loss(assignment.sample_entropy, mean, entropy.diversity)
+            terms["entropy"] = entropy.weight * entropy_loss(assignment.sample_entropy, mean, entropy.diversity)
         return terms
 
     def _global_mean(self, value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from vim_core.data.image_loader import ImageLoader
 from vim_core.data.images import center_crop, from_tensor, to_tensor
-from vim_core.losses import terms as losses
+from vim_core.losses.next_token import next_token_loss
 from vim_core.metrics import codebook
 from vim_core.metrics.codebook import IMAGES
 from vim_core.metrics.feature_statistics import merge_all
@@ -116,6 +117,6 @@ def bits_per_token(
     for rows in np.array_split(np.arange(count), -(-count // BATCH)):
         check()
         codes, labels = (value.to(device) for value in read(rows))
-        total += float(losses.next_token_loss(prior(codes, labels), codes)) * codes.numel()
+        total += float(next_token_loss(prior(codes, labels), codes)) * codes.numel()
         tokens += codes.numel()
-    return losses.bits(total / tokens)
+    return total / tokens / math.log(2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vim_core.config import DiscriminatorConfig, LeCamConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import EqualConv, EqualLinear, Spectral, advance_spectral
-from vim_core.losses.lecam import LeCam
+from vim_core.losses.adversarial import LeCam
 from vim_core.models.discriminator import Discriminator, make_discriminator
 from vim_core.models.patch_discriminator import PatchDiscriminator
 

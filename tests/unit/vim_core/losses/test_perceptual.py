@@ -153,6 +153,6 @@ def test_a_missing_or_wrong_file_is_refused_even_where_the_loss_is_optional(tmp_
 
 def test_the_distance_of_every_pair(loss: Perceptual) -> None:
     a, b = torch.rand(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    each = loss.each(a, b)
+    each = loss.per_image(a, b)
     assert each.shape == (3,)
     torch.testing.assert_close(each, torch.stack([loss(a[i : i + 1], b[i : i + 1]) for i in range(3)]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vim_core.config import DiscriminatorConfig
-from vim_core.losses import terms as losses
+from vim_core.losses.adversarial import r1_penalty
 from vim_core.models.discriminator import Discriminator, Residual
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
@@ -122,7 +122,7 @@ def test_logits_and_gradients_are_those_of_the_formulas(judge: Discriminator) ->
 def test_r1_and_its_gradients_are_those_of_the_formulas(judge: Discriminator) -> None:
     images = images_of().requires_grad_()
     found, expected = logits_of(judge, images)
-    mine, theirs = losses.r1_penalty(found, images), losses.r1_penalty(expected, images)
+    mine, theirs = r1_penalty(found, images), r1_penalty(expected, images)
     torch.testing.assert_close(mine, theirs)
     parameters = [value for name, value in judge.named_parameters() if name != "out.bias"]
     for a, b in zip(*(torch.autograd.grad(r, parameters, materialize_grads=True) for r in (mine, theirs)), strict=True):

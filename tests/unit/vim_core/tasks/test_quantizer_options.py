@@ -23,7 +23,7 @@ from tests.unit.vim_core.models.test_discriminator_reference import reference
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, LossConfig, RestartConfig
 from vim_core.distributed.runtimes.cpu import CpuRuntime
-from vim_core.losses import terms as losses
+from vim_core.losses.codebook_entropy import entropy_loss
 from vim_core.models.codebook import batch_perplexity
 from vim_core.models.discriminator import Discriminator
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
@@ -128,7 +128,7 @@ def test_a_broken_batch_moves_neither_weights_nor_buffers(images: QuantizerData,
 
 def test_only_the_broken_side_is_skipped(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
     task = quantizer(images)
-    monkeypatch.setattr(losses, "discriminator_loss", lambda real, fake: real.sum() * torch.nan)
+    monkeypatch.setattr("vim_core.tasks.adversarial.discriminator_loss", lambda real, fake: real.sum() * torch.nan)
     figures = task.step(0, task.batch(0))
     assert (float(figures["skipped"]), float(figures["discriminator_skipped"])) == (0, 1)
     assert task.nonfinite.drain() == [NonFiniteUpdate(0, ("discriminator.discriminator",))]
@@ -242,11 +242,11 @@ class Pair(CpuRuntime):
 def test_entropy_of_two_workers_is_that_of_the_whole_batch(images: QuantizerData) -> None:
     task = quantizer(images)
     shares = torch.rand(2, 5).softmax(1).requires_grad_()
-    whole = losses.entropy_loss(torch.tensor(0.0), shares.mean(0), 1.0)
+    whole = entropy_loss(torch.tensor(0.0), shares.mean(0), 1.0)
     (expected,) = torch.autograd.grad(whole, shares)
     for worker in (0, 1):
         task.runtime = Pair(shares[1 - worker].detach())
-        mine = losses.entropy_loss(torch.tensor(0.0), task._global_mean(shares[worker]), 1.0)
+        mine = entropy_loss(torch.tensor(0.0), task._global_mean(shares[worker]), 1.0)
         torch.testing.assert_close(mine, whole)
         (found,) = torch.autograd.grad(mine, shares)
         # Gradients are averaged over the workers afterwards: half of each one's.

@@ -94,7 +94,7 @@ def test_discriminator_and_restarts_come_in_their_steps(images: QuantizerData) -
 
 def test_lazy_r1_counts_for_the_steps_it_skips(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = DiscriminatorConfig(channels=4, base=64, r1_every=2, r1_gamma=10.0)
-    monkeypatch.setattr("vim_core.tasks.quantizer.losses.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
+    monkeypatch.setattr("vim_core.tasks.adversarial.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
     plain = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
     with_r1, without = (stepped(quantizer(images, discriminator=d), 2) for d in (judge, plain))
     assert float(with_r1[0]["discriminator"] - without[0]["discriminator"]) == pytest.approx(

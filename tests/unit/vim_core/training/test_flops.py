@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.tiny import quantize_config
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LossConfig, QuantizeConfig, StackConfig
-from vim_core.losses import terms as losses
-from vim_core.losses.soft_assignment import soft_assignment
+from vim_core.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
+from vim_core.losses.codebook_entropy import soft_assignment
+from vim_core.losses.next_token import next_token_loss
 from vim_core.models.discriminator import Judge, make_discriminator
 from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
@@ -108,9 +109,9 @@ def test_discriminator_passes_are_exact(config: DiscriminatorConfig, size: int) 
     one = flops.discriminator(config, size)
     with torch.no_grad():
         assert counted(lambda: judge(fake)) == BATCH * one.forward
-    own = counted(lambda: losses.discriminator_loss(judge(real), judge(fake)).backward())
+    own = counted(lambda: discriminator_loss(judge(real), judge(fake)).backward())
     judge.requires_grad_(False)
-    lent = counted(lambda: losses.generator_loss(judge(fake.requires_grad_())).backward())
+    lent = counted(lambda: generator_loss(judge(fake.requires_grad_())).backward())
     assert own + lent == parts["discriminator"]
 
 
@@ -119,7 +120,7 @@ def test_amortised_r1_is_within_a_tenth(size: int) -> None:
     """torch counts the double backward of a strided convolution by its own way of computing it."""
     judge, real, _ = judged(JUDGE, size)
     real.requires_grad_()
-    found = counted(lambda: losses.r1_penalty(judge(real), real).backward())
+    found = counted(lambda: r1_penalty(judge(real), real).backward())
     parts = flops.quantizer_step(tokenizer(image_size=size, discriminator=JUDGE))
     assert parts["r1"] * JUDGE.r1_every == pytest.approx(found, rel=0.1)
 
@@ -140,7 +141,7 @@ def prior(shape: PriorShape, backward: bool) -> float:
     codes = torch.randint(shape.vocabulary, (BATCH, shape.tokens))
     labels = torch.zeros(BATCH, dtype=torch.int64)
     if backward:
-        return counted(lambda: losses.next_token_loss(model(codes, labels), codes).backward())
+        return counted(lambda: next_token_loss(model(codes, labels), codes).backward())
     with torch.no_grad():
         return counted(lambda: model(codes, labels))
 

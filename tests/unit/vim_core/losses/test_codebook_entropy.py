@@ -12,9 +12,8 @@ from torch import Tensor
 
 from vim_core.config import EntropyConfig
 from vim_core.errors import ConfigError
-from vim_core.losses import soft_assignment as assignment
-from vim_core.losses import terms as losses
-from vim_core.losses.soft_assignment import soft_assignment
+from vim_core.losses import codebook_entropy
+from vim_core.losses.codebook_entropy import entropy_loss, soft_assignment
 
 
 def whole_table(latents: Tensor, entries: Tensor, temperature: float, diversity: float) -> Tensor:
@@ -34,10 +33,10 @@ def tensors(rows: int = 23, codes: int = 7, width: int = 4) -> tuple[Tensor, Ten
 
 @pytest.mark.parametrize("chunk", [7, 5 * 7, 1 << 20])
 def test_chunks_give_the_loss_and_gradients_of_the_whole_table(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignment, "CHUNK", chunk)
+    monkeypatch.setattr(codebook_entropy, "CHUNK", chunk)
     latents, entries = tensors()
     soft = soft_assignment(latents, entries, 0.7)
-    loss = losses.entropy_loss(soft.sample_entropy, soft.mean, 1.3)
+    loss = entropy_loss(soft.sample_entropy, soft.mean, 1.3)
     expected = whole_table(latents, entries, 0.7, 1.3)
     torch.testing.assert_close(loss, expected)
     found = torch.autograd.grad(loss, (latents, entries))
@@ -46,7 +45,7 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole_table(chunk: int, monke
 
 
 def test_no_table_larger_than_a_chunk_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignment, "CHUNK", 3 * 64)
+    monkeypatch.setattr(codebook_entropy, "CHUNK", 3 * 64)
     latents, entries = tensors(rows=30, codes=64)
     sizes: list[int] = []
 
@@ -63,19 +62,19 @@ def test_no_table_larger_than_a_chunk_is_kept_for_the_backward_pass(monkeypatch:
 def test_best_and_worst_assignments(codes: int) -> None:
     entries = torch.eye(codes)
     sure = soft_assignment(entries.repeat(3, 1), entries, 1e-3)
-    assert float(losses.entropy_loss(sure.sample_entropy, sure.mean, 1.0)) == pytest.approx(-math.log(codes), abs=1e-5)
+    assert float(entropy_loss(sure.sample_entropy, sure.mean, 1.0)) == pytest.approx(-math.log(codes), abs=1e-5)
     undecided = soft_assignment(torch.zeros(5, codes), entries, 1.0)
     assert float(undecided.sample_entropy) == pytest.approx(math.log(codes), rel=1e-5)
-    assert float(losses.entropy_loss(undecided.sample_entropy, undecided.mean, 1.0)) == pytest.approx(0, abs=1e-5)
+    assert float(entropy_loss(undecided.sample_entropy, undecided.mean, 1.0)) == pytest.approx(0, abs=1e-5)
     collapsed = soft_assignment(entries[:1].repeat(4, 1), entries, 1e-3)
-    loss = losses.entropy_loss(collapsed.sample_entropy, collapsed.mean, 1.0)
+    loss = entropy_loss(collapsed.sample_entropy, collapsed.mean, 1.0)
     assert float(loss) == pytest.approx(0, abs=1e-5)
 
 
 def test_unused_codes_give_no_broken_gradient() -> None:
     entries = torch.eye(4).requires_grad_()
     soft = soft_assignment(torch.eye(4)[:1], entries, 1e-4)
-    losses.entropy_loss(soft.sample_entropy, soft.mean, 1.0).backward()
+    entropy_loss(soft.sample_entropy, soft.mean, 1.0).backward()
     assert entries.grad is not None
     assert entries.grad.isfinite().all()
 
@@ -89,7 +88,7 @@ def test_the_mean_is_never_surer_than_its_parts(seed: int, codes: int, temperatu
     assert float(soft.mean.sum()) == pytest.approx(1.0, abs=1e-5)
     assert -1e-6 <= float(soft.sample_entropy) <= math.log(codes) + 1e-5
     # Concavity of the entropy: with diversity 1 the loss lies in [-log K, 0].
-    loss = float(losses.entropy_loss(soft.sample_entropy, soft.mean, 1.0))
+    loss = float(entropy_loss(soft.sample_entropy, soft.mean, 1.0))
     assert -math.log(codes) - 1e-5 <= loss <= 1e-5
 
 

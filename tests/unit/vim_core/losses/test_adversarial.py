@@ -1,0 +1,64 @@
+"""Adversarial losses against binary cross-entropy, closed forms and finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vim_core.losses.adversarial import discriminator_loss, generator_loss, lecam_penalty, r1_penalty
+
+
+def test_adversarial_losses_are_binary_cross_entropies() -> None:
+    real, fake = torch.randn(7) * 5, torch.randn(7) * 5
+    ones, zeros = torch.ones(7), torch.zeros(7)
+    with_logits = F.binary_cross_entropy_with_logits
+    torch.testing.assert_close(generator_loss(fake), with_logits(fake, ones))
+    expected = with_logits(real, ones) + with_logits(fake, zeros)
+    torch.testing.assert_close(discriminator_loss(real, fake), expected)
+
+
+def test_lecam_by_hand() -> None:
+    real, fake = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([[-1.0, 0.25], [3.0, 1.0]])
+    mean_real, mean_fake = torch.tensor(1.0), torch.tensor(-0.5)
+    above = (2.5**2 + 0.0 + 1.0**2) / 3  # relu(real + 0.5)
+    below = (2.0**2 + 0.75**2 + 0.0 + 0.0) / 4  # relu(1 - fake)
+    assert float(lecam_penalty(real, fake, mean_real, mean_fake)) == pytest.approx(above + below)
+    real.requires_grad_()
+    lecam_penalty(real, fake, mean_real, mean_fake).backward()
+    torch.testing.assert_close(real.grad, torch.tensor([2 * 2.5, 0.0, 2 * 1.0]) / 3)
+
+
+def test_r1_is_what_finite_differences_say() -> None:
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(3, 4, 3)
+    judge = torch.nn.Sequential(convolution, torch.nn.Softplus(), torch.nn.Flatten(), torch.nn.Linear(16, 1))
+    judge.double()
+    images = torch.rand(2, 3, 4, 4, dtype=torch.float64).requires_grad_()
+    penalty = r1_penalty(judge(images).squeeze(1), images)
+    with torch.no_grad():
+        step, total = 1e-5, 0.0
+        for place in torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4):
+            slope = (judge(images + step * place) - judge(images - step * place)) / (2 * step)
+            total += float(slope.square().sum())
+    assert float(penalty.detach()) == pytest.approx(total / 2, rel=1e-7)
+    weight = convolution.weight
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    bumped = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[1, 2, 0, 1] += sign * step
+        bumped.append(float(r1_penalty(judge(images).squeeze(1), images).detach()))
+        with torch.no_grad():
+            weight[1, 2, 0, 1] -= sign * step
+    assert float(gradient[1, 2, 0, 1]) == pytest.approx((bumped[0] - bumped[1]) / (2 * step), rel=1e-6)
+
+
+def test_r1_of_a_linear_discriminator_is_its_squared_weight() -> None:
+    weight = torch.randn(3, 4, 4, requires_grad=True)
+    images = torch.rand(5, 3, 4, 4, requires_grad=True)
+    penalty = r1_penalty((images * weight).sum(dim=(1, 2, 3)), images)
+    torch.testing.assert_close(penalty, weight.square().sum())
+    penalty.backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, 2 * weight.detach())

@@ -1,0 +1,72 @@
+"""Losses and regularisers of generator and discriminator: logistic loss, R1, LeCam (paper section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vim_core.config import LeCamConfig
+from vim_core.optim.masked_adamw import scalar
+
+
+def generator_loss(fake_logits: Tensor) -> Tensor:
+    """Non-saturating logistic loss of the generator."""
+    return F.softplus(-fake_logits).mean()
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Logistic loss of the discriminator."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
+    """Mean squared gradient norm of the logits at real images [B, 3, H, W] (Mescheder et al. 2018), without gamma/2."""
+    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def lecam_penalty(real_logits: Tensor, fake_logits: Tensor, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
+    """LeCam regularisation: mean(relu(real - mean_fake)^2) + mean(relu(mean_real - fake)^2).
+
+    This is the form of the authors' code; the text of the paper (arXiv 2104.03310) has no relu and so also pulls at
+    logits on the wrong side.
+
+    Args:
+        real_logits, fake_logits: of any shape.
+        mean_real, mean_fake: moving averages of the logits, scalars without gradient.
+    """
+    above, below = F.relu(real_logits - mean_fake), F.relu(mean_real - fake_logits)
+    return above.square().mean() + below.square().mean()
+
+
+class LeCam(nn.Module):
+    """LeCam regularisation with its moving averages of real and generated logits, which are checkpointed."""
+
+    real: Tensor
+    fake: Tensor
+
+    def __init__(self, config: LeCamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+
+    def penalty(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Weighted penalty of logits of any shape against the averages of the steps before."""
+        # Copies: the averages move before the backward pass of an accumulated step.
+        return self.config.weight * lecam_penalty(real_logits, fake_logits, self.real.clone(), self.fake.clone())
+
+    @torch.no_grad()
+    def observe(self, step: int, real: Tensor, fake: Tensor, skipped: Tensor) -> None:
+        """Update the averages with the mean logits of the global batch after step `step` (from 0).
+
+        The decay is warmed up as min(decay, (1 + n) / (10 + n)), else the averages would start from zero for 1/decay
+        steps. Nothing changes where the flag `skipped` is 1 or the logits are not finite.
+        """
+        decay = min(self.config.decay, (1 + step) / (10 + step))
+        # A tensor, so that the graph stays the same while the decay grows.
+        share = scalar(1 - decay, self.real.device)
+        unchanged = (skipped > 0) | ~(real.isfinite() & fake.isfinite())
+        for average, value in ((self.real, real), (self.fake, fake)):
+            average.copy_(torch.where(unchanged, average, average.lerp(value.to(average.dtype), share)))
