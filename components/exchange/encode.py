@@ -32,7 +32,7 @@ def encode(images: Sequence[str], place: str, out: str, device: str) -> Iterator
     """
     import numpy as np
 
-    from vim_core.data.code_tables import CodeMeta, write_codes
+    from vim_core.data.code_files import CodeMeta, write_codes
 
     _refuse_doubles(images)
     tokenizer = _tokenizer(place, device)

@@ -8,12 +8,12 @@ from components.contract.api import Artifact
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.code_tables import CodeFile
+    from vim_core.data.code_files import CodeFile
 
 
 def code_files(codes: Artifact, split: str) -> list[CodeFile]:
     """Files of one split with size, checksum, rows and tokenizer, which `CodeTable` checks."""
-    from vim_core.data.code_tables import CodeFile
+    from vim_core.data.code_files import CodeFile
 
     tokenizer = str(codes.properties["tokenizer"])
     entries = sorted((e for e in codes.manifest.files if e.name.startswith(f"codes/{split}-")), key=lambda e: e.name)

@@ -10,7 +10,7 @@ from vim_core.config import AugmentConfig, TokenizeConfig
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.code_tables import CodeMeta
+    from vim_core.data.code_files import CodeMeta
 
 SPLITS = ("train", "test")
 
@@ -43,7 +43,7 @@ class TokenizeShard:
 
 def make_plan(config: TokenizeConfig, inputs: Inputs, device: str, threads: int) -> TokenizePlan:
     """The settings of all shards, with the tokenizer's lineage."""
-    from vim_core.data.code_tables import CodeMeta
+    from vim_core.data.code_files import CodeMeta
 
     images, tokenizer = inputs["images"], inputs["tokenizer"]
     height, width = tokenizer.properties["grid"]

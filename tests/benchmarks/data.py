@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
 

@@ -19,7 +19,7 @@ import torch
 from tests.benchmarks.harness import Bench, Row, installed
 from tests.benchmarks.ingesting import made_photos, real_photos
 from tests.benchmarks.tokenizing import PEER, Size, Work, fp32, one_thread
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 from vim_core.data.images import decode
 from vim_core.metrics.moments import Moments

@@ -16,7 +16,7 @@ import torch
 
 from tests.benchmarks.harness import Bench, Row, installed, rounded
 from vim_core.config import AugmentConfig, CodebookConfig, LossConfig, QuantizeConfig, StackConfig
-from vim_core.data.code_tables import CodeMeta
+from vim_core.data.code_files import CodeMeta
 from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 from vim_core.data.images import Pixels, center_crop, decode, to_tensor
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN, load_tokenizer, model_config

@@ -14,7 +14,7 @@ import numpy as np
 from components.contract.api import Artifact, Context, FileEntry, InputRecord, Manifest
 from tests.support.common import SilentProgress, SilentTracker
 from vim_core.config import PipelineConfig, RunConfig
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
 from vim_core.metrics.moments import Moments

@@ -24,7 +24,7 @@ from vim_core.config import (
     RestartConfig,
     StackConfig,
 )
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
 from vim_core.distributed.runtimes.cpu import CpuRuntime

@@ -12,7 +12,7 @@ from components.contract.api import Artifact
 from tests.support.synthetic import artifact, image_files, rows
 from tests.support.tiny import enlarge, pixels, quantize_config
 from vim_core.config import StackConfig
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.prior import model_config as prior_settings
 from vim_core.models.vit_vqgan import ViTVQGAN

@@ -13,7 +13,8 @@ from components.tokenize import ray_engine, stages
 from components.tokenize.plan import TokenizePlan, TokenizeShard
 from tests.support import tiny
 from vim_core.config import AugmentConfig
-from vim_core.data.code_tables import CodeMeta, CodeTable
+from vim_core.data.code_files import CodeMeta
+from vim_core.data.code_tables import CodeTable
 from vim_core.data.images import to_tensor
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.vit_vqgan import load_tokenizer, model_config

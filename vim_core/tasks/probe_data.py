@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from vim_core.config import AugmentConfig, ProbeConfig
-from vim_core.data.code_tables import CodeFile, CodeTable
+from vim_core.data.code_files import CodeFile
+from vim_core.data.code_tables import CodeTable
 from vim_core.data.image_loader import INTERLEAVE, ImageLoader
 from vim_core.data.image_tables import stable_hash
 from vim_core.data.sample_order import Ids, SampleOrder

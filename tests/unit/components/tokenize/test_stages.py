@@ -16,7 +16,8 @@ from components.tokenize.plan import TokenizePlan, TokenizeShard, finished_files
 from components.tokenize.stages import CodeBatch, ShardAssembly, decode_shard
 from tests.support import tiny
 from vim_core.config import AugmentConfig
-from vim_core.data.code_tables import CodeMeta, CodeTable
+from vim_core.data.code_files import CodeMeta
+from vim_core.data.code_tables import CodeTable
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
 from vim_core.errors import DataError

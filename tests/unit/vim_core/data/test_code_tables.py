@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vim_core.data.code_tables import METADATA, CodeMeta, CodeTable, write_codes
+from vim_core.data.code_files import METADATA, CodeMeta, write_codes
+from vim_core.data.code_tables import CodeTable
 from vim_core.errors import DataError, LineageError
 
 META = CodeMeta("train", (2, 3), 512, "a" * 64, views=2, augmentation=[{}, {"flip": 0.5}])

@@ -21,7 +21,7 @@ from vim_core.config import (
     StackConfig,
     TrainConfig,
 )
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.models.sizes import prior_stack
 from vim_core.planning import memory
 from vim_core.planning.activations import Kept, Numbers

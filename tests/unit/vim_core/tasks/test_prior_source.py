@@ -24,7 +24,7 @@ from tests.support.tiny import (
 )
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import AugmentConfig
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png, to_tensor
 from vim_core.distributed.runtimes.cpu import CpuRuntime

@@ -17,7 +17,7 @@ from tests.support import tiny
 from tests.support.live_bytes import live_bytes
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig, ProbeConfig
-from vim_core.data.code_tables import CodeMeta, write_codes
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.errors import ConfigError, DataError
 from vim_core.models.prior import model_config
 from vim_core.tasks.probe import BlockFeatures, ProbeTask
