@@ -1,58 +1,46 @@
-"""Asking `vimctl` for help, settings or a figure loads no engine."""
+"""`vimctl --help` answers in under a second; help, settings and components load no engine."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.support.common import REPOSITORY, environment
 
 ENGINES = ("torch", "torchvision", "ray", "apache_beam", "mlflow", "dagster", "pandas", "pyarrow", "sklearn", "scipy")
-LOADED = """
-import json, sys
-from pipelines.cli.main import main
-code = 0
-try:
-    code = main({arguments!r})
-except SystemExit as end:
-    code = end.code
-print()
-print(json.dumps([code or 0, sorted(set({engines!r}) & set(sys.modules))]))
-"""
+COMMAND = "from pipelines.cli.main import main\ntry: main({!r})\nexcept SystemExit as end: assert not end.code"
+COMPONENTS = "from components.contract import registry; [registry.component(name) for name in registry.NAMES]"
+LOADED = "\nimport json, sys; print(); print(json.dumps(sorted({!r} & set(sys.modules))))"
 
 
-def loaded_by(arguments: list[str], root: str) -> list[str]:
-    """Engines in memory after `vimctl` has answered."""
-    source = LOADED.format(arguments=arguments, engines=ENGINES)
-    command = [sys.executable, "-c", source]
+def run(source: str, root: str, watched: tuple[str, ...]) -> list[str]:
+    """Names among `watched` that a new process has imported after running `source`."""
+    command = [sys.executable, "-c", source + LOADED.format(set(watched))]
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment(root), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    code, engines = json.loads(ended.stdout.splitlines()[-1])
-    assert code == 0, ended.stdout + ended.stderr
-    return [str(name) for name in engines]
+    loaded: list[str] = json.loads(ended.stdout.splitlines()[-1])
+    return loaded
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["encode", "--help"], ["presets"]], ids=" ".join)
-def test_help_loads_no_engine(arguments: list[str], root: str) -> None:
-    assert loaded_by(arguments, root) == []
+def test_help_loads_no_engine_and_no_settings_library(arguments: list[str], root: str) -> None:
+    assert run(COMMAND.format(arguments), root, (*ENGINES, "omegaconf")) == []
 
 
-def test_help_loads_no_settings_library(root: str) -> None:
-    source = "import sys; from pipelines.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    source += "assert 'omegaconf' not in sys.modules"
-    subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, env=environment(root), check=True, timeout=60)
+@pytest.mark.parametrize("source", [COMMAND.format(["config", "--preset", "smoke"]), COMPONENTS], ids=["config", "all"])
+def test_settings_and_components_load_no_engine(source: str, root: str) -> None:
+    assert run(source, root, ENGINES) == []
 
 
-def test_config_loads_no_engine(root: str) -> None:
-    assert loaded_by(["config", "--preset", "smoke"], root) == []
-
-
-def test_every_component_is_cheap_to_import() -> None:
-    source = "import sys; from components.contract import registry; [registry.component(n) for n in registry.NAMES]; "
-    source += f"print(sorted(set({ENGINES!r}) & set(sys.modules)))"
-    ended = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip() == "[]"
+def test_help_answers_in_under_a_second(root: str) -> None:
+    """The best of three, because other processes share this machine."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run(COMMAND.format(["--help"]), root, ())
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1

@@ -29,13 +29,12 @@ PNG = b"\x89PNG\r\n\x1a\n of no size"
 class Flow:
     """Fake components; `ran` lists what was executed, `acts` may replace what one of them does.
 
-    `says` are further properties of a component's artifact, `usage` is what the tokenizer uses of its codebook.
+    `usage` is the share of its codebook that the tokenizer uses.
     """
 
     def __init__(self, root: Path) -> None:
         self.ran: list[str] = []
         self.acts: dict[str, Callable[[Context], None]] = {}
-        self.says: dict[str, dict[str, Any]] = {}
         self.usage = 0.9
         run = RunConfig(root=str(root), tracking_uri="off")
         self.config = PipelineConfig(preset="fake", components=list(INPUTS), run=run)
@@ -56,17 +55,14 @@ class Flow:
         ctx.progress.advance(2, loss=1.0)
         text = name + repr(getattr(ctx.pipeline, name)) + "".join(item.digest for item in inputs.values())
         io.write_bytes(ctx.path("data.txt"), text.encode())
-        extras = frozenset(self._kept(name, ctx))
-        return Outcome(metrics={"rows": 3.0}, properties=self._said(name, inputs), extras=extras)
-
-    def _said(self, name: str, inputs: Inputs) -> dict[str, Any]:
-        """What the quality gates want to know: tables without a row, and the digests of what lies before."""
-        said: dict[str, Any] = {key: item.digest for key, item in inputs.items()}
+        extras = frozenset(self._write_extras(name, ctx))
+        # The quality gates read these: tables without a row, and the digests of the inputs.
         tables = {"read": 0, "dead_letter": 0, "splits": {"train": 0, "test": 0}, "views": 1}
-        return {**said, **tables, **self.says.get(name, {})}
+        properties = {**{key: item.digest for key, item in inputs.items()}, **tables}
+        return Outcome(metrics={"rows": 3.0}, properties=properties, extras=extras)
 
-    def _kept(self, name: str, ctx: Context) -> list[str]:
-        """Pictures and curves, as trainings leave them."""
+    def _write_extras(self, name: str, ctx: Context) -> list[str]:
+        """Write pictures and curves, as trainings leave them, and return their names."""
         if name != "quantize":
             return []
         figures = {"loss": 0.5, "codebook_usage": self.usage}

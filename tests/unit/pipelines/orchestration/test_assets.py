@@ -16,25 +16,22 @@ from vim_core.errors import DataError
 PNG = b"\x89PNG\r\n\x1a\n of no size"
 
 
-def materialize(flow: Any, names: list[str], **more: Any) -> dagster.ExecuteInProcessResult:
+def materialize(flow: Any, names: list[str], **options: Any) -> dagster.ExecuteInProcessResult:
     job = assets.build(flow.config).resolve_implicit_global_asset_job_def()
     keys = [dagster.AssetKey(name) for name in names]
-    return job.execute_in_process(asset_selection=keys, instance=dagster.DagsterInstance.ephemeral(), **more)
+    return job.execute_in_process(asset_selection=keys, instance=dagster.DagsterInstance.ephemeral(), **options)
 
 
 def test_assets_depend_on_each_other_as_the_components_do(flow: Any) -> None:
-    graph = assets.build(flow.config).resolve_asset_graph()
-    parents = {key.to_user_string(): graph.get(key).parent_keys for key in graph.get_all_asset_keys()}
-    names = {name: sorted(key.to_user_string() for key in keys) for name, keys in parents.items()}
-    assert names == {
-        "ingest": [], "quantize": ["ingest"], "tokenize": ["ingest", "quantize"], "prior": ["quantize", "tokenize"],
-    }  # fmt: skip
-
-
-def test_an_optional_input_outside_the_preset_is_no_dependency(flow: Any) -> None:
-    flow.config.components = ["ingest", "quantize"]
-    graph = assets.build(flow.config).resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"ingest", "quantize"}
+    parents = {"ingest": set(), "quantize": {"ingest"}, "tokenize": {"ingest", "quantize"},
+               "prior": {"quantize", "tokenize"}}  # fmt: skip
+    for components in (["ingest", "quantize", "tokenize", "prior"], ["ingest", "quantize"]):
+        flow.config.components = components
+        graph = assets.build(flow.config).resolve_asset_graph()
+        keys = {key.to_user_string(): key for key in graph.get_all_asset_keys()}
+        assert set(keys) == set(components)
+        for name, key in keys.items():
+            assert {parent.to_user_string() for parent in graph.get(key).parent_keys} == parents[name]
 
 
 def test_one_asset_takes_its_inputs_from_the_store(flow: Any) -> None:
@@ -55,21 +52,18 @@ def test_one_asset_without_its_inputs_fails_with_the_remedy(flow: Any) -> None:
         materialize(flow, ["prior"])
 
 
-def test_force_by_config_or_by_tag(flow: Any) -> None:
-    materialize(flow, ["ingest"])
-    materialize(flow, ["ingest"])
-    assert flow.ran == ["ingest"]
-    materialize(flow, ["ingest"], run_config={"ops": {"ingest": {"config": {"force": True}}}})
-    assert flow.ran == ["ingest"] * 2
-    materialize(flow, ["ingest"], tags={assets.FORCE_TAG: "true"})
-    assert flow.ran == ["ingest"] * 3
-
-
-def test_a_tag_makes_everything_from_one_component_on_again(flow: Any) -> None:
-    materialize(flow, ["ingest", "quantize", "tokenize", "prior"])
-    flow.ran.clear()
-    materialize(flow, ["ingest", "quantize", "tokenize", "prior"], tags={assets.FROM_TAG: "tokenize"})
-    assert flow.ran == ["tokenize", "prior"]
+def test_config_and_tags_make_existing_artifacts_again(flow: Any) -> None:
+    names = ["ingest", "quantize", "tokenize", "prior"]
+    materialize(flow, names)
+    for options, ran in (
+        ({}, []),
+        ({"run_config": {"ops": {"ingest": {"config": {"force": True}}}}}, ["ingest"]),
+        ({"tags": {assets.FORCE_TAG: "true"}}, names),
+        ({"tags": {assets.FROM_TAG: "tokenize"}}, ["tokenize", "prior"]),
+    ):
+        flow.ran.clear()
+        materialize(flow, names, **options)
+        assert flow.ran == ran
 
 
 def test_gates_are_checks_that_block(flow: Any) -> None:
