@@ -1,4 +1,4 @@
-"""What a selector says of one shard of candidates, kept as a file so that finished shards are not redone."""
+"""Scores that a selector gives to one shard of candidates, as a file, so that finished shards are not redone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One shard of candidates, where its scores go, and the network."""
+class ScoreShard:
+    """One shard of candidates: file of its scores, file of its images, network, batch size, pixel limit, threads."""
 
     result: str
     images: str
@@ -28,7 +28,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of N candidates: keys, class wanted int64 [N], its probability float64 [N], whether it is the likeliest [N]."""
+    """N candidates: keys, class sampled int64 [N], its probability float64 [N], whether it is likeliest bool [N]."""
 
     keys: list[str]
     labels: NDArray[np.int64]
@@ -36,31 +36,31 @@ class Scores:
     likeliest: NDArray[np.bool_]
 
 
-def finished(job: Job) -> bool:
+def finished(shard: ScoreShard) -> bool:
     """Whether an earlier attempt scored this shard."""
-    return io.exists(job.result)
+    return io.exists(shard.result)
 
 
-def measure(job: Job) -> str:
+def measure(shard: ScoreShard) -> str:
     """Score one shard; its file appears as a whole."""
     import torch
 
     from components.engines.devices import set_threads
-    from components.select.network import loaded
+    from components.select.network import cached_selector
     from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode
 
-    set_threads(job.threads)
-    selector, table = loaded(job.spec), ImageTable([job.images])
-    found, likeliest = [np.empty(0)], [np.empty(0, bool)]
-    for start in range(0, len(table), job.batch):
-        rows = range(start, min(start + job.batch, len(table)))
-        pictures = [decode(table.image(row), job.max_pixels) for row in rows]
-        scores, best = selector.score(pictures, torch.from_numpy(table.labels[rows.start : rows.stop]))
-        found.append(scores.numpy())
+    set_threads(shard.threads)
+    selector, table = cached_selector(shard.spec), ImageTable([shard.images])
+    probabilities, likeliest = [np.empty(0)], [np.empty(0, bool)]
+    for start in range(0, len(table), shard.batch):
+        rows = range(start, min(start + shard.batch, len(table)))
+        images = [decode(table.image(row), shard.max_pixels) for row in rows]
+        scores, best = selector.score(images, torch.from_numpy(table.labels[rows.start : rows.stop]))
+        probabilities.append(scores.numpy())
         likeliest.append(best.numpy())
-    write(job.result, Scores(table.keys, table.labels, np.concatenate(found), np.concatenate(likeliest)))
-    return job.result
+    write(shard.result, Scores(table.keys, table.labels, np.concatenate(probabilities), np.concatenate(likeliest)))
+    return shard.result
 
 
 def write(uri: str, scores: Scores) -> None:

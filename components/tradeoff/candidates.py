@@ -98,7 +98,7 @@ class Networks:
 
     def __init__(self, config: TradeoffConfig, inputs: Inputs, selector: SelectorSpec | None, ctx: Context) -> None:
         from components.engines.devices import beam_device
-        from components.select.network import loaded
+        from components.select.network import cached_selector
         from components.statistics.shards import classifier_spec, reference_spec
         from vim_core.features import load_extractor
         from vim_core.models.prior import load_prior
@@ -109,7 +109,7 @@ class Networks:
         prior, tokenizer = inputs["prior"], inputs["tokenizer"]
         self.prior = load_prior(prior.uri(weights), prior.uri(shape), device)
         self.decoder = load_tokenizer(tokenizer.uri(weights), tokenizer.uri(shape), device)
-        self.selector = loaded(selector) if selector is not None else None
+        self.selector = cached_selector(selector) if selector is not None else None
         evaluator, reference = classifier_spec(inputs["classifier"]), reference_spec(inputs, ctx)
         self.classifier = load_extractor(evaluator)
         self.reference = self.classifier if reference == evaluator else load_extractor(reference)

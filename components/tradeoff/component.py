@@ -30,9 +30,9 @@ IMAGE_NETWORKS = ("classifier", "selector", "statistics")
 
 def source_state(config: TradeoffConfig) -> str:
     """Text of the list of a network's classes, part of the fingerprint. Raises `DataError` where it cannot be read."""
-    from components.select.network import state_of
+    from components.select.network import class_list_digest
 
-    return state_of(config.network)
+    return class_list_digest(config.network)
 
 
 def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -57,8 +57,8 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
     classes = [str(name) for name in inputs["prior"].properties["classes"]]
     device, threads = beam_device(ctx.run), resolve_threads(ctx.run.threads)
     selecting = min(config.acceptances) < 1.0
-    selector = network.spec_of(config.network, inputs, classes, device, "tradeoff") if selecting else None
-    described = network.described(selector) if selector is not None else {}
+    selector = network.selector_spec(config.network, inputs, classes, device, "tradeoff") if selecting else None
+    described = network.describe(selector) if selector is not None else {}
     lineage.check_evaluators("tradeoff", described.get("digest", ""), inputs)
     # unfinished work of another numeric class is not continued (contract 11)
     folder = io.join(ctx.work, f"{numeric_folder(device, threads, config.lanes)}-{config.precision}")

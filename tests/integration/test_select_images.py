@@ -95,10 +95,10 @@ def test_an_interrupted_selection_looks_again_at_what_is_missing_only(
     whole = select.run(config, inputs, context_of(tmp_path / "whole", "select"))
     own = scores.measure
 
-    def dying(job: scores.Job) -> str:
-        if "00002" in job.images:
+    def dying(shard: scores.ScoreShard) -> str:
+        if "00002" in shard.images:
             raise RuntimeError("the machine went away")
-        return own(job)
+        return own(shard)
 
     with monkeypatch.context() as patch:
         patch.setattr(scores, "measure", dying)

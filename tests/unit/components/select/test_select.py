@@ -14,7 +14,7 @@ from components.contract import fingerprint
 from components.contract.api import Artifact, Context, Outcome
 from components.engines.beam import runner
 from components.select import component as select
-from components.select import network, scores
+from components.select import scores
 from tests.support import selection
 from tests.support.synthetic import context_of, with_fields
 from vim_core.config import NetworkConfig, SelectConfig
@@ -107,11 +107,11 @@ def test_scored_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path, mon
     whole, _ = done(inputs, tmp_path / "whole")
     own, seen = scores.measure, []
 
-    def dying(job: scores.Job) -> str:
-        seen.append(int(job.images.split("samples-")[-1][:5]))
+    def dying(shard: scores.ScoreShard) -> str:
+        seen.append(int(shard.images.split("samples-")[-1][:5]))
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return own(job)
+        return own(shard)
 
     monkeypatch.setattr(scores, "measure", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -133,7 +133,7 @@ def test_too_few_candidates_are_refused_before_any_is_looked_at(
 
 def test_a_selector_of_other_images_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     other = with_fields(inputs["images"], digest="other-images")
-    with pytest.raises(LineageError, match="selector was trained on images digest-of-in, given are other-images"):
+    with pytest.raises(LineageError, match="selector was made with images digest-of-in, images with other-images"):
         done({**inputs, "images": other}, tmp_path)
 
 
@@ -176,13 +176,3 @@ def factory() -> torch.nn.Module:
     from vim_core.models.classifier import Classifier, ClassifierShape
 
     return Classifier(ClassifierShape(selection.SIZE, 3, 4, selection.FEATURES))
-
-
-def test_the_judge_is_known_by_its_digest_and_by_its_weights(inputs: dict[str, Artifact]) -> None:
-    judge = inputs["selector"]
-    weights = next(entry.sha256 for entry in judge.manifest.files if entry.name == "model.safetensors")
-    for selector in (judge.digest, weights):
-        with pytest.raises(LineageError, match=r"score: the classifier .* selected the samples, so it cannot judge"):
-            network.refuse_as_judge(judge, selector, "score")
-    network.refuse_as_judge(judge, "another", "score")
-    network.refuse_as_judge(judge, "", "score")
