@@ -49,11 +49,11 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def up(arguments: Namespace) -> int:
     """`vimctl cluster up`. Raises `ConfigError` where one runs already."""
-    from pipelines.jobs import local
+    from pipelines.jobs import local_cluster
 
     cores = len(os.sched_getaffinity(0))
     cpus = arguments.cpus or cores
-    record = local.up(arguments.nodes, cpus, arguments.port, print_line)
+    record = local_cluster.up(arguments.nodes, cpus, arguments.port, print_line)
     print_line(
         f"{len(record.nodes)} node{'s' if len(record.nodes) > 1 else ''} at {record.address}, on loopback; the token"
     )
@@ -66,9 +66,9 @@ def up(arguments: Namespace) -> int:
 
 def down(arguments: Namespace) -> int:
     """`vimctl cluster down`."""
-    from pipelines.jobs import local
+    from pipelines.jobs import local_cluster
 
-    record = local.down()
+    record = local_cluster.down()
     print_line("no local cluster was running" if record is None else f"the local cluster at {record.address} is gone")
     return 0
 
@@ -94,5 +94,5 @@ def _answer(cluster: Any) -> str:
         jobs = submission.backend(cluster).jobs()
     except VimError as error:
         return " ".join(str(error).split())
-    running = sum(not job.over for job in jobs)
+    running = sum(not job.finished for job in jobs)
     return f"answers, {running} of {len(jobs)} jobs not over"

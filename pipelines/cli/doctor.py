@@ -1,4 +1,4 @@
-"""`vimctl doctor`: look at everything a run needs, and say what to do about what is missing."""
+"""`vimctl doctor`: check everything a run needs, and say what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -11,85 +11,89 @@ from pipelines.cli import common
 
 if TYPE_CHECKING:
     from pipelines.cli.common import Subparsers
-    from pipelines.doctor.findings import Check, Finding, Subject
+    from pipelines.doctor.results import Check, Result, Target
 
 STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
 
 def add_commands(subparsers: Subparsers) -> None:
     """Add `vimctl doctor`."""
-    made = common.subcommand(
-        subparsers, "doctor", examine, "look at all that a run needs; say what to do",
+    parser = common.subcommand(
+        subparsers, "doctor", doctor, "check all that a run needs; say what to do",
         {
             "doctor --preset digits": "this machine, the root, MLflow, weights",
             "doctor --preset digits --cluster ray --try-job": "a cluster too, and whether a job starts on it",
         },
     )  # fmt: skip
-    common.add_settings(made)
-    made.add_argument("--cluster", default="", help="a cluster's profile, by name or YAML file")
-    made.add_argument("--try-job", action="store_true", help="also start a job there that imports VIM (up to a minute)")
-    made.add_argument("--json", action="store_true", help="print JSON")
+    common.add_settings(parser)
+    parser.add_argument("--cluster", default="", help="a cluster's profile, by name or YAML file")
+    parser.add_argument(
+        "--try-job", action="store_true", help="also start a job there that imports VIM (up to a minute)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def examine(arguments: Namespace) -> int:
+def doctor(arguments: Namespace) -> int:
     """`vimctl doctor`: 0 where nothing failed, else 1. Raises `ConfigError` for wrong settings or a wrong profile."""
     from pipelines import presets
-    from pipelines.doctor import examining
-    from pipelines.doctor.findings import FAIL, Subject
+    from pipelines.doctor.results import FAIL, Target
+    from pipelines.doctor.runner import run_checks
     from pipelines.jobs import profile
 
-    chosen = profile.load(arguments.cluster) if arguments.cluster else None
-    subject = Subject(presets.load(arguments.preset, arguments.words), chosen, arguments.try_job)
-    found = examining.examine(subject, checks())
+    cluster = profile.load(arguments.cluster) if arguments.cluster else None
+    target = Target(presets.load(arguments.preset, arguments.words), cluster, arguments.try_job)
+    results = run_checks(target, list_checks())
     if arguments.json:
-        sys.stdout.write(json.dumps([vars(each) for each in found], indent=1) + "\n")
+        sys.stdout.write(json.dumps([vars(result) for result in results], indent=1) + "\n")
     else:
-        _print(found, subject)
-    return int(any(each.status == FAIL for each in found))
+        _print(results, target)
+    return int(any(result.status == FAIL for result in results))
 
 
-def checks() -> list[Check]:
-    """All of them, in the order in which they are told."""
+def list_checks() -> list[Check]:
+    """All checks, in the order of their output."""
     from pipelines.doctor import environment, kubernetes_cluster, mlflow_server, ray_cluster, storage, weights
-    from pipelines.doctor.findings import Check
+    from pipelines.doctor.results import Check
 
-    def on(kind: str, subject: Subject) -> bool:
-        return subject.cluster is not None and subject.cluster.kind == kind
+    def on(kind: str, target: Target) -> bool:
+        return target.cluster is not None and target.cluster.kind == kind
 
-    def joined(subject: Subject) -> bool:
-        return subject.cluster is None and bool(subject.run.ray_address)
+    def joins_ray(target: Target) -> bool:
+        return target.cluster is None and bool(target.run.ray_address)
 
     return [
-        Check("python", environment.python),
-        Check("packages", environment.packages),
-        Check("TPU stacks", environment.tpu_stacks),
-        Check("machine", environment.machine),
-        Check("disks", environment.disks),
-        Check("root", storage.root),
-        Check("MLflow", mlflow_server.server),
-        Check("ingest.source", weights.source),
-        Check("weights", weights.files, seconds=60),
-        Check("run.ray_address", ray_cluster.address, needs=joined),
-        Check("cluster", ray_cluster.cluster, needs=lambda each: on("jobs", each) and not each.try_job),
-        Check("cluster", ray_cluster.cluster, 10 + ray_cluster.TRY_S, lambda each: on("jobs", each) and each.try_job),
-        Check("kubernetes profile", kubernetes_cluster.fields, needs=lambda each: on("kubernetes", each)),
-        Check("kubernetes API", kubernetes_cluster.api, 30, lambda each: on("kubernetes", each)),
-    ]
+        Check("python", environment.check_python),
+        Check("packages", environment.check_packages),
+        Check("TPU stacks", environment.check_tpu_stacks),
+        Check("machine", environment.check_machine),
+        Check("disks", environment.check_disks),
+        Check("root", storage.check_root),
+        Check("MLflow", mlflow_server.check_server),
+        Check("ingest.source", weights.check_source),
+        Check("weights", weights.check_files, 60),
+        Check("run.ray_address", ray_cluster.check_address, applies=joins_ray),
+        Check("cluster", ray_cluster.check_cluster, applies=lambda each: on("jobs", each) and not each.try_job),
+        Check(
+            "cluster", ray_cluster.check_cluster, 10 + ray_cluster.JOB_TIMEOUT_S,
+            lambda each: on("jobs", each) and each.try_job,
+        ),
+        Check("kubernetes profile", kubernetes_cluster.check_profile, applies=lambda each: on("kubernetes", each)),
+        Check("kubernetes API", kubernetes_cluster.check_api, 30, lambda each: on("kubernetes", each)),
+    ]  # fmt: skip
 
 
-def _print(found: list[Finding], subject: Subject) -> None:
+def _print(results: list[Result], target: Target) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from pipelines.doctor.findings import FAIL, WARN
+    from pipelines.doctor.results import FAIL, WARN
 
     console = Console(soft_wrap=True, highlight=False)
-    for each in found:
-        console.print(
-            Text.assemble((f"{each.status:<5}", STYLES[each.status]), (f"{each.check}: ", "bold"), each.found)
-        )
-        if each.advice:
-            console.print(Text.assemble((f"{'':5}→ ", "dim"), each.advice))
-    failed, doubtful = (sum(each.status == kind for each in found) for kind in (FAIL, WARN))
-    where = f" on {subject.cluster.name}" if subject.cluster else ""
-    console.print(f"{subject.config.preset}{where}: {len(found)} looked at, {failed} failed, {doubtful} doubtful")
+    for result in results:
+        status = (f"{result.status:<5}", STYLES[result.status])
+        console.print(Text.assemble(status, (f"{result.check}: ", "bold"), result.found))
+        if result.advice:
+            console.print(Text.assemble((f"{'':5}→ ", "dim"), result.advice))
+    failed, warnings = (sum(result.status == kind for result in results) for kind in (FAIL, WARN))
+    where = f" on {target.cluster.name}" if target.cluster else ""
+    console.print(f"{target.config.preset}{where}: {len(results)} results, {failed} failed, {warnings} warnings")

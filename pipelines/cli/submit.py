@@ -78,42 +78,43 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def submit(arguments: Namespace) -> int:
     """`vimctl submit`: send a job or attach to it. Raises `VimError` where the cluster does not answer."""
-    from pipelines.jobs import profile, request, submission
+    from pipelines.cli import job_request
+    from pipelines.jobs import profile, submission
 
     cluster = profile.load(arguments.cluster)
-    spec, config = request.asked(arguments, cluster)
-    finished = request.finished(spec, config, print_line)
+    spec, config = job_request.build_spec(arguments, cluster)
+    finished = job_request.finished_result(spec, config, print_line)
     if finished:
         print_line(f"finished already, no job is sent (--force makes it again): {finished}")
         return 0
-    heard = Heard()
+    printer = LogPrinter()
     try:
-        state = submission.submit(cluster, spec, heard.say, not arguments.detach)
+        state = submission.submit(cluster, spec, printer.print, not arguments.detach)
     except KeyboardInterrupt:
-        stop = f"{_hint('cancel', cluster)} {heard.job or 'JOB'}"
+        stop = f"{_command('cancel', cluster)} {printer.job_id or 'JOB'}"
         print_line(f"\ndetached; a job that was sent goes on. The same command attaches to it again, `{stop}` stops it")
         return DETACHED
     if arguments.detach:
-        print_line(f"follow it: {_hint('logs -f', cluster)} {state.identity}")
+        print_line(f"follow it: {_command('logs -f', cluster)} {state.job_id}")
         return 0
-    return _ended(cluster, spec, config, state, heard)
+    return _report_end(cluster, spec, config, state, printer)
 
 
 def status(arguments: Namespace) -> int:
     """`vimctl status`."""
     from pipelines.jobs import profile, submission
-    from pipelines.jobs import status as standing
+    from pipelines.jobs.status import status_lines
 
     cluster = profile.load(arguments.cluster)
     config = presets.load(arguments.preset, common.only_overrides(arguments.words))
-    root = submission.placed(cluster, config).run.root
+    root = submission.settings_on(cluster, config).run.root
     try:
         jobs = submission.backend(cluster).jobs()
     except VimError as error:
         # What lies below the root can be told without the cluster.
         print_line(f"{error}")
         jobs = []
-    for line in standing.lines(root, cluster, jobs):
+    for line in status_lines(root, cluster, jobs):
         print_line(line)
     return 0
 
@@ -124,17 +125,17 @@ def logs(arguments: Namespace) -> int:
 
     cluster = profile.load(arguments.cluster)
     jobs = submission.backend(cluster)
-    state = _chosen(jobs, cluster, arguments.job)
-    if arguments.follow and not state.over:
+    state = _find_job(jobs, cluster, arguments.job)
+    if arguments.follow and not state.finished:
         try:
-            state = submission.follow(jobs, state.identity, print_line, cluster.retries)
+            state = submission.follow(jobs, state.job_id, print_line, cluster.retries)
         except KeyboardInterrupt:
             print_line("\ndetached; the job goes on")
             return DETACHED
     else:
-        for line in submission.so_far(jobs, state.identity):
+        for line in submission.read_log(jobs, state.job_id):
             print_line(line)
-    print_line(f"{state.identity} {state.status}{f': {state.message}' if state.message else ''}")
+    print_line(f"{state.job_id} {state.status}{f': {state.message}' if state.message else ''}")
     return 0
 
 
@@ -144,65 +145,67 @@ def cancel(arguments: Namespace) -> int:
 
     cluster = profile.load(arguments.cluster)
     jobs = submission.backend(cluster)
-    state = _chosen(jobs, cluster, arguments.job)
-    if state.over:
-        print_line(f"{state.identity} is over already: {state.status}")
+    state = _find_job(jobs, cluster, arguments.job)
+    if state.finished:
+        print_line(f"{state.job_id} is over already: {state.status}")
         return 0
-    jobs.stop(state.identity)
+    jobs.stop(state.job_id)
     print_line(
-        f"{state.identity} is stopped; finished components are kept, unfinished ones continue when it is sent again"
+        f"{state.job_id} is stopped; finished components are kept, unfinished ones continue when it is sent again"
     )
     return 0
 
 
 def job(arguments: Namespace) -> int:
     """`vimctl job`: what a cluster runs."""
-    from pipelines.jobs import job as running
+    from pipelines.jobs import runner
 
-    return running.run(arguments.spec)
+    return runner.run(arguments.spec)
 
 
-class Heard:
-    """Prints what it is told, and keeps the last lines and the name of the job."""
+class LogPrinter:
+    """Prints lines, and keeps the last ones and the job's id."""
 
     def __init__(self) -> None:
         self.last: deque[str] = deque(maxlen=LAST_LINES)
-        self.job = ""
+        self.job_id = ""
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print one line."""
         from pipelines.jobs import specs
 
-        # The first lines are the submitter's own and name the job.
-        found = None if self.job else specs.NAME.search(line)
-        self.job = found[0] if found else self.job
+        # The first lines are the submitter's own and contain the job's id.
+        match = None if self.job_id else specs.JOB_ID.search(line)
+        self.job_id = match[0] if match else self.job_id
         self.last.append(line)
         print_line(line)
 
 
-def _ended(cluster: Cluster, spec: JobSpec, config: PipelineConfig, state: JobState, heard: Heard) -> int:
-    from pipelines.jobs import request, submission
+def _report_end(cluster: Cluster, spec: JobSpec, config: PipelineConfig, state: JobState, printer: LogPrinter) -> int:
+    from pipelines.cli import job_request
+    from pipelines.jobs.api import SUCCEEDED
 
-    if submission.succeeded(state):
-        result = request.outcome(spec, config, print_line) or "its result is not there any more"
-        print_line(f"{state.identity} succeeded: {result}")
+    if state.status == SUCCEEDED:
+        result = job_request.find_result(spec, config, print_line) or "its result is not there any more"
+        print_line(f"{state.job_id} succeeded: {result}")
         return 0
     where = f" on {state.node}" if state.node else ""
-    sys.stderr.write(f"vimctl: {state.identity} {state.status}{where}: {state.message}\n")
-    sys.stderr.write("".join(f"  | {line}\n" for line in heard.last))
-    sys.stderr.write(f"the whole log: {_hint('logs', cluster)} {state.identity}\n")
+    sys.stderr.write(f"vimctl: {state.job_id} {state.status}{where}: {state.message}\n")
+    sys.stderr.write("".join(f"  | {line}\n" for line in printer.last))
+    sys.stderr.write(f"the whole log: {_command('logs', cluster)} {state.job_id}\n")
     return 1
 
 
-def _chosen(jobs: Backend, cluster: Cluster, name: str) -> JobState:
-    known = jobs.jobs()
-    found = [state for state in known if state.identity == name or not name]
-    if not found:
-        what = f"no job {name!r}" if name else "no job"
-        rest = f"; it has {', '.join(state.identity for state in known[:5])}" if known else ""
-        raise DataError(f"cluster {cluster.name} knows {what}{rest}")
-    return found[0]
+def _find_job(jobs: Backend, cluster: Cluster, name: str) -> JobState:
+    """The state of the job of this id, or of the newest job without one. Raises `DataError` where there is none."""
+    states = jobs.jobs()
+    for state in states:
+        if state.job_id == name or not name:
+            return state
+    missing = f"no job {name!r}" if name else "no job"
+    rest = f"; it has {', '.join(state.job_id for state in states[:5])}" if states else ""
+    raise DataError(f"cluster {cluster.name} knows {missing}{rest}")
 
 
-def _hint(words: str, cluster: Cluster) -> str:
-    return f"vimctl {words}" + ("" if cluster.here else f" --cluster {cluster.name}")
+def _command(words: str, cluster: Cluster) -> str:
+    return f"vimctl {words}" + ("" if cluster.is_local else f" --cluster {cluster.name}")

@@ -5,85 +5,77 @@ from __future__ import annotations
 import base64
 import os
 import sqlite3
+from importlib import metadata
 from urllib.parse import quote, urlsplit
 
 from components.tracking.link import tracking_uri
-from pipelines.doctor.asking import Answer, Silent, ask
-from pipelines.doctor.findings import Finding, Subject, fail, ok, warn
+from pipelines.doctor.http import NoAnswer, Response, request
+from pipelines.doctor.results import Result, Target, fail, ok, warn
 
 CHECK = "MLflow"
 API = "/api/2.0/mlflow"
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 
 
-def server(subject: Subject) -> list[Finding]:
-    """A server by HTTP, a local database by opening it."""
-    uri = tracking_uri(subject.run)
+def check_server(target: Target) -> list[Result]:
+    """Requests to a server, or a query of a local database file."""
+    uri = tracking_uri(target.run)
     if uri is None:
         return [ok(CHECK, "off (run.tracking_uri=off)")]
     if uri.startswith("sqlite:///"):
-        return [_database(uri.removeprefix("sqlite:///"))]
+        return [_check_database(uri.removeprefix("sqlite:///"))]
     if not uri.startswith(("http://", "https://")):
-        return [warn(CHECK, f"{_hidden(uri)}: only servers (http) and SQLite files are looked at", "")]
+        return [warn(CHECK, f"{_without_password(uri)}: only servers (http) and SQLite files are checked", "")]
     try:
-        return _asked(uri, subject.config.preset)
-    except Silent as error:
-        return [_silent(uri, str(error))]
+        return _check_http(uri, target.config.preset)
+    except NoAnswer as error:
+        return [_no_answer(uri, str(error))]
 
 
-def _asked(uri: str, preset: str) -> list[Finding]:
-    answer = ask(uri, f"{API}/experiments/get-by-name?experiment_name={quote(preset)}", _login())
-    known = answer.json()
-    absent = answer.status == 404 and isinstance(known, dict) and known.get("error_code") == ABSENT
-    if answer.status != 200 and not absent:
-        return [_refused(uri, answer)]
-    client, its = _versions(uri)
-    found = [ok(CHECK, f"{uri}: version {its}")]
-    if its and its.split(".")[0] != client.split(".")[0]:
-        found = [warn(CHECK, f"{uri} has version {its}, this client {client}", "use the same major version of both")]
-    if absent:
-        made = ask(uri, f"{API}/experiments/create", _login(), {"name": preset})
-        if made.status != 200:
-            return [*found, _refused(uri, made)]
-        return [*found, ok("experiment", f"{preset}: made")]
-    return [*found, ok("experiment", f"{preset}: there")]
+def _check_http(uri: str, preset: str) -> list[Result]:
+    response = request(uri, f"{API}/experiments/get-by-name?experiment_name={quote(preset)}", _auth_headers())
+    body = response.json()
+    absent = response.status == 404 and isinstance(body, dict) and body.get("error_code") == ABSENT
+    if response.status != 200 and not absent:
+        return [_refusal(uri, response)]
+    version = request(uri, "/version", _auth_headers())
+    here, there = metadata.version("mlflow"), version.text.strip()[:20] if version.status == 200 else ""
+    answered = ok(CHECK, f"{uri}: version {there}")
+    if there and there.split(".")[0] != here.split(".")[0]:
+        answered = warn(CHECK, f"{uri} has version {there}, this client {here}", "use the same major version of both")
+    if not absent:
+        return [answered, ok("experiment", f"{preset}: there")]
+    created = request(uri, f"{API}/experiments/create", _auth_headers(), {"name": preset})
+    return [answered, ok("experiment", f"{preset}: made") if created.status == 200 else _refusal(uri, created)]
 
 
-def _refused(uri: str, answer: Answer) -> Finding:
+def _refusal(uri: str, response: Response) -> Result:
     host = urlsplit(uri).netloc
-    said = " ".join(answer.text.split())[:160]
-    if answer.status == 403 and "Invalid Host header" in answer.text:
+    text = " ".join(response.text.split())[:160]
+    if response.status == 403 and "Invalid Host header" in response.text:
         advice = f"start the server with --allowed-hosts {host} (or MLFLOW_SERVER_ALLOWED_HOSTS), beside those it has"
         return fail(CHECK, f"{uri}: the server does not serve the name {host}", advice)
-    if answer.status in (401, 403):
+    if response.status in (401, 403):
         advice = (
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to an account of it"
         )
-        return fail(CHECK, f"{uri}: refuses this account ({answer.status} {said})", advice)
-    if answer.status == 404:
+        return fail(CHECK, f"{uri}: refuses this account ({response.status} {text})", advice)
+    if response.status == 404:
         return fail(CHECK, f"{uri}: something else than MLflow answers there", "correct run.tracking_uri")
-    return fail(CHECK, f"{uri}: answers {answer.status} {said}", "look at the server's log")
+    return fail(CHECK, f"{uri}: answers {response.status} {text}", "look at the server's log")
 
 
-def _silent(uri: str, why: str) -> Finding:
+def _no_answer(uri: str, reason: str) -> Result:
     host = urlsplit(uri).hostname or ""
     if ".svc" in host:
-        text = f"{uri}: {why}; a name inside of Kubernetes, which this machine does not see"
+        text = f"{uri}: {reason}; a name inside of Kubernetes, which this machine does not see"
         return warn(CHECK, text, "ask from a pod, or through `kubectl port-forward`")
     advice = "start it (`vimctl ui`, infra/README.md) or correct run.tracking_uri; runs go on without it"
-    return fail(CHECK, f"{uri}: {why}", advice)
+    return fail(CHECK, f"{uri}: {reason}", advice)
 
 
-def _versions(uri: str) -> tuple[str, str]:
-    """The client's and the server's; the latter '' where it does not say."""
-    from importlib import metadata
-
-    answer = ask(uri, "/version", _login())
-    return metadata.version("mlflow"), answer.text.strip()[:20] if answer.status == 200 else ""
-
-
-def _login() -> dict[str, str]:
-    """The headers by which MLflow's client logs in, from the same variables."""
+def _auth_headers() -> dict[str, str]:
+    """The headers of a login, from the variables that MLflow's client reads."""
     token, user = os.environ.get("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
     if token:
         return {"Authorization": f"Bearer {token}"}
@@ -93,13 +85,13 @@ def _login() -> dict[str, str]:
     return {}
 
 
-def _hidden(uri: str) -> str:
+def _without_password(uri: str) -> str:
     """The address without a password."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://…@{parts.hostname}{parts.path}" if "@" in parts.netloc else uri
 
 
-def _database(path: str) -> Finding:
+def _check_database(path: str) -> Result:
     if not os.path.exists(path):
         return ok(CHECK, f"{path}: made by the first run")
     try:

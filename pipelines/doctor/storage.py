@@ -1,4 +1,4 @@
-"""What this account may do at the root: create exclusively, read, list, delete a small object."""
+"""Access to the root: create exclusively, read, list and delete a small object."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import uuid
 from collections.abc import Callable
 
-from pipelines.doctor.findings import Finding, Subject, fail, ok
+from pipelines.doctor.results import Result, Target, fail, ok
 from vim_core.errors import VimError
 from vim_core.storage import io
 
@@ -20,52 +20,55 @@ PERMISSIONS = {
 ROLE = "roles/storage.objectUser"
 
 
-def root(subject: Subject) -> list[Finding]:
-    """One finding for each thing that cannot be done, or one that all can."""
-    place = subject.run.root
-    folder = io.join(place, FOLDER)
-    uri = io.join(folder, uuid.uuid4().hex)
-    new = io.is_local(place) and not io.local_path(place).exists()
+def check_root(target: Target) -> list[Result]:
+    """A failure for each operation that does not work, or one result that all do."""
+    root = target.run.root
+    folder = io.join(root, FOLDER)
+    is_new = io.is_local(root) and not io.local_path(root).exists()
     try:
-        wrong = _tried(uri, folder)
+        failures = _failures(io.join(folder, uuid.uuid4().hex), folder)
     finally:
-        _tidy(folder, place, new)
-    if not wrong:
-        done = ok("root", f"{place}: creating exclusively, reading, listing and deleting work")
-        return [done, *_shared(subject)]
-    return [fail(f"root: {act}", f"{place}: {why}", _advice(place, act)) for act, why in wrong.items()]
+        if io.is_local(root):  # buckets have no folders
+            for path in (folder, root) if is_new else (folder,):
+                with contextlib.suppress(OSError):
+                    io.local_path(path).rmdir()
+    if not failures:
+        works = ok("root", f"{root}: creating exclusively, reading, listing and deleting work")
+        return [works, *_check_shared(target)]
+    return [fail(f"root: {name}", f"{root}: {reason}", _advice(root, name)) for name, reason in failures.items()]
 
 
-def _shared(subject: Subject) -> list[Finding]:
+def _check_shared(target: Target) -> list[Result]:
     """A folder of this machine is no root for a cluster, unless its profile says that all nodes see it."""
-    own = subject.cluster
-    if own is None or own.root or own.here or not io.is_local(subject.run.root):
+    cluster = target.cluster
+    if cluster is None or cluster.root or cluster.is_local or not io.is_local(target.run.root):
         return []
     advice = "set `root` in the profile: gs://…, or a folder of a disk that all nodes share"
-    return [fail("root", f"{subject.run.root} is a folder of this machine, which {own.name} does not see", advice)]
+    return [fail("root", f"{target.run.root} is a folder of this machine, which {cluster.name} does not see", advice)]
 
 
-def _tried(uri: str, folder: str) -> dict[str, str]:
-    """What could not be done and why; reading and deleting need something that was created."""
+def _failures(uri: str, folder: str) -> dict[str, str]:
+    """The operations that fail, and why; reading and deleting need an object that was created."""
     name, data = uri.rsplit("/", 1)[-1], uri.encode()
-    wrong = _attempt("create", lambda: _exclusively(uri, data))
-    if not wrong:
-        wrong |= _attempt("read", lambda: _same(io.read_bytes(uri), data))
-    wrong |= _attempt("list", lambda: _listed(name, folder, bool(wrong)))
-    if "create" not in wrong:
-        wrong |= _attempt("delete", lambda: _delete(uri))
-    return wrong
+    failures = _attempt("create", lambda: _create_twice(uri, data))
+    if not failures:
+        failures |= _attempt("read", lambda: _compare(io.read_bytes(uri), data))
+    failures |= _attempt("list", lambda: _check_listed(name, folder, bool(failures)))
+    if "create" not in failures:
+        failures |= _attempt("delete", lambda: _delete(uri))
+    return failures
 
 
-def _attempt(act: str, do: Callable[[], str | None]) -> dict[str, str]:
+def _attempt(name: str, operation: Callable[[], str | None]) -> dict[str, str]:
+    """The reason by the operation's name where it fails, else nothing."""
     try:
-        why = do()
+        reason = operation()
     except (VimError, OSError) as error:
-        why = str(error)
-    return {act: why} if why else {}
+        reason = str(error)
+    return {name: reason} if reason else {}
 
 
-def _exclusively(uri: str, data: bytes) -> str | None:
+def _create_twice(uri: str, data: bytes) -> str | None:
     if not io.create_exclusive(uri, data):
         return "a new object was said to exist"
     if io.create_exclusive(uri, data + b"again"):
@@ -73,11 +76,11 @@ def _exclusively(uri: str, data: bytes) -> str | None:
     return None
 
 
-def _same(found: bytes, expected: bytes) -> str | None:
-    return None if found == expected else f"{len(found)} bytes were read where {len(expected)} were written"
+def _compare(read: bytes, written: bytes) -> str | None:
+    return None if read == written else f"{len(read)} bytes were read where {len(written)} were written"
 
 
-def _listed(name: str, folder: str, absent: bool) -> str | None:
+def _check_listed(name: str, folder: str, absent: bool) -> str | None:
     names = [path for path, _ in io.list_entries(folder)] if not io.is_local(folder) else io.list_names(folder)
     return None if absent or name in names else "an object that was just created is not listed"
 
@@ -92,21 +95,11 @@ def _delete(uri: str) -> None:
         raise OSError(explain(error, uri)) from error
 
 
-def _tidy(folder: str, place: str, new: bool) -> None:
-    """A local root leaves no trace; in a bucket there are no folders."""
-    if io.is_local(place):
-        with contextlib.suppress(OSError):
-            io.local_path(folder).rmdir()
-        if new:
-            with contextlib.suppress(OSError):
-                io.local_path(place).rmdir()
-
-
-def _advice(place: str, act: str) -> str:
-    if place.startswith(("gs://", "gcs://")):
-        bucket = "gs://" + place.partition("://")[2].split("/")[0]
+def _advice(root: str, name: str) -> str:
+    if root.startswith(("gs://", "gcs://")):
+        bucket = "gs://" + root.partition("://")[2].split("/")[0]
         grant = f"gcloud storage buckets add-iam-policy-binding {bucket} --member=… --role={ROLE}"
-        return f"the account needs {PERMISSIONS[act]}; the role {ROLE} has it and the others: `{grant}`"
-    if not io.is_local(place):
-        return f"let this account {act} objects there"
+        return f"the account needs {PERMISSIONS[name]}; the role {ROLE} has it and the others: `{grant}`"
+    if not io.is_local(root):
+        return f"let this account {name} objects there"
     return "choose a folder that this user can write, on a file system with hard links, by run.root=… or VIM_ROOT"

@@ -1,26 +1,26 @@
-"""What a submission is, and what a kind of cluster must be able to do with one."""
+"""The interface between submissions and kinds of clusters: job spec, job state, backend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, LOST = "pending", "running", "succeeded", "failed", "stopped", "lost"
-OVER = (SUCCEEDED, FAILED, STOPPED, LOST)
-"""FAILED: the job's own error, which another attempt would meet again. LOST: its node went, another attempt may do."""
+FINISHED = (SUCCEEDED, FAILED, STOPPED, LOST)
+"""FAILED: the job's own error, which another attempt would meet again. LOST: its node is gone; another may succeed."""
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What a job shall do, complete: the cluster needs neither presets nor sweep files of the submitter.
+    """All that a job does: the cluster needs neither presets nor sweep files of the submitter.
 
-    `command` is run or sweep; `settings` the resolved preset as YAML; `target`, `start`, `only`, `force` those of
-    `vimctl run`; `sweep` the sweep as YAML; `places` fields of `run` by component, as in the cluster's profile; `tags`
-    are for the run in MLflow, such as which schedule sent the job.
+    `settings` is the resolved preset as YAML; `target`, `start`, `only` and `force` are those of `vimctl run`; `sweep`
+    is the sweep as YAML; `places` are values of `run` by component, as in the cluster's profile; `tags` are for the run
+    in MLflow, such as which schedule sent the job.
     """
 
-    command: str
+    command: Literal["run", "sweep"]
     preset: str
     settings: str
     target: str = ""
@@ -28,16 +28,16 @@ class JobSpec:
     only: bool = False
     force: bool = False
     sweep: str = ""
-    places: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    places: dict[str, dict[str, Any]] = field(default_factory=dict)
     cluster: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class JobState:
-    """How a job stands; `message` is the cluster's reason in words, `node` where its driver ran, times are seconds."""
+    """Status of a job; `message` is the cluster's reason, `node` where its driver ran, times are Unix seconds."""
 
-    identity: str
+    job_id: str
     status: str
     message: str = ""
     node: str = ""
@@ -45,28 +45,28 @@ class JobState:
     ended: float | None = None
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.status in OVER
+    def finished(self) -> bool:
+        """Whether the status is final."""
+        return self.status in FINISHED
 
 
 class Backend(Protocol):
-    """A kind of cluster. Everything raises `VimError` naming address and remedy where the cluster does not answer."""
+    """A kind of cluster. All methods raise `VimError` with address and remedy where the cluster does not answer."""
 
-    def submit(self, identity: str, spec_uri: str) -> bool:
-        """Start the job `vimctl job SPEC_URI` under this name; False where a job of this name is there already."""
+    def submit(self, job_id: str, spec_uri: str) -> bool:
+        """Start `vimctl job SPEC_URI` as a job of this id; False where one of this id is there already."""
 
-    def state(self, identity: str) -> JobState | None:
-        """How the job stands, or None where the cluster knows none of this name."""
+    def state(self, job_id: str) -> JobState | None:
+        """The job's state, or None where the cluster knows none of this id."""
 
     def jobs(self) -> list[JobState]:
         """All jobs of VIM that the cluster knows, newest first."""
 
-    def follow(self, identity: str) -> Iterator[str]:
-        """Lines of the job's output from its beginning, as they come, until it is over."""
+    def follow(self, job_id: str) -> Iterator[str]:
+        """Lines of the job's output from its beginning, as they come, until it is finished."""
 
-    def stop(self, identity: str) -> None:
-        """Ask the job to end; returns when it has."""
+    def stop(self, job_id: str) -> None:
+        """Stop the job; returns when it has ended."""
 
-    def dashboard(self, identity: str = "") -> str:
-        """The address of Ray's dashboard, of this job's page where one is named; '' where there is none."""
+    def dashboard(self, job_id: str = "") -> str:
+        """The address of Ray's dashboard, or of the job's page in it; '' where there is none."""

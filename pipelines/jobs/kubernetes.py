@@ -1,4 +1,4 @@
-"""The kind of cluster that is a Kubernetes with KubeRay: a RayJob object for each submission."""
+"""Jobs on Kubernetes with KubeRay: a RayJob object for each."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from typing import Any
 
 from pipelines.jobs import kubernetes_log, kubernetes_state, manifests, specs
 from pipelines.jobs.api import STOPPED, JobState
-from pipelines.jobs.kubernetes_api import ANSWER_S, CONNECT_S, Api
-from pipelines.jobs.manifests import IDENTITY, JOB_LABEL, MANAGED, ROLE, object_name
+from pipelines.jobs.kubernetes_api import CONNECT_S, READ_S, Api
+from pipelines.jobs.manifests import JOB_ID_ANNOTATION, JOB_LABEL, MANAGED, ROLE_LABEL, object_name
 from pipelines.jobs.profile import Cluster
 from vim_core.errors import VimError
 
 GROUP, VERSION, KIND = "ray.io", "v1", "rayjobs"
 SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED.items())
 STOPPED_LABEL = "vim/stopped"
-GONE_S = 120.0
+DELETE_S = 120.0
 WAIT_S = 0.5
 
 
 class KubernetesBackend:
-    """A `Backend` by RayJob objects. Deleting one is how Kubernetes stops it, so a ConfigMap remembers that."""
+    """A `Backend` of RayJob objects. A job is stopped by deleting its object; a ConfigMap records that."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.place = manifests.checked(cluster)
+        self.settings = manifests.kubernetes_settings(cluster)
 
     @cached_property
     def api(self) -> Api:
         """The client, made when it is first needed."""
-        return Api(self.place)
+        return Api(self.settings)
 
-    def submit(self, identity: str, spec_uri: str) -> bool:
-        """Create the RayJob; False where one of this name is there already. Raises `VimError`, `ConfigError`."""
+    def submit(self, job_id: str, spec_uri: str) -> bool:
+        """Create the RayJob; False where one of this id is there already. Raises `VimError`, `ConfigError`."""
         import kubernetes
 
-        body = manifests.ray_job(self.cluster, identity, spec_uri, specs.read(spec_uri))
-        make = self.api.custom.create_namespaced_custom_object
+        body = manifests.ray_job(self.cluster, job_id, spec_uri, specs.read(spec_uri))
 
         def create() -> bool:
             try:
-                make(*self._where(), body, _request_timeout=(CONNECT_S, ANSWER_S))
+                self.api.custom.create_namespaced_custom_object(
+                    *self._resource(), body, _request_timeout=(CONNECT_S, READ_S)
+                )
             except kubernetes.client.ApiException as error:
                 # Two submitters at once: one made it, the other attaches.
                 if error.status == 409:
@@ -51,116 +52,118 @@ class KubernetesBackend:
                 raise
             return True
 
-        made = self.api.call(create)
-        if made is None:
+        created = self.api.call(create)
+        if created is None:
             raise VimError(
-                f"Kubernetes at {self.api.address} has no namespace {self.place.namespace}, or no RayJobs: install "
+                f"Kubernetes at {self.api.address} has no namespace {self.settings.namespace}, or no RayJobs: install "
                 "KubeRay and apply infra/kubernetes (infra/README.md)"
             )
-        if made:
-            self._forget_stop(identity)
-        return made
+        if created:
+            self._forget_stop(job_id)
+        return created
 
-    def state(self, identity: str) -> JobState | None:
-        """How the RayJob and its pods stand; a stopped one is remembered after its object is gone."""
-        job = self._get(identity)
+    def state(self, job_id: str) -> JobState | None:
+        """The state of the RayJob and its pods, or of a stopped one whose object is gone."""
+        job = self._get(job_id)
         if job is not None:
-            return kubernetes_state.read(job, self._pods(identity))
-        kept = self.api.call(
-            lambda: self.api.core.read_namespaced_config_map(object_name(identity), self.place.namespace)
+            return kubernetes_state.read(job, self._pods(job_id))
+        stop_record = self.api.call(
+            lambda: self.api.core.read_namespaced_config_map(object_name(job_id), self.settings.namespace)
         )
-        return _stopped(kept) if kept is not None else None
+        return _stopped(stop_record) if stop_record is not None else None
 
     def jobs(self) -> list[JobState]:
         """Those of this namespace that `vimctl` made, newest first."""
         listed: Any = self.api.call(
-            lambda: self.api.custom.list_namespaced_custom_object(*self._where(), label_selector=SELECTOR),
+            lambda: self.api.custom.list_namespaced_custom_object(*self._resource(), label_selector=SELECTOR),
             {"items": []},
         )
-        found = {kubernetes_state.identity(job): (_made(job), kubernetes_state.read(job)) for job in listed["items"]}
-        kept: Any = self.api.call(
-            lambda: self.api.core.list_namespaced_config_map(self.place.namespace, label_selector=STOPPED_LABEL)
+        found = {kubernetes_state.job_id(job): (_created(job), kubernetes_state.read(job)) for job in listed["items"]}
+        stop_records: Any = self.api.call(
+            lambda: self.api.core.list_namespaced_config_map(self.settings.namespace, label_selector=STOPPED_LABEL)
         )
-        for each in kept.items if kept is not None else []:
-            state = _stopped(each)
-            found.setdefault(state.identity, (state.ended or 0.0, state))
+        for record in stop_records.items if stop_records is not None else []:
+            state = _stopped(record)
+            found.setdefault(state.job_id, (state.ended or 0.0, state))
         return [state for _, state in sorted(found.values(), key=lambda pair: pair[0], reverse=True)]
 
-    def follow(self, identity: str) -> Iterator[str]:
-        """Lines of the submitter's log, which shows the driver's output, until the job is over."""
+    def follow(self, job_id: str) -> Iterator[str]:
+        """Lines of the submitter's log, which contains the driver's output, until the job is finished."""
 
-        def over() -> bool:
-            state = self.state(identity)
-            return state is None or state.over
+        def finished() -> bool:
+            state = self.state(job_id)
+            return state is None or state.finished
 
-        yield from kubernetes_log.follow(self.api, lambda: self._pods(identity, "submitter"), over)
+        yield from kubernetes_log.follow(self.api, lambda: self._pods(job_id, "submitter"), finished)
 
-    def stop(self, identity: str) -> None:
+    def stop(self, job_id: str) -> None:
         """Delete the RayJob with its cluster, and wait until it is gone. Raises `VimError` where it stays."""
-        if self._get(identity) is None:
+        if self._get(job_id) is None:
             return
-        self._remember_stop(identity)
+        self._remember_stop(job_id)
         self.api.call(
             lambda: self.api.custom.delete_namespaced_custom_object(
-                *self._where(), object_name(identity), propagation_policy="Foreground"
+                *self._resource(), object_name(job_id), propagation_policy="Foreground"
             )
         )
-        end = time.monotonic() + GONE_S
-        while self._get(identity) is not None:
+        end = time.monotonic() + DELETE_S
+        while self._get(job_id) is not None:
             if time.monotonic() > end:
-                name = object_name(identity)
+                name = object_name(job_id)
                 raise VimError(
-                    f"{identity}: the RayJob {name} is still there {GONE_S:.0f} s after it was deleted; "
-                    f"`kubectl --namespace {self.place.namespace} describe rayjob {name}` tells why"
+                    f"{job_id}: the RayJob {name} is still there {DELETE_S:.0f} s after it was deleted; "
+                    f"`kubectl --namespace {self.settings.namespace} describe rayjob {name}` tells why"
                 )
             time.sleep(WAIT_S)
 
-    def dashboard(self, identity: str = "") -> str:
+    def dashboard(self, job_id: str = "") -> str:
         """The job's Ray dashboard behind the gateway of `kubernetes.domain`; '' without one, or before it is up."""
-        if not self.place.domain:
+        if not self.settings.domain:
             return ""
-        base = f"https://ray.{self.place.domain}/"
-        if not identity:
+        base = f"https://ray.{self.settings.domain}/"
+        if not job_id:
             return base
-        job = self._get(identity) or {}
+        job = self._get(job_id) or {}
         cluster = (job.get("status") or {}).get("rayClusterName", "")
         return f"{base}{cluster}-head-svc/" if cluster else ""
 
-    def _where(self) -> tuple[str, str, str, str]:
-        return GROUP, VERSION, self.place.namespace, KIND
+    def _resource(self) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.settings.namespace, KIND
 
-    def _get(self, identity: str) -> dict[str, Any] | None:
+    def _get(self, job_id: str) -> dict[str, Any] | None:
         return self.api.call(
             lambda: self.api.custom.get_namespaced_custom_object(
-                *self._where(), object_name(identity), _request_timeout=(CONNECT_S, ANSWER_S)
+                *self._resource(), object_name(job_id), _request_timeout=(CONNECT_S, READ_S)
             )
         )
 
-    def _pods(self, identity: str, role: str = "") -> list[Any]:
-        selector = f"{JOB_LABEL}={object_name(identity)}" + (f",{ROLE}={role}" if role else "")
-        listed = self.api.call(lambda: self.api.core.list_namespaced_pod(self.place.namespace, label_selector=selector))
+    def _pods(self, job_id: str, role: str = "") -> list[Any]:
+        selector = f"{JOB_LABEL}={object_name(job_id)}" + (f",{ROLE_LABEL}={role}" if role else "")
+        listed = self.api.call(
+            lambda: self.api.core.list_namespaced_pod(self.settings.namespace, label_selector=selector)
+        )
         return list(listed.items) if listed is not None else []
 
-    def _remember_stop(self, identity: str) -> None:
-        labels = {**MANAGED, JOB_LABEL: object_name(identity), STOPPED_LABEL: "true"}
+    def _remember_stop(self, job_id: str) -> None:
+        labels = {**MANAGED, JOB_LABEL: object_name(job_id), STOPPED_LABEL: "true"}
         body = {
-            "metadata": {"name": object_name(identity), "labels": labels, "annotations": {IDENTITY: identity}},
+            "metadata": {"name": object_name(job_id), "labels": labels, "annotations": {JOB_ID_ANNOTATION: job_id}},
             "data": {"stopped": datetime.now(UTC).isoformat(timespec="seconds")},
         }
-        self._forget_stop(identity)
-        self.api.call(lambda: self.api.core.create_namespaced_config_map(self.place.namespace, body))
+        self._forget_stop(job_id)
+        self.api.call(lambda: self.api.core.create_namespaced_config_map(self.settings.namespace, body))
 
-    def _forget_stop(self, identity: str) -> None:
-        self.api.call(lambda: self.api.core.delete_namespaced_config_map(object_name(identity), self.place.namespace))
+    def _forget_stop(self, job_id: str) -> None:
+        self.api.call(lambda: self.api.core.delete_namespaced_config_map(object_name(job_id), self.settings.namespace))
 
 
-def _stopped(kept: Any) -> JobState:
-    about = kept.metadata
-    identity = (about.annotations or {}).get(IDENTITY, about.name)
+def _stopped(record: Any) -> JobState:
+    metadata = record.metadata
+    job_id = (metadata.annotations or {}).get(JOB_ID_ANNOTATION, metadata.name)
     return JobState(
-        identity, STOPPED, "stopped by `vimctl cancel`", ended=kubernetes_state.seconds(kept.data["stopped"])
+        job_id, STOPPED, "stopped by `vimctl cancel`", ended=kubernetes_state.seconds(record.data["stopped"])
     )
 
 
-def _made(job: dict[str, Any]) -> float:
+def _created(job: dict[str, Any]) -> float:
     return kubernetes_state.seconds(job["metadata"].get("creationTimestamp")) or 0.0

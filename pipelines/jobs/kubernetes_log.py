@@ -1,4 +1,4 @@
-"""A job's output by the log of its submitter's pod, from the beginning and across broken connections."""
+"""A job's output: the log of its submitter's pod from the beginning, across broken connections."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipelines.jobs.kubernetes_api import CONNECT_S, Api
 from vim_core.errors import VimError
 
 SILENCE_S = 300.0
-"""A connection that says nothing for so long is opened again; a dead one would look the same."""
+"""A connection without data for so long is opened again; it may be dead."""
 POLL_S = 2.0
-PATIENCE_S = 300.0
-"""For so long the API server may be away before following gives up."""
+AWAY_S = 300.0
+"""The API server may be away for so long before `follow` raises."""
 
 
-def follow(api: Api, pods: Callable[[], list[Any]], over: Callable[[], bool]) -> Iterator[str]:
-    """Lines of the newest of `pods()` as they come, until the job is over and that pod has said all.
+def follow(api: Api, pods: Callable[[], list[Any]], finished: Callable[[], bool]) -> Iterator[str]:
+    """Lines of the newest of `pods()` as they come, until the job is finished and that pod's log is read to its end.
 
     When the submitter's pod is replaced, the successor shows the job's output from its beginning again; a line says so.
     """
@@ -25,12 +25,12 @@ def follow(api: Api, pods: Callable[[], list[Any]], over: Callable[[], bool]) ->
     answered = time.monotonic()
     while True:
         try:
-            # Asked before reading: what is written until the job is over is then surely read.
-            done = over()
-            found = sorted((pod for pod in pods() if _speaks(pod)), key=lambda pod: pod.metadata.creation_timestamp)
+            # Before reading: then all lines written until the job finished are read.
+            done = finished()
+            found = sorted((pod for pod in pods() if _has_log(pod)), key=lambda pod: pod.metadata.creation_timestamp)
         except VimError:
             # An API server is upgraded in minutes; a job takes days.
-            if time.monotonic() - answered > PATIENCE_S:
+            if time.monotonic() - answered > AWAY_S:
                 raise
             time.sleep(POLL_S)
             continue
@@ -55,7 +55,7 @@ def _lines(api: Api, name: str, last: str, streaming: bool) -> Iterator[tuple[st
 
     try:
         answer = api.core.read_namespaced_pod_log(
-            name, api.place.namespace, follow=streaming, timestamps=True, _preload_content=False,
+            name, api.settings.namespace, follow=streaming, timestamps=True, _preload_content=False,
             _request_timeout=(CONNECT_S, SILENCE_S),
         )  # fmt: skip
     except kubernetes.client.ApiException as error:
@@ -91,5 +91,5 @@ def _time(stamp: str) -> tuple[str, str]:
     return whole, fraction.ljust(9, "0")
 
 
-def _speaks(pod: Any) -> bool:
+def _has_log(pod: Any) -> bool:
     return pod.status.phase in ("Running", "Succeeded", "Failed")

@@ -1,4 +1,4 @@
-"""What RayJob objects and their pods say of a job, in VIM's words."""
+"""The state of a job from its RayJob object and its pods."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, JobState
-from pipelines.jobs.manifests import IDENTITY, QUEUE_LABEL
+from pipelines.jobs.manifests import JOB_ID_ANNOTATION, QUEUE_LABEL
 
 HEAD = {"ray.io/node-type": "head"}
-OWN_REASONS = ("AppFailed", "DeadlineExceeded", "ValidationFailed")
-"""KubeRay's reasons that another attempt would meet again, where no pod was taken away; others are the cluster's."""
-TAKEN = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Preempted", "Shutdown", "Terminated")
-"""Reasons of pods whose node went, or took them away."""
+JOB_REASONS = ("AppFailed", "DeadlineExceeded", "ValidationFailed")
+"""KubeRay's reasons for errors of the job itself, where no pod was taken away; others are the cluster's."""
+NODE_REASONS = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Preempted", "Shutdown", "Terminated")
+"""Reasons of pods that were lost with their node or taken away."""
 KILLED = re.compile(r"exit code (?:-9|-15|137|143)\b|signal (?:9|15|SIGKILL|SIGTERM)\b")
 EXITED = re.compile(r"exit(?:ed with)? code -?\d+")
 ENDED = {"SUCCEEDED": SUCCEEDED, "STOPPED": STOPPED}
@@ -23,9 +23,9 @@ ENDED = {"SUCCEEDED": SUCCEEDED, "STOPPED": STOPPED}
 def read(job: dict[str, Any], pods: Sequence[Any] = ()) -> JobState:
     """The state of a RayJob object; its pods tell a failure of its own from a lost node, and why it waits."""
     status = job.get("status") or {}
-    state, message = _judged(job, status, pods)
+    state, message = _status(job, status, pods)
     return JobState(
-        identity=identity(job),
+        job_id=job_id(job),
         status=state,
         message=message,
         node=_node(pods),
@@ -34,46 +34,46 @@ def read(job: dict[str, Any], pods: Sequence[Any] = ()) -> JobState:
     )
 
 
-def identity(job: dict[str, Any]) -> str:
-    """The submission id that the user knows."""
-    about = job["metadata"]
-    return str((about.get("annotations") or {}).get(IDENTITY, about["name"]))
+def job_id(job: dict[str, Any]) -> str:
+    """The job's id."""
+    metadata = job["metadata"]
+    return str((metadata.get("annotations") or {}).get(JOB_ID_ANNOTATION, metadata["name"]))
 
 
 def seconds(text: str | None) -> float | None:
-    """A time of Kubernetes' as seconds since 1970."""
+    """A timestamp of Kubernetes in Unix seconds."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
-def _judged(job: dict[str, Any], status: dict[str, Any], pods: Sequence[Any]) -> tuple[str, str]:
-    deployed, ran = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+def _status(job: dict[str, Any], status: dict[str, Any], pods: Sequence[Any]) -> tuple[str, str]:
+    deployment, outcome = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
     message = " ".join(str(status.get("message", "")).split())
-    if deployed == "Failed" or ran == "FAILED":
+    if deployment == "Failed" or outcome == "FAILED":
         return _failed(status.get("reason", ""), message, pods)
-    if ran in ENDED:
-        return ENDED[ran], message
-    if deployed == "Complete":
+    if outcome in ENDED:
+        return ENDED[outcome], message
+    if deployment == "Complete":
         # Complete says that nothing runs any more, and the job itself never said how it ended.
         return LOST, message or "its Ray cluster ended before it said how the job went"
-    if ran == "RUNNING":
+    if outcome == "RUNNING":
         return RUNNING, message
-    return PENDING, message or _waiting(job, deployed, pods)
+    return PENDING, message or _waiting(job, deployment, pods)
 
 
 def _failed(reason: str, message: str, pods: Sequence[Any]) -> tuple[str, str]:
-    taken = [f"{pod.metadata.name} on {pod.spec.node_name}: {why}" for pod in pods if (why := _taken(pod))]
+    lost = [f"{pod.metadata.name} on {pod.spec.node_name}: {why}" for pod in pods if (why := _disruption(pod))]
     text = ": ".join(filter(None, [reason, message])) or "no reason given"
-    if taken:
-        return LOST, f"{text} ({'; '.join(taken)})"
+    if lost:
+        return LOST, f"{text} ({'; '.join(lost)})"
     if KILLED.search(message):
         return LOST, text
-    own = reason in OWN_REASONS and (reason != "AppFailed" or not message or EXITED.search(message))
+    own = reason in JOB_REASONS and (reason != "AppFailed" or not message or EXITED.search(message))
     return (FAILED if own else LOST), text
 
 
-def _taken(pod: Any) -> str:
-    """Why its node or the cluster took a pod away; '' where it did not."""
-    if pod.status.reason in TAKEN:
+def _disruption(pod: Any) -> str:
+    """The reason where a pod was lost with its node or evicted, else ''."""
+    if pod.status.reason in NODE_REASONS:
         return str(pod.status.reason)
     for condition in pod.status.conditions or []:
         if condition.type == "DisruptionTarget" and condition.status == "True":
@@ -81,15 +81,15 @@ def _taken(pod: Any) -> str:
     return ""
 
 
-def _waiting(job: dict[str, Any], deployed: str, pods: Sequence[Any]) -> str:
+def _waiting(job: dict[str, Any], deployment: str, pods: Sequence[Any]) -> str:
     queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL, "")
-    if deployed.startswith("Suspend") or (job["spec"].get("suspend") and queue):
+    if deployment.startswith("Suspend") or (job["spec"].get("suspend") and queue):
         return f"waits in the queue {queue} for its place"
     for pod in pods:
         for condition in pod.status.conditions or []:
             if condition.type == "PodScheduled" and condition.status == "False":
                 return f"{pod.metadata.name} has no node yet: {condition.message or condition.reason}"
-    return f"its Ray cluster starts ({deployed})" if deployed else "the operator has not seen it yet"
+    return f"its Ray cluster starts ({deployment})" if deployment else "the operator has not seen it yet"
 
 
 def _node(pods: Sequence[Any]) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.engines import topology
-from pipelines.jobs import shapes
+from pipelines.jobs import resources
 from pipelines.jobs.api import JobSpec
-from pipelines.jobs.profile import Cluster, KubernetesPlace
-from pipelines.jobs.shapes import Shapes
+from pipelines.jobs.profile import Cluster, KubernetesSettings
+from pipelines.jobs.resources import JobResources
 from vim_core.errors import ConfigError
 
 Manifest = dict[str, Any]
@@ -20,14 +20,13 @@ Manifest = dict[str, Any]
 API = "ray.io/v1"
 MANAGED = {"app.kubernetes.io/managed-by": "vimctl", "app.kubernetes.io/part-of": "vim"}
 JOB_LABEL = "vim/job"
-IDENTITY = "vim/identity"
-"""Annotation with the submission id as the user knows it; the object's name may be a shortened form of it."""
+JOB_ID_ANNOTATION = "vim/identity"
+"""Annotation with the job's id; the object's name may be a shortened form of it."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 TPU = "google.com/tpu"
-ROLE = "vim/role"
-DASHBOARD_PORT = 8265
-LONGEST = 47
-"""KubeRay refuses longer names of RayJobs, because it appends to them."""
+ROLE_LABEL = "vim/role"
+MAX_NAME_LENGTH = 47
+"""KubeRay refuses longer names of RayJobs because it appends to them."""
 HARDENED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -36,74 +35,53 @@ HARDENED = {
 }
 
 
-def object_name(identity: str) -> str:
-    """A name that Kubernetes takes: the identity itself where it is one, else its beginning and a hash of all of it."""
-    if len(identity) <= LONGEST and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", identity):
-        return identity
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-    plain = re.sub(r"[^a-z0-9]+", "-", identity.lower()).strip("-")
+def object_name(job_id: str) -> str:
+    """A name that Kubernetes takes: the id itself where it is one, else its beginning and a hash of all of it."""
+    if len(job_id) <= MAX_NAME_LENGTH and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job_id):
+        return job_id
+    digest = hashlib.sha256(job_id.encode()).hexdigest()[:10]
+    plain = re.sub(r"[^a-z0-9]+", "-", job_id.lower()).strip("-")
     plain = plain if plain[:1].isalpha() else f"j-{plain}"
-    return f"{plain[: LONGEST - len(digest) - 1].rstrip('-')}-{digest}"
+    return f"{plain[: MAX_NAME_LENGTH - len(digest) - 1].rstrip('-')}-{digest}"
 
 
-def ray_job(cluster: Cluster, identity: str, spec_uri: str, spec: JobSpec) -> Manifest:
+def ray_job(cluster: Cluster, job_id: str, spec_uri: str, spec: JobSpec) -> Manifest:
     """The RayJob that runs `vimctl job SPEC_URI` on a Ray cluster of its own, queued by Kueue as one gang.
 
-    The operator makes a token for that cluster and keeps it in a Secret; our own submitter starts lost jobs again, so
-    the operator does not.
+    The operator makes a token for that cluster and stores it in a Secret. `vimctl submit` sends lost jobs again, so
+    the operator starts none again.
 
     Raises:
         ConfigError: the profile has no image, or a component cannot be placed.
     """
-    place = checked(cluster)
-    labels = {**MANAGED, JOB_LABEL: object_name(identity)}
+    settings = kubernetes_settings(cluster)
+    labels = {**MANAGED, JOB_LABEL: object_name(job_id)}
+    container = _container("submitter", settings.image, [], {"cpu": "1", "memory": "1Gi"})
+    submitter = _pod_template(settings, labels, container, "submitter")
+    submitter["spec"]["restartPolicy"] = "Never"
     return {
         "apiVersion": API,
         "kind": "RayJob",
         "metadata": {
-            "name": object_name(identity),
-            "namespace": place.namespace,
-            "labels": {**labels, QUEUE_LABEL: place.queue},
-            "annotations": {IDENTITY: identity},
+            "name": object_name(job_id),
+            "namespace": settings.namespace,
+            "labels": {**labels, QUEUE_LABEL: settings.queue},
+            "annotations": {JOB_ID_ANNOTATION: job_id},
         },
         "spec": {
             "entrypoint": shlex.join([cluster.python, "-m", "pipelines.cli", "job", spec_uri]),
             "submissionMode": "K8sJobMode",
             "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": place.ttl_s,
+            "ttlSecondsAfterFinished": settings.ttl_s,
             "backoffLimit": 0,
-            "submitterPodTemplate": _submitter(place, labels),
-            "rayClusterSpec": cluster_spec(cluster, shapes.of_job(cluster, spec), labels),
+            "submitterPodTemplate": submitter,
+            "rayClusterSpec": _ray_cluster_spec(cluster, resources.job_resources(cluster, spec), labels),
         },
     }
 
 
-def cluster_spec(cluster: Cluster, wanted: Shapes, labels: Mapping[str, str]) -> Manifest:
-    """Head on CPUs, and one group of workers for each shape."""
-    place, env = cluster.kubernetes, [{"name": key, "value": value} for key, value in sorted(cluster.env.items())]
-    head = _container("ray-head", place.image, env, _amounts(place.head_cpus, place.head_memory))
-    head["ports"] = [
-        {"name": "gcs", "containerPort": 6379},
-        {"name": "dashboard", "containerPort": DASHBOARD_PORT},
-        {"name": "client", "containerPort": 10001},
-    ]
-    groups = [_slice_group(place, env, labels, shape, count) for shape, count in wanted.slices.items()]
-    if wanted.cpu_workers:
-        worker = _container("ray-worker", place.image, env, _amounts(place.head_cpus, place.head_memory))
-        groups.append(_group("cpu", wanted.cpu_workers, 1, _template(place, labels, worker)))
-    return {
-        "rayVersion": ray_version(),
-        "authOptions": {"mode": "token"},
-        "headGroupSpec": {
-            "rayStartParams": {"dashboard-host": "0.0.0.0"},
-            "template": _template(place, labels, head),
-        },
-        "workerGroupSpecs": groups,
-    }
-
-
-def checked(cluster: Cluster) -> KubernetesPlace:
-    """The Kubernetes part of a profile that can make RayJobs. Raises `ConfigError` for another kind, or no image."""
+def kubernetes_settings(cluster: Cluster) -> KubernetesSettings:
+    """The Kubernetes settings of a profile. Raises `ConfigError` for another kind of cluster, or without an image."""
     if cluster.kind != "kubernetes":
         raise ConfigError(f"kind={cluster.kind!r}: this needs a profile with kind: kubernetes, such as gke-v4")
     if not cluster.kubernetes.image:
@@ -114,29 +92,57 @@ def checked(cluster: Cluster) -> KubernetesPlace:
     return cluster.kubernetes
 
 
-def _slice_group(
-    place: KubernetesPlace, env: list[Manifest], labels: Mapping[str, str], shape: str, count: int
-) -> Manifest:
-    if not place.accelerator:
-        raise ConfigError(f"kubernetes.accelerator='': a component wants a {shape} slice; GKE calls v4 tpu-v4-podslice")
-    hosts = topology.parse(shape).hosts
-    amounts = {**_amounts(place.host_cpus, place.host_memory), TPU: str(topology.CHIPS_PER_HOST)}
-    worker = _container("ray-worker", place.tpu_image or place.image, env, amounts)
-    template = _template(place, labels, worker)
-    template["spec"]["nodeSelector"] = slice_labels(place, shape)
-    template["spec"]["tolerations"] = [{"key": TPU, "operator": "Exists", "effect": "NoSchedule"}]
-    return _group(f"tpu-{shape}", count, hosts, template)
+def ray_version() -> str:
+    """The version of Ray in this environment; the images have the same."""
+    from importlib.metadata import version
+
+    return version("ray")
 
 
-def slice_labels(place: KubernetesPlace, shape: str) -> dict[str, str]:
-    """GKE's labels of the nodes of such a slice."""
+def _ray_cluster_spec(cluster: Cluster, needed: JobResources, labels: Mapping[str, str]) -> Manifest:
+    """A head on CPUs, and a group of workers for each topology."""
+    settings = cluster.kubernetes
+    env = [{"name": key, "value": value} for key, value in sorted(cluster.env.items())]
+    cpus = {"cpu": str(settings.head_cpus), "memory": settings.head_memory}
+    head = _container("ray-head", settings.image, env, cpus)
+    head["ports"] = [
+        {"name": "gcs", "containerPort": 6379},
+        {"name": "dashboard", "containerPort": 8265},
+        {"name": "client", "containerPort": 10001},
+    ]
+    groups = [_slice_group(settings, env, labels, shape, count) for shape, count in needed.slices.items()]
+    if needed.cpu_workers:
+        worker = _container("ray-worker", settings.image, env, cpus)
+        groups.append(_worker_group("cpu", needed.cpu_workers, 1, _pod_template(settings, labels, worker)))
     return {
-        "cloud.google.com/gke-tpu-accelerator": place.accelerator,
-        "cloud.google.com/gke-tpu-topology": shape,
+        "rayVersion": ray_version(),
+        "authOptions": {"mode": "token"},
+        "headGroupSpec": {
+            "rayStartParams": {"dashboard-host": "0.0.0.0"},
+            "template": _pod_template(settings, labels, head),
+        },
+        "workerGroupSpecs": groups,
     }
 
 
-def _group(name: str, replicas: int, hosts: int, template: Manifest) -> Manifest:
+def _slice_group(
+    settings: KubernetesSettings, env: list[Manifest], labels: Mapping[str, str], shape: str, count: int
+) -> Manifest:
+    """`count` slices of a topology: each host requests all its chips, on GKE's nodes of that topology."""
+    if not settings.accelerator:
+        raise ConfigError(f"kubernetes.accelerator='': a component wants a {shape} slice; GKE calls v4 tpu-v4-podslice")
+    amounts = {"cpu": str(settings.host_cpus), "memory": settings.host_memory, TPU: str(topology.CHIPS_PER_HOST)}
+    worker = _container("ray-worker", settings.tpu_image or settings.image, env, amounts)
+    template = _pod_template(settings, labels, worker)
+    template["spec"]["nodeSelector"] = {
+        "cloud.google.com/gke-tpu-accelerator": settings.accelerator,
+        "cloud.google.com/gke-tpu-topology": shape,
+    }
+    template["spec"]["tolerations"] = [{"key": TPU, "operator": "Exists", "effect": "NoSchedule"}]
+    return _worker_group(f"tpu-{shape}", count, topology.parse(shape).hosts, template)
+
+
+def _worker_group(name: str, replicas: int, hosts: int, template: Manifest) -> Manifest:
     return {
         "groupName": name,
         # No autoscaling: Kueue admits a fixed gang, and a slice is useful only as a whole.
@@ -149,11 +155,13 @@ def _group(name: str, replicas: int, hosts: int, template: Manifest) -> Manifest
     }
 
 
-def _template(place: KubernetesPlace, labels: Mapping[str, str], container: Manifest) -> Manifest:
+def _pod_template(
+    settings: KubernetesSettings, labels: Mapping[str, str], container: Manifest, role: str = "ray"
+) -> Manifest:
     return {
-        "metadata": {"labels": {**labels, ROLE: "ray"}},
+        "metadata": {"labels": {**labels, ROLE_LABEL: role}},
         "spec": {
-            "serviceAccountName": place.service_account,
+            "serviceAccountName": settings.service_account,
             # Google's credentials come from the metadata server; nothing here talks to the Kubernetes API.
             "automountServiceAccountToken": False,
             # Variables such as MLFLOW_PORT, after services of the namespace, are not meant for the program.
@@ -171,22 +179,3 @@ def _container(name: str, image: str, env: list[Manifest], amounts: Mapping[str,
         "resources": {"requests": dict(amounts), "limits": dict(amounts)},
         "securityContext": HARDENED,
     }
-
-
-def _submitter(place: KubernetesPlace, labels: Mapping[str, str]) -> Manifest:
-    container = _container("submitter", place.image, [], _amounts(1, "1Gi"))
-    template = _template(place, labels, container)
-    template["metadata"]["labels"] = {**labels, ROLE: "submitter"}
-    template["spec"]["restartPolicy"] = "Never"
-    return template
-
-
-def _amounts(cpus: int, memory: str) -> dict[str, str]:
-    return {"cpu": str(cpus), "memory": memory}
-
-
-def ray_version() -> str:
-    """The version of Ray in this environment; the images have the same."""
-    from importlib.metadata import version
-
-    return version("ray")

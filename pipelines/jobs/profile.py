@@ -1,9 +1,9 @@
-"""A cluster by name: its address, what each component gets of it, and where its runs keep things."""
+"""Profiles of clusters: address, `run` settings of each component, root and tracking server."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +11,20 @@ from typing import Any
 
 from components.contract import registry, settings
 from vim_core.config import RunConfig
+from vim_core.config.decode import decode
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError
+from vim_core.text import hint
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "clusters"
 KINDS = ("jobs", "kubernetes")
 LOCAL = "local"
-GIVEN = ("root", "tracking_uri")
-"""Fields of `run` that a profile has of its own, one for all components."""
+OWN_FIELDS = ("root", "tracking_uri")
+"""Fields of `run` that are fields of the profile itself, the same for all components."""
 
 
 @dataclass
-class KubernetesPlace:
+class KubernetesSettings:
     """How RayJob objects are made on a Kubernetes cluster; `infra/kubernetes` has the deployment around them.
 
     `context` is the entry of the kubeconfig (empty: the current one). `namespace`, `queue` and `service_account` are
@@ -62,9 +64,9 @@ class Cluster:
 
     `kind` jobs is an existing Ray cluster with its Jobs API at `address` (http://host:8265); kubernetes makes a RayJob
     object for each submission. `token_file` holds the cluster's token, which is never copied into settings, logs or
-    job records. `python` starts the job there, `env` are further variables of it. `run` are fields of the preset's
-    `run` for every component, `components` fields of `run` for one of them. `retries` is how often a job that was lost
-    with its node is sent again.
+    job specs. `python` starts the job there, with the variables `env`. `run` are values for the preset's `run`, for
+    every component, `components` for one of them. `retries` is how often a job that was lost with its node is sent
+    again.
     """
 
     name: str = ""
@@ -78,29 +80,29 @@ class Cluster:
     run: dict[str, Any] = field(default_factory=dict)
     components: dict[str, dict[str, Any]] = field(default_factory=dict)
     retries: int = 3
-    kubernetes: KubernetesPlace = field(default_factory=KubernetesPlace)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
         require(self.retries >= 0, "retries", self.retries, "must be 0 (none) or positive")
         _check_run("run", self.run)
-        for name, place in self.components.items():
+        for name, values in self.components.items():
             registry.component(name)
-            _check_run(f"components.{name}", place)
+            _check_run(f"components.{name}", values)
 
     @property
-    def here(self) -> bool:
-        """Whether it is the one that `vimctl cluster up` starts on this machine."""
+    def is_local(self) -> bool:
+        """Whether it is the cluster that `vimctl cluster up` starts on this machine."""
         return self.name == LOCAL
 
-    def place(self, run: RunConfig, component: str = "") -> RunConfig:
-        """`run` as this cluster wants it: for one component, or for the run as a whole where none is named.
+    def run_settings(self, run: RunConfig, component: str = "") -> RunConfig:
+        """`run` with the profile's values: those of one component, or the common ones where none is named.
 
         Raises:
             ConfigError: a value that `run` does not take, such as a wrong device.
         """
-        given = {name: value for name in GIVEN if (value := getattr(self, name))}
-        return dataclasses.replace(run, **given, **{**self.run, **self.components.get(component, {})})
+        own = {name: value for name in OWN_FIELDS if (value := getattr(self, name))}
+        return dataclasses.replace(run, **own, **{**self.run, **self.components.get(component, {})})
 
 
 def load(name: str) -> Cluster:
@@ -113,21 +115,29 @@ def load(name: str) -> Cluster:
     from omegaconf.errors import OmegaConfBaseException
 
     path = _find(name)
-    tree = settings.read(path)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Cluster), tree)
-        made: Any = OmegaConf.to_object(merged)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        tree = OmegaConf.to_container(OmegaConf.create(settings.read(path)), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    found: Cluster = made
-    found.name = found.name or path.stem
-    if found.here:
-        from pipelines.jobs import local
+    cluster = decode(Cluster, tree, str(path), defaults=True)
+    cluster.name = cluster.name or path.stem
+    if cluster.is_local:
+        _complete_local(cluster)
+    return cluster
 
-        local.complete(found)
-    return found
+
+def _complete_local(cluster: Cluster) -> None:
+    """Fill in address, token and Python of the local cluster that runs, where the profile leaves them open."""
+    from pipelines.jobs import local_cluster
+
+    running = local_cluster.read()
+    if running is None or not running.running:
+        return
+    cluster.address = cluster.address or running.address
+    cluster.token_file = cluster.token_file or running.token_file
+    cluster.python = running.python
+    cluster.env.setdefault("PYTHONPATH", os.fspath(local_cluster.CODE))
+    cluster.run.setdefault("ray_address", running.ray_address)
 
 
 def names() -> list[str]:
@@ -142,16 +152,13 @@ def _find(name: str) -> Path:
         raise ConfigError(f"cluster {name!r}: there is no such file")
     if name in names():
         return FOLDER / f"{name}.yaml"
-    nearest = difflib.get_close_matches(name, names(), n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(names())}, or give a YAML file"
-    raise ConfigError(f"cluster {name!r} is unknown; {hint}")
+    raise ConfigError(f"cluster {name!r} is unknown; {hint(name, names())}, or give a YAML file")
 
 
-def _check_run(key: str, given: dict[str, Any]) -> None:
-    known = [entry.name for entry in dataclasses.fields(RunConfig) if entry.name not in GIVEN]
-    for name in given:
+def _check_run(key: str, values: dict[str, Any]) -> None:
+    """Refuse a field of `run` that does not exist, that a profile has of its own, or whose value is wrong."""
+    known = [entry.name for entry in dataclasses.fields(RunConfig) if entry.name not in OWN_FIELDS]
+    for name in values:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
-            raise ConfigError(f"{key}.{name}: no setting of `run` that a cluster may change; {hint}")
-    RunConfig(**given)
+            raise ConfigError(f"{key}.{name}: no setting of `run` that a cluster may change; {hint(name, known)}")
+    RunConfig(**values)

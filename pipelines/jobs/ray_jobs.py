@@ -18,58 +18,58 @@ from pipelines.jobs.profile import Cluster
 from vim_core.errors import ConfigError, VimError
 
 STATUS = {"PENDING": PENDING, "RUNNING": RUNNING, "SUCCEEDED": SUCCEEDED, "FAILED": FAILED, "STOPPED": STOPPED}
-NODE_GONE = "JOB_SUPERVISOR_ACTOR_"
-"""Begins Ray's names for jobs whose overseer died or found no node; other names are of the job's own doing."""
-SIGNALLED = (130, 137, 143)
-"""Exit statuses of a driver that somebody else ended: interrupted, killed (out of memory, too), terminated."""
+SUPERVISOR_ERROR = "JOB_SUPERVISOR_ACTOR_"
+"""Prefix of Ray's error types for jobs whose supervisor died or found no node; other types are the job's own errors."""
+KILLED_STATUSES = (130, 137, 143)
+"""Exit statuses of a driver that was ended from outside: interrupted, killed (also out of memory), terminated."""
 POLL_S, STOP_S = 0.5, 60.0
 
 
-class RayJobs:
+class RayJobsBackend:
     """The Jobs API of a profile's cluster. The driver of a job runs on the head: a lost worker node leaves it alone."""
 
     def __init__(self, cluster: Cluster) -> None:
         if not cluster.address:
-            start = "start one with `vimctl cluster up`" if cluster.here else "give the profile an address"
-            raise ConfigError(f"cluster {cluster.name}: no address is known of it; {start}")
+            start = "start one with `vimctl cluster up`" if cluster.is_local else "give the profile an address"
+            raise ConfigError(f"cluster {cluster.name}: it has no address; {start}")
         self._cluster = cluster
-        self._made: Any = None
+        self._cached_client: Any = None
 
-    def submit(self, identity: str, spec_uri: str) -> bool:
+    def submit(self, job_id: str, spec_uri: str) -> bool:
         """See `Backend`. Variables of the profile's `env` reach the driver and all workers of the job."""
         env = {"env_vars": dict(self._cluster.env)} if self._cluster.env else None
         try:
-            with self._asked():
+            with self._errors():
                 self._client().submit_job(
-                    entrypoint=entrypoint(self._cluster, spec_uri), submission_id=identity, runtime_env=env
+                    entrypoint=entrypoint(self._cluster, spec_uri), submission_id=job_id, runtime_env=env
                 )
         except VimError:
-            # Ray tells a name that is taken from other faults by a text alone; whether the job is there decides.
-            if self.state(identity) is None:
+            # Ray reports an id that is taken by the error text alone; whether the job is there decides.
+            if self.state(job_id) is None:
                 raise
             return False
         return True
 
-    def state(self, identity: str) -> JobState | None:
+    def state(self, job_id: str) -> JobState | None:
         """See `Backend`."""
-        return next((state for state in self.jobs() if state.identity == identity), None)
+        return next((state for state in self.jobs() if state.job_id == job_id), None)
 
     def jobs(self) -> list[JobState]:
         """See `Backend`."""
-        with self._asked():
+        with self._errors():
             listed = self._client().list_jobs()
-        ours = [_state(job) for job in listed if specs.NAME.fullmatch(job.submission_id or "")]
+        ours = [_state(job) for job in listed if specs.JOB_ID.fullmatch(job.submission_id or "")]
         return sorted(ours, key=lambda state: state.started or 0.0, reverse=True)
 
-    def follow(self, identity: str) -> Iterator[str]:
+    def follow(self, job_id: str) -> Iterator[str]:
         """See `Backend`."""
-        with self._asked():
-            chunks = self._client().tail_job_logs(identity)
+        with self._errors():
+            chunks = self._client().tail_job_logs(job_id)
         rest = ""
         with contextlib.closing(asyncio.new_event_loop()) as loop:
             try:
                 while True:
-                    with self._asked():
+                    with self._errors():
                         rest += loop.run_until_complete(anext(chunks))
                     *lines, rest = rest.split("\n")
                     yield from lines
@@ -79,33 +79,33 @@ class RayJobs:
             finally:
                 loop.run_until_complete(chunks.aclose())
 
-    def stop(self, identity: str) -> None:
+    def stop(self, job_id: str) -> None:
         """See `Backend`. Raises `VimError` where the job goes on for a minute more."""
-        with self._asked():
-            self._client().stop_job(identity)
+        with self._errors():
+            self._client().stop_job(job_id)
         deadline = time.monotonic() + STOP_S
-        while (state := self.state(identity)) is not None and not state.over:
+        while (state := self.state(job_id)) is not None and not state.finished:
             if time.monotonic() > deadline:
-                raise VimError(f"{identity}: was asked to end and goes on after {STOP_S:.0f} s; ask again")
+                raise VimError(f"{job_id}: was asked to end and goes on after {STOP_S:.0f} s; ask again")
             time.sleep(POLL_S)
 
-    def dashboard(self, identity: str = "") -> str:
+    def dashboard(self, job_id: str = "") -> str:
         """See `Backend`."""
         base = self._cluster.address.rstrip("/")
-        return f"{base}/#/jobs/{identity}" if identity else base
+        return f"{base}/#/jobs/{job_id}" if job_id else base
 
     def _client(self) -> Any:
-        if self._made is None:
+        if self._cached_client is None:
             from ray.job_submission import JobSubmissionClient
 
-            # Importing Ray makes it talkative: a line for each log that ends.
+            # Ray would log a line for each log that ends.
             logging.getLogger("ray").setLevel(logging.ERROR)
-            self._made = JobSubmissionClient(self._cluster.address, headers=headers(self._cluster))
-        return self._made
+            self._cached_client = JobSubmissionClient(self._cluster.address, headers=headers(self._cluster))
+        return self._cached_client
 
     @contextlib.contextmanager
-    def _asked(self) -> Iterator[None]:
-        """Whatever goes wrong on the way to the cluster, as one line that names it."""
+    def _errors(self) -> Iterator[None]:
+        """Raise any error of Ray's client as a `VimError` of one line that names the cluster."""
         try:
             yield
         except (VimError, StopAsyncIteration):
@@ -115,25 +115,25 @@ class RayJobs:
 
     def _reason(self, error: Exception) -> str:
         cluster = self._cluster
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         if type(error).__name__ == "AuthenticationError" or getattr(error, "status", 0) in (401, 403):
             what = f"takes no token from {cluster.token_file}" if cluster.token_file else "wants a token"
             return f"cluster {cluster.name}: {cluster.address} {what}; give the cluster's in token_file of the profile"
         if isinstance(error, OSError):
-            start = "; `vimctl cluster up` starts it" if cluster.here else ""
-            return f"cluster {cluster.name}: no Ray cluster answers at {cluster.address} ({said[0]}){start}"
-        return f"cluster {cluster.name} at {cluster.address}: {said[-1]}"
+            start = "; `vimctl cluster up` starts it" if cluster.is_local else ""
+            return f"cluster {cluster.name}: no Ray cluster answers at {cluster.address} ({lines[0]}){start}"
+        return f"cluster {cluster.name} at {cluster.address}: {lines[-1]}"
 
 
 def entrypoint(cluster: Cluster, spec_uri: str) -> str:
-    """The shell's line that runs a job."""
+    """The shell command that runs a job."""
     line = shlex.join([cluster.python, "-m", "pipelines.cli", "job", spec_uri])
     # Ray limits the process that starts the driver to one thread, and the driver would inherit that.
     return line if "OMP_NUM_THREADS" in cluster.env else f"unset OMP_NUM_THREADS; exec {line}"
 
 
 def headers(cluster: Cluster) -> dict[str, str]:
-    """What shows the cluster's token; it is read at each use and kept nowhere. Raises `ConfigError` without it."""
+    """The headers with the cluster's token, which is read at each use. Raises `ConfigError` where it cannot be."""
     if not cluster.token_file:
         return {}
     path = Path(cluster.token_file).expanduser()
@@ -156,7 +156,7 @@ def _state(job: Any) -> JobState:
 
 
 def _lost(error: str, code: int | None) -> bool:
-    return error.startswith(NODE_GONE) or (code is not None and (code < 0 or code in SIGNALLED))
+    return error.startswith(SUPERVISOR_ERROR) or (code is not None and (code < 0 or code in KILLED_STATUSES))
 
 
 def _seconds(milliseconds: int | None) -> float | None:

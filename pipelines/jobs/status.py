@@ -1,4 +1,4 @@
-"""How things stand: jobs of a cluster, unfinished work and its owners, what was made last. For `vimctl status`."""
+"""The output of `vimctl status`: jobs of a cluster, unfinished work and its owners, the newest artifacts."""
 
 from __future__ import annotations
 
@@ -20,77 +20,77 @@ from vim_core.storage import io
 from vim_core.text import clock
 from vim_core.training import spool
 
-JOBS, MADE = 8, 5
+MAX_JOBS, MAX_ARTIFACTS = 8, 5
 TAIL_BYTES = 4096
 CHECKPOINT = re.compile(r"(?:.*/)?step-(\d+)/.*")
 
 
-def lines(root: str, cluster: Cluster, jobs: list[JobState], now: float | None = None) -> Iterator[str]:
-    """Everything in three blocks. Raises `StorageError` for a root that cannot be read."""
+def status_lines(root: str, cluster: Cluster, jobs: list[JobState], now: float | None = None) -> Iterator[str]:
+    """Three blocks: jobs, unfinished work, newest artifacts. Raises `StorageError` for a root that cannot be read."""
     now = time.time() if now is None else now
-    found = inventory.survey(root)
+    survey = inventory.survey(root)
     yield f"jobs on {cluster.name} {cluster.address}".rstrip()
-    yield from [_job(root, state, found, now) for state in jobs[:JOBS]] or ["  none"]
+    yield from [_job(root, state, survey, now) for state in jobs[:MAX_JOBS]] or ["  none"]
     yield f"unfinished below {root}"
-    yield from [_unfinished(root, place, found) for place in sorted({*found.work, *found.owners})] or ["  nothing"]
+    yield from [_unfinished(root, key, survey) for key in sorted({*survey.work, *survey.owners})] or ["  nothing"]
     yield "made last"
-    newest = sorted((each for each in found.versions if each.current), key=_made, reverse=True)[:MADE]
+    newest = sorted((each for each in survey.versions if each.current), key=_created_at, reverse=True)[:MAX_ARTIFACTS]
     for version in newest:
-        age, took = clock(now - _made(version)), clock(version.artifact.manifest.seconds)
+        age, took = clock(now - _created_at(version)), clock(version.artifact.manifest.seconds)
         yield f"  {_name(version.place):<24} {age} ago, in {took}, {size(version.bytes)}"
     if not newest:
         yield "  nothing"
 
 
-def _job(root: str, state: JobState, found: Inventory, now: float) -> str:
+def _job(root: str, state: JobState, survey: Inventory, now: float) -> str:
     age = clock((state.ended or now) - state.started) if state.started else "-"
-    about = _at(root, state, found) if not state.over else state.message
-    return f"  {state.identity:<40} {state.status:<10} {age:>8}  {about}".rstrip()
+    detail = _progress(root, state, survey) if not state.finished else state.message
+    return f"  {state.job_id:<40} {state.status:<10} {age:>8}  {detail}".rstrip()
 
 
-def _at(root: str, state: JobState, found: Inventory) -> str:
-    """What a job works on, and how far it is: of the components that it is to make, those that somebody owns."""
+def _progress(root: str, state: JobState, survey: Inventory) -> str:
+    """The components of a job that a process owns, with their last steps."""
     try:
-        spec = specs.read(specs.uri(root, state.identity))
+        spec = specs.read(specs.uri(root, state.job_id))
         config = specs.config_of(spec)
-        names = specs.planned(spec, config)[0]
+        names = specs.plan(spec, config)[0]
     except VimError:
         return "of another root or version"
-    owned = [place for place in found.owners if place[0] in names]
-    return ", ".join(f"{place[0]} {_steps(root, place, found, config)}".strip() for place in sorted(owned))
+    owned = [key for key in survey.owners if key[0] in names]
+    return ", ".join(f"{key[0]} {_last_step(root, key, survey, config)}".strip() for key in sorted(owned))
 
 
-def _unfinished(root: str, place: ArtifactKey, found: Inventory) -> str:
-    owner = found.owners.get(place, "nobody; the same command continues it")
-    return f"  {_name(place):<24} {_steps(root, place, found):<14} {owner}"
+def _unfinished(root: str, key: ArtifactKey, survey: Inventory) -> str:
+    owner = survey.owners.get(key, "nobody; the same command continues it")
+    return f"  {_name(key):<24} {_last_step(root, key, survey):<14} {owner}"
 
 
-def _steps(root: str, place: ArtifactKey, found: Inventory, config: PipelineConfig | None = None) -> str:
-    files = found.work.get(place, {})
-    step = max(_spooled(root, place, files), _checkpointed(files))
-    total = getattr(getattr(config, place[0], None), "steps", None)
+def _last_step(root: str, key: ArtifactKey, survey: Inventory, config: PipelineConfig | None = None) -> str:
+    files = survey.work.get(key, {})
+    step = max(_spool_step(root, key, files), _checkpoint_step(files))
+    total = getattr(getattr(config, key[0], None), "steps", None)
     return "" if step < 0 else f"step {step}" + (f" of {total}" if total else "")
 
 
-def _checkpointed(files: Files) -> int:
+def _checkpoint_step(files: Files) -> int:
     return max((int(match[1]) for match in map(CHECKPOINT.fullmatch, files) if match), default=-1)
 
 
-def _spooled(root: str, place: ArtifactKey, files: Files) -> int:
+def _spool_step(root: str, key: ArtifactKey, files: Files) -> int:
     """The last step in the spool's last lines, -1 where there is none."""
     if SPOOL not in files:
         return -1
     length = int(files[SPOOL]["size"])
     try:
-        tail = io.read_range(io.join(root, inventory.WORK, *place, SPOOL), max(0, length - TAIL_BYTES), length)
+        tail = io.read_range(io.join(root, inventory.WORK, *key, SPOOL), max(0, length - TAIL_BYTES), length)
     except FileNotFoundError:
         return -1
     return max((int(row["step"]) for row in spool.parse_rows(b"\n" + tail) if isinstance(row, dict)), default=-1)
 
 
-def _name(place: ArtifactKey) -> str:
-    return f"{place[0]}/{short(place[1])}"
+def _name(key: ArtifactKey) -> str:
+    return f"{key[0]}/{short(key[1])}"
 
 
-def _made(version: inventory.Version) -> float:
+def _created_at(version: inventory.Version) -> float:
     return inventory.created_at(version.artifact)

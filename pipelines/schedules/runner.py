@@ -75,12 +75,12 @@ def _submit(
     from pipelines.jobs.api import SUCCEEDED, JobSpec
 
     cluster = profile.load(schedule.cluster)
-    placed = submission.placed(cluster, config)
+    placed = submission.settings_on(cluster, config)
     job = JobSpec(
         "sweep", placed.preset, settings.to_yaml(placed), sweep=spec.to_yaml(sweep), places=cluster.components,
         cluster=cluster.name, tags=tags,
     )  # fmt: skip
     state = submission.submit(cluster, job, say)
     if state.status != SUCCEEDED:
-        raise VimError(f"{schedule.name}: job {state.identity} on {cluster.name} {state.status}: {state.message}")
-    return f"job {state.identity} on {cluster.name} evaluated {sweep.name}"
+        raise VimError(f"{schedule.name}: job {state.job_id} on {cluster.name} {state.status}: {state.message}")
+    return f"job {state.job_id} on {cluster.name} evaluated {sweep.name}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.doctor.asking import Silent, ask
+from pipelines.doctor.http import NoAnswer, request
 from tests.support.common import command, emulated_gcs, environment, failing, free_port, running, started
 
 pytestmark = pytest.mark.cluster
@@ -62,8 +62,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 def listens(address: str, token: str) -> bool:
     """Whether the state API knows a living node."""
     try:
-        answer = ask(address, "/api/v0/nodes", {"Authorization": f"Bearer {token}"})
-    except Silent:
+        answer = request(address, "/api/v0/nodes", {"Authorization": f"Bearer {token}"})
+    except NoAnswer:
         return False
     return answer.status == 200 and "ALIVE" in answer.text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.jobs import local, profile, submission
+from pipelines.jobs import local_cluster, profile, submission
 from pipelines.jobs.api import FAILED, RUNNING, STOPPED, SUCCEEDED, JobState
 from tests.conftest import SmokeRun
 from tests.integration import test_readme
@@ -24,14 +24,14 @@ OFTEN = ["quantize.checkpoint_every=5", "prior.checkpoint_every=5"]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.Record]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_cluster.LocalCluster]:
     """What `vimctl cluster up --nodes 3` started: the head coordinates, trainings run on the two workers."""
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIM_STATE", str(state))
         up = vimctl("cluster", "up", "--nodes", "3", "--port", str(free_port()), root=state / "root")
         try:
-            record = local.read()
+            record = local_cluster.read()
             assert record is not None, up.text
             yield record
         finally:
@@ -80,8 +80,10 @@ def saved(root: Path, component: str) -> bool:
     return bool(list(root.glob(f".work/{component}/**/step-*/index.json")))
 
 
-def test_the_cluster_has_a_token_of_its_own_and_keeps_to_loopback(cluster: local.Record, tmp_path: Path) -> None:
-    assert local.ready(cluster) == 3
+def test_the_cluster_has_a_token_of_its_own_and_keeps_to_loopback(
+    cluster: local_cluster.LocalCluster, tmp_path: Path
+) -> None:
+    assert local_cluster.count_nodes(cluster) == 3
     token = Path(cluster.token_file)
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert not Path(os.environ["HOME"], ".ray", "auth_token").exists()
@@ -98,13 +100,13 @@ def test_the_cluster_has_a_token_of_its_own_and_keeps_to_loopback(cluster: local
     assert token.read_text() not in refused.text
 
 
-def test_a_users_error_is_shown_and_the_job_not_sent_again(cluster: local.Record, tmp_path: Path) -> None:
+def test_a_users_error_is_shown_and_the_job_not_sent_again(cluster: local_cluster.LocalCluster, tmp_path: Path) -> None:
     words = ["submit", "ingest", "--preset", "smoke", "ingest.source=/nowhere/at/all"]
     finished = vimctl(*words, root=tmp_path / "root", check=False)
     assert finished.code == 1, finished.text
     failed = jobs()[0]
     assert failed.status == FAILED
-    assert f"vimctl: {failed.identity} failed on 127.0.0.1: exit status" in finished.err
+    assert f"vimctl: {failed.job_id} failed on 127.0.0.1: exit status" in finished.err
     assert "/nowhere/at/all" in finished.err
     assert "-a2" not in finished.text
     log = vimctl("logs", root=tmp_path / "root").text
@@ -112,19 +114,19 @@ def test_a_users_error_is_shown_and_the_job_not_sent_again(cluster: local.Record
     assert Path(cluster.token_file).read_text() not in log
 
 
-def test_a_job_that_is_cancelled_gives_back_what_it_held(cluster: local.Record, tmp_path: Path) -> None:
+def test_a_job_that_is_cancelled_gives_back_what_it_held(cluster: local_cluster.LocalCluster, tmp_path: Path) -> None:
     root = tmp_path / "root"
     sent = vimctl("submit", "ingest", "--preset", "smoke", "--detach", root=root)
     assert "follow it: vimctl logs -f vim-smoke-" in sent.text
     (newest, *_) = jobs()
     assert newest.status in ("pending", RUNNING)
-    cancelled = vimctl("cancel", newest.identity, root=root)
+    cancelled = vimctl("cancel", newest.job_id, root=root)
     assert "is stopped" in cancelled.text
     assert jobs()[0].status == STOPPED
 
 
 def test_a_lost_worker_and_a_lost_submitter_change_nothing(
-    smoke_run: SmokeRun, cluster: local.Record, tmp_path: Path
+    smoke_run: SmokeRun, cluster: local_cluster.LocalCluster, tmp_path: Path
 ) -> None:
     root, before = tmp_path / "root", len(jobs())
     words = ["submit", "--preset", "smoke", "--cluster", "local", *OFTEN]
@@ -138,11 +140,11 @@ def test_a_lost_worker_and_a_lost_submitter_change_nothing(
     assert "prior" in standing, standing
     second = vimctl(*words, root=root)
     (job, *_) = jobs()
-    assert f"{job.identity} is running already; attaching to it" in second.text
-    assert f"{job.identity} succeeded: report {root / 'reports' / 'smoke' / 'report.html'}" in second.text
+    assert f"{job.job_id} is running already; attaching to it" in second.text
+    assert f"{job.job_id} succeeded: report {root / 'reports' / 'smoke' / 'report.html'}" in second.text
 
     assert (job.status, len(jobs())) == (SUCCEEDED, before + 1), "one job did it"
-    assert local.ready(cluster) == 2
+    assert local_cluster.count_nodes(cluster) == 2
     assert manifest(root, "quantize")["properties"]["resumed_from"] > 0, "the kill hit the training"
     for name, calm in smoke_run.manifests.items():
         if name != "report":  # it says when and how long
@@ -156,18 +158,18 @@ def test_a_lost_worker_and_a_lost_submitter_change_nothing(
     assert len(jobs()) == before + 1
 
 
-def test_after_its_head_died_the_cluster_comes_up_again(cluster: local.Record, tmp_path: Path) -> None:
+def test_after_its_head_died_the_cluster_comes_up_again(cluster: local_cluster.LocalCluster, tmp_path: Path) -> None:
     kill(cluster.nodes[0].pid)
     gone = vimctl("logs", root=tmp_path, check=False)
     assert gone.code == 2
     assert "start one with `vimctl cluster up`" in gone.text
     again = vimctl("cluster", "up", "--port", str(free_port()), root=tmp_path)
     assert "removing what is left" in again.text
-    assert all(node.found() is None for node in cluster.nodes)
-    record = local.read()
+    assert all(not node.alive for node in cluster.nodes)
+    record = local_cluster.read()
     assert record is not None
-    assert local.ready(record) == 1
+    assert local_cluster.count_nodes(record) == 1
     assert "is gone" in vimctl("cluster", "down", root=tmp_path).text
-    assert all(node.found() is None for node in record.nodes)
+    assert all(not node.alive for node in record.nodes)
     assert not Path(record.folder).exists()
     assert "no local cluster was running" in vimctl("cluster", "down", root=tmp_path).text

@@ -24,22 +24,22 @@ class FakeCluster:
     sent: list[tuple[str, str]] = field(default_factory=list)
     forgets: bool = False
 
-    def submit(self, identity: str, spec_uri: str) -> bool:
-        if identity in self.known:
+    def submit(self, job_id: str, spec_uri: str) -> bool:
+        if job_id in self.known:
             return False
-        self.sent.append((identity, spec_uri))
-        self.known[identity] = JobState(identity, RUNNING, started=float(len(self.sent)))
+        self.sent.append((job_id, spec_uri))
+        self.known[job_id] = JobState(job_id, RUNNING, started=float(len(self.sent)))
         return True
 
-    def state(self, identity: str) -> JobState | None:
+    def state(self, job_id: str) -> JobState | None:
         self._knock()
-        return self.known.get(identity)
+        return self.known.get(job_id)
 
     def jobs(self) -> list[JobState]:
         self._knock()
         return list(reversed(self.known.values()))
 
-    def follow(self, identity: str) -> Iterator[str]:
+    def follow(self, job_id: str) -> Iterator[str]:
         self._knock()
         if self.stalls:
             self.stalls -= 1
@@ -49,15 +49,15 @@ class FakeCluster:
         if self.forgets:
             self.forgets = False
             self.known.clear()
-        elif identity in self.known:
+        elif job_id in self.known:
             ending = self.endings[min(len(self.sent), len(self.endings)) - 1]
             message = "its node went" if ending == LOST else ""
-            self.known[identity] = replace(self.known[identity], status=ending, message=message)
+            self.known[job_id] = replace(self.known[job_id], status=ending, message=message)
 
-    def stop(self, identity: str) -> None:
-        self.known[identity] = replace(self.known[identity], status="stopped")
+    def stop(self, job_id: str) -> None:
+        self.known[job_id] = replace(self.known[job_id], status="stopped")
 
-    def dashboard(self, identity: str = "") -> str:
+    def dashboard(self, job_id: str = "") -> str:
         return ""
 
     def _knock(self) -> None:

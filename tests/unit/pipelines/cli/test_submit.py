@@ -32,9 +32,9 @@ def jobs(flow: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClus
 
 def run_job(flow: Any, jobs: FakeCluster) -> None:
     """Do what the cluster would do with the job that was sent."""
-    from pipelines.jobs import job
+    from pipelines.jobs import runner
 
-    job.run(jobs.sent[-1][1])
+    runner.run(jobs.sent[-1][1])
 
 
 def test_a_job_is_sent_and_finished_work_is_not(
@@ -74,9 +74,9 @@ def test_what_a_person_gives_counts_more_than_the_profile(flow: Any, jobs: FakeC
 def test_success_ends_with_where_to_look(flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     follow = jobs.follow
 
-    def work(identity: str) -> Iterator[str]:
+    def work(job_id: str) -> Iterator[str]:
         run_job(flow, jobs)
-        return follow(identity)
+        return follow(job_id)
 
     jobs.follow = work  # type: ignore[method-assign]
     assert main(["submit", "ingest", "--preset", "fake"]) == 0
@@ -98,15 +98,15 @@ def test_a_failure_shows_node_reason_and_the_last_lines(
     monkeypatch.setattr(submission, "submit", submit)
     assert main(["submit", "--preset", "fake"]) == 1
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == f"vimctl: {ended.identity} failed on 10.0.0.7: exit status 1"
+    assert told[0] == f"vimctl: {ended.job_id} failed on 10.0.0.7: exit status 1"
     assert told[1:-1] == [f"  | line {number}" for number in range(12, 20)]
-    assert told[-1] == f"the whole log: vimctl logs {ended.identity}"
+    assert told[-1] == f"the whole log: vimctl logs {ended.job_id}"
 
 
 def test_ctrl_c_detaches_and_says_how_to_stop_the_job(
     flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(identity: str) -> Iterator[str]:
+    def interrupt(job_id: str) -> Iterator[str]:
         raise KeyboardInterrupt
 
     jobs.follow = interrupt  # type: ignore[method-assign]
@@ -138,7 +138,7 @@ def test_logs_and_cancel_take_the_newest_or_a_name(
 def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.jobs import job
+    from pipelines.jobs import runner
 
     root = flow.config.run.root
     main(["submit", "--preset", "fake", "--detach"])
@@ -146,7 +146,7 @@ def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     flow.config.components.remove("prior")
     made = "vim-fake-0123456789ab-a9"
     assert specs.write(root, made, JobSpec("run", "fake", settings.to_yaml(flow.config)))
-    job.run(specs.uri(root, made))
+    runner.run(specs.uri(root, made))
     work = f"{root}/.work/prior/{'0' * 20}"
     io.write_bytes(f"{work}/cpu/step-000040/index.json", b"{}")
     io.write_bytes(f"{work}/spool.jsonl", b'{"step": 42, "t": 1, "m": {}}\n{"torn')

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import environment
-from pipelines.doctor.findings import FAIL, OK, WARN, Subject
+from pipelines.doctor.results import FAIL, OK, WARN, Target
 from pipelines.jobs.profile import Cluster
 from vim_core.config import PipelineConfig, RunConfig
 
 Usage = namedtuple("Usage", "total used free")
 
 
-def subject(cluster: Cluster | None = None, **run: Any) -> Subject:
-    return Subject(PipelineConfig("fake", ["quantize"], RunConfig(**run)), cluster)
+def target(cluster: Cluster | None = None, **run: Any) -> Target:
+    return Target(PipelineConfig("fake", ["quantize"], RunConfig(**run)), cluster)
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
@@ -36,9 +36,9 @@ def versions(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
 
 
 def test_python_is_held_against_what_the_package_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.python(subject())[0].status == OK
-    monkeypatch.setattr(environment, "_requirement", lambda: ">=4")
-    (found,) = environment.python(subject())
+    assert environment.check_python(target())[0].status == OK
+    monkeypatch.setattr(environment, "_requires_python", lambda: ">=4")
+    (found,) = environment.check_python(target())
     assert found.status == FAIL
     assert "asks for >=4" in found.found
 
@@ -46,9 +46,9 @@ def test_python_is_held_against_what_the_package_asks_for(monkeypatch: pytest.Mo
 def test_a_missing_and_an_old_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: ["ray>=2.60", "torch>=2.9", 'gcsfs>=2025.3; extra == "gcp"'])
     versions(monkeypatch, **{"vim-image-modeling": "0.1.0", "ray": "2.40.0", "torch": "2.9.1", "gcsfs": ""})
-    (found,) = environment.packages(subject())
+    (found,) = environment.check_packages(target())
     assert (found.status, found.found) == (FAIL, "ray is 2.40.0, not >=2.60")
-    (found,) = environment.packages(subject(root="gs://bucket/vim", tracking_uri="off"))
+    (found,) = environment.check_packages(target(root="gs://bucket/vim", tracking_uri="off"))
     assert found.found == "ray is 2.40.0, not >=2.60; gcsfs is missing (>=2025.3)"
     assert "vim-image-modeling[gcp]" in found.advice
 
@@ -59,35 +59,35 @@ def test_a_missing_and_an_old_package_are_named(monkeypatch: pytest.MonkeyPatch)
 )
 def test_one_tpu_stack_is_wanted(monkeypatch: pytest.MonkeyPatch, xla: str, tpu: str, device: str, status: str) -> None:
     versions(monkeypatch, torch_xla=xla, torch_tpu=tpu)
-    (found,) = environment.tpu_stacks(subject(device=device))
+    (found,) = environment.check_tpu_stacks(target(device=device))
     assert found.status == status
 
 
 def test_no_tpu_stack_is_no_matter_without_a_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, torch_xla="", torch_tpu="")
-    assert environment.tpu_stacks(subject()) == []
-    (found,) = environment.tpu_stacks(subject(Cluster(name="pod", run={"device": "xla"})))
+    assert environment.check_tpu_stacks(target()) == []
+    (found,) = environment.check_tpu_stacks(target(Cluster(name="pod", run={"device": "xla"})))
     assert found.status == OK
 
 
 @pytest.mark.parametrize(("free", "status"), [(100, OK), (5, WARN), (0, FAIL)])
 def test_room_on_the_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, status: str) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(2**40, 0, free * 2**30))
-    found = environment.disks(subject(root=str(tmp_path / "not" / "there")))
+    found = environment.check_disks(target(root=str(tmp_path / "not" / "there")))
     assert [each.check for each in found] == ["disk of run.root", "disk of TMPDIR"]
     assert {each.status for each in found} == {status}
 
 
 def test_threads_are_counted_over_workers_and_only_where_they_run_here() -> None:
-    (found, *_) = environment.machine(subject(workers=3, threads=1000))
+    (found, *_) = environment.check_machine(target(workers=3, threads=1000))
     assert found.status == WARN
     assert "run.workers=3 with run.threads=1000" in found.found
-    (found, *_) = environment.machine(subject(Cluster(name="far"), workers=3, threads=1000))
+    (found, *_) = environment.check_machine(target(Cluster(name="far"), workers=3, threads=1000))
     assert found.status == OK
 
 
 def test_little_shared_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(64 * 2**20, 0, 0))
-    found = {each.check: each for each in environment.machine(subject())}
+    found = {each.check: each for each in environment.check_machine(target())}
     assert found["/dev/shm"].status == WARN
     assert "--shm-size" in found["/dev/shm"].advice

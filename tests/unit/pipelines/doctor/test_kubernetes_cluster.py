@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import kubernetes_cluster
-from pipelines.doctor.findings import FAIL, OK, Finding, Subject
-from pipelines.jobs.profile import Cluster, KubernetesPlace
+from pipelines.doctor.results import FAIL, OK, Result, Target
+from pipelines.jobs.profile import Cluster, KubernetesSettings
 from tests.support.common import free_port
 from tests.support.http_servers import answering
 from vim_core.config import PipelineConfig, RunConfig
@@ -24,30 +24,30 @@ users: [{name: me, user: {token: none}}]
 """
 
 
-def subject(components: Any = None, **place: Any) -> Subject:
-    filled = KubernetesPlace(**{"image": "vim:1", **place})
+def target(components: Any = None, **place: Any) -> Target:
+    filled = KubernetesSettings(**{"image": "vim:1", **place})
     profile = Cluster(
         name="pods", kind="kubernetes", root="gs://bucket/vim", components=components or {}, kubernetes=filled
     )
-    return Subject(PipelineConfig("fake", ["quantize"], RunConfig(tracking_uri="off")), profile)
+    return Target(PipelineConfig("fake", ["quantize"], RunConfig(tracking_uri="off")), profile)
 
 
-def of(found: list[Finding]) -> dict[str, Finding]:
+def of(found: list[Result]) -> dict[str, Result]:
     return {each.check: each for each in found}
 
 
 def test_a_profile_that_is_filled_in() -> None:
-    (found,) = kubernetes_cluster.fields(subject({"quantize": {"device": "xla", "topology": "2x2x1"}}))
+    (found,) = kubernetes_cluster.check_profile(target({"quantize": {"device": "xla", "topology": "2x2x1"}}))
     assert found.status == OK
 
 
 def test_what_is_missing_in_a_profile() -> None:
     place = {"device": "xla", "topology": "2x2x4", "workers": 1}
-    found = of(kubernetes_cluster.fields(subject({"quantize": place}, image="", queue="")))
+    found = of(kubernetes_cluster.check_profile(target({"quantize": place}, image="", queue="")))
     assert set(found) == {"kubernetes.image", "kubernetes queue", "topology"}
     assert "take a multiple of 4" in found["topology"].found
     place["workers"] = 4
-    found = of(kubernetes_cluster.fields(subject({"quantize": place}, accelerator="")))
+    found = of(kubernetes_cluster.check_profile(target({"quantize": place}, accelerator="")))
     assert "asks for 2x2x4" in found["kubernetes.accelerator"].found
 
 
@@ -60,10 +60,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("kubernetes")
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    (found,) = kubernetes_cluster.api(subject())
+    (found,) = kubernetes_cluster.check_api(target())
     assert "get-credentials" in found.advice
     here(tmp_path, monkeypatch, f"http://127.0.0.1:{free_port()}")
-    (found,) = kubernetes_cluster.api(subject())
+    (found,) = kubernetes_cluster.check_api(target())
     assert (found.status, "refused" in found.found) == (FAIL, True)
 
 
@@ -82,8 +82,8 @@ def test_what_the_api_has_and_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with answering(reply) as address:
         here(tmp_path, monkeypatch, address)
-        found = of(kubernetes_cluster.api(subject()))
+        found = of(kubernetes_cluster.check_api(target()))
     assert found["kubernetes API"].found == "version v1.33.1"
     assert found["namespace"].status == found["service account"].status == OK
     assert found["KubeRay"].advice == "install the KubeRay operator"
-    assert "may not look (403)" in found["queue"].found
+    assert "may not read it (403)" in found["queue"].found

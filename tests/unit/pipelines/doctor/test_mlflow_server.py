@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import mlflow_server
-from pipelines.doctor.findings import FAIL, OK, WARN, Finding, Subject
+from pipelines.doctor.results import FAIL, OK, WARN, Result, Target
 from tests.support.common import free_port
 from tests.support.http_servers import answering
 from vim_core.config import PipelineConfig, RunConfig
 
 
-def asked(uri: str, root: str = "artifacts") -> list[Finding]:
-    return mlflow_server.server(Subject(PipelineConfig("fake", [], RunConfig(root=root, tracking_uri=uri))))
+def asked(uri: str, root: str = "artifacts") -> list[Result]:
+    return mlflow_server.check_server(Target(PipelineConfig("fake", [], RunConfig(root=root, tracking_uri=uri))))
 
 
 def server(get: Any, create: Any = (200, {"experiment_id": "1"}), version: str = "") -> Any:

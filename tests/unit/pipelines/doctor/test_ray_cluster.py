@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import ray_cluster
-from pipelines.doctor.findings import FAIL, OK, WARN, Finding, Subject
+from pipelines.doctor.results import FAIL, OK, WARN, Result, Target
 from pipelines.jobs.profile import Cluster
 from tests.support.common import free_port
 from tests.support.http_servers import answering
@@ -50,13 +50,13 @@ def token_file(folder: Path, text: str = TOKEN) -> str:
     return str(path)
 
 
-def looked_at(address: str, token: str = "", names: Any = ("prior",), **more: Any) -> dict[str, Finding]:
+def looked_at(address: str, token: str = "", names: Any = ("prior",), **more: Any) -> dict[str, Result]:
     profile = Cluster(name="near", address=address, token_file=token, **more)
-    subject = Subject(PipelineConfig("fake", list(names), RunConfig(threads=1)), profile)
-    return {each.check: each for each in ray_cluster.cluster(subject)}
+    target = Target(PipelineConfig("fake", list(names), RunConfig(threads=1)), profile)
+    return {each.check: each for each in ray_cluster.check_cluster(target)}
 
 
-def failures(found: Mapping[str, Finding]) -> list[str]:
+def failures(found: Mapping[str, Result]) -> list[str]:
     return [check for check, each in found.items() if each.status == FAIL]
 
 
@@ -127,7 +127,7 @@ def hosts(topology: str, count: int, name: str = "a", **labels: str) -> list[Any
     return made
 
 
-def topology(nodes: list[Any], **run: Any) -> dict[str, Finding]:
+def topology(nodes: list[Any], **run: Any) -> dict[str, Result]:
     with dashboard(nodes, token="") as address:
         return looked_at(address, run={"device": "xla", **run})
 
@@ -176,15 +176,15 @@ def test_a_small_job_says_whether_the_clusters_python_has_vim() -> None:
     for status, wanted in (("SUCCEEDED", OK), ("FAILED", FAIL)):
         job = {"status": status, "message": "ModuleNotFoundError: No module named 'pipelines'"}
         with dashboard([node()], token="", job=job) as address:
-            subject = Subject(PipelineConfig(), Cluster("near", address=address, python="python3"), try_job=True)
-            found = {each.check: each for each in ray_cluster.cluster(subject)}
+            target = Target(PipelineConfig(), Cluster("near", address=address, python="python3"), try_job=True)
+            found = {each.check: each for each in ray_cluster.check_cluster(target)}
         assert found["job"].status == wanted
     assert "No module named 'pipelines'" in found["job"].found
 
 
 def test_an_address_to_join_from_here() -> None:
-    def of(address: str) -> Finding:
-        return ray_cluster.address(Subject(PipelineConfig(run=RunConfig(ray_address=address))))[0]
+    def of(address: str) -> Result:
+        return ray_cluster.check_address(Target(PipelineConfig(run=RunConfig(ray_address=address))))[0]
 
     assert of(f"127.0.0.1:{free_port()}").status == FAIL
     assert of("auto").status == OK

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import storage
-from pipelines.doctor.findings import FAIL, OK, Subject
+from pipelines.doctor.results import FAIL, OK, Target
 from pipelines.jobs.profile import Cluster
 from tests.support.common import PRIVATE, failing
 from vim_core.config import PipelineConfig, RunConfig
@@ -16,25 +16,25 @@ from vim_core.errors import StorageError
 from vim_core.storage import io
 
 
-def subject(root: str, cluster: Cluster | None = None) -> Subject:
-    return Subject(PipelineConfig("fake", ["ingest"], RunConfig(root=root, tracking_uri="off")), cluster)
+def target(root: str, cluster: Cluster | None = None) -> Target:
+    return Target(PipelineConfig("fake", ["ingest"], RunConfig(root=root, tracking_uri="off")), cluster)
 
 
 def test_a_root_that_can_be_used(anywhere: str) -> None:
-    (found,) = storage.root(subject(anywhere))
+    (found,) = storage.check_root(target(anywhere))
     assert found.status == OK
     assert not io.exists(anywhere), "no trace is left"
 
 
 def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "artifact").touch()
-    storage.root(subject(str(tmp_path)))
+    storage.check_root(target(str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
 def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "root").touch()
-    found = storage.root(subject(str(tmp_path / "root")))
+    found = storage.check_root(target(str(tmp_path / "root")))
     assert found[0].status == FAIL
     assert "VIM_ROOT" in found[0].advice
 
@@ -47,7 +47,7 @@ def test_each_refused_act_is_named_with_its_permission(
         raise StorageError("denied")
 
     monkeypatch.setattr(io, name, denied)
-    (found,) = storage.root(subject(f"{gcs}/doctor-{act}"))
+    (found,) = storage.check_root(target(f"{gcs}/doctor-{act}"))
     assert (found.status, found.check) == (FAIL, f"root: {act}")
     assert storage.PERMISSIONS[act] in found.advice
     assert "--role=roles/storage.objectUser" in found.advice
@@ -55,22 +55,22 @@ def test_each_refused_act_is_named_with_its_permission(
 
 def test_a_store_without_exclusive_creation_is_refused(gcs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io, "create_exclusive", lambda uri, data: True)
-    found = storage.root(subject(f"{gcs}/doctor-twice"))
+    found = storage.check_root(target(f"{gcs}/doctor-twice"))
     assert "created twice" in found[0].found
 
 
 def test_a_bucket_that_wants_a_login(gcs: str) -> None:
-    found = {each.check: each for each in storage.root(subject(f"gs://{PRIVATE}/vim"))}
+    found = {each.check: each for each in storage.check_root(target(f"gs://{PRIVATE}/vim"))}
     assert found["root: create"].status == FAIL
     assert "Anonymous caller" in found["root: create"].found
     assert f"add-iam-policy-binding gs://{PRIVATE}" in found["root: create"].advice
 
 
 def test_a_folder_of_this_machine_is_no_root_for_a_cluster(tmp_path: Path) -> None:
-    found = storage.root(subject(str(tmp_path), Cluster(name="pod")))
+    found = storage.check_root(target(str(tmp_path), Cluster(name="pod")))
     assert [each.status for each in found] == [OK, FAIL]
     assert "which pod does not see" in found[1].found
-    assert len(storage.root(subject(str(tmp_path), Cluster(name="pod", root=str(tmp_path))))) == 1
+    assert len(storage.check_root(target(str(tmp_path), Cluster(name="pod", root=str(tmp_path))))) == 1
 
 
 def test_what_an_account_may_not_do_is_told_by_the_store_itself(
@@ -87,10 +87,10 @@ def test_what_an_account_may_not_do_is_told_by_the_store_itself(
         remote = fsspec.filesystem("gs", **options)
         monkeypatch.setattr(io, "filesystem", lambda uri: (remote, uri.removeprefix("gs://")))
         proxy.fail({"status": 403, "method": "POST", "match": "ifGenerationMatch", "times": 9})
-        found = {each.check: each for each in storage.root(subject(f"gs://{bucket}/refused"))}
+        found = {each.check: each for each in storage.check_root(target(f"gs://{bucket}/refused"))}
         assert list(found) == ["root: create"]
         assert "storage.objects.create" in found["root: create"].advice
         proxy.fail({"status": 403, "method": "DELETE", "times": 9})
-        (kept,) = storage.root(subject(f"gs://{bucket}/kept"))
+        (kept,) = storage.check_root(target(f"gs://{bucket}/kept"))
         assert kept.check == "root: delete"
         assert "refuses this account" in kept.found

@@ -9,12 +9,12 @@ import pytest
 
 from pipelines import presets
 from pipelines.doctor import weights
-from pipelines.doctor.findings import FAIL, OK, WARN, Finding, Subject
+from pipelines.doctor.results import FAIL, OK, WARN, Result, Target
 
 
-def looked_at(*overrides: str, preset: str = "imagenet256_large_rejection") -> dict[str, Finding]:
-    subject = Subject(presets.load(preset, list(overrides)))
-    return {each.check: each for each in [*weights.files(subject), *weights.source(subject)]}
+def looked_at(*overrides: str, preset: str = "imagenet256_large_rejection") -> dict[str, Result]:
+    target = Target(presets.load(preset, list(overrides)))
+    return {each.check: each for each in [*weights.check_files(target), *weights.check_source(target)]}
 
 
 def test_every_missing_file_of_a_preset_is_named_with_what_it_should_be() -> None:
@@ -40,7 +40,7 @@ def test_another_file_of_the_name_is_told_by_its_hash(tmp_path: Path) -> None:
 def test_a_file_too_large_to_hash_here_is_only_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "resnet.pth"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(weights, "LOCAL_MOST", 3)
+    monkeypatch.setattr(weights, "MAX_LOCAL_BYTES", 3)
     found = looked_at(f"select.network.weights={path}")["select.network.weights"]
     assert (found.status, "when it is loaded" in found.found) == (OK, True)
 
@@ -65,7 +65,7 @@ def test_an_empty_setting_that_is_needed() -> None:
 
 
 def test_a_source_without_images(tmp_path: Path) -> None:
-    assert looked_at(preset="smoke") == {"ingest.source": Finding(OK, "ingest.source", "builtin:digits")}
+    assert looked_at(preset="smoke") == {"ingest.source": Result(OK, "ingest.source", "builtin:digits")}
     found = looked_at(f"ingest.source={tmp_path}", "ingest.split=hash", preset="smoke")["ingest.source"]
     assert (found.status, found.found) == (FAIL, f"{tmp_path}: is empty")
     (tmp_path / "a.png").touch()

@@ -18,8 +18,8 @@ import pytest
 from pipelines.jobs import kubernetes_log
 from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec
 from pipelines.jobs.kubernetes import KubernetesBackend
-from pipelines.jobs.manifests import JOB_LABEL, ROLE, object_name
-from pipelines.jobs.profile import Cluster, KubernetesPlace
+from pipelines.jobs.manifests import JOB_LABEL, ROLE_LABEL, object_name
+from pipelines.jobs.profile import Cluster, KubernetesSettings
 from tests.support.common import answers, free_port, running
 from tests.support.kubernetes_server import TOKEN
 from vim_core.errors import ConfigError, VimError
@@ -65,7 +65,7 @@ def spec_uri(tmp_path: Path) -> str:
 
 
 def made(**place: Any) -> KubernetesBackend:
-    return KubernetesBackend(Cluster("k", "kubernetes", kubernetes=KubernetesPlace(image="vim:1", **place)))
+    return KubernetesBackend(Cluster("k", "kubernetes", kubernetes=KubernetesSettings(image="vim:1", **place)))
 
 
 def tell(server: str, **order: Any) -> None:
@@ -73,12 +73,12 @@ def tell(server: str, **order: Any) -> None:
     urllib.request.urlopen(f"{server}/_set", json.dumps(order).encode()).close()
 
 
-def status(server: str, identity: str, **fields: Any) -> None:
-    tell(server, job=object_name(identity), status=fields)
+def status(server: str, job_id: str, **fields: Any) -> None:
+    tell(server, job=object_name(job_id), status=fields)
 
 
-def pod(server: str, identity: str, name: str, phase: str = "Running", **more: Any) -> None:
-    labels = {JOB_LABEL: object_name(identity), **more.pop("labels", {ROLE: "submitter"})}
+def pod(server: str, job_id: str, name: str, phase: str = "Running", **more: Any) -> None:
+    labels = {JOB_LABEL: object_name(job_id), **more.pop("labels", {ROLE_LABEL: "submitter"})}
     body = {
         "kind": "Pod",
         "metadata": {"name": name, "labels": labels},
@@ -117,9 +117,9 @@ def test_states_follow_the_object_and_its_pods(backend: KubernetesBackend, serve
     assert seen() == (PENDING, "waits in the queue vim for its place")
     status(server, "vim-states", jobDeploymentStatus="Initializing")
     condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: google.com/tpu"}
-    pod(server, "vim-states", "worker-0", "Pending", labels={ROLE: "ray"}, conditions=[condition])
+    pod(server, "vim-states", "worker-0", "Pending", labels={ROLE_LABEL: "ray"}, conditions=[condition])
     assert seen() == (PENDING, "worker-0 has no node yet: 0/3 nodes are available: google.com/tpu")
-    pod(server, "vim-states", "head-0", labels={ROLE: "ray", "ray.io/node-type": "head"}, node="node-7")
+    pod(server, "vim-states", "head-0", labels={ROLE_LABEL: "ray", "ray.io/node-type": "head"}, node="node-7")
     status(server, "vim-states", jobDeploymentStatus="Running", jobStatus="RUNNING", startTime="2026-01-01T00:00:10Z")
     state = backend.state("vim-states")
     assert state is not None
@@ -149,12 +149,12 @@ OWN = "Job entrypoint command failed with exit code 2, last available logs: vimc
 def test_own_errors_and_lost_jobs_are_told_apart(
     backend: KubernetesBackend, server: str, spec_uri: str, reason: str, message: str, expected: str
 ) -> None:
-    identity = object_name(f"vim-{reason}-{message}")
-    assert backend.submit(identity, spec_uri)
-    status(server, identity, jobDeploymentStatus="Failed", jobStatus="FAILED", reason=reason, message=message)
-    state = backend.state(identity)
+    job_id = object_name(f"vim-{reason}-{message}")
+    assert backend.submit(job_id, spec_uri)
+    status(server, job_id, jobDeploymentStatus="Failed", jobStatus="FAILED", reason=reason, message=message)
+    state = backend.state(job_id)
     assert state is not None
-    assert state.identity == identity
+    assert state.job_id == job_id
     assert state.status == expected
     assert reason in state.message
     assert message in state.message
@@ -167,14 +167,14 @@ def test_own_errors_and_lost_jobs_are_told_apart(
 def test_an_error_after_a_node_was_taken_away_is_no_error_of_the_user(
     backend: KubernetesBackend, server: str, spec_uri: str, taken: dict[str, Any]
 ) -> None:
-    identity = f"vim-taken-{len(taken.get('conditions', []))}"
-    backend.submit(identity, spec_uri)
-    pod(server, identity, f"{identity}-w", "Failed", labels={ROLE: "ray"}, node="node-3", **taken)
-    status(server, identity, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=OWN)
-    state = backend.state(identity)
+    job_id = f"vim-taken-{len(taken.get('conditions', []))}"
+    backend.submit(job_id, spec_uri)
+    pod(server, job_id, f"{job_id}-w", "Failed", labels={ROLE_LABEL: "ray"}, node="node-3", **taken)
+    status(server, job_id, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=OWN)
+    state = backend.state(job_id)
     assert state is not None
     assert state.status == LOST
-    assert f"{identity}-w on node-3" in state.message
+    assert f"{job_id}-w on node-3" in state.message
 
 
 def test_complete_without_a_word_of_the_job_is_lost(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
@@ -192,10 +192,10 @@ def test_stopping_is_remembered_until_the_job_is_sent_again(
     backend.stop("VIM stop/1")
     state = made().state("VIM stop/1")
     assert state is not None
-    assert (state.identity, state.status) == ("VIM stop/1", STOPPED)
-    assert [each.status for each in backend.jobs() if each.identity == "VIM stop/1"] == [STOPPED]
+    assert (state.job_id, state.status) == ("VIM stop/1", STOPPED)
+    assert [each.status for each in backend.jobs() if each.job_id == "VIM stop/1"] == [STOPPED]
     assert backend.submit("VIM stop/1", spec_uri)
-    assert [each.status for each in backend.jobs() if each.identity == "VIM stop/1"] == [PENDING]
+    assert [each.status for each in backend.jobs() if each.job_id == "VIM stop/1"] == [PENDING]
     backend.stop("vim-never-there")
     assert backend.state("vim-never-there") is None
 
@@ -203,7 +203,7 @@ def test_stopping_is_remembered_until_the_job_is_sent_again(
 def test_jobs_are_listed_newest_first(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
     for name in ("vim-first", "vim-second"):
         backend.submit(name, spec_uri)
-    names = [state.identity for state in backend.jobs()]
+    names = [state.job_id for state in backend.jobs()]
     assert names.index("vim-second") < names.index("vim-first")
 
 
@@ -234,8 +234,8 @@ def test_the_log_is_followed_across_a_broken_connection_and_a_new_pod(
     assert "replaced by log-b" in lines[3]
 
 
-def _counted(backend: KubernetesBackend, identity: str, seen: list[str]) -> Iterator[str]:
-    for line in backend.follow(identity):
+def _counted(backend: KubernetesBackend, job_id: str, seen: list[str]) -> Iterator[str]:
+    for line in backend.follow(job_id):
         seen.append(line)
         yield line
 

@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipelines.jobs import manifests, shapes
+from pipelines.jobs import manifests, resources
 from pipelines.jobs.api import JobSpec
-from pipelines.jobs.profile import Cluster, KubernetesPlace
+from pipelines.jobs.profile import Cluster, KubernetesSettings
 from tests.support.kubernetes_objects import pod_templates, validate
 from vim_core.errors import ConfigError
 
@@ -26,7 +26,7 @@ PLACES: dict[str, dict[str, Any]] = {
 def cluster(**place: Any) -> Cluster:
     return Cluster(
         "k", "kubernetes", env={"B": "2", "A": "1"}, components=PLACES,
-        kubernetes=KubernetesPlace(**{"image": "vim:1", **place}),
+        kubernetes=KubernetesSettings(**{"image": "vim:1", **place}),
     )  # fmt: skip
 
 
@@ -111,13 +111,11 @@ def test_the_schemas_find_mistakes(spoil: Any, test_data: Path) -> None:
         validate(made, test_data / "crds")
 
 
-@pytest.mark.parametrize(
-    "identity", ["vim-run-0a1b", "Vim_Run/1", "9lives", "a" * 60, "a" * 59 + "b", "ünter", "-", ""]
-)
-def test_every_identity_gets_a_name_that_kubernetes_takes(identity: str) -> None:
-    name = manifests.object_name(identity)
+@pytest.mark.parametrize("job_id", ["vim-run-0a1b", "Vim_Run/1", "9lives", "a" * 60, "a" * 59 + "b", "ünter", "-", ""])
+def test_every_identity_gets_a_name_that_kubernetes_takes(job_id: str) -> None:
+    name = manifests.object_name(job_id)
     assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name), name
-    assert len(name) <= manifests.LONGEST
+    assert len(name) <= manifests.MAX_NAME_LENGTH
 
 
 def test_names_are_stable_and_different() -> None:
@@ -148,7 +146,7 @@ def test_more_shapes_than_kueue_admits_are_refused() -> None:
     hosts = [1, 2, 4, 8, 16, 32, 64, 128]
     runs = [RunConfig(device="xla", topology=size, workers=count) for size, count in zip(sizes, hosts, strict=True)]
     with pytest.raises(ConfigError, match="8 shapes"):
-        shapes.together(("prior", run) for run in runs)
+        resources.combine(("prior", run) for run in runs)
 
 
 def test_another_kind_of_cluster_makes_no_objects() -> None:

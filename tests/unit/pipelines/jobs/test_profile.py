@@ -23,13 +23,13 @@ def test_shipped_profiles_load_and_place_every_component(name: str) -> None:
     cluster = profile.load(name)
     assert cluster.name == name
     for component in cluster.components:
-        cluster.place(RunConfig(), component)
+        cluster.run_settings(RunConfig(), component)
 
 
 def test_a_component_gets_its_own_place_above_the_common_one(tmp_path: Path) -> None:
     text = "root: gs://b/vim\nrun: {workers: 2, device: cpu}\ncomponents:\n  prior: {workers: 4}\n"
     cluster = profile.load(written(tmp_path, text))
-    common, prior = cluster.place(RunConfig(threads=3)), cluster.place(RunConfig(threads=3), "prior")
+    common, prior = cluster.run_settings(RunConfig(threads=3)), cluster.run_settings(RunConfig(threads=3), "prior")
     assert (common.root, common.workers, common.threads, common.device) == ("gs://b/vim", 2, 3, "cpu")
     assert (prior.root, prior.workers, prior.threads, prior.device) == ("gs://b/vim", 4, 3, "cpu")
 

@@ -52,9 +52,9 @@ class FakeClient:
             yield chunk
 
 
-def backend(cluster: Cluster = CLUSTER) -> tuple[ray_jobs.RayJobs, FakeClient]:
-    jobs, client = ray_jobs.RayJobs(cluster), FakeClient()
-    jobs._made = client
+def backend(cluster: Cluster = CLUSTER) -> tuple[ray_jobs.RayJobsBackend, FakeClient]:
+    jobs, client = ray_jobs.RayJobsBackend(cluster), FakeClient()
+    jobs._cached_client = client
     return jobs, client
 
 
@@ -98,7 +98,7 @@ def test_jobs_of_others_are_not_listed_and_the_newest_is_first() -> None:
     jobs, client = backend()
     newer = "vim-digits-0123456789ab-a2"
     client.listed = [details(), details(newer, start_time=9000), details("raysubmit_x"), details(None)]  # type: ignore[arg-type]
-    assert [state.identity for state in jobs.jobs()] == [newer, NAME]
+    assert [state.job_id for state in jobs.jobs()] == [newer, NAME]
     assert jobs.state("vim-other-0123456789ab-a1") is None
 
 
@@ -139,7 +139,7 @@ def test_stopping_waits_for_the_end() -> None:
     assert client.stopped == [NAME]
     state = jobs.state(NAME)
     assert state is not None
-    assert state.over
+    assert state.finished
 
 
 def test_the_token_is_read_at_use_and_its_absence_named(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_the_token_is_read_at_use_and_its_absence_named(tmp_path: Path) -> None:
 
 def test_no_address_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="start one with `vimctl cluster up`"):
-        ray_jobs.RayJobs(Cluster(name="local"))
+        ray_jobs.RayJobsBackend(Cluster(name="local"))
     with pytest.raises(ConfigError, match="give the profile an address"):
-        ray_jobs.RayJobs(Cluster(name="mine"))
+        ray_jobs.RayJobsBackend(Cluster(name="mine"))
 
 
 def test_a_refused_token_and_a_dead_address_are_told_apart() -> None:

@@ -37,36 +37,36 @@ def spec(*overrides: str) -> JobSpec:
     ids=str,
 )
 def test_what_is_asked_changes_the_name(changed: dict[str, Any]) -> None:
-    assert specs.base(dataclasses.replace(spec(), **changed)) != specs.base(spec())
+    assert specs.base_id(dataclasses.replace(spec(), **changed)) != specs.base_id(spec())
 
 
 @pytest.mark.parametrize("override", ["prior.steps=61", "run.root=/other", "components=[ingest]"])
 def test_settings_that_change_a_result_or_its_place_change_the_name(override: str) -> None:
-    assert specs.base(spec(override)) != specs.base(spec())
+    assert specs.base_id(spec(override)) != specs.base_id(spec())
 
 
 @pytest.mark.parametrize("override", ["run.workers=4", "run.threads=1", "prior.checkpoint_every=7", "run.device=cpu"])
 def test_where_it_runs_does_not(override: str) -> None:
     moved = dataclasses.replace(spec(override), places={"prior": {"workers": 2}}, cluster="far")
-    assert specs.base(moved) == specs.base(spec())
+    assert specs.base_id(moved) == specs.base_id(spec())
 
 
 def test_a_components_version_changes_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     from components import prior
 
-    before = specs.base(spec())
+    before = specs.base_id(spec())
     monkeypatch.setattr(prior, "VERSION", prior.VERSION + 1)
-    assert specs.base(spec()) != before
+    assert specs.base_id(spec()) != before
 
 
 @given(st.text(max_size=60), st.integers(1, 10**6))
 def test_every_name_is_one_that_kubernetes_and_paths_take(preset: str, attempt: int) -> None:
-    base = f"vim-{specs.label(preset)}-0123456789ab"
-    name = specs.identity(base, attempt)
-    assert specs.NAME.fullmatch(name)
+    base = f"vim-{specs.preset_label(preset)}-0123456789ab"
+    name = specs.attempt_id(base, attempt)
+    assert specs.JOB_ID.fullmatch(name)
     assert len(name) <= 47
     assert specs.attempts([name, "vim-else-0123456789ab-a1", "../x"], base) == {attempt: name}
-    assert specs.identity_of(specs.uri("/r", name)) == name
+    assert specs.job_id_of(specs.uri("/r", name)) == name
 
 
 SMOKE = spec()
@@ -76,27 +76,27 @@ SMOKE = spec()
     "name", ["../vim-x-0123456789ab-a1", "vim-x-0123456789ab-a0", "x", "", "vim-x-0123456789ab-a1/"]
 )
 def test_names_from_outside_do_not_leave_the_folder(name: str) -> None:
-    with pytest.raises(DataError, match="no name of a job"):
+    with pytest.raises(DataError, match="not the id of a job"):
         specs.uri("/r", name)
-    with pytest.raises(DataError, match="no spec of a job"):
-        specs.identity_of(f"/r/submissions/{name}/other.json")
+    with pytest.raises(DataError, match="not the address of a job's spec"):
+        specs.job_id_of(f"/r/submissions/{name}/other.json")
 
 
 def test_a_spec_is_stored_once_and_read_back(tmp_path: Path) -> None:
-    root, name = str(tmp_path), specs.identity(specs.base(SMOKE), 1)
+    root, name = str(tmp_path), specs.attempt_id(specs.base_id(SMOKE), 1)
     first = dataclasses.replace(SMOKE, places={"prior": {"workers": 2}}, force=True)
     assert specs.write(root, name, first)
     assert specs.write(root, name, first), "the same again is no other one"
     assert not specs.write(root, name, SMOKE)
     assert specs.read(specs.uri(root, name)) == first
-    assert specs.stored(root) == [name]
+    assert specs.list_jobs(root) == [name]
     assert specs.config_of(first).run.root == "/r"
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"extra": 1}, "not the keys"),
+        ({"extra": 1}, "extra: unknown key"),
         ({"force": "yes"}, "force='yes'"),
         ({"places": []}, "places="),
         ({"command": "rm"}, "command='rm'"),

@@ -9,31 +9,31 @@ import pytest
 
 from pipelines.cli import doctor
 from pipelines.cli import main as cli
-from pipelines.doctor.examining import examine
-from pipelines.doctor.findings import FAIL, OK, Check, Finding, Subject, ok, warn
+from pipelines.doctor.results import FAIL, OK, Check, Result, Target, ok, warn
+from pipelines.doctor.runner import run_checks
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
 
 def test_a_check_that_fails_or_hangs_takes_no_other_along() -> None:
-    def crashing(subject: Subject) -> list[Finding]:
+    def crashing(target: Target) -> list[Result]:
         raise RuntimeError("an error of its own")
 
-    def refusing(subject: Subject) -> list[Finding]:
+    def refusing(target: Target) -> list[Result]:
         raise ConfigError("run.root='': no")
 
-    def hanging(subject: Subject) -> list[Finding]:
+    def hanging(target: Target) -> list[Result]:
         threading.Event().wait()
         return []
 
-    def fine(subject: Subject) -> list[Finding]:
+    def fine(target: Target) -> list[Result]:
         return [ok("fine", "yes")]
 
     checks = [
-        Check("crashing", crashing), Check("hanging", hanging, seconds=0.05), Check("refusing", refusing),
-        Check("unneeded", crashing, needs=lambda subject: False), Check("fine", fine),
+        Check("crashing", crashing), Check("hanging", hanging, timeout=0.05), Check("refusing", refusing),
+        Check("unneeded", crashing, applies=lambda target: False), Check("fine", fine),
     ]  # fmt: skip
-    found = examine(Subject(PipelineConfig()), checks)
+    found = run_checks(Target(PipelineConfig()), checks)
     assert [(each.check, each.status) for each in found] == [
         ("crashing", FAIL), ("hanging", FAIL), ("refusing", FAIL), ("fine", OK),
     ]  # fmt: skip
@@ -42,17 +42,17 @@ def test_a_check_that_fails_or_hangs_takes_no_other_along() -> None:
     assert found[2].found == "run.root='': no"
 
 
-def told(monkeypatch: pytest.MonkeyPatch, findings: list[Finding]) -> None:
-    monkeypatch.setattr(doctor, "checks", lambda: [Check("all", lambda subject: findings)])
+def use_results(monkeypatch: pytest.MonkeyPatch, findings: list[Result]) -> None:
+    monkeypatch.setattr(doctor, "list_checks", lambda: [Check("all", lambda target: findings)])
 
 
 def test_the_command_fails_where_a_check_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told(monkeypatch, [ok("python", "3.11"), warn("memory", "little", "close programs")])
+    use_results(monkeypatch, [ok("python", "3.11"), warn("memory", "little", "close programs")])
     assert cli.main(["doctor", "--preset", "smoke"]) == 0
-    assert "smoke: 2 looked at, 0 failed, 1 doubtful" in capsys.readouterr().out
-    told(monkeypatch, [Finding(FAIL, "root", "gs://b: denied [create]", "grant the role")])
+    assert "smoke: 2 results, 0 failed, 1 warnings" in capsys.readouterr().out
+    use_results(monkeypatch, [Result(FAIL, "root", "gs://b: denied [create]", "grant the role")])
     assert cli.main(["doctor", "--preset", "smoke"]) == 1
     out = capsys.readouterr().out
     assert "root: gs://b: denied [create]" in out
@@ -60,7 +60,7 @@ def test_the_command_fails_where_a_check_does(
 
 
 def test_findings_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    told(monkeypatch, [ok("python", "3.11")])
+    use_results(monkeypatch, [ok("python", "3.11")])
     assert cli.main(["doctor", "--preset", "smoke", "--json", "prior.steps=10"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"status": "ok", "check": "python", "found": "3.11", "advice": ""}]
 

@@ -1,4 +1,4 @@
-"""What a person asks `vimctl submit` for, as a spec; and whether it is finished already."""
+"""The job spec of a `vimctl submit` command line, and the result of a job that is finished."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from vim_core.errors import ConfigError, VimError
 from vim_core.storage import io
 
 
-def asked(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, PipelineConfig]:
-    """The spec and its settings. Raises `ConfigError` for words that contradict each other or the preset."""
+def build_spec(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, PipelineConfig]:
+    """The spec and its settings. Raises `ConfigError` for options that contradict each other or the preset."""
     target, overrides = common.split_words(arguments.words)
     sweep, preset = _sweep(arguments, target)
     explicit = {word.partition("=")[0].removeprefix("run.") for word in overrides if word.startswith("run.")}
-    asked_for = presets.load(arguments.preset or preset or presets.default(), overrides)
-    config = submission.placed(cluster, asked_for, explicit)
+    loaded = presets.load(arguments.preset or preset or presets.default(), overrides)
+    config = submission.settings_on(cluster, loaded, explicit)
     places = {
-        component: {name: value for name, value in place.items() if name not in explicit}
-        for component, place in cluster.components.items()
+        component: {name: value for name, value in values.items() if name not in explicit}
+        for component, values in cluster.components.items()
     }
     spec = JobSpec(
         command="sweep" if sweep else "run", preset=config.preset, settings=settings.to_yaml(config),
@@ -37,35 +37,35 @@ def asked(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, PipelineConf
         places=places, cluster=cluster.name,
     )  # fmt: skip
     if not sweep:
-        specs.planned(spec, config)
+        specs.plan(spec, config)
     return spec, config
 
 
-def finished(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
-    """Where the result lies, if everything that is asked for exists; else, or where it is to be made anew, ''."""
+def finished_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
+    """Where the result lies if all of it exists; '' if not, or where it is to be made again."""
     if spec.command != "run" or spec.start or spec.force:
         return ""
-    return outcome(spec, config, say)
+    return find_result(spec, config, say)
 
 
-def outcome(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
-    """Where the result of a job lies, '' where a part of it is missing; it is looked up by manifest."""
+def find_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
+    """Where the result of a job lies, looked up by manifest; '' where a part of it is missing."""
     if spec.command == "sweep":
         return "look at it with `vimctl sweep show`"
     known: execute.ArtifactCache = {}
     try:
-        names, _ = specs.planned(spec, config)
-        return result(spec, config, known) if all(execute.find(name, config, known) for name in names) else ""
+        names, _ = specs.plan(spec, config)
+        return _describe_result(spec, config, known) if all(execute.find(name, config, known) for name in names) else ""
     except VimError as error:
         say(f"whether it is finished cannot be told from here ({error})")
         return ""
 
 
-def result(spec: JobSpec, config: PipelineConfig, known: execute.ArtifactCache) -> str:
-    """Where to look at what a job made: the report and its run in MLflow, or the artifact of one component."""
+def _describe_result(spec: JobSpec, config: PipelineConfig, known: execute.ArtifactCache) -> str:
+    """Where a job's result lies: the report and its run in MLflow, or the artifact of one component."""
     if spec.target and spec.target != "report":
-        made = known[spec.target]
-        return f"{display_path(made.folder)} · MLflow run {made.manifest.mlflow_run_id or 'not delivered'}"
+        artifact = known[spec.target]
+        return f"{display_path(artifact.folder)} · MLflow run {artifact.manifest.mlflow_run_id or 'not delivered'}"
     folder = session.report_folder(config)
     try:
         record = json.loads(io.read_bytes(io.join(folder, "results.json"))).get("mlflow", {})
@@ -76,12 +76,12 @@ def result(spec: JobSpec, config: PipelineConfig, known: execute.ArtifactCache) 
 
 
 def _sweep(arguments: Namespace, target: str | None) -> tuple[str, str]:
-    """The sweep as YAML and its preset; '' and '' where none is asked for."""
+    """The sweep of `--sweep` as YAML and its preset; both '' without one."""
     if not arguments.sweep:
         return "", ""
     if target or arguments.start or arguments.only or arguments.force:
-        words = "leave out component, --from, --only and --force"
-        raise ConfigError(f"--sweep={arguments.sweep}: a sweep runs its points and nothing else; {words}")
+        rule = "a sweep runs its points and nothing else; leave out component, --from, --only and --force"
+        raise ConfigError(f"--sweep={arguments.sweep}: {rule}")
     from pipelines.sweeps import spec as sweeps
 
     sweep = sweeps.load(arguments.sweep)

@@ -1,4 +1,4 @@
-"""`ray start` for nodes that keep to this machine: as a module, with the words that `ray` takes."""
+"""`python -m pipelines.jobs.loopback_node start …`: `ray start` for several nodes on loopback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def main() -> None:
     """Start a node and stay until it ends.
 
     Ray would put the machine's own address in place of 127.0.0.1 and listen to the network, or, told to keep to
-    loopback as on macOS (`local.LOOPBACK`), refuse a second node.
+    loopback as on macOS (`local_cluster.LOOPBACK`), refuse a second node.
     """
     from ray._private import ray_constants, services
     from ray.scripts import scripts

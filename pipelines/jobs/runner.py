@@ -1,4 +1,4 @@
-"""What a job does on its cluster: read the spec that was sent, run what it asks for."""
+"""Runs a job on its cluster: reads the stored spec and runs its components or sweep."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ from vim_core.storage import io
 
 def run(spec_uri: str) -> int:
     """Run the job of a stored spec; the exit status, 1 where points of a sweep failed. Raises what components raise."""
-    # Clusters end a job by SIGTERM: it gives back what it leases, like a run that was interrupted by hand.
+    # Clusters end a job by SIGTERM: it releases its leases, like a run that was interrupted by hand.
     signal.signal(signal.SIGTERM, _interrupt)
     spec = specs.read(spec_uri)
-    tags = {**spec.tags, "vim.job": specs.identity_of(spec_uri), "vim.cluster": spec.cluster}
-    act = _sweep if spec.command == "sweep" else _components
+    tags = {**spec.tags, "vim.job": specs.job_id_of(spec_uri), "vim.cluster": spec.cluster}
     config = specs.config_of(spec)
-    with _history(config):
-        return act(spec, config, tags)
+    with _dagster_home(config):
+        return (_run_sweep if spec.command == "sweep" else _run_components)(spec, config, tags)
 
 
-def _components(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
+def _run_components(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
     from pipelines.cli import run
 
-    names, forced = specs.planned(spec, config)
+    names, forced = specs.plan(spec, config)
     return run.execute(config, names, forced, spec.start, spec.places, tags)
 
 
-def _sweep(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
+def _run_sweep(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
     from pipelines.cli import sweep
     from pipelines.sweeps import spec as sweeps
 
@@ -44,7 +43,7 @@ def _sweep(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
 
 
 @contextlib.contextmanager
-def _history(config: PipelineConfig) -> Iterator[None]:
+def _dagster_home(config: PipelineConfig) -> Iterator[None]:
     """A folder for Dagster's history of this job, where the root is remote and the cluster names none."""
     if io.is_local(config.run.root) or os.environ.get("DAGSTER_HOME"):
         yield

@@ -1,0 +1,70 @@
+"""Checks, what they are given, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipelines.jobs.profile import Cluster
+from vim_core.config import PipelineConfig, RunConfig
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line: status, what was checked, what was found there, and what to do about it."""
+
+    status: str
+    check: str
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is checked: a preset's settings, with those of the cluster where one is named.
+
+    `try_job` allows a check to start a small job on the cluster.
+    """
+
+    config: PipelineConfig
+    cluster: Cluster | None = None
+    try_job: bool = False
+
+    @property
+    def run(self) -> RunConfig:
+        """The `run` settings on the cluster."""
+        return self.run_settings("")
+
+    def run_settings(self, component: str) -> RunConfig:
+        """The `run` settings of one component there. Raises `ConfigError` for a value that `run` does not take."""
+        return self.cluster.run_settings(self.config.run, component) if self.cluster else self.config.run
+
+
+@dataclass(frozen=True)
+class Check:
+    """A named check. `run` may raise anything, and is left behind after `timeout` seconds.
+
+    It runs only where `applies` to the target.
+    """
+
+    name: str
+    run: Callable[[Target], list[Result]]
+    timeout: float = 10.0
+    applies: Callable[[Target], bool] = lambda target: True
+
+
+def ok(check: str, found: str) -> Result:
+    """All is well."""
+    return Result(OK, check, found)
+
+
+def warn(check: str, found: str, advice: str) -> Result:
+    """It works, and worse than it could."""
+    return Result(WARN, check, found, advice)
+
+
+def fail(check: str, found: str, advice: str) -> Result:
+    """It does not work."""
+    return Result(FAIL, check, found, advice)

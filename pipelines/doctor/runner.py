@@ -1,0 +1,45 @@
+"""Runs all checks at once, each in a thread with a time limit: one that hangs or fails leaves the others alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from pipelines.doctor.results import Check, Result, Target, fail
+from vim_core.errors import VimError
+
+
+def run_checks(target: Target, checks: Sequence[Check]) -> list[Result]:
+    """Results in the order of the checks; takes as long as the slowest check, at most its time limit."""
+    running = [_RunningCheck(check, target) for check in checks if check.applies(target)]
+    return [result for check in running for result in check.results()]
+
+
+class _RunningCheck:
+    """A check in a thread. One that is late is left behind: it is a daemon and ends with the command."""
+
+    def __init__(self, check: Check, target: Target) -> None:
+        self._check, self._subject = check, target
+        self._deadline = time.monotonic() + check.timeout
+        self._results: list[Result] = []
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name=f"doctor-{check.name}", daemon=True).start()
+
+    def results(self) -> list[Result]:
+        """What the check returned, or its failure; waits until its time is up."""
+        if self._done.wait(max(0.0, self._deadline - time.monotonic())):
+            return self._results
+        limit = f"no answer within {self._check.timeout:.0f} s"
+        return [fail(self._check.name, limit, "look at the network between here and there, and try again")]
+
+    def _run(self) -> None:
+        try:
+            self._results = self._check.run(self._subject)
+        except VimError as error:
+            self._results = [fail(self._check.name, str(error), "")]
+        except Exception as error:
+            # The other results are worth having, whatever this check ran into.
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self._results = [fail(self._check.name, f"could not be checked: {what}", "")]
+        self._done.set()
