@@ -87,9 +87,8 @@ def _files(folder: str) -> dict[str, tuple[str, str]]:
     place = f"quantize.init_from={folder!r}"
     # Absolute where it is local: workers may run in another folder.
     folder = io.absolute(folder)
-    manifest = io.join(folder, store.MANIFEST)
-    if io.exists(manifest):
-        artifact = Artifact(folder, store.parse(io.read_bytes(manifest), manifest))
+    artifact = store.read(folder)
+    if artifact is not None:
         if artifact.manifest.component != "quantize":
             raise ConfigError(f"{place}: is an artifact of {artifact.manifest.component}, not of quantize")
         hashes = {entry.name: entry.sha256 for entry in artifact.manifest.files}

@@ -11,7 +11,7 @@ from components.artifacts.gc.collect import Collection
 from components.artifacts.gc.plan import Removal
 from components.artifacts.inventory import ArtifactKey, is_published
 from components.artifacts.pins import Pin
-from components.artifacts.resolve import name_of, short
+from components.artifacts.resolve import short
 from components.contract.api import Artifact, InputRecord
 from vim_core.text import clock, flatten
 
@@ -60,7 +60,7 @@ def table(listed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def manifest(made: Artifact, pin: Pin | None) -> Iterator[str]:
     """A manifest for people."""
     about = made.manifest
-    yield f"{name_of(made)}  version {about.version}"
+    yield f"{made.name}  version {about.version}"
     yield f"  digest   {made.digest}"
     yield f"  created  {about.created[:19]}, in {clock(about.seconds)}, attempt {about.attempt}"
     yield f"  folder   {made.folder}"

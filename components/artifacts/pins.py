@@ -1,4 +1,4 @@
-"""Pins: one small file per pinned artifact, found by the artifact's name, so that no listing can miss one."""
+"""Pins, which keep artifacts from removal: one small file each, found by the artifact's name and never by listing."""
 
 from __future__ import annotations
 
@@ -58,29 +58,28 @@ def pin(root: str, manifest: Manifest, reason: str, by: str = "") -> Pin:
         DataError: it is pinned already, or was removed meanwhile.
     """
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    made = Pin(by or whoami(), since, reason, manifest.digest, uuid.uuid4().hex)
-    name = f"{manifest.component}/{manifest.fingerprint}"
-    uri = _uri(root, manifest.component, manifest.fingerprint)
+    new = Pin(by or whoami(), since, reason, manifest.digest, uuid.uuid4().hex)
+    name, uri = "/".join(manifest.key), _uri(root, *manifest.key)
     with store.guarded(root):
-        won = io.create_exclusive(uri, json.dumps(dataclasses.asdict(made)).encode())
+        won = io.create_exclusive(uri, json.dumps(dataclasses.asdict(new)).encode())
     if not won:
-        raise DataError(f"{name}: already pinned {read(root, manifest.component, manifest.fingerprint)}")
-    # First the pin, then the look: see `marks`.
-    if store.load(root, manifest.component, manifest.fingerprint) is None:
+        raise DataError(f"{name}: already pinned {read(root, *manifest.key)}")
+    # The pin comes before this check: see `usage`.
+    if store.load(root, *manifest.key) is None:
         with store.guarded(root):
             io.remove_tree(uri)
         raise DataError(f"{name}: was removed meanwhile; make it again with `vimctl run {manifest.component}`")
-    return made
+    return new
 
 
 def unpin(root: str, manifest: Manifest) -> Pin:
-    """Take the pin off and give it. Raises `DataError` where there is none."""
-    found = read(root, manifest.component, manifest.fingerprint)
-    if found is None:
-        raise DataError(f"{manifest.component}/{manifest.fingerprint}: is not pinned")
+    """Remove the pin and return it. Raises `DataError` where there is none."""
+    existing = read(root, *manifest.key)
+    if existing is None:
+        raise DataError(f"{'/'.join(manifest.key)}: is not pinned")
     with store.guarded(root):
-        io.remove_tree(_uri(root, manifest.component, manifest.fingerprint))
-    return found
+        io.remove_tree(_uri(root, *manifest.key))
+    return existing
 
 
 def whoami() -> str:

@@ -19,43 +19,45 @@ CHOOSE = "run.root=… or the environment variable VIM_ROOT"
 
 
 def folder(root: str, component: str, fingerprint: str) -> str:
-    """Where the artifact of this fingerprint lies."""
+    """The folder of the artifact with this fingerprint."""
     return io.join(root, component, fingerprint)
+
+
+def read(folder: str) -> Artifact | None:
+    """The artifact in a folder (path or URI), or None. Raises `DataError` for a damaged manifest."""
+    uri = io.join(folder, MANIFEST)
+    try:
+        return Artifact(folder, parse(io.read_bytes(uri), uri))
+    except FileNotFoundError:
+        return None
 
 
 def load(root: str, component: str, fingerprint: str) -> Artifact | None:
     """The committed artifact, or None. Raises `DataError` for a damaged manifest, `StorageError` for a bad root."""
-    where = folder(root, component, fingerprint)
-    uri = io.join(where, MANIFEST)
     with guarded(root):
-        try:
-            data = io.read_bytes(uri)
-        except FileNotFoundError:
-            return None
-    manifest = parse(data, uri)
-    if (manifest.component, manifest.fingerprint) != (component, fingerprint):
-        owner = f"{manifest.component}/{manifest.fingerprint}"
-        raise DataError(f"{uri}: belongs to {owner}; move it back or remove the folder")
-    return Artifact(where, manifest)
+        artifact = read(folder(root, component, fingerprint))
+    if artifact is not None and artifact.manifest.key != (component, fingerprint):
+        uri = io.join(artifact.folder, MANIFEST)
+        raise DataError(f"{uri}: belongs to {artifact.name}; move it back or remove the folder")
+    return artifact
 
 
 def commit(root: str, manifest: Manifest) -> tuple[Artifact, bool]:
     """Make the artifact exist by writing its manifest once; (artifact, True), or the winner's artifact and False."""
-    where = folder(root, manifest.component, manifest.fingerprint)
-    uri, data = io.join(where, MANIFEST), dump(manifest)
-    # What later readers will parse is also what this run goes on with (tuples become lists, for instance).
-    manifest = parse(data, uri)
+    uri, data = io.join(folder(root, *manifest.key), MANIFEST), dump(manifest)
+    # This run goes on with the manifest as later readers will parse it (tuples become lists, for instance).
+    artifact = Artifact(folder(root, *manifest.key), parse(data, uri))
     with guarded(root):
         won = io.create_exclusive(uri, data)
     if won:
-        return Artifact(where, manifest), True
-    winner = load(root, manifest.component, manifest.fingerprint)
+        return artifact, True
+    winner = load(root, *manifest.key)
     if winner is None:
-        raise StorageError(f"{where}: its manifest was there and vanished; run again")
+        raise StorageError(f"{artifact.folder}: its manifest was there and vanished; run again")
     return winner, False
 
 
-def aside(artifact: Artifact) -> str:
+def retired_uri(artifact: Artifact) -> str:
     """Where `retire` puts its manifest."""
     return io.join(artifact.folder, f"manifest-{artifact.manifest.created.replace(':', '')}.json")
 
@@ -65,21 +67,22 @@ def retire(root: str, artifact: Artifact) -> None:
     uri = io.join(artifact.folder, MANIFEST)
     with guarded(root):
         # Buckets know no renaming, and few servers of their kind do.
-        io.write_bytes(aside(artifact), io.read_bytes(uri))
+        io.write_bytes(retired_uri(artifact), io.read_bytes(uri))
         io.remove_tree(uri)
 
 
 def verify(artifact: Artifact) -> None:
     """Read every file of the artifact again. Raises `DataError` naming the first that is missing or changed."""
+    remedy = f"make it again with `vimctl run {artifact.manifest.component} --force`"
     for entry in artifact.manifest.files:
         uri = io.join(artifact.folder, entry.path)
         try:
             size, digest = io.checksum(uri)
         except FileNotFoundError as error:
-            raise DataError(f"{uri}: is in the manifest but not there; {_remake(artifact)}") from error
+            raise DataError(f"{uri}: is in the manifest but not there; {remedy}") from error
         if (size, digest) != (entry.bytes, entry.sha256):
             found = f"{size} bytes, sha256 {digest[:12]}…"
-            raise DataError(f"{uri}: {found}, manifest says {entry.bytes}, {entry.sha256[:12]}…; {_remake(artifact)}")
+            raise DataError(f"{uri}: {found}, manifest says {entry.bytes}, {entry.sha256[:12]}…; {remedy}")
 
 
 def files_in(out: str, prefix: str, rows: dict[str, int]) -> list[FileEntry]:
@@ -108,9 +111,9 @@ def parse(data: bytes, uri: str) -> Manifest:
         value = json.loads(data)
     except ValueError as error:
         raise DataError(f"{uri}: not valid JSON ({error}); remove it to make the artifact again") from error
-    found = value.get("schema") if isinstance(value, dict) else None
-    if found != SCHEMA:
-        raise DataError(f"{uri}: schema={found!r}, this version reads {SCHEMA}; run with the version that wrote it")
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f"{uri}: schema={schema!r}, this version reads {SCHEMA}; run with the version that wrote it")
     manifest = decode(Manifest, value, uri, error=DataError)
     for entry in manifest.files:
         if entry.path.startswith("/") or ".." in entry.path.split("/"):
@@ -135,23 +138,20 @@ def guarded(root: str) -> Iterator[None]:
 def storage_error(error: BaseException, root: str) -> StorageError | None:
     """The `StorageError` behind an error of a component, looking through what engines wrapped around it; else None."""
     local = io.absolute(root)
-    seen: BaseException | None = error
-    known = set[int]()
-    while seen is not None and id(seen) not in known:  # an engine may hang an error below itself
-        known.add(id(seen))
-        if getattr(seen, "errno", None) in FULL or "No space left on device" in str(seen):
+    cause: BaseException | None = error
+    seen = set[int]()
+    while cause is not None and id(cause) not in seen:  # an engine may hang an error below itself
+        seen.add(id(cause))
+        number = getattr(cause, "errno", None)
+        if number in FULL or "No space left on device" in str(cause):
             return StorageError(f"{root}: the disk is full; free some space, or choose another root by {CHOOSE}")
-        denied = isinstance(seen, PermissionError | NotADirectoryError) or getattr(seen, "errno", None) == errno.EROFS
-        if denied and str(getattr(seen, "filename", None) or "").startswith(local):
-            return _unusable(seen, root)
-        seen = seen.__cause__ or seen.__context__
+        denied = isinstance(cause, PermissionError | NotADirectoryError) or number == errno.EROFS
+        if denied and str(getattr(cause, "filename", None) or "").startswith(local):
+            return _unusable(cause, root)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
 def _unusable(error: BaseException, root: str) -> StorageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return StorageError(f"{root}: cannot be read and written ({reason}); choose another root by {CHOOSE}")
-
-
-def _remake(artifact: Artifact) -> str:
-    return f"make it again with `vimctl run {artifact.manifest.component} --force`"

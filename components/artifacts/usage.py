@@ -1,7 +1,8 @@
-"""What a run leaves in its lease folder so that nothing it uses is removed meanwhile: announce first, look afterwards.
+"""Files in an artifact's lease folder that keep what a run uses from being removed meanwhile.
 
-The remover works the other way round: it sets a manifest aside first and looks for marks afterwards (`collect`). So
-either it sees the mark and puts the manifest back, or the run sees that the manifest is gone, and makes it again.
+A run records its inputs first (`record_inputs`) and verifies afterwards that they still exist (`verify_inputs`). The
+garbage collector works the other way round: it sets a manifest aside first and reads the records afterwards. So either
+the collector sees the record and puts the manifest back, or the run sees that the manifest is gone and fails.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ INPUTS, USED = "inputs.json", "used"
 
 
 def folder(root: str, component: str, fingerprint: str) -> str:
-    """Where the leases and marks of one artifact lie."""
+    """The folder with the leases, recorded inputs and last use of one artifact."""
     return io.join(root, LEASES, component, fingerprint)
 
 
 def record_inputs(leases: str, artifacts: Iterable[Artifact]) -> None:
-    """Say what the owner of these leases uses, or will use later in its run; call it while they are held.
+    """Record what the owner of these leases uses, or will use later in its run; call it while they are held.
 
     Raises:
         StorageError: the root cannot be written.
     """
-    named = {(a.manifest.component, a.manifest.fingerprint): a for a in artifacts}
-    records = [InputRecord(component, key, a.digest) for (component, key), a in sorted(named.items())]
+    records = {artifact.manifest.key: dataclasses.asdict(artifact.record) for artifact in artifacts}
+    data = json.dumps([record for _, record in sorted(records.items())]).encode()
     with store.guarded(leases):
-        io.write_bytes(io.join(leases, INPUTS), json.dumps([dataclasses.asdict(record) for record in records]).encode())
+        io.write_bytes(io.join(leases, INPUTS), data)
 
 
 def read_inputs(leases: str) -> list[InputRecord] | None:
-    """What was announced there; None where nothing was, as by versions of VIM that did not announce.
+    """The recorded inputs; None where there is no record, as by versions of VIM that wrote none.
 
     Raises:
         DataError: the file is damaged.
@@ -55,26 +56,28 @@ def read_inputs(leases: str) -> list[InputRecord] | None:
 
 
 def verify_inputs(root: str, name: str, inputs: Mapping[str, Artifact]) -> None:
-    """After `announce`: make sure that the inputs of component `name` are all still there.
+    """After `record_inputs`: make sure that the inputs of component `name` all still exist.
 
-    Inputs from elsewhere than `root` are not looked at: who tidies up this root does not touch them.
+    Inputs from elsewhere than `root` are not checked: whoever tidies up this root does not touch them.
 
     Raises:
         DataError: one was removed since it was looked up.
     """
     for artifact in inputs.values():
-        made = artifact.manifest
-        if artifact.folder != store.folder(root, made.component, made.fingerprint):
+        manifest = artifact.manifest
+        if artifact.folder != store.folder(root, *manifest.key):
             continue
-        there = store.load(root, made.component, made.fingerprint)
-        # Made again since: the files of the one that was found stay while its manifest lies aside.
-        if there is None or (there.manifest.attempt != made.attempt and not io.exists(store.aside(artifact))):
-            gone = f"{made.component}/{made.fingerprint}"
-            raise DataError(f"{name}: its input {gone} was removed meanwhile; run the same command again to make it")
+        current = store.load(root, *manifest.key)
+        remade = current is not None and current.manifest.attempt != manifest.attempt
+        # The files of one that was made again stay while its manifest is kept aside.
+        if current is None or (remade and not io.exists(store.retired_uri(artifact))):
+            raise DataError(
+                f"{name}: its input {artifact.name} was removed meanwhile; run the same command again to make it"
+            )
 
 
 def touch(leases: str) -> None:
-    """Note that an artifact was reused, so that its age counts from now; where nothing can be written it is left."""
+    """Note that an artifact was reused, so that its age counts from now; does nothing where it cannot write."""
     try:
         with store.guarded(leases):
             io.write_bytes(io.join(leases, USED), b"")

@@ -1,8 +1,13 @@
-"""The contract between a component and whatever runs it: artifacts in, an outcome out."""
+"""The contract between a component and whatever runs it: artifacts in, an outcome out.
+
+A component is a module with `VERSION`, `INPUTS` and `run(config, inputs, ctx)` (`Component`). It reads the artifacts of
+other components (`Artifact`, which a `Manifest` describes), writes files by way of its `Context`, and returns an
+`Outcome`; `components.artifacts.execute` makes the new artifact of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,11 +16,13 @@ from vim_core.storage import io
 
 SCHEMA = 1
 """Version of the manifest's own layout."""
+ArtifactKey = tuple[str, str]
+"""Component and fingerprint, which name an artifact in its root."""
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of an artifact; `name` is its logical name, `path` where it lies below the artifact's folder."""
+    """One file of an artifact: logical name, path below the artifact's folder, size, checksum, rows of a table."""
 
     name: str
     path: str
@@ -26,16 +33,39 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class InputRecord:
-    """What an artifact was made from."""
+    """One artifact that another was made from; the digest tells it from others of the same fingerprint."""
 
     component: str
     fingerprint: str
     digest: str
 
+    @property
+    def key(self) -> ArtifactKey:
+        """Component and fingerprint."""
+        return self.component, self.fingerprint
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything known of one artifact (contract 1); its existence is what makes the artifact exist."""
+    """The record of one artifact, stored as `manifest.json`; with this file the artifact exists (contract 1).
+
+    Attributes:
+        component: name of the component that made it, in its `version`.
+        fingerprint: 20 hex digits over the component, its version, `config` and the inputs' digests (contract 2).
+        digest: 64 hex digits over what came out (contract 2).
+        config: the settings that change the result.
+        inputs: the artifacts it was made from, by the component's name for each.
+        files: the files, with sizes and checksums.
+        metrics: finite figures, such as `test_psnr_db`.
+        properties: the component's description for readers, such as classes, grid, vocabulary.
+        protocols: how metrics were measured, by metric (contract 8).
+        numeric: device type, dtype and the like, on which the bits depend.
+        seconds: duration of the run that made it.
+        attempt: names that run; its files lie below `data-<attempt>/`.
+        created: time of the commit, ISO 8601 in UTC.
+        mlflow_run_id: its MLflow run, or ''.
+        schema: layout of the manifest itself.
+    """
 
     component: str
     version: int
@@ -54,6 +84,11 @@ class Manifest:
     mlflow_run_id: str = ""
     schema: int = SCHEMA
 
+    @property
+    def key(self) -> ArtifactKey:
+        """Component and fingerprint."""
+        return self.component, self.fingerprint
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -63,35 +98,50 @@ class Artifact:
     manifest: Manifest
 
     @property
+    def name(self) -> str:
+        """`component/fingerprint`, for people."""
+        return "/".join(self.manifest.key)
+
+    @property
     def digest(self) -> str:
-        """What came out, as a hash."""
+        """64 hex digits over the content."""
         return self.manifest.digest
 
     @property
     def properties(self) -> dict[str, Any]:
-        """The component's own description of the artifact (classes, grid, vocabulary, lineage)."""
+        """The component's description of the artifact (classes, grid, vocabulary, lineage)."""
         return self.manifest.properties
 
+    @property
+    def record(self) -> InputRecord:
+        """The artifact as manifests of others name it."""
+        return InputRecord(*self.manifest.key, self.digest)
+
     def uri(self, name: str) -> str:
-        """Where the file of this logical name lies. Raises `KeyError` for a name the manifest does not list."""
+        """The path or URI of the file with this logical name. Raises `KeyError` where the manifest lists none."""
         for entry in self.manifest.files:
             if entry.name == name:
                 return io.join(self.folder, entry.path)
-        raise KeyError(f"{self.manifest.component}/{self.manifest.fingerprint} has no file {name!r}")
+        raise KeyError(f"{self.name} has no file {name!r}")
 
     def uris(self, prefix: str) -> list[str]:
-        """All files whose logical name starts with `prefix`, in name order."""
+        """Those of all files whose logical name starts with `prefix`, in name order."""
         names = sorted(entry.name for entry in self.manifest.files if entry.name.startswith(prefix))
         return [self.uri(name) for name in names]
 
 
+Inputs = Mapping[str, Artifact]
+"""A component's input artifacts by its own names for them."""
+
+
 @dataclass
 class Outcome:
-    """What a component hands back once its files lie in `ctx.out`.
+    """A component's result, returned once its files are written; see `Manifest` for the first four fields.
 
-    `digest` replaces the Merkle hash over all files where the component has a better one (image tables: their
-    content). Files listed in `rows` get their row count recorded. `extras` are logical names kept out of the
-    digest (pictures, curves).
+    Attributes:
+        rows: row counts to record, by logical file name.
+        extras: logical names of files that the digest leaves out (pictures, curves).
+        digest: replaces the Merkle hash over all files where there is a better one (of image tables: their content).
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -104,7 +154,7 @@ class Outcome:
 
 
 class Progress(Protocol):
-    """A bar for people; the terminal's is in `components/tracking/progress.py`, tests use a silent one."""
+    """A progress bar; `components/tracking/progress.py` has those of terminals and logs."""
 
     def start(self, total: int, unit: str) -> None:
         """Begin a bar of `total` steps; `unit` is what one step counts, such as 'step' or 'image'."""
@@ -118,7 +168,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one step."""
+    """Figures of one step, with the time at which they were measured (Unix milliseconds)."""
 
     step: int
     timestamp_ms: int
@@ -152,10 +202,17 @@ class Tracker(Protocol):
 
 @dataclass
 class Context:
-    """What a component may use while it runs.
+    """Everything else a component may use while it runs.
 
-    `work` is the leased work folder, kept over attempts (checkpoints, spools, finished shards); `out` is a folder
-    of this attempt's own inside the artifact's folder: files written there under logical names are committed.
+    Attributes:
+        name: the component's name.
+        fingerprint: that of the artifact it makes.
+        work: the leased work folder, which later attempts find as it was left (checkpoints, spools, finished shards).
+        out: the folder of this attempt's files, which become the artifact's; `path` gives their places.
+        run: where and with how many workers it runs; never changes the result.
+        pipeline: the settings of the whole preset.
+        progress: a bar for people.
+        tracker: the component's MLflow run.
     """
 
     name: str
@@ -172,14 +229,16 @@ class Context:
         return io.join(self.out, name)
 
 
-Inputs = Mapping[str, Artifact]
-
-
 class Component(Protocol):
-    """A module in `components/`: cheap to import, heavy imports inside `run`.
+    """A module in `components/`: cheap to import, with heavy imports inside `run`.
 
-    It may offer `source_state(config)` and `CODES_OF`: `source` and `codes_of` of `fingerprint.fingerprint`; and
-    `unused(config)`: names of optional inputs that play no part under these settings, nor in the fingerprint.
+    It may also have `source_state(config)` and `CODES_OF`, which are `source` and `codes_of` of
+    `fingerprint.fingerprint`, and `unused(config)`: the names of optional inputs that play no part under these
+    settings, nor in the fingerprint.
+
+    Attributes:
+        VERSION: part of the fingerprint; a change of the results needs another one.
+        INPUTS: the component that makes each input, by the input's name; one that ends in `?` is optional.
     """
 
     VERSION: int
@@ -188,8 +247,3 @@ class Component(Protocol):
     @staticmethod
     def run(config: Any, inputs: Inputs, ctx: Context) -> Outcome:
         """Do the work; files go to `ctx.path(name)`."""
-
-
-def walk(inputs: Inputs) -> Iterator[tuple[str, Artifact]]:
-    """Inputs in name order."""
-    yield from sorted(inputs.items())

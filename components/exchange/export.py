@@ -37,10 +37,9 @@ images = tokenizer.decode(prior.sample([0, 0]))
 
 def read(folder: str) -> Artifact:
     """The artifact in a folder. Raises `DataError` where there is none, or it is of a kind that is not exported."""
-    place = io.join(folder, store.MANIFEST)
-    if not io.exists(place):
+    artifact = store.read(folder)
+    if artifact is None:
         raise DataError(f"{folder}: no {store.MANIFEST} lies there; give the folder of a quantize or prior artifact")
-    artifact = Artifact(folder, store.parse(io.read_bytes(place), place))
     if artifact.manifest.component not in KINDS:
         raise DataError(f"{folder}: is an artifact of {artifact.manifest.component}; quantize and prior are exported")
     return artifact

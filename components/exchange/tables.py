@@ -69,17 +69,14 @@ def files_of(source: str, split: str = "") -> list[str]:
     Raises:
         DataError: the artifact has no images, or none of this split.
     """
-    from components.artifacts.store import parse
-    from components.contract.api import Artifact
+    from components.artifacts import store
 
     if source.endswith(".parquet"):
         return [source]
-    manifest = io.join(source, "manifest.json")
-    try:
-        made = Artifact(source, parse(io.read_bytes(manifest), manifest))
-    except FileNotFoundError:
-        raise DataError(f"{source}: no artifact there (no manifest.json), and not a .parquet file") from None
-    found = made.uris(f"images/{split}-" if split else "images/")
+    artifact = store.read(source)
+    if artifact is None:
+        raise DataError(f"{source}: no artifact there (no manifest.json), and not a .parquet file")
+    found = artifact.uris(f"images/{split}-" if split else "images/")
     if not found:
         raise DataError(f"{source}: the artifact has no images{f' of split {split}' if split else ''}")
     return found

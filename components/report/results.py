@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from components.contract.api import Artifact, walk
+from components.contract.api import Artifact
 from components.report.metrics import BOUNDS, METRICS, Metric, unlisted
 from vim_core.storage import io
 
@@ -45,12 +45,12 @@ def collect(preset: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
         if content is not None:
             results[key] = json.loads(content)
     results |= _circumstances(artifacts)
-    results["seconds"] = {name: artifact.manifest.seconds for name, artifact in walk(artifacts)}
+    results["seconds"] = {name: artifact.manifest.seconds for name, artifact in sorted(artifacts.items())}
     results["reused"] = {}
     results["protocols"] = protocols
     results["artifacts"] = {
         name: {"fingerprint": a.manifest.fingerprint, "digest": a.digest, "folder": a.folder}
-        for name, a in walk(artifacts)
+        for name, a in sorted(artifacts.items())
     }
     results["mlflow"] = {}
     return results
@@ -82,7 +82,7 @@ def _unlisted(artifacts: Mapping[str, Artifact]) -> list[Metric]:
 def _circumstances(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """Settings of every component, what it took to make its artifact, the images, the tokenizer."""
     record: dict[str, Any] = {"settings": {}, "compute": {}}
-    for name, artifact in walk(artifacts):
+    for name, artifact in sorted(artifacts.items()):
         manifest = artifact.manifest
         record["settings"][name] = manifest.config
         numeric = {key: manifest.numeric[key] for key in COMPUTE if key in manifest.numeric}

@@ -16,7 +16,7 @@ from components.artifacts import execute, inventory, lease, store, usage
 from components.artifacts.execute import Request
 from components.artifacts.gc.checkpoints import INDEX, STEP
 from components.contract import fingerprint, lineage
-from components.contract.api import Artifact, InputRecord, Manifest
+from components.contract.api import Artifact, Manifest
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError
 from vim_core.storage import io
@@ -115,9 +115,7 @@ def _manifest(
     from components import prior
 
     about = prior.described(config.prior, request.inputs)
-    inputs = {
-        name: InputRecord(a.manifest.component, a.manifest.fingerprint, a.digest) for name, a in request.inputs.items()
-    }
+    inputs = {name: a.record for name, a in request.inputs.items()}
     return {
         "component": PRIOR,
         "version": prior.VERSION,

@@ -15,7 +15,7 @@ from components.artifacts import execute, inventory, lease, store, usage
 from components.artifacts.execute import Request
 from components.artifacts.gc.checkpoints import INDEX, STEP
 from components.contract import fingerprint, lineage
-from components.contract.api import Artifact, InputRecord, Manifest
+from components.contract.api import Artifact, Manifest
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError
 from vim_core.storage import io
@@ -93,10 +93,7 @@ def _commit(request: Request, config: PipelineConfig, key: str, step: int, check
             fingerprint=key,
             digest=fingerprint.merkle((entry.name, entry.sha256) for entry in files),
             config=request.settings,
-            inputs={
-                name: InputRecord(made.manifest.component, made.manifest.fingerprint, made.digest)
-                for name, made in request.inputs.items()
-            },
+            inputs={name: made.record for name, made in request.inputs.items()},
             files=files,
             metrics={"step": float(step)},
             properties={

@@ -109,7 +109,7 @@ def print_manifest(arguments: Namespace) -> int:
     root, artifact = _chosen(arguments)
     if arguments.verify:
         store.verify(artifact)
-    pinned = pins.read(root, artifact.manifest.component, artifact.manifest.fingerprint)
+    pinned = pins.read(root, *artifact.manifest.key)
     lines = [*format.manifest(artifact, pinned), *(["every file is as it was written"] if arguments.verify else [])]
     return _print(arguments, dataclasses.asdict(artifact.manifest), lines)
 
@@ -127,20 +127,20 @@ def print_lineage(arguments: Namespace) -> int:
 
 def pin(arguments: Namespace) -> int:
     """`vimctl artifacts pin`. Raises `DataError` for one that is pinned already."""
-    from components.artifacts import pins, resolve
+    from components.artifacts import pins
 
     root, artifact = _chosen(arguments)
     record = pins.pin(root, artifact.manifest, arguments.reason)
-    return _print(arguments, dataclasses.asdict(record), [f"{resolve.name_of(artifact)}: pinned {record}"])
+    return _print(arguments, dataclasses.asdict(record), [f"{artifact.name}: pinned {record}"])
 
 
 def unpin(arguments: Namespace) -> int:
     """`vimctl artifacts unpin`. Raises `DataError` for one that is not pinned."""
-    from components.artifacts import pins, resolve
+    from components.artifacts import pins
 
     root, artifact = _chosen(arguments)
     record = pins.unpin(root, artifact.manifest)
-    return _print(arguments, dataclasses.asdict(record), [f"{resolve.name_of(artifact)}: was pinned {record}"])
+    return _print(arguments, dataclasses.asdict(record), [f"{artifact.name}: was pinned {record}"])
 
 
 def collect(arguments: Namespace) -> int:

@@ -69,16 +69,14 @@ def write(names: list[str], overrides: list[str], target: str) -> list[Run]:
 def locate(name: str, overrides: list[str]) -> tuple[str, str]:
     """URIs of a run's `results.json` and `report.html`; see `write`."""
     from components.artifacts import store
-    from components.contract.api import Artifact
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
 
     folder = name.rpartition("/")[0] or "." if name.endswith((RESULTS, PAGE)) else name
     if io.exists(io.join(folder, RESULTS)):
         return io.join(folder, RESULTS), io.join(folder, PAGE)
-    manifest = io.join(folder, "manifest.json")
-    if io.exists(manifest):
-        artifact = Artifact(folder, store.parse(io.read_bytes(manifest), manifest))
+    artifact = store.read(folder)
+    if artifact is not None:
         if artifact.manifest.component != "report":
             raise DataError(f"{folder}: is an artifact of {artifact.manifest.component}; give one of report")
         return artifact.uri(RESULTS), artifact.uri(PAGE)

@@ -105,7 +105,7 @@ def evaluate(job: EvaluationJob) -> JobResult:
     services = Reporting(lambda name: QuietProgress(), untracked(job.config).component)
     for name in job.components:
         try:
-            artifacts[name] = execute.execute(name, job.config, services, known=known).artifact
+            artifacts[name] = execute.execute(name, job.config, services, cache=known).artifact
         except Exception as error:
             failure = error if isinstance(error, VimError) else store.storage_error(error, job.config.run.root)
             if failure is None:

@@ -15,7 +15,7 @@ from components.artifacts.scratch import scratch
 from components.contract import settings
 from components.contract.api import Artifact
 from tests.support.common import CONF, SilentProgress, SilentTracker
-from tests.support.fakes import services
+from tests.support.fakes import reporting
 from tests.support.tiny import Killed
 from vim_core.config import PipelineConfig
 from vim_core.data.code_tables import CodeTable
@@ -46,7 +46,7 @@ def config_of(root: str, *more: str) -> PipelineConfig:
 def made(config: PipelineConfig) -> dict[str, Result]:
     """Every cheap component of the preset, from scratch or found."""
     known: ArtifactCache = {}
-    return {name: execute.execute(name, config, services(), known=known) for name in CHEAP}
+    return {name: execute.execute(name, config, reporting(), cache=known) for name in CHEAP}
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,10 @@ def test_another_count_of_images_is_another_artifact_and_force_makes_one_again(
     both: dict[str, dict[str, Result]], gcs: str
 ) -> None:
     before = both["gs"]["ingest"].artifact
-    other = execute.execute("ingest", config_of(f"{gcs}/pipeline", "ingest.limit=40"), services())
+    other = execute.execute("ingest", config_of(f"{gcs}/pipeline", "ingest.limit=40"), reporting())
     assert not other.reused
     assert other.artifact.digest != before.digest
-    forced = execute.execute("ingest", config_of(f"{gcs}/pipeline"), services(), force=True)
+    forced = execute.execute("ingest", config_of(f"{gcs}/pipeline"), reporting(), force=True)
     assert forced.artifact.digest == before.digest
     assert forced.artifact.manifest.attempt != before.manifest.attempt
     names = io.list_names(before.folder)
@@ -128,7 +128,7 @@ def killed(config: PipelineConfig, step: int, known: dict[str, Artifact]) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QuantizerTask, "step", dying)
         with pytest.raises(Killed):
-            execute.execute("quantize", config, services(), known=dict(known))
+            execute.execute("quantize", config, reporting(), cache=dict(known))
 
 
 def test_a_killed_training_continues_from_the_bucket_bit_for_bit(both: dict[str, dict[str, Result]], gcs: str) -> None:
@@ -149,7 +149,7 @@ def test_a_killed_training_continues_from_the_bucket_bit_for_bit(both: dict[str,
     shutil.rmtree(scratch(work))
     tracker = SilentTracker()
     lent = Reporting(lambda name: SilentProgress(), lambda *_: nullcontext(tracker))
-    result = execute.execute("quantize", config, lent, known=dict(known))
+    result = execute.execute("quantize", config, lent, cache=dict(known))
     assert result.artifact.manifest.properties["resumed_from"] == 4
     assert result.artifact.digest == whole.digest
     assert curve(result.artifact) == curve(whole)

@@ -11,7 +11,7 @@ import pytest
 from components.artifacts import execute, store
 from components.contract import settings
 from tests.support.common import CONF, FailingStore, emulated_gcs, failing
-from tests.support.fakes import services
+from tests.support.fakes import reporting
 from vim_core.errors import StorageError
 from vim_core.storage import io
 
@@ -95,13 +95,13 @@ def test_a_writer_whose_answer_got_lost_knows_that_it_was_first(shaky: FailingSt
 def test_a_component_comes_through_a_store_that_stumbles(shaky: FailingStore, uri: str, root: str) -> None:
     """The same images as on a calm disk, although an upload, a look and the commit's own answer fail on the way."""
     words = ["ingest.limit=40", "ingest.shards=2"]
-    calm = execute.execute("ingest", settings.load(str(CONF / "smoke.yaml"), [*words, f"run.root={root}"]), services())
+    calm = execute.execute("ingest", settings.load(str(CONF / "smoke.yaml"), [*words, f"run.root={root}"]), reporting())
     shaky.fail(
         {"status": 503, "match": "images"},
         {"status": 429, "method": "GET"},
         {"status": 503, "match": "manifest.json", "after": True},
     )
-    rough = execute.execute("ingest", settings.load(str(CONF / "smoke.yaml"), [*words, f"run.root={uri}"]), services())
+    rough = execute.execute("ingest", settings.load(str(CONF / "smoke.yaml"), [*words, f"run.root={uri}"]), reporting())
     assert shaky.left() == 0
     assert rough.artifact.manifest.digest == calm.artifact.manifest.digest
     store.verify(rough.artifact)

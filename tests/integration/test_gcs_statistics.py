@@ -14,7 +14,7 @@ from components.artifacts import execute, store
 from components.artifacts.execute import ArtifactCache
 from components.contract.api import Artifact
 from components.statistics import shards
-from tests.support.fakes import services
+from tests.support.fakes import reporting
 from tests.support.synthetic import everything
 from vim_core.config import PipelineConfig, RunConfig, ScoreConfig, StatisticsConfig
 from vim_core.data.image_tables import ImageTable
@@ -44,7 +44,7 @@ def sent(made: Artifact, bucket: str) -> Artifact:
 
 
 def run(name: str, config: PipelineConfig, known: ArtifactCache) -> execute.Result:
-    return execute.execute(name, config, services(), known=known)
+    return execute.execute(name, config, reporting(), cache=known)
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_skipped_updates_are_on_the_server_while_the_training_runs_and_afterward
     monkeypatch.setattr(QuantizerTask, "step", breaking)
     run = tracker.open_run(config)
     services = Reporting(lambda name: SilentProgress(), run.component)
-    artifact = execute.execute("quantize", config, services, known={"ingest": tiny_artifacts.images(tmp_path)}).artifact
+    artifact = execute.execute("quantize", config, services, cache={"ingest": tiny_artifacts.images(tmp_path)}).artifact
     run.finished("quantize", artifact, reused=False)
     run.close("FINISHED")
 

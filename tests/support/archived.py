@@ -22,7 +22,7 @@ def key(number: int) -> str:
 
 def record(made: Artifact) -> InputRecord:
     """An artifact as an input."""
-    return InputRecord(made.manifest.component, made.manifest.fingerprint, made.digest)
+    return made.record
 
 
 def make(root: str, component: str, number: int, inputs: Sequence[Artifact] = (), **fields: Any) -> Artifact:

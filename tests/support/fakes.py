@@ -57,12 +57,12 @@ def tracking(component: str, fingerprint: str, work: str) -> Iterator[Tracker]:
     yield SilentTracker(run_id=f"run of {component}")
 
 
-def services(progress: SilentProgress | None = None) -> Reporting:
+def reporting(progress: SilentProgress | None = None) -> Reporting:
     return Reporting(lambda name: progress or SilentProgress(), tracking)
 
 
 def run(name: str, config: PipelineConfig, force: bool = False) -> Result:
-    return execute.execute(name, config, services(), force=force)
+    return execute.execute(name, config, reporting(), force=force)
 
 
 def files_below(folder: str | Path) -> list[str]:

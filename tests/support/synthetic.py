@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from components.contract.api import Artifact, Context, FileEntry, InputRecord, Manifest
+from components.contract.api import Artifact, Context, FileEntry, Manifest
 from tests.support.common import SilentProgress, SilentTracker
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.data.code_files import CodeMeta, write_codes
@@ -40,9 +40,7 @@ def artifact(
         write(uri)
         data = Path(uri).read_bytes()
         entries.append(FileEntry(name, name, len(data), hashlib.sha256(data).hexdigest()))
-    records = {
-        name: InputRecord(a.manifest.component, a.manifest.fingerprint, a.digest) for name, a in (inputs or {}).items()
-    }
+    records = {name: a.record for name, a in (inputs or {}).items()}
     manifest = Manifest(
         component=component,
         version=1,

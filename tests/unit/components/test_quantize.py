@@ -77,12 +77,12 @@ def test_an_artifact_is_found_by_its_manifest(
 ) -> None:
     known = {"ingest": images}
     config = pipeline(tmp_path, quantize_config())
-    made = execute.execute("quantize", config, fakes.services(), known=known).artifact
+    made = execute.execute("quantize", config, fakes.reporting(), cache=known).artifact
     assert not (Path(made.folder) / "model.safetensors").exists()
     # The digest of the two files is that of the whole artifact, so it names it.
     assert quantize.source_state(finetuned(made.folder)) == made.digest
     again = pipeline(tmp_path, finetuned(made.folder))
-    result = execute.execute("quantize", again, fakes.services(), known={"ingest": images}).artifact
+    result = execute.execute("quantize", again, fakes.reporting(), cache={"ingest": images}).artifact
     assert result.manifest.properties["started_from"]["tokenizer"] == made.digest
     assert result.manifest.fingerprint != made.manifest.fingerprint
     moved = tmp_path / "plain"
@@ -103,7 +103,7 @@ def test_folders_without_a_tokenizer_are_refused(images: Artifact, tmp_path: Pat
     with pytest.raises(DataError, match=r"init_from='.*': neither manifest\.json nor config\.json lies there"):
         quantize.source_state(finetuned(old.folder))
     made = execute.execute(
-        "quantize", pipeline(tmp_path, quantize_config()), fakes.services(), known={"ingest": images}
+        "quantize", pipeline(tmp_path, quantize_config()), fakes.reporting(), cache={"ingest": images}
     )
     manifest = Path(made.artifact.folder) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"component": "quantize"', '"component": "prior"'))

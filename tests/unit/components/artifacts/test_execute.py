@@ -11,7 +11,7 @@ import pytest
 
 from components.artifacts import execute, lease, store
 from components.contract.api import Artifact, Context, Outcome
-from tests.support.fakes import Act, Fake, files_below, run, services
+from tests.support.fakes import Act, Fake, files_below, reporting, run
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError, StorageError
 from vim_core.storage import io
@@ -153,7 +153,7 @@ def test_the_source_is_looked_at_once_a_search(fakes: dict[str, Fake], config: P
     looks.clear()
     known: execute.ArtifactCache = {}
     for name in config.components:
-        execute.execute(name, config, services(), known=known)
+        execute.execute(name, config, reporting(), cache=known)
     assert len(looks) == 1
 
 
@@ -163,7 +163,7 @@ def test_known_artifacts_do_not_outlive_what_they_came_from(fakes: dict[str, Fak
     known: execute.ArtifactCache = {}
     old = execute.find("prior", config, known)
     fakes["quantize"].act = lambda config, inputs, ctx: Outcome(digest="9" * 64)
-    execute.execute("quantize", config, services(), force=True, known=known)
+    execute.execute("quantize", config, reporting(), force=True, cache=known)
     assert old is not None
     assert execute.find("prior", config, known) is None
 

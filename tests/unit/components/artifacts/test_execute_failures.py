@@ -16,7 +16,7 @@ from components.artifacts import execute, store
 from components.artifacts.execute import Result
 from components.contract.api import Artifact, Context, Outcome
 from tests.support.common import SilentProgress
-from tests.support.fakes import Fake, files_below, run, services
+from tests.support.fakes import Fake, files_below, reporting, run
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError, StorageError
 from vim_core.storage import io
@@ -141,7 +141,7 @@ def test_two_at_once_run_it_once(fakes: dict[str, Fake], config: PipelineConfig)
     first = threading.Thread(target=lambda: results.append(run("ingest", config)))
     first.start()
     assert began.wait(60)
-    second = threading.Thread(target=lambda: results.append(execute.execute("ingest", config, services(progress))))
+    second = threading.Thread(target=lambda: results.append(execute.execute("ingest", config, reporting(progress))))
     second.start()
     while not progress.notes:
         second.join(0.01)
@@ -205,7 +205,7 @@ def act(config, inputs, ctx):
     os.kill(os.getpid(), signal.SIGKILL)
 
 registry.component = {"ingest": here.Fake(act=act)}.__getitem__
-execute("ingest", PipelineConfig(components=["ingest"], run=RunConfig(root=sys.argv[1])), here.services())
+execute("ingest", PipelineConfig(components=["ingest"], run=RunConfig(root=sys.argv[1])), here.reporting())
 """
 
 
@@ -221,7 +221,7 @@ def test_after_a_kill_the_next_attempt_takes_over_and_tidies_up(fakes: dict[str,
         properties={"resumed": io.read_bytes(io.join(ctx.work, "checkpoint")).decode()}
     )
     progress = SilentProgress()
-    result = execute.execute("ingest", config, services(progress))
+    result = execute.execute("ingest", config, reporting(progress))
     assert not result.reused
     assert result.artifact.properties == {"resumed": "step 100"}
     assert len(progress.notes) == 1

@@ -19,7 +19,7 @@ from components.artifacts.gc.collect import Collection, collect
 from components.artifacts.gc.plan import Rules
 from components.contract.api import Artifact, Context, Outcome
 from tests.support.archived import DAY, key, leave_work, make, own, report, there
-from tests.support.fakes import Fake, files_below, run, services
+from tests.support.fakes import Fake, files_below, reporting, run
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError, StorageError
 from vim_core.storage import io
@@ -226,7 +226,7 @@ def test_a_run_that_starts_meanwhile_is_told_or_keeps_its_input(fakes: dict[str,
     def started() -> None:
         # It had looked its input up before the manifest was set aside.
         with pytest.raises(DataError, match=r"its input ingest/.* was removed meanwhile; run the same command again"):
-            execute.execute("quantize", config, services(), known=known_inputs)
+            execute.execute("quantize", config, reporting(), cache=known_inputs)
 
     collect(root, LATER, delete=True, between=started)
     assert fakes["quantize"].runs == 0
@@ -241,25 +241,25 @@ def test_a_run_is_told_where_its_input_was_removed_and_made_again(
     found = {"ingest": run("ingest", config).artifact}
     run("ingest", config, force=True)
     # Replaced by force, its files stay.
-    execute.execute("quantize", config, services(), known=dict(found))
+    execute.execute("quantize", config, reporting(), cache=dict(found))
     # Removed and made again, they do not, though a manifest is there once more.
     collect(config.run.root, LATER, delete=True)
     run("ingest", config)
     with pytest.raises(DataError, match="was removed meanwhile"):
-        execute.execute("quantize", config, services(), force=True, known=dict(found))
+        execute.execute("quantize", config, reporting(), force=True, cache=dict(found))
 
 
 def test_a_running_component_keeps_what_its_run_has_found(fakes: dict[str, Fake], config: PipelineConfig) -> None:
     known: dict[str, Artifact] = {}
     for name in ("ingest", "quantize", "tokenize"):
-        execute.execute(name, config, services(), known=known)
+        execute.execute(name, config, reporting(), cache=known)
 
     def act(settings: object, inputs: object, ctx: Context) -> Outcome:
         collect(config.run.root, LATER, delete=True)
         return Outcome()
 
     fakes["prior"].act = act
-    execute.execute("prior", config, services(), known=known)
+    execute.execute("prior", config, reporting(), cache=known)
     assert {path.split("/")[0] for path in files_below(config.run.root) if path.endswith("/manifest.json")} == {
         "ingest", "quantize", "tokenize", "prior",
     }  # fmt: skip
