@@ -18,35 +18,27 @@ from vim_core.errors import DataError
 CLASSES = [str(digit) for digit in range(10)]
 SIZE = 32
 LEVELS = 16
-"""The data set's brightest value."""
+"""The largest pixel value in scikit-learn's file."""
 
 
 @cache
 def _data() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    # The file of scikit-learn, not its loader: importing that costs two seconds of every command.
-    with gzip.open(_file(), "rt", encoding="ascii") as stream:
-        rows = np.loadtxt(stream, delimiter=",")
-    return rows[:, :-1].reshape(-1, 8, 8).astype(np.uint8), rows[:, -1].astype(np.int64)
-
-
-def _file() -> Path:
-    """Where scikit-learn keeps the digits: pixels and label of one in a row.
-
-    Raises:
-        DataError: scikit-learn is not installed, or has them elsewhere.
-    """
-    found = find_spec("sklearn")
-    for place in (found.submodule_search_locations or []) if found else []:
-        path = Path(place, "datasets", "data", "digits.csv.gz")
+    """Pixels [N, 8, 8] and labels [N]. Raises `DataError` where scikit-learn or its file is missing."""
+    # Read from scikit-learn's file, because importing its loader costs two seconds of every command.
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
         if path.exists():
-            return path
+            with gzip.open(path, "rt", encoding="ascii") as stream:
+                rows = np.loadtxt(stream, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8).astype(np.uint8), rows[:, -1].astype(np.int64)
     raise DataError(
         "the digits come with scikit-learn, and datasets/data/digits.csv.gz is not in it: install 1.5 or later"
     )
 
 
 def count() -> int:
-    """How many digits there are."""
+    """The number of digits."""
     return len(_data()[1])
 
 

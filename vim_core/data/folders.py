@@ -1,4 +1,4 @@
-"""Image folders: what lies there, which class and split each file belongs to, reading without leaving the folder."""
+"""Image folders: listing and reading their files without leaving the folder, and the split of each file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ LAYOUTS = {
     "folders": "<source>/train/<class>/**/<image> and <source>/val/<class>/**/<image>",
     "lists": "<source>/<class>/**/<image>, each named in one of the lists",
 }
-"""Where images lie by `ingest.split`; without labels the class folder may be missing."""
+"""The expected folder layout by `ingest.split`; without labels the class folder may be missing."""
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file below the source: path with '/', size, a text that changes with its content, why it is not usable."""
+    """A file below the source.
+
+    `path` has '/'; `state` is a text that changes with the content; `reason` says why it cannot be used, or is ''.
+    """
 
     path: str
     size: int
@@ -30,7 +33,7 @@ class FileEntry:
 
 
 def list_files(source: str, split: str = "hash") -> Iterator[FileEntry]:
-    """All files below a local or remote folder in path order; names that begin with a dot are passed over.
+    """All files below a local or remote folder in path order; names that begin with a dot are left out.
 
     One folder at a time is held in memory. Links to files are followed only inside the source, links to folders never;
     both are listed with the reason.
@@ -38,18 +41,18 @@ def list_files(source: str, split: str = "hash") -> Iterator[FileEntry]:
     Raises:
         DataError: the folder is missing or empty.
     """
-    found = False
+    empty = True
     for entry in walk(source):
-        found = True
+        empty = False
         yield entry
-    if not found:
+    if empty:
         missing = "has no files in it" if io.exists(source) else "does not exist"
         layout = LAYOUTS[split]
         raise DataError(f"ingest.source={source}: {missing}; expected builtin:digits or a folder laid out as {layout}")
 
 
 def walk(source: str, folder: str = "") -> Iterator[FileEntry]:
-    """Like `listing` for the part of a source below one of its folders ('' for all), which may be empty or missing."""
+    """Like `list_files` below one folder of the source ('' for all), which may be empty or missing."""
     for name, entry in list_folder(source, folder):
         if entry is not None:
             yield entry
@@ -58,10 +61,10 @@ def walk(source: str, folder: str = "") -> Iterator[FileEntry]:
 
 
 def list_folder(source: str, folder: str = "") -> list[tuple[str, FileEntry | None]]:
-    """Names directly in a folder of the source with their entries, None for folders, in the order of whole paths."""
-    found = _local(source, folder) if io.is_local(source) else _remote(source, folder)
-    # "a-b" comes before "a/x" but after "a": a folder is sorted as the beginning of the paths below it
-    return sorted(found, key=lambda pair: pair[0] if pair[1] else pair[0] + "/")
+    """Names in a folder of the source with their entries, None for folders, in the order of complete paths."""
+    entries = _local_entries(source, folder) if io.is_local(source) else _remote_entries(source, folder)
+    # "a-b" comes before "a/x" but after "a": a folder is sorted as the beginning of the paths below it.
+    return sorted(entries, key=lambda pair: pair[0] if pair[1] else pair[0] + "/")
 
 
 def listing_digest(entries: Iterable[FileEntry]) -> str:
@@ -72,39 +75,38 @@ def listing_digest(entries: Iterable[FileEntry]) -> str:
     return total.hexdigest()
 
 
-def _local(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
+def _local_entries(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
     root = io.local_path(source).resolve()
     try:
-        with os.scandir(root / folder) as found:
-            for item in found:
-                if item.name.startswith("."):
-                    continue
-                linked = item.is_symlink() and os.path.isdir(item.path)
-                yield item.name, None if item.is_dir(follow_symlinks=False) else _entry(root, Path(item.path), linked)
+        with os.scandir(root / folder) as items:
+            for item in items:
+                if not item.name.startswith("."):
+                    is_folder = item.is_dir(follow_symlinks=False)
+                    yield item.name, None if is_folder else _local_entry(root, Path(item.path))
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise DataError(f"ingest.source: cannot list {error.filename} ({error.strerror}); make it readable") from error
 
 
-def _entry(root: Path, path: Path, linked_folder: bool) -> FileEntry:
+def _local_entry(root: Path, path: Path) -> FileEntry:
     name = path.relative_to(root).as_posix()
     shown = name.encode("utf-8", "backslashreplace").decode()
-    if linked_folder:
+    if path.is_symlink() and os.path.isdir(path):
         return FileEntry(shown, 0, "", "a link to a folder; links to folders are not followed")
     if shown != name:
         return FileEntry(shown, 0, "", "the file name is not UTF-8")
     try:
-        # a folder on the way is none: links to folders are not followed
+        # Folders on the way are no links: links to folders are not followed.
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(root):
             return FileEntry(name, 0, "", "a link that leaves the source")
-        found = path.stat()
+        info = path.stat()
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
         return FileEntry(name, 0, "", "a link to nothing")
-    return FileEntry(name, found.st_size, str(found.st_mtime_ns))
+    return FileEntry(name, info.st_size, str(info.st_mtime_ns))
 
 
-def _remote(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
+def _remote_entries(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
     for name, info in io.list_entries(io.join(source, folder) if folder else source):
         path = f"{folder}/{name}".lstrip("/")
         if not name.startswith("."):
@@ -114,7 +116,7 @@ def _remote(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
 
 def split_by_hash(key: str, test_fraction: float) -> str:
     """'test' for keys whose sha256, read as a fraction, lies below `test_fraction`, else 'train'."""
-    from vim_core.data.image_tables import stable_hash  # brings pyarrow along, which listing folders does not need
+    from vim_core.data.image_tables import stable_hash  # imports pyarrow, which listing does not need
 
     return "test" if stable_hash(key) / 2**256 < test_fraction else "train"
 

@@ -1,4 +1,4 @@
-"""Grids of small images as one PNG, for people to look at."""
+"""Grids of images as one PNG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GAP = 2
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
-    """Images [N, 3, S, S] in [0, 1] laid out row by row with a white gap -> [3, H, W]."""
+    """Images [N, 3, S, S] in [0, 1] as rows of `columns` with white gaps -> [3, H, W]."""
     count, channels, height, width = images.shape
     rows = -(-count // columns)
     sheet = torch.ones(channels, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP)
@@ -23,8 +23,8 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
 
 
 def grid_png(images: Tensor, columns: int) -> bytes:
-    """The grid as PNG bytes, doubled in size without smoothing where the images are small."""
-    sheet = image_grid(images.float().cpu(), columns)
+    """The grid as PNG bytes; images below 64 pixels are doubled without smoothing."""
+    sheet = image_grid(images.float().cpu(), columns)  # [3, H, W]
     if images.shape[-1] < 64:
         sheet = sheet.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     return encode_png(from_tensor(sheet[None])[0])

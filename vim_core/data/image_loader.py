@@ -7,24 +7,22 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vim_core.config import AugmentConfig
 from vim_core.data.augment import augment
 from vim_core.data.image_tables import ImageTable
-from vim_core.data.images import center_crop, decode, to_tensor
+from vim_core.data.images import Pixels, center_crop, decode, to_tensor
 from vim_core.data.sample_order import Ids, SampleOrder
 
-Pixels = NDArray[np.uint8]
 CACHE_PIXELS = 256 * 1024 * 1024
 """Decoded images are kept in memory up to about this many pixels (768 MiB); beyond it each use decodes again."""
 
 INTERLEAVE = 8
-"""Row groups read at once, so that a large table is never read image by image at random."""
+"""Row groups read at once, so that a large table is not read image by image at random."""
 
 
 class ImageLoader:
-    """Augmented training batches and plain evaluation batches of an image table."""
+    """Augmented training batches and plain evaluation batches of an image table; for one thread alone."""
 
     def __init__(self, uris: Sequence[str], size: int, augment: AugmentConfig, seed: int) -> None:
         self.table = ImageTable(list(uris))
@@ -34,25 +32,20 @@ class ImageLoader:
         self.labels = torch.from_numpy(np.asarray(self.table.labels, dtype=np.int64))
         self.order = SampleOrder(self.table.row_groups, seed, INTERLEAVE)
         slots = max(1, CACHE_PIXELS // (size * size * 2))
-        self._decoded = lru_cache(maxsize=min(slots, len(self.table)))(self._decode)
+        self._decoded = lru_cache(maxsize=min(slots, len(self.table)))(lambda row: decode(self.table.image(row)))
 
     def __len__(self) -> int:
         return len(self.table)
-
-    def _decode(self, row: int) -> Pixels:
-        return decode(self.table.image(row))
 
     def view(self, row: int, key: Sequence[int | str]) -> Pixels:
         """A random view of one image [S, S, 3]; equal keys give equal views."""
         return augment(self._decoded(row), self.size, self.augment, key)
 
-    def _view(self, position: int, row: int) -> Pixels:
-        return self.view(row, ("train", self.seed, position))
-
     def batch(self, step: int, batch: int, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented images [b, 3, S, S] in [0, 1] and labels [b] of this rank's slice of a step."""
         positions, rows = self.order.batch(step, batch, rank, world)
-        views = [self._view(int(p), int(r)) for p, r in zip(positions, rows, strict=True)]
+        pairs = zip(positions.tolist(), rows.tolist(), strict=True)
+        views = [self.view(row, ("train", self.seed, position)) for position, row in pairs]
         return to_tensor(np.stack(views)), self.labels[rows]
 
     def keys(self, step: int, batch: int) -> list[str]:
@@ -60,5 +53,5 @@ class ImageLoader:
         return [str(self.table.keys[int(row)]) for row in self.order.ids(step * batch, batch)]
 
     def plain(self, rows: Ids | Sequence[int]) -> torch.Tensor:
-        """The same rows without augmentation [n, 3, S, S] in [0, 1]."""
+        """The images of these rows without augmentation [n, 3, S, S] in [0, 1]."""
         return to_tensor(np.stack([center_crop(self._decoded(int(row)), self.size) for row in rows]))

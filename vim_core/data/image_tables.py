@@ -32,7 +32,7 @@ ROW_GROUP = 256
 """Images per row group, the unit that is read at once: about 28 MB of ImageNet's JPEGs."""
 
 CACHED_GROUPS = 8
-"""Row groups a table keeps in memory; training interleaves this many."""
+"""Row groups that a table keeps in memory; training interleaves this many."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class ImageRow:
 
 
 def stable_hash(*words: str) -> int:
-    """A 256-bit number that only these words determine."""
+    """The sha256 of the words as an integer: the same on every machine and in every version."""
     return int.from_bytes(hashlib.sha256("\x1f".join(words).encode()).digest(), "big")
 
 
 def shard_of(key: str, shards: int) -> int:
-    """The shard, 0 to shards - 1, that an image's key assigns it to."""
-    # "shard" keeps this independent of other choices made by hash, such as the split
+    """The shard, 0 to shards - 1, of the image with this key."""
+    # The prefix makes it independent of other choices made by hash, such as the split.
     return stable_hash("shard", key) % shards
 
 
 def write_images(uri: str, rows: Iterable[ImageRow]) -> int:
-    """Write rows sorted by key and give their number; equal rows give equal bytes.
+    """Write rows sorted by key; returns their number. Equal rows give equal bytes.
 
     Raises:
         DataError: a key occurs twice.
@@ -68,13 +68,15 @@ def write_images(uri: str, rows: Iterable[ImageRow]) -> int:
 
 
 def write_sorted(uri: str, rows: Iterator[ImageRow]) -> int:
-    """Like `write_images` for rows that come in the order of their keys; only one row group is held in memory.
+    """Like `write_images` for rows that are already sorted by key; only one row group is held in memory.
 
     Raises:
         DataError: a key occurs twice or out of order.
     """
     count, last = 0, None
-    with io.staged(uri) as path, _writer(path) as writer:
+    # No dictionary: keys and images never repeat, and dictionaries would only double the memory.
+    options: dict[str, Any] = {"use_dictionary": False, "write_statistics": ["key", "label"]}
+    with io.staged(uri) as path, pq.ParquetWriter(path, IMAGE_SCHEMA, compression="zstd", **options) as writer:
         while group := list(islice(rows, ROW_GROUP)):
             for row in group:
                 if last is not None and row.key <= last:
@@ -85,18 +87,11 @@ def write_sorted(uri: str, rows: Iterator[ImageRow]) -> int:
     return count
 
 
-def _writer(path: Any) -> Any:
-    # no dictionary: keys and images never repeat, and dictionaries would only double the memory
-    return pq.ParquetWriter(
-        path, IMAGE_SCHEMA, compression="zstd", use_dictionary=False, write_statistics=["key", "label"]
-    )
-
-
 class ImageTable:
     """One or more image files read as one table, in the given order.
 
-    Keys and labels are read at once; images by row group, the last few of which stay in memory. Safe to hand to other
-    processes: each opens the files for itself.
+    Keys and labels are read on construction; images by row group, the last few of which stay in memory. The table can
+    be pickled or forked: each process opens the files for itself.
 
     Raises:
         DataError: a file is missing, damaged, or not an image table.
@@ -109,7 +104,7 @@ class ImageTable:
         self.row_groups: list[int] = []
         self._groups: list[tuple[str, int]] = []
         self._clear()
-        labels = [self._index(uri) for uri in self.uris]
+        labels = [self._add_file(uri) for uri in self.uris]
         self.labels: NDArray[np.int64] = np.concatenate([*labels, np.empty(0)]).astype(np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.row_groups, dtype=np.int64)])
 
@@ -121,7 +116,8 @@ class ImageTable:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}, "_cache": OrderedDict()}
 
-    def _index(self, uri: str) -> NDArray[np.int64]:
+    def _add_file(self, uri: str) -> NDArray[np.int64]:
+        """Add the keys and row groups of a file; returns its labels."""
         file = self._file(uri)
         if not file.schema_arrow.equals(IMAGE_SCHEMA, check_metadata=False):
             raise DataError(f"{uri}: columns {file.schema_arrow.names} are not those of an image table")
@@ -169,11 +165,11 @@ class ImageTable:
         return data
 
     def images(self, start: int, stop: int) -> list[bytes]:
-        """Encoded bytes of rows start to stop - 1."""
+        """Encoded bytes of rows `start` to `stop` - 1."""
         return [self.image(row) for row in range(start, min(stop, len(self)))]
 
     def row(self, row: int) -> ImageRow:
-        """A whole row."""
+        """All columns of a row."""
         group, offset = self._locate(row)
         return ImageRow(**{name: group[name][offset].as_py() for name in IMAGE_SCHEMA.names})
 
@@ -191,17 +187,17 @@ def open_parquet(uri: str) -> Any:
 
 
 def digest_line(split: str, key: str, label: int, sha256: str) -> str:
-    """What one image contributes to the digest; the key is escaped so that no two images share a line."""
+    """The line of one image in the digest; the key is escaped so that no two images share a line."""
     return f"{split}\t{key!r}\t{label}\t{sha256}"
 
 
 def table_digest(lines: Iterable[str]) -> str:
-    """sha256 over the lines of a whole table in sorted order."""
+    """sha256 over the lines of a table in sorted order."""
     return sorted_table_digest(sorted(lines))
 
 
 def sorted_table_digest(lines: Iterable[str]) -> str:
-    """The same for lines that come in sorted order."""
+    """`table_digest` of lines that are already sorted."""
     total = hashlib.sha256()
     for line in lines:
         total.update(line.encode() + b"\n")
@@ -209,7 +205,7 @@ def sorted_table_digest(lines: Iterable[str]) -> str:
 
 
 def image_digest(tables: Mapping[str, ImageTable]) -> str:
-    """The content of tables by split: independent of shards, order and file layout."""
+    """The digest of tables by split: independent of shards, order and file layout."""
     return table_digest(
         digest_line(split, row.key, row.label, hashlib.sha256(row.image).hexdigest())
         for split, table in tables.items()

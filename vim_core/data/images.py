@@ -1,4 +1,4 @@
-"""Image bytes to RGB pixels and back: decoding with every check, square cut-outs, tensors, PNG."""
+"""Image bytes to RGB pixels and back: checked decoding, crops, tensors, PNG."""
 
 from __future__ import annotations
 
@@ -20,55 +20,62 @@ Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What is decoded; formats whose readers start other programs (EPS) stay out."""
+"""Formats that are decoded; those whose readers start other programs (EPS) are left out."""
 
-DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 RESAMPLE = Image.Resampling.BICUBIC
 
-# decode() checks its own limit from the header; Pillow's fixed one would contradict a larger `max_pixels`.
+# `decode` checks its own limit from the header; Pillow's fixed one would contradict a larger `max_pixels`.
 Image.MAX_IMAGE_PIXELS = None
 
 
 EXIF_RULE = "EXIF orientation is ignored: pixels are taken as they are stored"
-"""Training code of the field reads images so (torchvision, tf.image), and published reference statistics are of such
-pixels: turning the few rotated images would make them differ."""
+"""torchvision and tf.image read images so, and published reference statistics are of such pixels: rotating the few
+images with an orientation would make them differ."""
 
-_SCALE = 8
-"""How much smaller than its size the JPEG reader can make an image at most."""
+JPEG_SCALE = 8
+"""The largest factor by which the JPEG reader can shrink an image while it decodes it."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Encoded bytes to RGB uint8 [H, W, 3] as they are stored: EXIF orientation is ignored (`EXIF_RULE`).
+    """Encoded bytes to RGB uint8 [H, W, 3]; EXIF orientation is ignored (`EXIF_RULE`).
 
-    Grey, palette and CMYK images become RGB, 16-bit grey is scaled to 8 bits, transparency is laid over white, an
-    animation gives its first frame.
+    Grey, palette and CMYK images become RGB, 16-bit grey is scaled to 8 bits, transparent pixels are blended with
+    white, of an animation the first frame is taken.
 
     Raises:
         DataError: not an image, damaged or cut off, or more than `max_pixels` pixels.
     """
-    with _opened(data, max_pixels) as image:
+    with _open(data, max_pixels) as image:
         image.load()
-        return np.array(_to_rgb(image))
+        if image.mode in MODES_16_BIT:
+            deep = np.asarray(image).astype(np.float32)  # [H, W]
+            return np.array(Image.fromarray((deep / 257).round().astype(np.uint8)).convert("RGB"))
+        _check_mode(image.mode)
+        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+            layer = image.convert("RGBA")
+            return np.array(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
+        return np.array(image.convert("RGB"))
 
 
 def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width of an image that `decode` takes; refuses what it refuses, at less cost for JPEG.
+    """Height and width of an image; refuses exactly what `decode` refuses, at less cost for JPEG.
 
     A JPEG is read to its end, but its pixels are made at an eighth of the size.
 
     Raises:
         DataError: as `decode`.
     """
-    with _opened(data, max_pixels) as image:
+    with _open(data, max_pixels) as image:
         width, height = image.size
-        image.draft(None, (max(1, width // _SCALE), max(1, height // _SCALE)))
+        image.draft(None, (max(1, width // JPEG_SCALE), max(1, height // JPEG_SCALE)))
         image.load()
-        _refuse_unranged(image.mode)
+        _check_mode(image.mode)
         return height, width
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
+def _open(data: bytes, max_pixels: int) -> Iterator[Any]:
     try:
         with Image.open(memory.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -84,26 +91,15 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Any]:
         raise DataError(f"damaged image of {len(data)} bytes: {reason}") from error
 
 
-def _refuse_unranged(mode: str) -> None:
+def _check_mode(mode: str) -> None:
     if mode in ("I", "F"):
         raise DataError(f"pixels of mode {mode} have no fixed range: convert the image to 8 or 16 bits")
 
 
-def _to_rgb(image: Any) -> Any:
-    if image.mode in DEEP:
-        deep = np.asarray(image).astype(np.float32)
-        return Image.fromarray((deep / 257).round().astype(np.uint8)).convert("RGB")
-    _refuse_unranged(image.mode)
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
-
-
 def center_crop(image: Pixels, size: int) -> Pixels:
-    """The centre square of an image [H, W, 3] at `size` pixels a side, bicubic with antialias.
+    """The central square of an image [H, W, 3] as [size, size, 3], bicubic with antialias.
 
-    Equal to resizing the short side to `size` and cutting out the centre; an image of that size comes back unchanged.
+    Equal to resizing the short side to `size` and cropping the centre; without a resize where the short side fits.
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -114,7 +110,7 @@ def center_crop(image: Pixels, size: int) -> Pixels:
 
 
 def crop_resize(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
-    """The part of an image in box (left, top, right, bottom; fractions allowed) as [size, size, 3], antialiased."""
+    """The part of an image [H, W, 3] in `box` (left, top, right, bottom; fractions allowed) as [size, size, 3]."""
     return np.array(Image.fromarray(image).resize((size, size), RESAMPLE, box=box))
 
 
@@ -129,7 +125,7 @@ def to_tensor(image: Pixels) -> torch.Tensor:
     """Pixels uint8 [..., H, W, 3] to float32 [..., 3, H, W] in [0, 1]."""
     import torch
 
-    # a copy: decoded images are cached, and torch must not write into them
+    # A copy: decoded images are cached, and torch must not write into them.
     pixels = np.ascontiguousarray(np.moveaxis(image, -1, -3))
     return torch.from_numpy(pixels).to(torch.float32).div_(255)
 

@@ -1,4 +1,4 @@
-"""Which samples belong to which step: data state is a position, never an iterator (contract 4)."""
+"""The sample order as a pure function of the step: data state is a position, never an iterator (contract 4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ids = NDArray[np.int64]
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
-    """A generator whose stream is a pure function of the key, equal on every machine and numpy build."""
+    """A random generator whose stream depends only on the key; the same on every machine and numpy version."""
     text = "\x1f".join(f"{type(word).__name__}:{word}" for word in key)
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
     return np.random.Generator(np.random.Philox(key=seed))
@@ -24,9 +24,9 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
 class SampleOrder:
     """Shuffled order over a table of row groups, as a pure function of (seed, position).
 
-    Each epoch permutes the row groups, takes `interleave` of them at a time and shuffles the rows of that
-    window, so a reader touches few row groups at once. Rows were assigned to shards by hash when the table was
-    made, so a row group is already a random sample of it. `interleave=0` shuffles the whole table freely.
+    Each epoch permutes the row groups, takes `interleave` of them at a time and shuffles the rows of that window, so a
+    reader has few row groups open at once. Ingest assigns rows to shards by hash, so a row group is already a random
+    sample of the table. `interleave=0` shuffles the whole table.
 
     Args:
         row_groups: rows of each row group, in table order.
@@ -45,9 +45,10 @@ class SampleOrder:
         self.seed = seed
         self.interleave = interleave or len(self.sizes)
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
-        self._epoch = lru_cache(maxsize=2)(self._shuffled)
+        self._epoch = lru_cache(maxsize=2)(self._permutation)
 
-    def _shuffled(self, epoch: int) -> Ids:
+    def _permutation(self, epoch: int) -> Ids:
+        """Row numbers [total] in the order of an epoch."""
         rng = keyed_rng("order", self.seed, epoch)
         groups = rng.permutation(len(self.sizes))
         windows = []

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from vim_core.errors import DataError
 from vim_core.storage import io
 
-MANY = 3
-"""How many names an error gives."""
+SHOWN_NAMES = 3
+"""File names shown in an error."""
 
 
 @dataclass(frozen=True)
 class SplitList:
-    """A list file: the setting that named it, its split, its lines and the sha256 of its bytes."""
+    """A list file: the setting that names it, its split, its lines and the sha256 of its bytes."""
 
     setting: str
     split: str
@@ -36,14 +36,14 @@ class SplitList:
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Split by path of every listed file that is there, and (line, reason) of the lines that name none."""
+    """`splits` has the split of every listed file by path, `missing` (line, reason) of lines that name no file."""
 
     splits: Mapping[str, str]
     missing: Sequence[tuple[str, str]]
 
 
 def read_list(uri: str, setting: str, split: str) -> SplitList:
-    """Read a list file from a path or URI; empty lines and spaces around a name count for nothing.
+    """Read a list file from a path or URI; empty lines and spaces around names are ignored.
 
     Raises:
         DataError: the file is not there, is not UTF-8, or names nothing.
@@ -63,30 +63,30 @@ def read_list(uri: str, setting: str, split: str) -> SplitList:
 
 
 def assign_splits(paths: Iterable[str], lists: Sequence[SplitList]) -> SplitAssignment:
-    """Which of the files at `paths` (relative, with '/') belong to which split.
+    """Assign the files at `paths` (relative, with '/') to the splits of the lists.
 
     Raises:
         DataError: a line names several files, or a file is named twice.
     """
-    known = _Index(paths)
+    index = _PathIndex(paths)
     splits: dict[str, str] = {}
-    named: dict[str, str] = {}
+    named_by: dict[str, str] = {}
     missing: list[tuple[str, str]] = []
-    for each in lists:
-        for line in each.lines:
-            path = known.find(line, each.setting)
+    for split_list in lists:
+        for line in split_list.lines:
+            path = index.find(line, split_list.setting)
             if path is None:
-                missing.append((line, f"listed in {each.setting} but not below the source"))
+                missing.append((line, f"listed in {split_list.setting} but not below the source"))
                 continue
-            here = f"{each.setting} ({line})"
-            if path in named:
-                raise DataError(f"{here} and {named[path]} both name {path}: name every image once, in one list")
-            splits[path], named[path] = each.split, here
+            entry = f"{split_list.setting} ({line})"
+            if path in named_by:
+                raise DataError(f"{entry} and {named_by[path]} both name {path}: name every image once, in one list")
+            splits[path], named_by[path] = split_list.split, entry
     return SplitAssignment(splits, missing)
 
 
-class _Index:
-    """Files by path, by path without suffix and by name without suffix."""
+class _PathIndex:
+    """Finds files by path, by path without suffix and by name without suffix."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = set(paths)
@@ -97,17 +97,17 @@ class _Index:
             self.by_name[_stem(path).rsplit("/", 1)[-1]].append(path)
 
     def find(self, line: str, setting: str) -> str | None:
-        """The file that a line names, or None."""
+        """The file that a line names, or None. Raises `DataError` where it names several."""
         if line in self.paths:
             return line
-        # A stem may itself hold a dot ("v1.5-cat"), so the whole line comes first.
-        found = self.by_stem.get(line) or self.by_stem.get(_stem(line), [])
-        if not found and "/" not in line:
-            found = self.by_name.get(line) or self.by_name.get(_stem(line), [])
-        if len(found) > 1:
-            names = ", ".join(found[:MANY]) + (", …" if len(found) > MANY else "")
-            raise DataError(f"{setting}: {line!r} names {len(found)} files ({names}); write the path of one of them")
-        return found[0] if found else None
+        # A stem may itself hold a dot ("v1.5-cat"), so the complete line comes first.
+        matches = self.by_stem.get(line) or self.by_stem.get(_stem(line), [])
+        if not matches and "/" not in line:
+            matches = self.by_name.get(line) or self.by_name.get(_stem(line), [])
+        if len(matches) > 1:
+            names = ", ".join(matches[:SHOWN_NAMES]) + (", …" if len(matches) > SHOWN_NAMES else "")
+            raise DataError(f"{setting}: {line!r} names {len(matches)} files ({names}); write the path of one of them")
+        return matches[0] if matches else None
 
 
 def _stem(path: str) -> str:
