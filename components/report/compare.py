@@ -151,17 +151,14 @@ def _groups(runs: Sequence[Run], key: str) -> list[list[Run]]:
     """The runs sorted into sets whose values of the metric `key` were measured by one protocol."""
     groups: list[list[Run]] = []
     for run in runs:
-        group = next((group for group in groups if not _differences(group[0], run, key)), None)
-        if group is None:
-            groups.append([run])
+        protocol = comparable_protocol(run.record, run.protocols[key])
+        for group in groups:
+            if not differences(comparable_protocol(group[0].record, group[0].protocols[key]), protocol):
+                group.append(run)
+                break
         else:
-            group.append(run)
+            groups.append([run])
     return groups
-
-
-def _differences(first: Run, second: Run, key: str) -> list[str]:
-    protocols = [comparable_protocol(run.record, run.protocols[key]) for run in (first, second)]
-    return differences(*protocols)
 
 
 def _line(metric: Metric, runs: Sequence[Run], group: Sequence[Run]) -> Line:

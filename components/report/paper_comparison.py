@@ -80,8 +80,13 @@ def _row(table: Table, record: Record, label: str) -> Row:
     texts = {"model": ", ".join([label, *unusual]), **_description(record)}
     entered: set[str] = set()
     cells = _cells(table, record, texts, "", entered)
-    rates = _rates(record) if any(column.ours == "acceptance" for column in table.columns) else []
-    by_rate = [_cells(table, record, texts | {"acceptance": rate}, f"{ACCEPTED}{rate}", entered) for rate in rates]
+    rates: set[str] = set()
+    if any(column.ours == "acceptance" for column in table.columns):
+        rates = {name.partition(ACCEPTED)[2] for name in record.get("samples", {}) if not name.endswith(BOUNDS)}
+    by_rate = [
+        _cells(table, record, texts | {"acceptance": rate}, f"{ACCEPTED}{rate}", entered)
+        for rate in sorted(rates - {""}, key=float, reverse=True) if float(rate) < 1
+    ]  # fmt: skip
     measured = [column.figure for column in table.columns if _value(record, column.figure) is not None]
     protocols = record.get("protocols", {})
     for group in table.groups:
@@ -95,12 +100,6 @@ def _row(table: Table, record: Record, label: str) -> Row:
         for name in table.components if measured and name in record.get("compute", {})
     )  # fmt: skip
     return Row(cells, tuple(by_rate), compute, tuple(excluded), bool(entered))
-
-
-def _rates(record: Record) -> list[str]:
-    """Acceptance rates below 1 at which samples were scored, loosest first."""
-    rates = {name.partition(ACCEPTED)[2] for name in record.get("samples", {}) if not name.endswith(BOUNDS)}
-    return sorted((rate for rate in rates if rate and float(rate) < 1), key=float, reverse=True)
 
 
 def _cells(table: Table, record: Record, texts: Mapping[str, str], suffix: str, entered: set[str]) -> tuple[str, ...]:

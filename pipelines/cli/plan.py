@@ -81,7 +81,15 @@ def print_tables(plan: Plan, console: Console) -> None:
     console.print(f"{plan.preset} on {plan.chips} x {plan.chip.name}, {parallelism}", highlight=False, soft_wrap=True)
     if plan.components:
         heads = ["training", *(component.name for component in plan.components)]
-        memory = [_memory(component, plan) for component in plan.components]
+        memory = [
+            {
+                "images at a time": f"{component.images_a_chip:,}",
+                "precision": component.precision,
+                **{part: f"{getattr(component.memory, part) / GB:.2f}" for part in MEMORY},
+                "peak of the chip": f"{component.memory.peak / plan.chip.memory:.0%}",
+            }
+            for component in plan.components
+        ]
         _print_table(console, "on a chip at the fullest moment, GB", heads, _rows(memory))
         counts = [
             {name: f"{count / 1e6:,.1f}" for name, count in component.parameters.items()}
@@ -96,15 +104,6 @@ def print_tables(plan: Plan, console: Console) -> None:
     for kind, lines, style in (("note", plan.notes, ""), ("warning", plan.warnings, "yellow")):
         for line in lines:
             console.print(f"{kind}: {line}", style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _memory(component: Component, plan: Plan) -> dict[str, str]:
-    return {
-        "images at a time": f"{component.images_a_chip:,}",
-        "precision": component.precision,
-        **{part: f"{getattr(component.memory, part) / GB:.2f}" for part in MEMORY},
-        "peak of the chip": f"{component.memory.peak / plan.chip.memory:.0%}",
-    }
 
 
 def _work(component: Component) -> dict[str, str]:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from components.tracking.link import artifact_location, tracking_uri
@@ -45,7 +44,7 @@ def serve(servers: Sequence[Server], links: Sequence[tuple[str, str]], console: 
 
     Returns 0. Raises `ServerError` when one of them does not start or ends by itself.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for server in servers:
             server.start()
@@ -86,11 +85,10 @@ def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], po
     chosen = free_port(port)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions", "-d", os.fspath(CODE)]
     command += ["--host", HOST, "--port", str(chosen), "--log-level", "warning"]
-    root = io.absolute(config.run.root)
     environment = {
         "DAGSTER_HOME": os.fspath(history.dagster_home(config)),
         "VIM_PRESET": presets.absolute(preset),
-        "VIM_OVERRIDES": shlex.join([*overrides, f"run.root={root}"]),
+        "VIM_OVERRIDES": shlex.join([*overrides, f"run.root={io.absolute(config.run.root)}"]),
         "PYTHONPATH": os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")])),
         "DAGSTER_DISABLE_TELEMETRY": "true",
     }
@@ -104,7 +102,3 @@ def _log_file(config: PipelineConfig, name: str) -> Path:
 
 def _print_address(console: Console, name: str, address: str) -> None:
     console.print(f"{name:<8} {address}", highlight=False, soft_wrap=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
