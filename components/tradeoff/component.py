@@ -114,7 +114,7 @@ def _measure(
     from components.statistics.shards import whole
     from components.tradeoff import points
     from components.tradeoff.candidates import Networks, draw
-    from vim_core.metrics.tradeoff import resamples
+    from vim_core.metrics.tradeoff import stratified_resamples
 
     missing = {}
     for candidates in sets:
@@ -128,7 +128,7 @@ def _measure(
     if not missing:
         return
     networks, statistics = Networks(config, inputs, selector, ctx), inputs["statistics"]
-    rows = resamples(config.seed, config.bootstrap, sets[0].classes, config.count)
+    rows = stratified_resamples(config.seed, config.bootstrap, sets[0].classes, config.count)
     reference = points.Reference(config, read(statistics.uri(whole(str(statistics.properties["split"])))), rows)
     drawn = done * count
 

@@ -67,18 +67,23 @@ def _measured(candidates: CandidateSet, rate: float, rows: NDArray[np.int64], re
     from vim_core.metrics.frechet import frechet_distance
     from vim_core.metrics.inception_score import ScoreSums
     from vim_core.metrics.moments import Moments
-    from vim_core.metrics.tradeoff import around, distances, inception_scores, wilson
+    from vim_core.metrics.tradeoff import (
+        centred_bootstrap_interval,
+        resampled_distances,
+        resampled_inception_scores,
+        wilson,
+    )
 
     config = reference.config
     correct, features, logits = (candidates.column(name, rows) for name in ("correct", "features", "logits"))
     fd = frechet_distance(Moments.from_batch(features), reference.moments)
     score = ScoreSums.from_batch(logits, np.zeros(len(rows), np.int64), 1).score()[0]
-    resampled = distances(features, reference.resamples, reference.moments)
-    scores = inception_scores(logits, reference.resamples)
+    resampled = resampled_distances(features, reference.resamples, reference.moments)
+    scores = resampled_inception_scores(logits, reference.resamples)
     figures = {
         "accuracy": (float(correct.mean()), wilson(int(correct.sum()), len(rows), config.confidence)),
-        "fd": (fd, around(fd, resampled, config.confidence)),
-        "is": (score, around(score, scores, config.confidence)),
+        "fd": (fd, centred_bootstrap_interval(fd, resampled, config.confidence)),
+        "is": (score, centred_bootstrap_interval(score, scores, config.confidence)),
     }
     record: Record = {
         TEMPERATURE: candidates.temperature,
@@ -97,20 +102,20 @@ def _measured(candidates: CandidateSet, rate: float, rows: NDArray[np.int64], re
 
 def best_guidances(config: TradeoffConfig, records: list[Record], resampled: list[list[float]]) -> list[Record]:
     """The best guidance at each temperature and acceptance rate, by distance, with the interval of its location."""
-    from vim_core.metrics.tradeoff import smallest
+    from vim_core.metrics.tradeoff import locate_minimum
 
     places = []
     for temperature in config.temperatures:
         for rate in config.acceptances:
             line = [n for n, r in enumerate(records) if (r[TEMPERATURE], r[ACCEPTANCE]) == (temperature, rate)]
-            best = smallest(
+            best = locate_minimum(
                 [float(records[n][GUIDANCE]) for n in line],
                 [float(records[n]["fd"]) for n in line],
                 np.array([resampled[n] for n in line]),
                 config.confidence,
             )
             shares = {str(guidance): share for guidance, share in best.shares.items()}
-            place = {TEMPERATURE: temperature, ACCEPTANCE: rate, GUIDANCE: best.place}
+            place = {TEMPERATURE: temperature, ACCEPTANCE: rate, GUIDANCE: best.value}
             places.append({**place, "low": best.low, "high": best.high, "inside": best.inside, "shares": shares})
     return places
 

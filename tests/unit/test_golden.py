@@ -25,7 +25,13 @@ from vim_core.metrics.codebook import perplexity, usage
 from vim_core.metrics.frechet import frechet_distance
 from vim_core.metrics.moments import Moments
 from vim_core.metrics.reconstruction import psnr, ssim
-from vim_core.metrics.tradeoff import around, distances, resamples, smallest, wilson
+from vim_core.metrics.tradeoff import (
+    centred_bootstrap_interval,
+    locate_minimum,
+    resampled_distances,
+    stratified_resamples,
+    wilson,
+)
 from vim_core.models.prior import model_config
 from vim_core.models.vit_vqgan import Tokenizer
 from vim_core.sampling.logits import SamplingSettings
@@ -129,12 +135,12 @@ def select(folder: Path) -> Figures:
 def tradeoff(folder: Path) -> Figures:
     rng = np.random.default_rng(0)
     features, reference = rng.normal(size=(24, 3)), Moments.from_batch(rng.normal(size=(30, 3)))
-    rows = resamples(3, 20, 2, 12)
-    found = np.stack([distances(features * scale, rows, reference) for scale in (0.7, 1.0, 1.4)])
-    best = smallest([1.0, 2.0, 3.0], [0.5, 0.2, 0.4], found, 0.9)
+    rows = stratified_resamples(3, 20, 2, 12)
+    found = np.stack([resampled_distances(features * scale, rows, reference) for scale in (0.7, 1.0, 1.4)])
+    best = locate_minimum([1.0, 2.0, 3.0], [0.5, 0.2, 0.4], found, 0.9)
     return [
         *wilson(19, 24, 0.9),
-        *(around(0.3, found[1], 0.9) or ()),
+        *(centred_bootstrap_interval(0.3, found[1], 0.9) or ()),
         *found[0],
         best.low,
         best.high,
