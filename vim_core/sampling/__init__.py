@@ -1,1 +1,1 @@
-"""Drawing codes from the prior: static KV cache, fixed lanes, noise keyed by (seed, sample index) (contract 6)."""
+"""Sampling codes from the prior: static KV cache, fixed lanes, noise keyed by (seed, sample index) (contract 6)."""

@@ -1,4 +1,4 @@
-"""The prior as decoding wants it: products in the sampling dtype, weights converted and laid out once."""
+"""Linear layers for decoding: weights converted to the sampling dtype and laid out once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vim_core.models.prior import ImagePrior
 
 
 class CastLinear(nn.Module):
-    """A linear layer whose weights were converted once; its input is converted, its output is of that dtype."""
+    """A linear layer with weights in `dtype`; its input is converted, its output has that dtype."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -27,14 +27,14 @@ class CastLinear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """The same by oneDNN, with weights in the blocked layout that it would else make at every product.
+    """`CastLinear` by oneDNN, with weights in its blocked layout, which it would otherwise make at every product.
 
-    With few rows that is most of the work: fp32 products of 8 rows take a tenth of the time that way.
+    With few rows making it is most of the work: fp32 products of 8 rows take a tenth of the time without it.
 
     Args:
         linear: the layer.
         dtype: of the product.
-        rows: of its input at each step, for which the layout is chosen; others work as well.
+        rows: of the input at each step, for which the layout is chosen; other numbers work, too.
     """
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, rows: int) -> None:
@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
 
 
 def packing_available(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `PackedLinear` works there: by oneDNN on x86, in bf16 only where the processor has what that needs."""
+    """True if `PackedLinear` works: oneDNN on x86, bf16 only on processors with bf16 instructions."""
     if device.type != "cpu" or platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available():
         return False
     if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -58,22 +58,22 @@ def packing_available(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def prepare_for_decoding(prior: ImagePrior, dtype: torch.dtype, rows: int) -> ImagePrior:
-    """A prior in evaluation mode that shares everything with the given one but its linear layers.
+    """A copy of the prior in evaluation mode with converted linear layers; all other parameters are shared.
 
-    As under autocast, products are in `dtype`, while norms and the sum over the blocks stay in fp32.
+    As under autocast, products are in `dtype`; norms and the residual stream stay in fp32.
 
     Args:
-        prior: stays as it is.
+        prior: the network; it is not changed.
         dtype: fp32 or bf16.
-        rows: lanes that are decoded together.
+        rows: batch of a decoding step.
     """
     shared = {id(tensor): tensor for tensor in (*prior.parameters(), *prior.buffers())}
-    made = copy.deepcopy(prior, shared).eval()
+    network = copy.deepcopy(prior, shared).eval()
     packed = packing_available(prior.device, dtype)
     if not packed and dtype is torch.float32:
-        return made
-    for module in list(made.modules()):
+        return network
+    for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, PackedLinear(child, dtype, rows) if packed else CastLinear(child, dtype))
-    return made
+    return network

@@ -1,4 +1,4 @@
-"""The lanes of one group on the device: what decoding reads and writes, and one step of it."""
+"""The lanes of one group on the device: the state of decoding, and one step of it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from vim_core.sampling.logits import SamplingSettings, guidance_scales, sample_c
 
 
 class Lanes:
-    """Buffers of fixed shape and place; `step` is a function of them alone, and no value of it reaches the host.
+    """Buffers of fixed shape and address; `step` reads and writes them alone, and no value reaches the host.
 
-    With guidance the first half of the rows knows the class, the second the null class.
+    With guidance there are 2 * lanes rows: the first half has the classes, the second the null class.
 
-    Attributes: `prior`, as `decoding` makes it; `codes` int64 [lanes, T], complete up to `position` int64 [1];
-    `masked`: whether steps may span more than is filled, for the sake of fewer shapes.
+    Attributes: `prior`, see `prepare_for_decoding`; `codes` int64 [lanes, T], complete up to `position` int64 [1];
+    `masked`: True where steps may span more of the cache than is filled, so that there are fewer shapes.
 
     Args:
-        prior: the network; it stays as it is.
-        settings: how to draw.
+        prior: the network; it is not changed.
+        settings: how to sample.
         lanes: samples decoded together.
         dtype: of products and cache.
     """
@@ -30,76 +30,76 @@ class Lanes:
         rows = lanes * (2 if settings.guided else 1)
         self.settings = settings
         self.prior = prepare_for_decoding(prior, dtype, rows)
-        # Attention of one query in bf16 takes CPUs longer than the same in fp32: what is kept there is bf16 in fp32.
+        # On CPUs attention of one query is slower in bf16 than in fp32: there the cache holds bf16 values as fp32.
         self.cache = self.prior.empty_cache(rows, torch.float32 if device.type == "cpu" else dtype)
         self.tokens = tokens
         self.masked = device.type != "cpu"
         self.codes = torch.zeros(lanes, tokens, dtype=torch.int64, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._places = torch.arange(tokens, device=device)
-        self._visible = torch.zeros(tokens, dtype=self.cache[0][0].dtype, device=device)
-        self._vectors = self.prior.positions().detach()
-        self._scales = guidance_scales(settings, tokens).to(device, torch.float32)
+        self._indices = torch.arange(tokens, device=device)
+        self._unmasked = torch.zeros(tokens, dtype=self.cache[0][0].dtype, device=device)
+        self._position_embeddings = self.prior.positions().detach()  # [T, D]
+        self._scales = guidance_scales(settings, tokens).to(device, torch.float32)  # [T]
         self._uniform = torch.zeros(lanes, tokens, dtype=torch.float64, device=device)
         self._x = torch.zeros(rows, 1, dim, device=device)
 
-    def begin(self, labels: Tensor, uniform: Tensor, given: Tensor | None = None) -> int:
-        """Start a group; returns the first position that is to be drawn.
+    def start(self, labels: Tensor, uniform: Tensor, prefix: Tensor | None = None) -> int:
+        """Start a group; returns the first position to sample.
 
         Args:
             labels: int64 [lanes].
-            uniform: fp64 [lanes, T].
-            given: codes int64 [lanes, P] that the images begin with; they go through the network in one pass.
+            uniform: random numbers fp64 [lanes, T].
+            prefix: given codes int64 [lanes, P] that the images begin with; they pass the network at once.
         """
-        device = self.codes.device
         self._uniform.copy_(uniform)
-        labels = labels.to(device)
+        labels = labels.to(self.codes.device)
         if self.settings.guided:
-            labels = torch.cat([labels, torch.full_like(labels, self.prior.null_class)])
-        count = 0 if given is None else given.shape[1]
+            labels = torch.cat([labels, torch.full_like(labels, self.prior.null_class)])  # [2 lanes]
+        count = 0 if prefix is None else prefix.shape[1]
         self.position.fill_(count)
-        if given is None or not count:
+        if prefix is None or not count:
             self._x.copy_(self.prior.class_embedding(labels)[:, None])
             return 0
-        self.codes[:, :count] = given.to(device)
-        whole = self.codes[:, :count].repeat(len(labels) // len(self.codes), 1)
-        x = self.prior.embed(whole, labels)
+        self.codes[:, :count] = prefix.to(self.codes.device)
+        codes = self.codes[:, :count].repeat(len(labels) // len(self.codes), 1)  # [rows, P]
+        x = self.prior.embed(codes, labels)  # [rows, P + 1, D]
         self.prior.prefill(x[:, :-1], self.cache)
         self._x.copy_(x[:, -1:])
         return count
 
     def logits(self, span: int) -> Tensor:
-        """Guided logits [lanes, V] of the code at `position`, attending to the first `span` places of the cache.
+        """Guided logits [lanes, V] of the code at `position`, with attention over the first `span` cache entries.
 
-        The span ends at `position`, or where lanes are `masked` anywhere beyond, which costs time alone.
+        The span ends at `position`; with `masked` it may end anywhere after it, which only costs time.
         """
         mask = None
         if self.masked:
-            # masked_fill, because torch.where would copy its numbers to the device, which a CUDA graph cannot.
-            mask = self._visible[:span].masked_fill(self._places[:span] > self.position, -torch.inf)
-        filled = [(keys[:, :, :span], values[:, :, :span]) for keys, values in self.cache]
-        return self._guide(self.prior.decode_step(self._x, filled, self.position, mask))
+            # masked_fill, because torch.where would copy its scalars to the device, which a CUDA graph cannot.
+            mask = self._unmasked[:span].masked_fill(self._indices[:span] > self.position, -torch.inf)  # [span]
+        filled = [
+            (keys[:, :, :span], values[:, :, :span]) for keys, values in self.cache
+        ]  # [rows, heads, span, D / heads]
+        logits = self.prior.decode_step(self._x, filled, self.position, mask)  # [rows, V]
+        if not self.settings.guided:
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + self._scales.index_select(0, self.position) * (conditional - unconditional)
 
     def step(self, span: int) -> None:
-        """Draw the code at `position`, which must lie within `span`, and move on."""
-        uniform = self._uniform.index_select(1, self.position)[:, 0]
-        codes = sample_codes(self.logits(span), uniform, self.settings)
+        """Sample the code at `position`, which must lie within `span`, and advance."""
+        uniform = self._uniform.index_select(1, self.position)[:, 0]  # [lanes]
+        codes = sample_codes(self.logits(span), uniform, self.settings)  # [lanes]
         self.codes.index_copy_(1, self.position, codes[:, None])
-        x = (self.prior.code_embedding(codes) + self._vectors.index_select(0, self.position))[:, None]
+        positions = self._position_embeddings.index_select(0, self.position)  # [1, D]
+        x = (self.prior.code_embedding(codes) + positions)[:, None]  # [lanes, 1, D]
         self._x.copy_(x.repeat(2, 1, 1) if self.settings.guided else x)
         self.position.add_(1)
 
     def state(self) -> list[Tensor]:
-        """A copy of what a step changes, but for the cache, which the same step writes alike."""
+        """A copy of the buffers that a step changes, except the cache: repeating the step writes the same into it."""
         return [value.clone() for value in (self.codes, self.position, self._x)]
 
     def restore(self, state: list[Tensor]) -> None:
-        """Take a step back to `state`."""
-        for value, kept in zip((self.codes, self.position, self._x), state, strict=True):
-            value.copy_(kept)
-
-    def _guide(self, logits: Tensor) -> Tensor:
-        if not self.settings.guided:
-            return logits
-        conditional, free = logits.chunk(2)
-        return free + self._scales.index_select(0, self.position) * (conditional - free)
+        """Undo the step since `state`."""
+        for value, saved in zip((self.codes, self.position, self._x), state, strict=True):
+            value.copy_(saved)

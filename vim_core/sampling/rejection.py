@@ -1,8 +1,8 @@
-"""Rejection sampling: of a growing set of candidates a class, a classifier keeps those it is surest of.
+"""Rejection sampling: from a growing set of candidates of each class, keep those with the highest class probability.
 
 Acceptance rates follow Razavi et al. 2019 (VQ-VAE-2, section 3.3) and Esser et al. 2021, as in the paper's Table 6.
-Every rate keeps the same number m of images a class, the best of the first m / rate candidates, so that figures at
-different rates are figures of equally many images.
+Every rate keeps the same number m of images per class, the best of the first m / rate candidates, so that metrics at
+different rates are of equally many images.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ RowIndices = NDArray[np.int64]
 
 
 def candidates_needed(count: int, rate: float) -> int:
-    """How many candidates a class are looked at to keep `count` of them: count / rate, rounded up.
+    """Number of candidates per class from which `count` are kept: count / rate, rounded up.
 
-    The rate is taken as it is written (0.05 is one in twenty), not as the nearest binary fraction.
+    The rate is taken as a decimal (0.05 is one in twenty), not as the nearest binary fraction.
 
     Raises:
-        ConfigError: the rate lies outside (0, 1], or no image is to be kept.
+        ConfigError: the rate lies outside (0, 1], or `count` is not positive.
     """
     if not 0 < rate <= 1:
         raise ConfigError(f"acceptance rate {rate}: must lie in (0, 1]")
@@ -35,11 +35,11 @@ def candidates_needed(count: int, rate: float) -> int:
 
 
 def candidates_by_class(keys: Sequence[str], labels: NDArray[np.int64], classes: int) -> list[RowIndices]:
-    """Rows of each class in the order in which candidates count: that of their keys.
+    """Rows of the candidates of each class, in the order of their keys.
 
     Args:
-        keys: unique names of the candidates; samples carry their number in it, so a larger set only appends.
-        labels: class wanted of each, int64 [N] in 0 to classes - 1.
+        keys: unique names of the candidates; a sample's key has its number, so a larger set only appends.
+        labels: requested class of each, int64 [N] in 0 to classes - 1.
         classes: number of classes.
 
     Raises:
@@ -63,12 +63,13 @@ def accept(
 ) -> dict[float, RowIndices]:
     """Rows kept at each rate, `count` of every class, in the order of their keys.
 
-    Within a class, the `count` highest scores among the first `pool(count, rate)` candidates; equal scores go to the
-    smaller key. The order of the arguments' rows does not matter. At rate 1 the first `count` are kept unseen.
+    Within a class, the `count` highest scores among the first `candidates_needed(count, rate)` candidates; equal scores
+    go to the smaller key. The order of the rows does not matter. At rate 1 the first `count` are kept whatever their
+    scores.
 
     Args:
         keys, labels, classes: as `candidates_by_class`.
-        scores: the selector's probability of the class wanted, [N].
+        scores: the selector's probability of the requested class, [N].
 
     Raises:
         ConfigError: a class has too few candidates; the message says how many samples there must be.
@@ -81,22 +82,21 @@ def accept(
     for rate in rates:
         needed = candidates_needed(count, rate)
         require_candidates(min(map(len, members), default=0), classes, count, rate)
-        # stable: among equal scores the first by key stays first
+        # Stable: among equal scores the first by key stays first.
         kept[rate] = [rows[:needed][np.argsort(-scores[rows[:needed]], kind="stable")[:count]] for rows in members]
     by_key = np.argsort(np.argsort(np.asarray(keys, dtype=object), kind="stable"), kind="stable")
-    return {rate: _in_order(np.concatenate(rows), by_key) for rate, rows in kept.items()}
+    in_order: dict[float, RowIndices] = {}
+    for rate, by_class in kept.items():
+        rows = np.concatenate(by_class)
+        in_order[rate] = rows[np.argsort(by_key[rows])]
+    return in_order
 
 
 def require_candidates(available: int, classes: int, count: int, rate: float) -> None:
-    """Raise `ConfigError` unless each class has the candidates that `rate` needs; `available` is the poorest's."""
+    """Raise `ConfigError` unless `available`, the number of candidates of the smallest class, is enough for `rate`."""
     needed = candidates_needed(count, rate)
     if available < needed:
         raise ConfigError(
             f"to keep {count} images a class at rate {rate} takes {needed} candidates a class, there are {available}: "
             f"set sample.count to at least {needed * classes}, or keep fewer, or leave out the rate"
         )
-
-
-def _in_order(rows: RowIndices, place: RowIndices) -> RowIndices:
-    ordered: RowIndices = rows[np.argsort(place[rows])]
-    return ordered

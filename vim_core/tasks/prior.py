@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from vim_core.config import PriorConfig
 from vim_core.data.code_files import CodeFile, CodeMeta
 from vim_core.data.code_tables import CodeTable
+from vim_core.data.image_grid import grid_png
 from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
@@ -21,7 +22,8 @@ from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
 from vim_core.optim.optimizers import make_optimizer, update
-from vim_core.sampling.preview import preview
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.sampler import Sampler
 from vim_core.tasks.base import Batch, Task
 from vim_core.tasks.build import build_network
 from vim_core.tasks.prior_source import CodeSource, ImageSource, PriorSource
@@ -29,6 +31,8 @@ from vim_core.training import accumulation, flops
 from vim_core.training.evaluation import CancelCheck, Evaluation, evaluation_device, snapshot
 from vim_core.training.held_out_metrics import bits_per_token
 from vim_core.weights.saving import to_bytes
+
+PREVIEW_COLUMNS = 8
 
 
 @dataclass
@@ -220,3 +224,21 @@ class PriorTask(Task):
         """Weights and shape; of a network that is split over the workers the first one has them."""
         model = self.runtime.whole(self.result, torch.device("cpu"))
         return {} if model is None else {"model.safetensors": to_bytes(model), "config.json": model_config(self.shape)}
+
+
+def preview_labels(classes: int, count: int) -> Tensor:
+    """Labels int64 [rows, columns] of at least `count` samples, a class per column; all 0 without classes."""
+    columns = min(PREVIEW_COLUMNS, classes or PREVIEW_COLUMNS, count)
+    labels = torch.linspace(0, max(0, classes - 1), columns).round().long()
+    return labels.expand(-(-count // columns), columns)
+
+
+def preview(prior: ImagePrior, tokenizer: Tokenizer, count: int, seed: int) -> bytes:
+    """A PNG of at least `count` samples at temperature 1, with the same noise each time."""
+    labels = preview_labels(prior.shape.classes, count)
+    training = prior.training
+    codes = Sampler(prior, SamplingSettings(seed=seed), labels.numel()).group(
+        0, labels.flatten()
+    )  # [rows * columns, T]
+    prior.train(training)
+    return grid_png(tokenizer.decode(codes), columns=labels.shape[1])

@@ -9,8 +9,8 @@ from tests.support.tiny import prior_network, tokenizer_network
 from vim_core.data.image_grid import grid_png
 from vim_core.models.vit_vqgan import Tokenizer
 from vim_core.sampling.logits import SamplingSettings
-from vim_core.sampling.preview import preview, shown_labels
 from vim_core.sampling.sampler import Sampler
+from vim_core.tasks.prior import preview, preview_labels
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from vim_core.sampling.sampler import Sampler
     [(1000, 16, 2, 8), (3, 16, 6, 3), (3, 2, 1, 2), (0, 16, 2, 8), (1, 4, 4, 1)],
 )
 def test_each_column_is_a_class(classes: int, count: int, rows: int, columns: int) -> None:
-    labels = shown_labels(classes, count)
+    labels = preview_labels(classes, count)
     assert labels.shape == (rows, columns)
     assert all(len(column.unique()) == 1 for column in labels.T)
     assert int(labels.min()) == 0
@@ -28,7 +28,7 @@ def test_each_column_is_a_class(classes: int, count: int, rows: int, columns: in
 
 
 def test_classes_are_spread_over_all() -> None:
-    assert shown_labels(1000, 8)[0].tolist() == [0, 143, 285, 428, 571, 714, 856, 999]
+    assert preview_labels(1000, 8)[0].tolist() == [0, 143, 285, 428, 571, 714, 856, 999]
 
 
 @pytest.mark.parametrize("training", [True, False])
