@@ -30,7 +30,7 @@ from vim_core.models import vit_vqgan
 from vim_core.sampling.logits import SamplingSettings
 from vim_core.sampling.sampler import Sampler
 from vim_core.storage import io
-from vim_core.weights.saving import fill, read_config, to_bytes
+from vim_core.weights.saving import allocate_and_load, read_config, to_bytes
 
 WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
 PUBLISHED = "published"
@@ -142,7 +142,7 @@ class Tokenizer(vit_vqgan.Tokenizer):
         found = _verify(origin, str(folder), sha256)
         with torch.device("meta"):
             model = vit_vqgan.ViTVQGAN(config)
-        fill(model, origin.weights, device)
+        allocate_and_load(model, origin.weights, device)
         return cls(model, device, {"digest": found} | origin.lineage)
 
     @property

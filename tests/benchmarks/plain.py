@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import QuantizeConfig, StackConfig
-from vim_core.models.discriminator import Discriminator
+from vim_core.models.discriminator import StyleGANDiscriminator
 
 
 class PlainAttention(nn.Module):
@@ -169,9 +169,9 @@ class PlainStep:
             "weight_decay": optim.weight_decay,
         }
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
-        self.judge: Discriminator | None = None
+        self.judge: StyleGANDiscriminator | None = None
         if config.loss.adversarial > 0:
-            self.judge = Discriminator(config.discriminator, config.image_size).to(device)
+            self.judge = StyleGANDiscriminator(config.discriminator, config.image_size).to(device)
             self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), **settings)
 
     def __call__(self, images: Tensor, penalised: bool = False) -> Tensor:

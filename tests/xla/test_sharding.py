@@ -18,7 +18,7 @@ from vim_core.distributed.runtimes.base import Runtime
 from vim_core.distributed.spmd import FSDP, specs_of
 from vim_core.errors import ConfigError
 from vim_core.layers.transformer import LayerNorm, Linear
-from vim_core.models.discriminator import Discriminator
+from vim_core.models.discriminator import StyleGANDiscriminator
 from vim_core.optim.optimizers import adamw, factored
 from vim_core.training.evaluation import snapshot
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xla
 
 
 def networks() -> dict[str, nn.Module]:
-    judge = Discriminator(tiny.quantize_config().discriminator, 8)
+    judge = StyleGANDiscriminator(tiny.quantize_config().discriminator, 8)
     return {"tokenizer": tiny.tokenizer_network(), "prior": tiny.prior_network(), "judge": judge}
 
 

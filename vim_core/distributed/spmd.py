@@ -54,7 +54,7 @@ DISCRIMINATOR = (
     Rule(r"(from_rgb|conv|blocks\.\d+\.(conv1|conv2|skip))\.weight", OUTPUTS),
     Rule(r"hidden\.weight", ROWS),
 )
-RULES = {"ViTVQGAN": TOKENIZER, "ImagePrior": PRIOR, "Discriminator": DISCRIMINATOR}
+RULES = {"ViTVQGAN": TOKENIZER, "ImagePrior": PRIOR, "StyleGANDiscriminator": DISCRIMINATOR}
 """By the network's class; one without rules (the small classifier) is copied to every device."""
 
 BLOCK = re.compile(r"(.+\.)?blocks\.\d+")

@@ -7,7 +7,7 @@ from vim_core.features.base import CLASSIFIER, INCEPTION, TORCHVISION, FeatureEx
 from vim_core.features.classifiers import ClassifierExtractor, TorchvisionExtractor, check_torchvision
 from vim_core.features.inception import PUBLISHED, InceptionExtractor
 from vim_core.models.classifier import load_classifier
-from vim_core.weights.published import WeightFile, verified
+from vim_core.weights.published import WeightFile, load_verified
 
 KEY = "statistics.weights"
 
@@ -22,7 +22,7 @@ def load_extractor(spec: FeatureSpec) -> FeatureExtractor:
     if spec.network == CLASSIFIER:
         return ClassifierExtractor(load_classifier(spec.weights, spec.config, spec.device), spec.sha256, spec.device)
     check_spec(spec)
-    state, digest = verified(_weight_file(spec), spec.weights, KEY)
+    state, digest = load_verified(_weight_file(spec), spec.weights, KEY)
     try:
         if spec.network == INCEPTION:
             return InceptionExtractor(state, digest, spec.image_size, spec.device)

@@ -27,7 +27,7 @@ from vim_core.errors import ConfigError, DataError
 from vim_core.features.base import TORCHVISION
 from vim_core.features.classifiers import ClassifierExtractor, TorchvisionExtractor, check_torchvision
 from vim_core.models.classifier import load_classifier
-from vim_core.weights.published import WeightFile, verified
+from vim_core.weights.published import WeightFile, load_verified
 
 SELECTOR = "selector"
 """Name of the pipeline's own network: the component of this name."""
@@ -124,7 +124,7 @@ def load_selector(spec: SelectorSpec) -> Selector:
         own = ClassifierExtractor(network, spec.sha256, spec.device)
         return Selector(_ExtractorClassifier(own), spec.sha256, match_classes(spec, spec.classes, own.classes))
     file = WeightFile(f"the file with sha256 {spec.sha256}", spec.sha256, f"network {spec.name}")
-    state, digest = verified(file, spec.weights, "network.weights")
+    state, digest = load_verified(file, spec.weights, "network.weights")
     classifier: ImageClassifier
     try:
         if spec.name.startswith(TORCHVISION):

@@ -8,20 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOPE = 0.2
+LEAKY_SLOPE = 0.2
 GAIN = math.sqrt(2.0)
 
 
-def activate(x: Tensor) -> Tensor:
+def scaled_leaky_relu(x: Tensor) -> Tensor:
     """Leaky ReLU with the gain that keeps the variance."""
-    return F.leaky_relu(x, SLOPE) * GAIN
+    return F.leaky_relu(x, LEAKY_SLOPE) * GAIN
 
 
-class Spectral(nn.Module):
-    """A weight's largest singular value by power iteration, to divide the weight by (Miyato et al. 2018).
+class SpectralNorm(nn.Module):
+    """Divides a weight by its largest singular value, found by power iteration (Miyato et al. 2018).
 
-    The vectors are part of the state. They move only in `advance`, so that passes that merely look, such as the
-    generator's, leave no trace: torch's own parametrization moves them in every forward pass of training.
+    The singular vectors are buffers. They change only in `advance`, so that the generator's pass through the
+    discriminator has no side effect: torch's own parametrization changes them in every forward pass of training.
     """
 
     left: Tensor
@@ -35,39 +35,39 @@ class Spectral(nn.Module):
 
     @torch.no_grad()
     def draw(self, weight: Tensor, warmup: int = 15) -> None:
-        """Draw both vectors and let them find their direction at a weight on the CPU; not on the meta device."""
+        """Draw both vectors and iterate `warmup` times at a weight on the CPU; does nothing on the meta device."""
         if weight.is_meta:
             return
         left, right = (F.normalize(torch.randn(len(vector)), dim=0) for vector in (self.left, self.right))
         for _ in range(warmup):
-            left, right = _iterated(weight, right)
+            left, right = _power_iteration(weight, right)
         self.left.copy_(left)
         self.right.copy_(right)
 
     @torch.no_grad()
     def advance(self, weight: Tensor) -> None:
         """One power iteration at the present weight [outputs, ...]."""
-        left, right = _iterated(weight, self.right)
+        left, right = _power_iteration(weight, self.right)
         self.left.copy_(left)
         self.right.copy_(right)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight over its largest singular value; gradients flow through both."""
-        # Copies, because the vectors may move before the backward pass of this one.
+        # Copies, because `advance` may run before the backward pass of this one.
         left, right = self.left.clone(), self.right.clone()
         with torch.autocast(weight.device.type, enabled=False):
             return weight / torch.dot(left, torch.mv(weight.flatten(1), right))
 
 
-def _iterated(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Both vectors after one power iteration; the left one before it plays no part."""
+def _power_iteration(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Left and right singular vector after one power iteration from the right one."""
     matrix = weight.detach().flatten(1)
     left = F.normalize(matrix @ right, dim=0)
     return left, F.normalize(matrix.T @ left, dim=0)
 
 
-class Weighted(nn.Module):
-    """A weight [outputs, ...] scaled at run time: by its fan-in, or by its largest singular value.
+class EqualizedLayer(nn.Module):
+    """A layer whose weight [outputs, ...] is scaled at run time: by its fan-in, or by its largest singular value.
 
     Weights are stored at unit variance, so that all layers learn at the same rate (Karras et al. 2018, section 4.1).
     Under spectral norm the fan-in would cancel.
@@ -78,13 +78,13 @@ class Weighted(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
         self.scale = 1 / math.sqrt(math.prod(shape[1:]))
-        self.spectral: Spectral | None = None
+        self.spectral: SpectralNorm | None = None
         self.reset_parameters()
-        self.spectral = Spectral(self.weight) if spectral else None
+        self.spectral = SpectralNorm(self.weight) if spectral else None
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weight, then the vectors of its norm; nothing happens on the meta device."""
+        """Draw the weight, then the singular vectors; does nothing on the meta device."""
         if self.weight.is_meta:
             return
         self.weight.normal_()
@@ -93,12 +93,12 @@ class Weighted(nn.Module):
         if self.spectral is not None:
             self.spectral.draw(self.weight)
 
-    def scaled(self) -> Tensor:
-        """The weight that is used."""
+    def effective_weight(self) -> Tensor:
+        """The scaled or normalised weight."""
         return self.weight * self.scale if self.spectral is None else self.spectral(self.weight)
 
 
-class EqualConv(Weighted):
+class EqualConv(EqualizedLayer):
     """Convolution with equalised learning rate."""
 
     def __init__(
@@ -110,10 +110,10 @@ class EqualConv(Weighted):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H', W']."""
-        return F.conv2d(x, self.scaled(), self.bias, stride=self.stride, padding=self.padding)
+        return F.conv2d(x, self.effective_weight(), self.bias, stride=self.stride, padding=self.padding)
 
 
-class EqualLinear(Weighted):
+class EqualLinear(EqualizedLayer):
     """Linear layer with equalised learning rate."""
 
     def __init__(self, inputs: int, outputs: int, spectral: bool = False) -> None:
@@ -121,7 +121,7 @@ class EqualLinear(Weighted):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""
-        return F.linear(x, self.scaled(), self.bias)
+        return F.linear(x, self.effective_weight(), self.bias)
 
 
 class Blur(nn.Module):
@@ -136,7 +136,7 @@ class Blur(nn.Module):
         self.pad = pad
 
     def fill_buffers(self) -> None:
-        """Compute the filter; nothing happens on the meta device."""
+        """Compute the filter; does nothing on the meta device."""
         if not self.kernel.is_meta:
             taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
             kernel = taps[:, None] * taps[None]
@@ -153,5 +153,5 @@ def advance_spectral(network: nn.Module) -> None:
     """One power iteration in every layer under spectral norm: once per step of the network's own optimizer."""
     for layer in network.modules():
         spectral = getattr(layer, "spectral", None)
-        if isinstance(spectral, Spectral):
+        if isinstance(spectral, SpectralNorm):
             spectral.advance(layer.weight)  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ class Dropout(nn.Module):
 
     torch draws one Bernoulli number at a time there, which takes longer than a whole transformer layer; four
     16-bit numbers of one 64-bit draw take a tenth of that. The rate is exact to 1 / 65536, the scale matches it.
-    torch.compile cannot see into such a draw and makes a quick one of its own. The noise still comes from torch's
-    default generator, so seeding works as ever.
+    torch.compile cannot trace such a draw and generates a fast one of its own. The noise comes from torch's default
+    generator, so seeding works as usual.
     """
 
     def __init__(self, rate: float) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.dropout import Dropout
-from vim_core.layers.transformer import Attention, Linear, PreNorm
+from vim_core.layers.transformer import Attention, Linear, PreNormBlock
 
-BASE = 10_000.0
+ROPE_BASE = 10_000.0
 
 
 class RMSNorm(nn.Module):
@@ -39,21 +39,21 @@ class RMSNorm(nn.Module):
 
 
 def rope_angles(grid: tuple[int, int], width: int) -> Tensor:
-    """Angles [1 + T, width / 2] in fp64 by which the pairs of a head's channels turn: class token, then codes.
+    """Rotation angles [1 + T, width / 2] in fp64 of the pairs of a head's channels: class token, then codes.
 
-    The first half of the pairs turns by the row, the second by the column. The class token stands at (0, 0) and is
-    not turned; the code in row r and column c stands at (r + 1, c + 1), so no two tokens share a place.
+    The first half of the pairs rotates by the row, the second by the column. The class token is at (0, 0) and is not
+    rotated; the code in row r and column c is at (r + 1, c + 1), so no two tokens share a position.
     """
     pairs = width // 4
-    frequency = BASE ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    place = torch.arange(grid[0] * grid[1])
-    place = torch.stack([place // grid[1], place % grid[1]], dim=1) + 1
-    place = torch.cat([torch.zeros_like(place[:1]), place])
-    return (place[:, :, None] * frequency).flatten(1)
+    frequency = ROPE_BASE ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    code = torch.arange(grid[0] * grid[1])
+    position = torch.stack([code // grid[1], code % grid[1]], dim=1) + 1  # [T, 2]
+    position = torch.cat([torch.zeros_like(position[:1]), position])  # [1 + T, 2]
+    return (position[:, :, None] * frequency).flatten(1)
 
 
 class Rotary(nn.Module):
-    """Turns queries and keys by their token's place in the grid, so that products depend on the offset alone.
+    """Rotates queries and keys by their token's position in the grid, so that products depend on the offset alone.
 
     Raises:
         ConfigError: the head's width is not divisible by 4.
@@ -74,7 +74,7 @@ class Rotary(nn.Module):
         self.fill_buffers()
 
     def fill_buffers(self) -> None:
-        """Compute the tables anew; nothing happens on the meta device."""
+        """Compute the tables anew; does nothing on the meta device."""
         if self.cos.is_meta:
             return
         angles = rope_angles(self.grid, self.width)
@@ -92,7 +92,7 @@ class Rotary(nn.Module):
 
 
 class RotaryAttention(Attention):
-    """Causal attention over normalised and turned queries and keys, without biases."""
+    """Causal attention over normalised and rotated queries and keys, without biases."""
 
     def __init__(self, stack: StackConfig, dropout: float, rotary: Rotary) -> None:
         super().__init__(stack.dim, stack.heads, dropout, causal=True, bias=False)
@@ -100,8 +100,9 @@ class RotaryAttention(Attention):
         self.key_norm = RMSNorm(stack.dim // stack.heads)
         self.rotary = rotary
 
-    def _split(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = super()._split(x)
+    def project_qkv(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, D / H], queries and keys normalised and rotated."""
+        q, k, v = super().project_qkv(x)
         return self.rotary(self.query_norm(q), position), self.rotary(self.key_norm(k), position), v
 
 
@@ -130,7 +131,7 @@ class SwiGlu(nn.Module):
         return self.dropout(self.down(self.dropout(F.silu(self.gate(x)) * self.up(x))))  # type: ignore[no-any-return]
 
 
-class ModernBlock(PreNorm):
+class ModernBlock(PreNormBlock):
     """The modern variant's block: RMSNorm, rotary attention, RMSNorm, gated net."""
 
     def __init__(self, stack: StackConfig, dropout: float, rotary: Rotary) -> None:

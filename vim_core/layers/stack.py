@@ -13,7 +13,7 @@ Grid = tuple[int, int]
 """Rows and columns of tokens."""
 
 
-class Stack(nn.Module):
+class TransformerStack(nn.Module):
     """Positions, transformer blocks and the final norm."""
 
     positions: Tensor
@@ -43,7 +43,7 @@ class Stack(nn.Module):
                 self.positions.copy_(torch.randn_like(self.positions) * 0.02)
 
     def fill_buffers(self) -> None:
-        """Compute the fixed positions; nothing happens on the meta device."""
+        """Compute the fixed positions; does nothing on the meta device."""
         if not self.learned and not self.positions.is_meta:
             self.positions.copy_(sincos_2d(*self.grid, self.dim))
 

@@ -1,8 +1,8 @@
-"""Attention of long sequences on CPU in bf16: explicit products over tiles of the score matrix that stay in the cache.
+"""Attention of long sequences on CPU in bf16: products over tiles of the score matrix that fit into the cache.
 
-torch's own kernel there multiplies at about a fifth of the rate of oneDNN's products; whole score matrices cost memory
-and page faults. Tiles take neither, and nothing of size [T, T] is kept for the backward pass, which computes the tiles
-again (Dao et al. 2022, 'FlashAttention', section 3.1, without the running softmax: a tile holds whole rows).
+torch's own kernel multiplies at about a fifth of the rate of oneDNN's products; whole score matrices cost memory and
+page faults. Nothing of size [T, T] is stored for the backward pass, which computes the tiles again (Dao et al. 2022,
+'FlashAttention', section 3.1, without the running softmax: a tile holds whole rows).
 """
 
 from __future__ import annotations
@@ -14,40 +14,41 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-VALUES = 1 << 21
-"""Scores a tile: three tiles of bf16 are 12 MB."""
+TILE_SCORES = 1 << 21
+"""Scores per tile: three tiles of bf16 are 12 MB."""
 
-ROWS = 256
+TILE_ROWS = 256
 """Rows of a tile under a causal mask, whose columns beyond the last row are never computed."""
 
-Span = tuple[slice, slice]
+TileSpan = tuple[slice, slice]
+"""Rows (queries) of a tile and the columns (keys) that they see."""
 
 
-def _layout(heads: int, tokens: int, causal: bool) -> tuple[int, list[Span]]:
-    """Heads of a tile; the rows of each tile and the columns that they see.
+def _tile_layout(heads: int, tokens: int, causal: bool) -> tuple[int, list[TileSpan]]:
+    """Heads per tile, and the span of each tile.
 
     Without a mask a tile takes whole heads where they fit: then no sums over tiles are needed.
     """
-    rows = tokens if not causal and tokens * tokens <= VALUES else min(ROWS, tokens)
+    rows = tokens if not causal and tokens * tokens <= TILE_SCORES else min(TILE_ROWS, tokens)
     starts = range(0, tokens, rows)
     spans = [slice(start, min(start + rows, tokens)) for start in starts]
     seen = [slice(0, span.stop if causal else tokens) for span in spans]
-    return max(1, min(heads, VALUES // (rows * tokens))), list(zip(spans, seen, strict=True))
+    return max(1, min(heads, TILE_SCORES // (rows * tokens))), list(zip(spans, seen, strict=True))
 
 
-class _Buffer:
-    """Room for one tile, cut to every tile's size, so that no tile allocates."""
+class _TileBuffer:
+    """Memory of the largest tile, reused by every tile."""
 
-    def __init__(self, like: Tensor, heads: int, spans: list[Span]) -> None:
+    def __init__(self, like: Tensor, heads: int, spans: list[TileSpan]) -> None:
         self.values = like.new_empty(heads * max((rows.stop - rows.start) * seen.stop for rows, seen in spans))
 
     def cut(self, heads: int, rows: slice, seen: slice) -> Tensor:
-        """[heads, rows, columns], contiguous."""
+        """A contiguous view [heads, rows, columns]."""
         shape = (heads, rows.stop - rows.start, seen.stop)
         return self.values[: shape[0] * shape[1] * shape[2]].view(shape)
 
 
-def _weights(q: Tensor, k: Tensor, rows: slice, scores: Tensor, out: Tensor, causal: bool) -> Tensor:
+def _attention_weights(q: Tensor, k: Tensor, rows: slice, scores: Tensor, out: Tensor, causal: bool) -> Tensor:
     """Attention weights of one tile into `out`; q [h, rows, d], k [h, columns, d]."""
     torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5, out=scores)
     if causal:
@@ -62,19 +63,19 @@ def _chunks(heads: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield from zip(*(image.split(heads) for image in images), strict=True)
 
 
-class _Tiled(torch.autograd.Function):
-    """Scaled dot-product attention over [B, H, T, d]; the result lies in memory as [B, T, H, d]."""
+class _TiledAttention(torch.autograd.Function):
+    """Scaled dot-product attention over [B, H, T, d]; the result's memory layout is [B, T, H, d]."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-        heads, spans = _layout(q.shape[1], q.shape[2], causal)
-        scores, weights = _Buffer(q, heads, spans), _Buffer(q, heads, spans)
+        heads, spans = _tile_layout(q.shape[1], q.shape[2], causal)
+        scores, weights = _TileBuffer(q, heads, spans), _TileBuffer(q, heads, spans)
         for own_q, own_k, own_v, own_out in _chunks(heads, q, k, v, out):
             for rows, seen in spans:
                 buffers = [buffer.cut(len(own_q), rows, seen) for buffer in (scores, weights)]
-                tile = _weights(own_q[:, rows], own_k[:, seen], rows, buffers[0], buffers[1], causal)
+                tile = _attention_weights(own_q[:, rows], own_k[:, seen], rows, buffers[0], buffers[1], causal)
                 own_out[:, rows] = torch.bmm(tile, own_v[:, seen])
         ctx.save_for_backward(q, k, v)
         ctx.causal = causal
@@ -85,19 +86,19 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v = ctx.saved_tensors
         grads = [torch.empty_like(q) for _ in range(3)]
-        heads, spans = _layout(q.shape[1], q.shape[2], ctx.causal)
-        buffers = [_Buffer(q, heads, spans) for _ in range(3)]
+        heads, spans = _tile_layout(q.shape[1], q.shape[2], ctx.causal)
+        buffers = [_TileBuffer(q, heads, spans) for _ in range(3)]
         for own in _chunks(heads, q, k, v, gradient, *grads):
-            _backward(own[:3], own[3].contiguous(), own[4:], spans, buffers, ctx.causal)
+            _tile_gradients(own[:3], own[3].contiguous(), own[4:], spans, buffers, ctx.causal)
         return grads[0], grads[1], grads[2], None
 
 
-def _backward(
+def _tile_gradients(
     inputs: tuple[Tensor, ...],
     gradient: Tensor,
     grads: tuple[Tensor, ...],
-    spans: list[Span],
-    buffers: list[_Buffer],
+    spans: list[TileSpan],
+    buffers: list[_TileBuffer],
     causal: bool,
 ) -> None:
     """Gradients of q, k, v [h, T, d] into `grads`."""
@@ -108,7 +109,7 @@ def _backward(
     for rows, seen in spans:
         scores, weights, slopes = (buffer.cut(len(q), rows, seen) for buffer in buffers)
         own_q, own_k, own_gradient = q[:, rows], k[:, seen], gradient[:, rows]
-        weights = _weights(own_q, own_k, rows, scores, weights, causal)
+        weights = _attention_weights(own_q, own_k, rows, scores, weights, causal)
         torch.bmm(own_gradient, v[:, seen].transpose(1, 2), out=slopes)
         torch.ops.aten._softmax_backward_data.out(slopes, weights, -1, q.dtype, grad_input=scores)
         grads[0][:, rows] = torch.bmm(scores, own_k).mul_(scale)
@@ -124,4 +125,4 @@ def _backward(
 
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """Scaled dot-product attention over q, k, v [B, H, T, d] on CPU, tile by tile; once differentiable."""
-    return _Tiled.apply(q, k, v, causal)  # type: ignore[no-any-return, no-untyped-call]
+    return _TiledAttention.apply(q, k, v, causal)  # type: ignore[no-any-return, no-untyped-call]

@@ -57,7 +57,7 @@ class Embedding(nn.Embedding):
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` over the last axis, on XLA in single operations.
 
-    torch_xla makes a batch norm over all tokens of it, for which every device gathers the whole batch.
+    torch_xla would make it a batch norm over all tokens, for which every device gathers the whole batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,18 +70,18 @@ class LayerNorm(nn.LayerNorm):
         return y * self.weight + self.bias
 
 
-SHORT = 256
+SHORT_SEQUENCE = 256
 """Up to this many tokens one explicit product beats tiles on CPU in bf16; both beat torch's kernel (tenfold at 16)."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Scaled dot-product attention over [B, H, T, D / H], by the kernel that is faster there."""
+    """Scaled dot-product attention over [B, H, T, D / H], by the kernel that is fastest on the device."""
     tokens = q.shape[2]
     if q.device.type != "cpu" or q.dtype is not torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    if tokens > SHORT and torch.compiler.is_compiling():
+    if tokens > SHORT_SEQUENCE and torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    if tokens > SHORT:
+    if tokens > SHORT_SEQUENCE:
         return tiled_attention(q, k, v, causal)
     bias = torch.zeros(tokens, tokens, dtype=q.dtype)
     if causal:
@@ -94,10 +94,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 
 def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same for a single query [B, H, 1, D / H] over keys and values [B, H, T, D / H], mask [T] added or None."""
+    """Attention of one query [B, H, 1, D / H] over keys and values [B, H, T, D / H], additive mask [T] or None."""
     if q.device.type != "cpu" or mask is not None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[None])
-    # A quarter less time than torch's kernel, which lays keys and values out anew.
+    # A quarter less time than torch's kernel, which copies keys and values to another layout.
     scores = torch.bmm((q * q.shape[3] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
     return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view_as(q)
 
@@ -113,28 +113,29 @@ class Attention(nn.Module):
         self.out = Linear(dim, dim, bias=bias)
         self.dropout = Dropout(dropout)
 
-    def _split(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, H, T, D / H]; `position` of a single token, for who needs it."""
+    def project_qkv(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, D / H]; `position` of a single token, which subclasses use."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [3, B, H, T, D / H]
         return q, k, v
 
-    def _merge(self, x: Tensor) -> Tensor:
+    def _project_out(self, x: Tensor) -> Tensor:
+        """[B, H, T, D / H] -> [B, T, D]."""
         merged = x.transpose(1, 2).flatten(2)
         return self.dropout(self.out(merged))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        q, k, v = self._split(x)
-        return self._merge(attend(q, k, v, self.causal))
+        q, k, v = self.project_qkv(x)
+        return self._project_out(attend(q, k, v, self.causal))
 
     def prefill(self, x: Tensor, cache: KeyValue) -> Tensor:
-        """[B, t, D] -> [B, t, D] of the first tokens, whose keys and values are put into a static cache; see `step`."""
-        q, k, v = self._split(x)
-        for kept, new in zip(cache, (k, v), strict=True):
-            kept[:, :, : x.shape[1]] = new
-        return self._merge(attend(q, k, v, self.causal))
+        """[B, t, D] -> [B, t, D] of the first tokens; writes their keys and values into a static cache, see `step`."""
+        q, k, v = self.project_qkv(x)
+        for cached, new in zip(cache, (k, v), strict=True):
+            cached[:, :, : x.shape[1]] = new
+        return self._project_out(attend(q, k, v, self.causal))
 
     def step(self, x: Tensor, cache: KeyValue, position: Tensor, mask: Tensor | None) -> Tensor:
         """One decoding step with a static cache.
@@ -145,11 +146,11 @@ class Attention(nn.Module):
             position: index of the new token, int64 [1].
             mask: additive mask over cached positions [T]: 0 where visible, -inf beyond `position`; None where all are.
         """
-        q, k, v = self._split(x, position)
+        q, k, v = self.project_qkv(x, position)
         keys, values = cache
         keys.index_copy_(2, position, k.to(keys.dtype))
         values.index_copy_(2, position, v.to(values.dtype))
-        return self._merge(attend_one(q.to(keys.dtype), keys, values, mask))
+        return self._project_out(attend_one(q.to(keys.dtype), keys, values, mask))
 
 
 class Mlp(nn.Module):
@@ -172,8 +173,8 @@ class Mlp(nn.Module):
         return self.dropout(self.down(self.dropout(y)))  # type: ignore[no-any-return]
 
 
-class PreNorm(nn.Module):
-    """A transformer block whose two branches read normalised activations; subclasses make the four parts."""
+class PreNormBlock(nn.Module):
+    """A pre-norm transformer block; subclasses make the four parts."""
 
     norm1: nn.Module
     attention: Attention
@@ -196,8 +197,8 @@ class PreNorm(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
-class Block(PreNorm):
-    """The paper's block: LayerNorm, attention, LayerNorm, GELU net; with `tanh` in the place of GELU if asked for."""
+class Block(PreNormBlock):
+    """The paper's block: LayerNorm, attention, LayerNorm, MLP with GELU, or with tanh where `tanh` is set."""
 
     def __init__(self, stack: StackConfig, dropout: float = 0.0, causal: bool = False, tanh: bool = False) -> None:
         super().__init__()
@@ -208,9 +209,9 @@ class Block(PreNorm):
 
 
 def run_block(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    """One block [B, T, D] -> [B, T, D]; under `recompute` it keeps its input alone and runs again in the backward pass.
+    """One block [B, T, D] -> [B, T, D]; `recompute` stores only its input and runs it again in the backward pass.
 
-    Noise and autocast are those of the first run, so the gradients are the same bits.
+    Dropout and autocast are those of the first run, so the gradients are the same bits.
     """
     if not (recompute and torch.is_grad_enabled()):
         return block(x)  # type: ignore[no-any-return]
@@ -218,12 +219,12 @@ def run_block(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
 
 
 def recomputed(function: Callable[..., Any], *args: Any, noise: bool = True) -> Any:
-    """The function of tensors, run again in the backward pass instead of keeping what it computes on the way.
+    """Call a function whose intermediate results are computed again in the backward pass instead of stored.
 
     Args:
-        function: gives a tensor or a tuple of them; a module's own method where it uses weights.
+        function: returns a tensor or a tuple of them; a method of the module whose weights it uses.
         args: the first is a tensor.
-        noise: whether the function draws, so that the second run must draw the same.
+        noise: the function draws random numbers, which the second run must repeat.
     """
     if args[0].device.type == "xla":
         from vim_core.distributed.runtimes import xla

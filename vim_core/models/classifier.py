@@ -24,7 +24,7 @@ class ClassifierShape:
     dropout: float = 0.1
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
@@ -39,10 +39,10 @@ class Classifier(nn.Module):
         self.shape = shape
         self.image_size = shape.image_size
         widths = [shape.width, shape.width * 2, shape.width * 4]
-        layers: list[nn.Module] = [convolution(3, widths[0], stride=2)]
+        layers: list[nn.Module] = [conv_bn_relu(3, widths[0], stride=2)]
         for inputs, outputs in pairwise(widths):
-            layers += [convolution(inputs, inputs), convolution(inputs, outputs, stride=2)]
-        layers.append(convolution(widths[-1], widths[-1]))
+            layers += [conv_bn_relu(inputs, inputs), conv_bn_relu(inputs, outputs, stride=2)]
+        layers.append(conv_bn_relu(widths[-1], widths[-1]))
         self.trunk = nn.Sequential(*layers)
         self.project = nn.Linear(widths[-1], shape.features)
         self.dropout = Dropout(shape.dropout)

@@ -15,14 +15,14 @@ from vim_core.losses.codebook_entropy import SoftAssignment, soft_assignment
 
 @dataclass
 class Quantized:
-    """What the quantizer returns for latents [N, code_dim].
+    """Result of the quantizer for latents [N, code_dim].
 
     vectors: code vectors [N, code_dim], as the decoder receives them (normalised under l2); their gradient goes to
-        the latents as `codebook.gradient` says.
+        the latents by the estimator of `codebook.gradient`.
     codes: int64 [N].
     latents: the (normalised) latents that were looked up [N, code_dim].
     codebook_loss, commitment_loss: scalars, both means over all elements.
-    assignment: how latents spread over all codes, where `codebook.entropy.weight` asks for it.
+    assignment: soft assignment of the latents, where `codebook.entropy.weight` is not 0.
     """
 
     vectors: Tensor
@@ -33,7 +33,7 @@ class Quantized:
     assignment: SoftAssignment | None = None
 
 
-def rotated(latents: Tensor, entries: Tensor) -> Tensor:
+def rotation_trick(latents: Tensor, entries: Tensor) -> Tensor:
     """The entries [N, D], bit for bit, whose gradient reaches the latents [N, D] by the rotation trick.
 
     Each entry q is seen as s R e: its latent e, rotated by R in the plane of both and scaled by s = |q| / |e|, with R
@@ -51,14 +51,9 @@ def rotated(latents: Tensor, entries: Tensor) -> Tensor:
 
 
 def batch_perplexity(counts: Tensor) -> Tensor:
-    """Perplexity of assignment counts [codes]: as many codes in even use would be as uncertain. A scalar."""
+    """Perplexity of assignment counts [codes], the number of evenly used codes of equal entropy; a scalar."""
     share = counts / counts.sum()
     return torch.exp(-torch.special.xlogy(share, share).sum())
-
-
-def _exact(device: str) -> contextlib.AbstractContextManager[object]:
-    """No autocast; the meta device knows none."""
-    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 class Codebook(nn.Module):
@@ -102,29 +97,27 @@ class Codebook(nn.Module):
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantize latents [N, code_dim] in fp32, whatever the surrounding precision."""
-        with _exact(latents.device.type):
+        # The meta device has no autocast.
+        device = latents.device.type
+        with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             z = self._normalised(latents.float())
             codes = self.nearest(latents.detach())
             entries = self.vectors(codes)
-            turn = self.config.gradient == "rotation"
+            rotate, entropy = self.config.gradient == "rotation", self.config.entropy
             return Quantized(
-                vectors=rotated(z, entries) if turn else z + (entries - z).detach(),
+                vectors=rotation_trick(z, entries) if rotate else z + (entries - z).detach(),
                 codes=codes,
                 latents=z.detach(),
                 codebook_loss=F.mse_loss(entries, z.detach()),
                 commitment_loss=F.mse_loss(z, entries.detach()),
-                assignment=self._assignment(z),
+                assignment=soft_assignment(z, self._normalised(self.weight.float()), entropy.temperature)
+                if entropy.weight
+                else None,
             )
-
-    def _assignment(self, latents: Tensor) -> SoftAssignment | None:
-        entropy = self.config.entropy
-        if entropy.weight == 0:
-            return None
-        return soft_assignment(latents, self._normalised(self.weight.float()), entropy.temperature)
 
     @torch.no_grad()
     def observe(self, counts: Tensor, skipped: Tensor | None = None) -> None:
-        """Fold the global batch's assignment counts [codes] into the moving usage, unless the flag `skipped` is 1."""
+        """Update the moving usage with the global batch's assignment counts [codes], unless the flag `skipped` is 1."""
         share = counts.to(self.usage.dtype) / counts.sum()
         moved = self.usage.lerp(share, 1.0 - self.config.restart.decay)
         self.usage.copy_(moved if skipped is None else torch.where(skipped > 0, self.usage, moved))
@@ -133,17 +126,17 @@ class Codebook(nn.Module):
     def restart(
         self, latents: Tensor, draw: Tensor, optimizer: torch.optim.Optimizer, skipped: Tensor | None = None
     ) -> Tensor:
-        """Move codes that fell out of use onto latents of the current batch; returns the mask of moved codes [codes].
+        """Replace unused codes by latents of the current batch; returns the mask of replaced codes [codes].
 
         Args:
             latents: normalised latents of the batch [N, code_dim].
             draw: row of `latents` for every code, int64 [codes], keyed by (seed, step) by the caller.
-            optimizer: its moments of moved rows are cleared, else they would drag the new codes away.
-            skipped: flag of a step whose update did not happen; then no code moves.
+            optimizer: its moments of replaced rows are cleared, else they would move the new codes.
+            skipped: flag of a step whose update did not happen; then no code is replaced.
         """
         codes = self.config.codes
         drawn = latents[draw].to(self.weight.dtype)
-        # Not onto NaN: a step whose update is skipped must not enter the weights here either (contract 5).
+        # Not by NaN: a step whose update is skipped must not enter the weights here either (contract 5).
         dead = (self.usage < self.config.restart.threshold / codes) & drawn.isfinite().all(dim=1)
         if skipped is not None:
             dead = dead & (skipped == 0)

@@ -1,6 +1,7 @@
-"""StyleGAN2's discriminator: residual blocks with blur, equalised learning rate, minibatch stddev.
+"""Discriminators of the tokenizer's adversarial loss; StyleGAN2's by default (paper section 3.3).
 
-Karras et al. 2020, 'Analyzing and Improving the Image Quality of StyleGAN'.
+Residual blocks with blur, equalised learning rate and minibatch standard deviation: Karras et al. 2020, 'Analyzing and
+Improving the Image Quality of StyleGAN'.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
-from vim_core.layers.discriminator import GAIN, Blur, EqualConv, EqualLinear, activate
+from vim_core.layers.discriminator import GAIN, Blur, EqualConv, EqualLinear, scaled_leaky_relu
 from vim_core.models.patch_discriminator import PatchDiscriminator
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Downsample by two: conv, blur, strided conv beside a blurred, strided skip."""
 
     def __init__(self, inputs: int, outputs: int, spectral: bool = False) -> None:
@@ -30,32 +31,32 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / 2, W / 2]."""
-        y = activate(self.conv2(self.blur2(activate(self.conv1(x)))))
+        y = scaled_leaky_relu(self.conv2(self.blur2(scaled_leaky_relu(self.conv1(x)))))
         return (y + self.skip(self.blur_skip(x))) / GAIN  # type: ignore[no-any-return]
 
 
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
-    """Append the mean deviation within groups of consecutive images as one more channel.
+    """Append the mean standard deviation within groups of consecutive images as one more channel.
 
-    Consecutive groups give the same values however a global batch is split over workers.
+    [B, C, H, W] -> [B, C + 1, H, W]. Consecutive groups give the same values however workers share a batch.
 
     Raises:
-        ConfigError: the group does not divide the batch [B, C, H, W].
+        ConfigError: the group does not divide the batch.
     """
     batch, _, height, width = x.shape
     if batch % group:
         raise ConfigError(f"quantize.discriminator.stddev_group={group}: does not divide a worker's batch of {batch}")
-    y = x.float().reshape(batch // group, group, *x.shape[1:])
-    deviation = (y.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    y = x.float().reshape(batch // group, group, *x.shape[1:])  # [B / group, group, C, H, W]
+    deviation = (y.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [B / group]
     channel = deviation.repeat_interleave(group).view(batch, 1, 1, 1).expand(batch, 1, height, width)
     return torch.cat([x, channel.to(x.dtype)], dim=1)
 
 
-class Discriminator(nn.Module):
-    """Images [B, 3, S, S] in [0, 1] (S a power of two, at least 8) to logits [B].
+class StyleGANDiscriminator(nn.Module):
+    """StyleGAN2's: images [B, 3, S, S] in [0, 1] (S a power of two, at least 8) to logits [B].
 
     Raises:
-        ConfigError: the image size is another one.
+        ConfigError: the image size is not a power of two of at least 8.
     """
 
     def __init__(self, config: DiscriminatorConfig, image_size: int) -> None:
@@ -74,7 +75,7 @@ class Discriminator(nn.Module):
 
         self.from_rgb = EqualConv(3, channels(image_size), 1, spectral=spectral)
         sizes = [2**level for level in range(levels, 2, -1)]
-        self.blocks = nn.ModuleList(Residual(channels(size), channels(size // 2), spectral) for size in sizes)
+        self.blocks = nn.ModuleList(ResidualBlock(channels(size), channels(size // 2), spectral) for size in sizes)
         top = channels(4)
         self.conv = EqualConv(top + 1, top, 3, spectral=spectral)
         self.hidden = EqualLinear(top * 16, top, spectral)
@@ -86,21 +87,22 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B] in fp32."""
-        x = activate(self.from_rgb(images * 2 - 1))
+        x = scaled_leaky_relu(self.from_rgb(images * 2 - 1))
         for block in self.blocks:
             x = block(x)
-        x = activate(self.conv(minibatch_stddev(x, self.group)))
-        x = activate(self.hidden(x.flatten(1)))
+        x = scaled_leaky_relu(self.conv(minibatch_stddev(x, self.group)))
+        x = scaled_leaky_relu(self.hidden(x.flatten(1)))
         return self.out(x).squeeze(1).float()  # type: ignore[no-any-return]
 
 
-Judge = Discriminator | PatchDiscriminator
+Discriminator = StyleGANDiscriminator | PatchDiscriminator
+"""Either kind of `discriminator.kind`."""
 
 
-def make_discriminator(config: DiscriminatorConfig, image_size: int) -> Judge:
+def make_discriminator(config: DiscriminatorConfig, image_size: int) -> Discriminator:
     """The discriminator of `discriminator.kind` for images of this side.
 
     Raises:
-        ConfigError: it cannot judge images of this size.
+        ConfigError: it does not take images of this size.
     """
-    return (PatchDiscriminator if config.kind == "patch" else Discriminator)(config, image_size)
+    return (PatchDiscriminator if config.kind == "patch" else StyleGANDiscriminator)(config, image_size)

@@ -1,8 +1,8 @@
-"""From networks without storage (`torch.device("meta")`) to real ones, one tensor at a time, sharded or whole.
+"""Networks on the meta device get storage and initial weights in place, one tensor at a time, sharded or whole.
 
-What a module must offer: `reset_parameters()` where it has parameters of its own, drawing them as its constructor
-does, and `fill_buffers()` where it has buffers that are not saved. A network says by `draw_order()` in which order
-its constructor draws.
+A module needs `reset_parameters()` where it has parameters of its own, which draws them as its constructor does, and
+`fill_buffers()` where it has buffers that are not saved. A network's `draw_order()` gives the order in which its
+constructor draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vim_core.layers.transformer import init_weights
 
 
-class Drawn(Protocol):
+class DrawableNetwork(Protocol):
     """A network whose weights `materialise` can draw."""
 
     def draw_order(self) -> Iterator[nn.Module]:
@@ -25,7 +25,7 @@ class Drawn(Protocol):
 
 
 def allocate(module: nn.Module, device: str | torch.device) -> None:
-    """Give every tensor storage on `device`; unsaved buffers get their values, all else is undefined.
+    """Give every tensor storage on `device`; buffers that are not saved get their values, all others are undefined.
 
     Raises:
         TypeError: a module has unsaved buffers and no `fill_buffers()`.
@@ -42,40 +42,37 @@ def allocate(module: nn.Module, device: str | torch.device) -> None:
 def materialise(module: nn.Module, device: str | torch.device, init: bool = True) -> None:
     """Give a network on the meta device its storage, in place; no second full copy exists at any time.
 
-    Weights are drawn on the CPU from torch's generator, one module after another, and each goes to its place or, where
-    FSDP2 or `distribute_tensor` has sharded it, this rank's part of it does. So all ranks that were seeded alike hold
-    parts of the very values that ordinary construction draws under the same seed.
+    Weights are drawn on the CPU from torch's generator, one module after another, and copied to the device; of a tensor
+    that FSDP2 or `distribute_tensor` has sharded, this rank's shard is. So ranks with equal seeds hold shards of the
+    values that ordinary construction draws with this seed.
 
     Args:
-        module: the network; with `init` it offers `draw_order()`.
-        device: where its tensors are to live.
+        module: the network; with `init` it needs `draw_order()`.
+        device: of its tensors.
         init: draw the weights; else parameters and saved buffers are undefined until they are loaded.
 
     Raises:
-        TypeError: a module does not offer what this file's head asks for.
+        TypeError: a module lacks a method that the module docstring names.
     """
     allocate(module, device)
     if not init:
         return
-    draws: Drawn = module  # type: ignore[assignment]
+    draws: DrawableNetwork = module  # type: ignore[assignment]
     if not hasattr(module, "draw_order"):
         raise TypeError(f"{type(module).__name__} has no draw_order(): it can be allocated and loaded, not drawn")
     with torch.device("cpu"), torch.no_grad():
         for part in draws.draw_order():
             if part._parameters:
+                reset = getattr(part, "reset_parameters", None)
+                if reset is None:
+                    raise TypeError(f"{type(part).__name__} has parameters and no reset_parameters()")
                 with drawn_on_cpu(part):
-                    _reset(part)
-        module.apply(_redraw)
+                    reset()
+        # In the order of `module.apply(init_weights)`, by which constructors end: children first.
+        module.apply(_init_on_cpu)
 
 
-def _reset(part: nn.Module) -> None:
-    reset = getattr(part, "reset_parameters", None)
-    if reset is None:
-        raise TypeError(f"{type(part).__name__} has parameters and no reset_parameters()")
-    reset()
-
-
-def _redraw(part: nn.Module) -> None:
+def _init_on_cpu(part: nn.Module) -> None:
     if isinstance(part, (nn.Linear, nn.Embedding)):
         with drawn_on_cpu(part):
             init_weights(part)
@@ -83,22 +80,22 @@ def _redraw(part: nn.Module) -> None:
 
 @contextmanager
 def drawn_on_cpu(part: nn.Module) -> Iterator[None]:
-    """While open, the module's own parameters are whole CPU tensors; on leaving, the real ones take their values."""
+    """Context in which the module's own parameters are whole CPU tensors, whose values the real ones get on leaving."""
     real = {name: value for name, value in part._parameters.items() if value is not None}
     for name, value in real.items():
         part._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=value.dtype), requires_grad=False)
     try:
         yield
         for name, value in real.items():
-            put(value, part._parameters[name])  # type: ignore[arg-type]
+            copy_into(value, part._parameters[name])  # type: ignore[arg-type]
     finally:
         part._parameters.update(real)
 
 
 @torch.no_grad()
-def put(target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into its place; into a DTensor goes this rank's part, without communication."""
-    # Asked by attribute: importing DTensor costs a second, and where there is one it has been imported.
+def copy_into(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into `target`; into a DTensor this rank's shard of it, without communication."""
+    # Tested by attribute: importing DTensor takes a second, and where there is one it has been imported.
     if hasattr(target, "placements"):
         from torch.distributed.tensor import distribute_tensor
 

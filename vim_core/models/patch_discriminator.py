@@ -1,4 +1,4 @@
-"""pix2pix's discriminator: a few strided convolutions that judge overlapping patches (Isola et al. 2017)."""
+"""pix2pix's discriminator: strided convolutions that classify overlapping patches (Isola et al. 2017)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from torch import Tensor, nn
 
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
-from vim_core.layers.discriminator import SLOPE, Spectral
+from vim_core.layers.discriminator import LEAKY_SLOPE, SpectralNorm
 
 GROUPS = 32
 
 
 class PatchConv(nn.Module):
-    """4x4 convolution, group norm where it is asked for, leaky ReLU unless it is the last."""
+    """4x4 convolution, optional group norm, leaky ReLU unless it is the last layer."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: bool, spectral: bool, last: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 4, 4))
         self.bias = None if norm else nn.Parameter(torch.empty(outputs))
-        # Not pix2pix's batch norm: its logits would depend on how workers share a batch, and one broken batch would
-        # stay in its running averages.
+        # Not pix2pix's batch norm: logits would depend on how workers share a batch, and a batch with NaN would stay
+        # in its running averages.
         self.norm = nn.GroupNorm(math.gcd(GROUPS, outputs), outputs) if norm else None
-        self.spectral: Spectral | None = None
+        self.spectral: SpectralNorm | None = None
         self.reset_parameters()
-        self.spectral = Spectral(self.weight) if spectral else None
+        self.spectral = SpectralNorm(self.weight) if spectral else None
         self.stride = stride
         self.last = last
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weight, then the vectors of its norm; nothing happens on the meta device."""
+        """Draw the weight, then the singular vectors; does nothing on the meta device."""
         if self.weight.is_meta:
             return
         self.weight.copy_(torch.randn_like(self.weight) * 0.02)
@@ -49,7 +49,7 @@ class PatchConv(nn.Module):
         weight = self.weight if self.spectral is None else self.spectral(self.weight)
         x = F.conv2d(x, weight, self.bias, stride=self.stride, padding=1)
         x = x if self.norm is None else self.norm(x)
-        return x if self.last else F.leaky_relu(x, SLOPE)
+        return x if self.last else F.leaky_relu(x, LEAKY_SLOPE)
 
 
 class PatchDiscriminator(nn.Module):
@@ -58,7 +58,7 @@ class PatchDiscriminator(nn.Module):
     Widths double from an eighth of `channels` up to `channels`, as in pix2pix (64 to 512).
 
     Raises:
-        ConfigError: so many halvings leave nothing of the image, or the widths do not come out even.
+        ConfigError: the halvings leave less than 3 pixels a side, or `channels` is not divisible by 8.
     """
 
     def __init__(self, config: DiscriminatorConfig, image_size: int) -> None:
@@ -72,7 +72,7 @@ class PatchDiscriminator(nn.Module):
         if config.channels % 8:
             raise ConfigError(f"quantize.discriminator.channels={config.channels}: must be divisible by 8 for patch")
         widths = [config.channels * min(2**level, 8) // 8 for level in range(layers + 1)]
-        # Spectral norm takes the place of the other norm, which would undo its scale.
+        # Group norm would undo the scale of spectral norm.
         norm = not spectral
         blocks = [PatchConv(3, widths[0], 2, False, spectral)]
         blocks += [PatchConv(a, b, 2, norm, spectral) for a, b in pairwise(widths[:-1])]

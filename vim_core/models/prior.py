@@ -14,9 +14,18 @@ from torch import Tensor, nn
 from vim_core.config import StackConfig, one_of, require
 from vim_core.layers.dropout import Dropout
 from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary
-from vim_core.layers.transformer import Block, Embedding, KeyValue, LayerNorm, Linear, PreNorm, init_weights, run_block
+from vim_core.layers.transformer import (
+    Block,
+    Embedding,
+    KeyValue,
+    LayerNorm,
+    Linear,
+    PreNormBlock,
+    init_weights,
+    run_block,
+)
 from vim_core.models.sizes import prior_stack
-from vim_core.weights.saving import fill, read_config
+from vim_core.weights.saving import allocate_and_load, read_config
 
 
 @dataclass
@@ -177,7 +186,7 @@ class ImagePrior(nn.Module):
         return self.head(self.norm(x))[:, 0].float()  # type: ignore[no-any-return]
 
 
-def _blocks(shape: PriorShape) -> Iterator[PreNorm]:
+def _blocks(shape: PriorShape) -> Iterator[PreNormBlock]:
     stack = shape.stack
     if shape.variant == "paper":
         yield from (Block(stack, shape.dropout, causal=True) for _ in range(stack.blocks))
@@ -200,5 +209,5 @@ def load_prior(weights_uri: str, config_uri: str, device: str = "cpu") -> ImageP
     shape = read_config(config_uri, "image_prior", "shape", PriorShape)
     with torch.device("meta"):
         prior = ImagePrior(shape)
-    fill(prior, weights_uri, device)
+    allocate_and_load(prior, weights_uri, device)
     return prior.eval()

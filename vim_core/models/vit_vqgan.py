@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from vim_core.config import QuantizeConfig
-from vim_core.layers.stack import Grid, Stack
+from vim_core.layers.stack import Grid, TransformerStack
 from vim_core.layers.transformer import Linear, TanhHead, init_weights
 from vim_core.losses.reconstruction import EPSILON, laplace_mean
 from vim_core.models.codebook import Codebook, Quantized
 from vim_core.models.sizes import tokenizer_settings
-from vim_core.weights.saving import fill, read_config
+from vim_core.weights.saving import allocate_and_load, read_config
 
 
 @dataclass
@@ -44,13 +44,13 @@ class ViTVQGAN(nn.Module):
         encoder, decoder, code_dim = config.encoder, config.decoder, config.codebook.dim
         self.embed = Linear(pixels, encoder.dim)
         inside = config.tanh == "blocks"
-        self.encoder = Stack(encoder, self.grid, config.positions, config.recompute, inside)
+        self.encoder = TransformerStack(encoder, self.grid, config.positions, config.recompute, inside)
         head = nn.Identity() if inside else TanhHead(encoder.dim, encoder.mlp, encoder.dim)
         self.encoder_head: nn.Module = head
         self.to_code = Linear(encoder.dim, code_dim)
         self.codebook = Codebook(config.codebook)
         self.from_code = Linear(code_dim, decoder.dim)
-        self.decoder = Stack(decoder, self.grid, config.positions, config.recompute, inside)
+        self.decoder = TransformerStack(decoder, self.grid, config.positions, config.recompute, inside)
         out = config.patch * config.patch * self.out_channels
         self.decoder_head: nn.Module = Linear(decoder.dim, out) if inside else TanhHead(decoder.dim, decoder.mlp, out)
         self.apply(init_weights)
@@ -218,5 +218,5 @@ def load_tokenizer(weights_uri: str, config_uri: str, device: str = "cpu") -> To
     config = read_config(config_uri, "vit_vqgan", "quantize", QuantizeConfig)
     with torch.device("meta"):
         model = ViTVQGAN(config)
-    fill(model, weights_uri, device)
+    allocate_and_load(model, weights_uri, device)
     return Tokenizer(model, device)

@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vim_core.errors import ConfigError
-from vim_core.optim.int8_moments import TINY, block_length, quantise, restored
+from vim_core.optim.int8_moments import TINY, block_length, dequantise, quantise
 from vim_core.optim.masked_adamw import scalar
 
 MOMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
-class Rates(NamedTuple):
+class StepNumbers(NamedTuple):
     """One group's numbers at one step; what changes from step to step is on the device."""
 
     lr: Tensor
@@ -141,7 +141,7 @@ class FactoredAdam(Optimizer):
             state["exp_avg_scale"] = zeros(rows, columns // block_length(columns))
         return state
 
-    def _rates(self, group: dict[str, Any]) -> Rates:
+    def _rates(self, group: dict[str, Any]) -> StepNumbers:
         """Count the step (where it is not skipped) and give its numbers."""
         steps = [self.state[p]["step"] for p in group["params"]]
         device = steps[0].device
@@ -151,7 +151,7 @@ class FactoredAdam(Optimizer):
         # A list, because with a single tensor torch's slow path would ask for its value.
         torch._foreach_add_(steps, [(~skip).to(step.dtype)] * len(steps))
         beta1, beta2 = group["betas"]
-        return Rates(
+        return StepNumbers(
             # As data: a compiled program must not contain its value.
             lr.to(device) if isinstance(lr := group["lr"], Tensor) else scalar(lr, device),
             beta1,
@@ -165,7 +165,7 @@ class FactoredAdam(Optimizer):
             skip,
         )
 
-    def _update_matrix(self, p: Tensor, rates: Rates) -> None:
+    def _update_matrix(self, p: Tensor, rates: StepNumbers) -> None:
         state = self.state[p]
         assert p.grad is not None
         gradient = p.grad.flatten(1)
@@ -178,38 +178,38 @@ class FactoredAdam(Optimizer):
         left = (row / row.mean().clamp_min(TINY)).sqrt()
         right = (column / rates.correction2).sqrt()
         update = (moment / rates.correction1).div_((left[:, None] * right).add_(rates.eps))
-        _keep(rates, p, _moved(p, _clipped(update, rates.clip).view_as(p), rates))
-        _keep(rates, state["row"], row)
-        _keep(rates, state["column"], column)
+        _write_unless_skipped(rates, p, _updated(p, _clipped(update, rates.clip).view_as(p), rates))
+        _write_unless_skipped(rates, state["row"], row)
+        _write_unless_skipped(rates, state["column"], column)
         self._store(state, moment, rates)
 
     def _moment(self, state: dict[str, Tensor]) -> Tensor:
         """The first moment [R, C] in fp32."""
         stored = state["exp_avg"].flatten(1)
-        return restored(stored, state["exp_avg_scale"]) if "exp_avg_scale" in state else stored.float()
+        return dequantise(stored, state["exp_avg_scale"]) if "exp_avg_scale" in state else stored.float()
 
-    def _store(self, state: dict[str, Tensor], moment: Tensor, rates: Rates) -> None:
+    def _store(self, state: dict[str, Tensor], moment: Tensor, rates: StepNumbers) -> None:
         if "exp_avg_scale" in state:
             moment, scales = quantise(moment, rates.step)
-            _keep(rates, state["exp_avg_scale"], scales)
-        _keep(rates, state["exp_avg"], moment.to(self.moment).view_as(state["exp_avg"]))
+            _write_unless_skipped(rates, state["exp_avg_scale"], scales)
+        _write_unless_skipped(rates, state["exp_avg"], moment.to(self.moment).view_as(state["exp_avg"]))
 
-    def _update_vectors(self, params: list[Tensor], rates: Rates) -> None:
+    def _update_vectors(self, params: list[Tensor], rates: StepNumbers) -> None:
         """Plain Adam on all biases and norms end to end: hundreds of short vectors are one long one."""
         if not params:
             return
         states, sizes = [self.state[p] for p in params], [p.numel() for p in params]
-        gradient = _joined([p.grad for p in params if p.grad is not None])
-        moment = torch.lerp(_joined([s["exp_avg"] for s in states]), gradient, 1 - rates.beta1)
-        second = torch.lerp(_joined([s["exp_avg_sq"] for s in states]), gradient.square(), 1 - rates.beta2)
+        gradient = _concatenated([p.grad for p in params if p.grad is not None])
+        moment = torch.lerp(_concatenated([s["exp_avg"] for s in states]), gradient, 1 - rates.beta1)
+        second = torch.lerp(_concatenated([s["exp_avg_sq"] for s in states]), gradient.square(), 1 - rates.beta2)
         update = moment / rates.correction1 / ((second / rates.correction2).sqrt() + rates.eps)
-        update = _joined([_clipped(part, rates.clip) for part in update.split(sizes)]) if rates.clip else update
+        update = _concatenated([_clipped(part, rates.clip) for part in update.split(sizes)]) if rates.clip else update
         for old, new in (
-            (params, _moved(_joined(params), update, rates)),
+            (params, _updated(_concatenated(params), update, rates)),
             ([s["exp_avg"] for s in states], moment),
             ([s["exp_avg_sq"] for s in states], second),
         ):
-            kept = torch.where(rates.skip, _joined(old), new).split(sizes)
+            kept = torch.where(rates.skip, _concatenated(old), new).split(sizes)
             torch._foreach_copy_(old, [part.view_as(p) for part, p in zip(kept, params, strict=True)])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ class FactoredAdam(Optimizer):
         for index, p in zip(indices, params, strict=True):
             self.state[p] = self._fresh(p)
             if index in state_dict["state"]:
-                _fill(self.state[p], state_dict["state"][index], index)
+                _copy_state(self.state[p], state_dict["state"][index], index)
 
 
 def _correction(beta: float, step: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def _correction(beta: float, step: Tensor) -> Tensor:
     return -torch.expm1(step * math.log(beta)) if beta > 0 else torch.ones_like(step)
 
 
-def _moved(p: Tensor, update: Tensor, rates: Rates) -> Tensor:
+def _updated(p: Tensor, update: Tensor, rates: StepNumbers) -> Tensor:
     return p * (1 - rates.lr * rates.decay) - update * rates.lr
 
 
@@ -240,16 +240,16 @@ def _clipped(update: Tensor, limit: float) -> Tensor:
     return update / (update.square().mean().sqrt() / limit).clamp_min(1.0) if limit else update
 
 
-def _keep(rates: Rates, old: Tensor, new: Tensor) -> None:
+def _write_unless_skipped(rates: StepNumbers, old: Tensor, new: Tensor) -> None:
     """Write the new value in place, unless the step is skipped."""
     old.copy_(torch.where(rates.skip, old, new))
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
+def _concatenated(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def _fill(fresh: dict[str, Tensor], saved: dict[str, Tensor], index: int) -> None:
+def _copy_state(fresh: dict[str, Tensor], saved: dict[str, Tensor], index: int) -> None:
     def described(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
         return {name: (value.shape, value.dtype) for name, value in state.items()}
 

@@ -55,7 +55,7 @@ def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     return levels.clamp(-LEVELS, LEVELS).to(torch.int8).flatten(1), scales
 
 
-def restored(levels: Tensor, scales: Tensor) -> Tensor:
+def dequantise(levels: Tensor, scales: Tensor) -> Tensor:
     """The fp32 matrix [R, C] of int8 levels [R, C] and scales [R, C / block]."""
     blocks = levels.reshape(*scales.shape, -1).to(scales.dtype)
     return (blocks * scales[:, :, None]).flatten(1)

@@ -26,7 +26,7 @@ from vim_core.losses.reconstruction import logit_laplace
 from vim_core.metrics.codebook import CodeUsageWindow
 from vim_core.models.classifier import Classifier, load_classifier
 from vim_core.models.codebook import batch_perplexity
-from vim_core.models.discriminator import Judge, make_discriminator
+from vim_core.models.discriminator import Discriminator, make_discriminator
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
 from vim_core.optim.masked_adamw import scalar
 from vim_core.optim.optimizers import make_optimizer, update
@@ -97,7 +97,7 @@ class QuantizerTask(Task):
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.perceptual = Perceptual.create(config.loss, runtime.device)
-        self.judge: Judge | None = None
+        self.judge: Discriminator | None = None
         self.lecam: LeCam | None = None
         if config.loss.adversarial > 0:
             # Whole on every worker: R1 differentiates it twice, and FSDP2 frees a block's weights after the first time.

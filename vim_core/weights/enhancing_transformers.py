@@ -40,7 +40,7 @@ def load_enhancing(uri: str, head_dim: int = HEAD_DIM) -> ViTVQGAN:
     Raises:
         DataError: the file is missing, holds more than tensors and plain values, or is not of this layout.
     """
-    return imported(_read(uri), uri, head_dim)
+    return convert_state_dict(_read(uri), uri, head_dim)
 
 
 def _read(uri: str) -> State:
@@ -61,7 +61,7 @@ def _read(uri: str) -> State:
     return found
 
 
-def imported(state: State, name: str = "state", head_dim: int = HEAD_DIM) -> ViTVQGAN:
+def convert_state_dict(state: State, name: str = "state", head_dim: int = HEAD_DIM) -> ViTVQGAN:
     """The tokenizer of a state dict of theirs. Raises `DataError` naming a tensor that is missing or unknown."""
     source = _Source(_by_newest_names(state), name)
     config = _config(source, head_dim)

@@ -38,10 +38,10 @@ def load_weights(file: WeightFile, uri: str, key: str) -> dict[str, Tensor]:
         ConfigError: no address was given.
         DataError: nothing lies there, its hash is not the published one, or it holds more than tensors.
     """
-    return verified(file, uri, key)[0]
+    return load_verified(file, uri, key)[0]
 
 
-def verified(file: WeightFile, uri: str, key: str) -> tuple[dict[str, Tensor], str]:
+def load_verified(file: WeightFile, uri: str, key: str) -> tuple[dict[str, Tensor], str]:
     """The tensors as `load_weights` gives them, and the whole sha256 of their file."""
     if not uri:
         raise ConfigError(f"{key} is empty: give the path or URI of {file.name}, the {file.purpose}")

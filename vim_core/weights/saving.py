@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vim_core.config.decode import decode
 from vim_core.errors import DataError
-from vim_core.models.meta import allocate, put
+from vim_core.models.meta import allocate, copy_into
 from vim_core.storage import io
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def to_bytes(module: nn.Module) -> bytes:
     return save({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
 
 
-def tensors(uri: str) -> dict[str, Tensor]:
+def read_tensors(uri: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
@@ -65,12 +65,14 @@ def load_into(module: nn.Module, uri: str) -> None:
         DataError: a tensor is missing, unknown or of another shape.
     """
     try:
-        module.load_state_dict(tensors(uri), strict=True)
+        module.load_state_dict(read_tensors(uri), strict=True)
     except RuntimeError as error:
         raise DataError(f"{uri} does not fit {type(module).__name__}: {error}") from None
 
 
-def fill(module: nn.Module, uri: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> None:
+def allocate_and_load(
+    module: nn.Module, uri: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> None:
     """Give a network on the meta device its storage and its saved tensors, one after another and strictly.
 
     The file is memory-mapped anew for each tensor, so besides the network there is never more than one tensor of it
@@ -91,23 +93,23 @@ def fill(module: nn.Module, uri: str, device: str | torch.device = "cpu", dtype:
         module.to(dtype)
     try:
         with io.local_copy(uri) as path:
-            _check(module, path, uri, converts=dtype is not None)
+            _check_file(module, path, uri, converts=dtype is not None)
             allocate(module, device)
             for name, target in module.state_dict().items():
                 with safe_open(path, framework="pt") as file:
-                    put(target, file.get_tensor(name))
+                    copy_into(target, file.get_tensor(name))
     except FileNotFoundError:
         raise DataError(f"{uri}: no such weight file") from None
     except SafetensorError as error:
         raise DataError(f"{uri}: not a whole safetensors file ({error})") from None
 
 
-def _check(module: nn.Module, path: str, uri: str, converts: bool) -> None:
+def _check_file(module: nn.Module, path: str, uri: str, converts: bool) -> None:
     from safetensors import safe_open
 
-    wanted = {name: _header(value, converts) for name, value in module.state_dict().items()}
+    wanted = {name: _description(value, converts) for name, value in module.state_dict().items()}
     with safe_open(path, framework="pt") as file:
-        found = {name: _header(file.get_tensor(name), converts) for name in file.keys()}  # noqa: SIM118
+        found = {name: _description(file.get_tensor(name), converts) for name in file.keys()}  # noqa: SIM118
     odd = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     odd += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
     odd += [
@@ -119,6 +121,6 @@ def _check(module: nn.Module, path: str, uri: str, converts: bool) -> None:
         raise DataError(f"{uri} does not fit {type(module).__name__}: {'; '.join(sorted(odd)[:8])}")
 
 
-def _header(value: Tensor, converts: bool) -> str:
+def _description(value: Tensor, converts: bool) -> str:
     kind = "floating-point" if converts and value.is_floating_point() else str(value.dtype).removeprefix("torch.")
     return f"{kind} {list(value.shape)}"

@@ -15,7 +15,7 @@ from components.contract import settings
 from pipelines.cli import main as cli
 from tests.support.common import CONF
 from vim_core.config import PipelineConfig, StackConfig
-from vim_core.models.discriminator import Discriminator
+from vim_core.models.discriminator import StyleGANDiscriminator
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 
@@ -196,7 +196,7 @@ def test_the_networks_can_be_built(preset: str) -> None:
     shape = PriorShape(config.prior.stack, [grid, grid], config.quantize.codebook.codes, classes, config.prior.dropout)
     with torch.device("meta"):
         tokenizer, prior = ViTVQGAN(config.quantize), ImagePrior(shape)
-        judge = Discriminator(config.quantize.discriminator, config.quantize.image_size)
+        judge = StyleGANDiscriminator(config.quantize.discriminator, config.quantize.image_size)
     for stack, module in (
         (config.quantize.encoder, tokenizer.encoder.blocks),
         (config.quantize.decoder, tokenizer.decoder.blocks),

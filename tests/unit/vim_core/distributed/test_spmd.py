@@ -24,7 +24,7 @@ from vim_core.distributed.spmd import (
     specs_of,
 )
 from vim_core.errors import ConfigError
-from vim_core.models.discriminator import Discriminator
+from vim_core.models.discriminator import StyleGANDiscriminator
 from vim_core.optim.factored_adam import FactoredAdam
 from vim_core.optim.masked_adamw import MaskedAdamW
 
@@ -74,7 +74,7 @@ def test_uneven_parts_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "network",
-    [tiny.tokenizer_network(), tiny.prior_network(), Discriminator(tiny.quantize_config().discriminator, 8)],
+    [tiny.tokenizer_network(), tiny.prior_network(), StyleGANDiscriminator(tiny.quantize_config().discriminator, 8)],
     ids=lambda network: type(network).__name__,
 )
 def test_default_rules_split_nearly_everything(network: nn.Module) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vim_core.config import DiscriminatorConfig, LeCamConfig
 from vim_core.errors import ConfigError
-from vim_core.layers.discriminator import EqualConv, EqualLinear, Spectral, advance_spectral
+from vim_core.layers.discriminator import EqualConv, EqualLinear, SpectralNorm, advance_spectral
 from vim_core.losses.adversarial import LeCam
-from vim_core.models.discriminator import Discriminator, make_discriminator
+from vim_core.models.discriminator import StyleGANDiscriminator, make_discriminator
 from vim_core.models.patch_discriminator import PatchDiscriminator
 
 SMALL: dict[str, Any] = {"channels": 16, "base": 128, "stddev_group": 2}
@@ -24,10 +24,10 @@ SMALL: dict[str, Any] = {"channels": 16, "base": 128, "stddev_group": 2}
 def test_largest_singular_value_becomes_one(layer: EqualConv | EqualLinear) -> None:
     for _ in range(200):
         advance_spectral(layer)
-    values = torch.linalg.svdvals(layer.scaled().detach().flatten(1))
+    values = torch.linalg.svdvals(layer.effective_weight().detach().flatten(1))
     assert float(values[0]) == pytest.approx(1.0, abs=1e-4)
     expected = layer.weight / torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]
-    torch.testing.assert_close(layer.scaled(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layer.effective_weight(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_equals_torchs_parametrization_step_by_step() -> None:
@@ -35,7 +35,7 @@ def test_equals_torchs_parametrization_step_by_step() -> None:
     theirs: Any = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4), eps=1e-12)
     own = theirs.parametrizations.weight
     weight = own.original.detach().clone().requires_grad_()
-    mine = Spectral(weight)
+    mine = SpectralNorm(weight)
     mine.left.copy_(own[0]._u)
     mine.right.copy_(own[0]._v)
     upstream = torch.randn(4, 6)
@@ -74,7 +74,7 @@ def test_vectors_move_only_when_told_and_are_kept(kind: str) -> None:
 
 
 def test_without_the_option_nothing_is_added() -> None:
-    judge = Discriminator(DiscriminatorConfig(**SMALL), 8)
+    judge = StyleGANDiscriminator(DiscriminatorConfig(**SMALL), 8)
     before = copy.deepcopy(judge.state_dict())
     advance_spectral(judge)
     assert not any("spectral" in name for name in before)

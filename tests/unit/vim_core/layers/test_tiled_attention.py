@@ -20,8 +20,8 @@ def inputs(tokens: int, dtype: torch.dtype, batch: int = 2) -> tuple[Tensor, Ten
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two heads of twelve tokens fit; from thirteen on one head, from eighteen on rows of it."""
-    monkeypatch.setattr(tiled, "ROWS", 8)
-    monkeypatch.setattr(tiled, "VALUES", 300)
+    monkeypatch.setattr(tiled, "TILE_ROWS", 8)
+    monkeypatch.setattr(tiled, "TILE_SCORES", 300)
 
 
 def results(output: Tensor, sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

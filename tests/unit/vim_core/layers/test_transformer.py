@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from tests.support.tiny import STACK, enlarge
 from vim_core.layers.tiled_attention import tiled_attention
-from vim_core.layers.transformer import SHORT, Attention, Block, TanhHead, attend, sincos_2d
+from vim_core.layers.transformer import SHORT_SEQUENCE, Attention, Block, TanhHead, attend, sincos_2d
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -25,7 +25,7 @@ def test_short_bf16_attention_equals_the_library_kernel(causal: bool, tokens: in
 
 
 def test_fp32_uses_the_library_kernel_and_long_bf16_the_tiles() -> None:
-    q, k, v = torch.randn(3, 1, 2, SHORT + 1, 8)
+    q, k, v = torch.randn(3, 1, 2, SHORT_SEQUENCE + 1, 8)
     assert torch.equal(attend(q, k, v, True), F.scaled_dot_product_attention(q, k, v, is_causal=True))
     q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     assert torch.equal(attend(q, k, v, True), tiled_attention(q, k, v, True))

@@ -11,7 +11,7 @@ from torch import Tensor
 from vim_core.config import CodebookConfig, EntropyConfig, OptimConfig, RestartConfig
 from vim_core.errors import ConfigError
 from vim_core.metrics.codebook import perplexity
-from vim_core.models.codebook import Codebook, batch_perplexity, rotated
+from vim_core.models.codebook import Codebook, batch_perplexity, rotation_trick
 from vim_core.optim.optimizers import adamw
 
 
@@ -72,7 +72,7 @@ def test_rotation_trick_against_explicit_matrices() -> None:
     torch.manual_seed(0)
     latents = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
     entries, upstream = torch.randn(9, 5, dtype=torch.float64) * 3, torch.randn(9, 5, dtype=torch.float64)
-    found = rotated(latents, entries)
+    found = rotation_trick(latents, entries)
     assert torch.equal(found, entries)  # bit for bit
     found.backward(upstream)
     assert latents.grad is not None
@@ -117,7 +117,7 @@ def test_rotation_changes_gradients_but_no_output(l2: bool) -> None:
 def test_rotation_of_a_latent_on_its_code_is_straight_through() -> None:
     entries, upstream = torch.randn(4, 3), torch.randn(4, 3)
     latents = entries.clone().requires_grad_()
-    rotated(latents, entries).backward(upstream)
+    rotation_trick(latents, entries).backward(upstream)
     torch.testing.assert_close(latents.grad, upstream)
 
 

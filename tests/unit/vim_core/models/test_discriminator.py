@@ -9,20 +9,20 @@ from tests.support.tiny import quantize_config
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import Blur, EqualConv, EqualLinear
-from vim_core.models.discriminator import Discriminator, Residual, minibatch_stddev
+from vim_core.models.discriminator import ResidualBlock, StyleGANDiscriminator, minibatch_stddev
 
 SMALL = DiscriminatorConfig(channels=8, base=128, stddev_group=2)
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_one_logit_an_image(size: int) -> None:
-    judge = Discriminator(SMALL, size)
+    judge = StyleGANDiscriminator(SMALL, size)
     assert judge(torch.rand(4, 3, size, size)).shape == (4,)
     assert len(judge.blocks) == size.bit_length() - 3  # down to 4x4
 
 
 def test_channels_halve_with_every_doubling_up_to_a_limit() -> None:
-    judge = Discriminator(SMALL, 64)
+    judge = StyleGANDiscriminator(SMALL, 64)
     assert judge.from_rgb.weight.shape[0] == 2  # 128 // 64
     assert [block.skip.weight.shape[0] for block in judge.blocks] == [4, 8, 8, 8]  # type: ignore[union-attr,index]
 
@@ -30,16 +30,16 @@ def test_channels_halve_with_every_doubling_up_to_a_limit() -> None:
 @pytest.mark.parametrize("size", [4, 24, 100])
 def test_other_image_sizes_are_refused(size: int) -> None:
     with pytest.raises(ConfigError, match=f"quantize.image_size={size}"):
-        Discriminator(SMALL, size)
+        StyleGANDiscriminator(SMALL, size)
 
 
 def test_residual_block_halves_the_image() -> None:
     for size in (8, 16, 32):
-        assert Residual(3, 5)(torch.randn(2, 3, size, size)).shape == (2, 5, size // 2, size // 2)
+        assert ResidualBlock(3, 5)(torch.randn(2, 3, size, size)).shape == (2, 5, size // 2, size // 2)
 
 
 def test_residual_block_looks_at_both_branches() -> None:
-    block, x = Residual(3, 5), torch.randn(2, 3, 8, 8)
+    block, x = ResidualBlock(3, 5), torch.randn(2, 3, 8, 8)
     whole = block(x)
     with torch.no_grad():
         block.skip.weight.zero_()
@@ -68,7 +68,7 @@ def test_minibatch_stddev_by_hand() -> None:
 
 
 def test_groups_do_not_depend_on_how_workers_split_the_batch() -> None:
-    judge, images = Discriminator(SMALL, 8), torch.rand(8, 3, 8, 8)
+    judge, images = StyleGANDiscriminator(SMALL, 8), torch.rand(8, 3, 8, 8)
     whole = minibatch_stddev(images, 2)
     parts = torch.cat([minibatch_stddev(images[:2], 2), minibatch_stddev(images[2:], 2)])
     assert torch.equal(whole, parts)

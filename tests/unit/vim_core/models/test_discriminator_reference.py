@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vim_core.config import DiscriminatorConfig
 from vim_core.losses.adversarial import r1_penalty
-from vim_core.models.discriminator import Discriminator, Residual
+from vim_core.models.discriminator import ResidualBlock, StyleGANDiscriminator
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
 
@@ -83,9 +83,9 @@ def reference(images: Tensor, p: dict[str, Tensor], blocks: int, group: int) -> 
 
 
 @pytest.fixture(scope="module")
-def judge() -> Discriminator:
+def judge() -> StyleGANDiscriminator:
     torch.manual_seed(0)
-    made = Discriminator(DiscriminatorConfig(channels=6, base=64, stddev_group=2), 16).double()
+    made = StyleGANDiscriminator(DiscriminatorConfig(channels=6, base=64, stddev_group=2), 16).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)  # biases start at zero and would not be seen
@@ -96,7 +96,7 @@ def images_of(count: int = 4, size: int = 16) -> Tensor:
     return torch.rand(count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 
 
-def logits_of(judge: Discriminator, images: Tensor) -> tuple[Tensor, Tensor]:
+def logits_of(judge: StyleGANDiscriminator, images: Tensor) -> tuple[Tensor, Tensor]:
     # The network speaks in fp32; its last layer is asked instead, which is the same number before rounding.
     heard: list[Tensor] = []
     handle = judge.out.register_forward_hook(lambda module, inputs, output: heard.append(output[:, 0]))
@@ -106,7 +106,7 @@ def logits_of(judge: Discriminator, images: Tensor) -> tuple[Tensor, Tensor]:
     return heard[0], reference(images, dict(judge.named_parameters()), len(judge.blocks), judge.group)
 
 
-def test_logits_and_gradients_are_those_of_the_formulas(judge: Discriminator) -> None:
+def test_logits_and_gradients_are_those_of_the_formulas(judge: StyleGANDiscriminator) -> None:
     images = images_of().requires_grad_()
     found, expected = logits_of(judge, images)
     torch.testing.assert_close(found, expected)
@@ -119,7 +119,7 @@ def test_logits_and_gradients_are_those_of_the_formulas(judge: Discriminator) ->
         assert b.abs().max() > 0, name
 
 
-def test_r1_and_its_gradients_are_those_of_the_formulas(judge: Discriminator) -> None:
+def test_r1_and_its_gradients_are_those_of_the_formulas(judge: StyleGANDiscriminator) -> None:
     images = images_of().requires_grad_()
     found, expected = logits_of(judge, images)
     mine, theirs = r1_penalty(found, images), r1_penalty(expected, images)
@@ -131,6 +131,6 @@ def test_r1_and_its_gradients_are_those_of_the_formulas(judge: Discriminator) ->
 
 def test_residual_block_is_the_formula() -> None:
     torch.manual_seed(1)
-    block = Residual(3, 5).double()
+    block = ResidualBlock(3, 5).double()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(block(x), residual(x, dict(block.named_parameters()), ""))

@@ -17,7 +17,7 @@ from vim_core.models.discriminator import make_discriminator
 from vim_core.models.meta import materialise
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
-from vim_core.weights.saving import fill, to_bytes
+from vim_core.weights.saving import allocate_and_load, to_bytes
 
 LARGER = StackConfig(blocks=2, heads=2, dim=24, mlp=40)
 
@@ -145,5 +145,5 @@ def test_each_rank_draws_its_part_of_the_ordinary_values(name: str, mesh: Device
 def test_each_rank_loads_its_part_of_a_file(mesh: DeviceMesh, tmp_path: Path) -> None:
     ordinary, network = NETWORKS["modern"](), sharded("modern", mesh)
     (tmp_path / "m").write_bytes(to_bytes(ordinary))
-    fill(network, str(tmp_path / "m"))
+    allocate_and_load(network, str(tmp_path / "m"))
     assert_parts(network, ordinary)

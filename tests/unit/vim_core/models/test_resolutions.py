@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.support.tiny import enlarge, quantize_config, tokenizer_network
 from vim_core.config import LossConfig, StackConfig
-from vim_core.layers.stack import Stack
+from vim_core.layers.stack import TransformerStack
 from vim_core.layers.transformer import sincos_2d
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN
 
@@ -26,7 +26,7 @@ def images(*size: int, count: int = 3) -> Tensor:
 @pytest.mark.parametrize("grid", [(4, 4), (8, 8), (3, 5), (16, 6), (1, 1)])
 def test_learned_positions_are_resized_as_pillow_does(grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    stack = Stack(SMALL, 8, "learned")
+    stack = TransformerStack(SMALL, 8, "learned")
     found = stack.positions_on(grid).detach().view(*grid, 8)
     for channel in range(8):
         picture = Image.fromarray(stack.positions.detach()[:, channel].view(8, 8).numpy(), mode="F")
@@ -36,17 +36,17 @@ def test_learned_positions_are_resized_as_pillow_does(grid: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
 def test_the_grid_of_training_keeps_its_very_positions(positions: str) -> None:
-    stack, x = Stack(SMALL, 3, positions), torch.randn(2, 9, 8)
+    stack, x = TransformerStack(SMALL, 3, positions), torch.randn(2, 9, 8)
     assert torch.equal(stack(x), stack(x, (3, 3)))
     assert stack.positions_on((3, 3)) is stack.positions
 
 
 def test_fixed_positions_are_computed_for_the_grid() -> None:
-    assert torch.equal(Stack(SMALL, 3, "sincos").positions_on((2, 5)), sincos_2d(2, 5, 8))
+    assert torch.equal(TransformerStack(SMALL, 3, "sincos").positions_on((2, 5)), sincos_2d(2, 5, 8))
 
 
 def test_learned_positions_of_another_grid_pass_gradients_on() -> None:
-    stack = Stack(SMALL, 3, "learned")
+    stack = TransformerStack(SMALL, 3, "learned")
     stack(torch.randn(2, 10, 8), (2, 5)).square().sum().backward()
     assert stack.positions.grad is not None
     assert float(stack.positions.grad.abs().min()) > 0

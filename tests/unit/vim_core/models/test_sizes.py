@@ -10,14 +10,21 @@ from torch import nn
 
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
+from vim_core.models.parameter_counts import (
+    PRINTED,
+    ParameterCount,
+    count_parameters,
+    parameter_counts,
+    parameter_table,
+)
 from vim_core.models.prior import ImagePrior
-from vim_core.models.sizes import PRINTED, TOKENIZERS, Count, counts, parameters, table, tokenizer_settings
+from vim_core.models.sizes import TOKENIZERS, tokenizer_settings
 from vim_core.models.vit_vqgan import ViTVQGAN
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, Count]:
-    return {row.name: row for row in counts()}
+def rows() -> dict[str, ParameterCount]:
+    return {row.name: row for row in parameter_counts()}
 
 
 def on_meta(kind: Any, *names: str, **overrides: Any) -> Any:
@@ -26,7 +33,7 @@ def on_meta(kind: Any, *names: str, **overrides: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "printed"), PRINTED.items())
-def test_the_formula_gives_the_printed_column(rows: dict[str, Count], name: str, printed: int) -> None:
+def test_the_formula_gives_the_printed_column(rows: dict[str, ParameterCount], name: str, printed: int) -> None:
     assert round(rows[name].formula / 1e6) == printed
 
 
@@ -37,12 +44,12 @@ def block(stack: StackConfig) -> int:
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_our_blocks_are_standard_ones(rows: dict[str, Count], name: str) -> None:
+def test_our_blocks_are_standard_ones(rows: dict[str, ParameterCount], name: str) -> None:
     assert rows[name].blocks == rows[name].stack.blocks * block(rows[name].stack)
 
 
 @pytest.mark.parametrize("name", ["small", "base", "large"])
-def test_our_tokenizers_by_hand(rows: dict[str, Count], name: str) -> None:
+def test_our_tokenizers_by_hand(rows: dict[str, ParameterCount], name: str) -> None:
     row = rows[f"ViT-VQGAN {name}"]
     d, h = row.stack.dim, row.stack.mlp
     stack = row.blocks + 1024 * d + 2 * d
@@ -52,20 +59,20 @@ def test_our_tokenizers_by_hand(rows: dict[str, Count], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "large"])
-def test_our_priors_by_hand(rows: dict[str, Count], name: str) -> None:
+def test_our_priors_by_hand(rows: dict[str, ParameterCount], name: str) -> None:
     row = rows[f"VIM {name}"]
     d = row.stack.dim
     assert row.whole == 8192 * d + 1001 * d + 64 * d + row.blocks + 2 * d + (d * 8192 + 8192)
 
 
 @pytest.mark.parametrize("name", ["base", "large"])
-def test_the_modern_variant_has_as_many_parameters(rows: dict[str, Count], name: str) -> None:
-    modern = parameters(on_meta(ImagePrior, name, variant="modern"))
+def test_the_modern_variant_has_as_many_parameters(rows: dict[str, ParameterCount], name: str) -> None:
+    modern = count_parameters(on_meta(ImagePrior, name, variant="modern"))
     assert modern == pytest.approx(rows[f"VIM {name}"].whole, rel=5e-3)
 
 
-def test_the_table_states_both(rows: dict[str, Count]) -> None:
-    lines = table().splitlines()
+def test_the_table_states_both(rows: dict[str, ParameterCount]) -> None:
+    lines = parameter_table().splitlines()
     assert len(lines) == 2 + len(PRINTED)
     assert lines[6] == "| VIM large | 36 | 32 | 2048 | 8192 | 1697 | 1696.6 | 1812.9 | 1848.6 | 1848.6 |"
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == list(PRINTED)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vim_core.optim.int8_moments import LEVELS, block_length, quantise, restored, thresholds
+from vim_core.optim.int8_moments import LEVELS, block_length, dequantise, quantise, thresholds
 
 
 def count(step: int) -> Tensor:
@@ -35,14 +35,14 @@ def test_an_element_moves_by_less_than_one_level(seed: int, rows: int, columns: 
     levels, scales = quantise(x, count(step))
     assert levels.dtype == torch.int8
     assert scales.shape == (rows, columns // block_length(columns))
-    back = restored(levels, scales)
+    back = dequantise(levels, scales)
     assert ((back - x).abs() <= level(x) * 1.0001).all()
     assert (back.abs() <= x.abs().amax() * 1.0001).all()
 
 
 def test_errors_do_not_add_up_over_the_steps() -> None:
     x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
-    mean = torch.stack([restored(*quantise(x, count(step))) for step in range(4096)]).mean(0)
+    mean = torch.stack([dequantise(*quantise(x, count(step))) for step in range(4096)]).mean(0)
     assert ((mean - x).abs() <= level(x) * 2e-3).all()
 
 
@@ -51,7 +51,7 @@ def test_zeros_stay_zero_and_a_moment_without_gradient_fades() -> None:
     x[0] = torch.linspace(-1, 1, 32)
     for step in range(400):
         levels, scales = quantise(x, count(step))
-        x = restored(levels, scales)
+        x = dequantise(levels, scales)
         assert not x[1].any()
         x = x * 0.9
         x[0, 0] = 1.0  # one element keeps the block's scale up
@@ -66,11 +66,11 @@ def test_stored_moment_follows_the_exact_one_within_ten_levels() -> None:
     for step in range(1, 200):
         gradient = torch.randn(4, 256, generator=noise)
         exact = torch.lerp(exact, gradient, 0.1)
-        moment = torch.lerp(restored(*stored), gradient, 0.1)
+        moment = torch.lerp(dequantise(*stored), gradient, 0.1)
         largest = torch.maximum(largest, level(moment)[:, :1])
         stored = quantise(moment, count(step))
-        assert ((restored(*stored) - exact).abs() <= largest * 10).all()
-    error = restored(*stored) - exact
+        assert ((dequantise(*stored) - exact).abs() <= largest * 10).all()
+    error = dequantise(*stored) - exact
     assert float(error.square().mean().sqrt() / exact.square().mean().sqrt()) < 0.03
     assert float(error.mean().abs()) < float(largest.mean()) / 10
 

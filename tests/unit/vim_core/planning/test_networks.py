@@ -9,7 +9,8 @@ import pytest
 
 from vim_core.config import ClassifyConfig, LossConfig, PriorConfig, ProbeConfig, QuantizeConfig
 from vim_core.models.classifier import Classifier, ClassifierShape
-from vim_core.models.sizes import parameters, prior_stack, tokenizer_settings
+from vim_core.models.parameter_counts import count_parameters
+from vim_core.models.sizes import prior_stack, tokenizer_settings
 from vim_core.planning import networks
 
 README = Path(__file__).resolve().parents[4] / "README.md"
@@ -72,5 +73,5 @@ def test_heads_and_sums_of_the_probe_by_hand() -> None:
 
 def test_the_classifier_is_the_real_one() -> None:
     (part,) = networks.classify_parts(ClassifyConfig(), 10)
-    assert part.parameters == parameters(Classifier(ClassifierShape()))
+    assert part.parameters == count_parameters(Classifier(ClassifierShape()))
     assert all(p.is_meta for p in part.module.parameters())

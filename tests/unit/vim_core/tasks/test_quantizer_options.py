@@ -25,7 +25,7 @@ from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, 
 from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.losses.codebook_entropy import entropy_loss
 from vim_core.models.codebook import batch_perplexity
-from vim_core.models.discriminator import Discriminator
+from vim_core.models.discriminator import StyleGANDiscriminator
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 from vim_core.training.loop import train
 from vim_core.training.nonfinite import NonFiniteUpdate
@@ -174,7 +174,7 @@ def test_entropy_term_weighs_both_entropies(images: QuantizerData) -> None:
 def test_discriminator_step_is_the_papers_formula(images: QuantizerData) -> None:
     lecam = LeCamConfig(weight=0.3)
     task = quantizer(images, discriminator=judge(lecam=lecam, r1_gamma=4.0))
-    assert isinstance(task.judge, Discriminator)
+    assert isinstance(task.judge, StyleGANDiscriminator)
     assert task.lecam is not None
     task.lecam.real.fill_(0.2)
     task.lecam.fake.fill_(-0.1)

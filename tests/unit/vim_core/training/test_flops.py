@@ -18,7 +18,7 @@ from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, 
 from vim_core.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from vim_core.losses.codebook_entropy import soft_assignment
 from vim_core.losses.next_token import next_token_loss
-from vim_core.models.discriminator import Judge, make_discriminator
+from vim_core.models.discriminator import Discriminator, make_discriminator
 from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN
@@ -91,7 +91,7 @@ def test_entropy_is_exact_but_for_what_is_computed_again() -> None:
     assert "entropy" not in flops.quantizer_step(tokenizer())
 
 
-def judged(config: DiscriminatorConfig, size: int) -> tuple[Judge, Tensor, Tensor]:
+def judged(config: DiscriminatorConfig, size: int) -> tuple[Discriminator, Tensor, Tensor]:
     return make_discriminator(config, size), torch.rand(BATCH, 3, size, size), torch.rand(BATCH, 3, size, size)
 
 

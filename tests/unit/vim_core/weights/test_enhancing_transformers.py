@@ -14,7 +14,7 @@ from tests.support.tiny import tokenizer_network
 from vim_core.errors import DataError
 from vim_core.models.identity import encoder_digest
 from vim_core.models.vit_vqgan import ViTVQGAN, load_tokenizer, model_config
-from vim_core.weights.enhancing_transformers import imported, load_enhancing
+from vim_core.weights.enhancing_transformers import convert_state_dict, load_enhancing
 from vim_core.weights.saving import to_bytes
 
 HEAD = 8
@@ -175,7 +175,7 @@ def test_earlier_names_and_a_bare_state_dict_are_read(tmp_path: Path) -> None:
 
 def test_an_imported_tokenizer_is_saved_and_loaded_like_any_other(tmp_path: Path) -> None:
     theirs = Theirs(NARROW, NARROW)
-    ours = imported(theirs.state_dict(), head_dim=HEAD)
+    ours = convert_state_dict(theirs.state_dict(), head_dim=HEAD)
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     weights.write_bytes(to_bytes(ours))
     config.write_bytes(model_config(ours.config))
@@ -209,12 +209,12 @@ def test_digests_of_encoders_made_before_the_setting_stay(tmp_path: Path) -> Non
 def test_another_layout_is_refused(change: dict[str, Any], message: str) -> None:
     state = {k: v for k, v in (Theirs(NARROW, NARROW).state_dict() | change).items() if v is not None}
     with pytest.raises(DataError, match=rf"(?s)old\.ckpt: .*{message}"):
-        imported(state, "old.ckpt", HEAD)
+        convert_state_dict(state, "old.ckpt", HEAD)
 
 
 def test_another_width_of_heads_is_refused() -> None:
     with pytest.raises(DataError, match="do not make heads of width 64 for a model of width 16"):
-        imported(Theirs(NARROW, NARROW).state_dict())
+        convert_state_dict(Theirs(NARROW, NARROW).state_dict())
 
 
 class Payload:

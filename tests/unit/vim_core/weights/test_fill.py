@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tests.support.tiny import assert_equal_bits, prior_network
 from vim_core.errors import DataError
 from vim_core.models.prior import ImagePrior, load_prior, model_config
-from vim_core.weights.saving import fill, to_bytes
+from vim_core.weights.saving import allocate_and_load, to_bytes
 
 
 def empty(prior: ImagePrior) -> ImagePrior:
@@ -32,7 +32,7 @@ def test_the_same_bits_from_a_path_and_from_a_store(variant: str, tmp_path: Path
         stream.write(to_bytes(prior))
     for uri in (str(path), f"file://{path}", remote):
         network = empty(prior)
-        fill(network, uri)
+        allocate_and_load(network, uri)
         assert_equal_bits(network.state_dict(), prior.state_dict())
         codes, labels = torch.arange(12).view(2, 6) % 11, torch.tensor([0, 2])
         assert torch.equal(network.eval()(codes, labels), prior(codes, labels))
@@ -53,11 +53,11 @@ def test_another_type_only_where_it_is_asked_for(tmp_path: Path) -> None:
     prior = prior_network()
     (tmp_path / "m").write_bytes(to_bytes(prior))
     network = empty(prior)
-    fill(network, str(tmp_path / "m"), dtype=torch.bfloat16)
+    allocate_and_load(network, str(tmp_path / "m"), dtype=torch.bfloat16)
     assert_equal_bits(network.state_dict(), {name: v.bfloat16() for name, v in prior.state_dict().items()})
     (tmp_path / "m").write_bytes(to_bytes(network))
     with pytest.raises(DataError, match=r"qkv.bias is bfloat16 \[48\], expected float32 \[48\]"):
-        fill(empty(prior), str(tmp_path / "m"))
+        allocate_and_load(empty(prior), str(tmp_path / "m"))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_any_mismatch_is_refused(change: str, reason: str, dtype: torch.dtype | 
     network = empty(prior)
     reason = reason.replace("float32", "floating-point") if dtype else reason
     with pytest.raises(DataError, match=f"does not fit ImagePrior: {reason}"):
-        fill(network, str(tmp_path / "m"), dtype=dtype)
+        allocate_and_load(network, str(tmp_path / "m"), dtype=dtype)
     assert all(value.is_meta for value in network.parameters()), "nothing is allocated for a file that does not fit"
 
 
@@ -91,10 +91,10 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     prior, path = prior_network(), tmp_path / "m.safetensors"
     for uri in (str(path), "memory://fill/nowhere"):
         with pytest.raises(DataError, match=f"{uri}: no such weight file"):
-            fill(empty(prior), uri)
+            allocate_and_load(empty(prior), uri)
     path.write_bytes(to_bytes(prior)[:-3])
     with pytest.raises(DataError, match="not a whole safetensors file"):
-        fill(empty(prior), str(path))
+        allocate_and_load(empty(prior), str(path))
 
 
 PEAKS = """
@@ -106,7 +106,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from vim_core.config import StackConfig
 from vim_core.models.prior import ImagePrior, PriorShape
-from vim_core.weights.saving import fill, load_into, to_bytes
+from vim_core.weights.saving import allocate_and_load, load_into, to_bytes
 
 def resident(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -133,16 +133,16 @@ mesh = init_device_mesh("cpu", (4,))
 # What libraries load at the first use is not the weights'.
 small = sys.argv[1] + ".small"
 Path(small).write_bytes(to_bytes(ImagePrior(empty(1, 1, 8, 8).shape)))
-fill(empty(1, 1, 8, 8), small)
-fill(sharded(1, 1, 8, 8), small)
+allocate_and_load(empty(1, 1, 8, 8), small)
+allocate_and_load(sharded(1, 1, 8, 8), small)
 load_into(ImagePrior(empty(1, 1, 8, 8).shape), small)
 
 network = empty(4, 4, 640, 2560)
 size = sum(p.numel() * 4 for p in network.parameters())
-by_filling = peak(lambda: fill(network, sys.argv[1]))
+by_filling = peak(lambda: allocate_and_load(network, sys.argv[1]))
 del network
 one_of_four = sharded(4, 4, 640, 2560)
-by_shards = peak(lambda: fill(one_of_four, sys.argv[1]))
+by_shards = peak(lambda: allocate_and_load(one_of_four, sys.argv[1]))
 print(by_filling, by_shards, peak(lambda: load_into(ImagePrior(empty(4, 4, 640, 2560).shape), sys.argv[1])))
 """
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vim_core.errors import ConfigError, DataError
-from vim_core.weights.published import WeightFile, load_weights, verified
+from vim_core.weights.published import WeightFile, load_verified, load_weights
 
 KEY = "quantize.loss.perceptual_weights"
 
@@ -62,7 +62,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_safetensors_are_read_by_their_name(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file({"a": torch.arange(3.0)}, path)
-    state, found = verified(published(path), str(path), KEY)
+    state, found = load_verified(published(path), str(path), KEY)
     assert torch.equal(state["a"], torch.arange(3.0))
     assert found == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes()[:-4])

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vim_core.errors import DataError
-from vim_core.weights.saving import load_into, read_config, tensors, to_bytes
+from vim_core.weights.saving import load_into, read_config, read_tensors, to_bytes
 
 
 @dataclass
@@ -43,7 +43,7 @@ def test_transposed_views_are_saved_as_they_look(tmp_path: Path) -> None:
     module = nn.Linear(2, 3)
     module.weight = nn.Parameter(torch.arange(6.0).view(2, 3).T)
     (tmp_path / "m").write_bytes(to_bytes(module))
-    assert torch.equal(tensors(str(tmp_path / "m"))["weight"], module.weight)
+    assert torch.equal(read_tensors(str(tmp_path / "m"))["weight"], module.weight)
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
@@ -63,10 +63,10 @@ def test_any_mismatch_is_refused(tmp_path: Path, change: str) -> None:
 def test_missing_and_damaged_weights_are_named(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(DataError, match=r"m\.safetensors: no such weight file"):
-        tensors(str(path))
+        read_tensors(str(path))
     path.write_bytes(to_bytes(network())[:-3])
     with pytest.raises(DataError, match="not a whole safetensors file"):
-        tensors(str(path))
+        read_tensors(str(path))
 
 
 def config(tmp_path: Path, record: object) -> str:
