@@ -97,7 +97,7 @@ def survey(root: str) -> Inventory:
         leases = _by_place(io.join(root, usage.LEASES))
         work = _by_place(io.join(root, WORK))
         places = sorted({*leases, *work})
-        found = _each(root, lambda place: lease.living(usage.folder(root, *place)), places)
+        found = _each(root, lambda place: lease.living_owner(usage.folder(root, *place)), places)
         owners = {place: owner for place, owner in zip(places, found, strict=True) if owner}
         using = sorted({*owners, *work})
         users = dict(

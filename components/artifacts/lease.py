@@ -1,7 +1,7 @@
 """One owner for unfinished work (contract 11): numbered lease files, a heartbeat, takeover when the owner is gone.
 
-Only exclusive creation is asked of the store, so it works on local disks and in buckets alike. The highest
-number owns; an owner that is gone is never removed, the next number is created above it.
+The store needs only exclusive creation, so this works on local disks and in buckets alike. The lease with the highest
+number is the valid one; that of an owner who is gone is never removed, the next number is created after it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ HEARTBEAT_S = 5.0
 STALE_S = 30.0
 POLL_S = 0.5
 ABANDONED_S = 3600.0
-"""Of an owner on another machine, by the store's clock: without watching, clocks may differ and hearts may stall."""
+"""Age of the last heartbeat, by the store's clock, at which an owner on another machine counts as gone.
+
+Long, because it is judged by one look: clocks may differ and heartbeats may stall.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """Who holds a lease: a process, named so that another process on the same machine can tell whether it lives."""
+    """The process that holds a lease; another process on the same machine can find out whether it lives."""
 
     token: str
     host: str
@@ -41,6 +44,13 @@ class Owner:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+    @property
+    def alive(self) -> bool | None:
+        """True where its process runs, False where it has ended, None where this machine cannot know."""
+        if self.machine != process.machine():
+            return None
+        return process.ProcessId(self.pid, self.started).alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +63,14 @@ class Lease:
     dead: str | None
 
     def owned(self) -> bool:
-        """Whether nobody took the work over."""
+        """False where another owner took the work over."""
         with guarded(self.folder):
-            return max(_numbers(self.folder), default=0) == self.number
+            return _newest(self.folder) == self.number
 
     def check(self) -> None:
         """Raise `StorageError` when another owner took the work over (this process was away too long)."""
         if not self.owned():
-            other = _read_owner(self.folder, max(_numbers(self.folder), default=0)) or "another process"
+            other = _read_owner(self.folder, _newest(self.folder)) or "another process"
             raise StorageError(f"{self.folder}: taken over by {other}; this attempt stops, let that one finish")
 
 
@@ -72,91 +82,79 @@ def hold(
     stale: float = STALE_S,
     poll: float = POLL_S,
 ) -> Iterator[Lease]:
-    """Own the work whose leases lie in `folder`, waiting while another living owner has it (all times in seconds).
+    """Own the work whose leases lie in `folder`; waits while another living owner has it.
 
-    `note` gets one line for people when this has to wait or takes over. Raises `StorageError` for an unusable folder.
+    Args:
+        folder: of the leases.
+        note: gets a line for people when this has to wait or takes over.
+        heartbeat: seconds between heartbeats.
+        stale: seconds without a heartbeat after which an owner on another machine is gone.
+        poll: seconds between looks at another's lease.
+
+    Raises:
+        StorageError: the folder cannot be used.
     """
     with guarded(folder):
         held = _acquire(folder, note, stale, poll)
-    with _kept(held, heartbeat):
+    with _beating(held, heartbeat):
         yield held
 
 
 @contextlib.contextmanager
 def hold_if_free(folder: str, abandoned: float = ABANDONED_S, heartbeat: float = HEARTBEAT_S) -> Iterator[Lease | None]:
-    """Own the work without waiting, or get None where somebody living does. Raises `StorageError`."""
+    """Own the work without waiting, or get None where a living owner has it. Raises `StorageError`."""
     with guarded(folder):
-        number = max(_numbers(folder), default=0)
-        me = _myself()
-        free = living(folder, abandoned) is None
-        won = free and io.create_exclusive(_lease(folder, number + 1), json.dumps(dataclasses.asdict(me)).encode())
-    if not won:
+        number = _newest(folder)
+        held = _create(folder, number + 1, None) if living_owner(folder, abandoned) is None else None
+    if held is None:
         yield None
         return
-    held = Lease(folder, number + 1, me, None)
-    with _kept(held, heartbeat):
+    with _beating(held, heartbeat):
         yield held
 
 
-def living(folder: str, abandoned: float = ABANDONED_S) -> str | None:
-    """Who owns the work now, for people, or None; an owner elsewhere lives until its heart is still for so long."""
-    number = max(_numbers(folder), default=0)
+def living_owner(folder: str, abandoned: float = ABANDONED_S) -> str | None:
+    """Who owns the work, as text for people, or None.
+
+    An owner on another machine counts as living while its last heartbeat is less than `abandoned` seconds old.
+    """
+    number = _newest(folder)
     if not number or _released(_read_beat(folder, number)):
         return None
     owner = _read_owner(folder, number)
-    alive = _alive(owner)
+    alive = owner.alive if owner else None
     if alive is None:
-        names = (_lease(folder, number), _beat_uri(folder, number))
-        alive = time.time() - max(map(io.mtime, names)) < abandoned
+        newest = max(io.mtime(uri) for uri in (_lease_uri(folder, number), _beat_uri(folder, number)))
+        alive = time.time() - newest < abandoned
     return str(owner or "an unknown process") if alive else None
 
 
-def _released(beat: bytes) -> bool:
-    try:
-        return bool(json.loads(beat)["released"])
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-@contextlib.contextmanager
-def _kept(held: Lease, heartbeat: float) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=_keep_beating, args=(held, heartbeat, stop), name="lease-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        _release(held)
-
-
 def _acquire(folder: str, note: Callable[[str], None], stale: float, poll: float) -> Lease:
-    me = _myself()
-    told = False
+    noted = False
     while True:
-        number = max(_numbers(folder), default=0)
+        number = _newest(folder)
         dead = gone = None
         if number:
             watch = _Watch(folder, number, stale)
-            while (end := watch.ended()) is None:
-                if not told:
+            while (end := watch.end()) is None:
+                if not noted:
                     note(f"{watch.owner or 'another process'} is already working on this; waiting for it")
-                    told = True
+                    noted = True
                 time.sleep(poll)
             gone = (watch.owner or "an unknown process") if end in ("dead", "silent") else None
             dead = watch.owner.token if watch.owner and end == "dead" else None
-        if io.create_exclusive(_lease(folder, number + 1), json.dumps(dataclasses.asdict(me)).encode()):
+        held = _create(folder, number + 1, dead)
+        if held is not None:
             if gone:
                 note(f"taking over the unfinished work of {gone}, which is gone")
-            return Lease(folder, number + 1, me, dead)
+            return held
 
 
 class _Watch:
-    """Looks at one lease until it has ended.
+    """Watches one lease until it has ended.
 
-    Watching for change with this machine's own clock needs no agreement between clocks. A process known to live keeps
-    its lease even when its heartbeat stalls: two trainings in one place would be worse than waiting.
+    Only changes count, timed by this machine's own clock, so clocks need not agree. A process that is known to live
+    keeps its lease even when its heartbeat stalls: two trainings in one place would be worse than waiting.
     """
 
     def __init__(self, folder: str, number: int, stale: float) -> None:
@@ -164,47 +162,69 @@ class _Watch:
         self.owner = _read_owner(folder, number)
         self.beat, self.since = b"", time.monotonic()
 
-    def ended(self) -> str | None:
+    def end(self) -> str | None:
         """Why the lease is over: released, dead (process), silent (elsewhere), passed (a higher number); or None."""
         beat = _read_beat(self.folder, self.number)
         if beat != self.beat:
             self.beat, self.since = beat, time.monotonic()
-        if beat and json.loads(beat)["released"]:
+        if _released(beat):
             return "released"
-        alive = _alive(self.owner)
+        alive = self.owner.alive if self.owner else None
         if alive is False:
             return "dead"
         if alive is None and time.monotonic() - self.since > self.stale:
             return "silent"
-        return "passed" if max(_numbers(self.folder), default=0) != self.number else None
+        return "passed" if _newest(self.folder) != self.number else None
 
 
-def _keep_beating(held: Lease, every: float, stop: threading.Event) -> None:
-    count = 0
-    while True:
-        try:
-            _beat(held, count, released=False)
-        except Exception as error:
-            # The work goes on: `check` decides before the commit whether the lease was lost meanwhile.
-            LOG.warning("heartbeat of %s failed: %s", held.folder, error)
-        if stop.wait(every):
-            return
-        count += 1
+@contextlib.contextmanager
+def _beating(held: Lease, every: float) -> Iterator[None]:
+    """Keep the heartbeat of a lease going meanwhile, and release the lease at the end."""
+    stop = threading.Event()
 
+    def write(count: int, released: bool) -> None:
+        beat = {"token": held.owner.token, "count": count, "time": time.time(), "released": released}
+        io.write_bytes(_beat_uri(held.folder, held.number), json.dumps(beat).encode())
 
-def _release(held: Lease) -> None:
+    def keep_beating() -> None:
+        count = 0
+        while True:
+            try:
+                write(count, released=False)
+            except Exception as error:
+                # The work goes on: `check` decides before the commit whether the lease was lost meanwhile.
+                LOG.warning("heartbeat of %s failed: %s", held.folder, error)
+            if stop.wait(every):
+                return
+            count += 1
+
+    thread = threading.Thread(target=keep_beating, name="lease-heartbeat", daemon=True)
+    thread.start()
     try:
-        _beat(held, -1, released=True)
-    except Exception as error:
-        LOG.warning("could not write the release of %s: %s", held.folder, error)
-        # A full disk takes no new file, but one can be removed: without the lease, the work is free as well.
-        with contextlib.suppress(Exception):
-            io.remove_tree(_lease(held.folder, held.number))
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        try:
+            write(-1, released=True)
+        except Exception as error:
+            LOG.warning("could not write the release of %s: %s", held.folder, error)
+            # A full disk takes no new file, but one can be removed: without the lease, the work is free as well.
+            with contextlib.suppress(Exception):
+                io.remove_tree(_lease_uri(held.folder, held.number))
 
 
-def _beat(held: Lease, count: int, released: bool) -> None:
-    beat = {"token": held.owner.token, "count": count, "time": time.time(), "released": released}
-    io.write_bytes(_beat_uri(held.folder, held.number), json.dumps(beat).encode())
+def _create(folder: str, number: int, dead: str | None) -> Lease | None:
+    """This process's lease of this number, or None where another process has created it first."""
+    owner = this_owner()
+    data = json.dumps(dataclasses.asdict(owner)).encode()
+    return Lease(folder, number, owner, dead) if io.create_exclusive(_lease_uri(folder, number), data) else None
+
+
+def this_owner() -> Owner:
+    """This process as an owner, with a token of its own for each lease."""
+    me = process.current()
+    return Owner(uuid.uuid4().hex[:12], socket.gethostname(), process.machine(), me.pid, me.started)
 
 
 def _read_beat(folder: str, number: int) -> bytes:
@@ -214,14 +234,21 @@ def _read_beat(folder: str, number: int) -> bytes:
         return b""
 
 
+def _released(beat: bytes) -> bool:
+    try:
+        return bool(json.loads(beat)["released"])
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _read_owner(folder: str, number: int) -> Owner | None:
     try:
-        return Owner(**json.loads(io.read_bytes(_lease(folder, number))))
+        return Owner(**json.loads(io.read_bytes(_lease_uri(folder, number))))
     except (FileNotFoundError, TypeError, ValueError):
         return None
 
 
-def _lease(folder: str, number: int) -> str:
+def _lease_uri(folder: str, number: int) -> str:
     return io.join(folder, f"lease-{number:06d}.json")
 
 
@@ -229,19 +256,8 @@ def _beat_uri(folder: str, number: int) -> str:
     return io.join(folder, f"beat-{number:06d}.json")
 
 
-def _numbers(folder: str) -> list[int]:
+def _newest(folder: str) -> int:
+    """The highest number of the leases in a folder, 0 for none."""
     names = [name for name in io.list_names(folder) if name.startswith("lease-") and name.endswith(".json")]
     numbers = [name.removeprefix("lease-").removesuffix(".json") for name in names]
-    return [int(number) for number in numbers if number.isdigit()]
-
-
-def _myself() -> Owner:
-    me = process.current()
-    return Owner(uuid.uuid4().hex[:12], socket.gethostname(), process.machine(), me.pid, me.started)
-
-
-def _alive(owner: Owner | None) -> bool | None:
-    """True where the owner's process runs, False where it has ended, None where this machine cannot know."""
-    if owner is None or owner.machine != process.machine():
-        return None
-    return process.ProcessId(owner.pid, owner.started).alive
+    return max((int(number) for number in numbers if number.isdigit()), default=0)

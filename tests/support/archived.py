@@ -55,8 +55,8 @@ def report(root: str, preset: str, used: Mapping[str, Artifact]) -> None:
 def own(root: str, component: str, number: int, uses: Sequence[Artifact], pid: int | None = None) -> None:
     """Leave the lease of an owner on this machine: of this process, or of one that is gone."""
     leases = usage.folder(root, component, key(number))
-    owner = lease._myself() if pid is None else dataclasses.replace(lease._myself(), pid=pid, started="long ago")
-    number = max(lease._numbers(leases), default=0) + 1
+    owner = lease.this_owner() if pid is None else dataclasses.replace(lease.this_owner(), pid=pid, started="long ago")
+    number = lease._newest(leases) + 1
     io.write_bytes(io.join(leases, f"lease-{number:06d}.json"), json.dumps(dataclasses.asdict(owner)).encode())
     usage.record_inputs(leases, uses)
 

@@ -1,49 +1,40 @@
-"""The gate on lineage: what an artifact says it was made from is what lies before it (contract 3)."""
+"""The gate on lineage: an artifact was made from the artifacts that are its inputs now (contract 3)."""
 
 from __future__ import annotations
 
-from components.artifacts.gates.verdict import Verdict, missing_property
+from components.artifacts.gates.verdict import Verdict, missing_property, remake
 from components.contract import lineage
 from components.contract.api import Artifact, Inputs
 from vim_core.config import PipelineConfig
 
 GATE = "lineage"
-NAMED = ("images", "codes", "prior", "samples")
+INPUT_DIGESTS = ("images", "codes", "prior", "samples")
 """Properties that hold the digest of the input of the same name."""
-SAID = {
+RECORDED = {
     "classify": ("images",), "selector": ("images",), "quantize": ("images",), "tokenize": ("images", "tokenizer"),
     "reconstruct": ("images", "tokenizer"), "prior": ("codes", "tokenizer"), "sample": ("prior", "tokenizer"),
     "select": ("samples",),
 }  # fmt: skip
-"""What each component records of itself."""
+"""Properties that each component records of itself."""
 
 
 def check_lineage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Codes belong to the tokenizer, the prior to the codes, samples to the prior, and all to their images."""
-    found = artifact.properties
-    lacking = [name for name in SAID.get(artifact.manifest.component, ()) if name not in found]
+    properties = artifact.properties
+    lacking = [name for name in RECORDED.get(artifact.manifest.component, ()) if name not in properties]
     if lacking:
         return missing_property(GATE, artifact, f"the digest of its {', '.join(lacking)}")
     wrong = [
-        f"{name} {str(found[name])[:12]} stand in its manifest, {inputs[name].digest[:12]} lie before it"
-        for name in NAMED
-        if name in found and name in inputs and found[name] != inputs[name].digest
+        f"its manifest names {name} {str(properties[name])[:12]}, its input is {inputs[name].digest[:12]}"
+        for name in INPUT_DIGESTS
+        if name in properties and name in inputs and properties[name] != inputs[name].digest
     ]
-    wrong += _codes(artifact, inputs)
-    chain = ", ".join(f"{name} {given.digest[:12]}" for name, given in sorted(inputs.items()))
-    if not wrong:
-        return Verdict(GATE, True, f"made from {chain}" if chain else "made from nothing but its source")
-    remedy = f"make it again with `vimctl run {artifact.manifest.component} --force`"
-    return Verdict(GATE, False, "; ".join(wrong), remedy)
-
-
-def _codes(artifact: Artifact, inputs: Inputs) -> list[str]:
-    """Inputs whose tokenizer has other codes than this artifact's."""
-    if lineage.TOKENIZER not in artifact.properties:
-        return []
-    own, wrong = lineage.of_codes(artifact.properties), []
-    for name, given in sorted(inputs.items()):
-        theirs = lineage.of_tokenizer(given) if name == "tokenizer" else lineage.of_codes(given.properties)
-        if lineage.TOKENIZER in theirs and not lineage.same_codes(own, theirs):
+    own = lineage.of_codes(properties) if lineage.TOKENIZER in properties else None
+    for name, source in sorted(inputs.items()) if own else []:
+        theirs = lineage.of_tokenizer(source) if name == "tokenizer" else lineage.of_codes(source.properties)
+        if own and lineage.TOKENIZER in theirs and not lineage.same_codes(own, theirs):
             wrong.append(f"it {lineage.difference(own, theirs, 'was made by')} of its {name}")
-    return wrong
+    if wrong:
+        return Verdict(GATE, False, "; ".join(wrong), remake(artifact))
+    chain = ", ".join(f"{name} {source.digest[:12]}" for name, source in sorted(inputs.items()))
+    return Verdict(GATE, True, f"made from {chain}" if chain else "made from nothing but its source")

@@ -1,4 +1,4 @@
-"""Which gates stand behind which component, and passing through them."""
+"""The quality gates of each component."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from components.artifacts.gates import counts, lineage, training
 from components.artifacts.gates.verdict import Gate, Verdict
+from components.artifacts.resolve import short_name
 from components.contract.api import Artifact, Inputs
 from vim_core.config import PipelineConfig
 from vim_core.errors import GateError
@@ -26,19 +27,16 @@ GATES: dict[str, dict[str, Gate]] = {
     "tradeoff": {FINITE: training.check_finite},
     "probe": {FINITE: training.check_finite},
 }
-"""Gates by component and name; a component that is not here has none."""
+"""Gates by component and name; other components have none."""
 
 
 def evaluate(name: str, config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> list[Verdict]:
-    """What the gates of `name` say of its artifact."""
+    """The verdicts of all gates of component `name` on its artifact."""
     return [gate(config, artifact, inputs) for gate in GATES.get(name, {}).values()]
 
 
 def gate_error(artifact: Artifact, verdicts: Sequence[Verdict]) -> GateError | None:
     """The error that names every failed gate, its figure, its bound and what to do; None where all have passed."""
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    if not failed:
-        return None
-    made = artifact.manifest
-    said = "; ".join(f"gate {each.gate}: {each.text}. {each.remedy}" for each in failed)
-    return GateError(f"{made.component}/{made.fingerprint[:8]} is kept, but nothing is made from it: {said}")
+    failed = "; ".join(f"gate {each.gate}: {each.text}. {each.remedy}" for each in verdicts if not each.passed)
+    name = short_name(artifact.manifest.key)
+    return GateError(f"{name} is kept, but nothing is made from it: {failed}") if failed else None

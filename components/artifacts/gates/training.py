@@ -13,33 +13,34 @@ from components.tracking.shipping import NONFINITE
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
-TAIL = 1 << 17
-"""Bytes at the end of the curves that are read: hundreds of rows, of which the last ones matter."""
+TAIL_BYTES = 1 << 17
+"""Bytes at the end of the curves that are read, which hold hundreds of rows."""
 USAGES = ("codebook_usage", "batch_usage")
-"""Over a window of batches; artifacts of earlier versions have that of a single batch alone."""
+"""Figures of the codebook's use over a window of batches; artifacts of earlier versions have the second alone."""
 
 
 def check_finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Every metric and the last logged losses are finite, and few updates were skipped for not being so."""
     manifest, bound = artifact.manifest, config.gates.nonfinite_share
     wrong = [name for name, value in manifest.metrics.items() if not math.isfinite(value)]
-    rows = _last_rows(artifact)
-    wrong += [f"{name} at step {rows[-1]['step']}" for name, value in _values(rows) if not math.isfinite(value)]
+    for row in _last_rows(artifact)[-1:]:
+        wrong += [f"{name} at step {row['step']}" for name, value in row["m"].items() if not math.isfinite(value)]
     if wrong:
         remedy = f"find the cause in its curves, then `vimctl run {manifest.component} --force`"
         return Verdict("finite", False, f"not finite: {', '.join(wrong[:4])}", remedy)
-    skipped = _skipped(artifact)
+    skipped = 0
+    if _entry(artifact, NONFINITE) is not None:
+        skipped = len({json.loads(line)["step"] for line in io.read_bytes(artifact.uri(NONFINITE)).splitlines()})
     if not skipped:
         return Verdict("finite", True, "every figure is finite, no update was skipped", figures={"skipped": 0.0})
     if "steps" not in manifest.config:
         return missing_property("finite", artifact, "its number of steps")
     steps = int(manifest.config["steps"])
-    text = (
-        f"{skipped} of {steps} updates were skipped as not finite ({skipped / steps:.2%}), at most {bound:.2%} may be"
-    )
+    share = skipped / steps
+    text = f"{skipped} of {steps} updates were skipped as not finite ({share:.2%}), at most {bound:.2%} may be"
     remedy = (
         f"{NONFINITE} in its folder names steps, terms and samples; lower {manifest.component}.optim.lr, mend the "
-        f"data, or accept it with gates.nonfinite_share={_above(skipped / steps)}"
+        f"data, or accept it with gates.nonfinite_share={min(1.0, math.ceil(share * 1000) / 1000)}"
     )
     return Verdict("finite", skipped <= bound * steps, text, remedy, {"skipped": float(skipped)})
 
@@ -47,21 +48,17 @@ def check_finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
 def check_codebook_usage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Enough of the codes were in use when the tokenizer's training ended."""
     bound, rows = config.gates.codebook_usage, _last_rows(artifact)
-    found = [(row["step"], name, float(row["m"][name])) for row in rows for name in USAGES if name in row["m"]]
-    if not found:
+    logged = [(row["step"], name, float(row["m"][name])) for row in rows for name in USAGES if name in row["m"]]
+    if not logged:
         return missing_property("codebook_usage", artifact, f"the codebook's use ({CURVES} has no {USAGES[0]})")
-    step = found[-1][0]
-    _, name, usage = next(entry for entry in found if entry[0] == step)
-    text = f"{name} {usage:.3g} at step {step}, at least {bound:g} is asked for"
+    step = logged[-1][0]
+    _, name, usage = next(entry for entry in logged if entry[0] == step)
+    text = f"{name} {usage:.3g} at step {step}, at least {bound:g} is required"
     remedy = (
         "its codes have collapsed: train longer, switch on quantize.codebook.restart.every or change "
         f"quantize.codebook.codes, or accept it with gates.codebook_usage={math.floor(usage * 1000) / 1000:g}"
     )
     return Verdict("codebook_usage", usage >= bound, text, remedy, {"usage": usage})
-
-
-def _above(share: float) -> float:
-    return min(1.0, math.ceil(share * 1000) / 1000)
 
 
 def _entry(artifact: Artifact, name: str) -> FileEntry | None:
@@ -73,17 +70,6 @@ def _last_rows(artifact: Artifact) -> list[dict[str, Any]]:
     entry = _entry(artifact, CURVES)
     if entry is None:
         return []
-    start = max(0, entry.bytes - TAIL)
+    start = max(0, entry.bytes - TAIL_BYTES)
     lines = io.read_range(artifact.uri(CURVES), start, entry.bytes).splitlines()
     return [json.loads(line) for line in (lines[1:] if start else lines)]
-
-
-def _values(rows: list[dict[str, Any]]) -> list[tuple[str, float]]:
-    return [(name, float(value)) for name, value in rows[-1]["m"].items()] if rows else []
-
-
-def _skipped(artifact: Artifact) -> int:
-    """Updates that never happened, by the record that the training left."""
-    if _entry(artifact, NONFINITE) is None:
-        return 0
-    return len({json.loads(line)["step"] for line in io.read_bytes(artifact.uri(NONFINITE)).splitlines()})

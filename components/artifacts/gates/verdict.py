@@ -1,4 +1,4 @@
-"""What a gate says of one artifact."""
+"""The answer of one quality gate about one artifact."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ class Gate(Protocol):
     """A rule about an artifact of one component, given the artifacts it was made from."""
 
     def __call__(self, config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
-        """The verdict; a manifest that does not say what the rule needs has failed it."""
+        """The verdict; it has failed where the manifest lacks an entry that the rule needs."""
+
+
+def remake(artifact: Artifact) -> str:
+    """The remedy for an artifact whose own account of itself is wrong."""
+    return f"make it again with `vimctl run {artifact.manifest.component} --force`"
 
 
 def missing_property(gate: str, artifact: Artifact, what: str) -> Verdict:
-    """The verdict on a manifest that lacks what the gate looks at."""
-    made = artifact.manifest
-    remedy = f"make it again with `vimctl run {made.component} --force`"
-    return Verdict(gate, False, f"its manifest says nothing of {what}", remedy)
+    """The verdict on a manifest that lacks an entry that the gate needs."""
+    return Verdict(gate, False, f"its manifest says nothing of {what}", remake(artifact))

@@ -203,7 +203,7 @@ def test_a_remote_root_works_as_a_local_one(fakes: dict[str, Fake], config: Pipe
     assert run("ingest", config).reused
     assert not run("ingest", config, force=True).reused
     store.verify(first.artifact)
-    assert lease._numbers(io.join(remote, ".leases", "ingest", first.artifact.manifest.fingerprint))
+    assert lease._newest(io.join(remote, ".leases", "ingest", first.artifact.manifest.fingerprint))
 
 
 def test_a_root_in_a_bucket_that_is_not_there_is_named_before_any_work(

@@ -150,7 +150,7 @@ def test_a_failed_owner_releases(tmp_path: Path) -> None:
 
 def plant(folder: str, **changes: object) -> None:
     """Leave a lease as another process would have."""
-    owner = dataclasses.replace(lease._myself(), **changes)  # type: ignore[arg-type]
+    owner = dataclasses.replace(lease.this_owner(), **changes)  # type: ignore[arg-type]
     io.write_bytes(io.join(folder, "lease-000001.json"), json.dumps(dataclasses.asdict(owner)).encode())
 
 
@@ -183,11 +183,11 @@ def test_an_owner_elsewhere_keeps_its_work_while_its_heart_beats(
         # Its clock says 1970: only change counts.
         beat = {"token": "t", "count": count, "time": 0.0, "released": False}
         io.write_bytes(str(tmp_path / "beat-000001.json"), json.dumps(beat).encode())
-        assert watch.ended() is None
+        assert watch.end() is None
     now += 29.0
-    assert watch.ended() is None
+    assert watch.end() is None
     now += 2.0
-    assert watch.ended() == "silent"
+    assert watch.end() == "silent"
 
 
 def test_a_living_owner_here_keeps_its_work_though_its_heart_stalls(
@@ -198,7 +198,7 @@ def test_a_living_owner_here_keeps_its_work_though_its_heart_stalls(
     monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: now))
     watch = lease._Watch(str(tmp_path), 1, stale=30.0)
     now = 3600.0
-    assert watch.ended() is None
+    assert watch.end() is None
 
 
 def test_the_heart_beats(tmp_path: Path) -> None:
@@ -243,11 +243,11 @@ def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
 def test_who_does_not_wait_gets_it_where_nobody_living_has_it(anywhere: str) -> None:
     with lease.hold_if_free(anywhere) as first:
         assert first is not None
-        assert lease.living(anywhere) == str(first.owner)
+        assert lease.living_owner(anywhere) == str(first.owner)
         with lease.hold_if_free(anywhere) as second:
             assert second is None
         first.check()
-    assert lease.living(anywhere) is None
+    assert lease.living_owner(anywhere) is None
     with lease.hold(anywhere, print, stale=NEVER) as held:
         assert held.number == 2
         with lease.hold_if_free(anywhere) as third:

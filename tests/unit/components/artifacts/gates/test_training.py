@@ -88,7 +88,7 @@ def test_curves_without_usage_fail(tmp_path: Path) -> None:
 def test_only_the_end_of_long_curves_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"codebook_usage": i / 100, "loss": 1.0} for i in range(50)]
     made = trained(tmp_path, *rows)
-    monkeypatch.setattr(training, "TAIL", 200)
+    monkeypatch.setattr(training, "TAIL_BYTES", 200)
     read = [json.loads(line) for line in Path(made.uri("curves.jsonl")).read_bytes()[-200:].splitlines()[1:]]
     assert training._last_rows(made) == read
     assert training.check_codebook_usage(config(codebook_usage=0.49), made, {}).passed
