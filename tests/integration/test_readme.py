@@ -1,4 +1,4 @@
-"""README's commands: every one runs, with `smoke` in place of `digits`; make's targets are those that CI runs."""
+"""Commands of the README files: every one runs, with `smoke` in place of `digits`; make's targets are those of CI."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ CHANGE = "run --preset digits prior.dropout=0.2"
 """Another setting of one component: what it and its followers make is made again, nothing else."""
 
 
+PAGES = ("README.md", "pipelines/README.md", "pipelines/conf/README.md", "tests/README.md", "CONTRIBUTING.md")
+
+
 def commands() -> list[str]:
-    """Every line of README's console blocks."""
-    text = (REPOSITORY / "README.md").read_text()
-    return [line for block in CONSOLE.findall(text) for line in block.splitlines() if line.strip()]
+    """Every line of the pages' console blocks, once."""
+    blocks = [block for page in PAGES for block in CONSOLE.findall((REPOSITORY / page).read_text())]
+    return list(dict.fromkeys(line for block in blocks for line in block.splitlines() if line.strip()))
 
 
 def short() -> list[str]:
@@ -37,8 +40,9 @@ def short() -> list[str]:
 
 
 def on_clusters() -> list[str]:
-    """Those that need a cluster, in README's order."""
-    return [line for line in _words() if line.startswith(ON_CLUSTERS)]
+    """Those that need a cluster, in the order of the pages."""
+    lines = [line for line in _words() if line.startswith(ON_CLUSTERS)]
+    return sorted(lines, key=lambda line: line == "cluster down")
 
 
 def _words() -> list[str]:
@@ -64,7 +68,12 @@ def copied(smoke_run: SmokeRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A copy of the smoke run's root: these commands retire and replace artifacts that other tests look at."""
     root = tmp_path_factory.mktemp("readme") / "root"
     shutil.copytree(smoke_run.root, root)
-    Image.linear_gradient("L").convert("RGB").save(root / "PICTURE.jpg")
+    picture = Image.linear_gradient("L").convert("RGB")
+    picture.save(root / "PICTURE.jpg")
+    for name in ("cats", "dogs"):
+        (root / "pictures" / name).mkdir(parents=True)
+        for index in range(8):
+            picture.rotate(90 * index).resize((32 + index, 32)).save(root / "pictures" / name / f"{name}-{index}.png")
     return root
 
 
@@ -77,6 +86,7 @@ def concrete(line: str, root: Path) -> list[str]:
     (prior, *_) = sorted(manifest.parent.name for manifest in (root / "prior").glob("*/manifest.json"))
     line = line.replace("prior/FINGERPRINT", f"prior/{prior}")
     line = line.replace("OTHER-RUN", f"{root / 'reports' / 'smoke'} --out {root / 'compare.html'}")
+    line = line.replace("source=PICTURES", f"source={root / 'pictures'}")
     own = {"PICTURE.jpg", "samples.npz", "imported", "again", "my-tokenizer"}
     return [str(root / word) if word in own else word for word in shlex.split(line)]
 
@@ -102,9 +112,23 @@ def assert_only_what_follows_the_prior_ran(root: Path) -> None:
 
 
 def test_the_lines_of_python_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a reader would: in the folder with the picture, after the export above."""
+    """As a reader would: in the folder with the picture and `artifacts`, after the export above."""
     (lines,) = PYTHON.findall((REPOSITORY / "README.md").read_text())
     monkeypatch.chdir(copied)
-    exec(compile(lines, "README.md", "exec"), {})
-    with Image.open(copied / "again.png") as picture:
-        assert picture.size == (32, 32)
+    (copied / "artifacts").symlink_to(copied)
+    exec(compile(lines.replace('"digits"', '"smoke"'), "README.md", "exec"), {})
+    for name in ("again.png", "three.png", "seven.png"):
+        with Image.open(copied / name) as picture:
+            assert picture.size == (32, 32)
+    assert (copied / "trained" / "model.safetensors").is_file()
+    assert (copied / "probed" / "accuracy.json").is_file()
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (REPOSITORY / name for name in (*PAGES, "components/README.md", "vim_core/README.md", "infra/README.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 130
