@@ -124,10 +124,15 @@ def test_the_lines_of_python_run(copied: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (copied / "probed" / "accuracy.json").is_file()
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    for page in (REPOSITORY / name for name in (*PAGES, "components/README.md", "vim_core/README.md", "infra/README.md")):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def test_links_and_paths_on_the_pages_lead_somewhere() -> None:
+    for page in (
+        REPOSITORY / name for name in (*PAGES, "components/README.md", "vim_core/README.md", "infra/README.md")
+    ):
+        text = page.read_text()
+        links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text)
+        paths = re.findall(r"`((?:vim_core|components|pipelines|tests|infra)/[\w/.-]+)`", text)
+        broken = [link for link in links if not (page.parent / link).exists()]
+        assert not broken + [path for path in paths if not (REPOSITORY / path).exists()], page
 
 
 def test_readme_is_short() -> None:
