@@ -28,7 +28,7 @@ def fit(task: Task, folder: str | Path, data_workers: int = 0) -> dict[str, floa
     folder = Path(folder)
     identity = {"task": type(task).__name__, "config": dataclasses.asdict(task.config)}
     checkpoints = Checkpoints(str(folder / "checkpoints"), identity, task.runtime, task.config.keep, task.config.best)
-    train(task, checkpoints, Spool(folder / "metrics.jsonl"), data_workers, on_evaluated=checkpoints.evaluated)
+    train(task, checkpoints, Spool(folder / "metrics.jsonl"), data_workers, on_evaluated=checkpoints.record_evaluation)
     figures = task.finish()
     for name, data in task.export().items():
         io.write_bytes(str(folder / name), data)
