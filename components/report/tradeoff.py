@@ -88,8 +88,7 @@ def from_step(step: Record) -> dict[str, Any]:
         settings = {name: float(given.get(name, NEUTRAL)) for name in SETTINGS}
         figures = {names[key]: _figure(given, key) for key in names if _finite(given.get(key))}
         points.append({"number": number, "label": label(settings), "settings": settings, "figures": figures})
-    across = names["is"] if any(_finite(given.get("is")) for given in step["points"]) else names["accuracy"]
-    axes = [f"max {across}", f"min {names['fd']}"]
+    axes = ranking.default_axes(names["fd"], names["is"])
     best = f"min {names['fd']}"
     return {
         "varying": list(SETTINGS),

@@ -33,6 +33,11 @@ def parse_axis(text: str) -> Axis:
     return Axis(*words)
 
 
+def default_axes(distance: str, score: str) -> list[str]:
+    """The distance to real images against the Inception Score of the published network, or else against accuracy."""
+    return [f"max {score if score == 'is' else 'conditional_accuracy'}", f"min {distance}"]
+
+
 def measured(point: PointRecord, name: str) -> tuple[float, Pair | None]:
     """A figure with its interval, or a setting that is a number; not a number where the point has neither."""
     figure = point["figures"].get(name)

@@ -15,12 +15,13 @@ from components.artifacts.execute import ArtifactCache
 from components.contract import registry
 from components.contract.api import Artifact
 from components.report import tradeoff as page
+from components.score.names import Names
 from components.tracking import tracker
 from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
 from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
 from components.tradeoff.grid import ACCEPTANCE, Point
-from components.tradeoff.ranking import parse_axis
+from components.tradeoff.ranking import default_axes, parse_axis
 from pipelines.sweeps import checkpoints, jobs, pool, results, spec, state
 from pipelines.sweeps.jobs import EvaluationJob, JobResult
 from pipelines.sweeps.results import DONE, FAILED, Outcome
@@ -82,22 +83,6 @@ def identity(sweep: Sweep, config: PipelineConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def default_axes(shared: ArtifactCache) -> list[str]:
-    """The distance to real images against the Inception Score where both are the published network's, else accuracy.
-
-    Raises:
-        ConfigError: there are no statistics of real images, so there is no distance.
-    """
-    if "statistics" not in shared:
-        raise ConfigError("axes=[]: the preset has no statistics, so samples have no distance; name two axes")
-    from components.score.names import Names
-
-    network = shared["statistics"].properties["network"]
-    names = Names.of(network)
-    across = names.score if network.get("published") else "conditional_accuracy"
-    return [f"max {across}", f"min {names.distance}"]
-
-
 class _SweepRun:
     """One run of a sweep: outcomes by the point's number, artifacts that all points share, axes of the ranking."""
 
@@ -112,7 +97,12 @@ class _SweepRun:
     def execute(self, tags: Mapping[str, str]) -> SweepResult:
         """Evaluate the points; results and page are written also of a sweep that is cut short."""
         planned = self.plan()
-        self.axes = self.sweep.axes or default_axes(self.shared)
+        self.axes = self.sweep.axes
+        if not self.axes:
+            if "statistics" not in self.shared:
+                raise ConfigError("axes=[]: the preset has no statistics, so samples have no distance; name two axes")
+            names = Names.of(self.shared["statistics"].properties["network"])
+            self.axes = default_axes(names.distance, names.score)
         self.bar.start(len(self.outcomes), "point")
         params = {"settings": self.sweep.settings, "grid": self.sweep.grid}
         tracking = open_sweep(self.config, self.sweep.name, self.identity, params, tags)
@@ -143,10 +133,8 @@ class _SweepRun:
 
     def _checkpoints(self) -> tuple[list[int], dict[int, Artifact], dict[int, str]]:
         """All steps with a checkpoint, the artifacts of those that points name, and the reasons others have none."""
-        fixed = [{CHECKPOINT: step} for step in self.sweep.grid.get(CHECKPOINT, [])]
-        named = [
-            given[CHECKPOINT] for given in (*fixed, *self.sweep.points, self.sweep.settings) if CHECKPOINT in given
-        ]
+        named = list(self.sweep.grid.get(CHECKPOINT, []))
+        named += [given[CHECKPOINT] for given in (*self.sweep.points, self.sweep.settings) if CHECKPOINT in given]
         if not named:
             return [], {}, {}
         newest = checkpoints.export_latest(self.config)

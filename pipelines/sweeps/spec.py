@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,8 @@ def _check(origin: str, key: str, value: Any) -> None:
     known = settings.names()
     group = key.partition(".")[0]
     if key not in known or dataclasses.is_dataclass(known[key]):
-        free = [*SPECIAL, *_free(known)]
+        leaves = (name for name, kind in known.items() if "." in name and not dataclasses.is_dataclass(kind))
+        free = [*SPECIAL, *(name for name in leaves if name.partition(".")[0] in FREE)]
         raise ConfigError(f"{origin}: {key} is no setting that a sweep can choose; {hint(key, free)}")
     if key == "select.rates":
         raise ConfigError(f"{origin}={value!r}: write the rates as {ACCEPTANCE}, one value a point")
@@ -206,9 +207,3 @@ def _check_special(origin: str, key: str, value: Any) -> None:
     else:
         rule = f"is a step of the prior's training, {LATEST}, or as a grid's only value {ALL}"
         require((type(value) is int and value > 0) or value == LATEST, origin, value, rule)
-
-
-def _free(known: Mapping[str, Any]) -> Iterator[str]:
-    for key, kind in known.items():
-        if key.partition(".")[0] in FREE and "." in key and not dataclasses.is_dataclass(kind):
-            yield key
