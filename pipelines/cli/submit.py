@@ -160,7 +160,7 @@ def job(arguments: Namespace) -> int:
     """`vimctl job`: what a cluster runs."""
     from pipelines.jobs import runner
 
-    return runner.run(arguments.spec)
+    return runner.run_job(arguments.spec)
 
 
 class LogPrinter:

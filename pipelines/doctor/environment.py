@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -95,22 +96,13 @@ def _memory() -> Result:
     import psutil
 
     free = psutil.virtual_memory().available
-    limit = _container_limit()
-    free = min(free, limit) if limit else free
+    with contextlib.suppress(OSError):
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        free = min(free, max(0, int(limit) - int(used))) if limit.isdigit() else free
     if free < LOW_MEMORY:
         advice = "close other programs, or lower batch sizes and run.beam_processes"
         return warn("memory", f"{free / GIB:.1f} GiB are free", advice)
     return ok("memory", f"{free / GIB:.1f} GiB are free")
-
-
-def _container_limit() -> int:
-    """The bytes that this container may still allocate, or 0 where there is no limit."""
-    try:
-        most = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        return max(0, int(most) - int(used)) if most.isdigit() else 0
-    except OSError:
-        return 0
 
 
 def _shared_memory() -> Result:

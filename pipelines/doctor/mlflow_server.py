@@ -25,11 +25,18 @@ def check_server(target: Target) -> list[Result]:
     if uri.startswith("sqlite:///"):
         return [_check_database(uri.removeprefix("sqlite:///"))]
     if not uri.startswith(("http://", "https://")):
-        return [warn(CHECK, f"{_without_password(uri)}: only servers (http) and SQLite files are checked", "")]
+        parts = urlsplit(uri)
+        shown = f"{parts.scheme}://…@{parts.hostname}{parts.path}" if "@" in parts.netloc else uri  # no password
+        return [warn(CHECK, f"{shown}: only servers (http) and SQLite files are checked", "")]
     try:
         return _check_http(uri, target.config.preset)
     except NoAnswer as error:
-        return [_no_answer(uri, str(error))]
+        host = urlsplit(uri).hostname or ""
+        if ".svc" in host:
+            text = f"{uri}: {error}; a name inside of Kubernetes, which this machine does not see"
+            return [warn(CHECK, text, "ask from a pod, or through `kubectl port-forward`")]
+        advice = "start it (`vimctl ui`, infra/README.md) or correct run.tracking_uri; runs go on without it"
+        return [fail(CHECK, f"{uri}: {error}", advice)]
 
 
 def _check_http(uri: str, preset: str) -> list[Result]:
@@ -65,15 +72,6 @@ def _refusal(uri: str, response: Response) -> Result:
     return fail(CHECK, f"{uri}: answers {response.status} {text}", "look at the server's log")
 
 
-def _no_answer(uri: str, reason: str) -> Result:
-    host = urlsplit(uri).hostname or ""
-    if ".svc" in host:
-        text = f"{uri}: {reason}; a name inside of Kubernetes, which this machine does not see"
-        return warn(CHECK, text, "ask from a pod, or through `kubectl port-forward`")
-    advice = "start it (`vimctl ui`, infra/README.md) or correct run.tracking_uri; runs go on without it"
-    return fail(CHECK, f"{uri}: {reason}", advice)
-
-
 def _auth_headers() -> dict[str, str]:
     """The headers of a login, from the variables that MLflow's client reads."""
     token, user = os.environ.get("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
@@ -83,12 +81,6 @@ def _auth_headers() -> dict[str, str]:
         pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
     return {}
-
-
-def _without_password(uri: str) -> str:
-    """The address without a password."""
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://…@{parts.hostname}{parts.path}" if "@" in parts.netloc else uri
 
 
 def _check_database(path: str) -> Result:

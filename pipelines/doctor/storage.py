@@ -33,18 +33,14 @@ def check_root(target: Target) -> list[Result]:
                 with contextlib.suppress(OSError):
                     io.local_path(path).rmdir()
     if not failures:
-        works = ok("root", f"{root}: creating exclusively, reading, listing and deleting work")
-        return [works, *_check_shared(target)]
+        results = [ok("root", f"{root}: creating exclusively, reading, listing and deleting work")]
+        cluster = target.cluster
+        if cluster and not cluster.root and not cluster.is_local and io.is_local(root):
+            advice = "set `root` in the profile: gs://…, or a folder of a disk that all nodes share"
+            text = f"{root} is a folder of this machine, which {cluster.name} does not see"
+            results.append(fail("root", text, advice))
+        return results
     return [fail(f"root: {name}", f"{root}: {reason}", _advice(root, name)) for name, reason in failures.items()]
-
-
-def _check_shared(target: Target) -> list[Result]:
-    """A folder of this machine is no root for a cluster, unless its profile says that all nodes see it."""
-    cluster = target.cluster
-    if cluster is None or cluster.root or cluster.is_local or not io.is_local(target.run.root):
-        return []
-    advice = "set `root` in the profile: gs://…, or a folder of a disk that all nodes share"
-    return [fail("root", f"{target.run.root} is a folder of this machine, which {cluster.name} does not see", advice)]
 
 
 def _failures(uri: str, folder: str) -> dict[str, str]:
@@ -52,7 +48,7 @@ def _failures(uri: str, folder: str) -> dict[str, str]:
     name, data = uri.rsplit("/", 1)[-1], uri.encode()
     failures = _attempt("create", lambda: _create_twice(uri, data))
     if not failures:
-        failures |= _attempt("read", lambda: _compare(io.read_bytes(uri), data))
+        failures |= _attempt("read", lambda: None if io.read_bytes(uri) == data else "not the bytes that were written")
     failures |= _attempt("list", lambda: _check_listed(name, folder, bool(failures)))
     if "create" not in failures:
         failures |= _attempt("delete", lambda: _delete(uri))
@@ -74,10 +70,6 @@ def _create_twice(uri: str, data: bytes) -> str | None:
     if io.create_exclusive(uri, data + b"again"):
         return "an object was created twice: two runs at once would not notice each other"
     return None
-
-
-def _compare(read: bytes, written: bytes) -> str | None:
-    return None if read == written else f"{len(read)} bytes were read where {len(written)} were written"
 
 
 def _check_listed(name: str, folder: str, absent: bool) -> str | None:

@@ -130,19 +130,12 @@ def _check_file(file: InputFile) -> Result:
             return fail(file.setting, f"{file.uri}: no such file", f"{wanted}; download it, or set {file.setting}=…")
         if not file.sha256:
             return ok(file.setting, f"{file.uri} is there")
-        digest = _hash(file.uri)
+        fs, path = io.filesystem(file.uri)
+        if int(fs.info(path)["size"]) > (MAX_LOCAL_BYTES if io.is_local(file.uri) else MAX_REMOTE_BYTES):
+            return ok(file.setting, f"{file.uri} is there; its hash is checked when it is loaded, it is large")
+        digest = io.checksum(file.uri)[1]
     except (StorageError, OSError) as error:
         return fail(file.setting, f"{file.uri}: {error}", wanted)
-    if not digest:
-        return ok(file.setting, f"{file.uri} is there; its hash is checked when it is loaded, it is large")
     if not digest.startswith(file.sha256):
         return fail(file.setting, f"{file.uri}: sha256 is {digest[:16]}…", wanted)
     return ok(file.setting, f"{file.uri} is {file.name}, sha256 {digest[:8]}…")
-
-
-def _hash(uri: str) -> str:
-    """The file's sha256, '' of one that is too large to read for this."""
-    fs, path = io.filesystem(uri)
-    if int(fs.info(path)["size"]) > (MAX_LOCAL_BYTES if io.is_local(uri) else MAX_REMOTE_BYTES):
-        return ""
-    return io.checksum(uri)[1]

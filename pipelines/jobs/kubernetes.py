@@ -78,7 +78,12 @@ class KubernetesBackend:
             lambda: self.api.custom.list_namespaced_custom_object(*self._resource(), label_selector=SELECTOR),
             {"items": []},
         )
-        found = {kubernetes_state.job_id(job): (_created(job), kubernetes_state.read(job)) for job in listed["items"]}
+        found = {
+            kubernetes_state.job_id(job): (
+                kubernetes_state.seconds(job["metadata"].get("creationTimestamp")) or 0.0, kubernetes_state.read(job)
+            )
+            for job in listed["items"]
+        }  # fmt: skip
         stop_records: Any = self.api.call(
             lambda: self.api.core.list_namespaced_config_map(self.settings.namespace, label_selector=STOPPED_LABEL)
         )
@@ -100,7 +105,16 @@ class KubernetesBackend:
         """Delete the RayJob with its cluster, and wait until it is gone. Raises `VimError` where it stays."""
         if self._get(job_id) is None:
             return
-        self._remember_stop(job_id)
+        record = {
+            "metadata": {
+                "name": object_name(job_id),
+                "labels": {**MANAGED, JOB_LABEL: object_name(job_id), STOPPED_LABEL: "true"},
+                "annotations": {JOB_ID_ANNOTATION: job_id},
+            },
+            "data": {"stopped": datetime.now(UTC).isoformat(timespec="seconds")},
+        }
+        self._forget_stop(job_id)
+        self.api.call(lambda: self.api.core.create_namespaced_config_map(self.settings.namespace, record))
         self.api.call(
             lambda: self.api.custom.delete_namespaced_custom_object(
                 *self._resource(), object_name(job_id), propagation_policy="Foreground"
@@ -144,15 +158,6 @@ class KubernetesBackend:
         )
         return list(listed.items) if listed is not None else []
 
-    def _remember_stop(self, job_id: str) -> None:
-        labels = {**MANAGED, JOB_LABEL: object_name(job_id), STOPPED_LABEL: "true"}
-        body = {
-            "metadata": {"name": object_name(job_id), "labels": labels, "annotations": {JOB_ID_ANNOTATION: job_id}},
-            "data": {"stopped": datetime.now(UTC).isoformat(timespec="seconds")},
-        }
-        self._forget_stop(job_id)
-        self.api.call(lambda: self.api.core.create_namespaced_config_map(self.settings.namespace, body))
-
     def _forget_stop(self, job_id: str) -> None:
         self.api.call(lambda: self.api.core.delete_namespaced_config_map(object_name(job_id), self.settings.namespace))
 
@@ -163,7 +168,3 @@ def _stopped(record: Any) -> JobState:
     return JobState(
         job_id, STOPPED, "stopped by `vimctl cancel`", ended=kubernetes_state.seconds(record.data["stopped"])
     )
-
-
-def _created(job: dict[str, Any]) -> float:
-    return kubernetes_state.seconds(job["metadata"].get("creationTimestamp")) or 0.0

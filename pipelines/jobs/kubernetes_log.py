@@ -27,7 +27,7 @@ def follow(api: Api, pods: Callable[[], list[Any]], finished: Callable[[], bool]
         try:
             # Before reading: then all lines written until the job finished are read.
             done = finished()
-            found = sorted((pod for pod in pods() if _has_log(pod)), key=lambda pod: pod.metadata.creation_timestamp)
+            started = [pod for pod in pods() if pod.status.phase in ("Running", "Succeeded", "Failed")]
         except VimError:
             # An API server is upgraded in minutes; a job takes days.
             if time.monotonic() - answered > AWAY_S:
@@ -35,8 +35,8 @@ def follow(api: Api, pods: Callable[[], list[Any]], finished: Callable[[], bool]
             time.sleep(POLL_S)
             continue
         answered = time.monotonic()
-        if found:
-            newest = found[-1].metadata.name
+        if started:
+            newest = max(started, key=lambda pod: pod.metadata.creation_timestamp).metadata.name
             if name and newest != name:
                 yield f"-- the submitter's pod was replaced by {newest}; the output from its beginning --"
             name, last = newest, last if newest == name else ""
@@ -89,7 +89,3 @@ def _time(stamp: str) -> tuple[str, str]:
     """To compare times: Kubernetes leaves trailing zeros of the fraction out."""
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     return whole, fraction.ljust(9, "0")
-
-
-def _has_log(pod: Any) -> bool:
-    return pod.status.phase in ("Running", "Succeeded", "Failed")

@@ -22,15 +22,16 @@ ENDED = {"SUCCEEDED": SUCCEEDED, "STOPPED": STOPPED}
 
 def read(job: dict[str, Any], pods: Sequence[Any] = ()) -> JobState:
     """The state of a RayJob object; its pods tell a failure of its own from a lost node, and why it waits."""
-    status = job.get("status") or {}
-    state, message = _status(job, status, pods)
+    times = job.get("status") or {}
+    status, message = _status(job, pods)
+    heads = [pod for pod in pods if HEAD.items() <= (pod.metadata.labels or {}).items()]
     return JobState(
         job_id=job_id(job),
-        status=state,
+        status=status,
         message=message,
-        node=_node(pods),
-        started=seconds(status.get("startTime")),
-        ended=seconds(status.get("endTime")),
+        node=str(heads[0].spec.node_name or "") if heads else "",
+        started=seconds(times.get("startTime")),
+        ended=seconds(times.get("endTime")),
     )
 
 
@@ -45,7 +46,9 @@ def seconds(text: str | None) -> float | None:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
-def _status(job: dict[str, Any], status: dict[str, Any], pods: Sequence[Any]) -> tuple[str, str]:
+def _status(job: dict[str, Any], pods: Sequence[Any]) -> tuple[str, str]:
+    """A job's status and the reason for it."""
+    status = job.get("status") or {}
     deployment, outcome = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
     message = " ".join(str(status.get("message", "")).split())
     if deployment == "Failed" or outcome == "FAILED":
@@ -90,8 +93,3 @@ def _waiting(job: dict[str, Any], deployment: str, pods: Sequence[Any]) -> str:
             if condition.type == "PodScheduled" and condition.status == "False":
                 return f"{pod.metadata.name} has no node yet: {condition.message or condition.reason}"
     return f"its Ray cluster starts ({deployment})" if deployment else "the operator has not seen it yet"
-
-
-def _node(pods: Sequence[Any]) -> str:
-    heads = [pod for pod in pods if HEAD.items() <= (pod.metadata.labels or {}).items()]
-    return str(heads[0].spec.node_name or "") if heads else ""

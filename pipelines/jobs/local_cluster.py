@@ -112,7 +112,13 @@ def up(nodes: int, cpus: int, port: int, say: Callable[[str], None]) -> LocalClu
             _delete(before)
         cluster = _prepare(cpus, port)
         try:
-            return _start(cluster, nodes, say)
+            say(f"starting the head at {cluster.address} …")
+            cluster = _wait_for_nodes(_start_node(cluster, 0, nodes), 1, nodes, say)
+            if nodes > 1:
+                say(f"starting {nodes - 1} workers of {cluster.cpus} CPUs …")
+            for number in range(1, nodes):
+                cluster = _start_node(cluster, number, nodes)
+            return _wait_for_nodes(cluster, nodes, nodes, say)
         except BaseException:
             _delete(read() or cluster)
             raise
@@ -140,38 +146,24 @@ def count_nodes(cluster: LocalCluster) -> int:
 
 
 def _prepare(cpus: int, port: int) -> LocalCluster:
+    """A cluster without nodes yet: a new token, a folder, free ports."""
     token = state_folder() / "token"
     token.unlink(missing_ok=True)
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream:
         stream.write(secrets.token_hex(32))
     address = f"http://{HOST}:{servers.free_port(port)}"
-    # Ray's sockets lie below it, and the system takes no path to a socket beyond 107 letters.
+    # Ray's sockets lie below it; a path to a socket has at most 107 letters.
     folder = tempfile.mkdtemp(prefix="vim-ray-", dir="/tmp")
     return LocalCluster(address, f"{HOST}:{servers.free_port(0)}", str(token), sys.executable, folder, cpus, [])
 
 
-def _start(cluster: LocalCluster, nodes: int, say: Callable[[str], None]) -> LocalCluster:
-    say(f"starting the head at {cluster.address} …")
-    cluster = _wait_for_nodes(_start_node(cluster, 0, nodes), 1, nodes, say)
-    if nodes > 1:
-        say(f"starting {nodes - 1} workers of {cluster.cpus} CPUs …")
-    for number in range(1, nodes):
-        cluster = _start_node(cluster, number, nodes)
-    return _wait_for_nodes(cluster, nodes, nodes, say)
-
-
 def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
-    """Start one node and write it down at once, so that `down` finds it whatever happens next."""
-    command = [
-        cluster.python,
-        "-m",
-        "pipelines.jobs.loopback_node",
-        "start",
-        *_ray_start_options(cluster, number, nodes),
-    ]
+    """Start one node and store its process at once, so that `down` finds it whatever happens next."""
+    options = _ray_start_options(cluster, number, nodes)
+    command = [cluster.python, "-m", "pipelines.jobs.loopback_node", "start", *options]
     environment = {**os.environ, **SETTINGS, "RAY_AUTH_TOKEN_PATH": cluster.token_file, FOLDER_VARIABLE: cluster.folder}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")]))
-    # Of the caller's shell: they would lead workers and drivers elsewhere.
+    # Variables of the caller's shell would lead workers and drivers to another cluster.
     for variable in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(variable, None)
     with open(_log(cluster, number), "wb") as out:
@@ -179,14 +171,14 @@ def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
             command, cwd=cluster.folder, env=environment, stdin=subprocess.DEVNULL, stdout=out,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    running = [*cluster.nodes[:number], _process_id(node.pid), *cluster.nodes[number + 1 :]]
-    cluster = replace(cluster, nodes=running)
+    started = ProcessId(node.pid, process.start_time(node.pid) or "")
+    cluster = replace(cluster, nodes=[*cluster.nodes[:number], started, *cluster.nodes[number + 1 :]])
     io.write_bytes(os.fspath(state_folder() / "cluster.json"), json.dumps(asdict(cluster), indent=2).encode())
     return cluster
 
 
 def _ray_start_options(cluster: LocalCluster, number: int, nodes: int) -> list[str]:
-    """What `ray start` is told for the head (0) or a worker."""
+    """The options of `ray start` for the head (0) or a worker."""
     common = [
         "--block", f"--node-ip-address={HOST}", "--dashboard-agent-listen-port=0", "--min-worker-port=0",
         "--max-worker-port=0", f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
@@ -204,7 +196,7 @@ def _ray_start_options(cluster: LocalCluster, number: int, nodes: int) -> list[s
 
 
 def _wait_for_nodes(cluster: LocalCluster, wanted: int, nodes: int, say: Callable[[str], None]) -> LocalCluster:
-    """Wait until so many nodes are there."""
+    """Wait until `wanted` nodes have joined; one that Ray found too late is started again."""
     deadline, again = time.monotonic() + START_S, MAX_RESTARTS
     while (joined := count_nodes(cluster)) < wanted:
         for number in [number for number, node in enumerate(cluster.nodes) if not node.alive]:
@@ -219,10 +211,6 @@ def _wait_for_nodes(cluster: LocalCluster, wanted: int, nodes: int, say: Callabl
             raise VimError(f"the local cluster has {joined} of {nodes} nodes after {START_S:.0f} s; try again")
         time.sleep(POLL_S)
     return cluster
-
-
-def _process_id(pid: int) -> ProcessId:
-    return ProcessId(pid, process.start_time(pid) or "")
 
 
 def _log(cluster: LocalCluster, number: int) -> Path:

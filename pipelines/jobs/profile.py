@@ -114,7 +114,11 @@ def load(name: str) -> Cluster:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    path = _find(name)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        if path.parent != FOLDER:
+            raise ConfigError(f"cluster {name!r}: there is no such file")
+        raise ConfigError(f"cluster {name!r} is unknown; {hint(name, names())}, or give a YAML file")
     try:
         tree = OmegaConf.to_container(OmegaConf.create(settings.read(path)), resolve=True)
     except OmegaConfBaseException as error:
@@ -143,16 +147,6 @@ def _complete_local(cluster: Cluster) -> None:
 def names() -> list[str]:
     """The profiles that ship with the package, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
-        raise ConfigError(f"cluster {name!r}: there is no such file")
-    if name in names():
-        return FOLDER / f"{name}.yaml"
-    raise ConfigError(f"cluster {name!r} is unknown; {hint(name, names())}, or give a YAML file")
 
 
 def _check_run(key: str, values: dict[str, Any]) -> None:

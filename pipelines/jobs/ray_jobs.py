@@ -148,15 +148,12 @@ def headers(cluster: Cluster) -> dict[str, str]:
 def _state(job: Any) -> JobState:
     status = STATUS[str(getattr(job.status, "value", job.status))]
     code = job.driver_exit_code
-    if status == FAILED and _lost(str(job.error_type or ""), code):
+    killed = code is not None and (code < 0 or code in KILLED_STATUSES)
+    if status == FAILED and (killed or str(job.error_type or "").startswith(SUPERVISOR_ERROR)):
         status = LOST
     node = urlparse(job.driver_agent_http_address or "").hostname or ""
     message = f"exit status {code}" if code else str(job.message or "").split(", last available logs")[0]
     return JobState(job.submission_id, status, message, node, _seconds(job.start_time), _seconds(job.end_time))
-
-
-def _lost(error: str, code: int | None) -> bool:
-    return error.startswith(SUPERVISOR_ERROR) or (code is not None and (code < 0 or code in KILLED_STATUSES))
 
 
 def _seconds(milliseconds: int | None) -> float | None:

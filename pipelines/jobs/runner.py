@@ -8,38 +8,28 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from pipelines.jobs import specs
-from pipelines.jobs.api import JobSpec
 from pipelines.orchestration import history
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
 
-def run(spec_uri: str) -> int:
+def run_job(spec_uri: str) -> int:
     """Run the job of a stored spec; the exit status, 1 where points of a sweep failed. Raises what components raise."""
-    # Clusters end a job by SIGTERM: it releases its leases, like a run that was interrupted by hand.
-    signal.signal(signal.SIGTERM, _interrupt)
+    from pipelines.cli import run, sweep
+    from pipelines.sweeps import spec as sweeps
+
+    # Clusters end a job by SIGTERM: it raises KeyboardInterrupt, which releases leases as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     spec = specs.read(spec_uri)
     tags = {**spec.tags, "vim.job": specs.job_id_of(spec_uri), "vim.cluster": spec.cluster}
     config = specs.config_of(spec)
     with _dagster_home(config):
-        return (_run_sweep if spec.command == "sweep" else _run_components)(spec, config, tags)
-
-
-def _run_components(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
-    from pipelines.cli import run
-
-    names, forced = specs.plan(spec, config)
-    return run.execute(config, names, forced, spec.start, spec.places, tags)
-
-
-def _run_sweep(spec: JobSpec, config: PipelineConfig, tags: dict[str, str]) -> int:
-    from pipelines.cli import sweep
-    from pipelines.sweeps import spec as sweeps
-
-    return sweep.evaluate(sweeps.parse(spec.sweep), config, tags)
+        if spec.command == "sweep":
+            return sweep.evaluate(sweeps.parse(spec.sweep), config, tags)
+        names, forced = specs.plan(spec, config)
+        return run.execute(config, names, forced, spec.start, spec.places, tags)
 
 
 @contextlib.contextmanager
@@ -52,7 +42,3 @@ def _dagster_home(config: PipelineConfig) -> Iterator[None]:
         Path(folder, "dagster.yaml").write_text(history.SETTINGS, encoding="utf-8")
         os.environ["DAGSTER_HOME"] = folder
         yield
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -30,9 +30,19 @@ def status_lines(root: str, cluster: Cluster, jobs: list[JobState], now: float |
     now = time.time() if now is None else now
     survey = inventory.survey(root)
     yield f"jobs on {cluster.name} {cluster.address}".rstrip()
-    yield from [_job(root, state, survey, now) for state in jobs[:MAX_JOBS]] or ["  none"]
+    for state in jobs[:MAX_JOBS]:
+        age = clock((state.ended or now) - state.started) if state.started else "-"
+        detail = state.message if state.finished else _progress(root, state, survey)
+        yield f"  {state.job_id:<40} {state.status:<10} {age:>8}  {detail}".rstrip()
+    if not jobs:
+        yield "  none"
     yield f"unfinished below {root}"
-    yield from [_unfinished(root, key, survey) for key in sorted({*survey.work, *survey.owners})] or ["  nothing"]
+    unfinished = sorted({*survey.work, *survey.owners})
+    for key in unfinished:
+        owner = survey.owners.get(key, "nobody; the same command continues it")
+        yield f"  {_name(key):<24} {_last_step(root, key, survey):<14} {owner}"
+    if not unfinished:
+        yield "  nothing"
     yield "made last"
     newest = sorted((each for each in survey.versions if each.current), key=_created_at, reverse=True)[:MAX_ARTIFACTS]
     for version in newest:
@@ -40,12 +50,6 @@ def status_lines(root: str, cluster: Cluster, jobs: list[JobState], now: float |
         yield f"  {_name(version.place):<24} {age} ago, in {took}, {size(version.bytes)}"
     if not newest:
         yield "  nothing"
-
-
-def _job(root: str, state: JobState, survey: Inventory, now: float) -> str:
-    age = clock((state.ended or now) - state.started) if state.started else "-"
-    detail = _progress(root, state, survey) if not state.finished else state.message
-    return f"  {state.job_id:<40} {state.status:<10} {age:>8}  {detail}".rstrip()
 
 
 def _progress(root: str, state: JobState, survey: Inventory) -> str:
@@ -60,20 +64,13 @@ def _progress(root: str, state: JobState, survey: Inventory) -> str:
     return ", ".join(f"{key[0]} {_last_step(root, key, survey, config)}".strip() for key in sorted(owned))
 
 
-def _unfinished(root: str, key: ArtifactKey, survey: Inventory) -> str:
-    owner = survey.owners.get(key, "nobody; the same command continues it")
-    return f"  {_name(key):<24} {_last_step(root, key, survey):<14} {owner}"
-
-
 def _last_step(root: str, key: ArtifactKey, survey: Inventory, config: PipelineConfig | None = None) -> str:
+    """`step 40 of 100`, by spool and checkpoints; '' before the first."""
     files = survey.work.get(key, {})
-    step = max(_spool_step(root, key, files), _checkpoint_step(files))
+    checkpoints = [int(match[1]) for match in map(CHECKPOINT.fullmatch, files) if match]
+    step = max([_spool_step(root, key, files), *checkpoints])
     total = getattr(getattr(config, key[0], None), "steps", None)
     return "" if step < 0 else f"step {step}" + (f" of {total}" if total else "")
-
-
-def _checkpoint_step(files: Files) -> int:
-    return max((int(match[1]) for match in map(CHECKPOINT.fullmatch, files) if match), default=-1)
 
 
 def _spool_step(root: str, key: ArtifactKey, files: Files) -> int:

@@ -142,21 +142,14 @@ def _next_attempt(jobs: Backend, spec: JobSpec, root: str, base: str, say: Say) 
     if tried and not (newest := known[tried[max(tried)]]).finished:
         say(f"{newest.job_id} is {newest.status} already; attaching to it")
         return newest
-    job_id = _store(root, base, spec, max(tried, default=0))
+    # A stored spec that the cluster does not know was never sent, is being sent by another submitter, or belongs to a
+    # cluster that started anew: if it is this one, sending it under its own id is right in each case.
+    number = max([max(tried, default=0) + 1, *specs.attempts(specs.list_jobs(root), base)])
+    while not specs.write(root, specs.attempt_id(base, number), spec):
+        number += 1
+    job_id = specs.attempt_id(base, number)
     if jobs.submit(job_id, specs.uri(root, job_id)):
         say(f"sent {job_id}")
     else:
         say(f"{job_id} was sent by somebody else a moment ago; attaching to it")
     return jobs.state(job_id) or JobState(job_id, PENDING)
-
-
-def _store(root: str, base: str, spec: JobSpec, finished: int) -> str:
-    """The name of the first attempt after number `finished` whose stored spec is this one.
-
-    One that is stored and unknown to the cluster was never sent, is being sent just now by another submitter, or was
-    forgotten by a cluster that started anew: sending it under its own name is right in each case.
-    """
-    number = max([finished + 1, *specs.attempts(specs.list_jobs(root), base)])
-    while not specs.write(root, specs.attempt_id(base, number), spec):
-        number += 1
-    return specs.attempt_id(base, number)

@@ -215,7 +215,7 @@ class Gateway:
 def test_nginx_lets_in_who_knows_the_password_and_nobody_else(restored: Restored, tmp_path: Path) -> None:
     folder = tmp_path / "gate"
     folder.mkdir()
-    certificate = deployed.certificate(folder, SITE).certificate
+    certificate = deployed.certificate(folder, SITE)
     deployed.htpasswd(folder / "htpasswd", USER, PASSWORD)
     gateway = Gateway(free_port(), free_port(), ssl.create_default_context(cafile=str(certificate)))
     if os.geteuid() == 0:

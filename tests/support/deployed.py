@@ -91,28 +91,15 @@ def _as_nobody(words: list[str]) -> None:
         assert done.returncode == 0, f"{' '.join(words)}: {said.read().decode(errors='replace')}"
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """A throwaway certificate and its key."""
-
-    certificate: Path
-    key: Path
-
-
-def certificate(folder: Path, *names: str) -> Certificate:
-    """Signed by itself, for these names."""
-    made = Certificate(folder / "tls.crt", folder / "tls.key")
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    words += [
-        "-days",
-        "1",
-        "-subj",
-        f"/CN={names[0]}",
-        "-addext",
-        f"subjectAltName={','.join(f'DNS:{n}' for n in names)}",
-    ]
-    subprocess.run([*words, "-keyout", str(made.key), "-out", str(made.certificate)], check=True, capture_output=True)
-    return made
+def certificate(folder: Path, name: str) -> Path:
+    """A self-signed certificate for this name, tls.crt; its key is tls.key beside it."""
+    path = folder / "tls.crt"
+    options = [
+        "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", f"/CN={name}",
+        "-addext", f"subjectAltName=DNS:{name}", "-keyout", str(folder / "tls.key"), "-out", str(path),
+    ]  # fmt: skip
+    subprocess.run(["openssl", "req", "-x509", *options], check=True, capture_output=True)
+    return path
 
 
 def htpasswd(path: Path, user: str, password: str) -> Path:

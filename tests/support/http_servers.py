@@ -1,4 +1,4 @@
-"""Servers of a few fixed answers, for what is asked over HTTP."""
+"""HTTP servers with fixed responses."""
 
 from __future__ import annotations
 

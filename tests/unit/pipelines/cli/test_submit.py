@@ -34,7 +34,7 @@ def run_job(flow: Any, jobs: FakeCluster) -> None:
     """Do what the cluster would do with the job that was sent."""
     from pipelines.jobs import runner
 
-    runner.run(jobs.sent[-1][1])
+    runner.run_job(jobs.sent[-1][1])
 
 
 def test_a_job_is_sent_and_finished_work_is_not(
@@ -146,7 +146,7 @@ def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     flow.config.components.remove("prior")
     made = "vim-fake-0123456789ab-a9"
     assert specs.write(root, made, JobSpec("run", "fake", settings.to_yaml(flow.config)))
-    runner.run(specs.uri(root, made))
+    runner.run_job(specs.uri(root, made))
     work = f"{root}/.work/prior/{'0' * 20}"
     io.write_bytes(f"{work}/cpu/step-000040/index.json", b"{}")
     io.write_bytes(f"{work}/spool.jsonl", b'{"step": 42, "t": 1, "m": {}}\n{"torn')

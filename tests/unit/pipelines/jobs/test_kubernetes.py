@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipelines.jobs import kubernetes_log
-from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, Backend, JobSpec
+from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, JobSpec
 from pipelines.jobs.kubernetes import KubernetesBackend
 from pipelines.jobs.manifests import JOB_LABEL, ROLE_LABEL, object_name
 from pipelines.jobs.profile import Cluster, KubernetesSettings
@@ -88,11 +87,6 @@ def pod(server: str, job_id: str, name: str, phase: str = "Running", **more: Any
     tell(server, pod=body)
 
 
-def test_it_is_a_backend() -> None:
-    backend: Backend = made()
-    assert backend.dashboard() == "", "asked without a domain, it asks nobody"
-
-
 def test_a_job_is_made_once_and_the_second_submitter_attaches(
     backend: KubernetesBackend, server: str, spec_uri: str
 ) -> None:
@@ -137,13 +131,10 @@ OWN = "Job entrypoint command failed with exit code 2, last available logs: vimc
     ("reason", "message", "expected"),
     [
         ("AppFailed", OWN, FAILED),
-        ("AppFailed", "Job entrypoint command failed with exit code -9", LOST),
         ("AppFailed", "Job entrypoint command failed with exit code 137", LOST),
         ("AppFailed", "Job supervisor actor died because its node died", LOST),
-        ("DeadlineExceeded", "", FAILED),
         ("ValidationFailed", "name too long", FAILED),
         ("SubmissionFailed", "the submitter's pod was evicted", LOST),
-        ("JobDeploymentStatusTransitionGracePeriodExceeded", "", LOST),
     ],
 )
 def test_own_errors_and_lost_jobs_are_told_apart(
@@ -195,16 +186,10 @@ def test_stopping_is_remembered_until_the_job_is_sent_again(
     assert (state.job_id, state.status) == ("VIM stop/1", STOPPED)
     assert [each.status for each in backend.jobs() if each.job_id == "VIM stop/1"] == [STOPPED]
     assert backend.submit("VIM stop/1", spec_uri)
-    assert [each.status for each in backend.jobs() if each.job_id == "VIM stop/1"] == [PENDING]
+    assert backend.jobs()[0] == backend.state("VIM stop/1"), "the newest is first"
+    assert backend.jobs()[0].status == PENDING
     backend.stop("vim-never-there")
     assert backend.state("vim-never-there") is None
-
-
-def test_jobs_are_listed_newest_first(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
-    for name in ("vim-first", "vim-second"):
-        backend.submit(name, spec_uri)
-    names = [state.job_id for state in backend.jobs()]
-    assert names.index("vim-second") < names.index("vim-first")
 
 
 def test_the_log_is_followed_across_a_broken_connection_and_a_new_pod(
@@ -272,17 +257,4 @@ def test_faults_are_named(login: None, spec_uri: str, tmp_path: Path, monkeypatc
         made().state("vim-x")
     config.write_text(KUBECONFIG.format(address=f"http://127.0.0.1:{free_port()}", token=TOKEN))
     with pytest.raises(VimError, match="does not answer"):
-        made().state("vim-x")
-
-
-def test_a_missing_client_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "kubernetes":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"vim-image-modeling\[gke\]"):
         made().state("vim-x")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.jobs import ray_jobs
-from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED
+from pipelines.jobs.api import FAILED, LOST, RUNNING, STOPPED, SUCCEEDED
 from pipelines.jobs.profile import Cluster
 from vim_core.errors import ConfigError, VimError
 
@@ -61,17 +61,14 @@ def backend(cluster: Cluster = CLUSTER) -> tuple[ray_jobs.RayJobsBackend, FakeCl
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
-        ({"status": "PENDING"}, PENDING),
         ({"status": "RUNNING"}, RUNNING),
         ({"status": "SUCCEEDED", "driver_exit_code": 0}, SUCCEEDED),
         ({"status": "STOPPED"}, STOPPED),
         ({"status": "FAILED", "driver_exit_code": 1, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}, FAILED),
-        ({"status": "FAILED", "driver_exit_code": 2, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}, FAILED),
         ({"status": "FAILED", "error_type": "RUNTIME_ENV_SETUP_FAILURE"}, FAILED),
         ({"status": "FAILED", "driver_exit_code": 137, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}, LOST),
         ({"status": "FAILED", "driver_exit_code": -9, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}, LOST),
         ({"status": "FAILED", "error_type": "JOB_SUPERVISOR_ACTOR_DIED"}, LOST),
-        ({"status": "FAILED", "error_type": "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE"}, LOST),
     ],
     ids=str,
 )
@@ -178,9 +175,3 @@ def test_a_refused_token_and_a_dead_address_are_told_apart() -> None:
     client.list_jobs = away  # type: ignore[method-assign]
     with pytest.raises(VimError, match=r"no Ray cluster answers at http://h:1 \(refused\)"):
         jobs.jobs()
-
-
-def test_the_dashboard_of_a_job() -> None:
-    jobs, _ = backend()
-    assert jobs.dashboard() == "http://127.0.0.1:8265"
-    assert jobs.dashboard(NAME) == f"http://127.0.0.1:8265/#/jobs/{NAME}"

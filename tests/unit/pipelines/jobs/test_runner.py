@@ -43,14 +43,14 @@ def test_places_change_where_each_component_runs_and_no_fingerprint(flow: Any, t
         seen[ctx.name] = (ctx.run.workers, ctx.fingerprint)
 
     flow.acts = dict.fromkeys(("ingest", "quantize", "tokenize", "prior"), look)
-    assert runner.run(stored(flow, places={"quantize": {"workers": 4}, "prior": {"workers": 2}})) == 0
+    assert runner.run_job(stored(flow, places={"quantize": {"workers": 4}, "prior": {"workers": 2}})) == 0
     assert {name: workers for name, (workers, _) in seen.items()} == {
         "ingest": 1, "quantize": 4, "tokenize": 1, "prior": 2,
     }  # fmt: skip
     placed = {name: fingerprint for name, (_, fingerprint) in seen.items()}
     elsewhere = dataclasses.replace(flow.config.run, root=str(tmp_path / "elsewhere"))
     flow.config = dataclasses.replace(flow.config, run=elsewhere)
-    runner.run(stored(flow))
+    runner.run_job(stored(flow))
     assert {name: fingerprint for name, (_, fingerprint) in seen.items()} == placed
 
 
@@ -67,7 +67,7 @@ def test_the_run_is_tagged_with_job_and_cluster(flow: Any, monkeypatch: pytest.M
     monkeypatch.setattr(instance, "dispose", lambda: None)
     monkeypatch.setattr(history, "instance", lambda config: instance)
     monkeypatch.setattr(tracker, "open_run", open_run)
-    runner.run(stored(flow, target="ingest"))
+    runner.run_job(stored(flow, target="ingest"))
     wanted = {"vim.job": NAME, "vim.cluster": "mine"}
     assert {name: tags.get(name) for name in wanted} == wanted
     (run,) = instance.get_runs()
@@ -76,9 +76,9 @@ def test_the_run_is_tagged_with_job_and_cluster(flow: Any, monkeypatch: pytest.M
 
 
 def test_force_and_only_are_as_on_the_command_line(flow: Any) -> None:
-    runner.run(stored(flow))
+    runner.run_job(stored(flow))
     flow.ran.clear()
-    runner.run(stored(flow, "vim-fake-0123456789ab-a2", target="quantize", only=True, force=True))
+    runner.run_job(stored(flow, "vim-fake-0123456789ab-a2", target="quantize", only=True, force=True))
     assert flow.ran == ["quantize"]
 
 
@@ -88,13 +88,13 @@ def test_a_component_error_comes_out_as_it_is(flow: Any) -> None:
 
     flow.acts["ingest"] = fail
     with pytest.raises(DataError, match="ingest: no images"):
-        runner.run(stored(flow))
+        runner.run_job(stored(flow))
 
 
 def test_sigterm_interrupts_like_ctrl_c(flow: Any) -> None:
     flow.acts["quantize"] = lambda ctx: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(stored(flow))
+        runner.run_job(stored(flow))
     assert flow.ran == ["ingest", "quantize"]
 
 
@@ -108,5 +108,5 @@ def test_a_remote_root_gets_a_history_of_the_jobs_own(flow: Any, monkeypatch: py
     flow.acts["ingest"] = look
     flow.config.run.root = "memory://jobs/root"
     monkeypatch.setenv("DAGSTER_HOME", "")
-    runner.run(stored(flow, target="ingest"))
+    runner.run_job(stored(flow, target="ingest"))
     assert not Path(homes[0]).exists()
