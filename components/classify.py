@@ -1,4 +1,4 @@
-"""Train a small classifier on the ingested images: judge of conditional accuracy, feature network of fd_classifier."""
+"""Train a small classifier on the ingested images, for conditional accuracy and the features of fd_classifier."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from vim_core.metrics.protocol import Protocol
 VERSION = 1
 INPUTS = {"codes": "tokenize", "tokenizer": "quantize", "images": "ingest?"}
 CODES_OF = ("tokenizer",)
-"""Its decoder only draws the pictures during training."""
+"""Inputs of which only the codes count: the decoder of the tokenizer draws the pictures during training alone."""
 
 
 def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -21,7 +21,7 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
     Raises:
         LineageError: the codes were made by another encoder or codebook, or of other images than those to encode.
-        ConfigError: images are asked for and there are none.
+        ConfigError: `prior.source=images`, and the inputs have no images.
         VimError: the training failed; the message is the worker's reason.
     """
     from components.tokenize.code_files import code_files
@@ -29,38 +29,35 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
     from vim_core.tasks.prior import PriorData
 
     codes, tokenizer = inputs["codes"], inputs["tokenizer"]
-    about = described(config, inputs)
+    properties = describe_prior(config, inputs)
     files = tokenizer.uri("model.safetensors"), tokenizer.uri("config.json")
     train_codes, test_codes = code_files(codes, "train"), code_files(codes, "test")
     classes = len(codes.properties["classes"])
-    data = PriorData(train_codes, test_codes, classes, about[lineage.TOKENIZER], files, cache=ctx.run.code_cache)
+    data = PriorData(train_codes, test_codes, classes, properties[lineage.TOKENIZER], files, cache=ctx.run.code_cache)
     if config.source == "images":
-        data.images = image_input(inputs).uris("images/train-")
+        data.images = training_images(inputs).uris("images/train-")
     outcome = train("vim_core.tasks.prior:PriorTask", config, data, ctx)
-    outcome.properties |= about
+    outcome.properties |= properties
     outcome.protocols |= protocols(config, codes)
     return outcome
 
 
-def described(config: PriorConfig, inputs: Inputs) -> dict[str, Any]:
-    """Where a prior of these inputs comes from and what may be asked of it.
+def describe_prior(config: PriorConfig, inputs: Inputs) -> dict[str, Any]:
+    """The properties of a prior of these inputs: lineage, classes, and the conditions that it can sample under.
 
     Raises:
         LineageError: see `run`.
-        ConfigError: images are asked for and there are none.
+        ConfigError: `prior.source=images`, and the inputs have no images.
     """
+    from components.tokenize.code_files import check_tokenizer
+
     codes = inputs["codes"]
-    made_by, given = lineage.of_codes(codes.properties), lineage.of_tokenizer(inputs["tokenizer"])
-    if not lineage.same_codes(made_by, given):
-        raise LineageError(
-            f"the code table {codes.digest[:12]} {lineage.difference(made_by, given, 'was made by')}; "
-            "run `vimctl run tokenize` for this tokenizer"
-        )
+    check_tokenizer(codes, inputs["tokenizer"])
     made_from: dict[str, Any] = {}
     if config.source == "images":
-        made_from = {"images": image_input(inputs).digest, "encode": inputs["tokenizer"].properties["encode"]}
+        made_from = {"images": training_images(inputs).digest, "encode": inputs["tokenizer"].properties["encode"]}
     return {
-        **made_by,
+        **lineage.of_codes(codes.properties),
         "codes": codes.digest,
         "source": config.source,
         **made_from,
@@ -70,11 +67,11 @@ def described(config: PriorConfig, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def image_input(inputs: Inputs) -> Artifact:
-    """The images that the training encodes.
+def training_images(inputs: Inputs) -> Artifact:
+    """The input images that `prior.source=images` encodes.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: the inputs have no images.
         LineageError: the held-out codes are of other images.
     """
     if "images" not in inputs:
@@ -89,7 +86,7 @@ def image_input(inputs: Inputs) -> Artifact:
 
 
 def protocols(config: PriorConfig, codes: Artifact) -> dict[str, Any]:
-    """What the two figures of held-out codes mean."""
+    """The protocols of the two figures on held-out codes."""
     shared: dict[str, Any] = {
         "split": "test",
         "count": int(codes.properties["splits"]["test"]),

@@ -13,8 +13,7 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.image_tables import ImageRow, ImageTable
-    from vim_core.models.vit_vqgan import Tokenizer
+    from vim_core.data.image_tables import ImageRow
 
 VERSION = 1
 INPUTS = {"images": "ingest", "tokenizer": "quantize"}
@@ -23,8 +22,8 @@ SOURCE = "reconstruction"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One shard: the first `rows` of its images, where the reconstructions go, and the tokenizer."""
+class ReconstructShard:
+    """The first `rows` images of one file, the URI `result` of their reconstructions, and the tokenizer's files."""
 
     name: str
     images: str
@@ -50,12 +49,12 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
     from components.engines.shards import publish
     from vim_core.data.image_tables import ImageTable, image_digest
 
-    jobs = make_jobs(config, inputs, ctx)
-    run_shards(ctx.run, jobs, reconstruct, finished, ctx.progress)
-    for job in jobs:
-        publish(ctx, job.result, job.name)
+    shards = make_shards(config, inputs, ctx)
+    run_shards(ctx.run, shards, reconstruct_shard, finished, ctx.progress)
+    for shard in shards:
+        publish(ctx, shard.result, shard.name)
     images, tokenizer = inputs["images"], inputs["tokenizer"]
-    count = sum(job.rows for job in jobs)
+    count = sum(shard.rows for shard in shards)
     return Outcome(
         metrics={"images": float(count)},
         properties={
@@ -65,21 +64,21 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
             "splits": {"test": count},
             "image_size": [int(tokenizer.properties["image_size"])] * 2,
         },
-        numeric={"device": jobs[0].device, "dtype": "fp32", "threads": jobs[0].threads},
-        rows={job.name: job.rows for job in jobs},
-        digest=image_digest({"test": ImageTable([job.result for job in jobs])}),
+        numeric={"device": shards[0].device, "dtype": "fp32", "threads": shards[0].threads},
+        rows={shard.name: shard.rows for shard in shards},
+        digest=image_digest({"test": ImageTable([shard.result for shard in shards])}),
     )
 
 
-def make_jobs(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list[Job]:
-    """One job per shard of held-out images, up to the limit."""
+def make_shards(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list[ReconstructShard]:
+    """One shard per file of held-out images, up to the limit."""
     from components.engines.devices import beam_device, beam_threads, numeric_folder
     from vim_core.data.image_tables import open_parquet
 
     images, tokenizer = inputs["images"], inputs["tokenizer"]
     device, threads = beam_device(ctx.run), beam_threads(ctx.run)
-    place = numeric_folder(device, threads, int(tokenizer.properties["encode"]["batch"]))
-    jobs: list[Job] = []
+    folder = numeric_folder(device, threads, int(tokenizer.properties["encode"]["batch"]))
+    shards: list[ReconstructShard] = []
     left = config.limit
     for name in sorted(e.name for e in images.manifest.files if e.name.startswith("images/test-")):
         uri = images.uri(name)
@@ -88,12 +87,12 @@ def make_jobs(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list[J
             rows, left = min(rows, left), left - min(rows, left)
             if not rows:
                 continue
-        jobs.append(
-            Job(
+        shards.append(
+            ReconstructShard(
                 name=name,
                 images=uri,
                 rows=rows,
-                result=io.join(ctx.work, place, name),
+                result=io.join(ctx.work, folder, name),
                 weights=tokenizer.uri("model.safetensors"),
                 config=tokenizer.uri("config.json"),
                 device=device,
@@ -101,37 +100,37 @@ def make_jobs(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list[J
                 max_pixels=int(images.manifest.config["max_pixels"]),
             )
         )
-    if not sum(job.rows for job in jobs):
+    if not sum(shard.rows for shard in shards):
         raise DataError("reconstruct: the image table has no held-out images; raise ingest.test_fraction")
-    return jobs
+    return shards
 
 
-def finished(job: Job) -> bool:
-    """Whether an earlier attempt wrote this shard; a file appears under its name only when it is whole."""
-    return io.exists(job.result)
+def finished(shard: ReconstructShard) -> bool:
+    """True where an earlier attempt wrote this shard: its file appears under its name only when it is complete."""
+    return io.exists(shard.result)
 
 
-def reconstruct(job: Job) -> str:
-    """Encode and decode one shard, write the images and give its name."""
-    from components.engines.devices import cached_tokenizer, set_threads
-    from vim_core.data.image_tables import ImageTable, write_sorted
-
-    set_threads(job.threads)
-    tokenizer = cached_tokenizer(job.weights, job.config, job.device)
-    write_sorted(job.result, _rows(job, ImageTable([job.images]), tokenizer))
-    return job.name
-
-
-def _rows(job: Job, table: ImageTable, tokenizer: Tokenizer) -> Iterator[ImageRow]:
+def reconstruct_shard(shard: ReconstructShard) -> str:
+    """Encode and decode the images of one shard and write the reconstructions; gives the shard's name."""
     import numpy as np
 
-    from vim_core.data.image_tables import ImageRow
+    from components.engines.devices import cached_tokenizer, set_threads
+    from vim_core.data.image_tables import ImageRow, ImageTable, write_sorted
     from vim_core.data.images import center_crop, decode, encode_png, from_tensor, to_tensor
 
-    for start in range(0, job.rows, tokenizer.encode_batch):
-        rows = range(start, min(start + tokenizer.encode_batch, job.rows))
-        pixels = [center_crop(decode(table.image(row), job.max_pixels), tokenizer.image_size) for row in rows]
-        made = from_tensor(tokenizer.decode(tokenizer.encode(to_tensor(np.stack(pixels)))))
-        for row, image in zip(rows, made, strict=True):
-            height, width = image.shape[:2]
-            yield ImageRow(table.keys[row], int(table.labels[row]), encode_png(image), height, width, SOURCE)
+    set_threads(shard.threads)
+    tokenizer = cached_tokenizer(shard.weights, shard.config, shard.device)
+    table = ImageTable([shard.images])
+
+    def reconstructions() -> Iterator[ImageRow]:
+        for start in range(0, shard.rows, tokenizer.encode_batch):
+            rows = range(start, min(start + tokenizer.encode_batch, shard.rows))
+            images = [center_crop(decode(table.image(row), shard.max_pixels), tokenizer.image_size) for row in rows]
+            pixels = to_tensor(np.stack(images))  # [b, 3, H, W]
+            decoded = from_tensor(tokenizer.decode(tokenizer.encode(pixels)))  # uint8 [b, H, W, 3]
+            for row, image in zip(rows, decoded, strict=True):
+                height, width = image.shape[:2]
+                yield ImageRow(table.keys[row], int(table.labels[row]), encode_png(image), height, width, SOURCE)
+
+    write_sorted(shard.result, reconstructions())
+    return shard.name

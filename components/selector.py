@@ -1,4 +1,4 @@
-"""Train a second classifier on the ingested images: it selects samples, and so never judges them."""
+"""Train a second classifier on the ingested images: it selects samples, and so never evaluates them."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""What is asked of every sample: its class, and the codes that it begins with."""
+"""The conditions of every sample: its class label, and the codes of a held-out image that it begins with."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.contract import lineage
 from components.contract.api import Artifact, Context, Inputs
-from components.sample.draw import Group
+from components.sample.draw import LaneGroup
+from components.tokenize.code_files import check_tokenizer, code_files
 from vim_core.config import SampleConfig
-from vim_core.errors import ConfigError, LineageError
+from vim_core.errors import ConfigError
+from vim_core.text import nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,93 +20,90 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Given:
-    """Held-out images to complete: rows of a code table in use, and how many of their codes are given."""
+class Prefixes:
+    """Held-out images to complete: the rows of a code table that take part, and how many codes samples begin with."""
 
     table: CodeTable
     rows: NDArray[Any]
-    count: int
+    codes: int
 
 
 @dataclass(frozen=True)
-class Asked:
+class Conditions:
     """Sample i has the i-th class of `classes`, or the label of the i-th held-out image, in turn; -1 without classes.
 
     So the first n samples of a class are the same however many are drawn.
     """
 
     classes: Sequence[int]
-    given: Given | None = None
+    prefixes: Prefixes | None = None
 
-    def group(self, index: int, lanes: int, used: int) -> Group:
-        """The lane group `index`, of whose lanes the first `used` are kept."""
+    def group(self, index: int, lanes: int, used: int) -> LaneGroup:
+        """Lane group `index`, of whose lanes the first `used` are kept."""
         samples = range(index * lanes, (index + 1) * lanes)
-        if self.given is None:
-            return Group(index, tuple(self._label(i) for i in samples), used)
-        table, count = self.given.table, self.given.count
-        rows = [int(self.given.rows[i % len(self.given.rows)]) for i in samples]
+        if self.prefixes is None:
+            classes = self.classes or [-1]
+            return LaneGroup(index, tuple(classes[i % len(classes)] for i in samples), used)
+        table, chosen = self.prefixes.table, self.prefixes.rows
+        rows = [int(chosen[i % len(chosen)]) for i in samples]
         labels = tuple(int(table.labels[row]) if self.classes else -1 for row in rows)
-        return Group(index, labels, used, table.codes[rows, :count], tuple(table.keys[row] for row in rows))
-
-    def _label(self, sample: int) -> int:
-        return self.classes[sample % len(self.classes)] if self.classes else -1
+        prefix = table.codes[rows, : self.prefixes.codes]  # [lanes, P]
+        return LaneGroup(index, labels, used, prefix, tuple(table.keys[row] for row in rows))
 
 
-def asked(config: SampleConfig, inputs: Inputs, ctx: Context) -> Asked:
-    """What the settings ask of this prior.
+def make_conditions(config: SampleConfig, inputs: Inputs, ctx: Context) -> Conditions:
+    """The conditions that the settings describe.
 
     Raises:
-        ConfigError: a class that the prior does not know; nothing to complete, or no rows given of it.
+        ConfigError: the prior does not know a class; there is nothing to complete, or no rows of codes to begin with.
         LineageError: the held-out codes are another tokenizer's.
     """
-    classes = numbers(config.classes, inputs["prior"])
-    return Asked(classes, _given(config, classes, inputs, ctx) if config.prefix else None)
+    classes = class_numbers(config.classes, inputs["prior"])
+    return Conditions(classes, _held_out_prefixes(config, classes, inputs, ctx) if config.prefix else None)
 
 
-def numbers(classes: Sequence[str], prior: Artifact) -> list[int]:
-    """Class numbers of names or numbers, as given; all where none is given. A name goes before a number."""
-    known = [str(name) for name in prior.properties["classes"]]
+def class_numbers(classes: Sequence[str], prior: Artifact) -> list[int]:
+    """Numbers of classes given by name or number, in their order; all classes for an empty list.
+
+    A text that is both is taken as a name.
+
+    Raises:
+        ConfigError: the prior has no classes, does not know one, or one is given twice.
+    """
+    names = [str(name) for name in prior.properties["classes"]]
     if not classes:
-        return list(range(len(known)))
-    if not known:
-        raise ConfigError(f"sample.classes={list(classes)}: the prior was trained without classes; leave it empty")
-    found = [_number(text, known, list(classes)) for text in classes]
-    twice = [text for text, number in zip(classes, found, strict=True) if found.count(number) > 1]
-    if twice:
-        raise ConfigError(f"sample.classes={list(classes)}: {twice[0]!r} is there twice")
-    return found
+        return list(range(len(names)))
+    given = f"sample.classes={list(classes)}"
+    if not names:
+        raise ConfigError(f"{given}: the prior was trained without classes; leave it empty")
+    numbers: list[int] = []
+    for text in classes:
+        if text in names:
+            number = names.index(text)
+        elif text.isdecimal():
+            number = int(text)
+            if number >= len(names):
+                raise ConfigError(f"{given}: there is no class {text}, only 0 to {len(names) - 1}")
+        else:
+            near = nearest(text, names)
+            raise ConfigError(f"{given}: no class is called {text!r}" + (f"; did you mean {near!r}?" if near else ""))
+        if number in numbers:
+            raise ConfigError(f"{given}: {text!r} is there twice")
+        numbers.append(number)
+    return numbers
 
 
-def _number(text: str, known: list[str], classes: list[str]) -> int:
-    if text in known:
-        return known.index(text)
-    if text.isdecimal():
-        if int(text) < len(known):
-            return int(text)
-        raise ConfigError(f"sample.classes={classes}: there is no class {text}, only 0 to {len(known) - 1}")
-    nearest = difflib.get_close_matches(text, known, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ConfigError(f"sample.classes={classes}: no class is called {text!r}{hint}")
-
-
-def _given(config: SampleConfig, classes: Sequence[int], inputs: Inputs, ctx: Context) -> Given:
+def _held_out_prefixes(config: SampleConfig, classes: Sequence[int], inputs: Inputs, ctx: Context) -> Prefixes:
     import numpy as np
 
-    from components.tokenize.code_files import code_files
     from vim_core.data.code_tables import CodeTable
 
     if "codes" not in inputs:
         raise ConfigError(
             f"sample.prefix={config.prefix}: completes held-out images; add tokenize to the preset's components"
         )
-    codes, tokenizer = inputs["codes"], lineage.of_tokenizer(inputs["tokenizer"])
-    made_by = lineage.of_codes(codes.properties)
-    if not lineage.same_codes(made_by, tokenizer):
-        raise LineageError(
-            f"the code table {codes.digest[:12]} {lineage.difference(made_by, tokenizer, 'was made by')}; "
-            "run `vimctl run tokenize` for this tokenizer"
-        )
-    table = CodeTable(code_files(codes, "test"), ctx.run.code_cache)
+    check_tokenizer(inputs["codes"], inputs["tokenizer"])
+    table = CodeTable(code_files(inputs["codes"], "test"), ctx.run.code_cache)
     height, width = table.meta.grid
     rows = round(config.prefix * height)
     if not 0 < rows < height:
@@ -119,4 +116,4 @@ def _given(config: SampleConfig, classes: Sequence[int], inputs: Inputs, ctx: Co
         chosen = chosen[np.isin(table.labels, classes)]
     if not len(chosen):
         raise ConfigError(f"sample.prefix={config.prefix}: no held-out image is of sample.classes={config.classes}")
-    return Given(table, chosen, rows * width)
+    return Prefixes(table, chosen, rows * width)

@@ -97,7 +97,7 @@ def _commit(request: Request, config: PipelineConfig, key: str, step: int, check
             files=files,
             metrics={"step": float(step)},
             properties={
-                **prior.described(config.prior, request.inputs),
+                **prior.describe_prior(config.prior, request.inputs),
                 "checkpoint": {"of": request.fingerprint, "step": step},
             },
             protocols={},

@@ -75,14 +75,14 @@ def test_a_lost_actor_comes_back_and_draws_its_group_again(
 
     once = tmp_path / "killed"
 
-    class Mortal(drawing.Drawer):
+    class Mortal(drawing.GroupDrawer):
         def draw(self, group: Any) -> Any:
             if group.index == 3 and not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().draw(group)
 
-    monkeypatch.setattr(drawing, "Drawer", Mortal)
+    monkeypatch.setattr(drawing, "GroupDrawer", Mortal)
     sample.run(CONFIGS["bf16"], inputs, pool)
     monkeypatch.undo()
     assert once.exists()
@@ -94,13 +94,13 @@ def test_what_a_pool_finished_before_it_failed_is_kept(
 ) -> None:
     from components.sample import draw as drawing
 
-    class Broken(drawing.Drawer):
+    class Broken(drawing.GroupDrawer):
         def draw(self, group: Any) -> Any:
             if group.index == 5:
                 raise RuntimeError("a bad lane")
             return super().draw(group)
 
-    monkeypatch.setattr(drawing, "Drawer", Broken)
+    monkeypatch.setattr(drawing, "GroupDrawer", Broken)
     pool.run.workers = 1
     pool.run.ray_address = "local"  # connected already: an actor although it is the only one
     with pytest.raises(VimError, match="sample: RuntimeError: a bad lane"):

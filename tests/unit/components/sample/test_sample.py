@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from components.contract.api import Artifact
 from components.sample import component as sample
-from components.sample import shards
-from components.sample.conditions import Asked, numbers
+from components.sample.conditions import Conditions, class_numbers
+from components.sample.shards import GroupAssembly, sample_ranges
 from tests.support import tiny_artifacts
 from tests.support.synthetic import context_of, with_fields
 from vim_core.config import SampleConfig
@@ -32,7 +32,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return {"tokenizer": tokenizer, "prior": tiny_artifacts.prior(root, tokenizer)}
 
 
-def drawn(inputs: dict[str, Artifact], root: Path, **fields: Any) -> dict[str, tuple[int, bytes]]:
+def draw(inputs: dict[str, Artifact], root: Path, **fields: Any) -> dict[str, tuple[int, bytes]]:
     """Label and picture of every sample by key."""
     config = SampleConfig(**{"lanes": 4, "guidance": 1.5, **fields})
     ctx = context_of(root, "sample")
@@ -44,12 +44,12 @@ def drawn(inputs: dict[str, Artifact], root: Path, **fields: Any) -> dict[str, t
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_samples_do_not_depend_on_count_or_shards(inputs: dict[str, Artifact], tmp_path: Path, precision: str) -> None:
-    many = drawn(inputs, tmp_path / "a", count=64, shards=3, precision=precision)
+    many = draw(inputs, tmp_path / "a", count=64, shards=3, precision=precision)
     assert list(many) == [f"sample-{i:08d}" for i in range(64)]
     assert [label for label, _ in many.values()] == [i % 3 for i in range(64)]
     assert len({picture for _, picture in many.values()}) > 9
     for number, (count, files) in enumerate([(19, 1), (7, 2), (10, 4), (1, 1)]):
-        few = drawn(inputs, tmp_path / str(number), count=count, shards=files, precision=precision)
+        few = draw(inputs, tmp_path / str(number), count=count, shards=files, precision=precision)
         assert few == {key: many[key] for key in few}
         assert len(few) == count
 
@@ -64,8 +64,8 @@ def test_a_decoder_that_depends_on_the_place_in_the_batch_does_no_harm(
         return own(self, codes) * 0.5 + torch.arange(len(codes)).view(-1, 1, 1, 1) * 0.1
 
     monkeypatch.setattr(Tokenizer, "decode", placed)
-    many = drawn(inputs, tmp_path / "a", count=11, shards=3)
-    few = drawn(inputs, tmp_path / "b", count=9, shards=4)
+    many = draw(inputs, tmp_path / "a", count=11, shards=3)
+    few = draw(inputs, tmp_path / "b", count=9, shards=4)
     assert few == {key: many[key] for key in few}
 
 
@@ -73,7 +73,7 @@ def test_a_decoder_that_depends_on_the_place_in_the_batch_does_no_harm(
 def test_finished_shards_are_kept(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    whole = drawn(inputs, tmp_path / "whole", count=16, shards=4, precision=precision)
+    whole = draw(inputs, tmp_path / "whole", count=16, shards=4, precision=precision)
     own, groups = Sampler.group, []
 
     def dying(self: Sampler, index: int, labels: Any, given: Any = None) -> Any:
@@ -84,18 +84,18 @@ def test_finished_shards_are_kept(
 
     monkeypatch.setattr(Sampler, "group", dying)
     with pytest.raises(KeyboardInterrupt):
-        drawn(inputs, tmp_path / "killed", count=16, shards=4, precision=precision)
-    assert drawn(inputs, tmp_path / "killed", count=16, shards=4, precision=precision) == whole
+        draw(inputs, tmp_path / "killed", count=16, shards=4, precision=precision)
+    assert draw(inputs, tmp_path / "killed", count=16, shards=4, precision=precision) == whole
     assert groups == [0, 1, 2, 2, 3]
 
 
 def test_another_seed_gives_other_pictures(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    assert drawn(inputs, tmp_path / "a", count=4, seed=0) != drawn(inputs, tmp_path / "b", count=4, seed=1)
+    assert draw(inputs, tmp_path / "a", count=4, seed=0) != draw(inputs, tmp_path / "b", count=4, seed=1)
 
 
 def test_an_unconditional_prior_gives_pictures_without_labels(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     free = tiny_artifacts.prior(tmp_path / "prior", inputs["tokenizer"], conditional=False)
-    pictures = drawn({**inputs, "prior": free}, tmp_path, count=5, guidance=1.0)
+    pictures = draw({**inputs, "prior": free}, tmp_path, count=5, guidance=1.0)
     assert {label for label, _ in pictures.values()} == {-1}
 
 
@@ -109,7 +109,7 @@ def test_what_was_done_is_recorded(inputs: dict[str, Artifact], tmp_path: Path) 
 
 @given(st.integers(1, 500), st.integers(1, 9))
 def test_shards_cover_every_sample_once(count: int, number: int) -> None:
-    ranges = shards.ranges(SampleConfig(count=count, shards=number))
+    ranges = sample_ranges(SampleConfig(count=count, shards=number))
     assert len(ranges) == number
     assert (ranges[0][0], ranges[-1][1]) == (0, count)
     assert all(a[1] == b[0] for a, b in pairwise(ranges))
@@ -123,28 +123,28 @@ def test_shards_are_whole_once_their_groups_are_and_hold_no_more(
 ) -> None:
     config = SampleConfig(count=count, shards=number, lanes=lanes)
     missing = data.draw(st.lists(st.sampled_from(range(number)), unique=True))
-    assembly = shards.Assembly(config, missing)
-    wanted = {i // lanes for shard in missing for i in range(*shards.ranges(config)[shard])}
+    assembly = GroupAssembly(config, missing)
+    wanted = {i // lanes for shard in missing for i in range(*sample_ranges(config)[shard])}
     assert assembly.groups == sorted(wanted)
-    made: dict[int, Any] = dict(assembly.whole())
+    made: dict[int, Any] = dict(assembly.pop_complete())
     for group in data.draw(st.permutations(assembly.groups)):
         samples: Any = list(range(group * lanes, min(count, (group + 1) * lanes)))
         for shard, rows in assembly.add(group, samples):
             assert shard not in made
             made[shard] = rows
-    assert made == {shard: list(range(*shards.ranges(config)[shard])) for shard in missing}
-    assert assembly.held == 0
+    assert made == {shard: list(range(*sample_ranges(config)[shard])) for shard in missing}
+    assert not assembly._rows
 
 
 def test_labels_go_round_over_groups() -> None:
-    asked = Asked(range(3))
-    assert [label for group in range(3) for label in asked.group(group, 4, 4).labels] == [i % 3 for i in range(12)]
-    assert Asked([5, 2]).group(1, 3, 1).labels == (2, 5, 2)
-    assert Asked([]).group(2, 4, 4).labels == (-1,) * 4
+    conditions = Conditions(range(3))
+    assert [label for group in range(3) for label in conditions.group(group, 4, 4).labels] == [i % 3 for i in range(12)]
+    assert Conditions([5, 2]).group(1, 3, 1).labels == (2, 5, 2)
+    assert Conditions([]).group(2, 4, 4).labels == (-1,) * 4
 
 
 def test_chosen_classes_by_name_or_number(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    pictures = drawn(inputs, tmp_path, count=6, classes=["cat", "0"])
+    pictures = draw(inputs, tmp_path, count=6, classes=["cat", "0"])
     assert [label for label, _ in pictures.values()] == [2, 0, 2, 0, 2, 0]
     outcome = sample.run(SampleConfig(count=2, lanes=2, classes=["2"]), inputs, context_of(tmp_path / "b", "sample"))
     assert outcome.properties["protocol"]["labels"] == "balanced over cat"
@@ -155,18 +155,18 @@ def test_chosen_classes_by_name_or_number(inputs: dict[str, Artifact], tmp_path:
     [
         (["bea"], "no class is called 'bea'; did you mean 'bee'"),
         (["3"], "there is no class 3, only 0 to 2"),
-        (["bee", "1"], "'bee' is there twice"),
+        (["bee", "1"], "'1' is there twice"),
     ],
 )
 def test_classes_that_there_are_none_of(inputs: dict[str, Artifact], classes: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        numbers(classes, inputs["prior"])
+        class_numbers(classes, inputs["prior"])
 
 
 def test_classes_of_an_unconditional_prior(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     free = tiny_artifacts.prior(tmp_path, inputs["tokenizer"], conditional=False)
     with pytest.raises(ConfigError, match="trained without classes; leave it empty"):
-        numbers(["ant"], free)
+        class_numbers(["ant"], free)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_completions_begin_with_the_codes_of_held_out_images(
     assert [row.label for row in rows] == [i % 5 % 3 for i in range(7)]
     assert rows[6].source == "prior, completing test-001"
     assert outcome.properties["protocol"]["completes"] == "the first 2 codes of 5 held-out images are given"
-    chosen = drawn(completing, tmp_path / "chosen", count=3, prefix=0.5, classes=["bee"])
+    chosen = draw(completing, tmp_path / "chosen", count=3, prefix=0.5, classes=["bee"])
     assert {label for label, _ in chosen.values()} == {1}
 
 
