@@ -8,7 +8,7 @@ from typing import Any
 
 from components.contract import lineage
 from components.contract.api import Artifact, Context, Inputs, Outcome
-from vim_core.config import ProbeConfig, RunConfig
+from vim_core.config import ProbeConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
 from vim_core.storage import io
@@ -40,19 +40,25 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         images.uris("images/test-"),
         ctx.run.code_cache,
     )
-    made = train("vim_core.tasks.probe:ProbeTask", config, data, ctx, local=_local(ctx.run))
-    record = json.loads(io.read_bytes(ctx.path("accuracy.json")))
-    outcome = _outcome(record, config, str(made.properties["trained_by"]), inputs)
-    return replace(outcome, properties=made.properties | outcome.properties, numeric=made.numeric, extras=made.extras)
+    trained = train("vim_core.tasks.probe:ProbeTask", config, data, ctx, local=trains_locally(ctx.run))
+    metrics, properties = summarize_accuracy(json.loads(io.read_bytes(ctx.path("accuracy.json"))))
+    known = protocols(config, inputs)
+    return Outcome(
+        metrics=metrics,
+        properties=trained.properties | properties,
+        numeric=trained.numeric,
+        protocols={figure: known[figure] for figure in known if figure in metrics},
+        extras=trained.extras,
+    )
 
 
-def _local(run: RunConfig) -> bool:
-    """Whether this process does the work: a cluster takes longer to start than a small probe to fit."""
+def trains_locally(run: RunConfig) -> bool:
+    """True where this process trains: a cluster takes longer to start than a small probe to fit."""
     return run.workers == 1 and not run.ray_address and run.device != "xla"
 
 
 def check(codes: Artifact, prior: Artifact) -> None:
-    """Refuse what does not fit together; see `run`."""
+    """Refuse codes of another tokenizer, or a prior without a null class; see `run`."""
     made_by, trained_on = lineage.of_codes(codes.properties), lineage.of_codes(prior.properties)
     if not lineage.same_codes(made_by, trained_on):
         raise LineageError(
@@ -66,7 +72,8 @@ def check(codes: Artifact, prior: Artifact) -> None:
         )
 
 
-def _outcome(record: dict[str, Any], config: ProbeConfig, how: str, inputs: Inputs) -> Outcome:
+def summarize_accuracy(record: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and properties from the record of `accuracy.json`: every block, the best, baselines."""
     blocks = record["blocks"]
     accuracies = [float(block["accuracy"]) for block in blocks]
     best = _best(accuracies)
@@ -79,27 +86,23 @@ def _outcome(record: dict[str, Any], config: ProbeConfig, how: str, inputs: Inpu
         "chosen_top1": accuracies[chosen],
     }
     ridge = [float(block["ridge"]["accuracy"]) for block in blocks if "ridge" in block]
-    properties: dict[str, Any] = {"accuracy_per_block": accuracies, "blocks": blocks, "trained_by": how}
+    properties: dict[str, Any] = {"accuracy_per_block": accuracies, "blocks": blocks}
     if ridge:
         metrics["ridge_top1"] = max(ridge)
         properties["ridge_accuracy_per_block"] = ridge
     if "pixels" in record:
         metrics["pixel_baseline_top1"] = float(record["pixels"]["accuracy"])
         properties["pixels"] = record["pixels"]
-    known = protocols(config, inputs)
-    return Outcome(
-        metrics=metrics,
-        properties=properties,
-        protocols={figure: known[figure] for figure in known if figure in metrics},
-    )
+    return metrics, properties
 
 
 def _best(accuracies: list[float]) -> int:
+    """The index of the highest accuracy, the first of equal ones."""
     return max(range(len(accuracies)), key=accuracies.__getitem__)
 
 
 def protocols(config: ProbeConfig, inputs: Inputs) -> dict[str, Any]:
-    """What the accuracies of blocks and of pixels mean."""
+    """The protocols of the accuracies of blocks and of raw pixels."""
     images, codes, prior = inputs["images"], inputs["codes"], inputs["prior"]
     chosen = f"chosen on {config.validation_share:.0%} of the train images, then fitted on all of them"
     way = f"decorrelated with {config.decorrelate:g}" if config.decorrelate else "not decorrelated"

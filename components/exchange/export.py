@@ -11,7 +11,7 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 KINDS = {"quantize": "Tokenizer", "prior": "Prior"}
-"""Components whose artifacts can be exported, and the class of `vim_core.pretrained` that loads each."""
+"""Components whose artifacts can be exported, each with the class of `vim_core.pretrained` that loads it."""
 PURPOSE = {
     "Tokenizer": "A ViT-VQGAN: images of {size} x {size} pixels to {grid} codes of {vocabulary}, and back.",
     "Prior": "An autoregressive Transformer over {grid} codes of {vocabulary}, {classes}.",
@@ -35,7 +35,7 @@ images = tokenizer.decode(prior.sample([0, 0]))
 }
 
 
-def read(folder: str) -> Artifact:
+def read_artifact(folder: str) -> Artifact:
     """The artifact in a folder. Raises `DataError` where there is none, or it is of a kind that is not exported."""
     artifact = store.read(folder)
     if artifact is None:
@@ -46,41 +46,45 @@ def read(folder: str) -> Artifact:
 
 
 def export(folder: str, target: str, licence: str = "") -> list[str]:
-    """Write `model.safetensors`, `config.json` and `README.md` into `target`; gives the addresses.
+    """Write `model.safetensors`, `config.json` and `README.md` into `target`; gives their addresses.
 
     Args:
-        folder: of the artifact, path or URI.
+        folder: the artifact's folder, path or URI.
         target: folder to write to, path or URI.
-        licence: what the card says of the weights' licence; empty: that none is given.
+        licence: text of the card on the weights' licence; '' for a statement that there is none.
 
     Raises:
         DataError: there is no such artifact, or a file of it was changed.
     """
     from vim_core import pretrained
 
-    artifact = read(folder)
+    artifact = read_artifact(folder)
     store.verify(artifact)
-    found = pretrained.locate(folder, artifact.manifest.component)
-    config = pretrained.config_bytes(io.read_bytes(found.config), found.sha256, found.lineage)
-    # Weights first, as they are: who finds a card finds a model.
+    origin = pretrained.locate(folder, artifact.manifest.component)
+    config = pretrained.config_bytes(io.read_bytes(origin.config), origin.sha256, origin.lineage)
+    # Weights first and the card last: a folder with a card has its model.
     written = [io.join(target, name) for name in (pretrained.WEIGHTS, pretrained.CONFIG, pretrained.CARD)]
-    io.write_bytes(written[0], io.read_bytes(found.weights))
+    io.write_bytes(written[0], io.read_bytes(origin.weights))
     io.write_bytes(written[1], config)
-    io.write_bytes(written[2], card(artifact, found.lineage, found.sha256, licence).encode())
+    io.write_bytes(written[2], model_card(artifact, origin.lineage, origin.sha256, licence).encode())
     return written
 
 
-def card(artifact: Artifact, lineage: Mapping[str, str], sha256: str, licence: str) -> str:
-    """The model card: what it is, what it was trained on, figures with what they mean, lineage, licence, usage."""
+def model_card(artifact: Artifact, lineage: Mapping[str, str], sha256: str, licence: str) -> str:
+    """The model card: purpose, training data, figures with their protocols, lineage, licence, usage."""
     manifest, kind = artifact.manifest, KINDS[artifact.manifest.component]
+    figures = []
+    for name, value in sorted(manifest.metrics.items()):
+        protocol = [f"{key}: {item}" for key, item in manifest.protocols.get(name, {}).items() if key != "figure"]
+        figures.append((name, f"{value:.6g}", "; ".join(protocol) or "held-out images at the end of training"))
     sections = [
         f"# {kind}",
         PURPOSE[kind].format(**_sizes(artifact)),
         f"Loaded by `vim_core.pretrained.{kind}`; weights in fp32, `model.safetensors`, sha256 `{sha256}`.",
         "## Training",
-        _training(artifact),
+        _training_table(artifact),
         "## Figures",
-        _figures(artifact),
+        _table(("figure", "value", "protocol"), figures) if figures else "None were taken.",
         "## Lineage",
         _table(("what", "digest"), [(name, f"`{digest}`") for name, digest in lineage.items()]),
         "## Licence",
@@ -93,21 +97,22 @@ def card(artifact: Artifact, lineage: Mapping[str, str], sha256: str, licence: s
 
 
 def _sizes(artifact: Artifact) -> dict[str, Any]:
+    """Values for the placeholders of `PURPOSE`."""
     from vim_core.models.prior import PriorShape
     from vim_core.weights.saving import read_config
 
-    found = artifact.properties
-    classes = list(found.get("classes") or [])
-    given = f"given one of {len(classes)} classes" if classes else "unconditional"
+    properties = artifact.properties
+    classes = list(properties.get("classes") or [])
+    condition = f"given one of {len(classes)} classes" if classes else "unconditional"
     if artifact.manifest.component == "quantize":
-        grid, vocabulary, size = found["grid"], found["vocabulary"], found["image_size"]
+        grid, vocabulary, size = properties["grid"], properties["vocabulary"], properties["image_size"]
     else:
         shape = read_config(artifact.uri("config.json"), "image_prior", "shape", PriorShape)
         grid, vocabulary, size = shape.grid, shape.vocabulary, 0
-    return {"grid": " x ".join(map(str, grid)), "vocabulary": f"{vocabulary:,}", "size": size, "classes": given}
+    return {"grid": " x ".join(map(str, grid)), "vocabulary": f"{vocabulary:,}", "size": size, "classes": condition}
 
 
-def _training(artifact: Artifact) -> str:
+def _training_table(artifact: Artifact) -> str:
     config, inputs = artifact.manifest.config, artifact.manifest.inputs
     rows = [(name, f"`{record.component}` artifact `{record.digest}`") for name, record in sorted(inputs.items())]
     rows += [(name, str(config[name])) for name in ("steps", "batch", "seed", "precision", "ema") if name in config]
@@ -116,19 +121,6 @@ def _training(artifact: Artifact) -> str:
     shown = ", ".join(map(str, classes[:20])) + (", …" if len(classes) > 20 else "")
     rows += [("classes", shown)] if classes else []
     return _table(("setting", "value"), rows)
-
-
-def _figures(artifact: Artifact) -> str:
-    metrics, protocols = artifact.manifest.metrics, artifact.manifest.protocols
-    if not metrics:
-        return "None were taken."
-    rows = [(name, f"{value:.6g}", _protocol(protocols.get(name, {}))) for name, value in sorted(metrics.items())]
-    return _table(("figure", "value", "protocol"), rows)
-
-
-def _protocol(record: Mapping[str, Any]) -> str:
-    said = [f"{key}: {value}" for key, value in record.items() if key != "figure"]
-    return "; ".join(said) or "held-out images at the end of training"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

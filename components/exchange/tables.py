@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from vim_core.errors import DataError
@@ -37,7 +37,11 @@ def export_table(uris: Sequence[str], target: str, classes: Sequence[str] = (), 
     table = ImageTable(uris)
     if not len(table):
         raise DataError(f"{target}: there is no image to write")
-    return write_npz(table, target, max_pixels) if target.endswith(NPZ) else _write_folder(table, target, classes)
+    if target.endswith(NPZ):
+        _write_npz(table, target, max_pixels)
+    else:
+        _write_folder(table, target, classes)
+    return len(table)
 
 
 def import_table(source: str, folder: str, classes: Sequence[str] = (), max_pixels: int = MAX_PIXELS) -> list[str]:
@@ -51,19 +55,17 @@ def import_table(source: str, folder: str, classes: Sequence[str] = (), max_pixe
     """
     from vim_core.data.image_tables import write_sorted
 
-    rows = _from_npz(source) if source.endswith(NPZ) else _from_folder(source, list(classes), max_pixels)
+    rows = _read_npz(source) if source.endswith(NPZ) else _read_folder(source, list(classes), max_pixels)
     names: list[str] = []
-    first = next(rows, None)
-    while first is not None:
+    for first in rows:
         names.append(io.join(folder, f"images-{len(names):05d}.parquet"))
-        write_sorted(names[-1], _ahead(first, islice(rows, SHARD - 1)))
-        first = next(rows, None)
+        write_sorted(names[-1], chain([first], islice(rows, SHARD - 1)))
     if not names:
         raise DataError(f"{source}: no images there; expected a folder of pictures or an .npz with arr_0")
     return names
 
 
-def files_of(source: str, split: str = "") -> list[str]:
+def table_files(source: str, split: str = "") -> list[str]:
     """The files of an image table: one .parquet, or those that an artifact's manifest lists for a split ('' for all).
 
     Raises:
@@ -76,99 +78,86 @@ def files_of(source: str, split: str = "") -> list[str]:
     artifact = store.read(source)
     if artifact is None:
         raise DataError(f"{source}: no artifact there (no manifest.json), and not a .parquet file")
-    found = artifact.uris(f"images/{split}-" if split else "images/")
-    if not found:
+    uris = artifact.uris(f"images/{split}-" if split else "images/")
+    if not uris:
         raise DataError(f"{source}: the artifact has no images{f' of split {split}' if split else ''}")
-    return found
+    return uris
 
 
-def state_of(source: str) -> str:
+def table_state(source: str) -> str:
     """A text that changes with the content: of a file its size and version, of a folder those of all its files."""
-    from vim_core.data.folders import listing_digest
-    from vim_core.data.folders import walk as below
+    from vim_core.data import folders
 
     if source.endswith(NPZ):
-        found = io.version(source)
-        if not found:
+        version = io.version(source)
+        if not version:
             raise DataError(f"{source}: no such file")
-        return found
-    return listing_digest(below(source))
+        return version
+    return folders.listing_digest(folders.walk(source))
 
 
-def write_npz(table: ImageTable, target: str, max_pixels: int = MAX_PIXELS) -> int:
-    """All images as `arr_0` of one npz; raises `DataError` for none and for unequal sizes."""
+def _write_npz(table: ImageTable, target: str, max_pixels: int) -> None:
+    """All images as `arr_0` of one npz; raises `DataError` for unequal sizes."""
+    import numpy as np
+
     from vim_core.data.images import decode
     from vim_core.metrics.reference import write_batch
 
     shape = decode(table.image(0), max_pixels).shape
+
+    def blocks() -> Iterator[Any]:
+        for start in range(0, len(table), BLOCK):
+            images = [decode(data, max_pixels) for data in table.images(start, start + BLOCK)]
+            other = next((image.shape for image in images if image.shape != shape), None)
+            if other is not None:
+                raise DataError(f"{target}: images of {other} and {shape} in one npz file; a folder takes any sizes")
+            yield np.stack(images)  # uint8 [b, H, W, 3]
+
     with io.staged(target) as path:
-        write_batch(str(path), _blocks(table, shape, target, max_pixels), (len(table), *shape))
-    return len(table)
+        write_batch(str(path), blocks(), (len(table), *shape))
 
 
-def _blocks(table: ImageTable, shape: tuple[int, ...], target: str, max_pixels: int) -> Iterator[Any]:
-    import numpy as np
-
-    from vim_core.data.images import decode
-
-    for start in range(0, len(table), BLOCK):
-        images = [decode(data, max_pixels) for data in table.images(start, start + BLOCK)]
-        odd = next((image.shape for image in images if image.shape != shape), None)
-        if odd is not None:
-            raise DataError(f"{target}: images of {odd} and {shape} in one npz file; a folder takes any sizes")
-        yield np.stack(images)
-
-
-def _write_folder(table: ImageTable, target: str, classes: Sequence[str]) -> int:
+def _write_folder(table: ImageTable, target: str, classes: Sequence[str]) -> None:
     from vim_core.data.images import decode, encode_png
 
     for row in table:
-        below = _plain(str(classes[row.label]) if classes else f"{row.label:05d}") if row.label >= 0 else ""
+        folder = _file_name(str(classes[row.label]) if classes else f"{row.label:05d}") if row.label >= 0 else ""
         data = row.image if row.image.startswith(b"\x89PNG") else encode_png(decode(row.image))
-        name = f"{_plain(row.key)}.png"
-        io.write_bytes(io.join(target, below, name) if below else io.join(target, name), data)
-    return len(table)
+        name = f"{_file_name(row.key)}.png"
+        io.write_bytes(io.join(target, folder, name) if folder else io.join(target, name), data)
 
 
-def _plain(name: str) -> str:
-    """A file name; one that would not do as it is gets some of its hash, so that no two become one."""
-    kept = "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ")
-    return kept if kept == name else f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+def _file_name(name: str) -> str:
+    """A valid file name; a changed one gets a part of the hash, so that no two names become one."""
+    valid = "".join(c if c.isalnum() or c in "-_. " else "_" for c in name).strip(". ")
+    return valid if valid == name else f"{valid}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _from_npz(source: str) -> Iterator[ImageRow]:
+def _read_npz(source: str) -> Iterator[ImageRow]:
     from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import encode_png
     from vim_core.metrics.reference import read_images
 
-    place = 0
     try:
         with io.local_copy(source) as path:
-            for block in read_images(path, BLOCK):
-                for image in block:
-                    height, width = image.shape[:2]
-                    yield ImageRow(f"image-{place:08d}", -1, encode_png(image), height, width, source)
-                    place += 1
+            for index, image in enumerate(chain.from_iterable(read_images(path, BLOCK))):
+                height, width = image.shape[:2]
+                yield ImageRow(f"image-{index:08d}", -1, encode_png(image), height, width, source)
     except FileNotFoundError:
         raise DataError(f"{source}: no such file") from None
 
 
-def _from_folder(source: str, classes: list[str], max_pixels: int) -> Iterator[ImageRow]:
+def _read_folder(source: str, classes: list[str], max_pixels: int) -> Iterator[ImageRow]:
     from vim_core.data import folders
     from vim_core.data.image_tables import ImageRow
     from vim_core.data.images import image_size
 
-    number = {_plain(name): index for index, name in enumerate(classes)}
-    # keys are paths; the table wants them sorted as text, which is not the order of folders
+    labels = {_file_name(name): label for label, name in enumerate(classes)}
+    # Keys are paths; the table wants them sorted as text, which is not the order of folders.
     for path in sorted(entry.path for entry in folders.walk(source)):
         data = folders.read_file(source, path)
         try:
             height, width = image_size(data, max_pixels)
         except DataError as error:
             raise DataError(f"{source}/{path}: {error}") from None
-        yield ImageRow(path, number.get(path.split("/")[0], -1), data, height, width, source)
-
-
-def _ahead(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
+        yield ImageRow(path, labels.get(path.split("/")[0], -1), data, height, width, source)

@@ -27,9 +27,9 @@ INPUTS = {
 
 def source_state(config: ScoreConfig) -> str:
     """What lies at `score.samples_from`, as text. Raises `DataError` where there is nothing."""
-    from components.exchange.tables import state_of
+    from components.exchange.tables import table_state
 
-    return state_of(config.samples_from) if config.samples_from else ""
+    return table_state(config.samples_from) if config.samples_from else ""
 
 
 def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:

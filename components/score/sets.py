@@ -75,4 +75,4 @@ def _outside(uri: str, images: Artifact, ctx: Context) -> ImageSet:
     folder = io.join(ctx.work, "outside")
     classes = [str(name) for name in images.properties.get("classes", [])]
     made = exchange.import_table(uri, folder, classes, int(images.manifest.config["max_pixels"]))
-    return ImageSet(SAMPLES, tuple(made), {"from": uri, "state": exchange.state_of(uri)})
+    return ImageSet(SAMPLES, tuple(made), {"from": uri, "state": exchange.table_state(uri)})

@@ -97,17 +97,19 @@ def _add_pictures(parser: ArgumentParser) -> None:
 
 def encode(arguments: Namespace) -> int:
     """`vimctl encode`: codes of one's own pictures."""
-    from components.exchange import encode as exchange
+    from components.exchange import user_images
 
-    return common.print_lines(exchange.encode(arguments.images, arguments.tokenizer, arguments.out, arguments.device))
+    return common.print_lines(
+        user_images.encode_images(arguments.images, arguments.tokenizer, arguments.out, arguments.device)
+    )
 
 
 def reconstruct(arguments: Namespace) -> int:
     """`vimctl reconstruct`: one's own pictures through a tokenizer and back."""
-    from components.exchange import encode as exchange
+    from components.exchange import user_images
 
     return common.print_lines(
-        exchange.reconstruct(
+        user_images.reconstruct_images(
             arguments.images, arguments.tokenizer, arguments.out, arguments.side_by_side, arguments.device
         )
     )
@@ -122,16 +124,16 @@ def export(arguments: Namespace) -> int:
 
 def import_checkpoint(arguments: Namespace) -> int:
     """`vimctl import`: a checkpoint of enhancing-transformers as an exported tokenizer."""
-    from components.exchange import encode as exchange
+    from components.exchange import user_images
 
-    return common.print_lines([exchange.bring_in(arguments.checkpoint, arguments.out, arguments.head_dim)])
+    return common.print_lines([user_images.import_tokenizer(arguments.checkpoint, arguments.out, arguments.head_dim)])
 
 
 def export_table(arguments: Namespace) -> int:
     """`vimctl tables export`: an image table as one .npz or a folder of PNG."""
     from components.exchange import tables
 
-    count = tables.export_table(tables.files_of(arguments.source, arguments.split), arguments.target)
+    count = tables.export_table(tables.table_files(arguments.source, arguments.split), arguments.target)
     return common.print_lines([f"{count} images in {arguments.target}"])
 
 

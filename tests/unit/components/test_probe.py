@@ -1,4 +1,4 @@
-"""`probe`: the label never reaches the features, and what does not fit is refused."""
+"""`probe`: the label never reaches the features; codes and priors that do not belong together are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def inputs(root: Path, shift: int = 0) -> dict[str, Artifact]:
     }
 
 
-def worked(root: Path, given: dict[str, Artifact], **fields: Any) -> ProbeTask:
+def trained_task(root: Path, given: dict[str, Artifact], **fields: Any) -> ProbeTask:
     """The task as the component sets it up, trained for five steps."""
     images, codes, prior = given["images"], given["codes"], given["prior"]
     data = ProbeData(
@@ -62,7 +62,7 @@ def worked(root: Path, given: dict[str, Artifact], **fields: Any) -> ProbeTask:
 
 
 def test_features_do_not_know_the_labels(tmp_path: Path) -> None:
-    first, second = (worked(tmp_path / str(shift), inputs(tmp_path / str(shift), shift)) for shift in (0, 1))
+    first, second = (trained_task(tmp_path / str(shift), inputs(tmp_path / str(shift), shift)) for shift in (0, 1))
     assert list(first.grams) == ["block_00", "block_01", "pixels"]
     for name, gram in first.grams.items():
         assert gram.inner.shape[1] == (193 if name == "pixels" else 17)
@@ -73,7 +73,7 @@ def test_features_do_not_know_the_labels(tmp_path: Path) -> None:
 
 
 def test_every_block_and_the_pixels_are_scored(tmp_path: Path) -> None:
-    record = json.loads(worked(tmp_path, inputs(tmp_path)).export()["accuracy.json"])
+    record = json.loads(trained_task(tmp_path, inputs(tmp_path)).export()["accuracy.json"])
     assert len(record["blocks"]) == 2
     for entry in [*record["blocks"], record["pixels"]]:
         assert 0 <= entry["accuracy"] <= 1
@@ -83,7 +83,7 @@ def test_every_block_and_the_pixels_are_scored(tmp_path: Path) -> None:
 
 
 def test_the_baseline_on_pixels_can_be_left_out(tmp_path: Path) -> None:
-    made = worked(tmp_path, inputs(tmp_path), pixels=0)
+    made = trained_task(tmp_path, inputs(tmp_path), pixels=0)
     assert list(made.heads) == ["block_00", "block_01"]
     assert "pixels" not in json.loads(made.export()["accuracy.json"])
 
@@ -97,17 +97,17 @@ def entry(accuracy: float, validation: float = 0.0, ridge: float = 0.1) -> dict[
 def test_the_best_block_makes_the_figure(tmp_path: Path) -> None:
     given = inputs(tmp_path)
     blocks = [entry(0.2), entry(0.9, 0.3, ridge=0.3), entry(0.5, 0.8)]
-    outcome = probe._outcome({"blocks": blocks, "pixels": entry(0.4)}, ProbeConfig(), "here", given)
+    metrics, properties = probe.summarize_accuracy({"blocks": blocks, "pixels": entry(0.4)})
     expected = {"best_block": 1.0, "top1": 0.9, "chosen_block": 2.0, "chosen_top1": 0.5, "ridge_top1": 0.3}
     expected |= {"pixel_baseline_top1": 0.4, "block_00": 0.2, "block_01": 0.9, "block_02": 0.5}
-    assert outcome.metrics == expected
-    assert outcome.properties["accuracy_per_block"] == [0.2, 0.9, 0.5]
-    assert outcome.properties["ridge_accuracy_per_block"] == [0.1, 0.3, 0.1]
-    assert outcome.protocols["top1"]["network_digest"] == given["prior"].digest
-    assert outcome.protocols["pixel_baseline_top1"]["count"] == outcome.protocols["top1"]["count"] == 20
-    assert set(outcome.protocols) == {"top1", "chosen_top1", "ridge_top1", "pixel_baseline_top1"}
-    without = probe._outcome({"blocks": blocks}, ProbeConfig(pixels=0), "here", given)
-    assert "pixel_baseline_top1" not in {**without.metrics, **without.protocols}
+    assert metrics == expected
+    assert properties["accuracy_per_block"] == [0.2, 0.9, 0.5]
+    assert properties["ridge_accuracy_per_block"] == [0.1, 0.3, 0.1]
+    assert "pixel_baseline_top1" not in probe.summarize_accuracy({"blocks": blocks})[0]
+    protocols = probe.protocols(ProbeConfig(), given)
+    assert protocols["top1"]["network_digest"] == given["prior"].digest
+    assert protocols["pixel_baseline_top1"]["count"] == protocols["top1"]["count"] == 20
+    assert set(protocols) == {"top1", "chosen_top1", "ridge_top1", "pixel_baseline_top1"}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_best_block_makes_the_figure(tmp_path: Path) -> None:
     [({}, True), ({"workers": 2}, False), ({"ray_address": "h:1"}, False), ({"device": "xla"}, False)],
 )
 def test_a_cluster_is_used_where_there_is_one(fields: dict[str, Any], local: bool) -> None:
-    assert probe._local(RunConfig(**fields)) is local
+    assert probe.trains_locally(RunConfig(**fields)) is local
 
 
 def test_codes_and_prior_of_two_tokenizers_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`selector`: trained as the judge is, and another network by its seed alone."""
+"""`selector`: trained as `classify` is, and another network by its seed alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from vim_core.storage import io
 
 
 @pytest.mark.usefixtures("trained_here")
-def test_another_seed_makes_another_network_and_the_judges_seed_the_judge(images: Artifact, tmp_path: Path) -> None:
-    # groups as they are, not as dictionaries
+def test_the_seed_alone_tells_selector_and_classifier_apart(images: Artifact, tmp_path: Path) -> None:
+    # asdict would turn nested groups into dictionaries
     fields = {name: getattr(classify_config(), name) for name in asdict(classify_config())}
 
     def trained(component: Any, config: ClassifyConfig, name: str) -> tuple[dict[str, Any], bytes]:
@@ -26,9 +26,9 @@ def test_another_seed_makes_another_network_and_the_judges_seed_the_judge(images
         properties = component.run(config, {"images": images}, ctx).properties
         return properties, io.read_bytes(ctx.path("model.safetensors"))
 
-    judge = trained(classify, ClassifyConfig(**fields), "judge")[1]
-    properties, weights = trained(selector, SelectorConfig(**fields | {"seed": SelectorConfig().seed}), "own")
-    assert weights != judge
+    classifier = trained(classify, ClassifyConfig(**fields), "classify")[1]
+    properties, weights = trained(selector, SelectorConfig(**fields | {"seed": SelectorConfig().seed}), "selector")
+    assert weights != classifier
     assert (properties["images"], properties["classes"]) == (images.digest, images.properties["classes"])
-    # so the seed must differ, as the settings of a pipeline demand
-    assert trained(selector, SelectorConfig(**fields | {"seed": ClassifyConfig().seed}), "same")[1] == judge
+    # The pipeline's settings demand different seeds for this reason.
+    assert trained(selector, SelectorConfig(**fields | {"seed": ClassifyConfig().seed}), "same")[1] == classifier

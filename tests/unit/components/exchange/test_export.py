@@ -1,4 +1,4 @@
-"""`vimctl export`: what comes out loads bit for bit, and its card says what it is."""
+"""`vimctl export`: the exported model loads bit for bit, and its card describes it."""
 
 from __future__ import annotations
 

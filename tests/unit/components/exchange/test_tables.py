@@ -99,13 +99,13 @@ def test_the_files_of_an_artifact_by_split(tmp_path: Path) -> None:
         for name in ("accepted-1.0", "accepted-0.25")
     })  # fmt: skip
     (Path(made.folder) / "manifest.json").write_bytes(store.dump(made.manifest))
-    assert len(exchange.files_of(made.folder)) == 2
-    (one,) = exchange.files_of(made.folder, "accepted-0.25")
-    assert exchange.files_of(one) == [one]
+    assert len(exchange.table_files(made.folder)) == 2
+    (one,) = exchange.table_files(made.folder, "accepted-0.25")
+    assert exchange.table_files(one) == [one]
     with pytest.raises(DataError, match="no images of split test"):
-        exchange.files_of(made.folder, "test")
+        exchange.table_files(made.folder, "test")
     with pytest.raises(DataError, match=r"no manifest\.json"):
-        exchange.files_of(str(tmp_path))
+        exchange.table_files(str(tmp_path))
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

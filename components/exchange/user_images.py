@@ -1,4 +1,4 @@
-"""One's own pictures through a tokenizer: to codes, to their reconstructions; and weights of others into our form."""
+"""A user's own images through a tokenizer: to codes and to reconstructions; import of others' tokenizer weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GAP = 4
 """White columns between a picture and its reconstruction."""
 
 
-def encode(images: Sequence[str], place: str, out: str, device: str) -> Iterator[str]:
+def encode_images(images: Sequence[str], tokenizer: str, out: str, device: str) -> Iterator[str]:
     """Codes of pictures, one JSON line each, or with `out` one code table of them all (keys are the addresses).
 
     Args:
         images: paths or URIs of pictures of any size; their centre squares count.
-        place: folder of the tokenizer's artifact or export.
-        out: where the table goes; '' for lines alone.
-        device: where the tokenizer works.
+        tokenizer: folder of the tokenizer's artifact or export.
+        out: URI of the table; '' for lines alone.
+        device: the tokenizer's device.
 
     Raises:
         DataError: a picture or the tokenizer cannot be read.
@@ -34,32 +34,32 @@ def encode(images: Sequence[str], place: str, out: str, device: str) -> Iterator
 
     from vim_core.data.code_files import CodeMeta, write_codes
 
-    _refuse_doubles(images)
-    tokenizer = _tokenizer(place, device)
-    found = []
-    for part in _batches(images, tokenizer.encode_batch):
-        codes = tokenizer.encode(tokenizer.read(*part))
-        found.append(codes.numpy())
+    _refuse_duplicates(images)
+    model = _load_tokenizer(tokenizer, device)
+    tables = []
+    for batch in _batches(images, model.encode_batch):
+        codes = model.encode(model.read(*batch))  # [b, T]
+        tables.append(codes.numpy())
         if not out:
             yield from (
-                json.dumps({"image": name, "codes": row.tolist()}) for name, row in zip(part, codes, strict=True)
+                json.dumps({"image": name, "codes": row.tolist()}) for name, row in zip(batch, codes, strict=True)
             )
     if out:
-        meta = CodeMeta("own", tokenizer.grid, tokenizer.vocabulary, tokenizer.digest)
-        nobody, plain = np.full(len(images), -1), np.zeros(len(images), dtype=np.int64)
-        write_codes(out, list(images), nobody, plain, np.concatenate(found), meta)
-        yield f"{out}: codes of {len(images)} pictures, {tokenizer.grid[0]} x {tokenizer.grid[1]} each"
+        meta = CodeMeta("own", model.grid, model.vocabulary, model.digest)
+        labels, views = np.full(len(images), -1), np.zeros(len(images), dtype=np.int64)
+        write_codes(out, list(images), labels, views, np.concatenate(tables), meta)
+        yield f"{out}: codes of {len(images)} pictures, {model.grid[0]} x {model.grid[1]} each"
 
 
-def reconstruct(images: Sequence[str], place: str, out: str, beside: bool, device: str) -> Iterator[str]:
+def reconstruct_images(images: Sequence[str], tokenizer: str, out: str, beside: bool, device: str) -> Iterator[str]:
     """PNG files in the folder `out`, one for each picture, named after it; gives a line for each.
 
     Args:
-        images: as in `encode`.
-        place: as in `encode`.
+        images: as in `encode_images`.
+        tokenizer: as in `encode_images`.
         out: folder, path or URI.
-        beside: put the picture as it went in on the left.
-        device: where the tokenizer works.
+        beside: put the original on the left.
+        device: the tokenizer's device.
 
     Raises:
         DataError: a picture or the tokenizer cannot be read.
@@ -70,20 +70,21 @@ def reconstruct(images: Sequence[str], place: str, out: str, beside: bool, devic
     from vim_core.training.held_out_metrics import psnr_db
 
     names = [f"{PurePosixPath(image).stem}.png" for image in images]
-    _refuse_doubles(names)
-    tokenizer = _tokenizer(place, device)
+    _refuse_duplicates(names)
+    model = _load_tokenizer(tokenizer, device)
     targets = dict(zip(images, (io.join(out, name) for name in names), strict=True))
-    for part in _batches(images, tokenizer.encode_batch):
-        given = tokenizer.read(*part)
-        made = tokenizer.decode(tokenizer.encode(given))
-        white = torch.ones(len(given), 3, given.shape[2], GAP)
-        tokenizer.write(torch.cat([given, white, made], dim=3) if beside else made, *(targets[name] for name in part))
-        quality = psnr_db(given, made).tolist()
-        yield from (f"{targets[name]}: PSNR {value:.1f} dB" for name, value in zip(part, quality, strict=True))
+    for batch in _batches(images, model.encode_batch):
+        originals = model.read(*batch)  # [b, 3, H, W]
+        decoded = model.decode(model.encode(originals))
+        white = torch.ones(len(originals), 3, originals.shape[2], GAP)
+        pictures = torch.cat([originals, white, decoded], dim=3) if beside else decoded
+        model.write(pictures, *(targets[name] for name in batch))
+        quality = psnr_db(originals, decoded).tolist()
+        yield from (f"{targets[name]}: PSNR {value:.1f} dB" for name, value in zip(batch, quality, strict=True))
 
 
-def bring_in(checkpoint: str, out: str, head_dim: int = 0) -> str:
-    """A stage-1 checkpoint of enhancing-transformers as an exported tokenizer in `out`; gives a line about it.
+def import_tokenizer(checkpoint: str, out: str, head_dim: int = 0) -> str:
+    """Convert a stage-1 checkpoint of enhancing-transformers to an exported tokenizer in `out`; gives a line about it.
 
     Args:
         checkpoint: path or URI of the file.
@@ -99,23 +100,23 @@ def bring_in(checkpoint: str, out: str, head_dim: int = 0) -> str:
     model = load_enhancing(checkpoint, head_dim or HEAD_DIM)
     pretrained.Tokenizer(model).save_pretrained(out)
     config = model.config
-    side = f"{config.encoder.blocks} and {config.decoder.blocks} blocks"
+    blocks = f"{config.encoder.blocks} and {config.decoder.blocks} blocks"
     return (
-        f"{out}: tokenizer of {config.image_size} x {config.image_size} pixels, {side}, {config.codebook.codes} codes"
+        f"{out}: tokenizer of {config.image_size} x {config.image_size} pixels, {blocks}, {config.codebook.codes} codes"
     )
 
 
-def _tokenizer(place: str, device: str) -> Tokenizer:
+def _load_tokenizer(folder: str, device: str) -> Tokenizer:
     import torch
 
     from vim_core.pretrained import Tokenizer
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch finds no GPU here; leave it out to work on the CPU")
-    return Tokenizer.from_pretrained(place, device)
+    return Tokenizer.from_pretrained(folder, device)
 
 
-def _refuse_doubles(names: Sequence[str]) -> None:
+def _refuse_duplicates(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{twice[0]}: comes twice among the pictures; name each once, or go folder by folder")
