@@ -8,7 +8,7 @@ from typing import Any
 
 from components.contract import lineage
 from components.contract.api import Artifact, Context, Inputs, Outcome
-from vim_core.config import ProbeConfig
+from vim_core.config import ProbeConfig, RunConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
 from vim_core.storage import io
