@@ -1,4 +1,4 @@
-"""Parameters that a plan counts, against README's table."""
+"""Parameters that a plan counts, against the table in vim_core/README.md."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vim_core.models.parameter_counts import count_parameters
 from vim_core.models.sizes import prior_stack, tokenizer_settings
 from vim_core.planning import networks
 
-README = Path(__file__).resolve().parents[4] / "README.md"
+README = Path(__file__).resolve().parents[4] / "vim_core" / "README.md"
 
 
 def printed(model: str) -> float:
-    """Millions of parameters in the last column of README's row."""
+    """Millions of parameters in the last column of the row."""
     rows = [line.strip("| ").split("|") for line in README.read_text(encoding="utf-8").splitlines()]
     return next(float(row[-1]) for row in rows if row[0].strip() == model)
 
