@@ -103,13 +103,6 @@ def print_field(console: Console, title: str, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def display_path(uri: str) -> str:
-    """An address for people: absolute where it is a local path, unchanged where it is remote."""
-    from vim_core.storage import io
-
-    return io.absolute(uri)
-
-
 def configure_logging(console: Console) -> None:
     """Show VIM's own warnings as one line each above the progress bar, and only errors of the engines."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler(console)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import presets
 from pipelines.cli import common
-from pipelines.cli.common import display_path, print_field
+from pipelines.cli.common import print_field
 from vim_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def locate(name: str, overrides: list[str]) -> tuple[str, str]:
         raise DataError(f"{name}: has neither results.json nor manifest.json; give the folder of a report")
     folder = report_folder(presets.load(name, overrides))
     if not io.exists(io.join(folder, RESULTS)):
-        raise DataError(f"{display_path(folder)}: no report yet; make it with `vimctl run --preset {name}`")
+        raise DataError(f"{io.absolute(folder)}: no report yet; make it with `vimctl run --preset {name}`")
     return io.join(folder, RESULTS), io.join(folder, PAGE)
 
 
@@ -97,11 +97,11 @@ def read(name: str, results: str, page: str) -> Run:
     try:
         record = json.loads(io.read_bytes(results))
     except ValueError as error:
-        raise DataError(f"{display_path(results)}: is not the record of a report: {error}") from error
+        raise DataError(f"{io.absolute(results)}: is not the record of a report: {error}") from error
     if not isinstance(record, dict) or "protocols" not in record:
-        raise DataError(f"{display_path(results)}: is not the record of a report: it has no protocols")
+        raise DataError(f"{io.absolute(results)}: is not the record of a report: it has no protocols")
     pictures = compare_page.pictures(io.read_bytes(page).decode()) if io.exists(page) else {}
-    folder = display_path(results).removesuffix(f"/{RESULTS}")
+    folder = io.absolute(results).removesuffix(f"/{RESULTS}")
     title = str(record.get("preset") or name)
     return Run(title, record, folder, pictures.get("samples", ()), pictures.get("reconstructions", ()))
 
@@ -112,6 +112,7 @@ def print_comparison(runs: list[Run], target: str, console: Console) -> None:
     from rich.table import Table
 
     from components.report import compare
+    from vim_core.storage import io
 
     lines, refusals = compare.compare(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -128,4 +129,4 @@ def print_comparison(runs: list[Run], target: str, console: Console) -> None:
         print_field(console, "refused", f"{refusal.key}: {' and '.join(refusal.runs)} differ in {fields}")
     for name, values in compare.settings_that_differ(runs):
         print_field(console, "setting", f"{name}: {' | '.join(values)}")
-    print_field(console, "page", display_path(target))
+    print_field(console, "page", io.absolute(target))

@@ -10,7 +10,6 @@ from components.artifacts import execute
 from components.contract import settings
 from pipelines import presets
 from pipelines.cli import common
-from pipelines.cli.common import display_path
 from pipelines.jobs import specs, submission
 from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster
@@ -65,14 +64,14 @@ def _describe_result(spec: JobSpec, config: PipelineConfig, known: execute.Artif
     """Where a job's result lies: the report and its run in MLflow, or the artifact of one component."""
     if spec.target and spec.target != "report":
         artifact = known[spec.target]
-        return f"{display_path(artifact.folder)} · MLflow run {artifact.manifest.mlflow_run_id or 'not delivered'}"
+        return f"{io.absolute(artifact.folder)} · MLflow run {artifact.manifest.mlflow_run_id or 'not delivered'}"
     folder = session.report_folder(config)
     try:
         record = json.loads(io.read_bytes(io.join(folder, "results.json"))).get("mlflow", {})
     except FileNotFoundError:
-        return display_path(folder)
+        return io.absolute(folder)
     run = record.get("url") or f"run {record.get('run_id')} in {record.get('tracking_uri')}"
-    return f"report {display_path(io.join(folder, 'report.html'))}" + (f" · MLflow {run}" if record else "")
+    return f"report {io.absolute(io.join(folder, 'report.html'))}" + (f" · MLflow {run}" if record else "")
 
 
 def _sweep(arguments: Namespace, target: str | None) -> tuple[str, str]:

@@ -8,18 +8,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-from pipelines.cli import (
-    artifacts,
-    cluster,
-    compare,
-    doctor,
-    models,
-    plan,
-    run,
-    submit,
-    sweep,
-    ui,
-)  # fmt: skip
+from pipelines.cli import artifacts, cluster, compare, doctor, models, plan, run, submit, sweep, ui
 from vim_core.errors import ConfigError, VimError
 
 CONFIG_ERROR, OTHER_ERROR, INTERRUPTED = 2, 1, 130

@@ -85,12 +85,13 @@ def execute(
     from components.tracking.link import tracking_uri
     from components.tracking.progress import progress_on
     from pipelines.orchestration import launch
+    from vim_core.storage import io
 
     console = common.console()
     common.configure_logging(console)
     uri = tracking_uri(config.run)
     common.print_field(console, "preset", f"{config.preset}: {', '.join(names)}")
-    common.print_field(console, "root", common.display_path(config.run.root))
+    common.print_field(console, "root", io.absolute(config.run.root))
     common.print_field(
         console, "MLflow", f"experiment {config.preset} in {uri}" if uri else "off (run.tracking_uri=off)"
     )
@@ -106,9 +107,9 @@ def print_results(session: Session, console: Console) -> None:
     console.print(results_table(session.results))
     record = session.tracking.record()
     if session.page:
-        common.print_field(console, "report", common.display_path(session.page))
+        common.print_field(console, "report", io.absolute(session.page))
         results = io.join(report_folder(session.config), "results.json")
-        common.print_field(console, "figures", common.display_path(results))
+        common.print_field(console, "figures", io.absolute(results))
     if record:
         where = record.get("url") or f"experiment {record['experiment']}, run {record['run_id'] or 'not delivered'}"
         common.print_field(console, "MLflow", where)
@@ -157,8 +158,6 @@ def print_report(arguments: Namespace) -> int:
     config = presets.load(arguments.preset, common.only_overrides(arguments.words))
     uri = io.join(report_folder(config), "results.json" if arguments.json else "report.html")
     if not io.exists(uri):
-        raise DataError(
-            f"{common.display_path(uri)}: no report yet; make it with `vimctl run --preset {config.preset}`"
-        )
-    sys.stdout.write(io.read_bytes(uri).decode() if arguments.json else f"{common.display_path(uri)}\n")
+        raise DataError(f"{io.absolute(uri)}: no report yet; make it with `vimctl run --preset {config.preset}`")
+    sys.stdout.write(io.read_bytes(uri).decode() if arguments.json else f"{io.absolute(uri)}\n")
     return 0

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipelines.cli.common import display_path, print_field
+from pipelines.cli.common import print_field
 from pipelines.orchestration import history
 from pipelines.schedules import due
 from pipelines.schedules import state as schedules
@@ -33,7 +33,7 @@ def show(config: PipelineConfig, console: Console) -> None:
         last_runs, alive = _history(config, found)
         console.print(_schedule_table(found, last_runs))
         if not alive:
-            path = display_path(root)
+            path = io.absolute(root)
             print_field(console, "asleep", f"no daemon looks at {path}: start `vimctl ui run.root={path}`")
     for text in errors:
         print_field(console, "damaged", text)
@@ -51,7 +51,7 @@ def _sweep_table(root: str) -> Table:
     table.add_column("page", overflow="fold")
     for name in sweeps.names(root):
         counts = (sweeps.read(root, name) or {}).get("counts", {})
-        page = display_path(f"{sweeps.folder(root, name)}/{sweeps.PAGE}")
+        page = io.absolute(f"{sweeps.folder(root, name)}/{sweeps.PAGE}")
         table.add_row(name, str(counts.get("points", NEVER)), str(counts.get("failed", NEVER)), page)
     if not table.row_count:
         table.add_row("none was run yet", "", "", "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.report import tradeoff
 from components.tracking.link import tracking_uri
-from pipelines.cli.common import display_path, print_field
+from pipelines.cli.common import print_field
 from pipelines.sweeps import state
 from pipelines.sweeps.results import DONE, FAILED
 from pipelines.sweeps.spec import Sweep
@@ -26,7 +26,7 @@ def print_start(sweep: Sweep, config: PipelineConfig, console: Console) -> None:
     uri = tracking_uri(config.run)
     print_field(console, "sweep", f"{sweep.name}{': ' if sweep.about else ''}{sweep.about}")
     print_field(console, "preset", config.preset)
-    print_field(console, "root", display_path(config.run.root))
+    print_field(console, "root", io.absolute(config.run.root))
     print_field(console, "MLflow", f"experiment {config.preset} in {uri}" if uri else "off (run.tracking_uri=off)")
 
 
@@ -46,8 +46,8 @@ def print_results(results: Mapping[str, Any], folder: str, console: Console) -> 
     missing = counts["points"] - counts["done"] - counts["failed"]
     waiting = f"; {missing} not evaluated yet, the same command continues" if missing else ""
     print_field(console, "shared", f"{tradeoff.sharing(results)}{waiting}")
-    print_field(console, "page", display_path(io.join(folder, state.PAGE)))
-    print_field(console, "figures", display_path(io.join(folder, state.RESULTS)))
+    print_field(console, "page", io.absolute(io.join(folder, state.PAGE)))
+    print_field(console, "figures", io.absolute(io.join(folder, state.RESULTS)))
     mlflow = results["mlflow"]
     if mlflow:
         run = f"experiment {mlflow['experiment']}, run {mlflow['run_id'] or 'not delivered'}"

@@ -94,12 +94,12 @@ def ask(address: str, query: str, **variables: str) -> dict[str, Any]:
     return data
 
 
-def waited(found: Callable[[], Any], what: str, patience: float = 240) -> Any:
-    """What `found` gives once that is something."""
+def waited(look: Callable[[], Any], what: str, patience: float = 240) -> Any:
+    """The first result of `look` that is true."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        if there := found():
-            return there
+        if result := look():
+            return result
         time.sleep(0.5)
     raise AssertionError(f"{what}: not after {patience} s")
 
@@ -117,11 +117,11 @@ def ended(server: str, run: str) -> dict[str, Any]:
     """The run once it has ended."""
 
     def over() -> Any:
-        found = ask(server, STATUS, run=run)["runOrError"]
-        return found if found["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+        state = ask(server, STATUS, run=run)["runOrError"]
+        return state if state["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-    found: dict[str, Any] = waited(over, f"the end of run {run}")
-    return found
+    last: dict[str, Any] = waited(over, f"the end of run {run}")
+    return last
 
 
 def shows(page: Any, *texts: str) -> None:
@@ -131,7 +131,7 @@ def shows(page: Any, *texts: str) -> None:
 
 
 def pictures(page: Any, begins: str = "") -> int:
-    """How many pictures, larger than a page's own signs, with such an address the page has drawn."""
+    """The number of pictures larger than icons, with such an address, that the page has drawn."""
     script = "begins => [...document.images].filter(i => i.src.startsWith(begins) && i.naturalWidth > 100).length"
     return int(waited(lambda: page.evaluate(script, begins), f"a picture {begins}…", 60))
 

@@ -28,7 +28,7 @@ VIM_BASE, VIM_LARGE = (24, 16, 1536, 6144), (36, 32, 2048, 8192)
 
 @dataclass(frozen=True)
 class Paper:
-    """What the paper says of one experiment, and the honest sizes in millions of what is built for it.
+    """One experiment of the paper, and the sizes in millions of the networks that are built for it.
 
     `tokenizer_m` and `prior_m` count every weight. The paper's own column leaves out one attention matrix a block and
     adds tables that a tokenizer does not have: see the test of its formula.
@@ -99,7 +99,7 @@ def header(preset: str) -> str:
 
 
 def field(preset: str, name: str) -> str:
-    """What a header says under `Name:`, in one line."""
+    """The text of a header below `Name:`, in one line."""
     found = re.search(rf"^{name}:(.*?)(?=^[A-Z][a-z]+:|\Z)", header(preset), re.MULTILINE | re.DOTALL)
     return " ".join(found.group(1).split()) if found else ""
 

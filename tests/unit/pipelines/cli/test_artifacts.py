@@ -29,91 +29,91 @@ def filled(root: str) -> str:
     return root
 
 
-def said(capsys: Output, *words: str, status: int = 0) -> str:
+def output(capsys: Output, *words: str, status: int = 0) -> str:
     assert cli.main(["artifacts", *words]) == status
     out = capsys.readouterr()
     return out.err if status else out.out
 
 
-def told(capsys: Output, *words: str) -> Any:
-    return json.loads(said(capsys, *words, "--json"))
+def record(capsys: Output, *words: str) -> Any:
+    return json.loads(output(capsys, *words, "--json"))
 
 
 def test_list_is_newest_first_and_names_reports_and_pins(filled: str, capsys: Output) -> None:
-    said(capsys, "pin", f"quantize/{key(2)}", "--reason", "good", "--root", filled)
-    rows = told(capsys, "list", "--root", filled)
+    output(capsys, "pin", f"quantize/{key(2)}", "--reason", "good", "--root", filled)
+    rows = record(capsys, "list", "--root", filled)
     assert [int(row["fingerprint"], 16) for row in rows][:2] == [3, 2]
     assert {int(row["fingerprint"], 16): row["reports"] for row in rows} == {1: [], 2: [], 3: [], 4: ["digits"]}
     assert [row["pinned"]["reason"] if row["pinned"] else "" for row in rows[:2]] == ["", "good"]
     assert rows[0]["bytes"] == sum(path.stat().st_size for path in Path(rows[0]["folder"]).glob("data-*/**/*.bin"))
-    text = said(capsys, "list", "--root", filled, "quantize").splitlines()
+    text = output(capsys, "list", "--root", filled, "quantize").splitlines()
     assert text[0].split() == ["artifact", "digest", "created", "size", "time", "pinned", "reports"]
     assert [line.split()[0] for line in text[1:-1]] == [f"quantize/{key(number)[:8]}" for number in (3, 2)]
     assert text[-1].startswith("2 artifacts, ")
-    assert "did you mean prior" in said(capsys, "list", "prio", "--root", filled, status=2)
-    assert "name one component" in said(capsys, "list", "prior", "ingest", "--root", filled, status=2)
+    assert "did you mean prior" in output(capsys, "list", "prio", "--root", filled, status=2)
+    assert "name one component" in output(capsys, "list", "prior", "ingest", "--root", filled, status=2)
 
 
 def test_show_prints_settings_figures_with_their_protocol_and_files(filled: str, capsys: Output) -> None:
-    text = said(capsys, "show", f"quantize/{key(2)}", "--verify", "--root", filled)
+    text = output(capsys, "show", f"quantize/{key(2)}", "--verify", "--root", filled)
     lines = [line.split() for line in text.splitlines()]
     assert ["codebook.l2", "true"] in lines
     assert ["psnr_db", "20.5", "(split", "test)"] in lines
     assert ["input0", f"ingest/{key(1)}", "digest", "digest-i"] in lines
     assert any(line[:1] == ["deep/b.bin"] for line in lines)
     assert text.endswith("every file is as it was written\n")
-    assert told(capsys, "show", f"quantize/{key(2)}", "--root", filled)["fingerprint"] == key(2)
+    assert record(capsys, "show", f"quantize/{key(2)}", "--root", filled)["fingerprint"] == key(2)
 
 
 def test_show_verifies_where_asked(filled: str, capsys: Output) -> None:
     Path(filled, "ingest", key(1), "data-first1", "a.bin").write_bytes(b"changed")
-    assert "a.bin: 7 bytes" in said(capsys, "show", "ingest", "--verify", "--root", filled, status=1)
-    assert "config" not in said(capsys, "show", "ingest", "--root", filled)
+    assert "a.bin: 7 bytes" in output(capsys, "show", "ingest", "--verify", "--root", filled, status=1)
+    assert "config" not in output(capsys, "show", "ingest", "--root", filled)
 
 
 def test_lineage_shows_both_ways(filled: str, capsys: Output) -> None:
-    text = said(capsys, "lineage", "tokenize", "--root", filled)
+    text = output(capsys, "lineage", "tokenize", "--root", filled)
     assert text.index("made from\n") < text.index(f"ingest/{key(1)[:8]}") < text.index("made from it")
-    tree = told(capsys, "lineage", "ingest", "--root", filled)
+    tree = record(capsys, "lineage", "ingest", "--root", filled)
     assert {branch["component"] for branch in tree["downstream"]["branches"]} == {"quantize", "tokenize"}
 
 
 def test_pins_are_put_on_and_taken_off(filled: str, capsys: Output) -> None:
-    assert ": pinned by " in said(capsys, "pin", "ingest", "--root", filled)
-    assert "already pinned" in said(capsys, "pin", "ingest", "--root", filled, status=1)
-    assert "give more digits" in said(capsys, "pin", "quantize", "--root", filled, status=1)
-    assert ": was pinned by " in said(capsys, "unpin", "ingest", "--root", filled)
-    assert "is not pinned" in said(capsys, "unpin", "ingest", "--root", filled, status=1)
+    assert ": pinned by " in output(capsys, "pin", "ingest", "--root", filled)
+    assert "already pinned" in output(capsys, "pin", "ingest", "--root", filled, status=1)
+    assert "give more digits" in output(capsys, "pin", "quantize", "--root", filled, status=1)
+    assert ": was pinned by " in output(capsys, "unpin", "ingest", "--root", filled)
+    assert "is not pinned" in output(capsys, "unpin", "ingest", "--root", filled, status=1)
 
 
 def test_gc_says_first_and_does_when_told(filled: str, capsys: Output) -> None:
     leave_work(filled, "prior", 9)
     before = there(filled)
-    text = said(capsys, "gc", "--root", filled)
+    text = output(capsys, "gc", "--root", filled)
     assert text.splitlines()[-1] == "nothing was removed; --delete does it"
     assert f"quantize/{key(3)[:8]}" in text
     assert there(filled) == before
-    done = told(capsys, "gc", "--delete", "--root", filled)
+    done = record(capsys, "gc", "--delete", "--root", filled)
     assert done["deleted"]
     assert done["bytes"] == done["bytes_by_kind"]["artifact"] > 0
     assert there(filled) == {"ingest/1", "quantize/2", "tokenize/4"}
-    assert said(capsys, "gc", "--root", filled) == "would free 0 B\n"
-    assert "--older-than=5: give a number and a unit" in said(
+    assert output(capsys, "gc", "--root", filled) == "would free 0 B\n"
+    assert "--older-than=5: give a number and a unit" in output(
         capsys, "gc", "--older-than", "5", "--root", filled, status=2
     )
 
 
 def test_the_root_is_the_presets(filled: str, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIM_ROOT", filled)
-    assert len(told(capsys, "list")) == 4
+    assert len(record(capsys, "list")) == 4
     monkeypatch.setenv("VIM_ROOT", f"{filled}/none")
-    assert said(capsys, "list").splitlines()[-1] == "0 artifacts, 0 B"
+    assert output(capsys, "list").splitlines()[-1] == "0 artifacts, 0 B"
 
 
 def test_old_work_and_its_size_are_told(filled: str, capsys: Output) -> None:
     leave_work(filled, "prior", 9)
     then = time.time() - 8 * DAY
     os.utime(Path(filled, ".work", "prior", key(9), "spool.jsonl"), (then, then))
-    removed = told(capsys, "gc", "--root", filled)["removals"]
+    removed = record(capsys, "gc", "--root", filled)["removals"]
     assert [each["bytes"] for each in removed if each["kind"] == "work"] == [len(b"unfinished")]
-    assert f"work {10:>13} B  prior/{key(9)[:8]}  (nobody went on with it)" in said(capsys, "gc", "--root", filled)
+    assert f"work {10:>13} B  prior/{key(9)[:8]}  (nobody went on with it)" in output(capsys, "gc", "--root", filled)

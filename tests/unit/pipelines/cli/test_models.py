@@ -36,10 +36,10 @@ def pictures(tmp_path: Path) -> list[str]:
 
 def test_encode_says_the_codes_of_each_picture(place: str, pictures: list[str], capsys: Capture) -> None:
     assert cli.main(["encode", *pictures, "--tokenizer", place]) == 0
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     tokenizer = Tokenizer.from_pretrained(place)
-    assert [line["image"] for line in said] == pictures
-    assert [line["codes"] for line in said] == tokenizer.encode(tokenizer.read(*pictures)).tolist()
+    assert [line["image"] for line in lines] == pictures
+    assert [line["codes"] for line in lines] == tokenizer.encode(tokenizer.read(*pictures)).tolist()
 
 
 def test_encode_writes_a_code_table(place: str, pictures: list[str], tmp_path: Path, capsys: Capture) -> None:
@@ -63,14 +63,14 @@ def test_reconstruct_writes_png_files(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
     assert all(": PSNR " in line for line in lines)
-    given = tokenizer.read(*pictures)
-    made = tokenizer.decode(tokenizer.encode(given))
+    images = tokenizer.read(*pictures)
+    decoded = tokenizer.decode(tokenizer.encode(images))
     for i, picture in enumerate(pictures):
         found = torch.from_numpy(decode((out / Path(picture).name).read_bytes())).movedim(2, 0) / 255
         assert found.shape == (3, 8, 20 if beside else 8)
-        torch.testing.assert_close(found[:, :, -8:], made[i], atol=0.5 / 255 + 1e-6, rtol=0)
+        torch.testing.assert_close(found[:, :, -8:], decoded[i], atol=0.5 / 255 + 1e-6, rtol=0)
         if beside:
-            assert torch.equal(found[:, :, :8], given[i])
+            assert torch.equal(found[:, :, :8], images[i])
 
 
 def test_export_and_import_give_folders_that_encode(
@@ -101,9 +101,9 @@ def test_errors_name_the_picture_or_the_weights_in_one_line(
         ([pictures[0], pictures[0]], 2, "picture-0.png: comes twice among the pictures"),
     ):
         assert cli.main(["reconstruct", *images, *words]) == status
-        said = capsys.readouterr().err
-        assert message in said
-        assert said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
     assert cli.main(["encode", pictures[0], "--tokenizer", str(tmp_path)]) == 1
     assert "give the folder of an artifact or of an exported model" in capsys.readouterr().err
     weights = Path(place) / "model.safetensors"

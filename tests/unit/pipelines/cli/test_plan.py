@@ -26,15 +26,15 @@ def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tables_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.main(SMOKE) == 0
-    said = capsys.readouterr().out
-    assert "smoke on 4 x TPU v4, weights split over 4 of 4 chips" in said
-    assert "MFU unknown, so no hours: give --mfu" in said
-    rows = {" ".join(line.split()[:2]): line.split() for line in said.splitlines()}
+    text = capsys.readouterr().out
+    assert "smoke on 4 x TPU v4, weights split over 4 of 4 chips" in text
+    assert "MFU unknown, so no hours: give --mfu" in text
+    rows = {" ".join(line.split()[:2]): line.split() for line in text.splitlines()}
     assert rows["training classify"] == ["training", "classify", "selector", "quantize", "prior", "probe"]
     assert rows["images at"][-5:] == ["32", "32", "8", "8", "16"]
     assert rows["chips 1"] == ["chips", "1", "1", "4", "4", "4"]
     assert rows["hours –"] == ["hours", "–", "–", "–", "–", "–"]
-    assert "warning: prior.stack: dim=64 not divisible by 128" in said
+    assert "warning: prior.stack: dim=64 not divisible by 128" in text
 
 
 def test_another_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
