@@ -1,4 +1,7 @@
-"""Features kept beside a shard's sums: float32 [images, D] in the work folder, 400 MB for 50,000 of Inception's."""
+"""Cached features beside a shard's statistics: float32 [images, D], 400 MB for 50,000 of Inception's.
+
+Intervals of Fréchet distances and the neighbour search need the features of single images.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import io as memory
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from components.score.figures import Interval
+from components.score.shards import SIDES, statistics_file
+from components.statistics.shards import MOMENTS
 from vim_core.storage import io
 
 if TYPE_CHECKING:
@@ -17,33 +23,33 @@ if TYPE_CHECKING:
 SEED = 0
 
 
-class Keeper:
-    """Collects the features of one shard and writes them as `<result>-<name>.npy`; does nothing unless `wanted`."""
+class FeatureWriter:
+    """Collects the features of one shard and writes them as `<result>-<name>.npy`; does nothing unless `enabled`."""
 
-    def __init__(self, result: str, name: str, wanted: bool) -> None:
-        self.uri, self.wanted = file_of(result, name), wanted
+    def __init__(self, result: str, name: str, enabled: bool) -> None:
+        self.uri, self.enabled = features_file(result, name), enabled
         self._parts: list[Any] = []
 
     def add(self, features: Any) -> None:
-        """Take in a batch [N, D] of float32 on the CPU."""
-        if self.wanted:
+        """Add a batch [N, D] of float32 on the CPU."""
+        if self.enabled:
             self._parts.append(features.numpy())
 
     def close(self) -> None:
-        """Write what came, if anything did."""
+        """Write the features; a shard without images gets no file."""
         import numpy as np
 
         if self._parts:
-            write(self.uri, np.concatenate(self._parts))
+            write_features(self.uri, np.concatenate(self._parts))
 
 
-def file_of(result: str, name: str) -> str:
-    """Where a shard's features lie."""
+def features_file(result: str, name: str) -> str:
+    """Address of a shard's features."""
     return f"{result}-{name}.npy"
 
 
-def write(uri: str, features: NDArray[np.float32]) -> None:
-    """One array as a file."""
+def write_features(uri: str, features: NDArray[np.float32]) -> None:
+    """Write one array as a file."""
     import numpy as np
 
     stream = memory.BytesIO()
@@ -51,41 +57,32 @@ def write(uri: str, features: NDArray[np.float32]) -> None:
     io.write_bytes(uri, stream.getvalue())
 
 
-def read(uri: str) -> NDArray[np.float32]:
-    """What `write` wrote."""
+def read_features(uri: str) -> NDArray[np.float32]:
+    """Read what `write_features` wrote."""
     import numpy as np
 
-    found: NDArray[np.float32] = np.load(memory.BytesIO(io.read_bytes(uri)), allow_pickle=False)
-    return found
+    features: NDArray[np.float32] = np.load(memory.BytesIO(io.read_bytes(uri)), allow_pickle=False)
+    return features
 
 
-def gather(results: Iterable[str], name: str) -> NDArray[np.float32]:
-    """The features of all shards in order [N, D]; shards without images have no file."""
+def gather_features(results: Iterable[str], name: str) -> NDArray[np.float32]:
+    """The features of all shards in order [N, D]."""
     import numpy as np
 
-    return np.concatenate([read(uri) for uri in (file_of(each, name) for each in results) if io.exists(uri)])
+    uris = (features_file(result, name) for result in results)
+    return np.concatenate([read_features(uri) for uri in uris if io.exists(uri)])
 
 
-def without_groups(whole: Moments, features: NDArray[np.float32], groups: int) -> list[Moments]:
-    """Moments of all images but those of one group each; groups are drawn by lot and alike in size."""
-    import numpy as np
-
-    from vim_core.metrics.moments import Moments
-
-    member = np.random.default_rng(SEED).permutation(len(features)) % groups
-    return [whole.without(Moments.from_batch(features[member == group])) for group in range(groups)]
-
-
-def interval_of(
+def distance_interval(
     value: float,
     sides: Sequence[tuple[Moments, NDArray[np.float32] | None]],
     groups: int,
     other: Moments | Gaussian | None = None,
-) -> tuple[float, float] | None:
-    """The jackknife's interval of a Fréchet distance between two sides, or between one and a fixed `other`.
+) -> Interval:
+    """The jackknife interval of a Fréchet distance between two sides, or between one side and a fixed `other`.
 
-    A group is left out of every side that has features; no distance is below 0, nor is the interval. None where images
-    are too few, or no groups are asked for.
+    One of `groups` groups is left out in turn of every side that has features; images are assigned to groups at random.
+    The interval does not go below 0. None if there are too few images or `groups` is 0.
     """
     from vim_core.metrics.frechet import frechet_distance
     from vim_core.metrics.intervals import jackknife_interval
@@ -93,7 +90,33 @@ def interval_of(
     fewest = min((len(features) for _, features in sides if features is not None), default=0)
     if not groups or fewest < 2 * groups:
         return None
-    rows = [without_groups(whole, f, groups) if f is not None else [whole] * groups for whole, f in sides]
-    pairs = zip(*rows, strict=True) if other is None else ((side, other) for side in rows[0])
+    partial = [_leave_one_group_out(m, f, groups) if f is not None else [m] * groups for m, f in sides]
+    pairs = zip(*partial, strict=True) if other is None else ((side, other) for side in partial[0])
     low, high = jackknife_interval(value, [frechet_distance(a, b, quick=True) for a, b in pairs])
     return max(low, 0.0), high
+
+
+def _leave_one_group_out(total: Moments, features: NDArray[np.float32], groups: int) -> list[Moments]:
+    """Moments of all images except those of one group, for each group; groups are of about equal size."""
+    import numpy as np
+
+    from vim_core.metrics.moments import Moments
+
+    group_of = np.random.default_rng(SEED).permutation(len(features)) % groups
+    return [total.without(Moments.from_batch(features[group_of == group])) for group in range(groups)]
+
+
+def distance_of_sides(results: Sequence[str], groups: int) -> tuple[float, Interval, tuple[int, int]]:
+    """Fréchet distance of the two sides that shards measured, its interval, and the images of each side.
+
+    Without groups there is no interval and no features are read.
+    """
+    from vim_core.metrics.feature_statistics import merge_files
+    from vim_core.metrics.frechet import frechet_distance
+
+    first, second = (merge_files(statistics_file(f"{result}-{side}", MOMENTS) for result in results) for side in SIDES)
+    value, interval = frechet_distance(first, second), None
+    if groups:
+        features = [gather_features(results, f"kept-{side}") for side in SIDES]
+        interval = distance_interval(value, list(zip((first, second), features, strict=True)), groups)
+    return value, interval, (first.count, second.count)

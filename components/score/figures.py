@@ -1,4 +1,4 @@
-"""Figures on their way into the manifest, each with its protocol and, where one can be had, its interval."""
+"""The figures of a run of `score`, each with its protocol and, where there is one, its confidence interval."""
 
 from __future__ import annotations
 
@@ -21,22 +21,17 @@ class Figures:
     metrics: dict[str, float] = field(default_factory=dict)
     protocols: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, values: dict[str, float], records: dict[str, Any]) -> None:
-        """Take over figures with their protocols."""
-        self.metrics |= values
-        self.protocols |= records
-
     def put(
         self,
         name: str,
         value: float,
         record: Mapping[str, Any],
         interval: Interval = None,
-        how: str = "",
+        method: str = "",
     ) -> None:
-        """Take over one figure and its interval; `how` says in the record where the interval comes from."""
+        """Add one figure and its interval; `method` describes the interval in the record."""
         self.metrics[name] = value
         self.protocols[name] = dict(record)
         if interval is not None:
             self.metrics[f"{name}_low"], self.metrics[f"{name}_high"] = interval
-            self.protocols[name]["interval"] = how
+            self.protocols[name]["interval"] = method

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Context, Inputs, Outcome
+from components.statistics.networks import FigureNames, cached_extractor, configured_spec
 from components.statistics.shards import (
-    BATCH,
-    DEVICE,
-    FEATURES,
     HALVES,
     MOMENTS,
+    REFERENCE_IMAGES,
     SCORES,
     SPATIAL,
-    Job,
+    StatisticsShard,
     finished,
-    make_jobs,
+    make_shards,
     measure,
-    tap_of,
-    whole,
+    merged_name,
+    read_moments,
 )
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError
@@ -30,43 +30,25 @@ if TYPE_CHECKING:
 VERSION = 2
 INPUTS = {"images": "ingest", "classifier": "classify?"}
 
-REFERENCE = "reference.npz"
-"""Logical name of the reference file's statistics, as mu and sigma."""
-
-__all__ = [
-    "DEVICE",
-    "FEATURES",
-    "HALVES",
-    "INPUTS",
-    "MOMENTS",
-    "REFERENCE",
-    "SCORES",
-    "SPATIAL",
-    "VERSION",
-    "Job",
-    "unused",
-    "whole",
-]
-
 
 def unused(config: StatisticsConfig) -> frozenset[str]:
-    """Inputs that play no part: another network's statistics stay as they are when the classifier is trained again."""
+    """Inputs that play no part: statistics of another network do not depend on the classifier."""
     return frozenset() if config.network == "classifier" else frozenset({"classifier"})
 
 
 def source_state(config: StatisticsConfig) -> str:
-    """What the reference file is, as text: part of the fingerprint unless its hash is. Raises `DataError` for none."""
-    from components.statistics.published import state
+    """Version of the reference file, part of the fingerprint unless its hash is. Raises `DataError` for no file."""
+    from components.statistics.reference_file import file_version
 
-    return state(config.reference) if config.reference and not config.reference_sha256 else ""
+    return file_version(config.reference) if config.reference and not config.reference_sha256 else ""
 
 
 def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """Files `moments/<split>-NNNNN.npz` per shard, `moments/<split>.npz`, `moments/half-0.npz` and `half-1.npz`.
 
-    Both the reference split and the splits of the halves are measured. Halves are chosen by a hash of the key. In the
-    same pass, if asked for: `inception_score/…`, `features/…`, `spatial/…` of the reference split, per shard and in
-    all. With a reference file, `reference.npz` holds its statistics, measured here where it has images alone;
+    Both the reference split and the splits of the halves are measured. Halves are chosen by a hash of the key. The
+    same pass computes, where configured, `inception_score/…`, `features/…` and `spatial/…` of the reference split, per
+    shard and in all. With a reference file, `reference.npz` holds its statistics, measured here if it has only images;
     `export/<split>.npz` are the split's in the same form. Finished shards of an earlier attempt are kept.
 
     Raises:
@@ -74,61 +56,49 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: a split or a half has fewer than two images, an image cannot be decoded, or the reference is another.
     """
     from components.engines.shards import publish
-    from components.statistics import published
+    from components.statistics import reference_file
     from vim_core.features import check_spec
 
-    check_spec(tap_of(config, inputs, ctx))
-    reference = published.read(config)
-    images = reference is not None and published.wants_images(config, reference)
-    jobs = make_jobs(config, inputs, ctx, images)
-    merged = sorted({name for job in jobs for name in job.targets} | {whole(config.split), *HALVES})
-    _measure(jobs, merged, ctx)
-    for job in jobs:
-        for file, name in job.published:
+    check_spec(configured_spec(config, inputs, ctx))
+    reference = reference_file.read(config)
+    measure_reference = reference is not None and reference_file.needs_measuring(config, reference)
+    shards = make_shards(config, inputs, ctx, measure_reference)
+    merged = sorted({name for shard in shards for name in shard.targets} | {merged_name(config.split), *HALVES})
+    _measure(shards, merged, ctx)
+    for shard in shards:
+        for file, name in shard.published:
             publish(ctx, file, name)
-    sets = {name: read(ctx.path(name)) for name in merged if name.startswith(f"{MOMENTS}/")}
-    _check_counts(config, sets)
-    total = sets[whole(config.split)]
-    properties = _properties(config, inputs, jobs[0], total)
-    if reference is not None:
-        properties["reference"] = published.write(config, ctx, reference, _of_images(merged, ctx), total.dim)
-    if config.export:
-        published.export(ctx.path(f"export/{config.split}.npz"), total)
-    return Outcome(
-        metrics={"count": float(total.count), **_real_score(config, properties["network"], ctx)},
-        properties=properties,
-        numeric={"device": jobs[0].tap.device, "dtype": "fp32", "threads": jobs[0].threads},
-    )
-
-
-def _of_images(merged: list[str], ctx: Context) -> dict[str, Moments]:
-    """Moments of the reference file's own images by kind, where they were measured."""
-    kinds = [kind for kind in (MOMENTS, SPATIAL) if whole(BATCH, kind) in merged]
-    return {kind: read(ctx.path(whole(BATCH, kind))) for kind in kinds}
-
-
-def read(uri: str) -> Moments:
-    """Moments as a file of this component holds them."""
-    from vim_core.metrics.moments import Moments
-
-    return Moments.from_bytes(io.read_bytes(uri))
-
-
-def _check_counts(config: StatisticsConfig, sets: dict[str, Moments]) -> None:
-    for name, moments in sets.items():
-        if moments.count < 2:
+    moments = {name: read_moments(ctx.path(name)) for name in merged if name.startswith(f"{MOMENTS}/")}
+    for name, part in moments.items():
+        if part.count < 2:
             splits = " and ".join(config.halves) if name in HALVES else config.split
-            raise DataError(f"statistics: {name} has {moments.count} images, needs 2: too few in split {splits}")
+            raise DataError(f"statistics: {name} has {part.count} images, needs 2: too few in split {splits}")
+    total = moments[merged_name(config.split)]
+    properties = _properties(config, inputs, shards[0], total)
+    if reference is not None:
+        names = {kind: merged_name(REFERENCE_IMAGES, kind) for kind in (MOMENTS, SPATIAL)}
+        measured = {kind: read_moments(ctx.path(name)) for kind, name in names.items() if name in merged}
+        properties["reference"] = reference_file.write(config, ctx, reference, measured, total.dim)
+    if config.export:
+        reference_file.export(ctx.path(f"export/{config.split}.npz"), total)
+    metrics = {"count": float(total.count)}
+    if config.score_splits:
+        from vim_core.metrics.inception_score import ScoreSums
+
+        sums = ScoreSums.from_bytes(io.read_bytes(ctx.path(merged_name(config.split, SCORES))))
+        score = FigureNames.of_network(properties["network"]).score
+        metrics[score], metrics[f"{score}_std"] = sums.score()
+    numeric = {"device": shards[0].spec.device, "dtype": "fp32", "threads": shards[0].threads}
+    return Outcome(metrics=metrics, properties=properties, numeric=numeric)
 
 
-def _properties(config: StatisticsConfig, inputs: Inputs, job: Job, total: Moments) -> dict[str, Any]:
-    from components.statistics.shards import loaded
+def _properties(config: StatisticsConfig, inputs: Inputs, shard: StatisticsShard, total: Moments) -> dict[str, Any]:
     from vim_core.features import CLASSIFIER
 
-    network: dict[str, Any] = {"kind": config.network, "digest": job.tap.sha256}
+    network: dict[str, Any] = {"kind": config.network, "digest": shard.spec.sha256}
     if config.network != CLASSIFIER:
-        tap = loaded(job.tap)
-        network |= {"digest": tap.digest, "preprocessing": tap.preprocessing, "published": tap.published}
+        extractor = cached_extractor(shard.spec)
+        network |= {name: getattr(extractor, name) for name in ("digest", "preprocessing", "published")}
     return {
         "network": network,
         "images": inputs["images"].digest,
@@ -140,39 +110,60 @@ def _properties(config: StatisticsConfig, inputs: Inputs, job: Job, total: Momen
     }
 
 
-def _real_score(config: StatisticsConfig, network: dict[str, Any], ctx: Context) -> dict[str, float]:
-    """Inception Score of the real images themselves."""
-    from components.score.names import Names
-    from vim_core.metrics.inception_score import ScoreSums
-
-    if not config.score_splits:
-        return {}
-    names = Names.of(network)
-    sums = ScoreSums.from_bytes(io.read_bytes(ctx.path(whole(config.split, SCORES))))
-    return dict(zip((names.score, f"{names.score}_std"), sums.score(), strict=True))
-
-
-def _measure(jobs: list[Job], merged: list[str], ctx: Context) -> None:
+def _measure(shards: list[StatisticsShard], merged: list[str], ctx: Context) -> None:
+    """Measure the shards in Beam and write the merged statistics under their logical names."""
     import apache_beam as beam
 
     from components.engines.beam.runner import run_pipeline
     from components.engines.shards import finished_counter, start_progress
-    from components.statistics.merging import merge_in_order
 
-    start_progress(jobs, finished, ctx.progress)
-    targets = {name: ctx.path(name) for name in merged}
+    start_progress(shards, finished, ctx.progress)
+    uris = {name: ctx.path(name) for name in merged}
+
+    def by_target(shard: StatisticsShard) -> list[tuple[str, tuple[int, str]]]:
+        return [(name, (shard.index, uri)) for name, uri in zip(shard.targets, shard.files, strict=True)]
 
     def build(pipeline: Any) -> None:
-        spread = pipeline | "shards" >> beam.Create(jobs) | "spread" >> beam.Reshuffle()
-        files = (
-            spread
-            | "measure" >> beam.Map(measure)
-            | "files"
-            >> beam.FlatMap(
-                lambda job: [(name, (job.index, uri)) for name, uri in zip(job.targets, job.files, strict=True)]
-            )
+        measured = (
+            pipeline | "shards" >> beam.Create(shards) | "spread" >> beam.Reshuffle() | "measure" >> beam.Map(measure)
         )
-        sets = files | "merge" >> beam.CombinePerKey(merge_in_order())
-        _ = sets | "write" >> beam.MapTuple(lambda name, part: io.write_bytes(targets[name], part.to_bytes()))
+        parts = measured | "files" >> beam.FlatMap(by_target) | "merge" >> beam.CombinePerKey(merge_in_order())
+        _ = parts | "write" >> beam.MapTuple(lambda name, part: io.write_bytes(uris[name], part.to_bytes()))
 
-    run_pipeline(ctx.run, build, ctx.progress, finished_counter(jobs, finished))
+    run_pipeline(ctx.run, build, ctx.progress, finished_counter(shards, finished))
+
+
+def merge_in_order() -> Any:
+    """A Beam CombineFn of (shard number, URI) pairs: the bits of its result do not depend on the order of arrival."""
+    return _merge_class()()
+
+
+@cache
+def _merge_class() -> Any:
+    """The class, defined once on first use because Beam is slow to import."""
+    import apache_beam as beam
+
+    from vim_core.metrics.feature_statistics import Nodes, from_bytes, insert, total
+
+    class MergeInOrder(beam.CombineFn):
+        """Elements are (shard number, URI of its statistics); the result is the statistics of all."""
+
+        def create_accumulator(self) -> Nodes[Any]:
+            return {}
+
+        def add_input(self, nodes: Nodes[Any], element: tuple[int, str]) -> Nodes[Any]:
+            index, uri = element
+            insert(nodes, 0, index, from_bytes(io.read_bytes(uri)))
+            return nodes
+
+        def merge_accumulators(self, accumulators: Any) -> Nodes[Any]:
+            merged: Nodes[Any] = {}
+            for nodes in accumulators:
+                for (level, index), part in nodes.items():
+                    insert(merged, level, index, part)
+            return merged
+
+        def extract_output(self, nodes: Nodes[Any]) -> Any:
+            return total(nodes)
+
+    return MergeInOrder

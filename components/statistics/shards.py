@@ -1,34 +1,44 @@
-"""One shard of images to files of statistics; and how a run is cut into such shards."""
+"""Shards of images: how a run of `statistics` is divided into them, and the statistics files of one."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.contract.api import Artifact, Context, Inputs
+from components.contract.api import Context, Inputs
+from components.statistics.networks import cached_extractor, configured_spec
 from vim_core.config import StatisticsConfig
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.features import FeatureExtractor, FeatureSpec
-
-DEVICE = "cpu"
-"""Where the classifier runs, also in `score`: both sides of a distance come from the same arithmetic."""
+    from vim_core.features import FeatureSpec
+    from vim_core.metrics.moments import Moments
 
 MOMENTS, SCORES, FEATURES, SPATIAL = "moments", "inception_score", "features", "spatial"
 HALVES = (f"{MOMENTS}/half-0.npz", f"{MOMENTS}/half-1.npz")
-BATCH = "reference-images"
-"""Stands for a split: the images of a reference file."""
+REFERENCE = "reference.npz"
+"""Logical name of the reference file's statistics, as mu and sigma."""
+REFERENCE_IMAGES = "reference-images"
+"""In place of a split: the images of a reference file."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One shard: its images, what is merged from it, and the network.
+class StatisticsShard:
+    """One shard of images and the statistics to compute from it.
 
-    `targets` are the merged sets that the shard enters, its split first; `names` its own statistics for each of them,
-    first of all images, then of the halves, then the sums of the Inception Score, features, spatial moments.
+    Attributes:
+        index: number of the shard in the run, which fixes the order of merging.
+        split: split of its images, or `REFERENCE_IMAGES`.
+        images: address of its image table or reference file.
+        folder: where its statistics are written.
+        targets: logical names of the merged statistics that it contributes to.
+        names: names of its own statistics for each of them: of all images, of both halves, then Inception
+            Score sums, feature sample and spatial moments.
+        batch, threads, max_pixels: of the run.
+        spec: the feature network.
+        halves: whether moments of both halves are computed.
+        splits, features, spatial: as in the settings; 0 or False for splits of images that only enter the halves.
     """
 
     index: int
@@ -38,7 +48,7 @@ class Job:
     targets: tuple[str, ...]
     names: tuple[str, ...]
     batch: int
-    tap: FeatureSpec
+    spec: FeatureSpec
     threads: int
     max_pixels: int
     halves: bool
@@ -48,141 +58,109 @@ class Job:
 
     @property
     def files(self) -> list[str]:
-        """Statistics of the shard in the work folder, as `names`; the first is written last."""
+        """Statistics of the shard in the work folder, in the order of `names`; the first is written last."""
         return [io.join(self.folder, name) for name in self.names]
 
     @property
     def published(self) -> list[tuple[str, str]]:
-        """File and logical name of what is kept of the shard beyond this run: all but the halves."""
+        """File and logical name of the statistics that become part of the artifact: all but those of the halves."""
         pairs = list(zip(self.files, self.names, strict=True))
         return [pairs[0], *pairs[3 if self.halves else 1 :]]
 
 
-def whole(split: str, kind: str = MOMENTS) -> str:
+def merged_name(split: str, kind: str = MOMENTS) -> str:
     """Logical name of the statistics of all images of a split."""
     return f"{kind}/{split}.npz"
 
 
-def tap_of(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> FeatureSpec:
-    """The feature network that the settings ask for."""
-    from components.engines.devices import beam_device
-    from vim_core.features import CLASSIFIER, FeatureSpec
+def read_moments(uri: str) -> Moments:
+    """Moments as a file of this component holds them."""
+    from vim_core.metrics.moments import Moments
 
-    if config.network == CLASSIFIER:
-        return classifier_spec(inputs["classifier"])
-    return FeatureSpec(
-        config.network,
-        config.weights,
-        sha256=config.weights_sha256,
-        image_size=config.image_size,
-        device=beam_device(ctx.run),
-    )
+    return Moments.from_bytes(io.read_bytes(uri))
 
 
-def classifier_spec(classifier: Artifact) -> FeatureSpec:
-    """The classifier of the pipeline as a feature network."""
-    from vim_core.features import CLASSIFIER, FeatureSpec
-
-    weights, config = classifier.uri("model.safetensors"), classifier.uri("config.json")
-    return FeatureSpec(CLASSIFIER, weights, config, classifier.digest, device=DEVICE)
-
-
-def reference_spec(inputs: Inputs, ctx: Context) -> FeatureSpec:
-    """The feature network that the input `statistics` was made with."""
-    from components.engines.devices import beam_device
-    from vim_core.features import CLASSIFIER, FeatureSpec
-
-    network = inputs["statistics"].properties["network"]
-    if network["kind"] == CLASSIFIER:
-        return classifier_spec(inputs["classifier"])
-    size = int(inputs["statistics"].manifest.config["image_size"])
-    weights, device = ctx.pipeline.statistics.weights, beam_device(ctx.run)
-    return FeatureSpec(network["kind"], weights, sha256=network["digest"], image_size=size, device=device)
-
-
-@functools.lru_cache(maxsize=1)
-def loaded(spec: FeatureSpec) -> FeatureExtractor:
-    """One feature network per process, whatever the number of shards."""
-    from vim_core.features import load_extractor
-
-    return load_extractor(spec)
-
-
-def make_jobs(config: StatisticsConfig, inputs: Inputs, ctx: Context, batch_file: bool = False) -> list[Job]:
-    """One job per shard of every split that is asked for, and one for the images of a reference file."""
-    splits = sorted({config.split, *config.halves})
-    shards = [(split, uri) for split in splits for uri in inputs["images"].uris(f"images/{split}-")]
-    if batch_file:
-        shards.append((BATCH, config.reference))
-    places: dict[str, int] = {}
-    jobs = []
-    for index, (split, uri) in enumerate(shards):
-        place = places[split] = places.get(split, -1) + 1
-        jobs.append(_job(config, inputs, ctx, index=index, split=split, place=place, images=uri))
-    return jobs
-
-
-def _job(config: StatisticsConfig, inputs: Inputs, ctx: Context, split: str, place: int, **own: Any) -> Job:
+def make_shards(
+    config: StatisticsConfig, inputs: Inputs, ctx: Context, reference_images: bool = False
+) -> list[StatisticsShard]:
+    """One shard per image table of every configured split, and one for the images of a reference file."""
     from components.engines.devices import beam_threads, numeric_folder
 
-    threads, tap = beam_threads(ctx.run), tap_of(config, inputs, ctx)
-    halves, judged = split in config.halves, split in (config.split, BATCH)
-    names = [f"{MOMENTS}/{split}-{place:05d}.npz", *(f"{split}-half-{i}-{place:05d}.npz" for i in range(2) if halves)]
-    wanted = ((SCORES, config.score_splits), (FEATURES, config.features), (SPATIAL, config.spatial))
-    kinds = [kind for kind, asked in wanted if asked and judged]
-    return Job(
-        split=split,
-        folder=io.join(ctx.work, numeric_folder(tap.device, threads, config.batch)),
-        targets=(whole(split), *(HALVES if halves else ()), *(whole(split, kind) for kind in kinds)),
-        names=(*names, *(f"{kind}/{split}-{place:05d}.npz" for kind in kinds)),
-        batch=config.batch,
-        tap=tap,
-        threads=threads,
-        max_pixels=int(inputs["images"].manifest.config["max_pixels"]),
-        halves=halves,
-        splits=config.score_splits if judged else 0,
-        features=config.features if judged else 0,
-        spatial=config.spatial and judged,
-        **own,
-    )
+    tables = {split: inputs["images"].uris(f"images/{split}-") for split in sorted({config.split, *config.halves})}
+    if reference_images:
+        tables[REFERENCE_IMAGES] = [config.reference]
+    threads, spec = beam_threads(ctx.run), configured_spec(config, inputs, ctx)
+    optional = ((SCORES, config.score_splits), (FEATURES, config.features), (SPATIAL, config.spatial))
+    shards: list[StatisticsShard] = []
+    for split, uris in tables.items():
+        halves, evaluated = split in config.halves, split in (config.split, REFERENCE_IMAGES)
+        kinds = [kind for kind, wanted in optional if wanted and evaluated]
+        for number, uri in enumerate(uris):
+            first, *rest = (f"{kind}/{split}-{number:05d}.npz" for kind in (MOMENTS, *kinds))
+            half_names = [f"{split}-half-{half}-{number:05d}.npz" for half in range(2) if halves]
+            shard = StatisticsShard(
+                index=len(shards),
+                split=split,
+                images=uri,
+                folder=io.join(ctx.work, numeric_folder(spec.device, threads, config.batch)),
+                targets=(merged_name(split), *(HALVES if halves else ()), *(merged_name(split, k) for k in kinds)),
+                names=(first, *half_names, *rest),
+                batch=config.batch,
+                spec=spec,
+                threads=threads,
+                max_pixels=int(inputs["images"].manifest.config["max_pixels"]),
+                halves=halves,
+                splits=config.score_splits if evaluated else 0,
+                features=config.features if evaluated else 0,
+                spatial=config.spatial and evaluated,
+            )
+            shards.append(shard)
+    return shards
 
 
-def finished(job: Job) -> bool:
+def finished(shard: StatisticsShard) -> bool:
     """Whether an earlier attempt measured this shard."""
-    return io.exists(job.files[0])
+    return io.exists(shard.files[0])
 
 
-def measure(job: Job) -> Job:
-    """Write the statistics of one shard, unless they are there, and pass the job on."""
+def measure(shard: StatisticsShard) -> StatisticsShard:
+    """Write the statistics of one shard, unless they are there, and return the shard."""
     from components.engines.devices import set_threads
     from vim_core.features import extract_images
     from vim_core.metrics.feature_statistics import FeatureStatistics
 
-    if finished(job):
-        return job
-    set_threads(job.threads)
-    tap = loaded(job.tap)
-    spatial = tap.spatial if job.spatial else 0
-    sums = FeatureStatistics(tap.dim, tap.classes, job.halves, job.splits, job.features, padded=True, spatial=spatial)
-    for keys, images in _pictures(job):
-        sums.add(keys, extract_images(tap, images))
-    for uri, part in reversed(list(zip(job.files, sums.parts(), strict=True))):
+    if finished(shard):
+        return shard
+    set_threads(shard.threads)
+    extractor = cached_extractor(shard.spec)
+    statistics = FeatureStatistics(
+        extractor.dim,
+        extractor.classes,
+        shard.halves,
+        shard.splits,
+        shard.features,
+        padded=True,
+        spatial=extractor.spatial if shard.spatial else 0,
+    )
+    for keys, images in image_batches(shard):
+        statistics.add(keys, extract_images(extractor, images))
+    for uri, part in reversed(list(zip(shard.files, statistics.parts(), strict=True))):
         io.write_bytes(uri, part.to_bytes())
-    return job
+    return shard
 
 
-def _pictures(job: Job) -> Iterator[tuple[list[str], Any]]:
-    """Keys and decoded images uint8 [H, W, 3] in batches."""
+def image_batches(shard: StatisticsShard) -> Iterator[tuple[list[str], Any]]:
+    """Keys and decoded images uint8 [H, W, 3] of a shard in batches."""
     from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import decode
     from vim_core.metrics.reference import read_images
 
-    if job.split == BATCH:
-        with io.local_copy(job.images) as path:
-            for place, block in enumerate(read_images(path, job.batch)):
-                yield [f"{BATCH}-{place * job.batch + row:08d}" for row in range(len(block))], block
+    if shard.split == REFERENCE_IMAGES:
+        with io.local_copy(shard.images) as path:
+            for number, block in enumerate(read_images(path, shard.batch)):
+                yield [f"{REFERENCE_IMAGES}-{number * shard.batch + row:08d}" for row in range(len(block))], block
         return
-    table = ImageTable([job.images])
-    for start in range(0, len(table), job.batch):
-        rows = range(start, min(start + job.batch, len(table)))
-        yield table.keys[rows.start : rows.stop], [decode(table.image(row), job.max_pixels) for row in rows]
+    table = ImageTable([shard.images])
+    for start in range(0, len(table), shard.batch):
+        rows = range(start, min(start + shard.batch, len(table)))
+        yield table.keys[rows.start : rows.stop], [decode(table.image(row), shard.max_pixels) for row in rows]

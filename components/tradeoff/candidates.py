@@ -99,7 +99,7 @@ class Networks:
     def __init__(self, config: TradeoffConfig, inputs: Inputs, selector: SelectorSpec | None, ctx: Context) -> None:
         from components.engines.devices import beam_device
         from components.select.network import cached_selector
-        from components.statistics.shards import classifier_spec, reference_spec
+        from components.statistics.networks import classifier_spec, reference_spec
         from vim_core.features import load_extractor
         from vim_core.models.prior import load_prior
         from vim_core.models.vit_vqgan import load_tokenizer

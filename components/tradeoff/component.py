@@ -110,8 +110,7 @@ def _measure(
     sets: list[CandidateSet], config: TradeoffConfig, inputs: Inputs, selector: SelectorSpec | None, ctx: Context
 ) -> None:
     """Measure the points that no earlier attempt did; the candidates of a set are removed after its points."""
-    from components.statistics.component import read
-    from components.statistics.shards import whole
+    from components.statistics.shards import merged_name, read_moments
     from components.tradeoff import points
     from components.tradeoff.candidates import Networks, draw
     from vim_core.metrics.tradeoff import stratified_resamples
@@ -129,7 +128,8 @@ def _measure(
         return
     networks, statistics = Networks(config, inputs, selector, ctx), inputs["statistics"]
     rows = stratified_resamples(config.seed, config.bootstrap, sets[0].classes, config.count)
-    reference = points.Reference(config, read(statistics.uri(whole(str(statistics.properties["split"])))), rows)
+    moments = read_moments(statistics.uri(merged_name(str(statistics.properties["split"]))))
+    reference = points.Reference(config, moments, rows)
     drawn = done * count
 
     def advance(number: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.contract.api import Inputs
-from components.score.names import Names
+from components.statistics.networks import FigureNames
 from components.tradeoff.candidates import CandidateSet
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE
 from vim_core.config import TradeoffConfig
@@ -125,7 +125,7 @@ def summary(
 ) -> Record:
     """The content of `tradeoff.json`; `selector` describes the network that selects, and is empty without one."""
     statistics = inputs["statistics"]
-    names = Names.of(statistics.properties["network"])
+    names = FigureNames.of_network(statistics.properties["network"])
     protocol = {
         "count_per_class": config.count,
         "noise": f"seed {config.seed}, keyed by (seed, sample index), the same at every point",

@@ -15,7 +15,7 @@ from components.artifacts.execute import ArtifactCache
 from components.contract import registry
 from components.contract.api import Artifact
 from components.report import tradeoff as page
-from components.score.names import Names
+from components.statistics.networks import FigureNames
 from components.tracking import tracker
 from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
@@ -101,7 +101,7 @@ class _SweepRun:
         if not self.axes:
             if "statistics" not in self.shared:
                 raise ConfigError("axes=[]: the preset has no statistics, so samples have no distance; name two axes")
-            names = Names.of(self.shared["statistics"].properties["network"])
+            names = FigureNames.of_network(self.shared["statistics"].properties["network"])
             self.axes = default_axes(names.distance, names.score)
         self.bar.start(len(self.outcomes), "point")
         params = {"settings": self.sweep.settings, "grid": self.sweep.grid}

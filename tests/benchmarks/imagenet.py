@@ -73,7 +73,8 @@ class Measured:
     def __init__(self, folder: Path, photos: Sequence[bytes]) -> None:
         from safetensors.torch import save_file
 
-        from components.statistics.shards import Job, loaded
+        from components.statistics.networks import cached_extractor
+        from components.statistics.shards import StatisticsShard
         from tests.support.random_inception import state
         from vim_core.features import FeatureSpec
 
@@ -83,11 +84,11 @@ class Measured:
         write_images(self.table, rows)
         weights = folder / "inception.safetensors"
         save_file(state(), weights)
-        tap = FeatureSpec("inception", str(weights), sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
-        self.tap = loaded(tap)
-        self.job = Job(
+        spec = FeatureSpec("inception", str(weights), sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+        self.extractor = cached_extractor(spec)
+        self.shard = StatisticsShard(
             0, "train", self.table, str(folder / "made"), ("moments/train.npz",), ("moments/train-00000.npz",),
-            BATCH, tap, 1, 100_000_000, False, 0, 0,
+            BATCH, spec, 1, 100_000_000, False, 0, 0,
         )  # fmt: skip
 
     def by_beam(self) -> None:
@@ -101,18 +102,18 @@ class Measured:
         shutil.rmtree(self.folder / "made", ignore_errors=True)
 
         def build(pipeline: Any) -> None:
-            _ = pipeline | beam.Create([self.job]) | beam.Map(measure)
+            _ = pipeline | beam.Create([self.shard]) | beam.Map(measure)
 
         run_pipeline(RunConfig(threads=1, device="cpu"), build)
-        if not Path(self.job.files[0]).exists():
+        if not Path(self.shard.files[0]).exists():
             raise RuntimeError("no statistics were written")
 
     def by_loop(self) -> None:
         """What anybody would write first."""
-        table, moments = ImageTable([self.table]), Moments.empty(self.tap.dim)
+        table, moments = ImageTable([self.table]), Moments.empty(self.extractor.dim)
         for start in range(0, len(table), BATCH):
-            images = [self.tap.prepare(decode(data)) for data in table.images(start, start + BATCH)]
-            moments = moments.merge(Moments.from_batch(self.tap.extract(torch.stack(images)).features))
+            images = [self.extractor.prepare(decode(data)) for data in table.images(start, start + BATCH)]
+            moments = moments.merge(Moments.from_batch(self.extractor.extract(torch.stack(images)).features))
 
 
 def _image_table(bench: Bench, photos: Sequence[bytes], kind: str) -> Row:

@@ -12,7 +12,6 @@ import torch
 
 from components.contract.api import Artifact
 from components.statistics import component as statistics
-from components.statistics.merging import merge_in_order
 from tests.support.ingested import contents, digits_table
 from tests.support.synthetic import classifier, context_of
 from vim_core.config import StatisticsConfig
@@ -107,7 +106,7 @@ def test_merging_is_bit_equal_in_any_order_and_grouping(tmp_path: Path, count: i
     parts = leaves(count)
     for index, part in enumerate(parts):
         io.write_bytes(str(tmp_path / f"{index}.npz"), part.to_bytes())
-    combine = merge_in_order()
+    combine = statistics.merge_in_order()
     results = set()
     for seed in range(6):
         order = list(range(count))

@@ -101,19 +101,19 @@ def test_a_killed_run_leaves_its_shards_in_the_bucket_and_the_next_does_the_rest
 ) -> None:
     config, known = config_of(f"{gcs}/killed", tmp_path), {**both["gs"]}
     known.pop("statistics")
-    pictures, seen = shards._pictures, list[int]()
+    pictures, seen = shards.image_batches, list[int]()
 
-    def limited(count: int, job: shards.Job) -> Any:
+    def limited(count: int, shard: shards.StatisticsShard) -> Any:
         if len(seen) == count:
             raise RuntimeError("killed")
-        seen.append(job.index)
-        return pictures(job)
+        seen.append(shard.index)
+        return pictures(shard)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_pictures", partial(limited, 1))
+        patch.setattr(shards, "image_batches", partial(limited, 1))
         with pytest.raises(RuntimeError, match="killed"):
             run("statistics", config, dict(known))
-    monkeypatch.setattr(shards, "_pictures", partial(limited, 2))
+    monkeypatch.setattr(shards, "image_batches", partial(limited, 2))
     again = run("statistics", config, dict(known)).artifact
     assert sorted(seen) == [0, 1]
     assert again.digest == both["local"]["statistics"].digest

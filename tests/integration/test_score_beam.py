@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
 from components.score import component as score
-from components.score import jobs, shards
-from components.score.sets import sets_of
+from components.score import partition
+from components.score.image_sets import image_sets
+from components.score.measure import measure
+from components.score.shards import read_record
 from tests.support.synthetic import artifact, context_of, everything, image_files, inputs_of, pictures, rows, tables
 from tests.unit.components.score.test_neighbours import flow
 from tests.unit.vim_core.losses.test_perceptual import skip_initialisation
@@ -34,8 +36,8 @@ def test_beam_gives_the_figures_of_one_process(tmp_path: Path) -> None:
     through_beam = context_of(tmp_path / "beam", "score")
     outcome = score.run(CONFIG, inputs, through_beam)
     alone = context_of(tmp_path / "alone", "score")
-    for job in jobs.jobs_of(CONFIG, inputs, alone, sets_of(CONFIG, inputs, alone)):
-        shards.measure(job)
+    for shard in partition.make_shards(CONFIG, inputs, alone, image_sets(CONFIG, inputs, alone)):
+        measure(shard)
     assert score.run(CONFIG, inputs, alone).metrics == outcome.metrics
     for name in ("scores.json", "reconstructions.parquet", "moments/samples.npz"):
         assert Path(through_beam.path(name)).read_bytes() == Path(alone.path(name)).read_bytes()
@@ -47,9 +49,9 @@ def test_beam_gives_the_figures_of_one_process(tmp_path: Path) -> None:
 def test_finished_shards_are_not_scored_again(tmp_path: Path) -> None:
     inputs = inputs_of(score.INPUTS, tables(tmp_path))
     ctx = context_of(tmp_path, "score")
-    first = jobs.pairs_of(CONFIG, inputs, ctx)[0]
-    shards.measure(first)
-    record = shards.load(first.result) | {"psnr_db": [1.0] * 6}
+    first = partition.reconstruction_shards(CONFIG, inputs, ctx)[0]
+    measure(first)
+    record = read_record(first.result) | {"psnr_db": [1.0] * 6}
     Path(f"{first.result}.json").write_text(json.dumps(record))
     score.run(CONFIG, inputs, ctx)
     values = pq.read_table(ctx.path("reconstructions.parquet"))["psnr_db"].to_pylist()

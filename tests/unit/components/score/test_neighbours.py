@@ -12,7 +12,7 @@ import pytest
 
 from components.contract.api import Artifact, Outcome
 from components.score import component as score
-from components.score.neighbours import summary_of
+from components.score.neighbours import summarise
 from tests.support.synthetic import CLASSES, artifact, context_of, everything, image_files, inputs_of, pictures, rows
 from vim_core.config import ScoreConfig
 from vim_core.data.image_tables import ImageTable
@@ -50,13 +50,13 @@ def checked(root: Path, made: dict[str, Artifact], **settings: Any) -> tuple[Out
 
 @pytest.fixture
 def without_beam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are done here."""
+    """Shards are measured in this process."""
     from components.engines.beam import runner
 
-    def here(run: Any, work: Any, perform: Any, finished: Any, progress: Any, unit: str = "shard") -> None:
-        for job in work:
-            if not finished(job):
-                perform(job)
+    def here(run: Any, shards: Any, process: Any, finished: Any, progress: Any, unit: str = "shard") -> None:
+        for shard in shards:
+            if not finished(shard):
+                process(shard)
 
     monkeypatch.setattr(runner, "run_shards", here)
 
@@ -105,7 +105,7 @@ def test_the_answer_is_that_of_a_search_by_hand(tmp_path: Path) -> None:
 
 def test_the_summary_by_hand() -> None:
     held_out, samples = np.linspace(1, 3, 201), np.array([0.0, 0.05, 1.0, 2.0, 4.0])
-    found = summary_of(samples, held_out)
+    found = summarise(samples, held_out)
     assert found["threshold"] == pytest.approx(1.02)
     assert (found["near"], found["copies"]) == (3, 2)
     assert found["ratio"] == pytest.approx(0.5)

@@ -10,8 +10,11 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from components.score import component as score
-from components.score import jobs, reconstructions, shards
-from components.score.sets import sets_of
+from components.score import partition, reconstructions
+from components.score.figures import Figures
+from components.score.image_sets import image_sets
+from components.score.measure import measure, paired_rows
+from components.score.shards import ROUNDING_DB, ReconstructionShard, SampleShard, finished, read_record
 from tests.support.synthetic import (
     CLASSES,
     artifact,
@@ -33,26 +36,33 @@ from vim_core.features import FeatureSpec
 NAME = "images/test-00000-of-00002.parquet"
 
 
-def pair(made: dict[str, Any], result: Path, **fields: Any) -> shards.Pair:
-    values: dict[str, Any] = {"whole": True, "batch": 4, "max_pixels": 10**6, "device": "cpu", "threads": 1} | fields
-    originals, made_again = made["ingest"].uri(NAME), made["reconstruct"].uri(NAME)
-    return shards.Pair(str(result), NAME, originals, made_again, **values)
+COMMON: dict[str, Any] = {"max_pixels": 10**6, "device": "cpu", "threads": 1}
 
 
-def judged(made: dict[str, Any], result: Path, batch: int) -> shards.Judged:
+def reconstructed(made: dict[str, Any], result: Path) -> ReconstructionShard:
+    originals, outputs = made["ingest"].uri(NAME), made["reconstruct"].uri(NAME)
+    return ReconstructionShard(
+        result=str(result), name=NAME, originals=originals, reconstructions=outputs, complete=True, batch=4, **COMMON
+    )
+
+
+def sampled(made: dict[str, Any], result: Path, batch: int) -> SampleShard:
     samples = made["sample"].uri("images/samples-00000-of-00002.parquet")
     weights, config = made["classify"].uri("model.safetensors"), made["classify"].uri("config.json")
-    tap = FeatureSpec("classifier", weights, config, made["classify"].digest)
-    return shards.Judged(str(result), "samples", samples, weights, config, batch, 10**6, "cpu", 1, tap)
+    spec = FeatureSpec("classifier", weights, config, made["classify"].digest)
+    return SampleShard(
+        result=str(result), set_name="samples", samples=samples, weights=weights, config=config, spec=spec, batch=batch,
+        **COMMON,
+    )  # fmt: skip
 
 
 def test_reconstructions_are_scored_per_image_like_skimage(tmp_path: Path) -> None:
     made = tables(tmp_path)
-    job = pair(made, tmp_path / "result")
-    assert not shards.finished(job)
-    shards.measure(job)
-    assert shards.finished(job)
-    record = shards.load(job.result)
+    shard = reconstructed(made, tmp_path / "result")
+    assert not finished(shard)
+    measure(shard)
+    assert finished(shard)
+    record = read_record(shard.result)
     originals = pictures(12, 0)
     noise = np.random.default_rng(1).integers(-20, 21, size=originals.shape)
     noisy = np.clip(originals.astype(int) + noise, 0, 255).astype(np.uint8)
@@ -67,11 +77,11 @@ def test_reconstructions_are_scored_per_image_like_skimage(tmp_path: Path) -> No
 
 def test_an_equal_image_counts_with_the_rounding_of_8_bits(tmp_path: Path) -> None:
     made = tables(tmp_path)
-    job = pair(made | {"reconstruct": made["ingest"]}, tmp_path / "result")
-    shards.measure(job)
-    assert shards.load(job.result)["psnr_db"] == [shards.ROUNDING_DB] * 6
+    shard = reconstructed(made | {"reconstruct": made["ingest"]}, tmp_path / "result")
+    measure(shard)
+    assert read_record(shard.result)["psnr_db"] == [ROUNDING_DB] * 6
     uniform = 10 * np.log10(255**2 * 12)
-    assert pytest.approx(uniform, abs=0.05) == shards.ROUNDING_DB
+    assert pytest.approx(uniform, abs=0.05) == ROUNDING_DB
 
 
 @pytest.mark.parametrize(
@@ -84,15 +94,15 @@ def test_an_equal_image_counts_with_the_rounding_of_8_bits(tmp_path: Path) -> No
 )
 def test_keys_that_do_not_match_are_refused(originals: list[str], made: list[str], whole: bool, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        shards.paired_rows("shard", originals, made, whole)
+        paired_rows("shard", originals, made, whole)
 
 
 def test_rows_are_paired_by_key_and_not_by_place() -> None:
-    assert shards.paired_rows("shard", ["a", "b", "c"], ["c", "a"], whole=False) == [2, 0]
+    assert paired_rows("shard", ["a", "b", "c"], ["c", "a"], complete=False) == [2, 0]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
-def test_samples_are_judged_by_the_classifier(tmp_path: Path, batch: int) -> None:
+def test_samples_are_evaluated_by_the_classifier(tmp_path: Path, batch: int) -> None:
     import torch
 
     from vim_core.data.images import to_tensor
@@ -100,15 +110,15 @@ def test_samples_are_judged_by_the_classifier(tmp_path: Path, batch: int) -> Non
     from vim_core.models.classifier import load_classifier
 
     made = everything(tmp_path)
-    job = judged(made, tmp_path / "result", batch)
-    shards.measure(job)
+    shard = sampled(made, tmp_path / "result", batch)
+    measure(shard)
     images, labels = pictures(9, 3)[0::2], [i % len(CLASSES) for i in range(0, 9, 2)]
-    network = load_classifier(job.weights, job.config)
+    network = load_classifier(shard.weights, shard.config)
     with torch.inference_mode():
         right = (network(to_tensor(images)).argmax(1) == torch.tensor(labels)).sum().item()
         expected = Moments.from_batch(network.features(to_tensor(images)))
-    assert shards.load(job.result) == {"count": 5, "labelled": 5, "correct": right, "size": 16}
-    found = Moments.from_bytes(Path(f"{job.result}.npz").read_bytes())
+    assert read_record(shard.result) == {"count": 5, "labelled": 5, "correct": right, "size": 16}
+    found = Moments.from_bytes(Path(f"{shard.result}.npz").read_bytes())
     assert found.count == 5
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found.m2, expected.m2, rtol=1e-4, atol=1e-9)
@@ -156,12 +166,12 @@ def test_a_missing_shard_is_refused(tmp_path: Path, context: Any) -> None:
     lone = artifact(tmp_path / "x", "reconstruct", one, {"images": made["ingest"]}, config={"limit": 0},
                     properties=made["reconstruct"].properties)  # fmt: skip
     with pytest.raises(DataError, match="is not both an original and a reconstruction"):
-        jobs.pairs_of(ScoreConfig(), inputs_of(score.INPUTS, made | {"reconstruct": lone}), context)
+        partition.reconstruction_shards(ScoreConfig(), inputs_of(score.INPUTS, made | {"reconstruct": lone}), context)
 
 
 def test_figures_of_the_codes(tmp_path: Path) -> None:
     made = tables(tmp_path)
-    figures = score.Figures()
+    figures = Figures()
     reconstructions.add_codes(figures, ScoreConfig(usage_batch=5), inputs_of(score.INPUTS, made))
     codes = np.random.default_rng(2).integers(0, 8, size=(12, 4))
     expected = np.mean([len(set(codes[i : i + 5].ravel().tolist())) / 8 for i in (0, 5)])
@@ -173,7 +183,7 @@ def test_figures_of_the_codes(tmp_path: Path) -> None:
 
 def test_too_few_images_for_codebook_usage_name_the_setting(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"256 images and there are 12.*score\.usage_batch"):
-        reconstructions.add_codes(score.Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
+        reconstructions.add_codes(Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
 
 
 @pytest.fixture
@@ -183,8 +193,8 @@ def context(tmp_path: Path) -> Any:
 
 def finish(inputs: dict[str, Any], context: Any, config: ScoreConfig) -> None:
     """Do all shards in this process, as if an earlier attempt had."""
-    for job in jobs.jobs_of(config, inputs, context, sets_of(config, inputs, context)):
-        shards.measure(job)
+    for shard in partition.make_shards(config, inputs, context, image_sets(config, inputs, context)):
+        measure(shard)
 
 
 def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:

@@ -13,10 +13,9 @@ import torch
 from components.contract.api import Artifact, Outcome
 from components.exchange import tables as exchange
 from components.score import component as score
-from components.score import jobs, real_vs_real
-from components.score import shards as parts
-from components.score.sets import sets_of
-from components.score.shard_work import side_of
+from components.score import partition, real_vs_real
+from components.score.image_sets import image_sets
+from components.score.measure import measure
 from tests.support.synthetic import (
     CLASSES,
     artifact,
@@ -44,8 +43,8 @@ def scored(root: Path, made: dict[str, Artifact], name: str = "score", **setting
     """Score with all shards done in this process."""
     config, ctx = ScoreConfig(usage_batch=4, **settings), context_of(root, name)
     inputs = inputs_of(score.INPUTS, made)
-    for job in jobs.jobs_of(config, inputs, ctx, sets_of(config, inputs, ctx)):
-        parts.measure(job)
+    for shard in partition.make_shards(config, inputs, ctx, image_sets(config, inputs, ctx)):
+        measure(shard)
     return score.run(config, inputs, ctx)
 
 
@@ -141,9 +140,9 @@ def test_real_sets_are_as_large_as_the_samples_figure_has_them(
     samples: int, real: int, pool: int, expected: tuple[int, int]
 ) -> None:
     if expected == (0, 2):  # nothing to divide: the halves are told instead
-        assert min(real_vs_real.sides(samples, real, 3)) < 2
+        assert min(real_vs_real.set_sizes(samples, real, 3)) < 2
     else:
-        assert real_vs_real.sides(samples, real, pool) == expected
+        assert real_vs_real.set_sizes(samples, real, pool) == expected
 
 
 def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path) -> None:
@@ -154,9 +153,9 @@ def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path)
     record = outcome.protocols["fd_classifier_real_vs_real"]
     assert (record["count"], record["reference_count"]) == (9, 3)
     assert record["notes"].startswith("the floor of the samples' figure")
-    cuts = real_vs_real.cuts_of(inputs_of(score.INPUTS, made), 9)
-    assert cuts is not None
-    side = np.array([side_of(f"image-{i:03d}", cuts) for i in range(12)])
+    thresholds = real_vs_real.rank_thresholds(inputs_of(score.INPUTS, made), 9)
+    assert thresholds is not None
+    side = np.array([real_vs_real.set_of(f"image-{i:03d}", thresholds) for i in range(12)])
     assert np.bincount(side).tolist() == [9, 3]
     sets = [Moments.from_batch(features_of(made, pictures(12, 0)[side == s])) for s in (0, 1)]
     assert outcome.metrics["fd_classifier_real_vs_real"] == pytest.approx(frechet_distance(*sets), rel=1e-4)
@@ -277,7 +276,7 @@ def test_spatial_features_are_compared_where_statistics_have_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network with three spatial features beside the classifier's own: the mean of each colour."""
-    from components.statistics import shards
+    from components.score import measure as measuring
     from vim_core.features import load_extractor
 
     def with_colours(spec: Any) -> Any:
@@ -296,7 +295,7 @@ def test_spatial_features_are_compared_where_statistics_have_them(
     files["spatial/test.npz"] = lambda uri: io.write_bytes(uri, real.to_bytes())
     again = artifact(tmp_path / "spatial", "statistics", files, properties=statistics.properties)
     made["statistics"] = with_fields(again, config={"spatial": True}, inputs=statistics.manifest.inputs)
-    monkeypatch.setattr(shards, "loaded", with_colours)
+    monkeypatch.setattr(measuring, "cached_extractor", with_colours)
     outcome = scored(tmp_path, made, groups=2)
     colours = pictures(9, 3).mean(axis=(1, 2)) / 255
     expected = frechet_distance(Moments.from_batch(colours), real)

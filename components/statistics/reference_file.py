@@ -1,4 +1,4 @@
-"""The reference file of `statistics`: what it is, what is read from it, what is written in its form."""
+"""The reference file of `statistics`: its version, its content, and statistics written in its form."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 KEY = "statistics.reference"
 
 
-def state(uri: str) -> str:
-    """Size and version of a file as its store tells them. Raises `DataError` where there is none."""
+def file_version(uri: str) -> str:
+    """Size and version of a file according to its store. Raises `DataError` where there is no file."""
     found = io.version(uri)
     if not found:
         raise DataError(f"{KEY}={uri!r}: no such file")
@@ -41,8 +41,8 @@ def read(config: StatisticsConfig) -> Reference | None:
     return found
 
 
-def wants_images(config: StatisticsConfig, reference: Reference) -> bool:
-    """Whether the file's images are to be measured: it lacks statistics, or precision and recall are asked for."""
+def needs_measuring(config: StatisticsConfig, reference: Reference) -> bool:
+    """Whether the file's images must be measured: it lacks statistics, or precision and recall are configured."""
     lacking = reference.gaussian is None or (config.spatial and reference.spatial is None)
     return reference.images is not None and (lacking or config.features > 0)
 
@@ -50,14 +50,14 @@ def wants_images(config: StatisticsConfig, reference: Reference) -> bool:
 def write(
     config: StatisticsConfig, ctx: Context, reference: Reference, measured: dict[str, Moments], dim: int
 ) -> dict[str, Any]:
-    """Write `reference.npz`, its own statistics or those measured on its images by kind, and say what it is.
+    """Write `reference.npz`: the file's own statistics, or those measured on its images, by kind. Returns its record.
 
     Raises:
         DataError: the statistics are of another network.
     """
     gaussian = reference.gaussian
     if gaussian is None and "moments" in measured:
-        gaussian = _gaussian(measured["moments"])
+        gaussian = measured["moments"].gaussian()
     if gaussian is None:
         raise DataError(f"{KEY}={config.reference!r}: has neither statistics nor images")
     if gaussian.dim != dim:
@@ -67,8 +67,8 @@ def write(
         )
     spatial = reference.spatial
     if spatial is None and "spatial" in measured:
-        spatial = _gaussian(measured["spatial"])
-    _write(ctx.path("reference.npz"), gaussian, spatial)
+        spatial = measured["spatial"].gaussian()
+    _write_file(ctx.path("reference.npz"), gaussian, spatial)
     origin = "its own mu and sigma" if reference.gaussian is not None else "measured on its images"
     images = reference.images[0] if reference.images else 0
     return {"uri": config.reference, "sha256": reference.sha256, "count": gaussian.count or 0, "statistics": origin,
@@ -76,17 +76,11 @@ def write(
 
 
 def export(uri: str, moments: Moments) -> None:
-    """Moments as the usual mu and sigma."""
-    _write(uri, _gaussian(moments))
+    """Write moments in the usual form, mu and sigma."""
+    _write_file(uri, moments.gaussian())
 
 
-def _gaussian(moments: Moments) -> Gaussian:
-    from vim_core.metrics.moments import Gaussian
-
-    return Gaussian(moments.mean, moments.covariance, moments.count)
-
-
-def _write(uri: str, gaussian: Gaussian, spatial: Gaussian | None = None) -> None:
+def _write_file(uri: str, gaussian: Gaussian, spatial: Gaussian | None = None) -> None:
     from vim_core.metrics.reference import write_reference
 
     with io.staged(uri) as path:

@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from components.statistics import published
+from components.statistics import reference_file
 from tests.support.synthetic import context_of
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError
@@ -31,34 +31,34 @@ def remote() -> Iterator[bytes]:
 
 def test_a_remote_file_is_read_and_its_state_follows_it(remote: bytes) -> None:
     digest = hashlib.sha256(remote).hexdigest()
-    found = published.read(StatisticsConfig(reference=URI, reference_sha256=digest[:10]))
+    found = reference_file.read(StatisticsConfig(reference=URI, reference_sha256=digest[:10]))
     assert found is not None
     assert (found.sha256, found.images) == (digest, (3, 4, 4, 3))
-    first = published.state(URI)
+    first = reference_file.file_version(URI)
     assert first.startswith(str(len(remote)))
     fsspec.filesystem("memory").pipe_file("/references/fid.npz", remote + b"x")
-    assert published.state(URI) != first
+    assert reference_file.file_version(URI) != first
     with pytest.raises(DataError, match=r"statistics\.reference='memory://references/none\.npz': no such file"):
-        published.state("memory://references/none.npz")
+        reference_file.file_version("memory://references/none.npz")
 
 
 def test_images_are_measured_only_where_something_needs_them(remote: bytes) -> None:
     plain = StatisticsConfig(reference=URI)
-    found = published.read(plain)
+    found = reference_file.read(plain)
     assert found is not None
-    assert not published.wants_images(plain, found)
-    assert published.wants_images(StatisticsConfig(reference=URI, features=8), found)
-    assert published.read(StatisticsConfig()) is None
+    assert not reference_file.needs_measuring(plain, found)
+    assert reference_file.needs_measuring(StatisticsConfig(reference=URI, features=8), found)
+    assert reference_file.read(StatisticsConfig()) is None
 
 
 def test_spatial_statistics_go_into_the_reference_or_are_measured(remote: bytes, tmp_path: Path) -> None:
     wanted = StatisticsConfig(network="inception", reference=URI, spatial=True)
-    found = published.read(wanted)
+    found = reference_file.read(wanted)
     assert found is not None
-    assert published.wants_images(wanted, found)
+    assert reference_file.needs_measuring(wanted, found)
     measured = {"spatial": Moments.from_batch(np.random.default_rng(0).normal(size=(9, 3)))}
     context = context_of(tmp_path, "statistics")
-    published.write(wanted, context, found, measured, 2)
+    reference_file.write(wanted, context, found, measured, 2)
     with np.load(context.path("reference.npz")) as file:
         np.testing.assert_array_equal(file["mu"], np.zeros(2))
         np.testing.assert_array_equal(file["sigma_s"], measured["spatial"].covariance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.score.names import Names
+from components.statistics.networks import FigureNames
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,5 @@ from components.score.names import Names
 def test_figures_are_named_by_their_network(
     network: dict[str, object], distance: str, score: str, precision: str
 ) -> None:
-    names = Names.of(network)
+    names = FigureNames.of_network(network)
     assert (names.distance, names.score, names.precision) == (distance, score, precision)
