@@ -1,4 +1,4 @@
-"""Where an artifact comes from, up to the raw images, and everything that was made from it."""
+"""The sources of an artifact, up to the raw images, and everything that was made from it, as trees."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.artifacts.gc.reachability import sources_of
-from components.artifacts.inventory import ArtifactKey
-from components.artifacts.resolve import short
-from components.contract.api import Artifact, InputRecord
+from components.artifacts.resolve import short, short_name
+from components.contract.api import Artifact, ArtifactKey, InputRecord
 
 
 @dataclass
@@ -24,74 +23,72 @@ class Node:
     branches: list[Node] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """The tree as JSON."""
         own = {key: value for key, value in vars(self).items() if key != "branches"}
         return own | {"branches": [branch.record() for branch in self.branches]}
 
     def lines(self, indent: str = "") -> Iterator[str]:
-        """As text, a line an artifact."""
+        """The tree as text, one line for each artifact."""
         role = f"{self.role}: " if self.role else ""
-        about = f"  digest {short(self.digest)}" if self.digest else ""
-        name = f"{self.component}/{short(self.fingerprint)}" if self.fingerprint else self.component
-        yield f"{indent}{role}{name}{about}{f'  ({self.note})' if self.note else ''}"
+        digest = f"  digest {short(self.digest)}" if self.digest else ""
+        name = short_name((self.component, self.fingerprint)) if self.fingerprint else self.component
+        yield f"{indent}{role}{name}{digest}{f'  ({self.note})' if self.note else ''}"
         for branch in self.branches:
             yield from branch.lines(indent + "  ")
 
 
-def upstream(made: Artifact, known: Sequence[Artifact]) -> Node:
-    """What it was made from, each with what that was made from; the last are the sources of images."""
-    return _up(made, {_place(each): each for each in known}, "", set())
+def upstream(artifact: Artifact, artifacts: Sequence[Artifact]) -> Node:
+    """Its sources among `artifacts`, each with its own sources; the last are the sources of images."""
+    return _upstream(artifact, {each.manifest.key: each for each in artifacts}, "", set())
 
 
-def downstream(made: Artifact, known: Sequence[Artifact]) -> Node:
-    """What was made from it; an artifact that comes by several ways has its branches at the first."""
+def downstream(artifact: Artifact, artifacts: Sequence[Artifact]) -> Node:
+    """What was made from it among `artifacts`; one that comes by several ways has its branches at the first."""
     users: dict[ArtifactKey, list[tuple[str, Artifact, InputRecord]]] = {}
-    for each in known:
-        roles = {id(record): role for role, record in each.manifest.inputs.items()}
-        for record in sources_of(each.manifest):
-            role = roles.get(id(record), "named in its settings")
-            users.setdefault((record.component, record.fingerprint), []).append((role, each, record))
-    return _down(made, users, "", "", set())
+    for user in artifacts:
+        for role, record in _sources(user):
+            users.setdefault(record.key, []).append((role, user, record))
+    return _downstream(artifact, users, "", "", set())
 
 
-def _up(made: Artifact, known: Mapping[ArtifactKey, Artifact], role: str, seen: set[ArtifactKey]) -> Node:
-    manifest = made.manifest
-    node = Node(manifest.component, manifest.fingerprint, made.digest, role)
-    if _place(made) in seen:
+def _sources(artifact: Artifact) -> Iterator[tuple[str, InputRecord]]:
+    """Every source with its role."""
+    roles = {id(record): role for role, record in artifact.manifest.inputs.items()}
+    for record in sources_of(artifact.manifest):
+        yield roles.get(id(record), "named in its settings"), record
+
+
+def _upstream(artifact: Artifact, by_key: Mapping[ArtifactKey, Artifact], role: str, seen: set[ArtifactKey]) -> Node:
+    node = Node(*artifact.manifest.key, artifact.digest, role)
+    if artifact.manifest.key in seen:
         node.note = "see above"
         return node
-    seen.add(_place(made))
-    if manifest.component == "ingest":
-        node.branches.append(Node(f"images {manifest.config.get('source', '')}".strip(), "", ""))
-    roles = {id(record): name for name, record in manifest.inputs.items()}
-    for record in sources_of(manifest):
-        name = roles.get(id(record), "named in its settings")
-        source = known.get((record.component, record.fingerprint))
+    seen.add(artifact.manifest.key)
+    if artifact.manifest.component == "ingest":
+        node.branches.append(Node(f"images {artifact.manifest.config.get('source', '')}".strip(), "", ""))
+    for name, record in _sources(artifact):
+        source = by_key.get(record.key)
         if source is None:
-            node.branches.append(Node(record.component, record.fingerprint, record.digest, name, "not there any more"))
+            node.branches.append(Node(*record.key, record.digest, name, "not there any more"))
             continue
-        branch = _up(source, known, name, seen)
+        branch = _upstream(source, by_key, name, seen)
         if record.digest not in ("", source.digest):
             branch.note = f"it was digest {short(record.digest)} then; made again since"
         node.branches.append(branch)
     return node
 
 
-def _down(
-    made: Artifact, users: Mapping[ArtifactKey, list[tuple[str, Artifact, InputRecord]]], role: str, note: str,
+def _downstream(
+    artifact: Artifact, users: Mapping[ArtifactKey, list[tuple[str, Artifact, InputRecord]]], role: str, note: str,
     seen: set[ArtifactKey],
 ) -> Node:  # fmt: skip
-    node = Node(made.manifest.component, made.manifest.fingerprint, made.digest, role, note)
-    if _place(made) in seen:
+    node = Node(*artifact.manifest.key, artifact.digest, role, note)
+    if artifact.manifest.key in seen:
         node.note = "see above"
         return node
-    seen.add(_place(made))
-    for name, user, record in users.get(_place(made), []):
-        same = record.digest in ("", made.digest)
-        words = "" if same else f"from digest {short(record.digest)}, made before this one"
-        node.branches.append(_down(user, users, f"as {name}", words, seen))
+    seen.add(artifact.manifest.key)
+    for name, user, record in users.get(artifact.manifest.key, []):
+        same = record.digest in ("", artifact.digest)
+        note = "" if same else f"from digest {short(record.digest)}, made before this one"
+        node.branches.append(_downstream(user, users, f"as {name}", note, seen))
     return node
-
-
-def _place(made: Artifact) -> ArtifactKey:
-    return made.manifest.component, made.manifest.fingerprint

@@ -1,4 +1,4 @@
-"""Artifacts for people and for programs: the rows of a list, a whole manifest, what the remover did."""
+"""Artifacts as text for people and as JSON: the rows of a list, a whole manifest, the result of a collection."""
 
 from __future__ import annotations
 
@@ -8,131 +8,124 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.artifacts.gc.collect import Collection
-from components.artifacts.gc.plan import Removal
-from components.artifacts.inventory import ArtifactKey, is_published
+from components.artifacts.inventory import is_published
 from components.artifacts.pins import Pin
-from components.artifacts.resolve import short
-from components.contract.api import Artifact, InputRecord
+from components.artifacts.resolve import short, short_name
+from components.contract.api import Artifact, ArtifactKey, InputRecord
 from vim_core.text import clock, flatten
 
 COLUMNS = ("artifact", "digest", "created", "size", "time", "pinned", "reports")
 UNITS = ("B", "kB", "MB", "GB", "TB")
+VALUE_LENGTH = 100
 
 
 def size(count: float) -> str:
     """Bytes for people, in powers of 1000: `1.2 GB`."""
-    place = 0
-    while count >= 999.5 and place < len(UNITS) - 1:
-        count, place = count / 1000, place + 1
-    return f"{count:.0f} {UNITS[place]}" if place == 0 or count >= 99.5 else f"{count:.1f} {UNITS[place]}"
+    unit = 0
+    while count >= 999.5 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.0f} {UNITS[unit]}" if unit == 0 or count >= 99.5 else f"{count:.1f} {UNITS[unit]}"
 
 
 def rows(
-    made: Sequence[Artifact], pins: Mapping[ArtifactKey, Pin], reports: Mapping[str, list[InputRecord]]
+    artifacts: Sequence[Artifact], pins: Mapping[ArtifactKey, Pin], reports: Mapping[str, list[InputRecord]]
 ) -> list[dict[str, Any]]:
-    """Of every artifact what `list` says, as JSON."""
+    """The rows of a list as JSON; `reports` names the artifacts of each report."""
     return [
         {
-            "component": each.manifest.component,
-            "fingerprint": each.manifest.fingerprint,
-            "digest": each.digest,
-            "created": each.manifest.created,
-            "bytes": sum(entry.bytes for entry in each.manifest.files),
-            "seconds": each.manifest.seconds,
+            "component": artifact.manifest.component,
+            "fingerprint": artifact.manifest.fingerprint,
+            "digest": artifact.digest,
+            "created": artifact.manifest.created,
+            "bytes": artifact.size,
+            "seconds": artifact.manifest.seconds,
             "pinned": dataclasses.asdict(pin) if pin else None,
-            "reports": [preset for preset, used in reports.items() if _shown(each, used)],
-            "folder": each.folder,
+            "reports": [
+                preset
+                for preset, records in reports.items()
+                if is_published(artifact, records) or any(record.key == artifact.manifest.key for record in records)
+            ],
+            "folder": artifact.folder,
         }
-        for each in made
-        for pin in [pins.get((each.manifest.component, each.manifest.fingerprint))]
+        for artifact in artifacts
+        for pin in [pins.get(artifact.manifest.key)]
     ]
 
 
 def table(listed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The same as lines of aligned columns, with a total at the end."""
-    cells = [list(COLUMNS), *([*_cells(row)] for row in listed)]
+    """The same rows as lines of aligned columns, with a total at the end."""
+    cells = [list(COLUMNS)]
+    cells += [
+        [
+            short_name((row["component"], row["fingerprint"])), short(row["digest"]),
+            row["created"][:16].replace("T", " "), size(row["bytes"]), clock(row["seconds"]),
+            row["pinned"]["by"] if row["pinned"] else "-", ", ".join(row["reports"]) or "-",
+        ]
+        for row in listed
+    ]  # fmt: skip
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     for line in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
     yield f"{len(listed)} artifact{'' if len(listed) == 1 else 's'}, {size(sum(row['bytes'] for row in listed))}"
 
 
-def manifest(made: Artifact, pin: Pin | None) -> Iterator[str]:
+def manifest(artifact: Artifact, pin: Pin | None) -> Iterator[str]:
     """A manifest for people."""
-    about = made.manifest
-    yield f"{made.name}  version {about.version}"
-    yield f"  digest   {made.digest}"
+    about = artifact.manifest
+    yield f"{artifact.name}  version {about.version}"
+    yield f"  digest   {artifact.digest}"
     yield f"  created  {about.created[:19]}, in {clock(about.seconds)}, attempt {about.attempt}"
-    yield f"  folder   {made.folder}"
+    yield f"  folder   {artifact.folder}"
     if about.mlflow_run_id:
         yield f"  MLflow   {about.mlflow_run_id}"
     if pin:
         yield f"  pinned   {pin}"
-    inputs = {role: f"{i.component}/{i.fingerprint}  digest {short(i.digest)}" for role, i in about.inputs.items()}
+    inputs = {role: f"{'/'.join(i.key)}  digest {short(i.digest)}" for role, i in about.inputs.items()}
     figures = {key: f"{value:.6g}{_protocol(about.protocols.get(key))}" for key, value in about.metrics.items()}
     yield from _section("inputs", inputs)
     yield from _section("metrics", figures)
-    yield from _section("config", {key: _word(value) for key, value in flatten(about.config).items()})
-    yield from _section("properties", {key: _word(value) for key, value in flatten(about.properties).items()})
-    yield from _section("numeric", {key: _word(value) for key, value in flatten(about.numeric).items()})
+    for title, tree in (("config", about.config), ("properties", about.properties), ("numeric", about.numeric)):
+        yield from _section(title, {key: _cut(value) for key, value in flatten(tree).items()})
     files = {e.name: size(e.bytes) + (f", {e.rows:,} rows" if e.rows is not None else "") for e in about.files}
-    yield from _section(f"files ({len(files)}, {size(sum(e.bytes for e in about.files))})", files)
+    yield from _section(f"files ({len(files)}, {size(artifact.size)})", files)
 
 
-def removed(done: Collection, delete: bool) -> Iterator[str]:
+def removed(collection: Collection, delete: bool) -> Iterator[str]:
     """What was or would be removed, a line each, then the totals."""
-    for each in done.removals:
-        yield f"{each.kind:<10}  {size(each.bytes):>8}  {_what(each)}  ({each.reason})"
-    for name in done.restored:
+    for removal in collection.removals:
+        what = "" if removal.version is not None else f" {removal.what}"
+        name = f"{short_name(removal.key)}{what}".rstrip()
+        yield f"{removal.kind:<10}  {size(removal.bytes):>8}  {name}  ({removal.reason})"
+    for name in collection.restored:
         yield f"put back    {name}  (it came to be needed meanwhile)"
-    for name in done.busy:
+    for name in collection.busy:
         yield f"left        {name}  (somebody works on it, or it changed meanwhile)"
-    totals = {kind: count for kind, count in done.totals().items() if count}
+    totals = {kind: count for kind, count in collection.totals().items() if count}
     kinds = "".join(f", {kind} {size(count)}" for kind, count in totals.items())
     yield f"{'freed' if delete else 'would free'} {size(sum(totals.values()))}{kinds}"
-    if not delete and done.removals:
+    if not delete and collection.removals:
         yield "nothing was removed; --delete does it"
 
 
-def removed_record(done: Collection, delete: bool) -> dict[str, Any]:
+def removed_record(collection: Collection, delete: bool) -> dict[str, Any]:
     """The same as JSON."""
     items = [
-        {"kind": each.kind, "component": each.place[0], "fingerprint": each.place[1], "what": each.what,
+        {"kind": each.kind, "component": each.key[0], "fingerprint": each.key[1], "what": each.what,
          "bytes": each.bytes, "files": sorted(each.files), "reason": each.reason}
-        for each in done.removals
+        for each in collection.removals
     ]  # fmt: skip
-    totals = done.totals()
+    totals = collection.totals()
     return {
         "deleted": delete, "bytes": sum(totals.values()), "bytes_by_kind": totals, "removals": items,
-        "restored": done.restored, "busy": done.busy,
+        "restored": collection.restored, "busy": collection.busy,
     }  # fmt: skip
-
-
-def _shown(made: Artifact, used: Sequence[InputRecord]) -> bool:
-    place = made.manifest.component, made.manifest.fingerprint
-    return is_published(made, used) or any((record.component, record.fingerprint) == place for record in used)
-
-
-def _cells(row: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{row['component']}/{short(row['fingerprint'])}"
-    yield short(row["digest"])
-    yield row["created"][:16].replace("T", " ")
-    yield size(row["bytes"])
-    yield clock(row["seconds"])
-    yield row["pinned"]["by"] if row["pinned"] else "-"
-    yield ", ".join(row["reports"]) or "-"
-
-
-def _what(each: Removal) -> str:
-    name = f"{each.place[0]}/{short(each.place[1])}"
-    return name if each.version is not None or not each.what else f"{name} {each.what}"
 
 
 def _protocol(protocol: Any) -> str:
     if not protocol:
         return ""
-    given = protocol.items() if isinstance(protocol, dict) else [("protocol", protocol)]
-    return "  (" + ", ".join(f"{key} {_word(value)}" for key, value in given) + ")"
+    entries = protocol.items() if isinstance(protocol, dict) else [("protocol", protocol)]
+    return "  (" + ", ".join(f"{key} {_cut(value)}" for key, value in entries) + ")"
 
 
 def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
@@ -142,6 +135,7 @@ def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
         yield from (f"  {key:<{width}}  {value}" for key, value in entries.items())
 
 
-def _word(value: Any) -> str:
+def _cut(value: Any) -> str:
+    """A value as text of at most `VALUE_LENGTH` characters."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return text if len(text) <= VALUE_LENGTH else f"{text[: VALUE_LENGTH - 3]}..."

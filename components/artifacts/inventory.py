@@ -1,4 +1,4 @@
-"""What lies in an artifact root: versions of artifacts, pins, reports, living owners, unfinished work."""
+"""The content of an artifact root: versions of artifacts, pins, reports, living owners, unfinished work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,23 +14,21 @@ from typing import Any, TypeVar
 
 from components.artifacts import lease, pins, store, usage
 from components.contract import registry
-from components.contract.api import Artifact, InputRecord
+from components.contract.api import Artifact, ArtifactKey, InputRecord
 from vim_core.errors import DataError
 from vim_core.storage import io
 
-ArtifactKey = tuple[str, str]
-"""Component and fingerprint."""
 Files = dict[str, dict[str, Any]]
-"""What the store says of files, by path."""
+"""Files by path, each with what the store says of it (`size`, time of modification)."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 FINGERPRINT = re.compile(r"[0-9a-f]{20}")
-ASIDE = re.compile(r"(manifest|removed)-[^/]*\.json")
+SET_ASIDE = re.compile(r"(manifest|removed)-[^/]*\.json")
 REMOVED = "removed-"
-"""Begins the name of a manifest that the remover has set aside; `store.retire` writes `manifest-…`."""
+"""Begins the name of a manifest that the garbage collector has set aside; `store.retire` writes `manifest-…`."""
 WORK, REPORTS, SWEEPS = ".work", "reports", "sweeps"
-AT_ONCE = 16
+THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -42,37 +40,40 @@ class Version:
     since: float
 
     @property
-    def place(self) -> ArtifactKey:
-        """Where it lies."""
-        return self.artifact.manifest.component, self.artifact.manifest.fingerprint
+    def key(self) -> ArtifactKey:
+        """Component and fingerprint."""
+        return self.artifact.manifest.key
 
     @property
     def current(self) -> bool:
-        """Whether readers find it."""
+        """True where readers find it."""
         return self.file == store.MANIFEST
 
     @property
-    def condemned(self) -> bool:
-        """Whether the remover has set it aside."""
+    def removed(self) -> bool:
+        """True where the garbage collector has set it aside."""
         return self.file.startswith(REMOVED)
 
     @property
     def paths(self) -> set[str]:
-        """Its files, below the artifact's folder."""
+        """The paths of its files, below the artifact's folder."""
         return {entry.path for entry in self.artifact.manifest.files}
-
-    @property
-    def bytes(self) -> int:
-        """Of all its files."""
-        return sum(entry.bytes for entry in self.artifact.manifest.files)
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """One look at a root.
+    """The content of a root at one time.
 
-    `reports` is by preset what its last report was made of, `sweeps` by name what a sweep's results are of; `users`
-    what runs announced, None where one did not.
+    Attributes:
+        root: path or URI.
+        versions: every manifest, current or set aside.
+        files: the files in each artifact's folder.
+        pins: the pins of artifacts.
+        reports: the artifacts of each preset's last report.
+        owners: living owners of leases, as text for people.
+        work: the files of unfinished work.
+        recorded: the inputs that owners and unfinished work have recorded; None where one did not.
+        sweeps: the artifacts of each sweep's results.
     """
 
     root: str
@@ -82,93 +83,91 @@ class Inventory:
     reports: dict[str, list[InputRecord]]
     owners: dict[ArtifactKey, str]
     work: dict[ArtifactKey, Files]
-    users: dict[ArtifactKey, list[InputRecord] | None]
+    recorded: dict[ArtifactKey, list[InputRecord] | None]
     sweeps: dict[str, list[InputRecord]] = field(default_factory=dict)
 
 
 def survey(root: str) -> Inventory:
-    """Everything there. What may vanish is read before what takes its place, so that no use falls between.
+    """Read a whole root. What may vanish is read before what takes its place, so that no use is missed.
 
     Raises:
         DataError: a manifest, pin or report is damaged: what it needs cannot be known.
         StorageError: the root cannot be read.
     """
     with store.guarded(root):
-        leases = _by_place(io.join(root, usage.LEASES))
-        work = _by_place(io.join(root, WORK))
-        places = sorted({*leases, *work})
-        found = _each(root, lambda place: lease.living_owner(usage.folder(root, *place)), places)
-        owners = {place: owner for place, owner in zip(places, found, strict=True) if owner}
-        using = sorted({*owners, *work})
-        users = dict(
-            zip(using, _each(root, lambda place: usage.read_inputs(usage.folder(root, *place)), using), strict=True)
-        )
-        files = {(name, key): each for name in registry.NAMES for key, each in _by_key(io.join(root, name)).items()}
-    versions = [
-        version
-        for each in _each(root, lambda p: _versions(root, p, files[p], leases.get(p, {})), files)
-        for version in each
-    ]
-    current = sorted({version.place for version in versions})
-    pinned = zip(current, _each(root, lambda place: pins.read(root, *place), current), strict=True)
-    kept = {place: pin for place, pin in pinned if pin}
-    return Inventory(root, versions, files, kept, reports(root), owners, work, users, sweeps(root))
+        leases = _files_by_key(io.join(root, usage.LEASES))
+        work = _files_by_key(io.join(root, WORK))
+        owners = _by_key(root, lambda key: lease.living_owner(usage.folder(root, *key)), {*leases, *work})
+        living = {key: owner for key, owner in owners.items() if owner}
+        recorded = _by_key(root, lambda key: usage.read_inputs(usage.folder(root, *key)), {*living, *work})
+        files: dict[ArtifactKey, Files] = {}
+        for name in registry.NAMES:
+            files |= _files_by_key(io.join(root, name), name)
+    found = _by_key(root, lambda key: _versions(root, key, files[key], leases.get(key, {})), files)
+    versions = [version for each in found.values() for version in each]
+    pinned = read_pins(root, (version.key for version in versions))
+    return Inventory(root, versions, files, pinned, reports(root), living, work, recorded, sweeps(root))
 
 
 def artifacts(root: str, component: str = "") -> list[Artifact]:
-    """The artifacts there are, of one component or of all, newest first. Raises `DataError`, `StorageError`."""
+    """All artifacts, or those of one component, newest first. Raises `DataError`, `StorageError`."""
     if component:
         registry.component(component)
     names = [component] if component else registry.NAMES
     with store.guarded(root):
-        places = [(n, key) for n in names for key in io.list_names(io.join(root, n)) if FINGERPRINT.fullmatch(key)]
-    found = [made for made in _each(root, lambda place: store.load(root, *place), places) if made is not None]
-    return sorted(found, key=lambda made: _time(made.manifest.created), reverse=True)
+        keys = [
+            (name, key) for name in names for key in io.list_names(io.join(root, name)) if FINGERPRINT.fullmatch(key)
+        ]
+    found = _by_key(root, lambda key: store.load(root, *key), keys).values()
+    return sorted((artifact for artifact in found if artifact is not None), key=created_at, reverse=True)
 
 
-def pins_of(root: str, made: Iterable[Artifact]) -> dict[ArtifactKey, pins.Pin]:
-    """The pins of these artifacts."""
-    places = [(a.manifest.component, a.manifest.fingerprint) for a in made]
-    found = _each(root, lambda place: pins.read(root, *place), places)
-    return {place: pin for place, pin in zip(places, found, strict=True) if pin}
+def read_pins(root: str, keys: Iterable[ArtifactKey]) -> dict[ArtifactKey, pins.Pin]:
+    """The pins of these artifacts, without those that are not pinned. Raises `DataError`, `StorageError`."""
+    found = _by_key(root, lambda key: pins.read(root, *key), set(keys))
+    return {key: pin for key, pin in found.items() if pin}
 
 
 def reports(root: str) -> dict[str, list[InputRecord]]:
-    """By preset, what its last report was made of. Raises `DataError` for a record that does not say."""
+    """The artifacts of each preset's last report. Raises `DataError` for a record that does not name them."""
     return _published(root, REPORTS, "run the preset")
 
 
 def sweeps(root: str) -> dict[str, list[InputRecord]]:
-    """By name, what a sweep's results are of. Raises `DataError` for a record that does not say."""
+    """The artifacts of each sweep's results. Raises `DataError` for a record that does not name them."""
     return _published(root, SWEEPS, "run the sweep")
 
 
 def _published(root: str, folder: str, remedy: str) -> dict[str, list[InputRecord]]:
-    found: dict[str, list[InputRecord]] = {}
+    published: dict[str, list[InputRecord]] = {}
     with store.guarded(root):
         for name in io.list_names(io.join(root, folder)):
             uri = io.join(root, folder, name, "results.json")
             try:
-                found[name] = list(_used(json.loads(io.read_bytes(uri))))
+                named = json.loads(io.read_bytes(uri))["artifacts"]
+                # A report has one artifact of a component, a sweep a list of them.
+                published[name] = [
+                    InputRecord(component, str(entry["fingerprint"]), str(entry["digest"]))
+                    for component, entries in named.items()
+                    for entry in (entries if isinstance(entries, list) else [entries])
+                ]
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                what = f"does not say which artifacts it is of ({error!r})"
-                raise DataError(f"{uri}: {what}; {remedy} again or remove the folder") from error
-    return found
+                problem = f"does not say which artifacts it is of ({error!r})"
+                raise DataError(f"{uri}: {problem}; {remedy} again or remove the folder") from error
+    return published
 
 
 def created_at(artifact: Artifact) -> float:
-    """When it was made, in Unix seconds."""
-    return _time(artifact.manifest.created)
+    """The time when it was made, in Unix seconds."""
+    return datetime.fromisoformat(artifact.manifest.created).timestamp()
 
 
-def is_published(made: Artifact, record: Iterable[InputRecord]) -> bool:
-    """Whether this is the artifact of `report` that a published record was taken from."""
-    inputs = made.manifest.inputs.values()
-    return made.manifest.component == "report" and {(i.component, i.fingerprint, i.digest) for i in inputs} == {
-        (i.component, i.fingerprint, i.digest) for i in record
-    }
+def is_published(artifact: Artifact, records: Iterable[InputRecord]) -> bool:
+    """True for the artifact of `report` that a published record, with these artifacts, was taken from."""
+    inputs = set(artifact.manifest.inputs.values())
+    return artifact.manifest.component == "report" and inputs == set(records)
 
 
 def newest_mtime(files: Files) -> float:
@@ -176,52 +175,35 @@ def newest_mtime(files: Files) -> float:
     return max(io.mtime_of(info) for info in files.values())
 
 
-def _used(results: Mapping[str, Any]) -> Iterator[InputRecord]:
-    """One artifact of a component in a report, in a sweep's results a list of them."""
-    for name, given in results["artifacts"].items():
-        for entry in given if isinstance(given, list) else [given]:
-            yield InputRecord(name, str(entry["fingerprint"]), str(entry["digest"]))
-
-
-def _versions(root: str, place: ArtifactKey, files: Files, lease_files: Files) -> list[Version]:
-    folder = store.folder(root, *place)
+def _versions(root: str, key: ArtifactKey, files: Files, lease_files: Files) -> list[Version]:
+    folder = store.folder(root, *key)
     used = io.mtime_of(lease_files[usage.USED]) if usage.USED in lease_files else 0.0
-    found: list[Version] = []
-    for name in sorted(name for name in files if name == store.MANIFEST or ASIDE.fullmatch(name)):
+    versions: list[Version] = []
+    for name in sorted(name for name in files if name == store.MANIFEST or SET_ASIDE.fullmatch(name)):
         uri = io.join(folder, name)
         try:
-            manifest = store.parse(io.read_bytes(uri), uri)
+            artifact = Artifact(folder, store.parse(io.read_bytes(uri), uri))
         except FileNotFoundError:
             continue
-        if (manifest.component, manifest.fingerprint) != place:
-            raise DataError(f"{uri}: belongs to {manifest.component}/{manifest.fingerprint}; move it back or remove it")
+        if artifact.manifest.key != key:
+            raise DataError(f"{uri}: belongs to {artifact.name}; move it back or remove it")
         replaced = io.mtime_of(files[name]) if name.startswith("manifest-") else 0.0
-        found.append(Version(Artifact(folder, manifest), name, max(_time(manifest.created), used, replaced)))
-    return found
+        versions.append(Version(artifact, name, max(created_at(artifact), used, replaced)))
+    return versions
 
 
-def _by_place(uri: str) -> dict[ArtifactKey, Files]:
-    """Files below `uri` by the component and fingerprint in their path."""
-    found: dict[ArtifactKey, Files] = {}
-    for path, info in _listed(uri).items():
-        component, _, rest = path.partition("/")
-        key, _, name = rest.partition("/")
-        if component in registry.NAMES and FINGERPRINT.fullmatch(key) and name:
-            found.setdefault((component, key), {})[name] = info
-    return found
+def _files_by_key(uri: str, component: str = "") -> dict[ArtifactKey, Files]:
+    """Files below `uri`, which holds folders of components, or below the folder of one component."""
+    by_key: dict[ArtifactKey, Files] = {}
+    for path, info in _walk(uri).items():
+        parts = f"{component}/{path}".lstrip("/").split("/", 2)
+        if len(parts) == 3 and parts[0] in registry.NAMES and FINGERPRINT.fullmatch(parts[1]):
+            by_key.setdefault((parts[0], parts[1]), {})[parts[2]] = info
+    return by_key
 
 
-def _by_key(uri: str) -> dict[str, Files]:
-    found: dict[str, Files] = {}
-    for path, info in _listed(uri).items():
-        key, _, name = path.partition("/")
-        if FINGERPRINT.fullmatch(key) and name:
-            found.setdefault(key, {})[name] = info
-    return found
-
-
-def _listed(uri: str) -> Files:
-    """`io.files`, which on a local disk would leave out what it may not read: somebody may work just there."""
+def _walk(uri: str) -> Files:
+    """`io.find_files`, which on a local disk would leave out what it may not read: somebody may work just there."""
     if not io.is_local(uri):
         return io.find_files(uri)
 
@@ -229,23 +211,20 @@ def _listed(uri: str) -> Files:
         if not isinstance(error, FileNotFoundError):
             raise error
 
-    base = str(io.local_path(uri).absolute())
-    found: Files = {}
+    base = io.absolute(uri)
+    files: Files = {}
     for folder, _, names in os.walk(base, onerror=stop):
         for path in (os.path.join(folder, name) for name in names):
             with contextlib.suppress(FileNotFoundError):
-                about = os.lstat(path)
-                found[path.removeprefix(f"{base}/")] = {"size": about.st_size, "mtime": about.st_mtime}
-    return dict(sorted(found.items()))
+                status = os.lstat(path)
+                files[path.removeprefix(f"{base}/")] = {"size": status.st_size, "mtime": status.st_mtime}
+    return dict(sorted(files.items()))
 
 
-def _each(root: str, act: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """The results in order; of a remote root many at once, because every answer takes a while."""
+def _by_key(root: str, act: Callable[[ArtifactKey], R], keys: Iterable[ArtifactKey]) -> dict[ArtifactKey, R]:
+    """The results by key, sorted; of a remote root many at once, because every answer takes a while."""
+    ordered = sorted(keys)
     if io.is_local(root):
-        return [act(item) for item in items]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(act, items))
-
-
-def _time(created: str) -> float:
-    return datetime.fromisoformat(created).timestamp()
+        return {key: act(key) for key in ordered}
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(ordered, pool.map(act, ordered), strict=True))

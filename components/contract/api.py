@@ -113,6 +113,11 @@ class Artifact:
         return self.manifest.properties
 
     @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.bytes for entry in self.manifest.files)
+
+    @property
     def record(self) -> InputRecord:
         """The artifact as manifests of others name it."""
         return InputRecord(*self.manifest.key, self.digest)

@@ -98,7 +98,7 @@ def print_list(arguments: Namespace) -> int:
     root = _root(arguments)
     artifacts = inventory.artifacts(root, "".join(arguments.words))
     users = inventory.reports(root) | {f"sweep {name}": inputs for name, inputs in inventory.sweeps(root).items()}
-    rows = format.rows(artifacts, inventory.pins_of(root, artifacts), users)
+    rows = format.rows(artifacts, inventory.read_pins(root, (artifact.manifest.key for artifact in artifacts)), users)
     return _print(arguments, rows, format.table(rows))
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from components.artifacts import inventory
 from components.artifacts.format import size
-from components.artifacts.inventory import ArtifactKey, Files, Inventory
+from components.artifacts.inventory import Files, Inventory
 from components.artifacts.resolve import short
+from components.contract.api import ArtifactKey
 from components.tracking.spool_mirror import SPOOL
 from pipelines.jobs import specs
 from pipelines.jobs.api import JobState
@@ -47,7 +48,7 @@ def status_lines(root: str, cluster: Cluster, jobs: list[JobState], now: float |
     newest = sorted((each for each in survey.versions if each.current), key=_created_at, reverse=True)[:MAX_ARTIFACTS]
     for version in newest:
         age, took = clock(now - _created_at(version)), clock(version.artifact.manifest.seconds)
-        yield f"  {_name(version.place):<24} {age} ago, in {took}, {size(version.bytes)}"
+        yield f"  {_name(version.key):<24} {age} ago, in {took}, {size(version.artifact.size)}"
     if not newest:
         yield "  nothing"
 

@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished work that nobody would resume from: all but the newest whole ones of each numeric class."""
+"""Superfluous checkpoints of unfinished work: all but the newest whole ones and the best of each numeric class."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ def superfluous_checkpoints(work: str, files: Files, keep: int) -> dict[str, lis
     A folder without any whole checkpoint is left as it is. Every shard of one that counts as whole was read and its
     sha256 compared, which is only done where there is something to remove.
     """
-    found: dict[str, dict[int, list[str]]] = {}
+    families: dict[str, dict[int, list[str]]] = {}
     for path in files:
         family, _, rest = path.partition("/")
         step, _, name = rest.partition("/")
         number = step.removeprefix(STEP)
         if name and step.startswith(STEP) and number.isdigit():
-            found.setdefault(family, {}).setdefault(int(number), []).append(path)
+            families.setdefault(family, {}).setdefault(int(number), []).append(path)
     removed: dict[str, list[str]] = {}
-    for family, steps in found.items():
-        kept = _kept(io.join(work, family), steps, keep)
+    for family, steps in families.items():
+        kept = _kept_steps(io.join(work, family), steps, keep)
         for old in sorted(set(steps) - kept) if kept else []:
             # The index first: half a checkpoint is none.
             removed[f"{family}/{STEP}{old:08d}"] = sorted(steps[old], key=lambda path: not path.endswith(INDEX))
     return removed
 
 
-def _kept(folder: str, steps: dict[int, list[str]], keep: int) -> set[int]:
-    best = _best(folder) & set(steps)
+def _kept_steps(folder: str, steps: dict[int, list[str]], keep: int) -> set[int]:
+    """The steps of the `keep` newest whole checkpoints and of the best one; none where no checkpoint is whole."""
+    try:
+        best = {int(json.loads(io.read_bytes(io.join(folder, BEST)))["step"])} & set(steps)
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        best = set[int]()
     if len(steps) <= len(best | {max(steps)}):
         return set(steps)
     kept: set[int] = set()
@@ -53,10 +57,3 @@ def _whole(folder: str) -> bool:
     except DamagedCheckpoint:
         return False
     return True
-
-
-def _best(folder: str) -> set[int]:
-    try:
-        return {int(json.loads(io.read_bytes(io.join(folder, BEST)))["step"])}
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return set()

@@ -1,10 +1,12 @@
 """Remove what nobody needs from a root that others use meanwhile.
 
-1. One look at the root makes the plan. 2. The manifests of useless artifacts are set aside, what was made of something
-before that: for readers these artifacts exist no more, whole or not at all. 3. A second look: what a pin, a report or
-a run (they announce first and look afterwards, see `marks`) has come to need since is put back. 4. Only then files go,
-the set-aside manifest before the files it names. Every act on an artifact or its work is done under its lease, taken
-only where nobody living has it. After a kill at any moment readers find whole artifacts, and the next time goes on.
+1. The first survey makes the plan. 2. The manifests of artifacts that nobody needs are set aside, derived artifacts
+before their sources: readers see each artifact whole or not at all. 3. A second survey: what a pin, a report or a run
+has come to need since is put back (runs record their inputs first and verify them afterwards, see `usage`). 4. Only
+then files are removed, a set-aside manifest before the files it names.
+
+Every act on an artifact or its work happens under its lease, taken only where no living owner has it. After a kill at
+any moment readers find whole artifacts, and the next collection goes on.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ from dataclasses import dataclass
 
 from components.artifacts import lease, store, usage
 from components.artifacts.gc.plan import CHECKPOINT, KINDS, UNFINISHED, Removal, Rules, plan_removals
-from components.artifacts.gc.reachability import reachable, version_key
-from components.artifacts.inventory import REMOVED, WORK, ArtifactKey, Inventory, Version, survey
+from components.artifacts.gc.reachability import VersionKey, reachable, version_key
+from components.artifacts.inventory import REMOVED, WORK, Inventory, Version, survey
 from vim_core.storage import io
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What was or would be removed, names of artifacts put back, and what was left because somebody works on it."""
+    """What was or would be removed, names of artifacts put back, and names of those left because of a lease."""
 
     removals: list[Removal]
     restored: list[str]
@@ -35,41 +37,43 @@ class Collection:
 
 
 def collect(root: str, rules: Rules, delete: bool = False, between: Callable[[], None] = lambda: None) -> Collection:
-    """The plan, or with `delete` what was removed. `between` is called before the second look.
+    """The plan, or with `delete` what was removed. `between` is called before the second survey.
 
     Raises:
         DataError: something damaged lies in the root, so that what it needs is not known; nothing is removed then.
         StorageError: the root cannot be read or written.
     """
-    first = plan_removals(survey(root), rules)
+    planned = plan_removals(survey(root), rules)
     if not delete:
-        return Collection(first, [], [])
-    versions = [each.version for each in first if each.version is not None]
-    busy = [_named(version.place) for version in versions if not _set_aside(root, version)]
+        return Collection(planned, [], [])
+    versions = [removal.version for removal in planned if removal.version is not None]
+    busy = [version.artifact.name for version in versions if not _set_aside(root, version)]
     between()
-    found = survey(root)
-    restored = _put_back(found, reachable(found, rules.limit))
-    done: list[Removal] = []
-    for each in plan_removals(found, rules):
-        if each.version is not None and not each.version.condemned:
-            # It became useless only now; its turn comes the next time.
-            continue
-        if _remove(root, each, rules):
-            done.append(each)
+    inventory = survey(root)
+    restored = _restore(inventory, reachable(inventory, rules.limit))
+    removed: list[Removal] = []
+    for removal in plan_removals(inventory, rules):
+        if removal.version is not None and not removal.version.removed:
+            continue  # It became garbage only now; the next collection removes it.
+        if _remove(root, removal, rules):
+            removed.append(removal)
         else:
-            busy.append(_named(each.place))
-    return Collection(done, restored, sorted(set(busy)))
+            busy.append("/".join(removal.key))
+    return Collection(removed, restored, sorted(set(busy)))
 
 
 def _set_aside(root: str, version: Version) -> bool:
-    """Take the manifest out of readers' sight; False where somebody works on it, or it is no longer the same."""
-    if version.condemned:
+    """Rename the manifest so that readers do not find it; False where it is leased, or no longer the same."""
+    if version.removed:
         return True
     folder, attempt = version.artifact.folder, version.artifact.manifest.attempt
     uri = io.join(folder, version.file)
-    with lease.hold_if_free(usage.folder(root, *version.place)) as held, store.guarded(root):
-        data = _read(uri) if held else b""
-        if held is None or not data or store.parse(data, uri).attempt != attempt:
+    with lease.hold_if_free(usage.folder(root, *version.key)) as held, store.guarded(root):
+        try:
+            data = io.read_bytes(uri) if held else b""
+        except FileNotFoundError:
+            return False
+        if held is None or store.parse(data, uri).attempt != attempt:
             return False
         io.write_bytes(io.join(folder, f"{REMOVED}{attempt}.json"), data)
         held.check()
@@ -77,79 +81,52 @@ def _set_aside(root: str, version: Version) -> bool:
     return True
 
 
-def _read(uri: str) -> bytes:
-    try:
-        return io.read_bytes(uri)
-    except FileNotFoundError:
-        return b""
-
-
-def _put_back(found: Inventory, kept: dict[tuple[str, str, str], str]) -> list[str]:
-    """Make needed versions that lie aside exist again, unless another has taken their place."""
-    # Where somebody works, a new one is being made.
-    current = {version.place for version in found.versions if version.current} | set(found.owners)
+def _restore(inventory: Inventory, kept: dict[VersionKey, str]) -> list[str]:
+    """Make needed versions that are set aside exist again, unless another has taken their place; gives their names."""
+    # Where a lease is held, a new version is being made.
+    current = {version.key for version in inventory.versions if version.current} | set(inventory.owners)
     restored: list[str] = []
-    for version in found.versions:
-        if version.current or version_key(version) not in kept or version.place in current:
+    for version in inventory.versions:
+        if version.current or version_key(version) not in kept or version.key in current:
             continue
-        if _restored(found.root, version):
-            current.add(version.place)
-            restored.append(_named(version.place))
+        set_aside = io.join(version.artifact.folder, version.file)
+        with lease.hold_if_free(usage.folder(inventory.root, *version.key)) as held:
+            with store.guarded(inventory.root):
+                if held is None or not io.exists(set_aside):
+                    continue  # Another collection has begun to remove its files.
+            held.check()
+            store.commit(inventory.root, version.artifact.manifest)
+            with store.guarded(inventory.root):
+                io.remove_tree(set_aside)
+        current.add(version.key)
+        restored.append(version.artifact.name)
     return restored
 
 
-def _restored(root: str, version: Version) -> bool:
-    """Commit a manifest again under the lease, unless another remover has begun with its files."""
-    aside = io.join(version.artifact.folder, version.file)
-    with lease.hold_if_free(usage.folder(root, *version.place)) as held:
-        with store.guarded(root):
-            if held is None or not io.exists(aside):
-                return False
-        held.check()
-        store.commit(root, version.artifact.manifest)
-        with store.guarded(root):
-            io.remove_tree(aside)
-    return True
-
-
 def _remove(root: str, removal: Removal, rules: Rules) -> bool:
-    """Remove its files under the lease; False where somebody works there or has worked there since the look."""
-    with lease.hold_if_free(usage.folder(root, *removal.place)) as held:
-        if held is None or _came_to_use(root, removal, rules):
+    """Remove the files under the lease; False where it is held, or the files came into use since the survey."""
+    below = [WORK] if removal.kind in (UNFINISHED, CHECKPOINT) else []
+    folder = io.join(root, "/".join([*below, *removal.key]))
+    with lease.hold_if_free(usage.folder(root, *removal.key)) as held:
+        if held is None or _in_use(root, folder, removal, rules):
             return False
         held.check()
         with store.guarded(root):
             # In the plan's order: a manifest before the files it names, a checkpoint's index before its shards.
             for path in removal.files:
                 io.remove_tree(io.join(root, path))
-            _remove_empty(io.join(root, _folder(removal)))
+            if io.is_local(folder):  # buckets have no empty folders
+                for local, _, _ in os.walk(io.local_path(folder), topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(local)
     return True
 
 
-def _came_to_use(root: str, removal: Removal, rules: Rules) -> bool:
+def _in_use(root: str, folder: str, removal: Removal, rules: Rules) -> bool:
     if removal.kind == UNFINISHED:
         with store.guarded(root):
-            there = io.find_files(io.join(root, _folder(removal)))
-        return any(io.mtime_of(info) > rules.limit for info in there.values())
-    now = store.load(root, *removal.place)
-    return now is not None and any(
-        f"{_named(removal.place)}/{each.path}" in removal.files for each in now.manifest.files
+            return any(io.mtime_of(info) > rules.limit for info in io.find_files(folder).values())
+    artifact = store.load(root, *removal.key)
+    return artifact is not None and any(
+        f"{artifact.name}/{entry.path}" in removal.files for entry in artifact.manifest.files
     )
-
-
-def _folder(removal: Removal) -> str:
-    """The folder of the artifact, or of its work."""
-    below = [WORK] if removal.kind in (UNFINISHED, CHECKPOINT) else []
-    return "/".join([*below, *removal.place])
-
-
-def _remove_empty(uri: str) -> None:
-    """Remove local folders that have become empty; buckets have none."""
-    if io.is_local(uri):
-        for folder, _, _ in os.walk(io.local_path(uri), topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
-
-
-def _named(place: ArtifactKey) -> str:
-    return "/".join(place)

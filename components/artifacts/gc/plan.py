@@ -1,4 +1,4 @@
-"""What could be removed from a root, each with its size and reason; nothing is touched here."""
+"""The plan of a garbage collection: each removable thing with its size and reason; nothing is touched here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from components.artifacts import store
 from components.artifacts.gc import checkpoints
 from components.artifacts.gc.reachability import reachable, version_key
-from components.artifacts.inventory import WORK, ArtifactKey, Files, Inventory, Version, newest_mtime
+from components.artifacts.inventory import WORK, Files, Inventory, Version, newest_mtime
 from components.contract import registry
+from components.contract.api import ArtifactKey
 from vim_core.errors import ConfigError
 from vim_core.storage import io
 
@@ -22,8 +23,8 @@ KINDS = (ARTIFACT, REPLACED, ATTEMPT, UNFINISHED, CHECKPOINT)
 class Rules:
     """What is old: nothing made, written or used in the last `older_than_s` seconds is removed.
 
-    Of the checkpoints of work that nobody goes on with now, the `checkpoints` newest whole ones stay, however old
-    the others are.
+    Of the checkpoints of unfinished work that nobody continues now, the `checkpoints` newest whole ones stay, however
+    old the others are.
     """
 
     older_than_s: float = 7 * 86400.0
@@ -44,10 +45,19 @@ class Rules:
 
 @dataclass(frozen=True)
 class Removal:
-    """Something to remove: its files by path below the root, sizes in bytes, and why nobody needs it."""
+    """Something to remove.
+
+    Attributes:
+        kind: one of `KINDS`.
+        key: the artifact that it belongs to.
+        what: the manifest's file, the attempt's folder or the checkpoint's; '' for a whole work folder.
+        files: sizes in bytes by path below the root.
+        reason: why nobody needs it.
+        version: of an artifact, the version that is removed.
+    """
 
     kind: str
-    place: ArtifactKey
+    key: ArtifactKey
     what: str
     files: dict[str, int]
     reason: str
@@ -55,65 +65,65 @@ class Removal:
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(self.files.values())
 
 
-def plan_removals(found: Inventory, rules: Rules) -> list[Removal]:
-    """Everything removable, what was made of something before that; never of a place with a living owner."""
-    kept = reachable(found, rules.limit)
-    useless = [v for v in found.versions if version_key(v) not in kept and v.place not in found.owners]
-    useless.sort(key=lambda v: (registry.NAMES.index(v.place[0]), v.artifact.manifest.created), reverse=True)
+def plan_removals(inventory: Inventory, rules: Rules) -> list[Removal]:
+    """Everything removable, artifacts before those they were made from; nothing that has a living owner."""
+    kept = reachable(inventory, rules.limit)
+    garbage = [v for v in inventory.versions if version_key(v) not in kept and v.key not in inventory.owners]
+    garbage.sort(key=lambda v: (registry.NAMES.index(v.key[0]), v.artifact.manifest.created), reverse=True)
     return [
-        *(_version(found, version) for version in useless),
-        *_attempts(found, rules),
-        *_unfinished(found, rules),
+        *(_version_removal(inventory, version) for version in garbage),
+        *_attempt_removals(inventory, rules),
+        *_work_removals(inventory, rules),
     ]
 
 
-def _version(found: Inventory, version: Version) -> Removal:
-    others = [v for v in found.versions if v.place == version.place and v.file != version.file]
-    named = {path for other in others for path in other.paths}
-    there = found.files[version.place]
-    paths = [version.file, *sorted(version.paths & set(there) - named)]
-    files = {f"{'/'.join(version.place)}/{path}": _size(there, path) for path in paths}
+def _version_removal(inventory: Inventory, version: Version) -> Removal:
+    others = [v for v in inventory.versions if v.key == version.key and v.file != version.file]
+    shared = {path for other in others for path in other.paths}
+    files = inventory.files[version.key]
+    # The manifest before the files it names.
+    paths = [version.file, *sorted(version.paths & set(files) - shared)]
     replaced = any(other.current for other in others)
     reason = "another took its place" if replaced else "no pin, report, run or kept artifact needs it"
-    return Removal(REPLACED if replaced else ARTIFACT, version.place, version.file, files, reason, version)
+    sizes = _sizes("/".join(version.key), paths, files)
+    return Removal(REPLACED if replaced else ARTIFACT, version.key, version.file, sizes, reason, version)
 
 
-def _attempts(found: Inventory, rules: Rules) -> Iterator[Removal]:
+def _attempt_removals(inventory: Inventory, rules: Rules) -> Iterator[Removal]:
     """Files in artifact folders that no manifest names, by the attempt that left them."""
     named: dict[ArtifactKey, set[str]] = {}
-    for version in found.versions:
-        named.setdefault(version.place, set()).update(version.paths, [version.file])
-    for place, files in found.files.items():
-        groups: dict[str, list[str]] = {}
-        for path in sorted(set(files) - named.get(place, set())):
-            groups.setdefault(path.split("/")[0], []).append(path)
-        for group, paths in groups.items():
-            if place not in found.owners and newest_mtime({path: files[path] for path in paths}) <= rules.limit:
-                sizes = {f"{'/'.join(place)}/{path}": _size(files, path) for path in paths}
-                yield Removal(ATTEMPT, place, group, sizes, "no manifest names it")
+    for version in inventory.versions:
+        named.setdefault(version.key, set()).update(version.paths, [version.file])
+    for key, files in inventory.files.items():
+        attempts: dict[str, list[str]] = {}
+        for path in sorted(set(files) - named.get(key, set())):
+            attempts.setdefault(path.split("/")[0], []).append(path)
+        for attempt, paths in attempts.items():
+            if key not in inventory.owners and newest_mtime({path: files[path] for path in paths}) <= rules.limit:
+                yield Removal(ATTEMPT, key, attempt, _sizes("/".join(key), paths, files), "no manifest names it")
 
 
-def _unfinished(found: Inventory, rules: Rules) -> Iterator[Removal]:
-    for place, files in found.work.items():
-        if place in found.owners:
+def _work_removals(inventory: Inventory, rules: Rules) -> Iterator[Removal]:
+    """Old work folders, and superfluous checkpoints of younger ones."""
+    for key, files in inventory.work.items():
+        if key in inventory.owners:
             continue
-        below = f"{WORK}/{'/'.join(place)}"
+        folder = f"{WORK}/{'/'.join(key)}"
         if newest_mtime(files) <= rules.limit:
-            done = any(version.place == place and version.current for version in found.versions)
-            reason = "its artifact is finished" if done else "nobody went on with it"
-            sizes = {f"{below}/{path}": _size(files, path) for path in sorted(files)}
-            yield Removal(UNFINISHED, place, "", sizes, reason)
+            finished = any(version.key == key and version.current for version in inventory.versions)
+            reason = "its artifact is finished" if finished else "nobody went on with it"
+            yield Removal(UNFINISHED, key, "", _sizes(folder, sorted(files), files), reason)
             continue
-        with store.guarded(found.root):
-            old = checkpoints.superfluous_checkpoints(io.join(found.root, below), files, rules.checkpoints)
-        for step, paths in old.items():
-            sizes = {f"{below}/{path}": _size(files, path) for path in paths}
-            yield Removal(CHECKPOINT, place, step, sizes, "a newer whole one is there")
+        with store.guarded(inventory.root):
+            superfluous = checkpoints.superfluous_checkpoints(io.join(inventory.root, folder), files, rules.checkpoints)
+        for checkpoint, paths in superfluous.items():
+            yield Removal(CHECKPOINT, key, checkpoint, _sizes(folder, paths, files), "a newer whole one is there")
 
 
-def _size(files: Files, path: str) -> int:
-    return int(files[path].get("size") or 0)
+def _sizes(folder: str, paths: list[str], files: Files) -> dict[str, int]:
+    """Sizes in bytes of these files of a folder, by path below the root."""
+    return {f"{folder}/{path}": int(files[path].get("size") or 0) for path in paths}

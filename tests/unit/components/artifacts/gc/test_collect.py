@@ -29,7 +29,7 @@ LATER = Rules(now=time.time() + 8 * DAY)
 
 
 def names(done: Collection) -> list[str]:
-    return sorted(f"{each.kind} {each.place[0]}/{int(each.place[1], 16)} {each.what}".strip() for each in done.removals)
+    return sorted(f"{each.kind} {each.key[0]}/{int(each.key[1], 16)} {each.what}".strip() for each in done.removals)
 
 
 def test_what_nothing_needs_is_removed_and_the_rest_stays(anywhere: str) -> None:
@@ -44,7 +44,7 @@ def test_what_nothing_needs_is_removed_and_the_rest_stays(anywhere: str) -> None
     planned = collect(anywhere, LATER)
     assert set(io.find_files(anywhere)) == before
     done = collect(anywhere, LATER, delete=True)
-    assert [f"{each.place[0]}/{int(each.place[1], 16)}" for each in done.removals] == [
+    assert [f"{each.key[0]}/{int(each.key[1], 16)}" for each in done.removals] == [
         "prior/4", "tokenize/6", "quantize/5",
     ]  # fmt: skip
     assert there(anywhere) == {"ingest/1", "quantize/2", "tokenize/3"}
@@ -375,7 +375,7 @@ def test_exactly_the_upstream_closure_of_pins_reports_and_living_owners_stays(
     done = collect(root, LATER, delete=True, between=use)
     kept = closure(graph, pinned | shown | used | late)
     assert there(root) == {f"{graph[i][0]}/{i}" for i in kept}
-    assert {each.place[1] for each in done.removals} == {key(i) for i in set(range(len(graph))) - kept}
+    assert {each.key[1] for each in done.removals} == {key(i) for i in set(range(len(graph))) - kept}
     io.remove_tree(root)
 
 
