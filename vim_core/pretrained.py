@@ -1,4 +1,4 @@
-"""Trained models by the folder they lie in: a pipeline's artifact, or an exported model.
+"""Trained models loaded from a folder: a pipeline's artifact or an exported model.
 
     from vim_core.pretrained import Tokenizer
 
@@ -7,8 +7,8 @@
     codes = tokenizer.encode(image)              # [1, T]
     tokenizer.write(tokenizer.decode(codes), "cat-again.png")
 
-An exported model is a folder of `model.safetensors`, `config.json` and a model card. Its config says how its weights
-hash and where it comes from; an artifact's manifest says both. Weights whose hash is another one are refused.
+An exported model is a folder of `model.safetensors`, `config.json` and a model card. Its config records the weights'
+sha256 and the lineage; an artifact's manifest has both. Weights with another hash are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vim_core.config import QuantizeConfig
 from vim_core.data.images import MAX_PIXELS, center_crop, decode, encode_png, from_tensor, to_tensor
 from vim_core.errors import DataError, LineageError
 from vim_core.models import prior as priors
@@ -30,19 +29,21 @@ from vim_core.models import vit_vqgan
 from vim_core.sampling.logits import SamplingSettings
 from vim_core.sampling.sampler import Sampler
 from vim_core.storage import io
-from vim_core.weights.saving import allocate_and_load, read_config, to_bytes
+from vim_core.weights.saving import to_bytes
 
 WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
 PUBLISHED = "published"
-"""Key of `config.json` under which an exported model says what it is."""
+"""Key of `config.json` for the weights' hash and the lineage of an exported model."""
+LINEAGE = ("images", "codes", "tokenizer", "encoder")
+"""Digests that artifacts of tokenizers and priors record among their properties."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model's files lie, the weights' sha256 where it is known, and what is said of it.
+    """Addresses of a model's files, the recorded sha256 of the weights ('' where there is none), and its lineage.
 
-    `lineage` holds digests by name: `digest` of the artifact; of what it was made with, such as `tokenizer` or
-    `encoder`, the digests that artifacts record.
+    `lineage` holds digests by name: `digest` of the artifact, and those of its inputs that artifacts record, such as
+    `tokenizer` or `encoder`.
     """
 
     weights: str
@@ -52,48 +53,39 @@ class Origin:
 
 
 def locate(folder: str, component: str) -> Origin:
-    """The files of a model. `component` is what makes such artifacts: `quantize` or `prior`.
+    """The files of a model that `component` (`quantize` or `prior`) makes.
 
     Raises:
-        DataError: nothing lies there, or it is the artifact of another component.
+        DataError: there is no model, or it is the artifact of another component.
     """
-    place = io.join(folder, MANIFEST)
-    if io.exists(place):
-        return _of_artifact(folder, _json(place), component)
+    if io.exists(io.join(folder, MANIFEST)):
+        manifest = _read_json(io.join(folder, MANIFEST))
+        if manifest.get("component") != component:
+            raise DataError(f"{folder}: is an artifact of {manifest.get('component')}, expected one of {component}")
+        files = {entry["name"]: entry for entry in manifest["files"]}
+        lineage = {"digest": str(manifest["digest"])}
+        lineage |= {name: str(manifest["properties"][name]) for name in LINEAGE if name in manifest["properties"]}
+        weights, config = (io.join(folder, files[name]["path"]) for name in (WEIGHTS, CONFIG))
+        return Origin(weights, config, str(files[WEIGHTS]["sha256"]), lineage)
     for name in (WEIGHTS, CONFIG):
         if not io.exists(io.join(folder, name)):
             rule = f"neither {MANIFEST} nor {name} lies there; give the folder of an artifact or of an exported model"
             raise DataError(f"{folder}: {rule}")
-    said = _json(io.join(folder, CONFIG)).get(PUBLISHED, {})
-    return Origin(
-        io.join(folder, WEIGHTS), io.join(folder, CONFIG), str(said.get("sha256", "")), dict(said.get("lineage", {}))
-    )
+    weights, config = io.join(folder, WEIGHTS), io.join(folder, CONFIG)
+    record = _read_json(config).get(PUBLISHED, {})
+    return Origin(weights, config, str(record.get("sha256", "")), dict(record.get("lineage", {})))
 
 
-def _of_artifact(folder: str, manifest: dict[str, Any], component: str) -> Origin:
-    if manifest.get("component") != component:
-        raise DataError(f"{folder}: is an artifact of {manifest.get('component')}, expected one of {component}")
-    files = {entry["name"]: entry for entry in manifest["files"]}
-    lineage = {"digest": str(manifest["digest"])}
-    lineage |= {name: str(manifest["properties"][name]) for name in LINEAGE if name in manifest["properties"]}
-    weights, config = (io.join(folder, files[name]["path"]) for name in (WEIGHTS, CONFIG))
-    return Origin(weights, config, str(files[WEIGHTS]["sha256"]), lineage)
-
-
-LINEAGE = ("images", "codes", "tokenizer", "encoder")
-"""Digests that artifacts of tokenizers and priors record among their properties."""
-
-
-def _json(uri: str) -> dict[str, Any]:
+def _read_json(uri: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(io.read_bytes(uri))
+        record: dict[str, Any] = json.loads(io.read_bytes(uri))
     except ValueError as error:
         raise DataError(f"{uri}: not JSON ({error})") from None
-    return found
+    return record
 
 
 def _verify(origin: Origin, folder: str, wanted: str) -> str:
-    """The weights' sha256. Raises `DataError` where it is not the one said, or asked for (maybe by its beginning)."""
+    """The weights' sha256. Raises `DataError` unless it is the recorded one and begins with `wanted`."""
     with io.local_copy(origin.weights) as path:
         found = io.checksum(path)[1]
     for expected, who in ((origin.sha256, f"{folder} says"), (wanted, "was asked for")):
@@ -105,7 +97,7 @@ def _verify(origin: Origin, folder: str, wanted: str) -> str:
 
 
 def config_bytes(config: bytes, sha256: str, lineage: dict[str, str]) -> bytes:
-    """An exported model's `config.json`: the model's own, the weights' hash and the lineage."""
+    """`config.json` of an exported model: the model's config with the weights' hash and the lineage."""
     record = {**json.loads(config), PUBLISHED: {"sha256": sha256, "lineage": lineage}}
     return json.dumps(record, indent=1, sort_keys=True).encode()
 
@@ -116,9 +108,9 @@ def _save(folder: str, weights: bytes, config: bytes, lineage: dict[str, str]) -
 
 
 class Tokenizer(vit_vqgan.Tokenizer):
-    """A tokenizer with its origin: images in [0, 1] to codes and back, by the pipeline's own encode (contract 7).
+    """A tokenizer with its lineage: images in [0, 1] to codes and back, by the pipeline's own encode (contract 7).
 
-    `lineage` is that of `Origin`, `digest` the artifact's, or that of the weights where there is no artifact.
+    `lineage` is that of `Origin`; `digest` is the artifact's, or the weights' sha256 where there is no artifact.
     """
 
     def __init__(self, model: vit_vqgan.ViTVQGAN, device: str = "cpu", lineage: dict[str, str] | None = None) -> None:
@@ -131,23 +123,20 @@ class Tokenizer(vit_vqgan.Tokenizer):
 
         Args:
             folder: of a quantize artifact or of an exported tokenizer.
-            device: where it is to work.
-            sha256: which weights it must be, or the first digits of that.
+            device: of the network.
+            sha256: of the weights, or its first digits; '' for any.
 
         Raises:
-            DataError: there is none, its weights are not those said or asked for, or the files do not fit each other.
+            DataError: there is no tokenizer, its weights have another hash, or the files do not fit each other.
         """
         origin = locate(str(folder), "quantize")
-        config = read_config(origin.config, "vit_vqgan", "quantize", QuantizeConfig)
-        found = _verify(origin, str(folder), sha256)
-        with torch.device("meta"):
-            model = vit_vqgan.ViTVQGAN(config)
-        allocate_and_load(model, origin.weights, device)
-        return cls(model, device, {"digest": found} | origin.lineage)
+        digest = _verify(origin, str(folder), sha256)
+        model = vit_vqgan.load_network(origin.weights, origin.config, device)
+        return cls(model, device, {"digest": digest} | origin.lineage)
 
     @property
     def digest(self) -> str:
-        """What codes of this tokenizer are recorded under."""
+        """The digest that code tables of this tokenizer record."""
         return self.lineage.get("digest", "")
 
     def read(self, *files: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -179,7 +168,7 @@ class Tokenizer(vit_vqgan.Tokenizer):
 
 
 class Prior:
-    """A prior with its origin; `model` is the network, in evaluation mode."""
+    """A prior with its lineage; `model` is the network, in evaluation mode."""
 
     def __init__(self, model: priors.ImagePrior, lineage: dict[str, str] | None = None) -> None:
         self.model = model.eval()
@@ -190,13 +179,13 @@ class Prior:
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", sha256: str = "") -> Prior:
         """A prior from its folder (path or URI), loaded strictly; see `Tokenizer.from_pretrained`."""
         origin = locate(str(folder), "prior")
-        found = _verify(origin, str(folder), sha256)
-        return cls(priors.load_prior(origin.weights, origin.config, device), {"digest": found} | origin.lineage)
+        digest = _verify(origin, str(folder), sha256)
+        return cls(priors.load_prior(origin.weights, origin.config, device), {"digest": digest} | origin.lineage)
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Raise `LineageError` unless the tokenizer makes the codes that this prior learned.
 
-        It is the same one, or has the same encoder and codebook by both sides' word.
+        It is the same one, or has the same encoder digest.
         """
         encoder = self.lineage.get("encoder")
         if self.shape.tokenizer == tokenizer.digest or (encoder and encoder == tokenizer.lineage.get("encoder")):

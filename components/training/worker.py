@@ -114,7 +114,7 @@ def _train(
     """Build runtime and task, train, evaluate; rank 0 writes the final files."""
     from vim_core.checkpoint.checkpoints import Checkpoints
     from vim_core.distributed import runtimes
-    from vim_core.distributed.runtimes.measure import product_rate
+    from vim_core.distributed.runtimes.base import product_rate
     from vim_core.training.loop import train
     from vim_core.training.preemption import PreemptionMonitor
     from vim_core.training.spool import Spool

@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vim_core.distributed.runtimes.base import Runtime
-from vim_core.distributed.runtimes.measure import product_rate
+from vim_core.distributed.runtimes.base import Runtime, product_rate
 
 RESULTS = Path(__file__).with_name("results")
 NOT_MEASURED = "not measured"

@@ -99,7 +99,7 @@ def load(rank: int, world: int, folder: Path, toy: bool) -> None:
     runtime = runtime_of(rank, world, "fsdp")
     with torch.device("meta"):
         model = network(toy)
-    runtime.split(model)
+    runtime.apply_fsdp(model)
     materialise(model, runtime.device, init=False)
     saved = Checkpoints(str(folder / "checkpoints"), {"of": "benchmark"}, runtime).latest()
     assert saved is not None

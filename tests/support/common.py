@@ -299,4 +299,4 @@ def train_here(patch: pytest.MonkeyPatch) -> None:
         return "in the test"
 
     patch.setattr(session, "fit", fit)
-    patch.setattr("vim_core.distributed.runtimes.measure.product_rate", lambda runtime: 12.3)
+    patch.setattr("vim_core.distributed.runtimes.base.product_rate", lambda runtime: 12.3)

@@ -132,7 +132,7 @@ def _bytes(make: Callable[[Path, CpuRuntime], Made], rank: int, folder: Path) ->
 def _files(ordinary: Made, split: Made) -> dict[str, Any]:
     """What is exported and scored, and whether the network that was put together computes what it should."""
     files, figures, pictures = split.export(), split.finish(), split.pictures()
-    found, expected = split.runtime.whole(split.result), dict(ordinary.result.named_buffers())
+    found, expected = split.runtime.full_network(split.result), dict(ordinary.result.named_buffers())
     buffers = None if found is None else dict(found.named_buffers())
     return {
         "files": files == ordinary.export() if files else None,

@@ -15,10 +15,10 @@ Row = dict[str, float]
 def stepped(task: Task, steps: int, watch: Callable[[], int] | None = None) -> tuple[list[Row], list[int]]:
     """Train `steps` steps; returns the figures and what `watch` said after each step."""
     rows, seen, runtime = [], [], task.runtime
-    runtime.shard(task.modules, task.optimizers)
+    runtime.mark_sharding(task.modules, task.optimizers)
     for step in range(steps):
         runtime.seed_step(task.config.seed, step)
-        figures = task.step(step, runtime.place(task.batch(step), task.config.accumulate))
+        figures = task.step(step, runtime.to_device(task.batch(step), task.config.accumulate))
         runtime.end_step()
         rows.append({name: float(value) for name, value in figures.items()})
         seen.append(watch() if watch else 0)

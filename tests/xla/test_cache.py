@@ -14,7 +14,7 @@ PROGRAM = """
 import sys, torch
 from vim_core.distributed import runtimes as seam
 xla = seam.create("xla", "fp32", threads=1, compile_cache=sys.argv[1])
-x = xla.place({"x": torch.ones(4, 4)})["x"]
+x = xla.to_device({"x": torch.ones(4, 4)})["x"]
 print(float((x @ x).sum()))
 import torch_xla.debug.metrics as metrics
 found = ("Hit", "DeserializeFailure")

@@ -90,10 +90,10 @@ def test_blocks_that_run_again_draw_the_same_noise(codes: PriorData, xla: Runtim
     losses, programs = [], []
     for recompute in (False, True):
         task = prior(codes, xla, dropout=0.3, ema=0.0, recompute=recompute)
-        xla.shard(task.modules, task.optimizers)
+        xla.mark_sharding(task.modules, task.optimizers)
         for step in range(2):
             xla.seed_step(0, step)
-            figures = task.step(step, xla.place(task.batch(step)))
+            figures = task.step(step, xla.to_device(task.batch(step)))
             if step:
                 programs.append(torch_xla._XLAC._get_xla_tensors_hlo([p.grad for p in task.model.parameters()]))
             xla.end_step()

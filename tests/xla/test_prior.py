@@ -61,12 +61,12 @@ def test_dropout_is_keyed_by_the_step_and_compiled_once(
     assert seen[1:] == [seen[1]] * 3
     # The same batch under the noise of two steps.
     training = task(codes, xla, dropout=0.3)
-    xla.shard(training.modules, training.optimizers)
+    xla.mark_sharding(training.modules, training.optimizers)
     losses = []
     for step in (0, 1, 0):
         xla.seed_step(0, step)
         training.model.train()
-        batch = xla.place(training.batch(0))
+        batch = xla.to_device(training.batch(0))
         losses.append(float(training.model(batch["codes"], batch["labels"]).detach().square().mean()))
     assert losses[0] == losses[2] != losses[1]
 
@@ -125,7 +125,7 @@ def test_a_step_that_is_not_finite_changes_nothing(codes: PriorData, xla: Runtim
     healthy = training.model.norm.weight.detach().cpu().clone()
     with torch.no_grad():
         training.model.norm.weight.copy_(torch.full_like(healthy, torch.inf))
-    figures = training.step(2, xla.place(training.batch(2)))
+    figures = training.step(2, xla.to_device(training.batch(2)))
     xla.end_step()
     assert float(figures["skipped"]) == 1.0
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_bf16_trains_and_keeps_fp32_weights(codes: PriorData) -> None:
     runtime = seam.create("xla", "bf16", threads=1)
     assert runtime.numeric.name == f"xla-cpu-bf16-t0-w{DEVICES}"
     training = task(codes, runtime, steps=4)
-    batch = runtime.place(training.batch(0))
+    batch = runtime.to_device(training.batch(0))
     with runtime.autocast():
         assert training.model(batch["codes"], batch["labels"]).dtype is torch.bfloat16
     rows, _ = stepped(training, 4)

@@ -43,7 +43,7 @@ def test_each_device_holds_its_part_of_weights_and_moments(network: nn.Module, f
     runtime = seam.create("xla", "fp32", threads=1, fsdp=fsdp)
     optimizer = adamw(network, OptimConfig())
     before = {name: p.detach().cpu().clone() for name, p in network.named_parameters()}
-    runtime.shard({"network": network}, {"network": optimizer})
+    runtime.mark_sharding({"network": network}, {"network": optimizer})
     specs = specs_of(network)
     assert sum(FSDP in spec for spec in specs.values()) > 2
     for name, parameter in network.named_parameters():
@@ -61,7 +61,7 @@ def test_the_factored_adam_lies_in_parts_where_its_parameter_does(xla: Runtime) 
     prior.head = Linear(16, 12)
     prior = prior.to(xla.device)
     optimizer = factored(prior, OptimConfig(kind="factored", first_moment="int8"))
-    xla.shard({"prior": prior}, {"prior": optimizer})
+    xla.mark_sharding({"prior": prior}, {"prior": optimizer})
     specs = specs_of(prior)
     for name, parameter in prior.named_parameters():
         slots = {key: (value.numel(), device_bytes(value)) for key, value in optimizer.state[parameter].items()}
@@ -80,9 +80,9 @@ def test_the_factored_adam_lies_in_parts_where_its_parameter_does(xla: Runtime) 
 
 def test_microbatches_are_consecutive_and_stay_on_their_devices(xla: Runtime) -> None:
     batch = torch.arange(16 * 3).view(16, 3)
-    placed = xla.place({"x": batch}, 2)["x"]
+    placed = xla.to_device({"x": batch}, 2)["x"]
     parts = xla.microbatches(placed, 2)
-    again = xla.joined(parts)
+    again = xla.join_microbatches(parts)
     xla.end_step()
     assert [part.cpu().tolist() for part in parts] == [part.tolist() for part in batch.chunk(2)]
     assert [device_bytes(part) for part in parts] == [[2 * 3 * 8] * DEVICES] * 2
@@ -92,7 +92,7 @@ def test_microbatches_are_consecutive_and_stay_on_their_devices(xla: Runtime) ->
 
 def test_microbatches_that_do_not_divide_are_refused(xla: Runtime) -> None:
     with pytest.raises(ConfigError, match=r"accumulate=2: makes parts of 6 .* of batch=12, not divisible by 4 XLA"):
-        xla.place({"images": torch.rand(12, 3, 4, 4)}, 2)
+        xla.to_device({"images": torch.rand(12, 3, 4, 4)}, 2)
 
 
 def test_norms_gather_no_activations(xla: Runtime) -> None:
@@ -102,7 +102,7 @@ def test_norms_gather_no_activations(xla: Runtime) -> None:
     torch.nn.init.normal_(norm.bias)
     x = torch.randn(8, 6, 16)
     expected = norm(x)
-    output = norm.to(xla.device)(xla.place({"x": x})["x"])
+    output = norm.to(xla.device)(xla.to_device({"x": x})["x"])
     xla.end_step()
     assert device_bytes(output) == [8 * 6 * 16 * 4 // DEVICES] * DEVICES
     torch.testing.assert_close(output.cpu(), expected, atol=1e-6, rtol=1e-5)
@@ -110,7 +110,7 @@ def test_norms_gather_no_activations(xla: Runtime) -> None:
 
 def test_a_batch_lies_in_parts_on_the_devices(xla: Runtime) -> None:
     batch = {"images": torch.rand(8, 3, 4, 4), "labels": torch.arange(8)}
-    placed = xla.place(batch)
+    placed = xla.to_device(batch)
     for name, value in placed.items():
         assert device_bytes(value) == [batch[name].numel() * batch[name].element_size() // DEVICES] * DEVICES
         assert torch.equal(value.cpu(), batch[name])
@@ -121,7 +121,7 @@ def test_a_copy_of_the_state_compiles_nothing(xla: Runtime, compiled: Callable[[
     network = nn.Linear(6, 8)
     network.weight.data.copy_(weight)
     network = network.to(xla.device)
-    placed = xla.place({"x": weight})["x"]
+    placed = xla.to_device({"x": weight})["x"]
     count = compiled()
     for tensor in (placed, network.weight, torch.ones(3)):
         assert xla.to_host(tensor).device.type == "cpu"
@@ -135,7 +135,7 @@ def test_a_snapshot_for_evaluations_compiles_nothing(xla: Runtime, compiled: Cal
     prior.head = Linear(16, 12)
     expected = {name: value.clone() for name, value in prior.state_dict().items()}
     prior = prior.to(xla.device).train()
-    xla.shard({"prior": prior}, {})
+    xla.mark_sharding({"prior": prior}, {})
     count = compiled()
     copy = snapshot(prior, xla)
     assert copy is not None
@@ -150,8 +150,8 @@ def test_blocks_keep_their_activations_split_along_the_batch(xla: Runtime) -> No
     prior = tiny.prior_network()
     prior.head = Linear(16, 12)
     prior = prior.to(xla.device)
-    xla.shard({"prior": prior}, {})
-    x = xla.place({"x": torch.rand(8, 6, 16)})["x"]
+    xla.mark_sharding({"prior": prior}, {})
+    x = xla.to_device({"x": torch.rand(8, 6, 16)})["x"]
     output = prior.blocks[0](x)
     xla.end_step()
     whole = xla.to_host(output)  # at once, as the loop does: the step is still running
@@ -161,7 +161,7 @@ def test_blocks_keep_their_activations_split_along_the_batch(xla: Runtime) -> No
 
 def test_a_batch_that_does_not_divide_is_refused(xla: Runtime) -> None:
     with pytest.raises(ConfigError, match="batch=6: not divisible by 4 XLA devices"):
-        xla.place({"images": torch.rand(6, 3, 4, 4)})
+        xla.to_device({"images": torch.rand(6, 3, 4, 4)})
 
 
 def test_uneven_shards_and_missing_hosts_are_refused() -> None:
@@ -173,17 +173,17 @@ def test_uneven_shards_and_missing_hosts_are_refused() -> None:
 
 def test_weights_that_do_not_divide_are_refused(xla: Runtime) -> None:
     with pytest.raises(ConfigError, match=r"run\.fsdp=4: does not divide dimension 0 of head\.weight \[11, 16\]"):
-        xla.shard({"prior": tiny.prior_network().to(xla.device)}, {})
+        xla.mark_sharding({"prior": tiny.prior_network().to(xla.device)}, {})
 
 
 def test_reductions_see_the_global_batch_already(xla: Runtime) -> None:
-    value = xla.place({"x": torch.arange(8.0)})["x"]
+    value = xla.to_device({"x": torch.arange(8.0)})["x"]
     for found in (xla.sum(value), xla.mean(value), xla.gather(value)):
         assert torch.equal(found.cpu(), torch.arange(8.0))
 
 
 def test_the_product_rate_is_of_whole_products(xla: Runtime) -> None:
-    from vim_core.distributed.runtimes.measure import product_rate
+    from vim_core.distributed.runtimes.base import product_rate
 
     # One element alone would seem to come a thousand times as fast as any CPU multiplies.
     assert 0.01 < product_rate(xla, size=512, seconds=0.2) < 50_000

@@ -184,13 +184,13 @@ class Checkpoints:
         """True where the flag is set on any worker."""
         if self.runtime.world == 1:
             return flag
-        return bool(self.runtime.control(torch.tensor([float(flag)])).sum() > 0)
+        return bool(self.runtime.gather_host(torch.tensor([float(flag)])).sum() > 0)
 
     def _from_rank_0(self, number: int) -> int:
         """Rank 0's number."""
         if self.runtime.world == 1:
             return number
-        return int(self.runtime.control(torch.tensor([number]))[0])
+        return int(self.runtime.gather_host(torch.tensor([number]))[0])
 
     def _steps(self) -> list[int]:
         """Steps that have a folder."""

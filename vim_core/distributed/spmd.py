@@ -1,8 +1,7 @@
-"""How parameters are split over devices: rules from name patterns to partition specs, as pure functions.
+"""Sharding rules for XLA: from patterns of parameter names to partition specs, as pure functions without a device.
 
-The runtime applies what is resolved here; nothing in this file knows a device. A spec has one entry per
-dimension of the tensor: the mesh axis it is split over, or None. The rules are FSDP's: every matrix is split
-over one axis, `fsdp`, and gathered where it is used; vectors are small and stay whole.
+A spec has one entry per dimension of the tensor: the mesh axis it is sharded over, or None. The rules are FSDP's: every
+matrix is sharded over one axis, `fsdp`, and gathered where it is used; vectors are small and replicated.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from vim_core.errors import ConfigError
 Spec = tuple[str | None, ...]
 DATA, FSDP = "data", "fsdp"
 AXES = (DATA, FSDP)
-"""Of the device mesh. The batch is split over both: a device that holds a part of the weights also takes a part of
-the batch (FSDP, Zhao et al. 2023)."""
+"""Axes of the device mesh. The batch is sharded over both: a device that holds a shard of the weights also takes a part
+of the batch (FSDP, Zhao et al. 2023)."""
 
 ROWS: Spec = (FSDP, None)
 COLUMNS: Spec = (None, FSDP)
@@ -34,8 +33,8 @@ class Rule:
     pattern: str
     spec: Spec
 
-    def concerns(self, name: str, shape: Sequence[int]) -> bool:
-        """Whether the rule speaks of this parameter."""
+    def matches(self, name: str, shape: Sequence[int]) -> bool:
+        """True where the rule applies to this parameter."""
         return len(shape) == len(self.spec) and re.fullmatch(self.pattern, name) is not None
 
 
@@ -55,14 +54,14 @@ DISCRIMINATOR = (
     Rule(r"hidden\.weight", ROWS),
 )
 RULES = {"ViTVQGAN": TOKENIZER, "ImagePrior": PRIOR, "StyleGANDiscriminator": DISCRIMINATOR}
-"""By the network's class; one without rules (the small classifier) is copied to every device."""
+"""Rules by the network's class; one without rules (the small classifier) is replicated."""
 
 BLOCK = re.compile(r"(.+\.)?blocks\.\d+")
-"""Submodules whose output is kept split along the batch, so that weights travel and not activations."""
+"""Submodules whose output stays sharded along the batch, so that weights are moved and not activations."""
 
 
 def resolve(shapes: Mapping[str, Sequence[int]], rules: Iterable[Rule]) -> dict[str, Spec]:
-    """The spec of every parameter; one that no rule speaks of is whole on every device.
+    """The spec of every parameter; one that no rule matches is replicated.
 
     Args:
         shapes: of the parameters, by name.
@@ -74,7 +73,7 @@ def resolve(shapes: Mapping[str, Sequence[int]], rules: Iterable[Rule]) -> dict[
     specs: dict[str, Spec] = {name: (None,) * len(shape) for name, shape in shapes.items()}
     chosen: dict[str, Rule] = {}
     for rule in rules:
-        names = [name for name, shape in shapes.items() if rule.concerns(name, shape)]
+        names = [name for name, shape in shapes.items() if rule.matches(name, shape)]
         if not names:
             raise ConfigError(
                 f"sharding pattern {rule.pattern!r} with {len(rule.spec)} dimensions matches no parameter; "
@@ -92,14 +91,14 @@ def resolve(shapes: Mapping[str, Sequence[int]], rules: Iterable[Rule]) -> dict[
 
 
 def check_divisible(shapes: Mapping[str, Sequence[int]], specs: Mapping[str, Spec], sizes: Mapping[str, int]) -> None:
-    """Refuse uneven parts: they would be padded on every device.
+    """Refuse uneven shards, which would be padded on every device.
 
     Args:
         shapes, specs: of the parameters, by name.
         sizes: devices along each axis of the mesh.
 
     Raises:
-        ConfigError: a dimension is not divisible by the axis it is split over.
+        ConfigError: a dimension is not divisible by the size of its axis.
     """
     for name, spec in specs.items():
         for dimension, axis in enumerate(spec):
@@ -121,11 +120,11 @@ def specs_of(module: nn.Module) -> dict[str, Spec]:
 
 
 def slot_spec(name: str, slot: Tensor, parameter: Tensor, spec: Spec, sizes: Mapping[str, int]) -> Spec:
-    """How one slot of an optimizer is split: like its parameter where it has its shape.
+    """The spec of one optimizer slot: its parameter's where it has the same shape.
 
-    Slots of the factored Adam go without the axis that they are means over: `row` [R] and `column` [C] of a parameter
-    [R, …], C its other axes end to end. Scales of int8 blocks follow both, unless a block would lie on two devices.
-    All others are whole.
+    Slots of the factored Adam lack the axis that they are means over: `row` [R] and `column` [C] of a parameter [R, …],
+    C its other axes flattened. Scales of int8 blocks follow both, unless a block would lie on two devices. All others
+    are replicated.
 
     Args:
         name: of the slot.
@@ -137,7 +136,7 @@ def slot_spec(name: str, slot: Tensor, parameter: Tensor, spec: Spec, sizes: Map
         return spec
     if name not in ("row", "column", "exp_avg_scale"):
         return (None,) * slot.ndim
-    # End to end, only the first of several axes still lies in one piece on each device.
+    # Of flattened axes only the first is contiguous on each device.
     row, column = spec[0], spec[1] if set(spec[2:]) <= {None} else None
     if name == "exp_avg_scale":
         return row, column if column is None or slot.shape[1] % sizes[column] == 0 else None

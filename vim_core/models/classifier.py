@@ -1,4 +1,4 @@
-"""A small convolutional classifier: judge of conditional accuracy and feature network of fd_classifier."""
+"""A small convolutional classifier: measures conditional accuracy and gives the features of fd_classifier."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vim_core.weights.saving import load_into, read_config
 
 @dataclass
 class ClassifierShape:
-    """Everything that rebuilds the network."""
+    """Settings that rebuild the network."""
 
     image_size: int = 32
     classes: int = 10

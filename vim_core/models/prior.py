@@ -30,7 +30,7 @@ from vim_core.weights.saving import allocate_and_load, read_config
 
 @dataclass
 class PriorShape:
-    """Everything that rebuilds a prior network; `classes=0` makes it unconditional."""
+    """Settings that rebuild a prior network; `classes=0` makes it unconditional."""
 
     stack: StackConfig = field(default_factory=StackConfig)
     grid: list[int] = field(default_factory=lambda: [32, 32])
@@ -81,7 +81,14 @@ class ImagePrior(nn.Module):
             self.columns = nn.Parameter(torch.empty(shape.grid[1], dim))
             self.reset_parameters()
         self.dropout = Dropout(shape.dropout if shape.embedding_dropout else 0.0)
-        self.blocks = nn.ModuleList(_blocks(shape))
+        if modern:
+            rotary = Rotary((shape.grid[0], shape.grid[1]), dim // shape.stack.heads)
+            blocks: list[PreNormBlock] = [
+                ModernBlock(shape.stack, shape.dropout, rotary) for _ in range(shape.stack.blocks)
+            ]
+        else:
+            blocks = [Block(shape.stack, shape.dropout, causal=True) for _ in range(shape.stack.blocks)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm: LayerNorm | RMSNorm = RMSNorm(dim) if modern else LayerNorm(dim)
         self.head = Linear(dim, shape.vocabulary, bias=not modern)
         self.apply(init_weights)
@@ -184,15 +191,6 @@ class ImagePrior(nn.Module):
         for block, pair in zip(self.blocks, cache, strict=True):
             x = block.step(x, pair, position, mask)  # type: ignore[operator]
         return self.head(self.norm(x))[:, 0].float()  # type: ignore[no-any-return]
-
-
-def _blocks(shape: PriorShape) -> Iterator[PreNormBlock]:
-    stack = shape.stack
-    if shape.variant == "paper":
-        yield from (Block(stack, shape.dropout, causal=True) for _ in range(stack.blocks))
-        return
-    rotary = Rotary((shape.grid[0], shape.grid[1]), stack.dim // stack.heads)
-    yield from (ModernBlock(stack, shape.dropout, rotary) for _ in range(stack.blocks))
 
 
 def model_config(shape: PriorShape) -> bytes:

@@ -22,7 +22,7 @@ from vim_core.weights.saving import allocate_and_load, read_config
 
 @dataclass
 class Reconstruction:
-    """A training pass: raw decoder output [B, C, H, W] and what the quantizer said."""
+    """Result of a training pass: raw decoder output [B, C, H, W] and that of the quantizer."""
 
     raw: Tensor
     quantized: Quantized
@@ -43,16 +43,18 @@ class ViTVQGAN(nn.Module):
         self.out_channels = 6 if config.loss.logit_laplace > 0 else 3
         encoder, decoder, code_dim = config.encoder, config.decoder, config.codebook.dim
         self.embed = Linear(pixels, encoder.dim)
-        inside = config.tanh == "blocks"
-        self.encoder = TransformerStack(encoder, self.grid, config.positions, config.recompute, inside)
-        head = nn.Identity() if inside else TanhHead(encoder.dim, encoder.mlp, encoder.dim)
+        tanh_blocks = config.tanh == "blocks"
+        self.encoder = TransformerStack(encoder, self.grid, config.positions, config.recompute, tanh_blocks)
+        head = nn.Identity() if tanh_blocks else TanhHead(encoder.dim, encoder.mlp, encoder.dim)
         self.encoder_head: nn.Module = head
         self.to_code = Linear(encoder.dim, code_dim)
         self.codebook = Codebook(config.codebook)
         self.from_code = Linear(code_dim, decoder.dim)
-        self.decoder = TransformerStack(decoder, self.grid, config.positions, config.recompute, inside)
+        self.decoder = TransformerStack(decoder, self.grid, config.positions, config.recompute, tanh_blocks)
         out = config.patch * config.patch * self.out_channels
-        self.decoder_head: nn.Module = Linear(decoder.dim, out) if inside else TanhHead(decoder.dim, decoder.mlp, out)
+        self.decoder_head: nn.Module = (
+            Linear(decoder.dim, out) if tanh_blocks else TanhHead(decoder.dim, decoder.mlp, out)
+        )
         self.apply(init_weights)
 
     @classmethod
@@ -61,7 +63,7 @@ class ViTVQGAN(nn.Module):
 
         Args:
             name: sizes of encoder and decoder (Table 2); `small-large` is a small encoder with a large decoder.
-            **overrides: see `presets.tokenizer_settings`, for instance `image_size=128` or `code_dim=8`.
+            **overrides: see `sizes.tokenizer_settings`, for instance `image_size=128` or `code_dim=8`.
 
         Raises:
             ConfigError: there is no such preset, or a value is out of its range.
@@ -79,25 +81,27 @@ class ViTVQGAN(nn.Module):
             raise ValueError(f"expected images [B, 3, H, W] with sides divisible by {p}, got {list(images.shape)}")
         return images.shape[2] // p, images.shape[3] // p
 
-    def _patches(self, images: Tensor) -> Tensor:
+    def _patchify(self, images: Tensor) -> Tensor:
+        """[B, 3, h * p, w * p] -> [B, h * w, p * p * 3], patches in raster order."""
         p, (h, w) = self.config.patch, self.grid_of(images)
-        x = images.reshape(-1, 3, h, p, w, p).permute(0, 2, 4, 3, 5, 1)
+        x = images.reshape(-1, 3, h, p, w, p).permute(0, 2, 4, 3, 5, 1)  # [B, h, w, p, p, 3]
         return x.reshape(-1, h * w, p * p * 3)
 
-    def _assemble(self, patches: Tensor, grid: Grid) -> Tensor:
+    def _unpatchify(self, patches: Tensor, grid: Grid) -> Tensor:
+        """[B, h * w, p * p * C] -> [B, C, h * p, w * p]."""
         p, (h, w) = self.config.patch, grid
-        x = patches.reshape(-1, h, w, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
+        x = patches.reshape(-1, h, w, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)  # [B, C, h, p, w, p]
         return x.reshape(-1, self.out_channels, h * p, w * p)
 
     def latents(self, images: Tensor) -> Tensor:
         """Images to latents before lookup [B, T, code_dim]."""
-        x = self.embed(self._patches(images * 2 - 1))
+        x = self.embed(self._patchify(images * 2 - 1))
         return self.to_code(self.encoder_head(self.encoder(x, self.grid_of(images))))  # type: ignore[no-any-return]
 
     def decode_vectors(self, vectors: Tensor, grid: Grid | None = None) -> Tensor:
         """Code vectors [B, T, code_dim] to raw output [B, C, H, W]; `grid` is that of training unless given."""
         grid = grid or (self.grid, self.grid)
-        return self._assemble(self.decoder_head(self.decoder(self.from_code(vectors), grid)), grid)
+        return self._unpatchify(self.decoder_head(self.decoder(self.from_code(vectors), grid)), grid)
 
     def forward(self, images: Tensor) -> Reconstruction:
         """A training pass over images [B, 3, S, S] in [0, 1]."""
@@ -209,8 +213,8 @@ def model_config(config: QuantizeConfig) -> bytes:
     return json.dumps({"kind": "vit_vqgan", "quantize": asdict(config)}, indent=1, sort_keys=True).encode()
 
 
-def load_tokenizer(weights_uri: str, config_uri: str, device: str = "cpu") -> Tokenizer:
-    """Rebuild a trained tokenizer; loading is strict.
+def load_network(weights_uri: str, config_uri: str, device: str = "cpu") -> ViTVQGAN:
+    """Rebuild a trained tokenizer's network; loading is strict.
 
     Raises:
         DataError: the files are missing or do not fit each other.
@@ -219,4 +223,9 @@ def load_tokenizer(weights_uri: str, config_uri: str, device: str = "cpu") -> To
     with torch.device("meta"):
         model = ViTVQGAN(config)
     allocate_and_load(model, weights_uri, device)
-    return Tokenizer(model, device)
+    return model
+
+
+def load_tokenizer(weights_uri: str, config_uri: str, device: str = "cpu") -> Tokenizer:
+    """Rebuild a trained tokenizer; see `load_network`."""
+    return Tokenizer(load_network(weights_uri, config_uri, device), device)

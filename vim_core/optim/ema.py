@@ -1,4 +1,4 @@
-"""Moving average of a network's weights."""
+"""Exponential moving average (EMA) of a network's weights."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Ema:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = network
         self.decay = decay
-        # There a Python number would be part of the compiled program, and the warm-up a new program each step.
+        # On XLA a Python number is part of the compiled program: each step of the warm-up would be a new program.
         self.on_xla = next(network.parameters()).device.type == "xla"
         self.shadow = copy.deepcopy(network).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def begin(self) -> None:
-        """Take over the network's present values, where they were not there yet when this copy was made."""
+    def copy_weights(self) -> None:
+        """Copy the network's weights and buffers, where it had none yet when this copy was made."""
         pairs = [*zip(self.shadow.parameters(), self.network.parameters(), strict=True)]
         for target, source in [*pairs, *zip(self.shadow.buffers(), self.network.buffers(), strict=True)]:
             local(target).copy_(local(source))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Follow the network after step `step` (from 0)."""
+        """Update the average after step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         targets = [local(p.detach()) for p in self.shadow.parameters()]
         sources = [local(p.detach()) for p in self.network.parameters()]

@@ -1,4 +1,4 @@
-"""Adam with a factored second moment: what the paper trains its priors with (section 5.2).
+"""Adam with a factored second moment, with which the paper trains its priors (section 5.2).
 
 Shazeer and Stern 2018, 'Adafactor', section 3 for the factorisation; the first moment and the absence of a relative
 step size are the paper's. For a matrix W [R, C] with gradient G, at its t-th update:
@@ -27,13 +27,13 @@ from torch.optim import Optimizer
 
 from vim_core.errors import ConfigError
 from vim_core.optim.int8_moments import TINY, block_length, dequantise, quantise
-from vim_core.optim.masked_adamw import scalar
+from vim_core.optim.masked_adamw import bias_correction, scalar
 
 MOMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
-class StepNumbers(NamedTuple):
-    """One group's numbers at one step; what changes from step to step is on the device."""
+class Coefficients(NamedTuple):
+    """Coefficients of one parameter group at one step; those that change with the step are on the device."""
 
     lr: Tensor
     beta1: float
@@ -48,10 +48,10 @@ class StepNumbers(NamedTuple):
 
 
 class FactoredAdam(Optimizer):
-    """See the formulas above.
+    """Adam with a factored second moment, by the formulas above.
 
     Everything stays on the device: `lr` may be a tensor, and where `found_inf` (a tensor set by `guarded_step`) is
-    not 0 the update is computed and thrown away, which leaves weights and state as they were to the last bit.
+    not 0 the update is computed and discarded, which leaves weights and state as they were to the last bit.
 
     Args:
         params: fp32 parameters, or groups of them with settings of their own.
@@ -60,7 +60,7 @@ class FactoredAdam(Optimizer):
         eps: added to the root of the second moment.
         weight_decay: decoupled.
         update_clip: where positive, U is scaled down to this root mean square (Adafactor's d; 0 is off).
-        first_moment: fp32, bf16 (rounded to nearest) or int8 (see `optim_int8`), of matrices.
+        first_moment: fp32, bf16 (rounded to nearest) or int8 (see `int8_moments`), of matrices.
 
     Raises:
         ConfigError: the parameters are not fp32 or are sharded tensors.
@@ -80,7 +80,7 @@ class FactoredAdam(Optimizer):
         super().__init__(params, defaults | {"first_moment": first_moment})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take parameters in; their state exists from then on, so that the first step is a step like any other.
+        """Add parameters and create their state, so that the first step runs the same program as the others.
 
         Raises:
             ConfigError: see the class.
@@ -98,7 +98,7 @@ class FactoredAdam(Optimizer):
 
     @property
     def moment(self) -> torch.dtype:
-        """What the first moment of matrices is stored in."""
+        """Type of the stored first moment of matrices."""
         return MOMENTS[self.defaults["first_moment"]]
 
     @torch.no_grad()
@@ -119,11 +119,11 @@ class FactoredAdam(Optimizer):
                 raise ValueError(
                     f"{len(missing)} parameters have no gradient, such as {missing[0]}: freeze them instead"
                 )
-            rates = self._rates(group)
+            c = self._coefficients(group)
             for p in params:
                 if p.ndim >= 2:
-                    self._update_matrix(p, rates)
-            self._update_vectors([p for p in params if p.ndim < 2], rates)
+                    self._update_matrix(p, c)
+            self._update_vectors([p for p in params if p.ndim < 2], c)
         return loss
 
     def _fresh(self, p: Tensor) -> dict[str, Tensor]:
@@ -141,17 +141,17 @@ class FactoredAdam(Optimizer):
             state["exp_avg_scale"] = zeros(rows, columns // block_length(columns))
         return state
 
-    def _rates(self, group: dict[str, Any]) -> StepNumbers:
-        """Count the step (where it is not skipped) and give its numbers."""
+    def _coefficients(self, group: dict[str, Any]) -> Coefficients:
+        """Count the step (where it is not skipped); returns its coefficients."""
         steps = [self.state[p]["step"] for p in group["params"]]
         device = steps[0].device
         found: Tensor = getattr(self, "found_inf", torch.zeros((), device=device))
         skip = found.to(device) != 0
         step = steps[0] + 1
-        # A list, because with a single tensor torch's slow path would ask for its value.
+        # A list: for a single tensor torch's slow path would read its value.
         torch._foreach_add_(steps, [(~skip).to(step.dtype)] * len(steps))
         beta1, beta2 = group["betas"]
-        return StepNumbers(
+        return Coefficients(
             # As data: a compiled program must not contain its value.
             lr.to(device) if isinstance(lr := group["lr"], Tensor) else scalar(lr, device),
             beta1,
@@ -160,57 +160,55 @@ class FactoredAdam(Optimizer):
             group["weight_decay"],
             group["update_clip"],
             step,
-            _correction(beta1, step),
-            _correction(beta2, step),
+            bias_correction(beta1, step),
+            bias_correction(beta2, step),
             skip,
         )
 
-    def _update_matrix(self, p: Tensor, rates: StepNumbers) -> None:
+    def _update_matrix(self, p: Tensor, c: Coefficients) -> None:
         state = self.state[p]
         assert p.grad is not None
         gradient = p.grad.flatten(1)
         squares = gradient.square()
-        row = torch.lerp(state["row"], squares.mean(1), 1 - rates.beta2)
-        column = torch.lerp(state["column"], squares.mean(0), 1 - rates.beta2)
+        row = torch.lerp(state["row"], squares.mean(1), 1 - c.beta2)
+        column = torch.lerp(state["column"], squares.mean(0), 1 - c.beta2)
         del squares
-        moment = torch.lerp(self._moment(state), gradient, 1 - rates.beta1)
+        stored = state["exp_avg"].flatten(1)
+        # Not bound to a name: in fp32 it is as large as the parameter.
+        moment = torch.lerp(
+            dequantise(stored, state["exp_avg_scale"]) if "exp_avg_scale" in state else stored.float(),
+            gradient,
+            1 - c.beta1,
+        )  # [R, C]
         # The root of V is the outer product of two roots; dividing r by its mean first keeps tiny gradients in range.
         left = (row / row.mean().clamp_min(TINY)).sqrt()
-        right = (column / rates.correction2).sqrt()
-        update = (moment / rates.correction1).div_((left[:, None] * right).add_(rates.eps))
-        _write_unless_skipped(rates, p, _updated(p, _clipped(update, rates.clip).view_as(p), rates))
-        _write_unless_skipped(rates, state["row"], row)
-        _write_unless_skipped(rates, state["column"], column)
-        self._store(state, moment, rates)
-
-    def _moment(self, state: dict[str, Tensor]) -> Tensor:
-        """The first moment [R, C] in fp32."""
-        stored = state["exp_avg"].flatten(1)
-        return dequantise(stored, state["exp_avg_scale"]) if "exp_avg_scale" in state else stored.float()
-
-    def _store(self, state: dict[str, Tensor], moment: Tensor, rates: StepNumbers) -> None:
+        right = (column / c.correction2).sqrt()
+        update = (moment / c.correction1).div_((left[:, None] * right).add_(c.eps))
+        _write_unless_skipped(c, p, _step_weights(p, _clipped(update, c.clip).view_as(p), c))
+        _write_unless_skipped(c, state["row"], row)
+        _write_unless_skipped(c, state["column"], column)
         if "exp_avg_scale" in state:
-            moment, scales = quantise(moment, rates.step)
-            _write_unless_skipped(rates, state["exp_avg_scale"], scales)
-        _write_unless_skipped(rates, state["exp_avg"], moment.to(self.moment).view_as(state["exp_avg"]))
+            moment, scales = quantise(moment, c.step)
+            _write_unless_skipped(c, state["exp_avg_scale"], scales)
+        _write_unless_skipped(c, state["exp_avg"], moment.to(self.moment).view_as(state["exp_avg"]))
 
-    def _update_vectors(self, params: list[Tensor], rates: StepNumbers) -> None:
-        """Plain Adam on all biases and norms end to end: hundreds of short vectors are one long one."""
+    def _update_vectors(self, params: list[Tensor], c: Coefficients) -> None:
+        """Plain Adam on all biases and norms concatenated, instead of hundreds of short vectors."""
         if not params:
             return
         states, sizes = [self.state[p] for p in params], [p.numel() for p in params]
         gradient = _concatenated([p.grad for p in params if p.grad is not None])
-        moment = torch.lerp(_concatenated([s["exp_avg"] for s in states]), gradient, 1 - rates.beta1)
-        second = torch.lerp(_concatenated([s["exp_avg_sq"] for s in states]), gradient.square(), 1 - rates.beta2)
-        update = moment / rates.correction1 / ((second / rates.correction2).sqrt() + rates.eps)
-        update = _concatenated([_clipped(part, rates.clip) for part in update.split(sizes)]) if rates.clip else update
-        for old, new in (
-            (params, _updated(_concatenated(params), update, rates)),
+        moment = torch.lerp(_concatenated([s["exp_avg"] for s in states]), gradient, 1 - c.beta1)
+        second = torch.lerp(_concatenated([s["exp_avg_sq"] for s in states]), gradient.square(), 1 - c.beta2)
+        update = moment / c.correction1 / ((second / c.correction2).sqrt() + c.eps)
+        update = _concatenated([_clipped(part, c.clip) for part in update.split(sizes)]) if c.clip else update
+        for targets, new in (
+            (params, _step_weights(_concatenated(params), update, c)),
             ([s["exp_avg"] for s in states], moment),
             ([s["exp_avg_sq"] for s in states], second),
         ):
-            kept = torch.where(rates.skip, _concatenated(old), new).split(sizes)
-            torch._foreach_copy_(old, [part.view_as(p) for part, p in zip(kept, params, strict=True)])
+            values = torch.where(c.skip, _concatenated(targets), new).split(sizes)
+            torch._foreach_copy_(targets, [value.view_as(p) for value, p in zip(values, params, strict=True)])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state strictly; unlike torch's own, tensors keep their dtype (int8 levels stay int8).
@@ -224,36 +222,26 @@ class FactoredAdam(Optimizer):
         for index, p in zip(indices, params, strict=True):
             self.state[p] = self._fresh(p)
             if index in state_dict["state"]:
-                _copy_state(self.state[p], state_dict["state"][index], index)
+                saved, fresh = state_dict["state"][index], self.state[p]
+                found, expected = ({k: (v.shape, v.dtype) for k, v in state.items()} for state in (saved, fresh))
+                if found != expected:
+                    raise ValueError(f"optimizer state {index}: saved {found}, expected {expected}")
+                for name, value in fresh.items():
+                    value.copy_(saved[name])
 
 
-def _correction(beta: float, step: Tensor) -> Tensor:
-    """1 - beta^step, exact also for a beta near 1."""
-    return -torch.expm1(step * math.log(beta)) if beta > 0 else torch.ones_like(step)
-
-
-def _updated(p: Tensor, update: Tensor, rates: StepNumbers) -> Tensor:
-    return p * (1 - rates.lr * rates.decay) - update * rates.lr
+def _step_weights(p: Tensor, update: Tensor, c: Coefficients) -> Tensor:
+    return p * (1 - c.lr * c.decay) - update * c.lr
 
 
 def _clipped(update: Tensor, limit: float) -> Tensor:
     return update / (update.square().mean().sqrt() / limit).clamp_min(1.0) if limit else update
 
 
-def _write_unless_skipped(rates: StepNumbers, old: Tensor, new: Tensor) -> None:
+def _write_unless_skipped(c: Coefficients, old: Tensor, new: Tensor) -> None:
     """Write the new value in place, unless the step is skipped."""
-    old.copy_(torch.where(rates.skip, old, new))
+    old.copy_(torch.where(c.skip, old, new))
 
 
 def _concatenated(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-def _copy_state(fresh: dict[str, Tensor], saved: dict[str, Tensor], index: int) -> None:
-    def described(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-        return {name: (value.shape, value.dtype) for name, value in state.items()}
-
-    if described(fresh) != described(saved):
-        raise ValueError(f"optimizer state {index}: saved {described(saved)}, expected {described(fresh)}")
-    for name, value in fresh.items():
-        value.copy_(saved[name])

@@ -27,22 +27,22 @@ def block_length(columns: int) -> int:
 
 
 def thresholds(length: int, step: Tensor) -> Tensor:
-    """Where step `step` rounds up at each of `length` places, in [0, 1): [length], a pure function of the step.
+    """Rounding thresholds in [0, 1) of `length` elements at step `step`: [length], a pure function of the step.
 
-    Steps of the golden ratio visit the interval evenly. Rounding to the nearest instead would hold an element for
-    ever: 0.9 times 4 levels is nearer to 4 than to 3, so a moment without gradient would never fade.
+    Multiples of the golden ratio cover the interval evenly. Rounding to the nearest instead would never change some
+    elements: 0.9 times 4 levels is nearer to 4 than to 3, so a moment without gradient would never decay.
     """
-    place = torch.arange(length, device=step.device)
+    index = torch.arange(length, device=step.device)
     # In 16-bit integers: exact on every device. 40503 / 65536 is the golden ratio, 25173 is any odd number.
-    return ((place * 25_173 + step.to(torch.int64) * 40_503) & 0xFFFF).to(torch.float32) / 65_536
+    return ((index * 25_173 + step.to(torch.int64) * 40_503) & 0xFFFF).to(torch.float32) / 65_536
 
 
 def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """Matrix [R, C] to int8 levels [R, C] and scales [R, C / block].
 
-    An element moves by less than one level, that is by less than its block's largest magnitude / 127, and over the
-    steps it is rounded up as often as its fraction asks: errors do not add up in one direction. A moment that decays
-    by beta and is stored anew at each step lies within 1 / (1 - beta) levels of the exact one.
+    The error of an element is less than one level, its block's largest magnitude / 127, and over the steps it is
+    rounded up in proportion to its fraction, so that errors do not add up in one direction. A moment that decays by
+    beta and is stored at each step lies within 1 / (1 - beta) levels of the exact one.
 
     Args:
         x: fp32.

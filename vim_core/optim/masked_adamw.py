@@ -1,4 +1,4 @@
-"""AdamW as a constant graph, for devices without a fused one: nothing in it depends on a Python number of the step."""
+"""AdamW as a constant graph, for devices without a fused one: no Python number in it changes with the step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from torch.optim import Optimizer
 def scalar(value: float, device: torch.device) -> Tensor:
     """An fp32 scalar [] that reaches the device as data, so that a compiled program does not depend on its value.
 
-    It travels as a vector of one: torch_xla writes scalars of 0 and 1 into the program as constants and merges equal
-    ones, so that a weight reaching 1, or two rates meeting, would compile everything anew.
+    It is transferred as a vector of one: torch_xla writes scalars of 0 and 1 into the program as constants and merges
+    equal ones, so that a weight reaching 1, or two equal rates, would compile everything anew.
     """
     return torch.tensor([value], dtype=torch.float32).to(device).squeeze(0)
+
+
+def bias_correction(beta: float, step: Tensor) -> Tensor:
+    """1 - beta^step without the cancellation that fp32 would suffer where beta^step is near 1."""
+    return -torch.expm1(step * math.log(beta)) if beta > 0 else torch.ones_like(step)
 
 
 class MaskedAdamW(Optimizer):
@@ -48,7 +53,7 @@ class MaskedAdamW(Optimizer):
                 }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over saved state; torch would leave the step counters on the device that they were saved on."""
+        """Load saved state; torch would leave the step counters on the device that they were saved on."""
         super().load_state_dict(state_dict)
         for parameter, slots in self.state.items():
             slots["step"] = slots["step"].to(parameter.device)
@@ -76,16 +81,14 @@ class MaskedAdamW(Optimizer):
         count = state["step"] + 1
         average = beta1 * state["exp_avg"] + (1 - beta1) * gradient
         square = beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient.square()
-        # 1 - beta^count without the cancellation that fp32 would suffer at small counts.
-        correction1 = -torch.expm1(count * math.log(beta1)) if beta1 > 0 else torch.ones_like(count)
-        correction2 = -torch.expm1(count * math.log(beta2)) if beta2 > 0 else torch.ones_like(count)
+        correction1, correction2 = bias_correction(beta1, count), bias_correction(beta2, count)
         denominator = square.sqrt() / correction2.sqrt() + group["eps"]
-        moved = parameter * (1 - rate * decay) - rate / correction1 * average / denominator
-        self._keep(parameter, moved)
-        self._keep(state["exp_avg"], average)
-        self._keep(state["exp_avg_sq"], square)
-        self._keep(state["step"], count)
+        updated = parameter * (1 - rate * decay) - rate / correction1 * average / denominator
+        self._write_unless_skipped(parameter, updated)
+        self._write_unless_skipped(state["exp_avg"], average)
+        self._write_unless_skipped(state["exp_avg_sq"], square)
+        self._write_unless_skipped(state["step"], count)
 
-    def _keep(self, target: Tensor, value: Tensor) -> None:
-        """Write `value`, unless the flag says that this update does not count."""
+    def _write_unless_skipped(self, target: Tensor, value: Tensor) -> None:
+        """Copy `value` into `target`, unless the flag is set."""
         target.copy_(value if self.found_inf is None else torch.where(self.found_inf > 0, target, value))

@@ -43,8 +43,8 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     return factored(module, config) if config.kind == "factored" else adamw(module, config)
 
 
-def _groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Matrices decay, vectors (biases, norms) do not."""
+def _decay_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Parameter groups: matrices with weight decay, vectors (biases, norms) without."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -54,15 +54,18 @@ def _groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
 
 
 def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW over a module; matrices decay, vectors (biases, norms) do not.
-
-    The fused form takes a device flag that makes one update do nothing, see `guarded_step`; XLA has none, there
-    `MaskedAdamW` does the same.
-    """
-    betas, groups = (config.beta1, config.beta2), _groups(module, config)
+    """AdamW over a module: fused, or `MaskedAdamW` on XLA, which has no fused one; both support `guarded_step`."""
+    betas, groups = (config.beta1, config.beta2), _decay_groups(module, config)
     if groups[0]["params"][0].device.type == "xla":
         return MaskedAdamW(groups, lr=config.lr, betas=betas)
-    return torch.optim.AdamW(_by_split(groups), lr=config.lr, betas=betas, fused=True)
+    # Fused updates take either sharded or whole parameters.
+    separate = [
+        {**group, "params": [p for p in group["params"] if isinstance(p, DTensor) is sharded]}
+        for group in groups
+        for sharded in (False, True)
+    ]
+    groups = [group for group in separate if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
 
 
 def factored(module: nn.Module, config: OptimConfig) -> FactoredAdam:
@@ -74,21 +77,12 @@ def factored(module: nn.Module, config: OptimConfig) -> FactoredAdam:
     if any(isinstance(p, DTensor) for p in module.parameters()):
         raise ConfigError("optim.kind='factored': takes whole parameters; use run.parallel=data or optim.kind=adamw")
     return FactoredAdam(
-        _groups(module, config),
+        _decay_groups(module, config),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         update_clip=config.update_clip,
         first_moment=config.first_moment,
     )
-
-
-def _by_split(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The groups, whole parameters apart from those sharded over the workers: fused updates take either."""
-    parts = []
-    for group in groups:
-        for sharded in (False, True):
-            parts.append({**group, "params": [p for p in group["params"] if isinstance(p, DTensor) is sharded]})
-    return [part for part in parts if part["params"]]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
@@ -99,19 +93,19 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Total gradient norm; gradients are scaled down to `max_norm` where that is positive and exceeded."""
-    given = list(parameters)
-    if any(isinstance(p, DTensor) for p in given):
-        return fsdp.clip(given, max_norm if max_norm > 0 else math.inf)
+    params = list(parameters)
+    if any(isinstance(p, DTensor) for p in params):
+        return fsdp.clip(params, max_norm if max_norm > 0 else math.inf)
     if max_norm > 0:
-        return torch.nn.utils.clip_grad_norm_(given, max_norm)
+        return torch.nn.utils.clip_grad_norm_(params, max_norm)
     # Without a limit torch would still multiply every gradient, by one.
-    return torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
+    return torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
 
 
 def guarded_step(optimizer: torch.optim.Optimizer, loss: Tensor, norm: Tensor) -> Tensor:
-    """Update, unless loss or gradient norm is not finite: then the device skips it (contract 5).
+    """Optimizer step that the device skips where loss or gradient norm is not finite (contract 5).
 
-    Returns the flag, 1.0 where the update was skipped.
+    Returns a flag, 1.0 where the step was skipped.
     """
     skipped = 1.0 - (torch.isfinite(loss.detach()) & torch.isfinite(norm)).float()
     optimizer.found_inf = skipped  # type: ignore[attr-defined]

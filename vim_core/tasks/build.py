@@ -47,7 +47,7 @@ def build_network(
         network.to(runtime.device)
     ema = Ema(network, decay) if decay else None
     for part in (network, ema.shadow) if ema else (network,):
-        runtime.split(part, keep(part))  # type: ignore[arg-type]
+        runtime.apply_fsdp(part, keep(part))  # type: ignore[arg-type]
     if runtime.sharded:
         _fill(network, ema, runtime, load)
     return network, ema
@@ -73,4 +73,4 @@ def _fill(network: Network, ema: Ema | None, runtime: Runtime, load: Callable[[N
     load(network)
     if ema is not None:
         allocate(ema.shadow, runtime.device)
-        ema.begin()
+        ema.copy_weights()

@@ -182,7 +182,7 @@ class PriorTask(Task):
 
         Of a network that is split over the workers the first one says them.
         """
-        model = self.runtime.whole(self.result)
+        model = self.runtime.full_network(self.result)
         if model is None:
             return {}
         return {
@@ -213,7 +213,7 @@ class PriorTask(Task):
             return {}
         device = evaluation_device(self.runtime.device)
         here = device == self.runtime.device
-        model = self.runtime.whole(self.result) if here else snapshot(self.result, self.runtime)
+        model = self.runtime.full_network(self.result) if here else snapshot(self.result, self.runtime)
         if model is None:
             return {}
         if self._decoder is None:
@@ -222,7 +222,7 @@ class PriorTask(Task):
 
     def export(self) -> dict[str, bytes]:
         """Weights and shape; of a network that is split over the workers the first one has them."""
-        model = self.runtime.whole(self.result, torch.device("cpu"))
+        model = self.runtime.full_network(self.result, torch.device("cpu"))
         return {} if model is None else {"model.safetensors": to_bytes(model), "config.json": model_config(self.shape)}
 
 

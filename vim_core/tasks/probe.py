@@ -164,13 +164,13 @@ class ProbeTask(Task):
             right = {name: torch.zeros(value.shape[1], device=value.device) for name, value in heads.items()}
             count = 0
             for inputs, labels in rows.judged(side == 1, self.runtime.rank, self.runtime.world):
-                placed = self.runtime.place({"inputs": inputs, "labels": labels}, self.config.accumulate)
+                placed = self.runtime.to_device({"inputs": inputs, "labels": labels}, self.config.accumulate)
                 count += int((labels >= 0).sum())
                 for name, x in self.sets(source, placed["inputs"]).items():
                     guesses = torch.einsum("bd,dhc->bhc", append_ones(x.float()), heads[name]).argmax(-1)
                     right[name] += (guesses == placed["labels"][:, None]).sum(0)
                 self.runtime.end_step()
-            total = self.runtime.control(torch.tensor([float(count)])).sum()
+            total = self.runtime.gather_host(torch.tensor([float(count)])).sum()
             found |= {name: (self.runtime.sum(value).cpu() / total).tolist() for name, value in right.items()}
         return found
 

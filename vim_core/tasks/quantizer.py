@@ -144,7 +144,9 @@ class QuantizerTask(Task):
         figures, passes = self._generator_step(step, images)
         self._watch_codes(step, passes, figures)
         if self.judge is not None:
-            figures |= self._judge_step(step, images, self.runtime.joined([passed.fake for passed in passes]))
+            figures |= self._judge_step(
+                step, images, self.runtime.join_microbatches([passed.fake for passed in passes])
+            )
         if self.ema:
             self.ema.update(step)
         return figures
@@ -260,7 +262,7 @@ class QuantizerTask(Task):
 
     def _tokenizer(self) -> Tokenizer | None:
         """The present one; of a network that is split over the workers the first one has it."""
-        model = self.runtime.whole(self.result)
+        model = self.runtime.full_network(self.result)
         return None if model is None else Tokenizer(model, self.runtime.device)
 
     def pictures(self) -> dict[str, bytes]:
@@ -315,7 +317,7 @@ class QuantizerTask(Task):
 
     def export(self) -> dict[str, bytes]:
         """Weights (the average's, if there is one) and settings; the first worker's, of a network split over them."""
-        model = self.runtime.whole(self.result, torch.device("cpu"))
+        model = self.runtime.full_network(self.result, torch.device("cpu"))
         if model is None:
             return {}
         source = self.data.source

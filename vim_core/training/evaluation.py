@@ -41,7 +41,7 @@ def snapshot(network: Network, runtime: Runtime) -> Network | None:
     Of a network that is sharded over the workers the first one gets the copy, the others None; all must call it.
     """
     device = evaluation_device(runtime.device)
-    result = runtime.whole(network, device)
+    result = runtime.full_network(network, device)
     if result is network:
         memo: dict[int, object] = {}
         if device != runtime.device:

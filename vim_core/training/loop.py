@@ -75,7 +75,7 @@ def train(
 
     # 1. Resume.
     start = resume(task, checkpoints, spool)
-    runtime.shard(task.modules, task.optimizers)
+    runtime.mark_sharding(task.modules, task.optimizers)
 
     try:
         with TrainingMonitor(task, spool, start, peaks, on_evaluated) as monitor:
@@ -83,7 +83,7 @@ def train(
             for step, batch in enumerate(monitor.batches(batches(task, start, data_workers)), start):
                 # 2. Step: forward, backward, update.
                 runtime.seed_step(config.seed, step)
-                figures = task.step(step, runtime.place(batch, config.accumulate))
+                figures = task.step(step, runtime.to_device(batch, config.accumulate))
                 runtime.end_step()
                 done = step + 1
                 last = done == config.steps

@@ -47,7 +47,7 @@ class PreemptionMonitor:
             return Preemption.NONE
         notice = max(source() for source in self.sources)
         if self.runtime.world > 1:
-            notice = Preemption(int(self.runtime.control(torch.tensor([int(notice)])).max()))
+            notice = Preemption(int(self.runtime.gather_host(torch.tensor([int(notice)])).max()))
         repeated = notice is Preemption.SAVE and self._saved
         self._saved = notice is Preemption.SAVE
         return Preemption.NONE if repeated else notice

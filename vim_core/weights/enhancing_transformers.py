@@ -1,15 +1,15 @@
-"""Stage-1 checkpoints of enhancing-transformers (thuanz123, the public ViT-VQGAN weights) as tokenizers of ours.
+"""Conversion of stage-1 checkpoints of enhancing-transformers (thuanz123, the public ViT-VQGAN weights).
 
-Their network by its tensors' names: `encoder.to_patch_embedding.0` (convolution over images in [0, 1]),
+Tensors of their network: `encoder.to_patch_embedding.0` (convolution over images in [0, 1]),
 `encoder.en_pos_embedding` (fixed 2D sine-cosine, columns first), `encoder.transformer.layers.<i>.0` (norm, attention
 without bias on queries, keys and values) and `.1` (norm, two layers with a tanh), a last norm, `pre_quant`,
 `quantizer.embedding` (looked up by cosine), `post_quant`, a decoder of the same blocks, and `decoder.to_pixel`, a
 transposed convolution. The last norms are `<side>.transformer.norm` or, in earlier versions, `<side>.norm`, the pixel
-layer `to_pixel.1` or `to_pixel.conv_out`. Whatever lies under `loss.` belongs to training.
+layer `to_pixel.1` or `to_pixel.conv_out`. Tensors under `loss.` belong to training.
 
-Ours are the same functions: the convolutions touch each pixel once, so they are linear layers over patches; images in
-[-1, 1] instead of [0, 1] move into the first layer's weights and bias, missing biases are zeros, and the stored
-positions become learned ones. Heads narrower than the model's width over their number are filled up with zeros.
+Our network computes the same function: their convolutions do not overlap, so they are linear layers over patches; the
+change from images in [0, 1] to [-1, 1] is folded into the first layer's weights and bias, missing biases are zeros, and
+the stored positions become learned ones. Heads narrower than dim / heads are padded with zeros.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from vim_core.storage import io
 
 State = dict[str, Tensor]
 HEAD_DIM = 64
-"""Width of a head in all of their configurations; no tensor tells it."""
+"""Width of a head in all of their configurations; it cannot be derived from the tensors."""
 ENCODE_BATCH = 8
 
 
 def load_enhancing(uri: str, head_dim: int = HEAD_DIM) -> ViTVQGAN:
-    """The tokenizer in a checkpoint file of theirs; only tensors are unpickled.
+    """The tokenizer of a checkpoint file; only tensors are unpickled.
 
     Args:
-        uri: path or URI of a file that Lightning or `torch.save` wrote, with `state_dict` in it or by itself.
+        uri: path or URI of a file written by Lightning or `torch.save`: a state dict, or one under `state_dict`.
         head_dim: width of an attention head.
 
     Raises:
@@ -46,7 +46,7 @@ def load_enhancing(uri: str, head_dim: int = HEAD_DIM) -> ViTVQGAN:
 def _read(uri: str) -> State:
     try:
         with io.local_copy(uri) as path:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{uri}: no such file") from None
     except StorageError:
@@ -55,19 +55,19 @@ def _read(uri: str) -> State:
         rule = "save its 'state_dict' alone with torch.save where you trust it"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{uri}: not a file of tensors alone ({reason}); {rule}") from None
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{uri}: holds no tensors by name, neither under 'state_dict' nor by itself")
-    return found
+    return state
 
 
 def convert_state_dict(state: State, name: str = "state", head_dim: int = HEAD_DIM) -> ViTVQGAN:
-    """The tokenizer of a state dict of theirs. Raises `DataError` naming a tensor that is missing or unknown."""
-    source = _Source(_by_newest_names(state), name)
+    """The tokenizer of their state dict. Raises `DataError` naming a tensor that is missing or unknown."""
+    source = _StateDict(_by_newest_names(state), name)
     config = _config(source, head_dim)
     model = ViTVQGAN(config)
     new = {"codebook.weight": source.take("quantizer.embedding.weight"), "codebook.usage": model.codebook.usage}
-    new |= _ends(source, config.patch)
+    new |= _outer_layers(source, config.patch)
     for side, prefix, stack in (("encoder", "en", config.encoder), ("decoder", "de", config.decoder)):
         new[f"{side}.positions"] = source.take(f"{side}.{prefix}_pos_embedding")[0]
         new |= source.layer(f"{side}.transformer.norm", f"{side}.norm")
@@ -81,14 +81,14 @@ def convert_state_dict(state: State, name: str = "state", head_dim: int = HEAD_D
     return model.eval()
 
 
-class _Source:
-    """A state dict that is used up tensor by tensor."""
+class _StateDict:
+    """A state dict of which every tensor must be taken."""
 
     def __init__(self, state: State, name: str) -> None:
         self.state, self.name, self.left = state, name, set(state)
 
     def take(self, key: str) -> Tensor:
-        """A tensor that must be there."""
+        """A tensor, which must exist."""
         if key not in self.state:
             rule = "expected a ViT-VQGAN of enhancing-transformers with a norm behind either stack"
             raise DataError(f"{self.name}: has no {key}; {rule}")
@@ -96,16 +96,16 @@ class _Source:
         return self.state[key]
 
     def layer(self, theirs: str, ours: str) -> State:
-        """Weight and bias under another name."""
+        """Weight and bias of a layer under our name."""
         return {f"{ours}.{part}": self.take(f"{theirs}.{part}") for part in ("weight", "bias")}
 
     def blocks(self, side: str) -> int:
-        """Blocks of a stack."""
+        """Number of blocks of a stack."""
         found = {key.split(".")[3] for key in self.state if key.startswith(f"{side}.transformer.layers.")}
         return len(found)
 
     def finish(self) -> None:
-        """Refuse what was not used."""
+        """Raise `DataError` for tensors that were not taken."""
         if self.left:
             raise DataError(f"{self.name}: has unknown tensors: {', '.join(sorted(self.left)[:4])}")
 
@@ -122,7 +122,7 @@ def _by_newest_names(state: State) -> State:
     return renamed
 
 
-def _config(source: _Source, head_dim: int) -> QuantizeConfig:
+def _config(source: _StateDict, head_dim: int) -> QuantizeConfig:
     patch = source.take("encoder.to_patch_embedding.0.weight").shape[-1]
     side = math.isqrt(source.take("encoder.en_pos_embedding").shape[1])
     codes, dim = source.take("quantizer.embedding.weight").shape
@@ -140,7 +140,7 @@ def _config(source: _Source, head_dim: int) -> QuantizeConfig:
     )
 
 
-def _stack(source: _Source, side: str, head_dim: int) -> StackConfig:
+def _stack(source: _StateDict, side: str, head_dim: int) -> StackConfig:
     first = f"{side}.transformer.layers.0"
     rows, dim = source.take(f"{first}.0.fn.to_qkv.weight").shape
     heads = rows // (3 * head_dim)
@@ -150,8 +150,8 @@ def _stack(source: _Source, side: str, head_dim: int) -> StackConfig:
     return StackConfig(source.blocks(side), heads, dim, source.take(f"{first}.1.fn.net.0.weight").shape[0])
 
 
-def _ends(source: _Source, patch: int) -> State:
-    """What lies around the stacks: patch embedding, both layers at the codebook, and pixels."""
+def _outer_layers(source: _StateDict, patch: int) -> State:
+    """Layers outside the stacks: patch embedding, both projections at the codebook, pixel head."""
     kernel, bias = (source.take(f"encoder.to_patch_embedding.0.{part}") for part in ("weight", "bias"))
     # w x + b of x = (y + 1) / 2 is (w / 2) y + (b + sum(w) / 2).
     embed = kernel.double().permute(0, 2, 3, 1).flatten(1) / 2
@@ -166,26 +166,26 @@ def _ends(source: _Source, patch: int) -> State:
     }
 
 
-def _block(source: _Source, theirs: str, ours: str, stack: StackConfig, head_dim: int) -> State:
-    found = source.layer(f"{theirs}.0.norm", f"{ours}.norm1") | source.layer(f"{theirs}.1.norm", f"{ours}.norm2")
-    found |= source.layer(f"{theirs}.1.fn.net.0", f"{ours}.mlp.up")
-    found |= source.layer(f"{theirs}.1.fn.net.2", f"{ours}.mlp.down")
+def _block(source: _StateDict, theirs: str, ours: str, stack: StackConfig, head_dim: int) -> State:
+    tensors = source.layer(f"{theirs}.0.norm", f"{ours}.norm1") | source.layer(f"{theirs}.1.norm", f"{ours}.norm2")
+    tensors |= source.layer(f"{theirs}.1.fn.net.0", f"{ours}.mlp.up")
+    tensors |= source.layer(f"{theirs}.1.fn.net.2", f"{ours}.mlp.down")
     dim, heads, width = stack.dim, stack.heads, stack.dim // stack.heads
-    given = source.take(f"{theirs}.0.fn.to_qkv.weight")
-    qkv = given.new_zeros(3, heads, width, dim)
-    qkv[:, :, :head_dim] = given.view(3, heads, head_dim, dim)
-    # Scores are divided by the root of the width with the zeros, theirs by that without.
+    their_qkv = source.take(f"{theirs}.0.fn.to_qkv.weight")
+    qkv = their_qkv.new_zeros(3, heads, width, dim)
+    qkv[:, :, :head_dim] = their_qkv.view(3, heads, head_dim, dim)
+    # Our scores are divided by the root of the padded width, theirs by that of their heads.
     qkv[0] *= math.sqrt(width / head_dim)
-    out = given.new_zeros(dim, heads, width)
+    out = their_qkv.new_zeros(dim, heads, width)
     if heads == 1 and head_dim == dim and f"{theirs}.0.fn.to_out.weight" not in source.state:
-        # They leave the output projection out where there is one head of the model's width.
-        out[:, 0], bias = torch.eye(dim), given.new_zeros(dim)
+        # Without an output projection where there is one head of the model's width.
+        out[:, 0], bias = torch.eye(dim), their_qkv.new_zeros(dim)
     else:
         out[:, :, :head_dim] = source.take(f"{theirs}.0.fn.to_out.weight").view(dim, heads, head_dim)
         bias = source.take(f"{theirs}.0.fn.to_out.bias")
-    return found | {
+    return tensors | {
         f"{ours}.attention.qkv.weight": qkv.reshape(3 * dim, dim),
-        f"{ours}.attention.qkv.bias": given.new_zeros(3 * dim),
+        f"{ours}.attention.qkv.bias": their_qkv.new_zeros(3 * dim),
         f"{ours}.attention.out.weight": out.flatten(1),
         f"{ours}.attention.out.bias": bias,
     }

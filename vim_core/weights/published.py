@@ -1,4 +1,4 @@
-"""Named weight files from outside: where they come from, what they are for, the hash they must have."""
+"""Published weight files: loaded from the user's address, with their hash checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_weights(file: WeightFile, uri: str, key: str) -> dict[str, Tensor]:
 
 
 def load_verified(file: WeightFile, uri: str, key: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors as `load_weights` gives them, and the whole sha256 of their file."""
+    """The tensors as `load_weights` returns them, and the full sha256 of their file."""
     if not uri:
         raise ConfigError(f"{key} is empty: give the path or URI of {file.name}, the {file.purpose}")
     try:

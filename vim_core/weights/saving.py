@@ -1,4 +1,4 @@
-"""Weights as safetensors and settings as JSON: strict in both directions, no pickle."""
+"""Weights as safetensors and settings as JSON: loaded strictly, no pickle."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def load_into(module: nn.Module, uri: str) -> None:
 def allocate_and_load(
     module: nn.Module, uri: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> None:
-    """Give a network on the meta device its storage and its saved tensors, one after another and strictly.
+    """Allocate a network that is on the meta device and load saved tensors strictly, one after another.
 
-    The file is memory-mapped anew for each tensor, so besides the network there is never more than one tensor of it
-    in memory. A network sharded by FSDP2 or `distribute_tensor` gets this rank's part of each tensor.
+    The file is memory-mapped again for each tensor, so that besides the network only one of its tensors is in memory.
+    A network sharded by FSDP2 or `distribute_tensor` gets this rank's shard of each tensor.
 
     Args:
-        module: the network; it says how to fill the buffers that are not saved, see `meta`.
+        module: the network; it has what `vim_core.models.meta` needs.
         uri: safetensors file; a remote one is downloaded once, to a temporary file.
-        device: where the tensors are to live.
-        dtype: what the network's floating-point tensors become; by default the file's must be the network's.
+        device: of the tensors.
+        dtype: of the network's floating-point tensors; by default the file's type must be the network's.
 
     Raises:
         DataError: the file is missing or damaged, or a tensor is missing, unknown, of another shape or another type.
@@ -105,17 +105,18 @@ def allocate_and_load(
 
 
 def _check_file(module: nn.Module, path: str, uri: str, converts: bool) -> None:
+    """Compare names, shapes and (unless `converts`) types of a file and a network. Raises `DataError`."""
     from safetensors import safe_open
 
-    wanted = {name: _description(value, converts) for name, value in module.state_dict().items()}
+    expected = {name: _description(value, converts) for name, value in module.state_dict().items()}
     with safe_open(path, framework="pt") as file:
         found = {name: _description(file.get_tensor(name), converts) for name in file.keys()}  # noqa: SIM118
-    odd = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-    odd += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
+    odd = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    odd += [f"{name} is unknown" for name in found.keys() - expected.keys()]
     odd += [
-        f"{name} is {found[name]}, expected {wanted[name]}"
-        for name in wanted.keys() & found.keys()
-        if wanted[name] != found[name]
+        f"{name} is {found[name]}, expected {expected[name]}"
+        for name in expected.keys() & found.keys()
+        if expected[name] != found[name]
     ]
     if odd:
         raise DataError(f"{uri} does not fit {type(module).__name__}: {'; '.join(sorted(odd)[:8])}")

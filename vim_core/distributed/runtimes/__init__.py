@@ -1,4 +1,4 @@
-"""The accelerator seam: everything that differs between CPU, CUDA and XLA lives here."""
+"""Runtimes: everything that differs between CPU, CUDA and XLA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Numeric", "Runtime", "create", "resolve_threads"]
 
 
 def resolve_threads(threads: int) -> int:
-    """`run.threads`, with 0 meaning every core this process may use."""
+    """Number of threads of `run.threads`, where 0 means every core that this process may use."""
     return threads or len(os.sched_getaffinity(0))
 
 
@@ -30,7 +30,7 @@ def create(
         fsdp, compile_cache: `run.fsdp` and `run.compile_cache`, which only XLA reads.
 
     Raises:
-        ConfigError: CUDA or XLA was asked for and is not there.
+        ConfigError: CUDA or XLA is requested and not available.
     """
     import torch
 

@@ -1,8 +1,9 @@
-"""The accelerator seam: one object that tasks ask instead of looking around (contract 10)."""
+"""Interface of the accelerators: device, precision, collectives and sharding of one worker (contract 10)."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Numeric:
-    """What must be equal for two runs to give the same bits."""
+    """Numeric class: two runs of the same class give the same bits."""
 
     device: str
     dtype: str
@@ -32,48 +33,46 @@ class Numeric:
 
     @property
     def family(self) -> str:
-        """A folder name without the number of workers, such as `cpu-bf16-t2`."""
+        """Folder name without the number of workers, such as `cpu-bf16-t2`."""
         return f"{self.device}-{self.dtype}-t{self.threads}" + ("-compiled" if self.compiled else "")
 
     @property
     def name(self) -> str:
-        """A folder name, such as `cpu-bf16-t2-w1`; networks through torch.compile add `-compiled`."""
+        """Folder name, such as `cpu-bf16-t2-w1`, with `-compiled` at the end where torch.compile is used."""
         return f"{self.device}-{self.dtype}-t{self.threads}-w{self.world}" + ("-compiled" if self.compiled else "")
 
     def record(self) -> dict[str, object]:
-        """For manifests."""
+        """As a manifest records it."""
         return asdict(self)
 
 
 class Runtime(ABC):
-    """One process of a training job: its device, its rank, its collectives, its precision."""
+    """One worker of a training job: its device, rank, precision and collectives."""
 
     kind: str
     compiled = False
-    """Whether `compile` compiles; set before the task is built."""
+    """`compile` uses torch.compile; set before the task is built."""
     parallel = "data"
-    """How workers share one training: 'data' (each has the whole network) or 'fsdp' (`vim_core.distributed.fsdp`)."""
+    """'data': each worker has the whole network; 'fsdp': it is sharded over them (`vim_core.distributed.fsdp`)."""
     lockstep: bool = False
-    """Whether every worker must run every operation, even towards a file that only the first one writes."""
+    """Every worker must run every operation, also for a file that only rank 0 writes."""
 
     def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1) -> None:
         self.rank = rank
         self.world = world
         self.threads = threads
-        self.dtype = torch.bfloat16 if self._wants_bf16(precision) else torch.float32
+        bf16 = precision == "bf16" or (precision == "auto" and self.has_bf16())
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
         self._mesh: DeviceMesh | None = None
-
-    def _wants_bf16(self, precision: str) -> bool:
-        return precision == "bf16" or (precision == "auto" and self.has_bf16())
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where tensors of this process live."""
+        """Device of this worker's tensors."""
 
     @abstractmethod
     def has_bf16(self) -> bool:
-        """Whether the hardware multiplies bf16 faster than fp32."""
+        """True where the hardware multiplies bf16 faster than fp32."""
 
     @property
     def numeric(self) -> Numeric:
@@ -83,11 +82,11 @@ class Runtime(ABC):
 
     @property
     def sharded(self) -> bool:
-        """Whether networks are split over several workers, none of which then has a whole one."""
+        """True where networks are sharded over several workers, none of which has a whole one."""
         return self.parallel == "fsdp" and self.world > 1
 
     def compile(self, network: nn.Module) -> Callable[..., Any]:
-        """The network's training pass, through torch.compile where the job asks for it; batches have one shape.
+        """The network's forward pass, through torch.compile where `compiled` is set; batches have one shape.
 
         Raises:
             ConfigError: the device has a compiler of its own, or the network is sharded.
@@ -100,10 +99,10 @@ class Runtime(ABC):
             raise ConfigError("compile='on': not of sharded networks; set compile=off or run.parallel=data")
         return torch.compile(network, dynamic=False)
 
-    def split(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
-        """Split a network over the workers where `parallel` asks for it and there are several.
+    def apply_fsdp(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
+        """Shard a network over the workers where `parallel` is 'fsdp' and there are several.
 
-        Call it before the optimizer is built; `keep` stays whole on every worker.
+        Call it before the optimizer is built; the parameters in `keep` are replicated.
         """
         if self.sharded:
             from torch.distributed.device_mesh import init_device_mesh
@@ -111,17 +110,16 @@ class Runtime(ABC):
             from vim_core.distributed import fsdp
 
             self._mesh = self._mesh or init_device_mesh(self.device.type, (self.world,))
-            fsdp.split(module, self._mesh, keep, self.dtype)
+            fsdp.apply_fsdp(module, self._mesh, keep, self.dtype)
 
-    def whole(self, module: Network, device: torch.device | None = None) -> Network | None:
+    def full_network(self, module: Network, device: torch.device | None = None) -> Network | None:
         """The network with all of its weights: itself unless it is sharded.
 
-        Then it is a collective that gives the first worker a copy on `device` (by default this runtime's), the others
-        None.
+        A collective for a sharded one: rank 0 gets a copy on `device` (by default this runtime's), the others None.
         """
         from vim_core.distributed import fsdp
 
-        return fsdp.whole(module, self.rank == 0, device)  # type: ignore[return-value]
+        return fsdp.full_network(module, self.rank == 0, device)  # type: ignore[return-value]
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in the job's dtype; weights stay fp32."""
@@ -131,27 +129,27 @@ class Runtime(ABC):
         """Key all of torch's noise (dropout) by (seed, step, rank)."""
         torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + self.rank) % (1 << 63))
 
-    def place(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
-        """This worker's rows of the batch on its device, laid out so that `microbatches` makes `parts` of them."""
+    def to_device(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
+        """This worker's rows of the batch on its device, laid out for `microbatches` of as many `parts`."""
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
-        """Consecutive parts of this worker's rows [b, …] of a batch placed for as many."""
+        """Consecutive parts [b / parts, …] of this worker's rows [b, …], as `to_device` laid them out."""
         return value.chunk(parts) if parts > 1 else (value,)
 
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Rows [b / parts, …] of every microbatch, in the order in which `microbatches` takes them apart again."""
+    def join_microbatches(self, parts: Sequence[Tensor]) -> Tensor:
+        """Inverse of `microbatches`: rows [b / parts, …] of every microbatch as one tensor [b, …]."""
         return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """A whole, contiguous copy on the CPU; the tensor itself where it is one already."""
+        """A whole, contiguous tensor on the CPU; the tensor itself where it is one already."""
         return tensor.detach().cpu().contiguous()
 
-    def shard(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:  # noqa: B027
-        """Split weights and optimizer slots over devices, where this runtime does; called after restoring them."""
+    def mark_sharding(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:  # noqa: B027
+        """Shard weights and optimizer slots over devices (XLA only); called after restoring them."""
 
     def end_step(self) -> None:  # noqa: B027
-        """Mark the end of a training step, where operations are recorded first and run together."""
+        """Mark the end of a training step, for devices that record operations and run them together."""
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over all workers; the value itself with one."""
@@ -171,15 +169,15 @@ class Runtime(ABC):
         dist.all_gather(parts, value.contiguous())
         return torch.cat(parts)
 
-    def control(self, value: Tensor) -> Tensor:
-        """Concatenate every worker's rows [N, …] of host numbers in rank order, apart from the training's own data."""
+    def gather_host(self, value: Tensor) -> Tensor:
+        """Concatenate every worker's rows [N, …] of control data on the host, in rank order."""
         return self.gather(value.to(self.device)).cpu()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their mean over the workers, in one flat collective."""
         if self.world == 1:
             return
-        # Gradients of sharded networks were averaged by rows as they came up.
+        # FSDP has averaged the gradients of sharded parameters in the backward pass.
         gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
         if not gradients:
             return
@@ -188,3 +186,18 @@ class Runtime(ABC):
         flat /= self.world
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def product_rate(runtime: Runtime, size: int = 1024, seconds: float = 0.3) -> float:
+    """Measured rate of square matrix products in the runtime's dtype, in GFLOP/s (best of several rounds)."""
+    a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
+    b = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
+    best, deadline = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        product = a @ b
+        # Run the whole product first: a compiler would compute only the one element that is read.
+        runtime.end_step()
+        float(product[0, 0])
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9

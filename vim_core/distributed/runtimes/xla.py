@@ -1,8 +1,8 @@
-"""XLA: one process a host drives all its devices; the compiler splits one program over the devices of every host.
+"""XLA: one process per host drives all its devices; the compiler splits one program over the devices of every host.
 
-The only file that knows torch_xla. Under SPMD a tensor is the whole, global one wherever its parts lie: the loss is
-the mean over the global batch, so the collectives of the other runtimes are the identity here, and every host must
-run the same operations in the same order.
+The only file that imports torch_xla. Under SPMD a tensor is the global one wherever its shards are: the loss is the
+mean over the global batch, so the collectives of the other runtimes are the identity here, and every host must run the
+same operations in the same order.
 """
 
 from __future__ import annotations
@@ -43,8 +43,16 @@ class XlaRuntime(Runtime):
     def __init__(
         self, precision: str, threads: int, rank: int = 0, world: int = 1, fsdp: int = 0, cache: str = ""
     ) -> None:
-        _check_installed()
-        # Read at import: the compiler's note on its own future partitioner, once a program.
+        if importlib.util.find_spec("torch_xla") is None:
+            raise ConfigError(
+                "run.device='xla': torch_xla is not installed here (pip install 'vim-image-modeling[tpu]'); use "
+                "run.device=cpu or run.device=auto"
+            )
+        if importlib.util.find_spec("torch_tpu") is not None:
+            raise ConfigError(
+                "run.device='xla': torch_tpu is installed beside torch_xla and both claim the chips; remove torch_tpu"
+            )
+        # Read at import. Hides the compiler's note on its future partitioner, once per program.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import torch_xla
         import torch_xla.distributed.spmd as spmd
@@ -57,7 +65,7 @@ class XlaRuntime(Runtime):
         if not xr.is_spmd():
             xr.use_spmd()
         self._device: torch.device = torch_xla.device()
-        # Between several hosts even reading a split tensor is a program of all of them.
+        # With several hosts even reading a sharded tensor is a program of all of them.
         self.lockstep = world > 1
         self.platform = str(xr.device_type()).lower()
         self.devices = int(xr.global_runtime_device_count())
@@ -72,7 +80,7 @@ class XlaRuntime(Runtime):
 
     @property
     def device(self) -> torch.device:
-        """The virtual device that stands for all of them."""
+        """The virtual device of all devices."""
         return self._device
 
     def has_bf16(self) -> bool:
@@ -95,27 +103,27 @@ class XlaRuntime(Runtime):
         xm.set_rng_state(2 + value % ((1 << 31) - 2), str(self.device))
 
     def sum(self, value: Tensor) -> Tensor:
-        """The value: it is the global one already."""
+        """The value, which is the global one already."""
         return value
 
     def mean(self, value: Tensor) -> Tensor:
-        """The value: it is the global one already."""
+        """The value, which is the global one already."""
         return value
 
     def gather(self, value: Tensor) -> Tensor:
-        """The rows [N, …]: they are the global ones already."""
+        """The rows [N, …], which are the global ones already."""
         return value
 
-    def control(self, value: Tensor) -> Tensor:
-        """Every host's rows, through the gloo group beside the devices."""
+    def gather_host(self, value: Tensor) -> Tensor:
+        """Every host's rows, through a gloo group."""
         if self.world == 1:
             return value
         parts = [torch.empty_like(value) for _ in range(self.world)]
         dist.all_gather(parts, value.contiguous())
         return torch.cat(parts)
 
-    def split(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
-        """Nothing to do, `shard` splits weights over the devices.
+    def apply_fsdp(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
+        """Does nothing: `mark_sharding` shards weights over the devices.
 
         Raises:
             ConfigError: FSDP2 was asked for, which is not XLA's.
@@ -124,13 +132,13 @@ class XlaRuntime(Runtime):
             raise ConfigError("run.parallel='fsdp': is for CPU and CUDA; with run.device=xla set run.fsdp instead")
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Nothing to do: gradients belong to the global loss."""
+        """Does nothing: gradients are those of the global loss."""
 
-    def place(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
-        """This host's rows [b, …] to the devices, split along the first dimension.
+    def to_device(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
+        """This host's rows [b, …] on the devices, sharded along the first dimension.
 
-        Of several microbatches every device takes its share: they lie on it one after the other, so that taking one
-        moves nothing between devices, and each is still a consecutive part of this host's rows.
+        Every device holds its share of each microbatch, one after the other, so that taking one moves nothing between
+        devices, and each is a consecutive part of this host's rows.
 
         Raises:
             ConfigError: devices and microbatches do not divide the batch.
@@ -155,20 +163,20 @@ class XlaRuntime(Runtime):
         return placed
 
     def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
-        """Parts of the batch's rows [B, …]: of each device its own."""
+        """Microbatches [B / parts, …] of the batch's rows [B, …], each made of all devices' shares."""
         if parts == 1:
             return (value,)
         apart = value.unflatten(0, (self.devices, parts, -1))
         return [apart[:, part].flatten(0, 1) for part in range(parts)]
 
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Rows of every microbatch, again on each device one after the other."""
+    def join_microbatches(self, parts: Sequence[Tensor]) -> Tensor:
+        """Inverse of `microbatches`."""
         if len(parts) == 1:
             return parts[0]
         return torch.stack([part.unflatten(0, (self.devices, -1)) for part in parts], dim=1).flatten(0, 2)
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """A whole copy on the CPU, put together from the devices' parts; between hosts the devices gather it first."""
+        """A whole copy on the CPU, assembled from shards; with several hosts the devices gather it first."""
         import torch_xla.core.xla_model as xm
         from torch_xla.distributed.spmd import XLAShardedTensor
 
@@ -178,8 +186,8 @@ class XlaRuntime(Runtime):
         split = XLAShardedTensor(tensor)
         if not split.sharding_spec:
             return tensor.cpu()
-        # The step may still be running, and torch_xla's parts are those of a finished one. (Its copy of the whole,
-        # which waits by itself, compiles a program for every split tensor each time.)
+        # torch_xla returns the shards of the last finished step, so wait for the running one. (`tensor.cpu()` waits by
+        # itself, but compiles a program for every sharded tensor each time.)
         xm.wait_device_ops()
         whole = torch.empty(tensor.shape, dtype=tensor.dtype)
         for shard in split.local_shards:
@@ -191,15 +199,15 @@ class XlaRuntime(Runtime):
         return whole
 
     def end_step(self) -> None:
-        """Send everything recorded since the last call to the devices as one program."""
+        """Run the operations recorded since the last call as one program."""
         import torch_xla
 
         torch_xla.sync()
 
-    def shard(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
-        """Lay weights, optimizer slots and the blocks' activations out on the mesh by the rules of `sharding`.
+    def mark_sharding(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
+        """Shard weights, optimizer slots and the blocks' activations over the mesh by the rules of `spmd`.
 
-        Call it after a checkpoint was restored: restoring makes whole tensors.
+        Call it after restoring a checkpoint, which makes whole tensors.
 
         Raises:
             ConfigError: see `sharding.resolve` and `sharding.check_divisible`.
@@ -212,9 +220,9 @@ class XlaRuntime(Runtime):
             found = sharding.specs_of(module)
             sharding.check_divisible({name: p.shape for name, p in named.items()}, found, self.mesh_sizes)
             specs |= {parameter: found[name] for name, parameter in named.items()}
-            # Buffers, too: left open, each program would leave them laid out its own way and the next be compiled anew.
+            # Buffers too: else each program would lay them out in its own way and the next be compiled anew.
             specs |= {buffer: (None,) * buffer.ndim for buffer in module.buffers()}
-            self._split_activations(module)
+            self._shard_activations(module)
         slots = [
             pair
             for optimizer in optimizers.values()
@@ -225,11 +233,11 @@ class XlaRuntime(Runtime):
             spmd.mark_sharding(tensor, self.mesh, spec)
         self.end_step()
 
-    def _split_activations(self, module: nn.Module) -> None:
+    def _shard_activations(self, module: nn.Module) -> None:
         import torch_xla.distributed.spmd as spmd
 
         def along_the_batch(block: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            # Not the discriminator's maps: R1 differentiates them twice, and the mark can be once.
+            # Not the discriminator's maps: R1 differentiates them twice, a sharding mark only once.
             if output.ndim != 3 or output.shape[0] % self.devices or output.device.type != "xla":
                 return output
             marked: Tensor = spmd.mark_sharding_with_gradients(output, self.mesh, _rows(output.ndim))
@@ -242,23 +250,23 @@ class XlaRuntime(Runtime):
 
 
 def send() -> None:
-    """Send everything recorded since the last call to the devices as one program, and do not wait for it."""
+    """Run the operations recorded since the last call as one program, without waiting for it."""
     import torch_xla
 
     torch_xla.sync()
 
 
 def recomputed(function: Callable[..., Any], *args: Any) -> Any:
-    """What `torch.utils.checkpoint` does: run a function of tensors now, and again in the backward pass.
+    """Activation checkpointing for XLA: run a function of tensors now, and again in the backward pass.
 
-    torch's own knows no XLA. The compiler would merge both runs, but for the barrier that torch_xla's puts before the
-    second; a module's own method lets its weights pass the barrier, too, so that they are gathered again. Dropout
-    draws what it drew in the first run. Only for `backward`, not for `torch.autograd.grad`.
+    torch_xla's own puts a barrier before the second run, else the compiler would merge both; with a module's method its
+    weights pass the barrier too, so that they are gathered again. Dropout draws what it drew in the first run. Only for
+    `backward`, not for `torch.autograd.grad`.
     """
     from torch_xla.utils.checkpoint import checkpoint
 
     if not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
-        # Nothing to run again for: behind a frozen part, torch_xla's would cut the weights' own gradients off.
+        # No input needs a gradient (a frozen part before): torch_xla's would cut off the weights' own gradients.
         return function(*args)
     return checkpoint(function, *args)
 
@@ -277,15 +285,3 @@ def mesh_sizes(devices: int, fsdp: int) -> dict[str, int]:
 
 def _rows(dimensions: int) -> tuple[tuple[str, ...] | None, ...]:
     return (sharding.AXES, *(None,) * (dimensions - 1))
-
-
-def _check_installed() -> None:
-    if importlib.util.find_spec("torch_xla") is None:
-        raise ConfigError(
-            "run.device='xla': torch_xla is not installed here (pip install 'vim-image-modeling[tpu]'); use "
-            "run.device=cpu or run.device=auto"
-        )
-    if importlib.util.find_spec("torch_tpu") is not None:
-        raise ConfigError(
-            "run.device='xla': torch_tpu is installed beside torch_xla and both claim the chips; remove torch_tpu"
-        )

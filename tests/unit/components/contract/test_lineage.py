@@ -40,7 +40,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return "in the test"
 
     monkeypatch.setattr(session, "fit", fit)
-    monkeypatch.setattr("vim_core.distributed.runtimes.measure.product_rate", lambda runtime: 12.3)
+    monkeypatch.setattr("vim_core.distributed.runtimes.base.product_rate", lambda runtime: 12.3)
 
 
 def images_of(root: Path) -> Artifact:

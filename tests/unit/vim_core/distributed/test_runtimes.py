@@ -64,9 +64,9 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 def test_the_step_seams_do_nothing_to_speak_of_on_cpu() -> None:
     runtime, module = CpuRuntime("fp32", threads=1), torch.nn.Linear(2, 2)
     batch = {"x": torch.arange(4.0)}
-    assert torch.equal(runtime.place(batch)["x"], batch["x"])
+    assert torch.equal(runtime.to_device(batch)["x"], batch["x"])
     before = module.weight.detach().clone()
-    runtime.shard({"module": module}, {})
+    runtime.mark_sharding({"module": module}, {})
     runtime.end_step()
     assert torch.equal(module.weight, before)
     copy = runtime.to_host(module.weight.T)

@@ -94,7 +94,7 @@ def test_tokens_stay_in_raster_order_on_a_wide_grid() -> None:
     before, after = model.latents(flat), model.latents(marked)
     changed = (before - after).abs().amax(dim=(0, 2)) > 0
     assert changed.nonzero().flatten().tolist() == [1 * 5 + 3]
-    assert torch.equal(model._assemble(after.new_zeros(1, 10, 96), (2, 5)), torch.zeros(1, 6, 8, 20))
+    assert torch.equal(model._unpatchify(after.new_zeros(1, 10, 96), (2, 5)), torch.zeros(1, 6, 8, 20))
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -137,5 +137,5 @@ def test_the_whole_encoder_equals_a_vit_of_library_layers(size: tuple[int, int])
     patches, other = library_encoder(model)
     given, grid = images(*size), (size[0] // 4, size[1] // 4)
     x = patches(given * 2 - 1).flatten(2).mT + model.encoder.positions_on(grid)
-    found = model.encoder(model.embed(model._patches(given * 2 - 1)), grid)
+    found = model.encoder(model.embed(model._patchify(given * 2 - 1)), grid)
     torch.testing.assert_close(found, other(x), atol=1e-4, rtol=1e-4)

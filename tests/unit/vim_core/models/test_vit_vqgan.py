@@ -35,15 +35,15 @@ def images() -> Tensor:
 def test_assembling_patches_gives_the_image_back(patch: int, grid: int, batch: int) -> None:
     model = ViTVQGAN(quantize_config(image_size=patch * grid, patch=patch, loss=PLAIN))
     images = torch.rand(batch, 3, patch * grid, patch * grid)
-    patches = model._patches(images)
+    patches = model._patchify(images)
     assert patches.shape == (batch, grid * grid, patch * patch * 3)
-    assert torch.equal(model._assemble(patches, (grid, grid)), images)
+    assert torch.equal(model._unpatchify(patches, (grid, grid)), images)
 
 
 def test_patches_come_in_raster_order() -> None:
     model = ViTVQGAN(quantize_config(image_size=12, patch=4, loss=PLAIN))
     images = torch.rand(2, 3, 12, 12)
-    patches = model._patches(images)
+    patches = model._patchify(images)
     for token in range(9):
         top, left = divmod(token, 3)
         cut = images[:, :, top * 4 : top * 4 + 4, left * 4 : left * 4 + 4]
