@@ -1,4 +1,4 @@
-"""TPU v4 slices: what a topology holds, and the Ray scaling arguments for it; every mistake is found before launch.
+"""TPU v4 slices: chips and hosts of a topology, and Ray's scaling arguments; every mistake is found before launch.
 
 A v4 host has 4 chips, and each chip is one XLA device (its two cores work as one). `v4-32` counts cores: 16 chips,
 4 hosts, topology 2x2x4.
@@ -21,19 +21,19 @@ LARGEST = (12, 12, 16)
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A block of chips joined by their own network."""
+class TpuSlice:
+    """A block of chips joined by their own network; `dimensions` are chips along its three axes."""
 
     dimensions: tuple[int, int, int]
 
     @property
     def chips(self) -> int:
-        """In the whole slice."""
+        """Chips in the slice."""
         return prod(self.dimensions)
 
     @property
     def hosts(self) -> int:
-        """Machines, and with that Ray workers, a slice."""
+        """Machines in the slice, each with one Ray worker."""
         return self.chips // CHIPS_PER_HOST
 
     @property
@@ -42,7 +42,7 @@ class Slice:
         return f"v4-{self.chips * CORES_PER_CHIP}"
 
 
-def parse(topology: str) -> Slice:
+def parse(topology: str) -> TpuSlice:
     """A v4 slice from text such as 2x2x4.
 
     Raises:
@@ -56,11 +56,11 @@ def parse(topology: str) -> Slice:
     large = all(side % 4 == 0 and side <= most for side, most in zip((x, y, z), LARGEST, strict=True))
     if (x, y, z) not in SMALL and not large:
         raise ConfigError(f"run.topology={topology!r}: no such slice; {known}")
-    return Slice((x, y, z))
+    return TpuSlice((x, y, z))
 
 
-def slices_of(run: RunConfig) -> tuple[Slice, int]:
-    """The slice that `run.topology` names and how many of them `run.workers` fill.
+def resolve_slices(run: RunConfig) -> tuple[TpuSlice, int]:
+    """The slice of `run.topology`, and the number of such slices that `run.workers` fill.
 
     Raises:
         ConfigError: there is no topology, another accelerator, or workers that do not fill whole slices.
@@ -71,25 +71,21 @@ def slices_of(run: RunConfig) -> tuple[Slice, int]:
             "run.device=cuda"
         )
     if not run.topology:
-        # Ray would take the request for one chip of the four.
+        # Without it Ray would take the request for one chip of a host's four.
         raise ConfigError(
             "run.topology='': run.device=xla on TPUs needs the slice, such as 2x2x1 for one host with 4 chips"
         )
-    found = parse(run.topology)
-    if run.workers % found.hosts:
+    tpu_slice = parse(run.topology)
+    if run.workers % tpu_slice.hosts:
         raise ConfigError(
-            f"run.workers={run.workers}: a {run.topology} slice ({found.pod_type}) has {found.chips} chips on "
-            f"{found.hosts} hosts, and there is one worker per host; take a multiple of {found.hosts}"
+            f"run.workers={run.workers}: a {run.topology} slice ({tpu_slice.pod_type}) has {tpu_slice.chips} chips on "
+            f"{tpu_slice.hosts} hosts, and there is one worker per host; take a multiple of {tpu_slice.hosts}"
         )
-    return found, run.workers // found.hosts
+    return tpu_slice, run.workers // tpu_slice.hosts
 
 
-def check_split(run: RunConfig, devices: int, batch: int) -> None:
-    """Refuse a batch or a sharding that does not come out even over the devices.
-
-    Raises:
-        ConfigError: naming both numbers.
-    """
+def check_divisible(run: RunConfig, devices: int, batch: int) -> None:
+    """Raise `ConfigError` unless the devices divide the batch and `run.fsdp` divides the devices."""
     if batch % devices:
         raise ConfigError(
             f"batch={batch}: not divisible by the {devices} XLA devices of run.workers={run.workers} "
@@ -105,15 +101,15 @@ def tpu_scaling(run: RunConfig, batch: int, threads: int) -> dict[str, Any]:
     Args:
         run: with `topology`, `accelerator` and `workers`.
         batch: global batch of the training.
-        threads: CPUs that a worker asks for.
+        threads: CPUs of each worker.
 
     Raises:
         ConfigError: see `slices_of` and `check_split`.
     """
-    found, slices = slices_of(run)
-    check_split(run, found.chips * slices, batch)
+    tpu_slice, slices = resolve_slices(run)
+    check_divisible(run, tpu_slice.chips * slices, batch)
     return {
-        "num_workers": found.hosts * slices,
+        "num_workers": tpu_slice.hosts * slices,
         "use_tpu": True,
         "topology": run.topology.lower(),
         "accelerator_type": ACCELERATOR,
@@ -123,7 +119,7 @@ def tpu_scaling(run: RunConfig, batch: int, threads: int) -> dict[str, Any]:
 
 
 def cpu_scaling(run: RunConfig, batch: int, threads: int, devices: int) -> dict[str, Any]:
-    """The same where XLA runs on one machine's CPU, as in tests.
+    """Arguments of Ray's `ScalingConfig` where XLA runs on one machine's CPU, as in tests.
 
     Raises:
         ConfigError: several workers, a topology, or an uneven split.
@@ -132,5 +128,5 @@ def cpu_scaling(run: RunConfig, batch: int, threads: int, devices: int) -> dict[
         raise ConfigError(f"run.workers={run.workers}: XLA on CPU works in one process; its processes cannot reduce")
     if run.topology:
         raise ConfigError(f"run.topology={run.topology!r}: PJRT_DEVICE=CPU has no slices; leave it empty")
-    check_split(run, devices, batch)
+    check_divisible(run, devices, batch)
     return {"num_workers": 1, "resources_per_worker": {"CPU": threads}}

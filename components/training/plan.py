@@ -1,4 +1,4 @@
-"""A preset's plan for a slice or for GPUs: chips from the settings, MFU from the user or from a benchmark's record."""
+"""A preset's plan for a TPU slice or GPUs: chips from the settings, MFU from the user or a benchmark's record."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from vim_core.planning.plan import Plan
 
 MEASURED = "MFU of the VIM-"
-"""How rows of `tests/benchmarks/results/stage2_mfu-*.json` begin; their ratio is the prior's share of the peak."""
+"""Beginning of the rows of `tests/benchmarks/results/stage2_mfu-*.json`; their ratio is the prior's MFU."""
 
 
-def make(
+def make_plan(
     config: PipelineConfig,
     mfu: str = "",
     price: float | None = None,
@@ -43,14 +43,14 @@ def make(
     from vim_core.planning import chips, plan
 
     kind = chips.chip(config.run.accelerator)
-    shares, how = _mfu(mfu, plan.COMPONENTS)
-    _positive({"--price": price, "--images": images, "--classes": classes, "--bytes-per-image": bytes_per_image})
-    asked = plan.Asked(shares, how, price, images, classes, bytes_per_image, _rates(rates, plan.RATED))
-    return plan.plan(config, kind, count(config.run), asked)
+    shares, origin = _parse_mfu(mfu, plan.COMPONENTS)
+    _check_positive({"--price": price, "--images": images, "--classes": classes, "--bytes-per-image": bytes_per_image})
+    asked = plan.Asked(shares, origin, price, images, classes, bytes_per_image, _parse_rates(rates, plan.RATED))
+    return plan.plan(config, kind, chip_count(config.run), asked)
 
 
-def count(run: RunConfig) -> int:
-    """Chips of the slices, or GPUs: one a worker.
+def chip_count(run: RunConfig) -> int:
+    """Number of chips: those of the slices, or one GPU a worker.
 
     Of TPUs `run.workers=1`, the default, means one slice; other numbers have to fill whole v4 slices.
 
@@ -70,52 +70,52 @@ def count(run: RunConfig) -> int:
         return chips.chips_of(run.topology, kind)
     if run.workers == 1:
         return topology.parse(run.topology).chips
-    found, slices = topology.slices_of(run)
-    return found.chips * slices
+    tpu_slice, slices = topology.resolve_slices(run)
+    return tpu_slice.chips * slices
 
 
-def _mfu(text: str, components: Sequence[str]) -> tuple[dict[str, float], str]:
-    """Shares by component and where they come from."""
+def _parse_mfu(text: str, components: Sequence[str]) -> tuple[dict[str, float], str]:
+    """MFU by component, and its origin for the plan: a number holds for all, a benchmark's record for the prior."""
     if not text:
         return {}, ""
     try:
         share = float(text)
     except ValueError:
-        return {"prior": _measured(text)}, f"measured: {text}"
+        return {"prior": _read_mfu(text)}, f"measured: {text}"
     if not 0 < share <= 1:
         raise ConfigError(f"--mfu={text}: is a share of the peak, in (0, 1]")
     return dict.fromkeys(components, share), f"given: --mfu {text}, for every training"
 
 
-def _measured(uri: str) -> float:
-    """The prior's MFU by a benchmark's record, of the largest model in it."""
+def _read_mfu(uri: str) -> float:
+    """The MFU of the largest model in a benchmark's record."""
     try:
         rows = json.loads(io.read_bytes(uri))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--mfu={uri!r}: neither a number nor a benchmark's record: {error}") from error
-    named = [row for row in rows if isinstance(row, dict) and str(row.get("name", "")).startswith(MEASURED)]
-    found = [row["ratio"] for row in named if isinstance(row.get("ratio"), float)]
-    if not found:
+    rows = [row for row in rows if isinstance(row, dict) and str(row.get("name", "")).startswith(MEASURED)]
+    ratios = [row["ratio"] for row in rows if isinstance(row.get("ratio"), float)]
+    if not ratios:
         raise ConfigError(f"--mfu={uri!r}: no row that begins with {MEASURED!r} was measured; give a number")
-    return float(found[-1])
+    return float(ratios[-1])
 
 
-def _positive(given: dict[str, float | int | None]) -> None:
-    for name, value in given.items():
+def _check_positive(numbers: dict[str, float | int | None]) -> None:
+    for name, value in numbers.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}={value}: must be positive")
 
 
-def _rates(words: Sequence[str], known: Sequence[str]) -> dict[str, float]:
-    """'sample=120' as numbers by component."""
-    found = {}
+def _parse_rates(words: Sequence[str], components: Sequence[str]) -> dict[str, float]:
+    """Texts such as 'sample=120' as numbers by component."""
+    rates = {}
     for word in words:
         name, _, text = word.partition("=")
         try:
-            found[name] = float(text)
+            rates[name] = float(text)
         except ValueError:
             raise ConfigError(f"--rate {word}: write component=images a second, such as sample=120") from None
-        if name not in known:
-            raise ConfigError(f"--rate {word}: rates are of {', '.join(known)}")
-        _positive({f"--rate {name}": found[name]})
-    return found
+        if name not in components:
+            raise ConfigError(f"--rate {word}: rates are of {', '.join(components)}")
+        _check_positive({f"--rate {name}": rates[name]})
+    return rates

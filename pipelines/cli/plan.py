@@ -62,7 +62,7 @@ def run(arguments: Namespace) -> int:
     for key in ("topology", "accelerator"):
         value = getattr(arguments, key)
         overrides += [f"run.{key}={value}"] if value is not None else []
-    plan = planning.make(
+    plan = planning.make_plan(
         presets.load(arguments.preset, overrides), arguments.mfu, arguments.price, arguments.images, arguments.classes,
         arguments.bytes_per_image, arguments.rate,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def check_profile(target: Target) -> list[Result]:
         if run.device != "xla":
             continue
         try:
-            topology.slices_of(run)
+            topology.resolve_slices(run)
         except ConfigError as error:
             results.append(fail("topology", f"{name}: {error}", "correct it in the profile's `components`"))
             continue

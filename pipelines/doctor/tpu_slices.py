@@ -47,7 +47,7 @@ def check_slices(target: Target, nodes: Sequence[Node]) -> list[Result]:
         run = target.run_settings(name)
         if run.device == "xla":
             try:
-                requested[run.topology.lower(), topology.slices_of(run)[1]].append(name)
+                requested[run.topology.lower(), topology.resolve_slices(run)[1]].append(name)
             except ConfigError as error:
                 invalid.append(fail("topology", f"{name}: {error}", "correct it in the cluster's profile"))
     results = [_check_slice(shape, count, names, tpus) for (shape, count), names in requested.items()]

@@ -79,7 +79,7 @@ def combine(runs: Iterable[tuple[str, RunConfig]]) -> JobResources:
                 "up a Ray cluster of your own and use a profile with kind: jobs"
             )
         if run.device == "xla" and run.topology:
-            _, count = topology.slices_of(run)
+            _, count = topology.resolve_slices(run)
             shape = run.topology.lower()
             slices[shape] = max(slices.get(shape, 0), count)
         elif run.workers > 1:

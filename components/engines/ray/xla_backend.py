@@ -198,7 +198,7 @@ def xla_trainer(
         scaling = topology.cpu_scaling(run, batch, threads, devices)
     elif platform == "TPU":
         scaling = topology.tpu_scaling(run, batch, threads)
-        slices = topology.slices_of(run)[1]
+        slices = topology.resolve_slices(run)[1]
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
     else:
         raise ConfigError(f"PJRT_DEVICE={platform!r}: run.device=xla works on TPU, and on CPU for tests")

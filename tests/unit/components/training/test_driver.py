@@ -1,4 +1,4 @@
-"""The training components without Ray: what workers leave, what the outcome says, and how refusals travel."""
+"""The training components without Ray: the files of workers, the outcome, and errors that reach the user."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def codes(tmp_path: Path) -> tuple[Artifact, Artifact]:
     return tiny_artifacts.codes(tmp_path, tokenizer, labels), tokenizer
 
 
-def kept(ctx: Context) -> set[str]:
+def output_files(ctx: Context) -> set[str]:
     return {str(path.relative_to(ctx.out)) for path in Path(ctx.out).rglob("*") if path.is_file()}
 
 
 def check_common(outcome: Outcome, ctx: Context) -> None:
     """Files, figures, curves and progress that every training leaves."""
-    assert {"model.safetensors", "config.json", "curves.jsonl"} <= kept(ctx)
-    assert outcome.extras == {name for name in kept(ctx) if name.startswith(("pictures/", "curves"))}
+    assert {"model.safetensors", "config.json", "curves.jsonl"} <= output_files(ctx)
+    assert outcome.extras == {name for name in output_files(ctx) if name.startswith(("pictures/", "curves"))}
     assert outcome.properties["trained_by"] == "in the test"
     assert outcome.properties["resumed_from"] == 0
     assert outcome.numeric == {
@@ -68,7 +68,7 @@ def test_quantize_leaves_a_tokenizer_and_pictures(images: Artifact, tmp_path: Pa
     ctx = context_of(tmp_path, "quantize")
     outcome = quantize.run(quantize_config(), {"images": images}, ctx)
     check_common(outcome, ctx)
-    assert any(name.startswith("pictures/reconstructions-") for name in kept(ctx))
+    assert any(name.startswith("pictures/reconstructions-") for name in output_files(ctx))
     tokenizer = load_tokenizer(ctx.path("model.safetensors"), ctx.path("config.json"))
     assert outcome.properties["grid"] == list(tokenizer.grid) == [2, 2]
     assert outcome.properties["vocabulary"] == tokenizer.vocabulary
@@ -94,14 +94,14 @@ def test_the_presets_classifier_gives_a_distance_once_it_is_made(
 ) -> None:
     ctx = context_of(tmp_path, "quantize")
     ctx.pipeline.components = ["ingest", "classify", "quantize"]
-    made = context_of(tmp_path / "judge", "classify")
+    made = context_of(tmp_path / "classify", "classify")
     classify.run(classify_config(features=3), {"images": images}, made)
     files = artifact(
         tmp_path, "classify", {name: given(made.path(name)) for name in ("model.safetensors", "config.json")}
     )
-    asked: list[Artifact | None] = [None, files]
+    artifacts: list[Artifact | None] = [None, files]
     monkeypatch.setattr(
-        "components.artifacts.execute.find", lambda name, config, known: asked.pop(0) if known else None
+        "components.artifacts.execute.find", lambda name, config, known: artifacts.pop(0) if known else None
     )
     for expected in (False, True):
         quantize.run(quantize_config(evaluate_every=6), {"images": images}, replace(ctx, out=f"{ctx.out}-{expected}"))
@@ -114,7 +114,7 @@ def given(path: str) -> Callable[[str], Any]:
     return lambda uri: shutil.copy(path, uri)
 
 
-def test_classify_says_its_accuracy_and_on_what(images: Artifact, tmp_path: Path) -> None:
+def test_classify_records_its_accuracy_with_a_protocol(images: Artifact, tmp_path: Path) -> None:
     ctx = context_of(tmp_path, "classify")
     outcome = classify.run(classify_config(), {"images": images}, ctx)
     check_common(outcome, ctx)
@@ -124,9 +124,7 @@ def test_classify_says_its_accuracy_and_on_what(images: Artifact, tmp_path: Path
 
 
 @pytest.mark.parametrize("conditional", [True, False])
-def test_prior_says_what_it_was_conditioned_on(
-    codes: tuple[Artifact, Artifact], tmp_path: Path, conditional: bool
-) -> None:
+def test_prior_records_its_conditions(codes: tuple[Artifact, Artifact], tmp_path: Path, conditional: bool) -> None:
     ctx = context_of(tmp_path, "prior")
     config = prior_config(conditional=conditional, label_dropout=0.0)
     outcome = prior.run(config, {"codes": codes[0], "tokenizer": codes[1]}, ctx)
@@ -134,7 +132,7 @@ def test_prior_says_what_it_was_conditioned_on(
     assert outcome.properties["null_trained"] is (not conditional)
     assert outcome.properties["classes"] == (tiny_artifacts.CLASSES if conditional else [])
     assert outcome.properties["tokenizer"] == codes[1].digest
-    assert any(name.startswith("pictures/samples-") for name in kept(ctx))
+    assert any(name.startswith("pictures/samples-") for name in output_files(ctx))
     assert "of the measured product rate" in outcome.properties["summary"]
     record = json.loads(Path(ctx.path("config.json")).read_text())["shape"]
     assert (record["classes"], record["tokenizer"]) == (3 if conditional else 0, codes[1].digest)
@@ -146,8 +144,10 @@ def test_prior_refuses_codes_of_another_tokenizer(codes: tuple[Artifact, Artifac
         prior.run(prior_config(), {"codes": codes[0], "tokenizer": other}, context_of(tmp_path, "prior"))
 
 
-def test_prior_encodes_images_and_says_so(images: Artifact, codes: tuple[Artifact, Artifact], tmp_path: Path) -> None:
-    table, tokenizer = made_from(images, codes)
+def test_prior_encodes_images_and_records_it(
+    images: Artifact, codes: tuple[Artifact, Artifact], tmp_path: Path
+) -> None:
+    table, tokenizer = with_lineage(images, codes)
     inputs = {"codes": table, "tokenizer": tokenizer, "images": images}
     ctx = context_of(tmp_path, "prior")
     outcome = prior.run(prior_config(source="images", augment=AugmentConfig(flip=0.5)), inputs, ctx)
@@ -164,7 +164,7 @@ def test_prior_encodes_images_and_says_so(images: Artifact, codes: tuple[Artifac
 def test_prior_refuses_images_that_the_held_out_codes_are_not_of(
     images: Artifact, codes: tuple[Artifact, Artifact], tmp_path: Path
 ) -> None:
-    table, tokenizer = made_from(images, codes)
+    table, tokenizer = with_lineage(images, codes)
     inputs = {"codes": table, "tokenizer": tokenizer, "images": with_fields(images, digest="other-images")}
     with pytest.raises(LineageError, match=r"were made from images digest-of-in, but .* would train on other-images"):
         prior.run(prior_config(source="images"), inputs, context_of(tmp_path, "prior"))
@@ -176,8 +176,8 @@ def test_prior_refuses_images_that_the_held_out_codes_are_not_of(
 ENCODE = {"dtype": "fp32", "mode": "eager", "batch": 5}
 
 
-def made_from(images: Artifact, codes: tuple[Artifact, Artifact]) -> tuple[Artifact, Artifact]:
-    """Code table and tokenizer as they say of themselves what they were made from and how they encode."""
+def with_lineage(images: Artifact, codes: tuple[Artifact, Artifact]) -> tuple[Artifact, Artifact]:
+    """Code table and tokenizer with the properties of their inputs and of the encoding."""
     table = with_fields(codes[0], properties={**codes[0].properties, "images": images.digest})
     return table, with_fields(codes[1], properties={**codes[1].properties, "encode": ENCODE})
 
@@ -227,10 +227,10 @@ def test_a_second_attempt_continues_and_delivers_every_step_once(
 
 
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (0, 2), (1, 2)])
-def test_a_refusal_of_any_worker_reaches_the_user_as_it_is(
+def test_a_refusal_of_any_worker_reaches_the_user_unchanged(
     images: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, world: int
 ) -> None:
-    place = SimpleNamespace(
+    context = SimpleNamespace(
         get_world_rank=lambda: rank,
         get_world_size=lambda: world,
         get_local_rank=lambda: rank,
@@ -248,7 +248,7 @@ def test_a_refusal_of_any_worker_reaches_the_user_as_it_is(
             raise RuntimeError("Ray's own words for a lost worker")
         return "in the test"
 
-    stand_in = SimpleNamespace(train=SimpleNamespace(get_context=lambda: place))
+    stand_in = SimpleNamespace(train=SimpleNamespace(get_context=lambda: context))
     monkeypatch.setitem(sys.modules, "ray", stand_in)
     monkeypatch.setattr(session, "fit", fit)
     # No second worker is there to agree with on the newest checkpoint; the refusal comes after it.
@@ -259,7 +259,7 @@ def test_a_refusal_of_any_worker_reaches_the_user_as_it_is(
         quantize.run(config, {"images": images}, context_of(tmp_path, "quantize"))
 
 
-def test_a_worker_that_was_stuck_is_named_with_the_place(
+def test_a_stuck_worker_is_named_with_its_stacks(
     images: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
