@@ -1,1 +1,1 @@
-"""The `tradeoff` step: accuracy and Fréchet distance over temperature, guidance and acceptance."""
+"""Comparison of sampling settings: grid, candidate sets, ranking (also for sweeps), and the step `tradeoff`."""

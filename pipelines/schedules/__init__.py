@@ -1,1 +1,1 @@
-"""Sweeps that run by themselves: at cron's ticks, or at every new checkpoint of a training."""
+"""Schedules: sweeps that the daemon runs at cron's ticks or at every new checkpoint of a training."""

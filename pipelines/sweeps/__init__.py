@@ -1,1 +1,1 @@
-"""Evaluation sweeps: many ways to sample from what is trained, judged alike and put beside each other."""
+"""Sweeps: a grid of sampling and scoring settings, evaluated on what a preset has trained and compared."""

@@ -29,6 +29,9 @@ from vim_core.sampling.rejection import accept
 from vim_core.sampling.sampler import Sampler
 from vim_core.storage import io
 
+Run = tuple[dict[str, Any], Outcome, Context]
+"""Content of `tradeoff.json`, outcome, context."""
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
@@ -49,10 +52,16 @@ def settings(**fields: Any) -> TradeoffConfig:
     return TradeoffConfig(**{**grid, "count": 4, "lanes": 5, "bootstrap": 20, "seed": 3, **fields})
 
 
-def done(inputs: dict[str, Artifact], root: Path, **fields: Any) -> tuple[dict[str, Any], Outcome, Context]:
+def done(inputs: dict[str, Artifact], root: Path, **fields: Any) -> Run:
     ctx = context_of(root, "tradeoff")
     outcome = tradeoff.run(settings(**fields), inputs, ctx)
     return json.loads(io.read_bytes(ctx.path("tradeoff.json"))), outcome, ctx
+
+
+@pytest.fixture(scope="module")
+def grid(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The whole grid of `settings`: eight points."""
+    return done(inputs, tmp_path_factory.mktemp("grid"))
 
 
 def expected(inputs: dict[str, Artifact], temperature: float, guidance: float, rate: float) -> tuple[float, float]:
@@ -78,11 +87,11 @@ def expected(inputs: dict[str, Artifact], temperature: float, guidance: float, r
     return float(right.float().mean()), frechet_distance(Moments.from_batch(features), reference)
 
 
-def test_every_point_is_what_its_parts_give(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    found, outcome, _ = done(inputs, tmp_path)
-    grid = [(p["temperature"], p["guidance"], p["acceptance"]) for p in found["points"]]
-    assert grid == [(t, g, a) for t in (1.0, 0.5) for g in (1.0, 2.0) for a in (1.0, 0.5)]
-    for point, at in zip(found["points"], grid, strict=True):
+def test_every_point_is_what_its_parts_give(inputs: dict[str, Artifact], grid: Run) -> None:
+    found, outcome, _ = grid
+    places = [(p["temperature"], p["guidance"], p["acceptance"]) for p in found["points"]]
+    assert places == [(t, g, a) for t in (1.0, 0.5) for g in (1.0, 2.0) for a in (1.0, 0.5)]
+    for point, at in zip(found["points"], places, strict=True):
         assert (point["accuracy"], point["fd"]) == pytest.approx(expected(inputs, *at), rel=1e-4), at
         assert point["count"] == 12
         for name in ("accuracy", "fd", "is"):
@@ -93,8 +102,10 @@ def test_every_point_is_what_its_parts_give(inputs: dict[str, Artifact], tmp_pat
     assert len(set(distances)) == 8
 
 
-def test_the_best_guidance_is_said_for_every_temperature_and_rate(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    found, outcome, ctx = done(inputs, tmp_path)
+def test_the_best_guidance_is_said_for_every_temperature_and_rate(
+    grid: Run,
+) -> None:
+    found, outcome, ctx = grid
     places = found["best_guidance"]
     assert [(p["temperature"], p["acceptance"]) for p in places] == [(1.0, 1.0), (1.0, 0.5), (0.5, 1.0), (0.5, 0.5)]
     for place in places:
@@ -106,8 +117,8 @@ def test_the_best_guidance_is_said_for_every_temperature_and_rate(inputs: dict[s
     assert len(ctx.tracker.logged) == 8  # type: ignore[attr-defined]
 
 
-def test_who_judged_and_who_selected_is_recorded(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    found, outcome, _ = done(inputs, tmp_path, temperatures=[1.0], guidances=[1.0])
+def test_evaluator_and_selector_are_recorded(inputs: dict[str, Artifact], grid: Run) -> None:
+    found, outcome, _ = grid
     assert (found["judge"], found["selector"]) == (inputs["classifier"].digest, inputs["selector"].digest)
     assert found["figures"] == {"accuracy": "conditional_accuracy", "fd": "fd_classifier", "is": "is_classifier"}
     protocol = found["protocol"]
@@ -133,9 +144,9 @@ def test_without_rejection_there_is_no_selector_and_without_resamples_no_interva
 
 
 def test_finished_points_and_parts_are_kept(
-    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = done(inputs, tmp_path / "whole")[0]
+    inputs: dict[str, Artifact], grid: Run, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr(candidates, "PART", 10)
     own, drawn = Sampler.group, []
 
@@ -151,15 +162,15 @@ def test_finished_points_and_parts_are_kept(
     left = [str(path.relative_to(tmp_path)) for path in (tmp_path / "killed").rglob("part-*.npz")]
     # the first cell is measured and its candidates are gone, of the second one part of two groups was whole
     assert len(left) == 1
-    assert done(inputs, tmp_path / "killed")[0] == whole
+    assert done(inputs, tmp_path / "killed")[0] == grid[0]
     assert drawn[5:9] == [(1.0, 2.0, index) for index in (0, 1, 2, 3)]
     assert drawn[9:12] == [(1.0, 2.0, index) for index in (2, 3, 4)]
 
 
-def test_a_point_of_another_grid_is_the_same_point(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+def test_a_point_of_another_grid_is_the_same_point(inputs: dict[str, Artifact], grid: Run, tmp_path: Path) -> None:
     """Common noise: a point depends on nothing beside itself, a loose one not even on how many candidates there are."""
-    whole = done(inputs, tmp_path / "a")[0]["points"]
-    alone = done(inputs, tmp_path / "b", temperatures=[0.5], guidances=[2.0], acceptances=[1.0])[0]["points"]
+    whole = grid[0]["points"]
+    alone = done(inputs, tmp_path, temperatures=[0.5], guidances=[2.0], acceptances=[1.0])[0]["points"]
     same = next(p for p in whole if (p["temperature"], p["guidance"], p["acceptance"]) == (0.5, 2.0, 1.0))
     assert alone == [same]
 
