@@ -1,4 +1,4 @@
-"""Points of the grid, measured on the candidates of their set, and what they say together."""
+"""Points of the grid measured on the candidates of their set; the best of them and the protocol of the file."""
 
 from __future__ import annotations
 
