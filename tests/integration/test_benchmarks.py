@@ -90,8 +90,8 @@ def test_the_plain_step_computes_what_ours_does(adversarial: bool, tmp_path: Pat
     tiny.enlarge(task.model)
     plain = PlainStep(config, run.runtime.device, run.runtime.autocast)
     plain.model.load_state_dict(task.model.state_dict())
-    if plain.judge is not None and task.judge is not None:
-        plain.judge.load_state_dict(task.judge.state_dict())
+    if plain.judge is not None and task.discriminator is not None:
+        plain.judge.load_state_dict(task.discriminator.state_dict())
     images = stage1.images_of(run, shape)
     figures = task.step(0, {"images": images})
     loss, fake = plain.generator_loss(images)

@@ -37,7 +37,7 @@ def quantizer(folder: Path, runtime: CpuRuntime, **fields: Any) -> QuantizerTask
     """Stage 1; with `init_from` it starts from the tokenizer in the folder."""
     data = QuantizerData([str(folder / "train.parquet")], [str(folder / "test.parquet")])
     if "init_from" in fields:
-        data.source = source(folder)
+        data.pretrained = source(folder)
     return QuantizerTask(quantize_config(**fields), data, runtime)
 
 

@@ -166,7 +166,7 @@ def test_a_decoder_on_a_frozen_encoder_with_perception(
     compiled: Callable[[], int],
     fallbacks: Callable[[], list[str]],
 ) -> None:
-    weights, data = backbone(), replace(large, source=source(tmp_path))
+    weights, data = backbone(), replace(large, pretrained=source(tmp_path))
     before = tiny.tokenizer_network(seed=3, image_size=16).state_dict()
     made: list[QuantizerTask] = []
 

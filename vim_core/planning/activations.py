@@ -32,7 +32,7 @@ from vim_core.losses.reconstruction import logit_laplace
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
 from vim_core.models.prior import PriorShape
-from vim_core.tasks.adversarial import per_image
+from vim_core.tasks.discriminator import per_image
 from vim_core.training.flops import VGG16
 
 FP32 = 4

@@ -1,4 +1,4 @@
-"""What the training loop needs of a task."""
+"""The interface between the training loop and a training task."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Batch = dict[str, Tensor]
 
 
 class Task(ABC):
-    """One kind of training: its networks, its data as a function of the step, its step, its exported files.
+    """A training task: networks, data as a function of the step, the update of a step, exported files.
 
-    Where workers share a network, each calls `finish`, `export`, `evaluation` and `pictures`, because all of them put
-    it together; only the first one gets it, and with it the figures and files, the others get nothing.
+    With a sharded network all workers call `finish`, `export`, `evaluation` and `pictures`, because each has a part of
+    it; only the first one gets the whole network, and with it figures and files. The others get empty results.
     """
 
     unit = "images"
     headline = ("loss", -1)
-    """The evaluation's figure that says which weights are best, and 1 where larger is better, else -1."""
+    """The metric of evaluations that says which weights are best; 1 if larger is better, else -1."""
 
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
         self.config = config
@@ -35,12 +35,12 @@ class Task(ABC):
     @property
     @abstractmethod
     def modules(self) -> dict[str, nn.Module]:
-        """Everything with tensors to checkpoint."""
+        """All modules to checkpoint, by name."""
 
     @property
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
-        """By name, for checkpoints."""
+        """All optimizers to checkpoint, by name."""
 
     @abstractmethod
     def batch(self, step: int) -> Batch:
@@ -48,31 +48,32 @@ class Task(ABC):
 
     @abstractmethod
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """Train on one batch (on the device); returns figures as device scalars, always with 'loss' and 'skipped'.
+        """Train on one batch (on the device); returns metrics as device scalars, always with 'loss' and 'skipped'.
 
-        Figures whose name ends in 'skipped' are summed between log lines. What was not finite goes to `faults`.
+        Metrics whose name ends in 'skipped' are summed between log lines. Terms that are not finite are recorded in
+        `nonfinite`.
         """
 
     def sample_ids(self, step: int) -> list[str]:
-        """Keys of the global batch of a step, to find what broke it; a pure function of the step."""
+        """Keys of the images in the global batch of a step, for error messages; a pure function of the step."""
         return []
 
     @abstractmethod
     def finish(self) -> dict[str, float]:
-        """Final figures on held-out data."""
+        """Final metrics on held-out data."""
 
     @abstractmethod
     def export(self) -> dict[str, bytes]:
         """The artifact's files by logical name."""
 
     def evaluation(self) -> Evaluation | None:
-        """A copy of the present weights, ready to be scored on held-out data in another thread; None for no score."""
+        """An evaluation of a copy of the current weights, to run in another thread; None if there is none."""
         return None
 
     def flops(self) -> FlopsByPart:
-        """Counted operations of one step over the global batch, by part; empty where nobody counted them."""
+        """Operations of one step over the global batch by part; empty if not counted."""
         return {}
 
     def pictures(self) -> dict[str, bytes]:
-        """PNG pictures of the present state, drawn at checkpoints and at the end."""
+        """PNG pictures of the current state by name, drawn at checkpoints and at the end."""
         return {}

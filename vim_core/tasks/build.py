@@ -1,4 +1,4 @@
-"""A task's network and its average, made where they are to live: whole, or in parts that were never whole."""
+"""Construction of a task's network and its average: on one device, or in shards that are never gathered."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def build_network(
 ) -> tuple[Network, Ema | None]:
     """A network on the runtime's device and, with a decay, its average; seed torch's generator before.
 
-    Where the workers share one network it is made on the meta device, split, and only then filled: each worker draws
-    the same values as by ordinary construction, tensor by tensor, and keeps its rows. So no worker ever has more than
-    its part and one tensor. Build the optimizer afterwards.
+    With a sharding runtime it is made on the meta device, sharded, and then initialised: each worker draws the same
+    values as by ordinary construction, tensor by tensor, and keeps its rows. So no worker ever holds more than its
+    shard and one tensor. Build the optimizer afterwards.
 
     Args:
-        make: constructs the network; it can be drawn by `meta.materialise`.
+        make: constructs the network, of modules that `meta.materialise` can initialise.
         runtime: of this worker.
         decay: of the average; 0 for none.
-        keep: parameters that every worker is to have whole.
-        load: puts given weights in the place of drawn ones, in place and by rows.
+        keep: parameters that every worker holds whole.
+        load: overwrites initial weights with given ones, in place and by rows.
 
     Raises:
-        ConfigError: the device shares networks in another way; whatever `make` and `load` refuse.
+        ConfigError: the device shards networks in another way; errors of `make` and `load`.
     """
     with torch.device("meta") if runtime.sharded else nullcontext():
         network = make()
@@ -49,15 +49,19 @@ def build_network(
     for part in (network, ema.shadow) if ema else (network,):
         runtime.apply_fsdp(part, keep(part))  # type: ignore[arg-type]
     if runtime.sharded:
-        _fill(network, ema, runtime, load)
+        materialise(network, runtime.device)
+        load(network)
+        if ema is not None:
+            allocate(ema.shadow, runtime.device)
+            ema.copy_weights()
     return network, ema
 
 
 def build_replicated(make: Callable[[], Network], runtime: Runtime) -> Network:
-    """A network that every worker has whole; where they share others it is drawn where it lives, tensor by tensor.
+    """A network that every worker holds whole, even if others are sharded; initialised on the device.
 
     Args:
-        make: constructs the network; it can be drawn by `meta.materialise`.
+        make: constructs the network, of modules that `meta.materialise` can initialise.
         runtime: of this worker.
     """
     if not runtime.sharded:
@@ -66,11 +70,3 @@ def build_replicated(make: Callable[[], Network], runtime: Runtime) -> Network:
         network = make()
     materialise(network, runtime.device)
     return network
-
-
-def _fill(network: Network, ema: Ema | None, runtime: Runtime, load: Callable[[Network], None]) -> None:
-    materialise(network, runtime.device)
-    load(network)
-    if ema is not None:
-        allocate(ema.shadow, runtime.device)
-        ema.copy_weights()

@@ -30,9 +30,9 @@ from vim_core.models.discriminator import Discriminator, make_discriminator
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
 from vim_core.optim.masked_adamw import scalar
 from vim_core.optim.optimizers import make_optimizer, update
-from vim_core.tasks.adversarial import DiscriminatorPass, adversarial_share, discriminator_pass, generator_term
 from vim_core.tasks.base import Batch, Task
 from vim_core.tasks.build import build_network, build_replicated
+from vim_core.tasks.discriminator import DiscriminatorPass, adversarial_share, discriminator_pass, generator_term
 from vim_core.tasks.warm_start import PretrainedTokenizer, load_pretrained
 from vim_core.training import accumulation, flops
 from vim_core.training.evaluation import Evaluation, evaluation_device, snapshot
@@ -42,20 +42,20 @@ from vim_core.weights.saving import to_bytes
 
 @dataclass
 class QuantizerData:
-    """Image table files of both splits, and the tokenizer that `quantize.init_from` names.
+    """Image table files of both splits, and the tokenizer of `quantize.init_from` to start from.
 
-    With a classifier's files (weights and config) evaluations during training have a Fréchet distance.
+    With a classifier's files (weights, config) evaluations during training include a Fréchet distance.
     """
 
     train: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
-    source: PretrainedTokenizer | None = None
+    pretrained: PretrainedTokenizer | None = None
     classifier: tuple[str, str] | None = None
 
 
 @dataclass
 class GeneratorPass:
-    """The generator's weighted loss terms, the codes [N * T], their latents [N * T, code_dim], the images made."""
+    """The generator's weighted loss terms, codes [B * T], latents [B * T, code_dim], reconstructions [B, 3, S, S]."""
 
     terms: dict[str, Tensor]
     codes: Tensor
@@ -67,10 +67,10 @@ P = TypeVar("P", GeneratorPass, DiscriminatorPass)
 
 
 class QuantizerTask(Task):
-    """Generator, then discriminator, then lazy R1 and dead-code restarts when their step comes.
+    """Updates the generator, then the discriminator; lazy R1 and dead-code restarts at their intervals.
 
-    `generator_pass` and `judge_pass` only compute losses, `_update` only updates: between them gradients gather over
-    the parts of a batch. With several parts LeCam averages the parts' means.
+    `generator_pass` and `discriminator_pass` only compute losses and `_update` only updates: between them gradients
+    accumulate over microbatches. LeCam gets the mean of the microbatches' mean logits.
     """
 
     headline = ("psnr_db", 1)
@@ -90,73 +90,71 @@ class QuantizerTask(Task):
             lambda: ViTVQGAN(config),
             runtime,
             config.ema,
-            # Restarts look at all of it.
+            # Restarts need the whole codebook.
             keep=lambda network: [network.codebook.weight],
-            load=lambda network: load_pretrained(network, config, data.source),
+            load=lambda network: load_pretrained(network, config, data.pretrained),
         )
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.perceptual = Perceptual.create(config.loss, runtime.device)
-        self.judge: Discriminator | None = None
+        self.discriminator: Discriminator | None = None
         self.lecam: LeCam | None = None
         if config.loss.adversarial > 0:
-            # Whole on every worker: R1 differentiates it twice, and FSDP2 frees a block's weights after the first time.
-            # It is small beside the tokenizer (29 million values at 256x256).
-            self.judge = build_replicated(partial(make_discriminator, config.discriminator, config.image_size), runtime)
-            self.judge_optimizer = make_optimizer(self.judge, config.discriminator.optim)
+            # Replicated: R1 differentiates it twice, and FSDP2 frees a block's weights after the first time. It is
+            # small (29 million parameters at 256x256).
+            self.discriminator = build_replicated(
+                partial(make_discriminator, config.discriminator, config.image_size), runtime
+            )
+            self.discriminator_optimizer = make_optimizer(self.discriminator, config.discriminator.optim)
             if config.discriminator.lecam.weight > 0:
                 self.lecam = LeCam(config.discriminator.lecam).to(runtime.device)
-        self.feed = ImageLoader(data.train, config.image_size, config.augment, config.seed)
+        self.train_images = ImageLoader(data.train, config.image_size, config.augment, config.seed)
         self.held_out = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         self.window = CodeUsageWindow(config.codebook.codes, config.batch, runtime.device)
-        self.scoring = self._scoring(data) if config.evaluate_every else None
+        self.scorer = self._make_scorer(data) if config.evaluate_every else None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Tokenizer, the codes it used last, its average, discriminator, the averages of its logits."""
-        found: dict[str, nn.Module] = {"model": self.model, "window": self.window}
-        if self.ema:
-            found["ema"] = self.ema.shadow
-        if self.judge:
-            found["discriminator"] = self.judge
-        if self.lecam:
-            found["lecam"] = self.lecam
-        return found
+        """Tokenizer, its average, the window of code usage, discriminator, LeCam's averages of logits."""
+        average = self.ema.shadow if self.ema else None
+        optional = {"ema": average, "discriminator": self.discriminator, "lecam": self.lecam}
+        modules: dict[str, nn.Module] = {"model": self.model, "window": self.window}
+        return modules | {name: module for name, module in optional.items() if module is not None}
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
         """AdamW for both networks."""
-        found: dict[str, Optimizer] = {"model": self.optimizer}
-        return found | ({"discriminator": self.judge_optimizer} if self.judge else {})
+        optimizers: dict[str, Optimizer] = {"model": self.optimizer}
+        return optimizers | ({"discriminator": self.discriminator_optimizer} if self.discriminator else {})
 
     def batch(self, step: int) -> Batch:
         """Augmented images [b, 3, S, S]."""
-        images, _ = self.feed.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
+        images, _ = self.train_images.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
         return {"images": images}
 
     def sample_ids(self, step: int) -> list[str]:
         """Keys of the step's images."""
-        return self.feed.keys(step, self.config.batch)
+        return self.train_images.keys(step, self.config.batch)
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update of the generator and, with an adversarial term, one of the discriminator."""
         images = batch["images"]
         figures, passes = self._generator_step(step, images)
-        self._watch_codes(step, passes, figures)
-        if self.judge is not None:
-            figures |= self._judge_step(
-                step, images, self.runtime.join_microbatches([passed.fake for passed in passes])
-            )
+        self._update_codebook(step, passes, figures)
+        if self.discriminator is not None:
+            fake = self.runtime.join_microbatches([each.fake for each in passes])  # [b, 3, S, S]
+            figures |= self._discriminator_step(step, images, fake)
         if self.ema:
             self.ema.update(step)
         return figures
 
     def ramp(self, step: int) -> Tensor:
-        """Weight of the adversarial term at a step: a tensor, so the graph stays the same while it grows."""
+        """Weight of the adversarial term at a step, as a tensor: the graph stays the same while it grows."""
         weight = self.settings.loss.adversarial * adversarial_share(self.settings.discriminator, step)
         return scalar(weight, self.runtime.device)
 
     def _terms(self, images: Tensor, result: Reconstruction, fake: Tensor) -> dict[str, Tensor]:
+        """Weighted loss terms of reconstructions `fake` of images [B, 3, S, S], without the adversarial one."""
         weights, quantized = self.settings.loss, result.quantized
         terms = {
             "codebook": quantized.codebook_loss,
@@ -176,24 +174,26 @@ class QuantizerTask(Task):
         return terms
 
     def _global_mean(self, value: Tensor) -> Tensor:
-        """The mean over all workers, with the gradient of this worker's part: exact once gradients are averaged."""
+        """The mean over workers, with the gradient of this worker's value: exact once gradients are averaged."""
         return value + (self.runtime.mean(value.detach().clone()) - value.detach())
 
     def generator_pass(self, step: int, images: Tensor) -> GeneratorPass:
-        """Loss terms of the generator on images [N, 3, S, S]; nothing is updated."""
+        """Loss terms of the generator on images [B, 3, S, S]; nothing is updated."""
         with self.runtime.autocast():
             result: Reconstruction = self.forward(images)
             fake = self.model.pixels(result.raw)
             terms = self._terms(images, result, fake)
-            if self.judge is not None:
-                terms["adversarial"] = generator_term(self.judge, self.ramp(step), fake)
+            if self.discriminator is not None:
+                terms["adversarial"] = generator_term(self.discriminator, self.ramp(step), fake)
         return GeneratorPass(terms, result.quantized.codes, result.quantized.latents, fake.detach())
 
-    def judge_pass(self, step: int, images: Tensor, fake: Tensor) -> DiscriminatorPass:
-        """Loss terms of the discriminator on images and reconstructions [N, 3, S, S]; nothing is updated."""
-        assert self.judge is not None
-        self.judge.requires_grad_(True)
-        return discriminator_pass(self.judge, self.lecam, self.settings.discriminator, self.runtime, step, images, fake)
+    def discriminator_pass(self, step: int, images: Tensor, fake: Tensor) -> DiscriminatorPass:
+        """Loss terms of the discriminator on images and reconstructions [B, 3, S, S]; nothing is updated."""
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(True)
+        return discriminator_pass(
+            self.discriminator, self.lecam, self.settings.discriminator, self.runtime, step, images, fake
+        )
 
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -208,60 +208,65 @@ class QuantizerTask(Task):
         norm, skipped = self._update(step, self.model, self.optimizer, terms, loss)
         return terms | {"loss": loss, "gradient_norm": norm, "skipped": skipped}, passes
 
-    def _judge_step(self, step: int, images: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        assert self.judge is not None
-        advance_spectral(self.judge)
-        self.judge_optimizer.zero_grad(set_to_none=True)
+    def _discriminator_step(self, step: int, images: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        assert self.discriminator is not None
+        advance_spectral(self.discriminator)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
         terms, passes = accumulation.accumulate_gradients(
-            partial(self.judge_pass, step),
+            partial(self.discriminator_pass, step),
             _without_terms,
             [images, fake],
             self.config.accumulate,
             self.runtime.microbatches,
         )
         loss = accumulation.total_loss(terms)
-        norm, skipped = self._update(step, self.judge, self.judge_optimizer, terms, loss)
-        real, made = accumulation.mean([p.real for p in passes]), accumulation.mean([p.fake for p in passes])
+        norm, skipped = self._update(step, self.discriminator, self.discriminator_optimizer, terms, loss)
+        logit_real = accumulation.mean([each.real for each in passes])
+        logit_fake = accumulation.mean([each.fake for each in passes])
         if self.lecam is not None:
-            # Copies: collectives work in place.
-            self.lecam.observe(step, self.runtime.mean(real.clone()), self.runtime.mean(made.clone()), skipped)
-        figures = terms | {"discriminator": loss, "logit_real": real, "logit_fake": made}
+            # Copies, because collectives work in place.
+            real, generated = self.runtime.mean(logit_real.clone()), self.runtime.mean(logit_fake.clone())
+            self.lecam.observe(step, real, generated, skipped)
+        figures = terms | {"discriminator": loss, "logit_real": logit_real, "logit_fake": logit_fake}
         return figures | {"discriminator_gradient_norm": norm, "discriminator_skipped": skipped}
 
     def _update(
         self, step: int, module: nn.Module, optimizer: Optimizer, terms: dict[str, Tensor], loss: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Update unless something is not finite on any worker; notes what that was."""
+        """Update unless a value is not finite on any worker, and record which; returns gradient norm and skip flag."""
         config = self.settings.optim if module is self.model else self.settings.discriminator.optim
         result = update(module, optimizer, config, self.runtime, step, self.config.steps, loss, [*terms.values()])
         prefix = "" if module is self.model else "discriminator."
         self.nonfinite.record(step, [prefix + name for name in (*terms, "loss", "gradient")], result.nonfinite)
         return result.gradient_norm, result.skipped
 
-    def _watch_codes(self, step: int, passes: list[GeneratorPass], figures: dict[str, Tensor]) -> None:
-        book, restart = self.model.codebook, self.settings.codebook.restart
-        codes = accumulation.concatenate([passed.codes for passed in passes])
-        counts = torch.zeros_like(book.usage).index_add_(0, codes, torch.ones_like(codes, dtype=book.usage.dtype))
-        counts = self.runtime.sum(counts)
+    def _update_codebook(self, step: int, passes: list[GeneratorPass], figures: dict[str, Tensor]) -> None:
+        """Usage of the codes of a step: its metrics, the codebook's moving usage, restarts of dead codes."""
+        codebook, restart = self.model.codebook, self.settings.codebook.restart
+        codes = accumulation.concatenate([each.codes for each in passes])  # [b * T]
+        counts = torch.zeros_like(codebook.usage).index_add_(
+            0, codes, torch.ones_like(codes, dtype=codebook.usage.dtype)
+        )
+        counts = self.runtime.sum(counts)  # over all workers, [K]
         figures["batch_usage"] = (counts > 0).float().mean()
         figures["batch_perplexity"] = batch_perplexity(counts)
         figures |= self.window.add(counts, figures["skipped"])
         if not self.settings.freeze_encoder:
-            book.observe(counts, figures["skipped"])
+            codebook.observe(counts, figures["skipped"])
         if restart.every and (step + 1) % restart.every == 0 and step < restart.until * self.config.steps:
-            latents = self.runtime.gather(accumulation.concatenate([passed.latents for passed in passes]))
+            latents = self.runtime.gather(accumulation.concatenate([each.latents for each in passes]))
             draw = keyed_rng("restart", self.config.seed, step).integers(0, len(latents), self.settings.codebook.codes)
             index = torch.from_numpy(draw).to(latents.device)
-            moved = book.restart(latents, index, self.optimizer, figures["skipped"])
-            figures["restarted"] = moved.float().sum()
+            restarted = codebook.restart(latents, index, self.optimizer, figures["skipped"])
+            figures["restarted"] = restarted.float().sum()
 
     @property
     def result(self) -> ViTVQGAN:
-        """What is exported: the average if there is one; sharded where the network is."""
+        """The network to export: the average if there is one; sharded if the network is."""
         return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
     def _tokenizer(self) -> Tokenizer | None:
-        """The present one; of a network that is split over the workers the first one has it."""
+        """The current tokenizer; None on all workers but the first of a sharded network."""
         model = self.runtime.full_network(self.result)
         return None if model is None else Tokenizer(model, self.runtime.device)
 
@@ -272,15 +277,12 @@ class QuantizerTask(Task):
         if tokenizer is None:
             return {}
         images = self.held_out.plain(range(min(16, len(self.held_out))))
-        decoded = tokenizer.decode(tokenizer.encode(images))
+        decoded = tokenizer.decode(tokenizer.encode(images))  # [n, 3, S, S]
         self.model.train(training)
         return {"reconstructions": grid_png(torch.cat([images, decoded]), columns=len(images))}
 
     def finish(self) -> dict[str, float]:
-        """PSNR in dB over the held-out images, each image's own, then their mean.
-
-        Of a network that is split over the workers the first one says it.
-        """
+        """The mean over the held-out images of each image's PSNR in dB; on the first worker of a sharded network."""
         tokenizer, values = self._tokenizer(), []
         if tokenizer is None:
             return {}
@@ -295,19 +297,19 @@ class QuantizerTask(Task):
         return flops.quantizer_step(self.settings, self.perceptual is not None)
 
     def evaluation(self) -> Evaluation | None:
-        """Figures of `held_out.Reconstructions` for the weights that would be exported now."""
-        if self.scoring is None:
+        """Metrics of `ReconstructionScorer` for the weights that would be exported now."""
+        if self.scorer is None:
             return None
-        scoring, device = self.scoring, evaluation_device(self.runtime.device)
+        scorer, device = self.scorer, evaluation_device(self.runtime.device)
         model = snapshot(self.result, self.runtime)
         if model is None:
             return None
         tokenizer = Tokenizer(model, device)
-        return lambda check: scoring(tokenizer, check)
+        return lambda check: scorer(tokenizer, check)
 
-    def _scoring(self, data: QuantizerData) -> ReconstructionScorer:
+    def _make_scorer(self, data: QuantizerData) -> ReconstructionScorer:
         config, device = self.settings, evaluation_device(self.runtime.device)
-        # A feed of its own: feeds are not made for two threads.
+        # Its own loader, because loaders are for one thread.
         images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         classifier: Classifier | None = None
         if data.classifier is not None:
@@ -316,16 +318,16 @@ class QuantizerTask(Task):
         return ReconstructionScorer(images, config.evaluate_limit, classifier)
 
     def export(self) -> dict[str, bytes]:
-        """Weights (the average's, if there is one) and settings; the first worker's, of a network split over them."""
+        """Weights (of the average, if there is one) and settings; on the first worker of a sharded network."""
         model = self.runtime.full_network(self.result, torch.device("cpu"))
         if model is None:
             return {}
-        source = self.data.source
-        # Where the tokenizer lay that this one started from is no property of this one, what it was is.
+        source = self.data.pretrained
+        # The address of the initial tokenizer is not part of the result, its digest is.
         settings = without_execution(self.settings, **({"init_from": f"digest:{source.digest}"} if source else {}))
         return {"model.safetensors": to_bytes(model), "config.json": model_config(settings)}
 
 
-def _without_terms(passed: P) -> P:
-    """What outlives a microbatch: nothing that holds on to its activations."""
-    return replace(passed, terms={})
+def _without_terms(result: P) -> P:
+    """The part of a pass that outlives its microbatch: loss terms would keep all activations."""
+    return replace(result, terms={})

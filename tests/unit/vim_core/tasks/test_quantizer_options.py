@@ -128,7 +128,7 @@ def test_a_broken_batch_moves_neither_weights_nor_buffers(images: QuantizerData,
 
 def test_only_the_broken_side_is_skipped(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
     task = quantizer(images)
-    monkeypatch.setattr("vim_core.tasks.adversarial.discriminator_loss", lambda real, fake: real.sum() * torch.nan)
+    monkeypatch.setattr("vim_core.tasks.discriminator.discriminator_loss", lambda real, fake: real.sum() * torch.nan)
     figures = task.step(0, task.batch(0))
     assert (float(figures["skipped"]), float(figures["discriminator_skipped"])) == (0, 1)
     assert task.nonfinite.drain() == [NonFiniteUpdate(0, ("discriminator.discriminator",))]
@@ -137,7 +137,7 @@ def test_only_the_broken_side_is_skipped(images: QuantizerData, monkeypatch: pyt
 def test_sample_ids_are_those_of_the_batch(images: QuantizerData) -> None:
     task = quantizer(images)
     found = task.sample_ids(5)
-    rows = task.feed.order.batch(5, 4)[1]
+    rows = task.train_images.order.batch(5, 4)[1]
     assert found == [f"image-{row:03d}" for row in rows]
     assert QuantizerTask(task.settings, images, CpuRuntime("fp32", 1, 1, 2)).sample_ids(5) == found
 
@@ -174,20 +174,20 @@ def test_entropy_term_weighs_both_entropies(images: QuantizerData) -> None:
 def test_discriminator_step_is_the_papers_formula(images: QuantizerData) -> None:
     lecam = LeCamConfig(weight=0.3)
     task = quantizer(images, discriminator=judge(lecam=lecam, r1_gamma=4.0))
-    assert isinstance(task.judge, StyleGANDiscriminator)
+    assert isinstance(task.discriminator, StyleGANDiscriminator)
     assert task.lecam is not None
     task.lecam.real.fill_(0.2)
     task.lecam.fake.fill_(-0.1)
     batch = task.batch(0)["images"]
     fake = task.model.pixels(task.model(batch).raw).detach()
-    weights = {name: value.detach().double() for name, value in task.judge.named_parameters()}
+    weights = {name: value.detach().double() for name, value in task.discriminator.named_parameters()}
     real = batch.double().requires_grad_()
-    logits = [reference(x, weights, len(task.judge.blocks), 4) for x in (real, fake.double())]
+    logits = [reference(x, weights, len(task.discriminator.blocks), 4) for x in (real, fake.double())]
     adversarial = 0.5 * (F.softplus(-logits[0]).mean() + F.softplus(logits[1]).mean())
     (slope,) = torch.autograd.grad(logits[0].sum(), real)
     r1 = 4.0 / 2 * 2 * slope.square().sum(dim=(1, 2, 3)).mean()  # gamma / 2, times the steps between two penalties
     towards = F.relu(logits[0] + 0.1).square().mean() + F.relu(0.2 - logits[1]).square().mean()
-    figures = task._judge_step(0, batch, fake)
+    figures = task._discriminator_step(0, batch, fake)
     assert float(figures["r1"]) == pytest.approx(float(r1), rel=1e-4)
     assert float(figures["lecam"]) == pytest.approx(0.3 * float(towards.detach()), rel=1e-4)
     total = adversarial.detach() + r1 + 0.3 * towards.detach()
@@ -212,19 +212,19 @@ def test_adversarial_gradient_grows_with_the_ramp(images: QuantizerData) -> None
 
 def test_spectral_vectors_move_once_a_step(images: QuantizerData) -> None:
     task = quantizer(images, discriminator=judge(spectral_norm=True))
-    assert task.judge is not None
+    assert task.discriminator is not None
     batch = task.batch(0)["images"]
-    before = copy.deepcopy(task.judge.state_dict())
+    before = copy.deepcopy(task.discriminator.state_dict())
     _, passes = task._generator_step(0, batch)
-    assert all(torch.equal(value, before[name]) for name, value in task.judge.state_dict().items())
-    expected = copy.deepcopy(task.judge)
+    assert all(torch.equal(value, before[name]) for name, value in task.discriminator.state_dict().items())
+    expected = copy.deepcopy(task.discriminator)
     for layer in expected.modules():
         if hasattr(layer, "spectral"):
             layer.spectral.advance(layer.weight)  # type: ignore[operator,union-attr]
-    task._judge_step(0, batch, passes[0].fake)
+    task._discriminator_step(0, batch, passes[0].fake)
     vectors = [name for name in before if "spectral" in name]
     assert vectors
-    state = task.judge.state_dict()
+    state = task.discriminator.state_dict()
     assert all(torch.equal(state[name], expected.state_dict()[name]) for name in vectors)
 
 

@@ -94,7 +94,7 @@ def test_discriminator_and_restarts_come_in_their_steps(images: QuantizerData) -
 
 def test_lazy_r1_counts_for_the_steps_it_skips(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = DiscriminatorConfig(channels=4, base=64, r1_every=2, r1_gamma=10.0)
-    monkeypatch.setattr("vim_core.tasks.adversarial.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
+    monkeypatch.setattr("vim_core.tasks.discriminator.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
     plain = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
     with_r1, without = (stepped(quantizer(images, discriminator=d), 2) for d in (judge, plain))
     assert float(with_r1[0]["discriminator"] - without[0]["discriminator"]) == pytest.approx(
@@ -104,11 +104,11 @@ def test_lazy_r1_counts_for_the_steps_it_skips(images: QuantizerData, monkeypatc
 
 def test_generator_step_leaves_no_gradient_in_the_discriminator(images: QuantizerData) -> None:
     task = quantizer(images, discriminator=DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0))
-    assert task.judge is not None
-    before = [p.detach().clone() for p in task.judge.parameters()]
+    assert task.discriminator is not None
+    before = [p.detach().clone() for p in task.discriminator.parameters()]
     task._generator_step(5, task.batch(0)["images"])
-    assert all(p.grad is None for p in task.judge.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(before, task.judge.parameters(), strict=True))
+    assert all(p.grad is None for p in task.discriminator.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, task.discriminator.parameters(), strict=True))
 
 
 def test_a_broken_batch_changes_no_weight(images: QuantizerData) -> None:

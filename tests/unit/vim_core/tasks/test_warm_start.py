@@ -53,7 +53,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> PretrainedTokenizer:
 
 
 def started(images: QuantizerData, source: PretrainedTokenizer | None, **fields: Any) -> QuantizerTask:
-    return QuantizerTask(quantize_config(**fields), replace(images, source=source), runtime())
+    return QuantizerTask(quantize_config(**fields), replace(images, pretrained=source), runtime())
 
 
 def run(task: QuantizerTask, steps: int = 4) -> None:

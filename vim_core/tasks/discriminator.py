@@ -1,4 +1,4 @@
-"""The discriminator's side of stage 1: its loss on a batch, and its gradient's weight in the generator."""
+"""The adversarial losses of stage 1: the discriminator's on a batch, and the generator's with its ramp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vim_core.losses.adversarial import LeCam, discriminator_loss, generator_los
 
 @dataclass
 class DiscriminatorPass:
-    """The discriminator's loss on a batch: its terms with their gradients, and the mean logits of both sides."""
+    """The discriminator's loss terms on a batch, and its mean logits on real and reconstructed images."""
 
     terms: dict[str, Tensor]
     real: Tensor
@@ -28,7 +28,7 @@ def adversarial_share(settings: DiscriminatorConfig, step: int) -> float:
 
 
 def discriminator_pass(
-    judge: nn.Module,
+    discriminator: nn.Module,
     lecam: LeCam | None,
     settings: DiscriminatorConfig,
     runtime: Runtime,
@@ -38,24 +38,25 @@ def discriminator_pass(
 ) -> DiscriminatorPass:
     """Loss of the discriminator on real images and detached reconstructions [B, 3, S, S]; nothing is updated."""
     with runtime.autocast():
-        real_logits, fake_logits = judge(images), judge(fake)
+        # Logits are [B], or [B, h, w] of patches.
+        real_logits, fake_logits = discriminator(images), discriminator(fake)
         terms = {"discriminator": 0.5 * discriminator_loss(real_logits, fake_logits)}
     if settings.r1_gamma > 0 and step % settings.r1_every == 0:
         real = images.detach().requires_grad_(True)
-        # Lazy regularisation: the penalty of the skipped steps is paid at once (StyleGAN2, section 3.1).
+        # Lazy regularisation: the weight includes the penalties of the skipped steps (StyleGAN2, section 3.1).
         weight = 0.5 * settings.r1_gamma * settings.r1_every
-        terms["r1"] = weight * r1_penalty(per_image(judge(real)), real)
+        terms["r1"] = weight * r1_penalty(per_image(discriminator(real)), real)
     if lecam is not None:
         terms["lecam"] = lecam.penalty(real_logits, fake_logits)
     return DiscriminatorPass(terms, real_logits.detach().mean(), fake_logits.detach().mean())
 
 
 def per_image(logits: Tensor) -> Tensor:
-    """One logit an image [B]: the mean over its patches, where there are several."""
+    """One logit per image [B]: the mean over its patches, if there are several."""
     return logits if logits.ndim == 1 else logits.flatten(1).mean(1)
 
 
-def generator_term(judge: nn.Module, weight: Tensor, fake: Tensor) -> Tensor:
-    """Non-saturating loss of reconstructions [B, 3, S, S] times a tensor weight; the judge gets no gradient."""
-    judge.requires_grad_(False)
-    return weight * generator_loss(judge(fake))
+def generator_term(discriminator: nn.Module, weight: Tensor, fake: Tensor) -> Tensor:
+    """Non-saturating loss of reconstructions [B, 3, S, S] times `weight`; the discriminator gets no gradient."""
+    discriminator.requires_grad_(False)
+    return weight * generator_loss(discriminator(fake))
