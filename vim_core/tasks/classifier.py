@@ -1,4 +1,4 @@
-"""Training step of the small classifier that judges samples and gives features."""
+"""Training of the small classifier that scores samples and provides features."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ClassifierData:
 
 
 class ClassifierTask(Task):
-    """Cross-entropy on augmented images; an average of the weights is exported."""
+    """Cross-entropy on augmented images; the average of the weights is exported, if there is one."""
 
     headline = ("accuracy", 1)
 
@@ -43,10 +43,10 @@ class ClassifierTask(Task):
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.ema = Ema(self.model, config.ema) if config.ema else None
-        self.feed = ImageLoader(data.train, config.image_size, config.augment, config.seed)
+        self.train_images = ImageLoader(data.train, config.image_size, config.augment, config.seed)
         self.held_out = ImageLoader(data.test, config.image_size, config.augment, config.seed)
-        # A feed of its own for evaluations during training: feeds are not made for two threads.
-        self.watched = ImageLoader(data.test, config.image_size, config.augment, config.seed)
+        # Its own loader for evaluations during training, because loaders are for one thread.
+        self.evaluation_images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -60,18 +60,18 @@ class ClassifierTask(Task):
 
     def batch(self, step: int) -> Batch:
         """Augmented images [b, 3, S, S] and labels [b]."""
-        images, labels = self.feed.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
+        images, labels = self.train_images.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
         return {"images": images, "labels": labels}
 
     def sample_ids(self, step: int) -> list[str]:
         """Keys of the step's images."""
-        return self.feed.keys(step, self.config.batch)
+        return self.train_images.keys(step, self.config.batch)
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update."""
         self.model.train()
         with self.runtime.autocast():
-            logits = self.forward(batch["images"])
+            logits = self.forward(batch["images"])  # [b, classes]
         loss = F.cross_entropy(logits.float(), batch["labels"])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -85,20 +85,20 @@ class ClassifierTask(Task):
 
     @property
     def result(self) -> Classifier:
-        """What is exported: the average if there is one."""
+        """The network to export: the average if there is one."""
         return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
     def finish(self) -> dict[str, float]:
         """Accuracy on the held-out images."""
-        found = accuracy(self.result.eval(), self.held_out, len(self.held_out))
-        return {"test_accuracy": found, "test_images": float(len(self.held_out))}
+        value = accuracy(self.result.eval(), self.held_out, len(self.held_out))
+        return {"test_accuracy": value, "test_images": float(len(self.held_out))}
 
     def evaluation(self) -> Evaluation:
         """`accuracy` of the weights that would be exported now."""
-        model, count = snapshot(self.result, self.runtime), len(self.watched)
+        model, count = snapshot(self.result, self.runtime), len(self.evaluation_images)
         assert model is not None, "classifiers are not sharded"
         count = min(self.config.evaluate_limit or count, count)
-        return lambda check: {"accuracy": accuracy(model, self.watched, count, check)}
+        return lambda check: {"accuracy": accuracy(model, self.evaluation_images, count, check)}
 
     def export(self) -> dict[str, bytes]:
         """Weights and shape."""
@@ -107,10 +107,10 @@ class ClassifierTask(Task):
 
 @torch.no_grad()
 def accuracy(model: Classifier, images: ImageLoader, count: int, check: CancelCheck = lambda: None) -> float:
-    """Share of the first `count` images whose label is the most likely class."""
-    device, right = next(model.parameters()).device, 0
+    """Share of the first `count` images whose most likely class is their label; calls `check` before every batch."""
+    device, correct = next(model.parameters()).device, 0
     for rows in torch.arange(count).split(256):
         check()
-        logits = model(images.plain(rows.tolist()).to(device))
-        right += int((logits.argmax(1).cpu() == images.labels[rows]).sum())
-    return right / count
+        logits = model(images.plain(rows.tolist()).to(device))  # [n, classes]
+        correct += int((logits.argmax(1).cpu() == images.labels[rows]).sum())
+    return correct / count

@@ -1,4 +1,4 @@
-"""Stage 2: training step of the image prior over codes (paper section 4)."""
+"""Stage 2: training of the image prior over codes (paper section 4)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ PREVIEW_COLUMNS = 8
 
 @dataclass
 class PriorData:
-    """Code table files of both splits, the number of classes and the digest of the tokenizer they come from.
+    """Code table files of both splits, the number of classes and the digest of the tokenizer of the codes.
 
-    With the tokenizer's files (weights and config) the samples drawn during training can be seen;
-    `prior.source: images` needs them, and the training split's image table files. `cache` is `run.code_cache`.
+    `tokenizer_files` (weights, config) are needed for previews; `prior.source: images` needs them and `images`, the
+    image table files of the training split. `cache` is `run.code_cache`.
     """
 
     train: Sequence[str | CodeFile] = ()
@@ -60,7 +60,7 @@ class PriorPass:
 
 
 def shape_of(config: PriorConfig, meta: CodeMeta, classes: int, tokenizer: str) -> PriorShape:
-    """The network for a code table: `meta` is what the table says of itself, `tokenizer` the digest of what made it."""
+    """The network's shape for a code table with metadata `meta`, made by the tokenizer with digest `tokenizer`."""
     return PriorShape(
         stack=config.stack,
         variant=config.variant,
@@ -75,7 +75,7 @@ def shape_of(config: PriorConfig, meta: CodeMeta, classes: int, tokenizer: str) 
 
 
 class PriorTask(Task):
-    """Next-code prediction with dropout; labels are dropped to the null class for guidance, keyed by step."""
+    """Next-code prediction with dropout; for guidance some labels become the null class, keyed by step."""
 
     headline = ("nll_bits_per_token", -1)
 
@@ -86,7 +86,7 @@ class PriorTask(Task):
         self.train_table, self.test_table = CodeTable(data.train, data.cache), CodeTable(data.test, data.cache)
         meta = self.train_table.meta
         self.shape = shape_of(config, meta, data.classes, data.tokenizer)
-        self.source = self._source(data)
+        self.source = self._make_source(data)
         torch.manual_seed(config.seed)
         self.model, self.ema = build_network(lambda: ImagePrior(self.shape, config.recompute), runtime, config.ema)
         self.forward = runtime.compile(self.model)
@@ -95,7 +95,7 @@ class PriorTask(Task):
         self._decoder: Tokenizer | None = None
         self._unigram: float | None = None
 
-    def _source(self, data: PriorData) -> PriorSource:
+    def _make_source(self, data: PriorData) -> PriorSource:
         config = self.settings
         if config.source == "codes":
             return CodeSource(self.train_table, config.seed)
@@ -105,10 +105,6 @@ class PriorTask(Task):
         self.test_table.check(data.tokenizer, tokenizer.grid, tokenizer.vocabulary)
         return ImageSource(data.images, tokenizer, config.augment, config.seed)
 
-    def _rows(self, table: CodeTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        codes = torch.from_numpy(table.codes[rows].astype(np.int64))
-        return codes, self._given(torch.from_numpy(table.labels[rows].astype(np.int64)))
-
     @property
     def modules(self) -> dict[str, nn.Module]:
         """The prior and its average."""
@@ -116,31 +112,31 @@ class PriorTask(Task):
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
-        """By `prior.optim.kind`."""
+        """The optimizer of `prior.optim.kind`."""
         return {"model": self.optimizer}
 
-    def _given(self, labels: Tensor) -> Tensor:
-        """What the prior is told of labels [b]: nothing, if it is unconditional."""
+    def _condition(self, labels: Tensor) -> Tensor:
+        """The class input for labels [b]: the null class of an unconditional prior."""
         return labels if self.settings.conditional else torch.full_like(labels, self.model.null_class)
 
     def batch(self, step: int) -> Batch:
         """Codes [b, T] or images [b, 3, S, S], and labels [b], some replaced by the null class."""
         share = self.config.batch // self.runtime.world
         tensors, labels = self.source.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
-        labels = self._given(labels)
+        labels = self._condition(labels)
         if self.settings.label_dropout > 0:
             chance = keyed_rng("label", self.config.seed, step).random(self.config.batch)
             dropped = chance[self.runtime.rank * share :][:share] < self.settings.label_dropout
             labels = labels.masked_fill(torch.from_numpy(dropped), self.model.null_class)
         return {**tensors, "labels": labels}
 
-    def _pass(self, codes: Tensor, labels: Tensor) -> PriorPass:
+    def _forward_pass(self, codes: Tensor, labels: Tensor) -> PriorPass:
         with self.runtime.autocast():
-            logits = self.forward(codes, labels)
+            logits = self.forward(codes, labels)  # [b, T, V]
         return PriorPass({"loss": next_token_loss(logits, codes)})
 
     def sample_ids(self, step: int) -> list[str]:
-        """Image keys of the step's samples; rows of a code table each with its view."""
+        """Image keys of the step's samples; those of a code table with their view."""
         return self.source.names(self.source.order.ids(step * self.config.batch, self.config.batch))
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
@@ -149,7 +145,7 @@ class PriorTask(Task):
         self.optimizer.zero_grad(set_to_none=True)
         samples = [self.source.codes(batch), batch["labels"]]
         terms, _ = accumulation.accumulate_gradients(
-            self._pass, lambda passed: None, samples, self.config.accumulate, self.runtime.microbatches
+            self._forward_pass, lambda result: None, samples, self.config.accumulate, self.runtime.microbatches
         )
         optim, steps = self.settings.optim, self.config.steps
         result = update(self.model, self.optimizer, optim, self.runtime, step, steps, terms["loss"])
@@ -165,12 +161,18 @@ class PriorTask(Task):
 
     @property
     def result(self) -> ImagePrior:
-        """What is exported: the average if there is one; sharded where the network is."""
+        """The network to export: the average if there is one; sharded if the network is."""
         return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
     def _bits(self, model: ImagePrior, limit: int, check: CancelCheck = lambda: None) -> float:
-        count = min(limit or len(self.test_table), len(self.test_table))
-        return bits_per_token(model, lambda rows: self._rows(self.test_table, rows), count, check)
+        """Bits per token of the first `limit` held-out images (0: all)."""
+        table = self.test_table
+
+        def read(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+            labels = torch.from_numpy(table.labels[rows].astype(np.int64))
+            return torch.from_numpy(table.codes[rows].astype(np.int64)), self._condition(labels)
+
+        return bits_per_token(model, read, min(limit or len(table), len(table)), check)
 
     def _unigram_bits(self) -> float:
         if self._unigram is None:
@@ -178,9 +180,9 @@ class PriorTask(Task):
         return self._unigram
 
     def finish(self) -> dict[str, float]:
-        """Bits per token of the held-out codes, given their labels, beside the unigram code fitted on train.
+        """Bits per token of the held-out codes given their labels, and of a unigram code fitted on the training split.
 
-        Of a network that is split over the workers the first one says them.
+        On the first worker of a sharded network; empty on the others.
         """
         model = self.runtime.full_network(self.result)
         if model is None:
@@ -196,24 +198,24 @@ class PriorTask(Task):
         return flops.prior_step(self.shape, self.config.batch, tokenizer=encoding)
 
     def evaluation(self) -> Evaluation | None:
-        """`nll_bits_per_token` of the weights that would be exported now; the unigram code's bits come once."""
+        """`nll_bits_per_token` of the weights that would be exported now; the first time also the unigram code's."""
         model, first = snapshot(self.result, self.runtime), self._unigram is None
         if model is None:
             return None
 
-        def job(check: CancelCheck) -> dict[str, float]:
+        def evaluate(check: CancelCheck) -> dict[str, float]:
             figures = {"nll_bits_per_token": self._bits(model, self.config.evaluate_limit, check)}
             return figures | ({"unigram_bits_per_token": self._unigram_bits()} if first else {})
 
-        return job
+        return evaluate
 
     def pictures(self) -> dict[str, bytes]:
-        """Samples of the present weights, decoded, if the tokenizer is at hand."""
+        """Decoded samples of the current weights, if there is a tokenizer."""
         if self.tokenizer_files is None or not self.settings.preview:
             return {}
         device = evaluation_device(self.runtime.device)
-        here = device == self.runtime.device
-        model = self.runtime.full_network(self.result) if here else snapshot(self.result, self.runtime)
+        same = device == self.runtime.device
+        model = self.runtime.full_network(self.result) if same else snapshot(self.result, self.runtime)
         if model is None:
             return {}
         if self._decoder is None:
@@ -221,7 +223,7 @@ class PriorTask(Task):
         return {"samples": preview(model, self._decoder, self.settings.preview, self.config.seed)}
 
     def export(self) -> dict[str, bytes]:
-        """Weights and shape; of a network that is split over the workers the first one has them."""
+        """Weights and shape; on the first worker of a sharded network."""
         model = self.runtime.full_network(self.result, torch.device("cpu"))
         return {} if model is None else {"model.safetensors": to_bytes(model), "config.json": model_config(self.shape)}
 

@@ -1,4 +1,4 @@
-"""What the prior learns from: rows of a code table, or images that are augmented and encoded at every use."""
+"""Training samples of the prior: rows of a code table, or images that are augmented and encoded at every use."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from vim_core.models.vit_vqgan import Tokenizer
 
 
 class PriorSource(ABC):
-    """Samples by step, as a pure function of it; ranks slice one global batch."""
+    """Samples as a pure function of the step; ranks slice one global batch."""
 
     order: SampleOrder
     labels: NDArray[np.int64]
 
     def batch(self, step: int, batch: int, rank: int, world: int) -> tuple[dict[str, Tensor], Tensor]:
-        """This rank's share of a step, on the CPU: the tensors that `codes` takes, and labels [b]."""
+        """This rank's share of a step, on the CPU: the tensors that `codes` needs, and labels [b]."""
         positions, rows = self.order.batch(step, batch, rank, world)
         return self.read(positions, rows), torch.from_numpy(self.labels[rows])
 
     @abstractmethod
     def read(self, positions: Ids, rows: Ids) -> dict[str, Tensor]:
-        """Samples of these rows at these global positions."""
+        """The tensors of `rows` [b] at global `positions` [b]."""
 
     @abstractmethod
     def names(self, rows: Ids) -> list[str]:
-        """What people call these rows."""
+        """Names of these rows for error messages."""
 
     @abstractmethod
     def codes(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Codes int64 [b, T] of a batch, on the device it is on."""
+        """Codes int64 [b, T] of a batch, on its device."""
 
 
 class CodeSource(PriorSource):
-    """Rows of a code table, views and all, permuted freely: the table lies in memory."""
+    """Rows of a code table, all views, in a free permutation, because the table is memory-mapped."""
 
     def __init__(self, table: CodeTable, seed: int) -> None:
         self.table = table
@@ -55,45 +55,45 @@ class CodeSource(PriorSource):
         return {"codes": torch.from_numpy(self.table.codes[rows].astype(np.int64))}
 
     def names(self, rows: Ids) -> list[str]:
-        """Image keys, each with its view."""
+        """Image keys, each with its view, such as `key#1`."""
         return [f"{self.table.keys[row]}#{int(self.table.view[row])}" for row in rows.tolist()]
 
     def codes(self, tensors: dict[str, Tensor]) -> Tensor:
-        """As they were read."""
+        """The codes as they were read."""
         return tensors["codes"]
 
 
 class ImageSource(PriorSource):
-    """A random view of every image, then the frozen tokenizer's one encode: the paper's input (section 4).
+    """A random view of every image, encoded by the frozen tokenizer: the paper's input (section 4).
 
-    A view is keyed by (seed, the image's key, epoch). The order is that of the code table over the same images, where
-    their table has few row groups; a larger one interleaves row groups, as stage 1 does, instead of reading each image
-    at random. So without augmentation a small table trains the prior exactly as its code table would.
+    A view is keyed by (seed, the image's key, epoch). A table of few row groups has the order of the code table of the
+    same images, so without augmentation it trains the prior exactly as that does; a larger one interleaves row groups,
+    as stage 1 does, instead of reading each image at random.
     """
 
     def __init__(self, uris: Sequence[str], tokenizer: Tokenizer, augment: AugmentConfig, seed: int) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
-        self.feed = ImageLoader(uris, tokenizer.image_size, augment, seed)
-        self.labels = self.feed.table.labels
-        in_memory = len(self.feed.table.row_groups) <= INTERLEAVE
-        self.order = SampleOrder([len(self.feed)], seed) if in_memory else self.feed.order
+        self.images = ImageLoader(uris, tokenizer.image_size, augment, seed)
+        self.labels = self.images.table.labels
+        in_memory = len(self.images.table.row_groups) <= INTERLEAVE
+        self.order = SampleOrder([len(self.images)], seed) if in_memory else self.images.order
 
     def read(self, positions: Ids, rows: Ids) -> dict[str, Tensor]:
         """`images` [b, 3, S, S] in [0, 1]."""
-        keys, epochs = self.feed.table.keys, positions // len(self.feed)
+        keys, epochs = self.images.table.keys, positions // len(self.images)
         views = [
-            self.feed.view(row, ("prior", self.seed, keys[row], epoch))
+            self.images.view(row, ("prior", self.seed, keys[row], epoch))
             for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True)
         ]
         return {"images": to_tensor(np.stack(views))}
 
     def names(self, rows: Ids) -> list[str]:
         """Image keys."""
-        return [self.feed.table.keys[row] for row in rows.tolist()]
+        return [self.images.table.keys[row] for row in rows.tolist()]
 
     def codes(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Encoded in fp32 whatever the training's precision, in batches of the tokenizer's `encode_batch`."""
+        """Codes of the images, encoded in fp32 whatever the training's precision, in batches of `encode_batch`."""
         images = tensors["images"]
-        # A copy: what is made in inference mode may not be saved for a backward pass.
+        # A copy, because tensors made in inference mode cannot be saved for a backward pass.
         return self.tokenizer.encode(images).to(images.device, copy=True)

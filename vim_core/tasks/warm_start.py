@@ -1,4 +1,4 @@
-"""Start stage 1 from a trained tokenizer: encoder and codebook loaded strictly, frozen if asked for."""
+"""Initialise stage 1 from a trained tokenizer: encoder and codebook loaded strictly, optionally frozen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vim_core.weights.saving import read_config
 
 @dataclass(frozen=True)
 class PretrainedTokenizer:
-    """A trained tokenizer's two files by address and sha256, and the digest of both."""
+    """The two files of a trained tokenizer by address and sha256, and the digest of both."""
 
     weights: str
     weights_sha256: str
@@ -30,10 +30,10 @@ class PretrainedTokenizer:
 
 
 def load_pretrained(model: ViTVQGAN, config: QuantizeConfig, source: PretrainedTokenizer | None) -> None:
-    """Load encoder and codebook, and the decoder with `init_decoder: load`; freeze the former if asked for.
+    """Load encoder and codebook, with `init_decoder: load` the decoder; with `freeze_encoder` freeze the first two.
 
     Raises:
-        ConfigError: no source was handed over for `init_from`, or its settings are others.
+        ConfigError: there is no source for `init_from`, or it has other settings.
         DataError: a file is missing, was changed since it was hashed, or does not fit.
     """
     from safetensors import SafetensorError
@@ -43,7 +43,7 @@ def load_pretrained(model: ViTVQGAN, config: QuantizeConfig, source: PretrainedT
     if source is None:
         raise ConfigError(f"quantize.init_from={config.init_from!r}: the task was given no tokenizer to start from")
     with _verified(source.config, source.config_sha256):
-        _compare(config, read_config(source.config, "vit_vqgan", "quantize", QuantizeConfig))
+        _check_settings(config, read_config(source.config, "vit_vqgan", "quantize", QuantizeConfig))
     with _verified(source.weights, source.weights_sha256) as path:
         try:
             _load(model, path, config.init_decoder == "load", source.weights)
@@ -56,52 +56,53 @@ def load_pretrained(model: ViTVQGAN, config: QuantizeConfig, source: PretrainedT
 
 @contextmanager
 def _verified(uri: str, sha256: str) -> Iterator[str]:
-    """A local path to the file while open, once it was found to be the one that is meant."""
+    """A local path of the file, valid inside the block. Raises `DataError` where its sha256 differs."""
     with ExitStack() as stack:
         try:
             path = stack.enter_context(io.local_copy(uri))
         except FileNotFoundError:
             raise DataError(f"quantize.init_from: {uri} is gone") from None
-        found = io.checksum(path)[1]
-        if found != sha256:
-            rule = f"has sha256 {found[:12]}…, expected {sha256[:12]}…: it was changed"
+        actual = io.checksum(path)[1]
+        if actual != sha256:
+            rule = f"has sha256 {actual[:12]}…, expected {sha256[:12]}…: it was changed"
             raise DataError(f"quantize.init_from: {uri} {rule}")
         yield path
 
 
-def _compare(config: QuantizeConfig, theirs: QuantizeConfig) -> None:
+def _check_settings(config: QuantizeConfig, source: QuantizeConfig) -> None:
+    """Raise `ConfigError` for a setting that must be that of the pretrained tokenizer and is not."""
     keys = [*CODE_SETTINGS]
-    # Codes are those of the padded batch: another size may round differently (contract 7).
+    # Codes are computed in padded batches: another batch size may round differently (contract 7).
     keys += ["encode_batch"] if config.freeze_encoder else []
     keys += ["decoder"] if config.init_decoder == "load" else []
     for key in keys:
-        own, wanted = setting(config, key), setting(theirs, key)
-        if own != wanted:
+        value, expected = setting(config, key), setting(source, key)
+        if value != expected:
             raise ConfigError(
-                f"quantize.{key}={own!r}: the tokenizer of quantize.init_from has {wanted!r}; use the same"
+                f"quantize.{key}={value!r}: the tokenizer of quantize.init_from has {expected!r}; use the same"
             )
-    if config.init_decoder == "load" and (config.loss.logit_laplace > 0) != (theirs.loss.logit_laplace > 0):
+    if config.init_decoder == "load" and (config.loss.logit_laplace > 0) != (source.loss.logit_laplace > 0):
         raise ConfigError(
             f"quantize.loss.logit_laplace={config.loss.logit_laplace!r}: the tokenizer of quantize.init_from has "
-            f"{theirs.loss.logit_laplace!r}, so its decoder another number of channels; use quantize.init_decoder=fresh"
+            f"{source.loss.logit_laplace!r}, so its decoder another number of channels; use quantize.init_decoder=fresh"
         )
 
 
 def _load(model: ViTVQGAN, path: str, decoder: bool, uri: str) -> None:
-    """One tensor after another and of each the rows that this worker keeps: there may be no room for all of them."""
+    """Load one tensor at a time, of each the rows that this worker holds: memory may not suffice for all of them."""
     from safetensors import safe_open
 
-    # Not torch's form, which maps the whole file as one storage.
-    with safe_open(path, framework="np") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    chosen = {name: shape for name, shape in shapes.items() if decoder or not is_decoder_tensor(name)}
-    own = {name: value for name, value in model.state_dict().items() if decoder or not is_decoder_tensor(name)}
-    odd = sorted(chosen.keys() ^ own.keys())
-    odd += sorted(name for name in chosen.keys() & own.keys() if chosen[name] != tuple(own[name].shape))
-    if odd:
-        raise DataError(f"{uri} does not fit the tokenizer of these settings: {', '.join(odd[:8])}")
-    saved = tensor_files.TensorFile(path)
+    # numpy's view of the file, because torch's maps the whole file as one storage.
+    with safe_open(path, framework="np") as header:
+        shapes = {name: tuple(header.get_slice(name).get_shape()) for name in header.keys()}  # noqa: SIM118
+    saved = {name: shape for name, shape in shapes.items() if decoder or not is_decoder_tensor(name)}
+    targets = {name: value for name, value in model.state_dict().items() if decoder or not is_decoder_tensor(name)}
+    mismatches = sorted(saved.keys() ^ targets.keys())
+    mismatches += sorted(name for name in saved.keys() & targets.keys() if saved[name] != tuple(targets[name].shape))
+    if mismatches:
+        raise DataError(f"{uri} does not fit the tokenizer of these settings: {', '.join(mismatches[:8])}")
+    file = tensor_files.TensorFile(path)
     with torch.no_grad():
-        for name, target in own.items():
+        for name, target in targets.items():
             rows = rows_here(target) if isinstance(target, DTensor) else ()
-            local(target).copy_(saved.rows(name, *rows))
+            local(target).copy_(file.rows(name, *rows))

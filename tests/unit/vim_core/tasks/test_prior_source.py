@@ -136,7 +136,7 @@ def test_a_table_of_many_row_groups_keeps_their_order(data: PriorData, monkeypat
     monkeypatch.setattr(prior_source, "INTERLEAVE", 2)
     source = task_of(data, source="images").source
     assert isinstance(source, prior_source.ImageSource)
-    assert source.order is source.feed.order
+    assert source.order is source.images.order
     assert sorted(source.order.ids(0, COUNT)) == list(range(COUNT))
 
 
