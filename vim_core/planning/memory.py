@@ -20,7 +20,7 @@ from vim_core.planning import activations
 from vim_core.planning.activations import FP32, Kept, Numbers
 from vim_core.planning.layout import Layout, largest_block
 from vim_core.planning.networks import Part, has_perceptual, prior_shape
-from vim_core.tasks.probe_heads import SIDES
+from vim_core.tasks.probe_heads import FITS
 
 RESERVE = 0.08
 """Share of a chip's memory that a plan leaves free."""
@@ -162,7 +162,7 @@ def probe(config: PipelineConfig, parts: list[Part], layout: Layout, step: Step,
     wide = step.images * tokens * (2 * FP32 * stack.dim + step.numbers.item * (3 * stack.dim + 2 * stack.mlp))
     pooled = FP32 * float(stack.blocks * stack.dim * step.images * step.parts)
     # Chosen and judged heads of every pair: logits, their logarithms and errors of the global batch.
-    columns = SIDES * len(settings.learning_rates) * len(settings.weight_decays) * classes
+    columns = FITS * len(settings.learning_rates) * len(settings.weight_decays) * classes
     width = max(stack.dim, 3 * settings.pixels**2)
     heads = FP32 * float(columns * (3 * settings.batch + 5 * (width + 1)))
     # Each set of features has its Cholesky factor in fp32 from the first epoch on; one is made in fp64.

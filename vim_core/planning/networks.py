@@ -21,8 +21,7 @@ from vim_core.models.discriminator import make_discriminator
 from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
-from vim_core.tasks.probe_gram import GramSums
-from vim_core.tasks.probe_heads import SoftmaxHeads
+from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads
 from vim_core.training.flops import VGG16
 
 CLASSIFIERS = ("classify", "selector")
@@ -127,7 +126,7 @@ def probe_parts(config: ProbeConfig, shape: PriorShape, classes: int) -> list[Pa
     with torch.device("meta"):
         for width in widths:
             kept.append(SoftmaxHeads(width, classes, config.learning_rates, config.weight_decays, config.momentum))
-            kept.append(GramSums(width, classes))
+            kept.append(GramMatrices(width, classes))
     return [Part("prior", prior(shape).requires_grad_(False), split=False), Part("heads", kept, split=False)]
 
 

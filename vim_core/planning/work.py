@@ -9,7 +9,7 @@ from vim_core.models.prior import PriorShape
 from vim_core.planning.activations import classifier_widths
 from vim_core.planning.layout import Layout
 from vim_core.planning.networks import Part, has_perceptual, prior_shape
-from vim_core.tasks.probe_heads import SIDES
+from vim_core.tasks.probe_heads import FITS
 from vim_core.training import flops
 
 WHOLE = Layout("data", 1, 1)
@@ -56,7 +56,7 @@ def probe_step(config: ProbeConfig, shape: PriorShape, classes: int) -> flops.Fl
     """Frozen features of every block, and the heads' logits and gradients; sums of the first epoch are left out."""
     tokens, stack = shape.tokens + 1, shape.stack
     features = flops.stack(stack, tokens, "causal", shape.variant)
-    columns = SIDES * len(config.learning_rates) * len(config.weight_decays) * classes
+    columns = FITS * len(config.learning_rates) * len(config.weight_decays) * classes
     widths = [stack.dim] * stack.blocks + ([3 * config.pixels**2] if config.pixels else [])
     heads = sum(2 * flops.linear(config.batch, width + 1, columns) for width in widths)
     # Two triangular solves with the Cholesky factor, width^2 a column each.

@@ -1,8 +1,8 @@
-"""Linear probe: softmax layers on frozen, mean-pooled features of every block (paper section 4.2).
+"""Linear probe: linear classifiers on frozen, mean-pooled features of every block (paper section 4.2).
 
-Features are made a batch at a time, used by all heads and forgotten: memory does not depend on the number of images.
-Workers share the features, whose cost is that of the prior; each then updates all heads on the whole batch, so one
-worker and many do the same.
+Features are computed a batch at a time, used by all heads and dropped: memory does not depend on the number of images.
+Workers share the computation of features; each then updates all heads on the whole batch, so the result does not
+depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from torch.optim import Optimizer
 from vim_core.config import ProbeConfig
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.prior import ImagePrior, load_prior
-from vim_core.tasks import probe_results
 from vim_core.tasks.base import Batch, Task
 from vim_core.tasks.probe_data import CodeProbeRows, PixelProbeRows, ProbeData, ProbeRows
-from vim_core.tasks.probe_gram import GramSums, append_ones, unscale
-from vim_core.tasks.probe_heads import SoftmaxHeads
+from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads, append_ones, unscale
+from vim_core.tasks.probe_results import ProbeResult, accuracy_csv, select_heads
 from vim_core.training import accumulation
 
 PIXELS = "pixels"
+
+
+def block_name(index: int) -> str:
+    """The name of a block's features, blocks counted from 0."""
+    return f"block_{index:02d}"
 
 
 class BlockFeatures(nn.Module):
@@ -41,7 +45,11 @@ class BlockFeatures(nn.Module):
 
 
 class ProbeTask(Task):
-    """Heads of every block, and of raw pixels beside them, in one pass over the data an epoch."""
+    """Heads on the features of every block, and on raw pixels as a baseline, in one pass over the data an epoch.
+
+    Attributes: `heads` and `grams` by name of the feature set, `block_00`, … and `pixels`; `sources`, the rows that
+    feature sets are computed from, `codes` and `pixels`.
+    """
 
     def __init__(self, config: ProbeConfig, data: ProbeData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
@@ -55,21 +63,19 @@ class ProbeTask(Task):
         if config.pixels and data.train_images:
             self.sources[PIXELS] = PixelProbeRows(config, data)
             widths[PIXELS] = 3 * config.pixels**2
-        self.heads = {name: self._heads(width) for name, width in widths.items()}
-        self.grams = {name: GramSums(width, data.classes).to(runtime.device) for name, width in widths.items()}
+        settings = config.learning_rates, config.weight_decays, config.momentum
+        self.heads = {
+            name: SoftmaxHeads(width, data.classes, *settings).to(runtime.device) for name, width in widths.items()
+        }
+        self.grams = {name: GramMatrices(width, data.classes).to(runtime.device) for name, width in widths.items()}
         self._roots: dict[str, Tensor] = {}
-        self._found: dict[str, probe_results.ProbeResult] | None = None
-
-    def _heads(self, width: int) -> SoftmaxHeads:
-        config = self.settings
-        made = SoftmaxHeads(width, self.classes, config.learning_rates, config.weight_decays, config.momentum)
-        return made.to(self.runtime.device)
+        self._results: dict[str, ProbeResult] | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Heads and sums of every set of features; the prior is as it was."""
-        heads: dict[str, nn.Module] = {f"heads.{name}": made for name, made in self.heads.items()}
-        return heads | {f"gram.{name}": made for name, made in self.grams.items()}
+        """Heads and sums of every feature set; the prior does not change."""
+        heads: dict[str, nn.Module] = {f"heads.{name}": module for name, module in self.heads.items()}
+        return heads | {f"gram.{name}": module for name, module in self.grams.items()}
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
@@ -77,7 +83,7 @@ class ProbeTask(Task):
         return {}
 
     def batch(self, step: int) -> Batch:
-        """See `Rows.step`, each name behind that of its source."""
+        """The tensors of `ProbeRows.step`, with the name of the source as a prefix."""
         rank, world = self.runtime.rank, self.runtime.world
         parts = {name: source.step(step, rank, world) for name, source in self.sources.items()}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
@@ -89,14 +95,14 @@ class ProbeTask(Task):
         return [source.keys[int(row)] for row in rows]
 
     @torch.no_grad()
-    def sets(self, source: str, inputs: Tensor) -> dict[str, Tensor]:
+    def feature_sets(self, source: str, inputs: Tensor) -> dict[str, Tensor]:
         """Features [b, D] of this worker's rows, by name of the set."""
         if source == PIXELS:
             return {PIXELS: inputs.flatten(1)}
         with self.runtime.autocast():
             parts = [self.forward(part) for part in self.runtime.microbatches(inputs, self.config.accumulate)]
-        pooled = torch.cat(parts, dim=1)
-        return {block_name(index): block for index, block in enumerate(pooled)}
+        features = torch.cat(parts, dim=1)  # [blocks, b, D]
+        return {block_name(index): block for index, block in enumerate(features)}
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update of every head; the loss is the mean over blocks of the best head's."""
@@ -105,98 +111,85 @@ class ProbeTask(Task):
         losses: dict[str, Tensor] = {}
         skipped: list[Tensor] = []
         for source, rows in self.sources.items():
-            given = {key: self.runtime.gather(batch[f"{source}.{key}"]) for key in ("labels", "fits", "new")}
-            learns = step * self.config.batch < rows.total
-            for name, own in self.sets(source, batch[f"{source}.inputs"]).items():
-                loss, flag = self._learn(name, self.runtime.gather(own.float()), given, factor, learns)
-                losses[name] = loss
+            labels, fits, new = (self.runtime.gather(batch[f"{source}.{key}"]) for key in ("labels", "fits", "new"))
+            first_epoch = step * self.config.batch < rows.total
+            for name, features in self.feature_sets(source, batch[f"{source}.inputs"]).items():
+                x = self.runtime.gather(features.float())  # of the global batch [B, D]
+                losses[name], flag = self._update_heads(name, x, (labels, fits, new), factor, first_epoch)
                 skipped.append(flag)
         flags = torch.stack(skipped)
         self.nonfinite.record(step, tuple(losses), flags)
         blocks = torch.stack([loss for name, loss in losses.items() if name != PIXELS])
-        found = {"loss": blocks.mean(), "skipped": flags.amax()}
-        return found | ({"pixel_loss": losses[PIXELS]} if PIXELS in losses else {})
+        figures = {"loss": blocks.mean(), "skipped": flags.amax()}
+        return figures | ({"pixel_loss": losses[PIXELS]} if PIXELS in losses else {})
 
     @torch.no_grad()
-    def _learn(
-        self, name: str, x: Tensor, given: dict[str, Tensor], factor: Tensor, learns: bool
+    def _update_heads(
+        self, name: str, x: Tensor, rows: tuple[Tensor, Tensor, Tensor], factor: Tensor, first_epoch: bool
     ) -> tuple[Tensor, Tensor]:
-        """Sums (while `learns`: in the first epoch) and heads take the global batch [b, D]; loss and skip flag."""
+        """Update a set's heads, and in the first epoch its sums, with features [B, D]; returns loss and skip flag.
+
+        `rows` are the tensors `labels`, `fits` and `new` [B] of `ProbeRows.step`.
+        """
+        labels, fits, new = rows
         go = torch.isfinite(x).all().float()
         x = torch.where(go > 0, x, torch.zeros_like(x))
-        targets = F.one_hot(given["labels"], self.classes).float()
-        sides = torch.stack([given["fits"], torch.ones_like(given["fits"])], dim=1)
-        gram = self.grams[name]
-        if learns:
-            gram.add(append_ones(x), targets, sides * given["new"][:, None] * go)
+        targets = F.one_hot(labels, self.classes).float()  # [B, C]
+        counted = torch.stack([fits, torch.ones_like(fits)], dim=1)  # [B, FITS]
+        gram, damping = self.grams[name], self.settings.decorrelate
+        if first_epoch:
+            gram.add(append_ones(x), targets, counted * new[:, None] * go)
+        # Final once the sums are.
+        if damping and (first_epoch or name not in self._roots):
+            self._roots[name] = gram.root(damping)
         mean, deviation = gram.scaling()
         scaled = append_ones(((x - mean) / deviation).float())
-        shares = sides / sides.sum(0).clamp_min(1)
-        losses = self.heads[name].update(scaled, targets, shares, factor, go, self._root(name, learns))
+        shares = counted / counted.sum(0).clamp_min(1)
+        losses = self.heads[name].update(scaled, targets, shares, factor, go, self._roots.get(name))  # [FITS, H]
         return losses[-1].amin(), 1 - go
 
-    def _root(self, name: str, learns: bool) -> Tensor | None:
-        """What decorrelates a set's features; it is final once the sums are."""
-        if not self.settings.decorrelate:
-            return None
-        if learns or name not in self._roots:
-            self._roots[name] = self.grams[name].root(self.settings.decorrelate)
-        return self._roots[name]
-
     @torch.no_grad()
-    def judged(self) -> dict[str, probe_results.ProbeResult]:
-        """Every head's accuracy on validation images and on the test split; once, by all workers together."""
-        if self._found is None:
-            pairs, config = next(iter(self.heads.values())).pairs, self.settings
-            accuracies = [self._accuracies(side) for side in (0, 1)]
-            self._found = {
-                name: probe_results.select_heads(pairs, config.ridge, accuracies[0][name], accuracies[1][name])
-                for name in self.heads
-            }
-        return self._found
+    def results(self) -> dict[str, ProbeResult]:
+        """The selected heads of every feature set; computed once, by all workers together."""
+        if self._results is None:
+            pairs, penalties = next(iter(self.heads.values())).pairs, self.settings.ridge
+            validation, test = (self._accuracies(fit) for fit in (0, 1))
+            self._results = {name: select_heads(pairs, penalties, validation[name], test[name]) for name in self.heads}
+        return self._results
 
-    def _accuracies(self, side: int) -> dict[str, list[float]]:
-        """Of the heads of one side, ridge's behind the others: side 0 on validation images, 1 on the test split."""
-        found: dict[str, list[float]] = {}
+    def _accuracies(self, fit: int) -> dict[str, list[float]]:
+        """Accuracies of softmax layers, then ridge regressions: fit 0 on validation images, 1 on the test split."""
+        accuracies: dict[str, list[float]] = {}
         for source, rows in self.sources.items():
             names = [name for name in self.heads if (name == PIXELS) == (source == PIXELS)]
-            heads = {name: self._final(name, side) for name in names}
-            right = {name: torch.zeros(value.shape[1], device=value.device) for name, value in heads.items()}
+            heads: dict[str, Tensor] = {}  # [D, H, C]
+            for name in names:
+                gram = self.grams[name]
+                both = torch.cat([self.heads[name].fitted(fit), gram.ridge(fit, self.settings.ridge)])
+                heads[name] = unscale(both, *gram.scaling())
+            correct = {name: torch.zeros(value.shape[1], device=value.device) for name, value in heads.items()}
             count = 0
-            for inputs, labels in rows.judged(side == 1, self.runtime.rank, self.runtime.world):
-                placed = self.runtime.to_device({"inputs": inputs, "labels": labels}, self.config.accumulate)
+            for inputs, labels in rows.evaluation_batches(fit == 1, self.runtime.rank, self.runtime.world):
+                placed = self.runtime.place({"inputs": inputs, "labels": labels}, self.config.accumulate)
                 count += int((labels >= 0).sum())
-                for name, x in self.sets(source, placed["inputs"]).items():
-                    guesses = torch.einsum("bd,dhc->bhc", append_ones(x.float()), heads[name]).argmax(-1)
-                    right[name] += (guesses == placed["labels"][:, None]).sum(0)
+                for name, x in self.feature_sets(source, placed["inputs"]).items():
+                    predicted = torch.einsum("bd,dhc->bhc", append_ones(x.float()), heads[name]).argmax(-1)  # [b, H]
+                    correct[name] += (predicted == placed["labels"][:, None]).sum(0)
                 self.runtime.end_step()
-            total = self.runtime.gather_host(torch.tensor([float(count)])).sum()
-            found |= {name: (self.runtime.sum(value).cpu() / total).tolist() for name, value in right.items()}
-        return found
-
-    def _final(self, name: str, side: int) -> Tensor:
-        """Heads [D, H, C] of one side on features as they come."""
-        gram = self.grams[name]
-        heads = torch.cat([self.heads[name].side(side), gram.ridge(side, self.settings.ridge)])
-        return unscale(heads, *gram.scaling())
+            total = self.runtime.control(torch.tensor([float(count)])).sum()
+            accuracies |= {name: (self.runtime.sum(value).cpu() / total).tolist() for name, value in correct.items()}
+        return accuracies
 
     def finish(self) -> dict[str, float]:
-        """Accuracy of every block, and of pixels."""
-        return {name: found.softmax.accuracy for name, found in self.judged().items()}
+        """Test accuracy of every block, and of pixels."""
+        return {name: result.softmax.accuracy for name, result in self.results().items()}
 
     def export(self) -> dict[str, bytes]:
-        """`accuracy.json` and the table `accuracy.csv`, see `probe_verdict`."""
-        found = self.judged()
-        blocks = [value for name, value in found.items() if name != PIXELS]
-        record = probe_results.accuracy_json(blocks, found.get(PIXELS))
+        """`accuracy.json` and the table `accuracy.csv`."""
+        results = self.results()
+        record: dict[str, object] = {"blocks": [value.record() for name, value in results.items() if name != PIXELS]}
+        if PIXELS in results:
+            record["pixels"] = results[PIXELS].record()
         rows = min(self.config.steps * self.config.batch, self.sources["codes"].total)
         record["rows"] = {"seen_by_ridge": rows, "epochs": self.config.steps * self.config.batch / max(1, rows)}
-        return {
-            "accuracy.json": json.dumps(record, indent=1).encode(),
-            "accuracy.csv": probe_results.accuracy_csv(found).encode(),
-        }
-
-
-def block_name(index: int) -> str:
-    """What the features of a block are called, blocks counted from 0."""
-    return f"block_{index:02d}"
+        return {"accuracy.json": json.dumps(record, indent=1).encode(), "accuracy.csv": accuracy_csv(results).encode()}

@@ -1,4 +1,4 @@
-"""What the probe reads: codes and images by step, or by row for judging; nothing is kept."""
+"""The probe's data: codes and images by step for training, by row for evaluation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vim_core.data.sample_order import Ids, SampleOrder
 from vim_core.errors import DataError
 
 PADDING_LABEL = -1
-"""The label of a row that fills a batch up: no head predicts it."""
+"""The label of rows that pad a batch: no head predicts it."""
 
 
 @dataclass
 class ProbeData:
     """Code table files of both splits, weights and config of the prior, the number of classes.
 
-    With image table files the probe has its baseline on raw pixels. `cache` is `run.code_cache`.
+    The image table files are for the baseline on raw pixels. `cache` is `run.code_cache`.
     """
 
     train: Sequence[str | CodeFile] = ()
@@ -39,15 +39,15 @@ class ProbeData:
 
 
 def is_validation(key: str, config: ProbeConfig) -> bool:
-    """Whether a training image helps to choose among heads instead of fitting; all its views go the same way."""
+    """True for training images that select among heads; by the key, so all views of an image go together."""
     return stable_hash("probe", str(config.seed), key) % 10_000 < config.validation_share * 10_000
 
 
 class ProbeRows(ABC):
-    """Labelled rows of both splits under one name: training rows by step, judged rows in plain view.
+    """Labelled rows of both splits: training rows by step, validation and test rows in plain view.
 
     Raises:
-        DataError: a training row has no label, or no row is left to choose heads on or to fit them on.
+        DataError: a training row has no label, or there is no validation row.
     """
 
     order: SampleOrder
@@ -59,60 +59,61 @@ class ProbeRows(ABC):
 
     @abstractmethod
     def read(self, rows: Ids, test: bool) -> Tensor:
-        """Inputs of these rows of a split."""
+        """Inputs of these rows of the training or test split."""
 
     @abstractmethod
     def plain(self) -> Ids:
-        """Training rows in plain view."""
+        """Numbers of the training rows in plain view."""
 
     @abstractmethod
     def test_labels(self) -> np.ndarray:
-        """Of all rows of the test split, which has the plain view alone."""
+        """Labels of the test split, which has only plain views."""
 
     @property
     def total(self) -> int:
-        """Training rows."""
+        """Number of training rows."""
         return self.order.total
 
     def step(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """This rank's share of a step: `inputs`, `labels` [b], `fits` [b] (0.0 for validation images), `new` [b].
+        """This rank's share of a step: `inputs`, `labels` [b], and as 0.0 or 1.0 `fits` [b] and `new` [b].
 
-        `new` is 0.0 for rows beyond the first epoch, which the sums have seen.
+        `fits` is 0.0 for validation images; `new` is 0.0 after the first epoch, whose rows the sums include already.
         """
         positions, rows = self.order.batch(step, self.config.batch, rank, world)
-        held = [is_validation(self.keys[int(row)], self.config) for row in rows]
+        validation = [is_validation(self.keys[int(row)], self.config) for row in rows]
         return {
             "inputs": self.read(rows, test=False),
             "labels": torch.from_numpy(self.labels[rows].astype(np.int64)),
-            "fits": 1.0 - torch.tensor(held, dtype=torch.float32),
+            "fits": 1.0 - torch.tensor(validation, dtype=torch.float32),
             "new": torch.from_numpy((positions < self.total).astype(np.float32)),
         }
 
     def validation(self) -> Ids:
-        """Training rows to choose on: validation images in plain view."""
-        found = np.array(
-            [row for row in self.plain() if is_validation(self.keys[int(row)], self.config)], dtype=np.int64
-        )
-        if not len(found):
+        """Numbers of the validation rows: training rows in plain view. Raises `DataError` if there is none."""
+        rows = [row for row in self.plain() if is_validation(self.keys[int(row)], self.config)]
+        if not rows:
             share = self.config.validation_share
             raise DataError(f"probe.validation_share={share}: no image of the training split falls into it; raise it")
-        return found
+        return np.array(rows, dtype=np.int64)
 
-    def judged(self, test: bool, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of this rank's share, all batches of one size; filled up with rows of label `NOBODY`."""
+    def evaluation_batches(self, test: bool, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of this rank's share of the test or validation rows, in batches of one size.
+
+        The last one is padded with rows of label `PADDING_LABEL`.
+        """
         labels = self.test_labels() if test else self.labels
         rows = np.arange(len(labels)) if test else self.validation()
         batch = self.config.batch
         for start in range(0, len(rows), batch):
             chosen = np.resize(rows[start : start + batch], batch)
-            wanted = labels[chosen].astype(np.int64)
-            wanted[len(rows[start : start + batch]) :] = PADDING_LABEL
+            padded = labels[chosen].astype(np.int64)  # [batch]
+            padded[len(rows[start : start + batch]) :] = PADDING_LABEL
             part = slice(rank * batch // world, (rank + 1) * batch // world)
-            yield self.read(chosen[part], test), torch.from_numpy(wanted[part])
+            yield self.read(chosen[part], test), torch.from_numpy(padded[part])
 
 
 class CodeProbeRows(ProbeRows):
-    """Codes [b, T] of the code table, views and all; widened a batch at a time."""
+    """Codes [b, T] of the code table, all views in training; widened to int64 a batch at a time."""
 
     def __init__(self, config: ProbeConfig, data: ProbeData) -> None:
         self.train, self.test = CodeTable(data.train, data.cache), CodeTable(data.test, data.cache)
@@ -128,7 +129,7 @@ class CodeProbeRows(ProbeRows):
         return np.flatnonzero(self.train.view == 0)
 
     def test_labels(self) -> np.ndarray:
-        """Of the code table."""
+        """Labels of the code table."""
         return self.test.labels
 
 
@@ -144,13 +145,13 @@ class PixelProbeRows(ProbeRows):
         super().__init__(config, self.train.labels.numpy(), self.train.table.keys)
 
     def read(self, rows: Ids, test: bool) -> Tensor:
-        """Images in [0, 1]."""
+        """Images [b, 3, P, P] in [0, 1]."""
         return (self.test if test else self.train).plain(rows)
 
     def plain(self) -> Ids:
-        """All of them."""
+        """All rows."""
         return np.arange(len(self.train))
 
     def test_labels(self) -> np.ndarray:
-        """Of the image table."""
+        """Labels of the image table."""
         return self.test.labels.numpy()

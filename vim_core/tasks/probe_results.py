@@ -1,4 +1,4 @@
-"""Which head is chosen, and how it is written down."""
+"""Selection of the probe's heads, and the files that report them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HeadResult:
-    """A chosen head: its settings, its accuracy on the validation images, and that of its like on the test split.
+    """A head's settings, the validation accuracy of its fit without validation images, the test accuracy of the other.
 
-    `learning_rate` is None for ridge regression, whose penalty (times rows) is `weight_decay`.
+    For ridge regression `learning_rate` is None and `weight_decay` the penalty (times rows).
     """
 
     learning_rate: float | None
@@ -22,10 +22,26 @@ class HeadResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Of one set of features: the best softmax layer, and the best ridge regression if there is any."""
+    """The selected heads of one set of features: the best softmax layer, and the best ridge regression, if any."""
 
     softmax: HeadResult
     ridge: HeadResult | None
+
+    def record(self) -> dict[str, Any]:
+        """The entry in `accuracy.json`."""
+        entry: dict[str, Any] = {
+            "accuracy": self.softmax.accuracy,
+            "validation_accuracy": self.softmax.validation_accuracy,
+            "learning_rate": self.softmax.learning_rate,
+            "weight_decay": self.softmax.weight_decay,
+        }
+        if self.ridge is not None:
+            entry["ridge"] = {
+                "accuracy": self.ridge.accuracy,
+                "validation_accuracy": self.ridge.validation_accuracy,
+                "penalty": self.ridge.weight_decay,
+            }
+        return entry
 
 
 def select_heads(
@@ -34,54 +50,29 @@ def select_heads(
     validation: Sequence[float],
     test: Sequence[float],
 ) -> ProbeResult:
-    """The choice by accuracy on validation images; the test split is read of the chosen heads alone.
+    """Select by accuracy on validation images; only the selected heads' test accuracies are reported.
 
     Args:
         pairs: learning rate and weight decay of each softmax layer.
         penalties: of each ridge regression.
-        validation: accuracies of both, one after the other.
+        validation: accuracies of the softmax layers, then of the ridge regressions.
         test: likewise.
     """
     settings: list[tuple[float | None, float]] = [*pairs, *((None, penalty) for penalty in penalties)]
     heads = [HeadResult(*pair, *scores) for pair, *scores in zip(settings, validation, test, strict=True)]
+
+    def best(candidates: Sequence[HeadResult]) -> HeadResult:
+        return max(candidates, key=lambda head: head.validation_accuracy)
+
     split = len(pairs)
-    return ProbeResult(_best(heads[:split]), _best(heads[split:]) if penalties else None)
+    return ProbeResult(best(heads[:split]), best(heads[split:]) if penalties else None)
 
 
-def _best(heads: Sequence[HeadResult]) -> HeadResult:
-    return max(heads, key=lambda head: head.validation_accuracy)
-
-
-def accuracy_json(blocks: Sequence[ProbeResult], pixels: ProbeResult | None) -> dict[str, Any]:
-    """What `accuracy.json` says: for each block and the pixels `accuracy`, `validation_accuracy`, `learning_rate` and
-    `weight_decay` of the softmax layer, and under `ridge` the same of the regression, `penalty` being its own.
-    """
-    written: dict[str, Any] = {"blocks": [_entry(block) for block in blocks]}
-    return written | ({"pixels": _entry(pixels)} if pixels else {})
-
-
-def _entry(one: ProbeResult) -> dict[str, Any]:
-    head, ridge = one.softmax, one.ridge
-    entry: dict[str, Any] = {
-        "accuracy": head.accuracy,
-        "validation_accuracy": head.validation_accuracy,
-        "learning_rate": head.learning_rate,
-        "weight_decay": head.weight_decay,
-    }
-    if ridge is not None:
-        entry["ridge"] = {
-            "accuracy": ridge.accuracy,
-            "validation_accuracy": ridge.validation_accuracy,
-            "penalty": ridge.weight_decay,
-        }
-    return entry
-
-
-def accuracy_csv(sets: Mapping[str, ProbeResult]) -> str:
-    """One line for each set of features and kind of head, as CSV."""
+def accuracy_csv(results: Mapping[str, ProbeResult]) -> str:
+    """One line for each set of features and kind of head."""
     lines = ["features,head,learning_rate,weight_decay,validation_accuracy,test_accuracy"]
-    for name, one in sets.items():
-        for kind, head in (("softmax", one.softmax), ("ridge", one.ridge)):
+    for name, result in results.items():
+        for kind, head in (("softmax", result.softmax), ("ridge", result.ridge)):
             if head is not None:
                 rate = "" if head.learning_rate is None else f"{head.learning_rate:g}"
                 scores = f"{head.validation_accuracy:.6f},{head.accuracy:.6f}"

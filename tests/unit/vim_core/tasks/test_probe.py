@@ -22,8 +22,7 @@ from vim_core.errors import ConfigError, DataError
 from vim_core.models.prior import model_config
 from vim_core.tasks.probe import BlockFeatures, ProbeTask
 from vim_core.tasks.probe_data import PADDING_LABEL, CodeProbeRows, ProbeData, is_validation
-from vim_core.tasks.probe_gram import GramSums, append_ones, unscale
-from vim_core.tasks.probe_heads import SoftmaxHeads
+from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads, append_ones, unscale
 from vim_core.tasks.probe_results import select_heads
 from vim_core.weights.saving import to_bytes
 
@@ -44,8 +43,8 @@ def shares_of(mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("pair", range(4))
-@pytest.mark.parametrize("side", [0, 1])
-def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, side: int) -> None:
+@pytest.mark.parametrize("fit", [0, 1])
+def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, fit: int) -> None:
     (x, y), mask = clusters(24, 2.0, 0), torch.arange(24) % 3 != 0
     heads = SoftmaxHeads(5, 3, RATES, DECAYS, 0.9)
     layer = torch.nn.Linear(5, 3)
@@ -56,7 +55,7 @@ def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, side: int) -> N
     theirs = torch.optim.SGD(groups, lr=rate, momentum=0.9)
     for step in range(5):
         rows, factor = torch.arange(step, 24, 2), 1.0 - step / 5
-        kept = rows[mask[rows]] if side == 0 else rows
+        kept = rows[mask[rows]] if fit == 0 else rows
         for group in theirs.param_groups:
             group["lr"] = rate * factor
         loss = F.cross_entropy(layer(x[kept]), y[kept])
@@ -67,9 +66,9 @@ def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, side: int) -> N
         losses = heads.update(
             append_ones(x[rows]), targets, shares_of(mask[rows]), torch.tensor(factor), torch.tensor(1.0)
         )
-        assert float(losses[side, pair]) == pytest.approx(loss.item(), rel=1e-5)
+        assert float(losses[fit, pair]) == pytest.approx(loss.item(), rel=1e-5)
     expected = torch.cat([layer.weight.T, layer.bias[None]]).detach().double()
-    torch.testing.assert_close(heads.side(side)[pair], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(heads.fitted(fit)[pair], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_step_that_is_not_to_go_changes_nothing() -> None:
@@ -82,21 +81,21 @@ def test_a_step_that_is_not_to_go_changes_nothing() -> None:
     tiny.assert_equal_bits(before, heads.state_dict())
 
 
-@pytest.mark.parametrize("side", [0, 1])
-def test_ridge_from_streamed_sums_equals_scikit_learn(side: int) -> None:
+@pytest.mark.parametrize("fit", [0, 1])
+def test_ridge_from_streamed_sums_equals_scikit_learn(fit: int) -> None:
     x, y = clusters(90, 2.0, 0)
     x = x * torch.tensor([1.0, 50.0, 0.1, 3.0, 1.0]) + 100
     fits = torch.arange(90) % 4 != 0
-    gram = GramSums(5, 3)
+    gram = GramMatrices(5, 3)
     for rows in torch.arange(90).split(7):
         counted = torch.stack([fits[rows].float(), torch.ones(len(rows))], dim=1)
         gram.add(append_ones(x[rows]), F.one_hot(y[rows], 3), counted)
     mean, deviation = gram.scaling()
     np.testing.assert_allclose(mean, x.double().mean(0), rtol=1e-9)
     np.testing.assert_allclose(deviation[:2], x.double().std(0, correction=0)[:2], rtol=1e-6)
-    kept = fits if side == 0 else torch.ones(90, dtype=torch.bool)
+    kept = fits if fit == 0 else torch.ones(90, dtype=torch.bool)
     scaled = ((x.double() - mean) / deviation)[kept].numpy()
-    for penalty, head in zip((1e-3, 0.5), gram.ridge(side, [1e-3, 0.5]), strict=True):
+    for penalty, head in zip((1e-3, 0.5), gram.ridge(fit, [1e-3, 0.5]), strict=True):
         theirs = Ridge(alpha=penalty * len(scaled)).fit(scaled, F.one_hot(y[kept], 3).numpy())
         np.testing.assert_allclose(head[:-1].T, theirs.coef_, atol=1e-7)
         np.testing.assert_allclose(head[-1], theirs.intercept_, atol=1e-7)
@@ -108,7 +107,7 @@ def test_ridge_from_streamed_sums_equals_scikit_learn(side: int) -> None:
 def test_a_divided_update_is_that_of_decorrelated_features() -> None:
     x, y = clusters(40, 2.0, 0)
     x = x @ torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    targets, shares, gram = F.one_hot(y, 3).float(), shares_of(torch.ones(40)), GramSums(5, 3)
+    targets, shares, gram = F.one_hot(y, 3).float(), shares_of(torch.ones(40)), GramMatrices(5, 3)
     gram.add(append_ones(x), targets, torch.ones(40, 2))
     mean, deviation = gram.scaling()
     scaled = ((x - mean) / deviation).float()
@@ -126,7 +125,7 @@ def test_a_divided_update_is_that_of_decorrelated_features() -> None:
 def test_features_that_never_vary_are_not_blown_up() -> None:
     x, y = clusters(30, 1.0, 0)
     x[:, 2] = 7.0
-    gram = GramSums(5, 3)
+    gram = GramMatrices(5, 3)
     gram.add(append_ones(x), F.one_hot(y, 3), torch.ones(30, 2))
     deviation = gram.scaling()[1]
     assert float(deviation[2]) > 1e-3 * float(deviation.max())
@@ -228,7 +227,7 @@ def test_all_views_of_an_image_go_the_same_way(tmp_path: Path) -> None:
 
 def test_judged_rows_come_once_in_batches_of_one_size(tmp_path: Path) -> None:
     rows = CodeProbeRows(config(batch=8), data(tmp_path))
-    parts = [list(rows.judged(True, rank, 2)) for rank in (0, 1)]
+    parts = [list(rows.evaluation_batches(True, rank, 2)) for rank in (0, 1)]
     assert {len(labels) for part in parts for _, labels in part} == {4}
     labels = torch.cat([torch.cat([parts[0][i][1], parts[1][i][1]]) for i in range(3)])
     assert labels[:20].tolist() == (np.arange(20) % 3).tolist()
@@ -268,8 +267,8 @@ def test_microbatches_make_the_same_features(tmp_path: Path) -> None:
     given = data(tmp_path)
     one, four = (ProbeTask(config(accumulate=parts), given, tiny.runtime()) for parts in (1, 4))
     codes = one.batch(0)["codes.inputs"]
-    for name, value in one.sets("codes", codes).items():
-        torch.testing.assert_close(four.sets("codes", codes)[name], value, atol=1e-6, rtol=1e-5)
+    for name, value in one.feature_sets("codes", codes).items():
+        torch.testing.assert_close(four.feature_sets("codes", codes)[name], value, atol=1e-6, rtol=1e-5)
 
 
 def test_features_are_the_blocks_outputs_under_the_null_class() -> None:
