@@ -170,13 +170,13 @@ class ProbeTask(Task):
             correct = {name: torch.zeros(value.shape[1], device=value.device) for name, value in heads.items()}
             count = 0
             for inputs, labels in rows.evaluation_batches(fit == 1, self.runtime.rank, self.runtime.world):
-                placed = self.runtime.place({"inputs": inputs, "labels": labels}, self.config.accumulate)
+                placed = self.runtime.to_device({"inputs": inputs, "labels": labels}, self.config.accumulate)
                 count += int((labels >= 0).sum())
                 for name, x in self.feature_sets(source, placed["inputs"]).items():
                     predicted = torch.einsum("bd,dhc->bhc", append_ones(x.float()), heads[name]).argmax(-1)  # [b, H]
                     correct[name] += (predicted == placed["labels"][:, None]).sum(0)
                 self.runtime.end_step()
-            total = self.runtime.control(torch.tensor([float(count)])).sum()
+            total = self.runtime.gather_host(torch.tensor([float(count)])).sum()
             accuracies |= {name: (self.runtime.sum(value).cpu() / total).tolist() for name, value in correct.items()}
         return accuracies
 
