@@ -57,7 +57,7 @@ def describe_prior(config: PriorConfig, inputs: Inputs) -> dict[str, Any]:
     if config.source == "images":
         made_from = {"images": training_images(inputs).digest, "encode": inputs["tokenizer"].properties["encode"]}
     return {
-        **lineage.of_codes(codes.properties),
+        **lineage.recorded_digests(codes.properties),
         "codes": codes.digest,
         "source": config.source,
         **made_from,

@@ -59,11 +59,11 @@ def trains_locally(run: RunConfig) -> bool:
 
 def check(codes: Artifact, prior: Artifact) -> None:
     """Refuse codes of another tokenizer, or a prior without a null class; see `run`."""
-    made_by, trained_on = lineage.of_codes(codes.properties), lineage.of_codes(prior.properties)
+    made_by, trained_on = lineage.recorded_digests(codes.properties), lineage.recorded_digests(prior.properties)
     if not lineage.same_codes(made_by, trained_on):
         raise LineageError(
             f"codes {codes.digest[:12]} and prior {prior.digest[:12]} belong to different tokenizers: the codes "
-            f"{lineage.difference(made_by, trained_on, 'belong to')}"
+            f"{lineage.mismatch(made_by, trained_on, 'belong to')}"
         )
     if not prior.properties["null_trained"]:
         raise ConfigError(

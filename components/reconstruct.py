@@ -58,7 +58,7 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
     return Outcome(
         metrics={"images": float(count)},
         properties={
-            **lineage.of_tokenizer(tokenizer),
+            **lineage.tokenizer_digests(tokenizer),
             "images": images.digest,
             "classes": images.properties["classes"],
             "splits": {"test": count},

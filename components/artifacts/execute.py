@@ -131,7 +131,7 @@ def _find(name: str, config: PipelineConfig, cache: ArtifactCache, missing: set[
 
 def _request(name: str, config: PipelineConfig, inputs: dict[str, Artifact]) -> Request:
     module, component_config = registry.component(name), getattr(config, name)
-    settings = fingerprint.settings_of(component_config)
+    settings = fingerprint.result_settings(component_config)
     source_state = getattr(module, "source_state", None)
     source = source_state(component_config) if source_state is not None else ""
     codes_of = getattr(module, "CODES_OF", ())

@@ -1,4 +1,4 @@
-"""Hashes of what was asked (fingerprint) and of what came out (Merkle digest): contract 2."""
+"""Hashes of a request (fingerprint) and of its result (Merkle digest): contract 2."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from components.contract.api import Artifact
-from components.contract.lineage import codes_identity
+from components.contract.lineage import codes_digest
 
 LENGTH = 20
 """Hex digits of a fingerprint: 80 bits, short enough to read in a path."""
 
 
-def settings_of(config: Any) -> dict[str, Any]:
+def result_settings(config: Any) -> dict[str, Any]:
     """The settings of a config dataclass that change the result, groups as nested dicts; without `execution` fields."""
     settings: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         if field.metadata.get("execution"):
             continue
         value = getattr(config, field.name)
-        settings[field.name] = settings_of(value) if dataclasses.is_dataclass(value) else value
+        settings[field.name] = result_settings(value) if dataclasses.is_dataclass(value) else value
     return settings
 
 
@@ -37,16 +37,16 @@ def fingerprint(
     """20 hex digits naming this component at this version with these settings and input digests.
 
     `source` is the state of data outside the pipeline (ingest's listing). The inputs in `codes_of` are tokenizers of
-    which the codes alone matter: they count by `lineage.codes_identity`, so that a finetuned decoder changes nothing.
+    which the codes alone matter: they count by `lineage.codes_digest`, so that a finetuned decoder changes nothing.
     """
-    asked = {
+    request = {
         "component": component,
         "version": version,
         "settings": settings,
-        "inputs": {n: codes_identity(a) if n in codes_of else a.digest for n, a in inputs.items()},
+        "inputs": {n: codes_digest(a) if n in codes_of else a.digest for n, a in inputs.items()},
         "source": source,
     }
-    return _sha256(asked)[:LENGTH]
+    return _sha256(request)[:LENGTH]
 
 
 def merkle(pairs: Iterable[tuple[str, str]]) -> str:

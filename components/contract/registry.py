@@ -66,24 +66,23 @@ def inputs_of(name: str, components: Sequence[str], config: PipelineConfig | Non
 
 def in_flow_order(components: Iterable[str]) -> list[str]:
     """The same components in the order in which they run. Raises `ConfigError` for an unknown or repeated one."""
-    given = list(components)
-    for name in given:
+    names = list(components)
+    for name in names:
         component(name)
-        if given.count(name) > 1:
-            raise ConfigError(f"components: {name!r} is listed {given.count(name)} times; list it once")
-    return sorted(given, key=NAMES.index)
+        if names.count(name) > 1:
+            raise ConfigError(f"components: {name!r} is listed {names.count(name)} times; list it once")
+    return sorted(names, key=NAMES.index)
 
 
 def upstream(name: str, components: Sequence[str], config: PipelineConfig | None = None) -> list[str]:
-    """All that must exist before `name` can run, in flow order, without `name` itself."""
-    found: set[str] = set()
-    open_names = [name]
-    while open_names:
-        for source in inputs_of(open_names.pop(), components, config).values():
-            if source not in found:
-                found.add(source)
-                open_names.append(source)
-    return sorted(found, key=NAMES.index)
+    """The components whose artifacts must exist before `name` can run, in flow order, without `name` itself."""
+    sources: set[str] = set()
+    pending = [name]
+    while pending:
+        new = set(inputs_of(pending.pop(), components, config).values()) - sources
+        sources |= new
+        pending += new
+    return sorted(sources, key=NAMES.index)
 
 
 def downstream(name: str, components: Sequence[str], config: PipelineConfig | None = None) -> list[str]:

@@ -50,7 +50,7 @@ def to_yaml(config: PipelineConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
-def changed(config: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig:
+def with_values(config: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig:
     """The settings with other values at these dotted keys. Raises `ConfigError` for an unknown key or a wrong value."""
     tree = dataclasses.asdict(config)
     known = names()

@@ -97,9 +97,9 @@ def check_lineage(inputs: Inputs) -> None:
     # images of one decoder, and codes of the encoder and codebook that belong to it
     images = {name: inputs[name].properties for name in ("reconstructions", "samples", "accepted") if name in inputs}
     tokenizers = {name: str(properties["tokenizer"]) for name, properties in images.items()}
-    codes = lineage.of_codes(inputs["codes"].properties)
+    codes = lineage.recorded_digests(inputs["codes"].properties)
     for name, properties in images.items():
-        if not lineage.same_codes(codes, lineage.of_codes(properties)):
+        if not lineage.same_codes(codes, lineage.recorded_digests(properties)):
             lineage.check_same("score", "tokenizer", {"codes": codes["tokenizer"], name: tokenizers[name]}, "codes")
     lineage.check_same("score", "tokenizer", tokenizers, "reconstructions")
     origins = {"images": inputs["images"].digest, "reconstructions": str(images["reconstructions"]["images"])}

@@ -143,7 +143,7 @@ def _outcome(
         },
         properties={
             "classes": samples.properties["classes"],
-            **lineage.of_codes(samples.properties),
+            **lineage.recorded_digests(samples.properties),
             "prior": samples.properties["prior"],
             "samples": samples.digest,
             "selector": selector["digest"],

@@ -57,7 +57,7 @@ def make_outcome(config: TokenizeConfig, inputs: Inputs, plan: TokenizePlan, sha
     rows = {shard.name: int(open_parquet(shard.result).metadata.num_rows) for shard in shards}
     train = plan.metas["train"]
     properties: dict[str, Any] = {
-        **lineage.of_tokenizer(tokenizer),
+        **lineage.tokenizer_digests(tokenizer),
         "images": images.digest,
         "grid": list(train.grid),
         "vocabulary": train.vocabulary,

@@ -11,7 +11,7 @@ from typing import Any
 from components.artifacts import headlines, store
 from components.artifacts.resolve import short
 from components.contract.api import Artifact
-from components.contract.fingerprint import settings_of
+from components.contract.fingerprint import result_settings
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
@@ -56,7 +56,7 @@ def changed_settings(component: str, settings: Mapping[str, Any], version: int) 
                 changed[name] = value
         return changed
 
-    return {"version": version, **differing(settings, settings_of(getattr(PipelineConfig(), component)))}
+    return {"version": version, **differing(settings, result_settings(getattr(PipelineConfig(), component)))}
 
 
 def datasets(root: str, artifact: Artifact) -> list[dict[str, str]]:

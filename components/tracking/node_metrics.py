@@ -1,4 +1,4 @@
-"""How busy a machine is: processor, memory, disk, network, and GPUs or TPUs where there are any."""
+"""The load of a machine: processor, memory, disk, network, and GPUs or TPUs where there are any."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class Tpu:
 
     def __call__(self) -> dict[str, float]:
         """The chips' mean duty cycle and the fullest chip's memory, both in percent."""
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         duty, used, total = self._values(DUTY), self._values(USED), self._values(TOTAL)
         if duty:
-            found["tpu_duty_cycle_percent"] = sum(duty) / len(duty)
+            figures["tpu_duty_cycle_percent"] = sum(duty) / len(duty)
         if used and len(used) == len(total) and min(total) > 0:
-            found["tpu_memory_percent"] = max(100 * part / whole for part, whole in zip(used, total, strict=True))
-        return found
+            figures["tpu_memory_percent"] = max(100 * part / whole for part, whole in zip(used, total, strict=True))
+        return figures
 
     def _values(self, name: str) -> list[float]:
         try:
@@ -116,12 +116,12 @@ def _tpu() -> list[Reading]:
         return []
 
 
-def read(readings: Sequence[Reading], node: str) -> dict[str, float]:
+def read_all(readings: Sequence[Reading], node: str) -> dict[str, float]:
     """All figures under MLflow's group of this node, such as `system/node-0/cpu_percent`; a failed one is left out."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for reading in readings:
         try:
-            found |= {f"system/{node}/{name}": value for name, value in reading().items()}
+            figures |= {f"system/{node}/{name}": value for name, value in reading().items()}
         except Exception as error:
             log.debug("%s: %s", type(reading).__name__, error)
-    return found
+    return figures

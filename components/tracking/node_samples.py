@@ -71,7 +71,7 @@ class Sampler:
     def _sample(self, host: node_metrics.Host) -> None:
         # Asked again each time: the training opens its accelerators after this thread has begun.
         readings: list[node_metrics.Reading] = [host, *node_metrics.accelerators()]
-        self._rows.append({"t": int(time.time() * 1000), "m": node_metrics.read(readings, self._node)})
+        self._rows.append({"t": int(time.time() * 1000), "m": node_metrics.read_all(readings, self._node)})
 
     def _offer(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Who runs a tracked pipeline, and whether that process is still there: tags of the parent run."""
+"""Tags of a run that name the process behind it, by which another process finds out whether it still runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from components.artifacts import process
 
 GONE_S = 120.0
-"""A run of another host counts as abandoned when its heartbeat is older than this."""
+"""Age of a heartbeat at which a run of another host counts as abandoned."""
 
 
 def owner_tags() -> dict[str, str]:
@@ -22,17 +22,17 @@ def owner_tags() -> dict[str, str]:
         "vim.host": socket.gethostname(),
         "vim.pid": str(me.pid),
         "vim.pid_started": me.started,
-        **beat_tag(),
+        **heartbeat_tag(),
     }
 
 
-def beat_tag() -> dict[str, str]:
+def heartbeat_tag() -> dict[str, str]:
     """The heartbeat: now, in seconds since 1970."""
     return {"vim.beat": str(int(time.time()))}
 
 
-def owner_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process behind a run has ended: looked up on this host, by heartbeat on another one."""
+def is_owner_gone(tags: Mapping[str, str]) -> bool:
+    """True where the process behind a run has ended: looked up on this host, by heartbeat on another one."""
     if tags.get("vim.host") != socket.gethostname():
         return time.time() - float(tags.get("vim.beat", "0")) > GONE_S
     try:

@@ -56,7 +56,7 @@ class Pace:
         return max(0, total - self._seen[-1][1]) / speed if speed else None
 
 
-def describe(figures: dict[str, float], pace: Pace, unit: str, total: int) -> str:
+def status_line(figures: dict[str, float], pace: Pace, unit: str, total: int) -> str:
     """Figures, speed and ETA in one line, such as `loss 2.531 · images/s 512 · ETA 2:05`."""
     parts = [f"{TITLES.get(name, name)} {value:.4g}" for name, value in figures.items()]
     speed, left = pace.per_second(), pace.left(total)
@@ -107,7 +107,7 @@ class LineProgress:
         if self._closed or (now - self._last < self._every and done != self._total):
             return
         self._last = now
-        rest = describe(figures, self._pace, self._unit, self._total)
+        rest = status_line(figures, self._pace, self._unit, self._total)
         self.note(f"{done}/{self._total} {self._unit}s" + (f" · {rest}" if rest else ""))
 
     def note(self, text: str) -> None:
@@ -149,7 +149,7 @@ class TerminalProgress:
         self._pace.observe(done)
         if self._bar is None or self._task is None:
             return
-        text = describe(figures, self._pace, self._unit, self._total)
+        text = status_line(figures, self._pace, self._unit, self._total)
         self._bar.update(self._task, completed=done, figures=text)
 
     def note(self, text: str) -> None:

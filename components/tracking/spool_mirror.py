@@ -1,8 +1,8 @@
 """A training's spool in a bucket: the worker that writes it and the driver that follows it may be on two machines.
 
-The worker appends to a file of its own disk as ever; `Mirror` copies that, and its pictures, below the work folder:
-before every checkpoint counts, every few seconds, and at the end. A worker that continues elsewhere begins with the
-copy. The driver's `Follower` brings the copy to a local file, which the shipper reads.
+The worker appends to a file on its own disk; `SpoolUploader` copies it and its pictures into the work folder: before
+every checkpoint, every few seconds, and at the end. A worker that continues elsewhere begins with that copy. The
+driver's `SpoolDownloader` brings the copy to a local file, which the shipper reads.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 SPOOL, PICTURES = "spool.jsonl", "pictures"
 EVERY_S = 5.0
-SHARE = 9
-"""Pauses are so many times as long as the copying took: spools grow, and buckets can be slow."""
+PAUSE_FACTOR = 9
+"""A pause is at least this many times as long as the last copy took: spools grow, and buckets can be slow."""
 
 
-class Mirror:
+class SpoolUploader:
     """The worker's side: `local` is the spool it appends to, pictures lie beside it."""
 
     def __init__(self, work: str, local: Path) -> None:
@@ -37,7 +37,7 @@ class Mirror:
         self._lock = threading.Lock()
 
     def fetch(self) -> None:
-        """Begin where the training was left, on whatever machine that was."""
+        """Begin with the copy in the work folder, whichever machine wrote it, or with nothing."""
         self._local.parent.mkdir(parents=True, exist_ok=True)
         self._local.unlink(missing_ok=True)
         shutil.rmtree(self._local.parent / PICTURES, ignore_errors=True)
@@ -45,13 +45,16 @@ class Mirror:
             return
         for name in io.list_names(self._pictures):
             io.write_bytes(str(self._local.parent / PICTURES / name), io.read_bytes(io.join(self._pictures, name)))
-        self._local.write_bytes(io.read_bytes(self._uri).replace(self._there, self._here))
+        self._local.write_bytes(io.read_bytes(self._uri).replace(self._remote_prefix, self._local_prefix))
 
     def send(self) -> None:
         """Copy what is new. Raises `StorageError` where the store does not take it."""
         with self._lock:
-            found = self._local.stat() if self._local.exists() else None
-            if found is None or (found.st_mtime_ns, found.st_size) == self._state:
+            if not self._local.exists():
+                return
+            status = self._local.stat()
+            state = (status.st_mtime_ns, status.st_size)
+            if state == self._state:
                 return
             data = self._local.read_bytes()
             for path in sorted(self._local.parent.glob(f"{PICTURES}/*.png")):
@@ -59,19 +62,19 @@ class Mirror:
                     io.write_bytes(io.join(self._pictures, path.name), path.read_bytes())
                     self._sent.add(path.name)
             # After the pictures it names.
-            io.write_bytes(self._uri, data.replace(self._here, self._there))
-            self._state = (found.st_mtime_ns, found.st_size)
+            io.write_bytes(self._uri, data.replace(self._local_prefix, self._remote_prefix))
+            self._state = state
 
     @property
-    def _here(self) -> bytes:
+    def _local_prefix(self) -> bytes:
         return f'"{self._local.parent / PICTURES}/'.encode()
 
     @property
-    def _there(self) -> bytes:
+    def _remote_prefix(self) -> bytes:
         return f'"{self._pictures}/'.encode()
 
 
-class Follower:
+class SpoolDownloader:
     """The driver's side: brings the copy to `local` whenever it has changed."""
 
     def __init__(self, work: str, local: Path) -> None:
@@ -83,15 +86,15 @@ class Follower:
 
     def fetch(self) -> None:
         """Bring the copy, if it is another one than the last time. Raises `StorageError` where nothing answers."""
-        state = io.version(self._uri)
-        if state and state != self._seen:
+        version = io.version(self._uri)
+        if version and version != self._seen:
             io.write_bytes(str(self._local), io.read_bytes(self._uri))
-            self._seen = state
+            self._seen = version
 
 
 @contextlib.contextmanager
-def repeated(act: Callable[[], None], every_s: float = EVERY_S) -> Iterator[None]:
-    """Do it now and then in a thread meanwhile, and once more at the end; a store may be away for a while."""
+def repeating(act: Callable[[], None], every_s: float = EVERY_S) -> Iterator[None]:
+    """Call `act` every few seconds from a thread, and once more at the end; a failure of the store is only logged."""
     over = threading.Event()
 
     def attempt() -> None:
@@ -105,7 +108,7 @@ def repeated(act: Callable[[], None], every_s: float = EVERY_S) -> Iterator[None
         while not over.wait(pause):
             began = time.monotonic()
             attempt()
-            pause = max(every_s, SHARE * (time.monotonic() - began))
+            pause = max(every_s, PAUSE_FACTOR * (time.monotonic() - began))
 
     thread = threading.Thread(target=loop, name="spool-copy", daemon=True)
     thread.start()

@@ -13,11 +13,11 @@ from typing import Any
 
 from components.contract import registry
 from components.contract.api import Artifact, Tracker
-from components.contract.fingerprint import settings_of
+from components.contract.fingerprint import result_settings
 from components.tracking import backfill, describe, models
 from components.tracking.link import Link, ServerAway, silent
 from components.tracking.node_samples import Sampler, queue_writer
-from components.tracking.owner import beat_tag, commit_tag, owner_gone, owner_tags
+from components.tracking.owner import commit_tag, heartbeat_tag, is_owner_gone, owner_tags
 from components.tracking.parent import ParentTracker, final_status
 from components.tracking.run import MlflowRun, QueuedRun
 from vim_core.config import PipelineConfig, TrainConfig
@@ -59,7 +59,7 @@ class PipelineTracker(ParentTracker):
                 io.write_bytes(note, run_id.encode())
 
         run = self._child(name, self._component_tags(name, fingerprint), known_id, opened)
-        self._log_settings(run, settings_of(getattr(self._config, name)))
+        self._log_settings(run, result_settings(getattr(self._config, name)))
         # A run id that is there in time enters the artifact's manifest.
         self._queue.wait(self.START_S)
         try:
@@ -119,7 +119,7 @@ class PipelineTracker(ParentTracker):
     def _begin(self) -> None:
         """Open the newest run of the same settings where it was cut short and its process is gone, else a new one."""
         newest = self._newest_run(f"tags.`vim.fingerprint` = '{self._fingerprint}' and tags.`vim.kind` = 'pipeline'")
-        if newest and newest.info.status in ("RUNNING", "KILLED") and owner_gone(newest.data.tags):
+        if newest and newest.info.status in ("RUNNING", "KILLED") and is_owner_gone(newest.data.tags):
             self._parent.adopt(str(newest.info.run_id))
         self._parent.open()
 
@@ -192,12 +192,12 @@ class PipelineTracker(ParentTracker):
             # Not queued: a heartbeat that waits behind others would let this process seem gone.
             if self.run_id:
                 with contextlib.suppress(ServerAway):
-                    self._parent.tag(beat_tag())
+                    self._parent.tag(heartbeat_tag())
 
 
 def config_fingerprint(config: PipelineConfig) -> str:
     """20 hex digits over all settings that change a result."""
-    return hashlib.sha256(json.dumps(settings_of(config), sort_keys=True).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps(result_settings(config), sort_keys=True).encode()).hexdigest()[:20]
 
 
 def untracked(config: PipelineConfig) -> PipelineTracker:

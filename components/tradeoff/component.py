@@ -78,7 +78,7 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
             "judge": summary["judge"],
             "selector": summary["selector"],
             "prior": inputs["prior"].digest,
-            **lineage.of_tokenizer(inputs["tokenizer"]),
+            **lineage.tokenizer_digests(inputs["tokenizer"]),
             "classes": inputs["prior"].properties["classes"],
         },
         protocols=points.protocols(config, inputs, summary),
@@ -89,9 +89,9 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
 def check(config: TradeoffConfig, inputs: Inputs) -> None:
     """Raise unless the inputs belong together and the prior can sample as configured; see `run`."""
     prior, tokenizer = inputs["prior"], inputs["tokenizer"]
-    trained_on, given = lineage.of_codes(prior.properties), lineage.of_tokenizer(tokenizer)
+    trained_on, given = lineage.recorded_digests(prior.properties), lineage.tokenizer_digests(tokenizer)
     if not lineage.same_codes(trained_on, given):
-        raise LineageError(f"the prior {prior.digest[:12]} {lineage.difference(trained_on, given, 'belongs to')}")
+        raise LineageError(f"the prior {prior.digest[:12]} {lineage.mismatch(trained_on, given, 'belongs to')}")
     if not prior.properties["conditional"]:
         raise ConfigError("tradeoff: accuracy is of the class wanted, and the prior has no classes; leave it out")
     if any(guidance != 1.0 for guidance in config.guidances) and not prior.properties["null_trained"]:

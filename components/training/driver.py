@@ -11,7 +11,7 @@ from components.artifacts.scratch import scratch
 from components.contract.api import Context, Outcome
 from components.tracking.node_samples import SYSTEM, Collector
 from components.tracking.shipping import NONFINITE
-from components.tracking.spool_mirror import SPOOL, Follower, repeated
+from components.tracking.spool_mirror import SPOOL, SpoolDownloader, repeating
 from components.training.worker import CURVES, FIGURES, FINAL, TrainingJob, raise_refusal, work
 from vim_core.config import TrainConfig
 from vim_core.errors import VimError
@@ -45,11 +45,11 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     # Where the work lies in a bucket, the driver follows a copy of rank 0's spool.
     local_work = io.is_local(ctx.work)
     followed = spool if local_work else scratch(ctx.work) / "driver" / SPOOL
-    following = nullcontext() if local_work else repeated(Follower(ctx.work, followed).fetch)
+    following = nullcontext() if local_work else repeating(SpoolDownloader(ctx.work, followed).fetch)
     nodes = spool.with_name("driver") / SYSTEM
     collector = Collector(ctx.work, nodes)
     shipper = Shipper(str(followed), ctx.tracker, ctx.progress, announce=user_note, beside=[nodes])
-    with shipper, following, repeated(collector.fetch):
+    with shipper, following, repeating(collector.fetch):
         try:
             trained_by = fit(work, {"job": job}, ctx, local)
         except VimError as error:

@@ -124,7 +124,7 @@ def _read_checkpoint(request: Request, config: PipelineConfig, checkpoint: str) 
 
     codes = request.inputs["codes"]
     meta = CodeTable(code_files(codes, "train"), config.run.code_cache).meta
-    tokenizer = lineage.of_codes(codes.properties)[lineage.TOKENIZER]
+    tokenizer = lineage.recorded_digests(codes.properties)[lineage.TOKENIZER]
     shape = shape_of(config.prior, meta, len(codes.properties["classes"]), tokenizer)
     return export_checkpoint(checkpoint, {"component": PRIOR, "fingerprint": request.fingerprint}, shape)
 

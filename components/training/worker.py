@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.tracking.node_samples import sampled
 from components.tracking.shipping import NONFINITE
-from components.tracking.spool_mirror import Mirror, repeated
+from components.tracking.spool_mirror import SpoolUploader, repeating
 from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig
 from vim_core.storage import io
@@ -97,9 +97,9 @@ def run_task(
     if rank or io.is_local(job.work):
         _train(job, rank, world, local_rank, notices, lambda: None)
         return
-    mirror = Mirror(job.work, Path(job.spool))
+    mirror = SpoolUploader(job.work, Path(job.spool))
     mirror.fetch()
-    with repeated(mirror.send):
+    with repeating(mirror.send):
         _train(job, rank, world, local_rank, notices, mirror.send)
 
 

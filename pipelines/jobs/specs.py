@@ -36,7 +36,7 @@ def fingerprint(spec: JobSpec) -> str:
     """
     config = config_of(spec)
     tree = {
-        "settings": hashing.settings_of(config),
+        "settings": hashing.result_settings(config),
         "root": config.run.root,
         "versions": {name: registry.component(name).VERSION for name in config.components},
         **{name: getattr(spec, name) for name in ("command", "target", "start", "only", "force", "sweep")},

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.tracking.owner import owner_gone
+from components.tracking.owner import is_owner_gone
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, StorageError
 from vim_core.storage import io
@@ -87,7 +87,7 @@ def fail_dead_runs(instance: DagsterInstance) -> None:
     unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
     for run in instance.get_runs(filters=RunsFilter(statuses=unfinished)):
         owner = {name.replace("vim/", "vim.", 1): value for name, value in run.tags.items()}
-        if owner.get("vim.host") == socket.gethostname() and owner_gone(owner):
+        if owner.get("vim.host") == socket.gethostname() and is_owner_gone(owner):
             instance.report_run_failed(
                 run, f"process {owner.get('vim.pid')} of {owner['vim.host']} is gone; run it again"
             )

@@ -76,12 +76,12 @@ def build(
         for name in components:
             if name not in config.components:
                 raise ConfigError(f"{group[0].label}: needs {name}, which is not in the preset {config.preset}")
-        changed = settings.changed(config, {key: value for key, value in given.items() if key not in SPECIAL})
+        changed = settings.with_values(config, {key: value for key, value in given.items() if key not in SPECIAL})
         if rates:
             if not classes:
                 raise ConfigError(f"{ACCEPTANCE}={rates}: samples are accepted by class, and the images have none")
             count = max(changed.sample.count, candidate_count(changed.select.count, rates, classes))
-            changed = settings.changed(changed, {"select.rates": rates, "sample.count": count})
+            changed = settings.with_values(changed, {"select.rates": rates, "sample.count": count})
         included = [name for name in changed.components if name != "select" or rates]
         changed = dataclasses.replace(changed, components=included)
         prior = priors.get(given.get(CHECKPOINT, -1))

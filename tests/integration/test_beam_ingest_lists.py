@@ -12,7 +12,7 @@ import pytest
 from components import prior
 from components import reconstruct as reconstructing
 from components.contract.api import InputRecord
-from components.contract.fingerprint import settings_of
+from components.contract.fingerprint import result_settings
 from components.ingest import component as ingest
 from components.report import page
 from components.sample import component as sample
@@ -123,7 +123,7 @@ def test_the_fingerprint_follows_what_the_lists_say_not_where_they_lie(tmp_path:
     )
     states = [ingest.source_state(each) for each in (one, moved, other)]
     assert states[0] == states[1] != states[2]
-    assert settings_of(one) == settings_of(moved)
+    assert result_settings(one) == result_settings(moved)
     fixed = [ingest.source_state(replace(each, source_digest="abc")) for each in (one, moved, other)]
     assert fixed[0] == fixed[1] != fixed[2]
     assert "abc" not in fixed

@@ -29,11 +29,13 @@ def check_lineage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) ->
         for name in INPUT_DIGESTS
         if name in properties and name in inputs and properties[name] != inputs[name].digest
     ]
-    own = lineage.of_codes(properties) if lineage.TOKENIZER in properties else None
+    own = lineage.recorded_digests(properties) if lineage.TOKENIZER in properties else None
     for name, source in sorted(inputs.items()) if own else []:
-        theirs = lineage.of_tokenizer(source) if name == "tokenizer" else lineage.of_codes(source.properties)
+        theirs = (
+            lineage.tokenizer_digests(source) if name == "tokenizer" else lineage.recorded_digests(source.properties)
+        )
         if own and lineage.TOKENIZER in theirs and not lineage.same_codes(own, theirs):
-            wrong.append(f"it {lineage.difference(own, theirs, 'was made by')} of its {name}")
+            wrong.append(f"it {lineage.mismatch(own, theirs, 'was made by')} of its {name}")
     if wrong:
         return Verdict(GATE, False, "; ".join(wrong), remake(artifact))
     chain = ", ".join(f"{name} {source.digest[:12]}" for name, source in sorted(inputs.items()))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.contract.api import Artifact, Manifest
-from components.contract.fingerprint import fingerprint, merkle, settings_of
+from components.contract.fingerprint import fingerprint, merkle, result_settings
 from vim_core.config import PipelineConfig, PriorConfig, RunConfig
 
 NAMES = st.text(min_size=1, max_size=8)
@@ -47,25 +47,25 @@ def test_every_setting_counts_unless_it_only_says_where() -> None:
     for group in dataclasses.fields(PipelineConfig):
         if not dataclasses.is_dataclass(getattr(PipelineConfig(), group.name)):
             continue
-        before = settings_of(getattr(PipelineConfig(), group.name))
+        before = result_settings(getattr(PipelineConfig(), group.name))
         for path, where in leaves(getattr(PipelineConfig(), group.name)):
             config = getattr(PipelineConfig(), group.name)
             changed(config, path)
-            assert (settings_of(config) == before) == where, (group.name, path)
+            assert (result_settings(config) == before) == where, (group.name, path)
 
 
 def test_run_settings_are_in_no_fingerprint() -> None:
-    assert settings_of(RunConfig()) == {}
-    assert "log_every" not in settings_of(PriorConfig())
+    assert result_settings(RunConfig()) == {}
+    assert "log_every" not in result_settings(PriorConfig())
 
 
 def test_all_that_was_asked_counts() -> None:
-    settings = settings_of(PriorConfig())
+    settings = result_settings(PriorConfig())
     base = fingerprint("prior", 1, settings, {"codes": artifact("a")}, "s")
     others = [
         fingerprint("sample", 1, settings, {"codes": artifact("a")}, "s"),
         fingerprint("prior", 2, settings, {"codes": artifact("a")}, "s"),
-        fingerprint("prior", 1, settings_of(PriorConfig(dropout=0.2)), {"codes": artifact("a")}, "s"),
+        fingerprint("prior", 1, result_settings(PriorConfig(dropout=0.2)), {"codes": artifact("a")}, "s"),
         fingerprint("prior", 1, settings, {"codes": artifact("b")}, "s"),
         fingerprint("prior", 1, settings, {"other": artifact("a")}, "s"),
         fingerprint("prior", 1, settings, {}, "s"),

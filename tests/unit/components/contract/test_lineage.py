@@ -88,7 +88,7 @@ def test_a_prior_is_taken_with_a_finetuned_decoder_and_refused_with_another_enco
     made = prior.run(
         prior_config(steps=2), {"codes": codes, "tokenizer": second}, context_of(tmp_path / "taken", "prior")
     )
-    assert lineage.of_codes(made.properties) == lineage.of_tokenizer(first)
+    assert lineage.recorded_digests(made.properties) == lineage.tokenizer_digests(first)
     with pytest.raises(
         LineageError, match=r"was made by tokenizer 1{12}, not by 3{12} \(encoder and codebook \w{12}, "
     ):
@@ -128,7 +128,7 @@ def test_codes_are_those_of_one_tokenizer_or_of_one_encoder() -> None:
     assert not lineage.same_codes(OLD, NEW)
     assert not lineage.same_codes(old, {"tokenizer": NEW["tokenizer"]})
     assert not lineage.same_codes(old | {"encoder": ""}, {"tokenizer": NEW["tokenizer"], "encoder": ""})
-    assert lineage.difference(OLD, NEW, "belongs to") == (
+    assert lineage.mismatch(OLD, NEW, "belongs to") == (
         f"belongs to tokenizer {'a' * 12}, not to {'b' * 12} (encoder and codebook {'e' * 12}, not {'f' * 12})"
     )
 

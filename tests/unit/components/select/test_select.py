@@ -164,7 +164,9 @@ def test_a_list_of_classes_counts_by_its_content_and_weights_by_their_hash(tmp_p
         listed = tmp_path / f"{len(list(tmp_path.iterdir()))}.txt"
         listed.write_text(text)
         config = SelectConfig(NetworkConfig("torchvision:resnet101", weights, sha256, str(listed)))
-        return fingerprint.fingerprint("select", 1, fingerprint.settings_of(config), {}, select.source_state(config))
+        return fingerprint.fingerprint(
+            "select", 1, fingerprint.result_settings(config), {}, select.source_state(config)
+        )
 
     first = asked("a.pth", "0" * 8, "ant\nbee\n")
     assert first == asked("b.pth", "0" * 8, "ant\nbee\n")

@@ -32,7 +32,7 @@ class Chips:
 
 
 def test_a_host_says_how_busy_it_is() -> None:
-    found = node_metrics.read([node_metrics.Host()], "node-3")
+    found = node_metrics.read_all([node_metrics.Host()], "node-3")
     assert set(found) == {
         f"system/node-3/{name}"
         for name in ("cpu_percent", "memory_percent", "disk_percent", "received_mib_per_s", "sent_mib_per_s")
@@ -61,7 +61,7 @@ def test_a_reading_that_fails_costs_only_itself() -> None:
     def broken() -> dict[str, float]:
         raise RuntimeError("no driver")
 
-    assert node_metrics.read([broken, lambda: {"cpu_percent": 1.0}], "node-0") == {"system/node-0/cpu_percent": 1.0}
+    assert node_metrics.read_all([broken, lambda: {"cpu_percent": 1.0}], "node-0") == {"system/node-0/cpu_percent": 1.0}
 
 
 def test_even_a_short_training_has_a_point_of_every_node(anywhere: str, tmp_path: Path) -> None:

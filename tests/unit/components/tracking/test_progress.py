@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.tracking.progress import LineProgress, Pace, TerminalProgress, describe, progress_on
+from components.tracking.progress import LineProgress, Pace, TerminalProgress, progress_on, status_line
 
 
 class Clock:
@@ -50,9 +50,9 @@ def test_description_shows_figures_then_pace_and_time_left() -> None:
     pace.observe(0)
     clock.now += 10
     pace.observe(50)
-    text = describe({"loss": 2.53125, "images_per_s": 512.3}, pace, "step", 100)
+    text = status_line({"loss": 2.53125, "images_per_s": 512.3}, pace, "step", 100)
     assert text == "loss 2.531 · images/s 512.3 · ETA 0:10"
-    assert describe({}, pace, "image", 100) == "images/s 5 · ETA 0:10"
+    assert status_line({}, pace, "image", 100) == "images/s 5 · ETA 0:10"
 
 
 def test_lines_come_at_most_every_fifteen_seconds_and_at_the_end() -> None:

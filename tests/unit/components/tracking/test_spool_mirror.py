@@ -9,17 +9,17 @@ import pytest
 
 from components.artifacts.scratch import scratch
 from components.tracking.shipping import Shipper
-from components.tracking.spool_mirror import Follower, Mirror, repeated
+from components.tracking.spool_mirror import SpoolDownloader, SpoolUploader, repeating
 from tests.support.common import SilentProgress, SilentTracker
 from vim_core.errors import StorageError
 from vim_core.storage import io
 from vim_core.training.spool import Spool
 
 
-def written(folder: Path, remote: str) -> tuple[Spool, Mirror]:
+def written(folder: Path, remote: str) -> tuple[Spool, SpoolUploader]:
     """A spool of two steps and a picture on one machine, sent."""
     spool = Spool(folder / "spool.jsonl")
-    mirror = Mirror(remote, spool.path)
+    mirror = SpoolUploader(remote, spool.path)
     spool.write(0, {"loss": 2.0})
     spool.write_picture(0, "grid", b"first")
     spool.write(1, {"loss": 1.0})
@@ -30,7 +30,7 @@ def written(folder: Path, remote: str) -> tuple[Spool, Mirror]:
 def test_another_machine_continues_where_the_first_one_was(remote: str, tmp_path: Path) -> None:
     first, _ = written(tmp_path / "first", remote)
     there = tmp_path / "second" / "spool.jsonl"
-    mirror = Mirror(remote, there)
+    mirror = SpoolUploader(remote, there)
     mirror.fetch()
     rows = Spool(there).rows()
     assert [row["step"] for row in rows] == [0, 0, 1]
@@ -46,16 +46,16 @@ def test_a_new_training_begins_with_nothing(remote: str, tmp_path: Path) -> None
     old.write_picture(5, "grid", b"old")
     (tmp_path / "driver").mkdir()
     (tmp_path / "driver" / "shipped-pictures.txt").write_text("5 grid\n")
-    Mirror(remote, old.path).fetch()
+    SpoolUploader(remote, old.path).fetch()
     assert old.rows() == []
     assert not (tmp_path / "pictures").exists()
-    Follower(remote, tmp_path / "driver" / "spool.jsonl")
+    SpoolDownloader(remote, tmp_path / "driver" / "spool.jsonl")
     assert not (tmp_path / "driver").exists()
 
 
 def test_a_driver_elsewhere_delivers_figures_and_pictures(remote: str, tmp_path: Path) -> None:
     spool, mirror = written(tmp_path / "worker", remote)
-    follower, tracker = Follower(remote, tmp_path / "driver" / "spool.jsonl"), SilentTracker()
+    follower, tracker = SpoolDownloader(remote, tmp_path / "driver" / "spool.jsonl"), SilentTracker()
     follower.fetch()
     for path in (tmp_path / "worker" / "pictures").iterdir():
         path.unlink()
@@ -77,7 +77,7 @@ def test_a_driver_elsewhere_delivers_figures_and_pictures(remote: str, tmp_path:
 
 def test_nothing_is_copied_twice(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, mirror = written(tmp_path / "worker", remote)
-    follower = Follower(remote, tmp_path / "driver" / "spool.jsonl")
+    follower = SpoolDownloader(remote, tmp_path / "driver" / "spool.jsonl")
     follower.fetch()
     for name in ("read_bytes", "write_bytes"):
         monkeypatch.setattr(io, name, lambda *_: pytest.fail("copied again"))
@@ -94,7 +94,7 @@ def test_copying_goes_on_when_the_store_was_away_and_ends_with_the_last_state() 
             failed.set()
             raise StorageError("away")
 
-    with repeated(act, every_s=0.001):
+    with repeating(act, every_s=0.001):
         assert failed.wait(30)
     assert calls[-1] >= 2
 

@@ -246,10 +246,10 @@ def test_where_it_runs_is_no_part_of_the_settings_fingerprint(config: Any) -> No
 
 def test_an_owner_is_gone_when_its_process_is_or_its_beat_is_old() -> None:
     alive = owner.owner_tags()
-    assert not owner.owner_gone(alive)
-    assert owner.owner_gone({**alive, "vim.pid_started": "1"})
-    assert not owner.owner_gone({**alive, "vim.host": "another"})
-    assert owner.owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
+    assert not owner.is_owner_gone(alive)
+    assert owner.is_owner_gone({**alive, "vim.pid_started": "1"})
+    assert not owner.is_owner_gone({**alive, "vim.host": "another"})
+    assert owner.is_owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
 
 
 def test_an_answer_lost_on_the_way_does_not_make_a_second_run(client: Client) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from components import classify, prior, quantize
 from components.contract.api import Artifact, Context, Outcome
-from components.contract.fingerprint import settings_of
+from components.contract.fingerprint import result_settings
 from components.engines.ray import session
 from tests.support import tiny_artifacts
 from tests.support.synthetic import artifact, context_of, with_fields
@@ -197,7 +197,7 @@ def test_compilation_is_part_of_the_numeric_class(
     assert compiled == [{"dynamic": False}]
     assert outcome.numeric["compiled"] is True
     assert io.list_names(io.join(ctx.work, "cpu-fp32-t1-compiled"))
-    assert settings_of(prior_config(compile="on")) == settings_of(prior_config())
+    assert result_settings(prior_config(compile="on")) == result_settings(prior_config())
 
 
 def test_a_second_attempt_continues_and_delivers_every_step_once(

@@ -14,7 +14,7 @@ from components.artifacts import execute
 from components.artifacts.execute import Request
 from components.contract import registry
 from components.contract.api import Artifact, Context
-from components.contract.fingerprint import settings_of
+from components.contract.fingerprint import result_settings
 from components.training import prior_checkpoints
 from pipelines.sweeps import checkpoints
 from tests.support import tiny_artifacts
@@ -47,7 +47,7 @@ def trained(tmp_path: Path, trained_here: None, monkeypatch: pytest.MonkeyPatch)
     place = RunConfig(root=root, device="cpu", threads=1, code_cache=str(tmp_path / "cache"), tracking_uri="off")
     config = PipelineConfig(preset="tiny", components=list(registry.NAMES), run=place, prior=own)
     inputs = {"codes": codes, "tokenizer": tokenizer}
-    request = Request("prior", registry.component("prior"), config, settings_of(own), inputs, TRAINING)
+    request = Request("prior", registry.component("prior"), config, result_settings(own), inputs, TRAINING)
     monkeypatch.setattr(execute, "prepare", lambda name, given: request)
     out = str(tmp_path / "out")
     ctx = Context(
