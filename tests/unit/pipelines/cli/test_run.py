@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipelines.cli import main as cli
 
@@ -45,13 +44,6 @@ def test_report_prints_the_published_page_or_figures(fake: Any, capsys: pytest.C
     assert capsys.readouterr().out == f"{folder}/report.html\n"
     assert cli.main(["report", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"preset": "fake"}
-
-
-def test_config_prints_settings_that_load_again(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["config"]) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["components"] == ["ingest", "quantize", "tokenize", "prior"]
-    assert printed["prior"]["dropout"] == 0.1
 
 
 def test_presets_are_listed_with_their_headlines(capsys: pytest.CaptureFixture[str]) -> None:
