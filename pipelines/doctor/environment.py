@@ -68,31 +68,40 @@ def check_tpu_stacks(target: Target) -> list[Result]:
     return []
 
 
-def check_machine(target: Target) -> list[Result]:
-    """Threads, memory, shared memory and open files for a run on this machine."""
-    return [_threads(target), _memory(), _shared_memory(), _open_files()]
-
-
 def check_disks(target: Target) -> list[Result]:
     """Free space at a local root and for temporary files."""
-    places = [("TMPDIR", Path(tempfile.gettempdir()))]
+    folders = {"TMPDIR": Path(tempfile.gettempdir())}
     if io.is_local(target.run.root):
-        places.insert(0, ("run.root", io.local_path(target.run.root).absolute()))
-    return [_disk(name, path) for name, path in places]
+        folders = {"run.root": io.local_path(target.run.root).absolute(), **folders}
+    results = []
+    for name, path in folders.items():
+        existing = next(each for each in (path, *path.parents) if each.exists())
+        free = shutil.disk_usage(existing).free
+        check, text = f"disk of {name}", f"{free / GIB:.1f} GiB are free at {path}"
+        if free < MIN_DISK:
+            results.append(fail(check, text, "make room (`vimctl artifacts gc`) or set another place"))
+        elif free < LOW_DISK:
+            advice = "enough for small presets; `vimctl artifacts gc` makes room, `vimctl plan` says how much"
+            results.append(warn(check, text, advice))
+        else:
+            results.append(ok(check, text))
+    return results
 
 
-def _threads(target: Target) -> Result:
+def check_threads(target: Target) -> list[Result]:
+    """Threads of all workers against the cores of this machine."""
     cores, run = len(os.sched_getaffinity(0)), target.run
     if target.cluster or run.ray_address:
-        return ok("threads", f"{cores} cores here; the work is done elsewhere")
+        return [ok("threads", f"{cores} cores here; the work is done elsewhere")]
     needed = (run.threads or cores) * run.workers
     if needed > cores:
         text = f"run.workers={run.workers} with run.threads={run.threads or cores} need {needed} of {cores} cores"
-        return warn("threads", text, "they take turns; lower one of them, or bits of a resumed run may differ")
-    return ok("threads", f"{needed} of {cores} cores")
+        return [warn("threads", text, "they take turns; lower one of them, or bits of a resumed run may differ")]
+    return [ok("threads", f"{needed} of {cores} cores")]
 
 
-def _memory() -> Result:
+def check_memory(target: Target) -> list[Result]:
+    """Free memory, of this container where it has a limit."""
     import psutil
 
     free = psutil.virtual_memory().available
@@ -101,40 +110,28 @@ def _memory() -> Result:
         free = min(free, max(0, int(limit) - int(used))) if limit.isdigit() else free
     if free < LOW_MEMORY:
         advice = "close other programs, or lower batch sizes and run.beam_processes"
-        return warn("memory", f"{free / GIB:.1f} GiB are free", advice)
-    return ok("memory", f"{free / GIB:.1f} GiB are free")
+        return [warn("memory", f"{free / GIB:.1f} GiB are free", advice)]
+    return [ok("memory", f"{free / GIB:.1f} GiB are free")]
 
 
-def _shared_memory() -> Result:
+def check_shared_memory(target: Target) -> list[Result]:
+    """Size of /dev/shm, where Ray keeps its objects."""
     place = Path("/dev/shm")
     if not place.is_dir():
-        return warn("/dev/shm", "does not exist", "Ray keeps its objects on disk then; mount a tmpfs there")
+        return [warn("/dev/shm", "does not exist", "Ray keeps its objects on disk then; mount a tmpfs there")]
     size = shutil.disk_usage(place).total
     if size < LOW_SHM:
         advice = "Ray keeps its objects on disk then; start the container with --shm-size=4g or an emptyDir of memory"
-        return warn("/dev/shm", f"has {size / GIB:.2f} GiB", advice)
-    return ok("/dev/shm", f"has {size / GIB:.1f} GiB")
+        return [warn("/dev/shm", f"has {size / GIB:.2f} GiB", advice)]
+    return [ok("/dev/shm", f"has {size / GIB:.1f} GiB")]
 
 
-def _open_files() -> Result:
+def check_open_files(target: Target) -> list[Result]:
+    """The limit of open files."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= soft < MIN_OPEN_FILES:
-        return warn("open files", f"at most {soft}", "Ray needs many: `ulimit -n 65536`")
-    return ok("open files", f"at most {soft if soft >= 0 else 'any number of'}")
-
-
-def _disk(name: str, path: Path) -> Result:
-    existing = next(each for each in (path, *path.parents) if each.exists())
-    free = shutil.disk_usage(existing).free
-    text = f"{free / GIB:.1f} GiB are free at {path}"
-    check = f"disk of {name}"
-    if free < MIN_DISK:
-        return fail(check, text, "make room (`vimctl artifacts gc`) or set another place")
-    if free < LOW_DISK:
-        return warn(
-            check, text, "enough for small presets; `vimctl artifacts gc` makes room, `vimctl plan` says how much"
-        )
-    return ok(check, text)
+        return [warn("open files", f"at most {soft}", "Ray needs many: `ulimit -n 65536`")]
+    return [ok("open files", f"at most {soft if soft >= 0 else 'any number of'}")]
 
 
 def _requires_python() -> str:

@@ -26,17 +26,16 @@ def now() -> str:
 
 
 class World:
-    """Objects by kind and name, log lines by pod, and what was asked."""
+    """Objects by kind and name, and log lines by pod."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.logs: dict[str, list[str]] = {}
         self.cut: set[str] = set()
-        self.asked: list[str] = []
         self.changed = threading.Condition()
 
     def set(self, order: dict[str, Any]) -> None:
-        """`status` of a job, `pod` to put, `log` lines of a pod, `cut` the log connections, `forget` the requests."""
+        """`status` of a job, `pod` to put, `log` lines of a pod, `cut` the log connections."""
         with self.changed:
             if "job" in order:
                 self.objects["rayjobs", order["job"]]["status"] = order["status"]
@@ -64,8 +63,6 @@ class Handler(BaseHTTPRequestHandler):
         address = urlparse(self.path)
         if address.path == "/_ready":
             return self.answer(200, {})
-        if address.path == "/_asked":
-            return self.answer(200, self.world.asked)
         query = {key: values[0] for key, values in parse_qs(address.query).items()}
         place = self.place(address.path)
         if place is None:
@@ -111,7 +108,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def place(self, path: str) -> tuple[str, str, bool] | None:
         """Kind, name and whether its log is meant; answers itself where there is no such place or no login."""
-        self.world.asked.append(f"{self.command} {path}")
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.refuse(401, "Unauthorized", "no token, or a wrong one")
             return None

@@ -79,15 +79,14 @@ def test_room_on_the_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free
 
 
 def test_threads_are_counted_over_workers_and_only_where_they_run_here() -> None:
-    (found, *_) = environment.check_machine(target(workers=3, threads=1000))
+    (found,) = environment.check_threads(target(workers=3, threads=1000))
     assert found.status == WARN
     assert "run.workers=3 with run.threads=1000" in found.found
-    (found, *_) = environment.check_machine(target(Cluster(name="far"), workers=3, threads=1000))
+    (found,) = environment.check_threads(target(Cluster(name="far"), workers=3, threads=1000))
     assert found.status == OK
 
 
 def test_little_shared_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(64 * 2**20, 0, 0))
-    found = {each.check: each for each in environment.check_machine(target())}
-    assert found["/dev/shm"].status == WARN
-    assert "--shm-size" in found["/dev/shm"].advice
+    (found,) = environment.check_shared_memory(target())
+    assert (found.status, "--shm-size" in found.advice) == (WARN, True)

@@ -32,7 +32,7 @@ def target(components: Any = None, **place: Any) -> Target:
     return Target(PipelineConfig("fake", ["quantize"], RunConfig(tracking_uri="off")), profile)
 
 
-def of(found: list[Result]) -> dict[str, Result]:
+def by_check(found: list[Result]) -> dict[str, Result]:
     return {each.check: each for each in found}
 
 
@@ -43,15 +43,15 @@ def test_a_profile_that_is_filled_in() -> None:
 
 def test_what_is_missing_in_a_profile() -> None:
     place = {"device": "xla", "topology": "2x2x4", "workers": 1}
-    found = of(kubernetes_cluster.check_profile(target({"quantize": place}, image="", queue="")))
+    found = by_check(kubernetes_cluster.check_profile(target({"quantize": place}, image="", queue="")))
     assert set(found) == {"kubernetes.image", "kubernetes queue", "topology"}
     assert "take a multiple of 4" in found["topology"].found
     place["workers"] = 4
-    found = of(kubernetes_cluster.check_profile(target({"quantize": place}, accelerator="")))
+    found = by_check(kubernetes_cluster.check_profile(target({"quantize": place}, accelerator="")))
     assert "asks for 2x2x4" in found["kubernetes.accelerator"].found
 
 
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def use_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(KUBECONFIG % address)
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
@@ -62,7 +62,7 @@ def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     (found,) = kubernetes_cluster.check_api(target())
     assert "get-credentials" in found.advice
-    here(tmp_path, monkeypatch, f"http://127.0.0.1:{free_port()}")
+    use_cluster(tmp_path, monkeypatch, f"http://127.0.0.1:{free_port()}")
     (found,) = kubernetes_cluster.check_api(target())
     assert (found.status, "refused" in found.found) == (FAIL, True)
 
@@ -81,8 +81,8 @@ def test_what_the_api_has_and_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return (200, {"metadata": {"name": "vim"}})
 
     with answering(reply) as address:
-        here(tmp_path, monkeypatch, address)
-        found = of(kubernetes_cluster.check_api(target()))
+        use_cluster(tmp_path, monkeypatch, address)
+        found = by_check(kubernetes_cluster.check_api(target()))
     assert found["kubernetes API"].found == "version v1.33.1"
     assert found["namespace"].status == found["service account"].status == OK
     assert found["KubeRay"].advice == "install the KubeRay operator"

@@ -16,7 +16,7 @@ from tests.support.http_servers import answering
 from vim_core.config import PipelineConfig, RunConfig
 
 
-def asked(uri: str, root: str = "artifacts") -> list[Result]:
+def check(uri: str, root: str = "artifacts") -> list[Result]:
     return mlflow_server.check_server(Target(PipelineConfig("fake", [], RunConfig(root=root, tracking_uri=uri))))
 
 
@@ -33,19 +33,19 @@ def server(get: Any, create: Any = (200, {"experiment_id": "1"}), version: str =
 
 def test_a_server_that_has_the_experiment() -> None:
     with server((200, {"experiment": {}})) as uri:
-        assert [each.status for each in asked(uri)] == [OK, OK]
+        assert [each.status for each in check(uri)] == [OK, OK]
 
 
 def test_a_missing_experiment_is_made() -> None:
     with server((404, {"error_code": "RESOURCE_DOES_NOT_EXIST"})) as uri:
-        assert asked(uri)[1].found == "fake: made"
+        assert check(uri)[1].found == "fake: made"
     with server((404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}), (500, "read-only database")) as uri:
-        assert (asked(uri)[1].status, "read-only database" in asked(uri)[1].found) == (FAIL, True)
+        assert (check(uri)[1].status, "read-only database" in check(uri)[1].found) == (FAIL, True)
 
 
 def test_a_server_that_does_not_serve_this_name() -> None:
     with server((403, "Invalid Host header - possible DNS rebinding attack detected")) as uri:
-        (found,) = asked(uri)
+        (found,) = check(uri)
     assert found.status == FAIL
     assert f"--allowed-hosts {uri.removeprefix('http://')}" in found.advice
 
@@ -56,31 +56,31 @@ def test_a_server_that_wants_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
         return (200, {"experiment": {}}) if right else (401, "You are not authenticated.")
 
     with answering(reply) as uri:
-        assert "MLFLOW_TRACKING_USERNAME" in asked(uri)[0].advice
+        assert "MLFLOW_TRACKING_USERNAME" in check(uri)[0].advice
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "u")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "p")
-        assert FAIL not in [each.status for each in asked(uri)]
+        assert FAIL not in [each.status for each in check(uri)]
 
 
 def test_an_old_server_something_else_and_nobody() -> None:
     with server((200, {"experiment": {}}), version="2.22.0") as uri:
-        assert asked(uri)[0].status == WARN
+        assert check(uri)[0].status == WARN
     with answering(lambda method, path, headers: (404, "<html>")) as uri:
-        assert "something else than MLflow" in asked(uri)[0].found
-    (found,) = asked(f"http://127.0.0.1:{free_port()}")
+        assert "something else than MLflow" in check(uri)[0].found
+    (found,) = check(f"http://127.0.0.1:{free_port()}")
     assert (found.status, "refused" in found.found) == (FAIL, True)
-    (found,) = asked("http://mlflow.vim.svc.nowhere.invalid:5000")
+    (found,) = check("http://mlflow.vim.svc.nowhere.invalid:5000")
     assert (found.status, "kubectl port-forward" in found.advice) == (WARN, True)
-    (found,) = asked("postgresql://vim:secret@host/mlflow")
+    (found,) = check("postgresql://vim:secret@host/mlflow")
     assert "secret" not in found.found
 
 
 def test_a_local_database(tmp_path: Path) -> None:
-    assert "made by the first run" in asked("", str(tmp_path))[0].found
+    assert "made by the first run" in check("", str(tmp_path))[0].found
     path = tmp_path / "mlflow.db"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE runs (run_uuid TEXT)")
-    assert asked("", str(tmp_path))[0].found.endswith("0 runs")
+    assert check("", str(tmp_path))[0].found.endswith("0 runs")
     path.write_bytes(b"not a database at all, but longer than a header of one would be" * 4)
-    assert asked("", str(tmp_path))[0].status == FAIL
-    assert asked("off")[0].status == OK
+    assert check("", str(tmp_path))[0].status == FAIL
+    assert check("off")[0].status == OK

@@ -50,7 +50,7 @@ def token_file(folder: Path, text: str = TOKEN) -> str:
     return str(path)
 
 
-def looked_at(address: str, token: str = "", names: Any = ("prior",), **more: Any) -> dict[str, Result]:
+def check(address: str, token: str = "", names: Any = ("prior",), **more: Any) -> dict[str, Result]:
     profile = Cluster(name="near", address=address, token_file=token, **more)
     target = Target(PipelineConfig("fake", list(names), RunConfig(threads=1)), profile)
     return {each.check: each for each in ray_cluster.check_cluster(target)}
@@ -62,55 +62,55 @@ def failures(found: Mapping[str, Result]) -> list[str]:
 
 def test_a_cluster_that_is_well(tmp_path: Path) -> None:
     with dashboard([node(), node(), node(state="DEAD")]) as address:
-        found = looked_at(address, token_file(tmp_path))
+        found = check(address, token_file(tmp_path))
     assert {each.status for each in found.values()} == {OK}
     assert found["nodes"].found == "2 alive with 4 CPUs"
 
 
 def test_a_wrong_address() -> None:
-    found = looked_at(f"http://127.0.0.1:{free_port()}")
+    found = check(f"http://127.0.0.1:{free_port()}")
     assert "nobody answers at http://127.0.0.1" in found["cluster"].found
     with answering(lambda method, path, headers: (404, "<html>")) as address:
-        assert "no Ray answers there (status 404)" in looked_at(address)["cluster"].found
-    assert failures(looked_at("")) == ["cluster"]
+        assert "no Ray answers there (status 404)" in check(address)["cluster"].found
+    assert failures(check("")) == ["cluster"]
 
 
 def test_no_token_a_missing_file_and_a_wrong_token_are_told_apart(tmp_path: Path) -> None:
     with dashboard([node()]) as address:
-        assert "names none" in looked_at(address)["token"].found
-        assert "cannot be read: No such file" in looked_at(address, str(tmp_path / "none"))["token"].found
-        wrong = looked_at(address, token_file(tmp_path, "wrong"))
+        assert "names none" in check(address)["token"].found
+        assert "cannot be read: No such file" in check(address, str(tmp_path / "none"))["token"].found
+        wrong = check(address, token_file(tmp_path, "wrong"))
         assert "a token that" in wrong["token"].found
         assert "wrong" not in str(wrong), "tokens are not printed"
         (tmp_path / "token").write_text("")
-        assert "is empty" in looked_at(address, str(tmp_path / "token"))["token"].found
+        assert "is empty" in check(address, str(tmp_path / "token"))["token"].found
 
 
 def test_a_token_that_others_may_read(tmp_path: Path) -> None:
     path = token_file(tmp_path)
     Path(path).chmod(0o644)
     with dashboard([node()]) as address:
-        assert looked_at(address, path)["token"].status == WARN
+        assert check(address, path)["token"].status == WARN
 
 
 def test_a_cluster_without_tokens_is_doubtful() -> None:
     with dashboard([node()], token="") as address:
-        found = looked_at(address)
+        found = check(address)
     assert found["cluster"].status == WARN
     assert failures(found) == []
 
 
 def test_another_version_of_ray() -> None:
     with dashboard([node()], token="", version="2.9.0") as address:
-        assert "2.9.0 on the cluster" in looked_at(address)["Ray"].found
+        assert "2.9.0 on the cluster" in check(address)["Ray"].found
 
 
 def test_too_little_room_for_a_trainings_workers() -> None:
     with dashboard([node(), node(3)], token="") as address:
-        assert failures(looked_at(address, run={"workers": 5})) == []
-        found = looked_at(address, components={"prior": {"workers": 3, "threads": 2}})
+        assert failures(check(address, run={"workers": 5})) == []
+        found = check(address, components={"prior": {"workers": 3, "threads": 2}})
         assert found["resources"].found == "prior wants 3 workers with 2 CPU each, and 2 fit"
-        assert failures(looked_at(address, run={"device": "cuda"})) == ["resources"]
+        assert failures(check(address, run={"device": "cuda"})) == ["resources"]
 
 
 def hosts(topology: str, count: int, name: str = "a", **labels: str) -> list[Any]:
@@ -129,7 +129,7 @@ def hosts(topology: str, count: int, name: str = "a", **labels: str) -> list[Any
 
 def topology(nodes: list[Any], **run: Any) -> dict[str, Result]:
     with dashboard(nodes, token="") as address:
-        return looked_at(address, run={"device": "xla", **run})
+        return check(address, run={"device": "xla", **run})
 
 
 def test_a_topology_that_is_there() -> None:
@@ -183,10 +183,10 @@ def test_a_small_job_says_whether_the_clusters_python_has_vim() -> None:
 
 
 def test_an_address_to_join_from_here() -> None:
-    def of(address: str) -> Result:
+    def result(address: str) -> Result:
         return ray_cluster.check_address(Target(PipelineConfig(run=RunConfig(ray_address=address))))[0]
 
-    assert of(f"127.0.0.1:{free_port()}").status == FAIL
-    assert of("auto").status == OK
+    assert result(f"127.0.0.1:{free_port()}").status == FAIL
+    assert result("auto").status == OK
     with answering(lambda method, path, headers: (200, "")) as address:
-        assert of(address.removeprefix("http://")).status == OK
+        assert result(address.removeprefix("http://")).status == OK
