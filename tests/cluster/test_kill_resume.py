@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.common import file_of, manifest, manifests, started, vimctl
-from tests.support.smoke import SmokeRun, branched
+from tests.support.smoke import SmokeRun, branched, checkpoints, curve
 
 pytestmark = pytest.mark.cluster
 
@@ -19,21 +17,9 @@ LONG = ["prior.steps=400", "prior.checkpoint_every=20", "prior.log_every=5"]
 BEFORE = ["ingest", "quantize", "tokenize"]
 
 
-def checkpoints(root: Path, component: str) -> list[int]:
-    """Steps of the checkpoints in the component's work folder."""
-    found = root.glob(f".work/{component}/**/step-*/index.json")
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
-
-
 def weights(root: Path, component: str) -> bytes:
     """The committed weights of the component's only artifact."""
     return file_of(root, manifest(root, component), "model.safetensors").read_bytes()
-
-
-def curve(root: Path, component: str) -> list[dict[str, Any]]:
-    """The committed rows of figures, in file order."""
-    lines = file_of(root, manifest(root, component), "curves.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "m" in row]
 
 
 @pytest.fixture(scope="module")

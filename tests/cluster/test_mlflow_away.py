@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SmokeRun
-from tests.support.common import Running, file_of, manifest, started, vimctl
+from tests.support.common import Running, manifest, started, vimctl
 from tests.support.mlflow_servers import Server, history, server
+from tests.support.smoke import SmokeRun, branched, curve
 
 pytestmark = pytest.mark.cluster
 
@@ -26,9 +25,7 @@ SETTINGS = [f"prior.steps={STEPS}", f"prior.log_every={LOG_EVERY}", "prior.check
 @pytest.fixture
 def root(smoke_run: SmokeRun, tmp_path: Path) -> Path:
     """Everything before the prior, finished."""
-    for component in ("ingest", "quantize", "tokenize"):
-        shutil.copytree(smoke_run.root / component, tmp_path / "root" / component)
-    return tmp_path / "root"
+    return branched(smoke_run, tmp_path / "root", ["ingest", "quantize", "tokenize"])
 
 
 @pytest.fixture
@@ -72,12 +69,6 @@ def delivered(process: Running, root: Path, address: str, step: int) -> None:
     process.wait_for(there, 240)
 
 
-def curve(root: Path) -> list[dict[str, Any]]:
-    """The committed rows of figures."""
-    lines = file_of(root, manifest(root, "prior"), "curves.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "m" in row]
-
-
 def test_a_server_that_hangs_and_dies_costs_neither_a_step_nor_a_point(root: Path, mlflow: Server) -> None:
     words = ["run", "prior", "--preset", "smoke", *SETTINGS, f"run.tracking_uri={mlflow.address}"]
     with started(root, *words) as process:
@@ -96,7 +87,7 @@ def test_a_server_that_hangs_and_dies_costs_neither_a_step_nor_a_point(root: Pat
 
     made = manifest(root, "prior")
     assert made["properties"]["resumed_from"] == 0, "no outage is a reason to start again"
-    rows = curve(root)
+    rows = curve(root, "prior")
     assert [row["step"] for row in rows] == list(range(LOG_EVERY - 1, STEPS, LOG_EVERY))
     for name in ("loss", "learning_rate"):
         expected = [(row["step"], row["m"][name]) for row in rows]

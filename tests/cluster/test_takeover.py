@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import SmokeRun
-from tests.support.common import file_of, manifest, manifests, started
+from tests.support.common import manifest, manifests, started
+from tests.support.smoke import SmokeRun, branched, checkpoints, curve
 
 pytestmark = pytest.mark.cluster
 
 STEPS = 800
 LONG = [f"prior.steps={STEPS}", "prior.checkpoint_every=20", "prior.log_every=10", "run.threads=1"]
-
-
-def checkpoints(root: Path) -> list[int]:
-    """Steps of the prior's checkpoints."""
-    found = root.glob(".work/prior/**/step-*/index.json")
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
 
 def owned(root: Path) -> bool:
@@ -29,16 +21,14 @@ def owned(root: Path) -> bool:
 
 
 def test_who_waits_takes_over_from_a_killed_owner(smoke_run: SmokeRun, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    for component in ("ingest", "quantize", "tokenize"):
-        shutil.copytree(smoke_run.root / component, root / component)
+    root = branched(smoke_run, tmp_path / "root", ["ingest", "quantize", "tokenize"])
     words = ["run", "prior", "--preset", "smoke", *LONG]
     with started(root, *words) as owner:
         owner.wait_for(lambda: owned(root))
         # The second one is there before the first one's training begins, which takes Ray a while.
         with started(root, *words) as second:
             second.wait_for(lambda: f"process {owner.process.pid} on" in second.text)
-            owner.wait_for(lambda: bool(checkpoints(root)))
+            owner.wait_for(lambda: bool(checkpoints(root, "prior")))
             assert manifests(root, "prior") == []
             owner.kill()
             assert second.process.wait(300) == 0, second.text[-4000:]
@@ -47,7 +37,6 @@ def test_who_waits_takes_over_from_a_killed_owner(smoke_run: SmokeRun, tmp_path:
     assert "taking over" in said
     made = manifest(root, "prior")
     assert made["properties"]["resumed_from"] > 0, "the second one began again at step 0"
-    lines = file_of(root, made, "curves.jsonl").read_text().splitlines()
-    steps = [row["step"] for row in map(json.loads, lines) if "m" in row]
+    steps = [row["step"] for row in curve(root, "prior")]
     assert steps == list(range(9, STEPS, 10)), "every step is in the curve once, whoever made it"
     assert len(list(root.glob("prior/*/data-*"))) == 1, "nothing is left of the first attempt"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 from components.artifacts import execute
 from components.artifacts.execute import Reporting
 from components.tracking import tracker
-from tests.support import tiny_artifacts
-from tests.support.common import SilentProgress, answers, free_port, running, train_here
+from tests.support import mlflow_servers, tiny_artifacts
+from tests.support.common import SilentProgress, train_here
 from tests.support.tiny import quantize_config
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.storage import io
@@ -27,15 +26,9 @@ BROKEN = (3, 5)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with a database and an artifact store of its own."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    port = free_port()
-    arguments = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    arguments += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "a")]
-    address = f"http://127.0.0.1:{port}"
-    with running(arguments, folder / "server", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as process:
-        process.wait_for(lambda: answers(f"{address}/health"), 240)
-        yield address
+    """The address of a server with a database of its own."""
+    with mlflow_servers.server(tmp_path_factory.mktemp("mlflow")) as running:
+        yield running.address
 
 
 def eventually(look: Any, patience: float = 60) -> Any:

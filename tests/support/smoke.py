@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.common import REPOSITORY, manifest, results, vimctl
+from tests.support.common import REPOSITORY, file_of, manifest, results, vimctl
 
 FOLDER = "VIM_SMOKE"
 SOURCES = ("vim_core", "components", "pipelines")
@@ -89,6 +90,18 @@ def _move_mlflow(database: Path, old: str, new: str) -> None:
     with closing(sqlite3.connect(database)) as connection, connection:
         for table, column in places:
             connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))
+
+
+def checkpoints(root: Path, component: str) -> list[int]:
+    """Steps of the whole checkpoints in the component's work folder."""
+    paths = root.glob(f".work/{component}/**/step-*/index.json")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in paths)
+
+
+def curve(root: Path, component: str) -> list[dict[str, Any]]:
+    """The committed rows of figures of a training, in file order."""
+    lines = file_of(root, manifest(root, component), "curves.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if "m" in row]
 
 
 if __name__ == "__main__":

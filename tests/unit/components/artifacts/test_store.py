@@ -78,11 +78,6 @@ def test_of_many_attempts_at_once_one_wins(root: str) -> None:
     assert len({artifact.manifest.attempt for artifact, _ in results}) == 1
 
 
-def test_a_manifest_is_sorted_indented_json() -> None:
-    text = store.dump(manifest()).decode()
-    assert text == json.dumps(json.loads(text), sort_keys=True, indent=2) + "\n"
-
-
 def test_a_figure_that_is_no_number_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         store.commit(str(tmp_path), manifest(metrics={"loss": float("nan")}))

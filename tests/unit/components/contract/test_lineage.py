@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from safetensors.torch import load_file, save_file
 from components import prior, probe, quantize
 from components.artifacts import execute
 from components.contract import lineage
-from components.contract.api import Artifact, Context
-from components.engines.ray import session
+from components.contract.api import Artifact
 from components.sample import component as sample
 from components.score import component as score
 from components.tokenize import component as tokenize
 from components.tokenize.plan import make_plan, make_shards
-from components.training.worker import run_task
 from tests.support import tiny_artifacts
+from tests.support.common import train_here
 from tests.support.synthetic import artifact, context_of, everything, image_files, rows, with_fields
 from tests.support.tiny import pixels, prior_config, quantize_config
 from vim_core.config import CodebookConfig, PipelineConfig, RunConfig, SampleConfig, StackConfig, TokenizeConfig
@@ -33,14 +31,7 @@ OLD, NEW = {"tokenizer": "a" * 64, "encoder": "e" * 64}, {"tokenizer": "b" * 64,
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker, here, with the slow measurement left out."""
-
-    def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, local: bool) -> str:
-        run_task(arguments["job"], 0, 1, 0)
-        return "in the test"
-
-    monkeypatch.setattr(session, "fit", fit)
-    monkeypatch.setattr("vim_core.distributed.runtimes.base.product_rate", lambda runtime: 12.3)
+    train_here(monkeypatch)
 
 
 def images_of(root: Path) -> Artifact:
