@@ -42,18 +42,6 @@ def test_noise_is_keyed_by_seed_step_and_rank() -> None:
     assert len({first, *others}) == 5
 
 
-def test_one_worker_needs_no_collectives() -> None:
-    runtime, value = CpuRuntime("fp32", threads=1), torch.arange(3.0)
-    assert torch.equal(runtime.sum(value), value)
-    assert torch.equal(runtime.mean(value), value)
-    assert torch.equal(runtime.gather(value), value)
-
-
-def test_threads_zero_means_every_core() -> None:
-    assert seam.resolve_threads(0) >= 1
-    assert seam.resolve_threads(3) == 3
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"run\.device='cuda': torch sees no GPU"):

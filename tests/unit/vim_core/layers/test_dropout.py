@@ -58,9 +58,3 @@ def test_gradient_has_the_mask_of_the_forward_pass() -> None:
     assert x.grad is not None
     assert torch.equal(x.grad, y.detach())
     assert 0 < int((x.grad == 0).sum()) < x.numel()
-
-
-def test_dtype_and_shape_are_kept() -> None:
-    y = Dropout(0.5).train()(torch.ones(2, 3, 5, dtype=torch.bfloat16))
-    assert y.dtype is torch.bfloat16
-    assert y.shape == (2, 3, 5)

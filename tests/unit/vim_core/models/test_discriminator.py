@@ -1,15 +1,18 @@
-"""The StyleGAN2 discriminator: shapes, grouping, filters, refusals."""
+"""The StyleGAN2 discriminator: shapes, grouping, refusals, and its formulas written out (Karras et al. 2020)."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support.tiny import quantize_config
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
-from vim_core.layers.discriminator import Blur, EqualConv, EqualLinear
-from vim_core.models.discriminator import ResidualBlock, StyleGANDiscriminator, minibatch_stddev
+from vim_core.losses.adversarial import r1_penalty
+from vim_core.models.discriminator import StyleGANDiscriminator, minibatch_stddev
 
 SMALL = DiscriminatorConfig(channels=8, base=128, stddev_group=2)
 
@@ -33,40 +36,6 @@ def test_other_image_sizes_are_refused(size: int) -> None:
         StyleGANDiscriminator(SMALL, size)
 
 
-def test_residual_block_halves_the_image() -> None:
-    for size in (8, 16, 32):
-        assert ResidualBlock(3, 5)(torch.randn(2, 3, size, size)).shape == (2, 5, size // 2, size // 2)
-
-
-def test_residual_block_looks_at_both_branches() -> None:
-    block, x = ResidualBlock(3, 5), torch.randn(2, 3, 8, 8)
-    whole = block(x)
-    with torch.no_grad():
-        block.skip.weight.zero_()
-    assert (whole - block(x)).abs().min() > 0
-
-
-def test_blur_keeps_constants_inside_and_has_binomial_taps() -> None:
-    flat = Blur((2, 2))(torch.ones(1, 2, 8, 8))
-    assert flat.shape == (1, 2, 9, 9)
-    torch.testing.assert_close(flat[:, :, 2:-2, 2:-2], torch.ones(1, 2, 5, 5))
-    impulse = torch.zeros(1, 1, 9, 9)
-    impulse[0, 0, 4, 4] = 64
-    response = Blur((2, 1))(impulse)[0, 0, 3:7, 3:7]
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    torch.testing.assert_close(response, torch.outer(taps, taps))
-
-
-def test_minibatch_stddev_by_hand() -> None:
-    x = torch.randn(4, 3, 2, 2)
-    result = minibatch_stddev(x, 2)
-    assert torch.equal(result[:, :3], x)
-    for first in (0, 2):
-        pair = x[first : first + 2]
-        expected = (pair[0] - pair[1]).abs().mean() / 2  # the deviation of two numbers is half their distance
-        torch.testing.assert_close(result[first : first + 2, 3], expected.expand(2, 2, 2), atol=1e-4, rtol=1e-4)
-
-
 def test_groups_do_not_depend_on_how_workers_split_the_batch() -> None:
     judge, images = StyleGANDiscriminator(SMALL, 8), torch.rand(8, 3, 8, 8)
     whole = minibatch_stddev(images, 2)
@@ -80,13 +49,123 @@ def test_group_that_does_not_divide_the_batch_is_refused() -> None:
         minibatch_stddev(torch.zeros(6, 1, 2, 2), 4)
 
 
-def test_equalised_layers_keep_unit_variance() -> None:
-    torch.manual_seed(0)
-    conv = EqualConv(64, 64, 3)(torch.randn(8, 64, 16, 16))[:, :, 1:-1, 1:-1]
-    assert 0.8 < float(conv.detach().std()) < 1.2
-    assert 0.8 < float(EqualLinear(512, 256)(torch.randn(64, 512)).detach().std()) < 1.2
-
-
 def test_a_base_without_channels_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"quantize\.discriminator\.base=4: must be at least quantize\.image_size=8"):
         quantize_config(discriminator=DiscriminatorConfig(channels=4, base=4))
+
+
+TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
+
+
+def convolve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """Correlation without padding, as a sum over the taps of shifted images."""
+    side = (x.shape[2] - weight.shape[2]) // stride + 1
+    total = torch.zeros(len(x), len(weight), side, side, dtype=x.dtype)
+    for i in range(weight.shape[2]):
+        for j in range(weight.shape[3]):
+            window = x[:, :, i : i + stride * (side - 1) + 1 : stride, j : j + stride * (side - 1) + 1 : stride]
+            total = total + torch.einsum("bchw,oc->bohw", window, weight[:, :, i, j])
+    return total
+
+
+def padded(x: Tensor, before: int, after: int) -> Tensor:
+    """Zeros around the image."""
+    batch, channels, height, width = x.shape
+    frame = torch.zeros(batch, channels, before + height + after, before + width + after, dtype=x.dtype)
+    frame[:, :, before : before + height, before : before + width] = x
+    return frame
+
+
+def blurred(x: Tensor, pad: int) -> Tensor:
+    """[1, 3, 3, 1] over rows, then over columns, of the image with `pad` zeros around."""
+    x = padded(x, pad, pad)
+    x = sum(TAPS[i] * x[:, :, i : x.shape[2] - 3 + i] for i in range(4))  # type: ignore[assignment]
+    return sum(TAPS[i] * x[:, :, :, i : x.shape[3] - 3 + i] for i in range(4))  # type: ignore[return-value]
+
+
+def leaky(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 0.2 * x) * 2**0.5
+
+
+def equalised(weight: Tensor) -> Tensor:
+    """He's constant applied at run time: the square root of one over the fan-in (gain 1)."""
+    return weight / math.sqrt(weight[0].numel())
+
+
+def residual(x: Tensor, p: dict[str, Tensor], name: str) -> Tensor:
+    """Conv 3x3, conv 3x3 blurred and halved; beside it a 1x1 skip, blurred and halved; over the square root of 2."""
+    y = leaky(convolve(padded(x, 1, 1), equalised(p[f"{name}conv1.weight"])) + p[f"{name}conv1.bias"].view(1, -1, 1, 1))
+    # Halving a 3x3 convolution needs one pixel more around than the blur's own two and one.
+    y = convolve(blurred(y, 2), equalised(p[f"{name}conv2.weight"]), stride=2)
+    y = leaky(y + p[f"{name}conv2.bias"].view(1, -1, 1, 1))
+    skip = convolve(blurred(x, 1)[:, :, ::2, ::2], equalised(p[f"{name}skip.weight"]))
+    return (y + skip) / 2**0.5
+
+
+def deviation_channel(x: Tensor, group: int) -> Tensor:
+    """For every image the standard deviation over its group of neighbours, averaged over channels and places."""
+    rows = []
+    for first in range(0, len(x), group):
+        members = x[first : first + group]
+        mean = members.sum(0) / group
+        variance = ((members - mean) ** 2).sum(0) / group
+        rows += [((variance + 1e-8) ** 0.5).mean()] * group
+    return torch.stack(rows).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+
+
+def reference(images: Tensor, p: dict[str, Tensor], blocks: int, group: int) -> Tensor:
+    """Logits [B] of images [B, 3, S, S] in [0, 1]."""
+    x = leaky(convolve(images * 2 - 1, equalised(p["from_rgb.weight"])) + p["from_rgb.bias"].view(1, -1, 1, 1))
+    for index in range(blocks):
+        x = residual(x, p, f"blocks.{index}.")
+    x = torch.cat([x, deviation_channel(x, group)], 1)
+    x = leaky(convolve(padded(x, 1, 1), equalised(p["conv.weight"])) + p["conv.bias"].view(1, -1, 1, 1))
+    x = leaky(x.reshape(len(x), -1) @ equalised(p["hidden.weight"]).T + p["hidden.bias"])
+    return (x @ equalised(p["out.weight"]).T + p["out.bias"])[:, 0]
+
+
+@pytest.fixture(scope="module")
+def network() -> StyleGANDiscriminator:
+    torch.manual_seed(0)
+    made = StyleGANDiscriminator(DiscriminatorConfig(channels=6, base=64, stddev_group=2), 16).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)  # biases start at zero and would not be seen
+    return made
+
+
+def images_of(count: int = 4, size: int = 16) -> Tensor:
+    return torch.rand(count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def logits_of(network: StyleGANDiscriminator, images: Tensor) -> tuple[Tensor, Tensor]:
+    # The network speaks in fp32; its last layer is asked instead, which is the same number before rounding.
+    heard: list[Tensor] = []
+    handle = network.out.register_forward_hook(lambda module, inputs, output: heard.append(output[:, 0]))
+    rounded = network(images)
+    handle.remove()
+    assert torch.equal(rounded, heard[0].float())
+    return heard[0], reference(images, dict(network.named_parameters()), len(network.blocks), network.group)
+
+
+def test_logits_and_gradients_are_those_of_the_formulas(network: StyleGANDiscriminator) -> None:
+    images = images_of().requires_grad_()
+    found, expected = logits_of(network, images)
+    torch.testing.assert_close(found, expected)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    weights = torch.randn(len(images), dtype=torch.float64)
+    mine = torch.autograd.grad(found @ weights, (images, *parameters))
+    theirs = torch.autograd.grad(expected @ weights, (images, *parameters))
+    for name, a, b in zip(("images", *names), mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")  # type: ignore[misc]
+        assert b.abs().max() > 0, name
+
+
+def test_r1_and_its_gradients_are_those_of_the_formulas(network: StyleGANDiscriminator) -> None:
+    images = images_of().requires_grad_()
+    found, expected = logits_of(network, images)
+    mine, theirs = r1_penalty(found, images), r1_penalty(expected, images)
+    torch.testing.assert_close(mine, theirs)
+    parameters = [value for name, value in network.named_parameters() if name != "out.bias"]
+    for a, b in zip(*(torch.autograd.grad(r, parameters, materialize_grads=True) for r in (mine, theirs)), strict=True):
+        torch.testing.assert_close(a, b)

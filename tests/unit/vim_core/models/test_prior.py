@@ -16,14 +16,17 @@ from vim_core.layers.dropout import Dropout
 from vim_core.models.prior import ImagePrior, PriorShape, load_prior, model_config
 from vim_core.weights.saving import to_bytes
 
+BF16 = torch.bfloat16
+
 
 def inputs(count: int = 4, tokens: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
     return torch.randint(0, 11, (count, tokens), generator=generator), torch.arange(count) % 3
 
 
-def test_every_code_is_predicted_from_the_ones_before_it_only() -> None:
-    prior, (codes, labels) = prior_network(), inputs()
+@pytest.mark.parametrize("variant", ["paper", "modern"])
+def test_every_code_is_predicted_from_the_ones_before_it_and_their_places(variant: str) -> None:
+    prior, (codes, labels) = prior_network(variant=variant), inputs()
     before = prior(codes, labels)
     assert before.shape == (4, 6, 11)
     for changed in range(6):
@@ -33,6 +36,8 @@ def test_every_code_is_predicted_from_the_ones_before_it_only() -> None:
         assert torch.equal(after[:, : changed + 1], before[:, : changed + 1])
         for later in range(changed + 1, 6):
             assert not torch.allclose(after[:, later], before[:, later], atol=1e-4)
+    swapped = codes[:, [1, 0, 2, 3, 4, 5]]
+    assert not torch.allclose(prior(swapped, labels)[:, 4], before[:, 4], atol=1e-4)
 
 
 def test_the_class_reaches_every_prediction() -> None:
@@ -42,16 +47,20 @@ def test_the_class_reaches_every_prediction() -> None:
         assert changed.min() > 1e-4
 
 
-def test_cached_steps_equal_the_whole_pass() -> None:
-    prior, (codes, labels) = prior_network(), inputs()
-    whole = prior(codes, labels)
-    cache, steps = prior.empty_cache(4, torch.float32), torch.arange(6)
-    x = prior.class_embedding(labels)[:, None]
-    for t in range(6):
-        mask = torch.where(steps <= t, 0.0, -torch.inf)
-        logits = prior.decode_step(x, cache, steps[t : t + 1], mask)
-        torch.testing.assert_close(logits, whole[:, t], atol=1e-5, rtol=1e-5)
-        x = (prior.code_embedding(codes[:, t]) + prior.positions()[t])[:, None]
+@pytest.mark.parametrize(("variant", "dtype"), [("paper", torch.float32), ("modern", torch.float32), ("modern", BF16)])
+@torch.no_grad()
+def test_cached_steps_equal_the_whole_pass(variant: str, dtype: torch.dtype) -> None:
+    prior, (codes, labels) = prior_network(variant=variant), inputs()
+    with torch.autocast("cpu", BF16, enabled=dtype is BF16):
+        whole = prior(codes, labels).float()
+        cache, steps = prior.empty_cache(4, dtype), torch.arange(6)
+        x = prior.class_embedding(labels)[:, None]
+        for t in range(6):
+            mask = torch.where(steps <= t, 0.0, -torch.inf).to(dtype)
+            logits = prior.decode_step(x, cache, steps[t : t + 1], mask)
+            tolerance = 0.1 if dtype is BF16 else 1e-5
+            torch.testing.assert_close(logits, whole[:, t], atol=tolerance, rtol=tolerance)
+            x = (prior.code_embedding(codes[:, t]) + prior.positions()[t])[:, None]
 
 
 def test_positions_are_sums_of_row_and_column() -> None:

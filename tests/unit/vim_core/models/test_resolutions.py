@@ -23,7 +23,7 @@ def images(*size: int, count: int = 3) -> Tensor:
     return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (8, 8), (3, 5), (16, 6), (1, 1)])
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (16, 6)])
 def test_learned_positions_are_resized_as_pillow_does(grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
     stack = TransformerStack(SMALL, 8, "learned")
@@ -52,9 +52,8 @@ def test_learned_positions_of_another_grid_pass_gradients_on() -> None:
     assert float(stack.positions.grad.abs().min()) > 0
 
 
-@pytest.mark.parametrize("positions", ["learned", "sincos"])
-@pytest.mark.parametrize("laplace", [0.0, 0.1])
-@pytest.mark.parametrize("size", [(8, 8), (16, 16), (4, 4), (12, 20)])
+@pytest.mark.parametrize(("positions", "laplace"), [("learned", 0.1), ("sincos", 0.0)])
+@pytest.mark.parametrize("size", [(4, 4), (12, 20)])
 def test_codes_and_images_have_the_shape_of_the_input(size: tuple[int, int], laplace: float, positions: str) -> None:
     model = tokenizer_network(positions=positions, loss=LossConfig(logit_laplace=laplace, perceptual=0.0))
     grid = size[0] // 4, size[1] // 4

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vim_core.optim.int8_moments import LEVELS, block_length, dequantise, quantise, thresholds
+from vim_core.optim.int8_moments import LEVELS, block_length, dequantise, quantise
 
 
 def count(step: int) -> Tensor:
@@ -80,11 +80,3 @@ def test_stored_moment_follows_the_exact_one_within_ten_levels() -> None:
 )
 def test_blocks_divide_the_row(columns: int, length: int) -> None:
     assert block_length(columns) == length
-
-
-def test_thresholds_are_spread_evenly_over_the_steps() -> None:
-    drawn = torch.stack([thresholds(8, count(step)) for step in range(1000)])
-    assert (drawn >= 0).all()
-    assert (drawn < 1).all()
-    shares = torch.stack([((drawn >= k / 10) & (drawn < (k + 1) / 10)).float().mean(0) for k in range(10)])
-    torch.testing.assert_close(shares, torch.full((10, 8), 0.1), atol=0.005, rtol=0)

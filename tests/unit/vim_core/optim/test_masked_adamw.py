@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vim_core.optim.masked_adamw import MaskedAdamW, scalar
+from vim_core.optim.masked_adamw import MaskedAdamW
 
 
 def trained(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rates: list[float]) -> None:
@@ -92,8 +92,3 @@ def test_parameters_without_gradient_stay() -> None:
     assert not torch.equal(used, torch.ones(2))
     with pytest.raises(ValueError, match="no closure"):
         optimizer.step(lambda: 0.0)
-
-
-def test_a_scalar_is_an_fp32_scalar() -> None:
-    value = scalar(0.25, torch.device("cpu"))
-    assert (value.shape, value.dtype, float(value)) == (torch.Size([]), torch.float32, 0.25)

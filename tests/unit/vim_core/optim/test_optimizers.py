@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from vim_core.config import OptimConfig
-from vim_core.optim.optimizers import adamw, clip, guarded_step, learning_rate, set_rate
-
-
-def test_warmup_rises_in_equal_steps_to_the_full_rate() -> None:
-    config = OptimConfig(lr=1e-3, warmup=10)
-    rates = [learning_rate(config, step, 100) for step in range(10)]
-    assert rates == pytest.approx([1e-4 * (step + 1) for step in range(10)])
-    assert learning_rate(config, 10, 100) == 1e-3
-
-
-def test_cosine_starts_at_the_full_rate_and_ends_at_the_last_step() -> None:
-    config = OptimConfig(lr=1e-3, final_lr=1e-5, warmup=10, decay="cosine")
-    assert learning_rate(config, 99, 100) == pytest.approx(1e-5)
-    assert learning_rate(config, 5000, 100) == pytest.approx(1e-5)
-    middle = OptimConfig(lr=1e-3, final_lr=1e-5, decay="cosine")
-    assert learning_rate(middle, 50, 101) == pytest.approx((1e-3 + 1e-5) / 2)
-    assert learning_rate(middle, 25, 101) == pytest.approx(1e-5 + 0.99e-3 * 0.5 * (1 + math.sqrt(0.5)))
-
-
-def test_exponential_decay_of_the_paper() -> None:
-    config = OptimConfig(lr=4.5e-4, final_lr=1e-5, warmup=5_000, decay="exponential", decay_start=80_000)
-    steps = 450_001
-    assert learning_rate(config, 4_999, steps) == pytest.approx(4.5e-4)
-    assert learning_rate(config, 40_000, steps) == 4.5e-4
-    assert learning_rate(config, 80_000, steps) == 4.5e-4
-    assert learning_rate(config, 450_000, steps) == pytest.approx(1e-5)
-    assert learning_rate(config, 265_000, steps) == pytest.approx(math.sqrt(4.5e-4 * 1e-5))
-    ratios = {
-        round(learning_rate(config, s + 1000, steps) / learning_rate(config, s, steps), 12)
-        for s in (90_000, 200_000, 400_000)
-    }
-    assert len(ratios) == 1
-
-
-def test_constant_rate_stays() -> None:
-    config = OptimConfig(lr=2e-3, decay="constant", warmup=2)
-    assert [learning_rate(config, step, 10) for step in range(4)] == [1e-3, 2e-3, 2e-3, 2e-3]
+from vim_core.optim.optimizers import adamw, clip, guarded_step
 
 
 def network() -> nn.Module:
@@ -122,9 +84,3 @@ def test_clip_gives_the_norm_and_scales_only_above_the_limit() -> None:
         torch.testing.assert_close(clip(module.parameters(), limit), norm)
         for p, g in zip(module.parameters(), gradients, strict=True):
             torch.testing.assert_close(p.grad, g * scale)
-
-
-def test_rate_reaches_every_group() -> None:
-    optimizer = adamw(network(), OptimConfig())
-    set_rate(optimizer, 0.125)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]

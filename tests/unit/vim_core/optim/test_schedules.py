@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.common import CONF
 from vim_core.config import OptimConfig
 from vim_core.optim.optimizers import learning_rate
 
@@ -82,17 +81,3 @@ def test_stage_two_of_the_paper() -> None:
     # paper.md's figure: a fall of about 1.029e-5 a step
     fall = 1 - learning_rate(config, 100_001, steps) / learning_rate(config, 100_000, steps)
     assert fall == pytest.approx(1.029e-5, rel=1e-3)
-
-
-def test_the_presets_carry_them() -> None:
-    from components.contract import settings
-
-    base = settings.load("imagenet256_base", [], CONF)
-    one, two = base.quantize, base.prior
-    for optim in (one.optim, one.discriminator.optim):
-        assert (optim.lr, optim.final_lr, optim.warmup, optim.decay) == (1e-4, 5e-5, 50_000, "cosine")
-        assert (optim.beta1, optim.beta2, optim.weight_decay) == (0.9, 0.99, 1e-4)
-    assert (one.steps, two.steps) == (500_000, 450_000)
-    assert (two.optim.lr, two.optim.final_lr, two.optim.warmup) == (4.5e-4, 1e-5, 5_000)
-    assert (two.optim.decay, two.optim.decay_start) == ("exponential", 80_000)
-    assert (two.optim.beta1, two.optim.beta2) == (0.9, 0.96)

@@ -39,13 +39,6 @@ def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
         assert torch.equal(second.state_dict()[name], value)
 
 
-def test_transposed_views_are_saved_as_they_look(tmp_path: Path) -> None:
-    module = nn.Linear(2, 3)
-    module.weight = nn.Parameter(torch.arange(6.0).view(2, 3).T)
-    (tmp_path / "m").write_bytes(to_bytes(module))
-    assert torch.equal(read_tensors(str(tmp_path / "m"))["weight"], module.weight)
-
-
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
 def test_any_mismatch_is_refused(tmp_path: Path, change: str) -> None:
     state = {name: value.clone() for name, value in network().state_dict().items()}
