@@ -84,16 +84,16 @@ def _read_json(uri: str) -> dict[str, Any]:
     return record
 
 
-def _verify(origin: Origin, folder: str, wanted: str) -> str:
-    """The weights' sha256. Raises `DataError` unless it is the recorded one and begins with `wanted`."""
+def _verify(origin: Origin, folder: str, required: str) -> str:
+    """The weights' sha256. Raises `DataError` unless it is the recorded one and begins with `required`."""
     with io.local_copy(origin.weights) as path:
-        found = io.checksum(path)[1]
-    for expected, who in ((origin.sha256, f"{folder} says"), (wanted, "was asked for")):
-        if expected and not found.startswith(expected):
+        sha256 = io.checksum(path)[1]
+    for expected, who in ((origin.sha256, f"{folder} says"), (required, "was asked for")):
+        if expected and not sha256.startswith(expected):
             raise DataError(
-                f"{origin.weights}: sha256 is {found[:16]}…, {who} {expected[:16]}…: it was changed or cut off"
+                f"{origin.weights}: sha256 is {sha256[:16]}…, {who} {expected[:16]}…: it was changed or cut off"
             )
-    return found
+    return sha256
 
 
 def config_bytes(config: bytes, sha256: str, lineage: dict[str, str]) -> bytes:

@@ -121,8 +121,8 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 def _full(value: Tensor, device: torch.device | None) -> Tensor:
     """A whole copy on `device` with memory of its own; a collective for a sharded tensor."""
     if isinstance(value, DTensor):
-        found: Tensor = value.full_tensor()
-        return found.to(device or found.device)
+        full: Tensor = value.full_tensor()
+        return full.to(device or full.device)
     return value.to(device or value.device, copy=True)
 
 

@@ -153,13 +153,13 @@ def optimizer_specs(
         specs: of the parameters.
         sizes: devices along each axis of the mesh.
     """
-    found = []
+    slot_specs = []
     for parameter, slots in optimizer.state.items():
         spec = specs.get(parameter, (None,) * parameter.ndim)
         for name, slot in slots.items():
             if isinstance(slot, Tensor):
-                found.append((slot, slot_spec(name, slot, parameter, spec, sizes)))
-    return found
+                slot_specs.append((slot, slot_spec(name, slot, parameter, spec, sizes)))
+    return slot_specs
 
 
 def _some(shapes: Mapping[str, Sequence[int]], count: int = 5) -> str:

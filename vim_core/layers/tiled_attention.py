@@ -52,8 +52,8 @@ def _attention_weights(q: Tensor, k: Tensor, rows: slice, scores: Tensor, out: T
     """Attention weights of one tile into `out`; q [h, rows, d], k [h, columns, d]."""
     torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5, out=scores)
     if causal:
-        own = scores[:, :, rows]
-        own += torch.full(own.shape[1:], -torch.inf, dtype=own.dtype).triu_(1)
+        diagonal = scores[:, :, rows]
+        diagonal += torch.full(diagonal.shape[1:], -torch.inf, dtype=diagonal.dtype).triu_(1)
     return torch.softmax(scores, dim=-1, out=out)
 
 

@@ -37,10 +37,10 @@ class Perceptual:
         # A random backbone, because lpips would download one; it loads its file of heads without checking names.
         self.network: Any = lpips.LPIPS(net="vgg", lpips=True, pretrained=True, pnet_rand=True, verbose=False)
         _check_heads(self.network, Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth")
-        own = self.network.net.state_dict()
+        names = self.network.net.state_dict()
         # lpips keeps torchvision's layer numbers behind the name of its slice: slice2.5.weight is features.5.weight.
-        own = {name: backbone["features." + name.split(".", 1)[1]] for name in own}
-        self.network.net.load_state_dict(own, strict=True)
+        state = {name: backbone["features." + name.split(".", 1)[1]] for name in names}
+        self.network.net.load_state_dict(state, strict=True)
         self.network.requires_grad_(False).eval().to(device)
 
     @classmethod
@@ -80,8 +80,8 @@ def _check_heads(network: Any, path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path}: the lpips package lacks its trained heads; install it anew")
     heads: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    own = network.state_dict()
+    state = network.state_dict()
     odd = sorted(heads.keys() ^ set(HEADS))
-    odd += [name for name in HEADS if name in heads and not torch.equal(own[name], heads[name])]
+    odd += [name for name in HEADS if name in heads and not torch.equal(state[name], heads[name])]
     if odd:
         raise DataError(f"{path}: the trained heads of LPIPS are not those in use: {', '.join(odd)}")

@@ -145,8 +145,8 @@ class FactoredAdam(Optimizer):
         """Count the step (where it is not skipped); returns its coefficients."""
         steps = [self.state[p]["step"] for p in group["params"]]
         device = steps[0].device
-        found: Tensor = getattr(self, "found_inf", torch.zeros((), device=device))
-        skip = found.to(device) != 0
+        found_inf: Tensor = getattr(self, "found_inf", torch.zeros((), device=device))
+        skip = found_inf.to(device) != 0
         step = steps[0] + 1
         # A list: for a single tensor torch's slow path would read its value.
         torch._foreach_add_(steps, [(~skip).to(step.dtype)] * len(steps))

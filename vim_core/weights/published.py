@@ -49,10 +49,10 @@ def load_verified(file: WeightFile, uri: str, key: str) -> tuple[dict[str, Tenso
         data = io.read_bytes(uri)
     except FileNotFoundError:
         raise DataError(f"{key}={uri!r}: no such file; it should be {file.name}, the {file.purpose}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if not found.startswith(file.sha256):
-        raise DataError(f"{key}={uri!r}: sha256 is {found[:16]}…, {file.name} has {file.sha256}…")
-    return _tensors(data, uri, key), found
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not sha256.startswith(file.sha256):
+        raise DataError(f"{key}={uri!r}: sha256 is {sha256[:16]}…, {file.name} has {file.sha256}…")
+    return _tensors(data, uri, key), sha256
 
 
 def _tensors(data: bytes, uri: str, key: str) -> dict[str, Tensor]:

@@ -217,9 +217,9 @@ class XlaRuntime(Runtime):
         specs: dict[Tensor, Spec] = {}
         for module in modules.values():
             named = dict(module.named_parameters())
-            found = sharding.specs_of(module)
-            sharding.check_divisible({name: p.shape for name, p in named.items()}, found, self.mesh_sizes)
-            specs |= {parameter: found[name] for name, parameter in named.items()}
+            by_name = sharding.specs_of(module)
+            sharding.check_divisible({name: p.shape for name, p in named.items()}, by_name, self.mesh_sizes)
+            specs |= {parameter: by_name[name] for name, parameter in named.items()}
             # Buffers too: else each program would lay them out in its own way and the next be compiled anew.
             specs |= {buffer: (None,) * buffer.ndim for buffer in module.buffers()}
             self._shard_activations(module)

@@ -19,7 +19,7 @@ from tests.support.tiny import (
     state_of,
     stepped,
 )
-from tests.unit.vim_core.models.test_discriminator_reference import reference
+from tests.unit.vim_core.models.test_discriminator import reference
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, LossConfig, RestartConfig
 from vim_core.distributed.runtimes.cpu import CpuRuntime
