@@ -1,15 +1,14 @@
 """Plain dataclasses for every component's settings.
 
-`components/contract/settings.py` merges presets and command-line overrides into them. Every field changes the
-result and enters the component's fingerprint, except those made with `execution`: they only say where or
-how the work runs. A field that nothing reads fails a test.
+`components/contract/settings.py` merges presets and command-line overrides into them. A field changes the result and
+enters the component's fingerprint, unless it is made with `execution`: then it only says where or how the work runs.
+A test fails for a field that no code reads.
 """
 
-from vim_core.config.data import IngestConfig, ReconstructConfig, StatisticsConfig, TokenizeConfig
-from vim_core.config.evaluation import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
+from vim_core.config.data import IngestConfig, ReconstructConfig, TokenizeConfig
+from vim_core.config.evaluation import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig, StatisticsConfig
 from vim_core.config.fields import one_of, require
-from vim_core.config.gates import GatesConfig
-from vim_core.config.pipeline import PipelineConfig, RunConfig
+from vim_core.config.pipeline import GatesConfig, PipelineConfig, RunConfig
 from vim_core.config.prior import PriorConfig, SampleConfig
 from vim_core.config.quantize import (
     CodebookConfig,

@@ -33,7 +33,7 @@ def decode(
         origin: file or other source of `tree`, which error messages begin with.
         key: dotted key at which `tree` stands in `origin`, which is put before the names in error messages.
         error: class of the errors raised.
-        defaults: missing keys take the field's default. Otherwise only fields made with `fields.later` may be missing.
+        defaults: missing keys take the field's default; otherwise only those of `fields.added_later` may be missing.
 
     Raises:
         error: a key is unknown or missing, a value has another type or is not finite, or the class refuses its values.

@@ -1,16 +1,16 @@
-"""Settings of the components that judge and report."""
+"""Settings of the components that evaluate and report: classify, statistics, score, probe, report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import execution, require
+from vim_core.config.fields import execution, one_of, require
 from vim_core.config.training import AugmentConfig, OptimConfig, TrainConfig
 
 
 @dataclass
 class ClassifyConfig(TrainConfig):
-    """A small convolutional classifier of the ingested images."""
+    """A small convolutional classifier of the ingested images, for metrics and feature statistics."""
 
     image_size: int = 32
     width: int = 32
@@ -25,19 +25,85 @@ class ClassifyConfig(TrainConfig):
 
 
 @dataclass
+class StatisticsConfig:
+    """Reference statistics of real images under one feature network.
+
+    Samples are compared with the images of `split`. The images of the splits in `halves` are divided into two halves,
+    whose distance is that of real images to real ones; more images give a smaller distance.
+
+    `network` is the pipeline's own 'classifier', 'inception' (of FID) or 'torchvision:<name>'; the latter two need
+    `weights` (path or URI of a .pth or .safetensors file), whose hash begins with `weights_sha256` (empty: that of the
+    published network of FID), after bringing images to squares of `image_size` (0: as they are). `score_splits` (0:
+    none) is the number of splits that an Inception Score is averaged over, `features` (0: none) the maximal number
+    of images for precision and recall. `reference` is a file of published statistics to compare samples with, too;
+    `reference_sha256` saves checking whether it changed. `export` writes mu and sigma of the split. `spatial` also
+    keeps moments of the network's spatial features, for sFID (only of inception).
+    """
+
+    network: str = "classifier"
+    # Addresses; the content enters the fingerprint by hash, that of a reference without one by size and date.
+    weights: str = execution("")
+    weights_sha256: str = ""
+    image_size: int = 0
+    split: str = "test"
+    halves: list[str] = field(default_factory=lambda: ["test"])
+    score_splits: int = 0
+    features: int = 0
+    reference: str = execution("")
+    reference_sha256: str = ""
+    export: bool = False
+    spatial: bool = False
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        self._check_network()
+        require(bool(self.halves), "statistics.halves", self.halves, "must name a split")
+        require(self.score_splits >= 0, "statistics.score_splits", self.score_splits, "must be 0 (none) or positive")
+        rule = "must be 0 (none) or above 5, the neighbours that density and coverage look at"
+        require(self.features == 0 or self.features > 5, "statistics.features", self.features, rule)
+        rule = "sFID's spatial features are of statistics.network=inception"
+        require(not self.spatial or self.network == "inception", "statistics.spatial", self.spatial, rule)
+        rule = "has no use without statistics.reference"
+        require(
+            bool(self.reference) or not self.reference_sha256,
+            "statistics.reference_sha256",
+            self.reference_sha256,
+            rule,
+        )
+        for split in (self.split, *self.halves):
+            one_of("statistics.split" if split == self.split else "statistics.halves", split, ("train", "test"))
+
+    def _check_network(self) -> None:
+        named = self.network.startswith("torchvision:")
+        rule = "must be one of classifier, inception, torchvision:<name>"
+        require(named or self.network in ("classifier", "inception"), "statistics.network", self.network, rule)
+        require(self.image_size >= 0, "statistics.image_size", self.image_size, "must be 0 (as they are) or positive")
+        for name, value in (("weights_sha256", self.weights_sha256), ("reference_sha256", self.reference_sha256)):
+            hexadecimal = len(value) in range(8, 65) and set(value) <= set("0123456789abcdef")
+            rule = "must be the first 8 to 64 hex digits of the file's sha256"
+            require(not value or hexadecimal, f"statistics.{name}", value, rule)
+        if self.network == "classifier":
+            rule = "is read for statistics.network=inception or torchvision:<name> only"
+            for name in ("weights", "weights_sha256", "image_size"):
+                require(not getattr(self, name), f"statistics.{name}", getattr(self, name), rule)
+        rule = "must be given for a network of torchvision: `sha256sum` prints it"
+        require(not named or bool(self.weights_sha256), "statistics.weights_sha256", self.weights_sha256, rule)
+
+
+@dataclass
 class ScoreConfig:
-    """Figures of samples and reconstructions against real images.
+    """Metrics of samples and reconstructions against real images.
 
-    `protocol` '' is this project's rules; 'torch-fidelity' and 'guided-diffusion' are theirs (splits of the Inception
-    Score, KID, all images for precision and recall) and the record beside each figure says so. `samples_from` names
-    images to score in the place of the preset's own samples: a folder of pictures or an .npz with `arr_0`.
+    `protocol` is '' for this project's rules, or 'torch-fidelity' or 'guided-diffusion' for theirs (splits of the
+    Inception Score, KID, all images for precision and recall); every metric's record names it. `samples_from` is a
+    folder of pictures or an .npz with `arr_0` to score instead of the preset's samples.
 
-    Intervals of Fréchet distances come from leaving out one of `groups` groups of images each (0: none). `floor`
-    measures what real images score against real ones in sets as large as those of the samples' figure; without it, two
-    halves are compared. `reconstructed` compares the features of reconstructions with those of their originals (rFID).
-    `lpips` needs `lpips_weights`, the VGG16 file with a hash that begins with `lpips_sha256` (empty: torchvision's).
-    `neighbours` (0: none) is of how many samples the nearest training images are sought. With `batch_file` all samples
-    also become one npz file, as guided-diffusion's evaluator reads them.
+    Intervals of Fréchet distances are jackknife estimates over `groups` groups of images (0: none). `floor` measures
+    the distance of real images to real ones in sets as large as the samples; without it two halves are compared.
+    `reconstructed` compares features of reconstructions with those of their originals (rFID). `lpips` needs
+    `lpips_weights`, the VGG16 file whose sha256 begins with `lpips_sha256` (empty: torchvision's). `neighbours` is the
+    number of samples whose nearest training images are searched (0: none). `batch_file` also writes all samples into
+    one npz file for guided-diffusion's evaluator.
     """
 
     usage_batch: int = 256
@@ -70,14 +136,12 @@ class ScoreConfig:
 class ProbeConfig(TrainConfig):
     """Linear probe on mean-pooled features of every block (paper section 4.2).
 
-    The paper states neither optimizer nor augmentation. Every pair of `learning_rates` and `weight_decays` is a softmax
-    layer of its own, on standardised features, by SGD with `momentum` and a cosine to zero, as in iGPT; all learn at
-    once from the views of the code table. `decorrelate` divides updates by the features' covariance plus so much on its
-    diagonal, as if the features were uncorrelated: one epoch then does what takes plain SGD (0) dozens. `ridge` are
-    penalties, each times
-    the number of rows, of the least-squares cross-check; none where the list is empty. The share `validation_share` of
-    the training images chooses among them. `pixels` is the side of the images that the same layers are fitted on for
-    comparison (0: no such baseline).
+    The paper states neither optimizer nor augmentation. Every pair of `learning_rates` and `weight_decays` is one
+    softmax layer on standardised features, trained by SGD with `momentum` and a cosine schedule to zero, as in iGPT;
+    all are trained at once on the views of the code table. `decorrelate` divides updates by the features' covariance
+    plus this value on its diagonal: one epoch then replaces dozens of plain SGD (0). `ridge` lists penalties, each
+    times the number of rows, of ridge regressions as a cross-check (empty: none). The share `validation_share` of the
+    training images selects among the layers. `pixels` is the side of the images of a raw-pixel baseline (0: none).
     """
 
     steps: int = 400
@@ -103,9 +167,6 @@ class ProbeConfig(TrainConfig):
         share = self.validation_share
         require(0 < share < 1, "probe.validation_share", share, "must lie in (0, 1): heads are chosen on it")
         require(self.pixels >= 0, "probe.pixels", self.pixels, "must be 0 (no baseline) or the side of images")
-        self._refuse_unused()
-
-    def _refuse_unused(self) -> None:
         rule = "has no use: heads learn by SGD; set probe.learning_rates, probe.weight_decays and probe.momentum"
         require(self.optim == OptimConfig(), "probe.optim", self.optim, rule)
         require(self.ema == 0, "probe.ema", self.ema, "must be 0: heads are not averaged")
@@ -114,7 +175,7 @@ class ProbeConfig(TrainConfig):
 
 @dataclass
 class ReportConfig:
-    """One page of what the run made."""
+    """One HTML page of the run's results, and how many images it shows."""
 
     title: str = "VIM"
     samples_per_class: int = 8

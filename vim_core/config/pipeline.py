@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.data import IngestConfig, ReconstructConfig, StatisticsConfig, TokenizeConfig
-from vim_core.config.evaluation import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig
+from vim_core.config.data import IngestConfig, ReconstructConfig, TokenizeConfig
+from vim_core.config.evaluation import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig, StatisticsConfig
 from vim_core.config.fields import execution, one_of, require
-from vim_core.config.gates import GatesConfig
 from vim_core.config.prior import PriorConfig, SampleConfig
 from vim_core.config.quantize import QuantizeConfig
-from vim_core.config.selection import SelectConfig, SelectorConfig, TradeoffConfig, trained_alike
+from vim_core.config.selection import SelectConfig, SelectorConfig, TradeoffConfig, same_training
 
 
 @dataclass
 class RunConfig:
-    """Where the pipeline runs and where it keeps things; never part of a fingerprint.
+    """Where the pipeline runs and where it stores results; never part of a fingerprint.
 
     `parallel` is how `workers` share a training: 'data' (each has the whole network) or 'fsdp' (each has some rows of
-    every matrix). A step longer than `step_timeout_s` (0: no limit; leave room for the first one, which may compile)
-    ends its worker, to be started again. Workers look for notices of interruption every `notice_every` steps.
+    every matrix). A step longer than `step_timeout_s` (0: no limit; the first one may include compilation) ends its
+    worker, which is started again at most `restarts` times. Workers poll for preemption every `notice_every` steps.
     With `device: xla`: `topology` and `accelerator` name the TPU slice (2x2x4 of TPU-V4 has 16 chips on 4 hosts),
     `workers` its hosts, `fsdp` the devices that share one copy of the weights (0: all), `compile_cache` a folder on
     each host for compiled programs. `code_cache` is a folder on each host for decoded code tables, which all processes
-    there map into memory (empty: `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner works on this
+    there map into memory (empty: `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner runs on this
     machine in `beam_processes` processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
-    MLflow gets samples of every node that works (`system_metrics`) and trained networks as registered models
-    (`register`).
+    `system_metrics` logs CPU, memory and GPU of every node to MLflow, `register` registers trained networks as models.
     """
 
     root: str = execution("artifacts")
@@ -61,6 +59,24 @@ class RunConfig:
 
 
 @dataclass
+class GatesConfig:
+    """Bounds of the quality gates; not part of a fingerprint, so a changed bound does not repeat any work.
+
+    `codebook_usage` is the minimal share of codes that the tokenizer uses at the end of its training, over the last
+    logged window of batches (0: any). `nonfinite_share` is the maximal share of a training's updates that were skipped
+    because a loss or gradient was not finite (1: any).
+    """
+
+    codebook_usage: float = execution(0.1)
+    nonfinite_share: float = execution(0.01)
+
+    def __post_init__(self) -> None:
+        for name in ("codebook_usage", "nonfinite_share"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"gates.{name}", value, "is a share, in [0, 1]")
+
+
+@dataclass
 class PipelineConfig:
     """A whole preset: which components run, and each one's settings under its own name."""
 
@@ -89,7 +105,7 @@ class PipelineConfig:
         require(not judged or "classify" in self.components, "components", self.components, rule)
         both = {"classify", "selector"} <= set(self.components)
         rule = "is that of classify, and so are all other settings: what selects must not judge; give it another seed"
-        require(not (both and trained_alike(self.classify, self.selector)), "selector.seed", self.selector.seed, rule)
+        require(not (both and same_training(self.classify, self.selector)), "selector.seed", self.selector.seed, rule)
         if self.ingest.labelled:
             return
         for name in ("classify", "selector", "select", "tradeoff", "probe"):

@@ -13,12 +13,12 @@ class PriorConfig(TrainConfig):
     """Stage 2: decoder-only Transformer over the codes.
 
     `variant` is the paper's network or a `modern` one (RMSNorm, SwiGLU, 2D RoPE, QK-norm). The paper has dropout at
-    three places of a block; `embedding_dropout` adds a fourth, on the embedded codes. `recompute` keeps the input of
-    each block alone and runs the block again in the backward pass.
+    three places of a block; `embedding_dropout` adds a fourth, on the embedded codes. `recompute` is activation
+    checkpointing: a block keeps only its input and runs again in the backward pass.
 
-    `source: codes` reads the code table's views; `images` augments and encodes every image anew at each use, as the
-    paper does, and takes only the held-out codes from the table. `augment` belongs to `source: images`.
-    At every checkpoint `preview` images are drawn for people to look at; 0 for none.
+    `source: codes` reads the code table's views; `images` augments and encodes every image at each use, as the paper
+    does, and reads only the held-out codes from the table; `augment` is for `source: images`. At every checkpoint
+    `preview` images are sampled and logged (0: none).
     """
 
     source: str = "codes"
@@ -45,11 +45,11 @@ class PriorConfig(TrainConfig):
 
 @dataclass
 class SampleConfig:
-    """Images drawn from the prior; labels are balanced over the classes.
+    """Images sampled from the prior; labels are balanced over the classes.
 
-    `guidance_schedule` lets guidance rise from code to code (see `vim_core.sampling.guidance_scales`), the faster at
-    first the smaller `guidance_power`. `classes` are names, or numbers written as text ("3"); empty for all.
-    With `prefix` above 0, the images are held-out ones whose upper rows of codes are given: this share of them.
+    `guidance_schedule` lets guidance rise from code to code (see `vim_core.sampling.logits.guidance_scales`), earlier
+    with a smaller `guidance_power`. `classes` are names, or numbers as text ("3"); empty for all. With `prefix` above 0
+    held-out images are completed, of whose rows of codes the upper share `prefix` is given.
     """
 
     count: int = 1000

@@ -10,7 +10,10 @@ from vim_core.config.training import AugmentConfig, OptimConfig, StackConfig, Tr
 
 @dataclass
 class RestartConfig:
-    """Dead-code restarts: codes whose moving usage falls under `threshold` of the mean use are re-drawn."""
+    """Dead-code restarts: every `every` steps (0: off) codes used less than `threshold` of the mean are replaced.
+
+    Usage is a moving average with `decay`; restarts end after the share `until` of the steps.
+    """
 
     every: int = 0
     threshold: float = 0.05
@@ -24,10 +27,10 @@ class RestartConfig:
 
 @dataclass
 class EntropyConfig:
-    """Entropy term of the codebook: sure about each latent, spread over all codes (MAGVIT-v2, arXiv 2310.05737).
+    """Entropy term of the codebook: low entropy per latent, high entropy of the mean (MAGVIT-v2, arXiv 2310.05737).
 
-    `weight` 0 is off: the paper has none, restarts or low-dimensional codes mostly suffice. `diversity` weighs the
-    entropy of the mean assignment, `temperature` divides the negative squared distances before the softmax.
+    `weight` 0 is off: the paper has no such term. `diversity` weighs the entropy of the mean assignment, `temperature`
+    divides the negative squared distances before the softmax.
     """
 
     weight: float = 0.0
@@ -44,9 +47,9 @@ class EntropyConfig:
 class CodebookConfig:
     """Vector quantizer with factorized codes (paper section 3.2).
 
-    `gradient` says what the encoder receives through the lookup: `straight_through` copies the decoder's gradient, as
-    the paper does; `rotation` turns it back by the rotation from latent to code, so that gradients keep their angle to
-    the code and points of one cell are told apart (arXiv 2410.06424).
+    `gradient` is the encoder's gradient through the lookup: `straight_through` copies the decoder's, as the paper does;
+    `rotation` applies the inverse of the rotation from latent to code, so that gradients keep their angle to the code
+    (arXiv 2410.06424).
     """
 
     codes: int = 8192
@@ -66,7 +69,7 @@ class CodebookConfig:
 class LossConfig:
     """Weights of the tokenizer's loss terms (paper section 3.3).
 
-    `l1` is not in the paper: it can stand in for logit-laplace, which Parti drops (arXiv 2206.10789, section 2.1).
+    `l1` is not in the paper: it can replace logit-laplace, which Parti drops (arXiv 2206.10789, section 2.1).
     """
 
     l1: float = 0.0
@@ -80,7 +83,7 @@ class LossConfig:
 
 @dataclass
 class LeCamConfig:
-    """LeCam regularisation: keeps a discriminator that wins from running away (arXiv 2104.03310).
+    """LeCam regularisation of the discriminator's logits (arXiv 2104.03310).
 
     `weight` 0 is off (the paper regularises by R1 alone, as StyleGAN2 does); 0.001 is usual. `decay` is that of the
     moving averages of real and generated logits.
@@ -96,7 +99,7 @@ class LeCamConfig:
 
 @dataclass
 class DiscriminatorConfig:
-    """Discriminator, trained from step 0; its gradient into the generator ramps up.
+    """Discriminator, trained from step 0; the adversarial weight ramps up in `ramp_steps` from `ramp_start`.
 
     `kind: stylegan` is the paper's (StyleGAN2's residual network), `patch` pix2pix's, cheaper but 2.3 FID worse in
     the paper's Table 4. `channels` limits the width; `base` (stylegan) is the width times the side, `patch_layers`
@@ -126,14 +129,14 @@ class DiscriminatorConfig:
 class QuantizeConfig(TrainConfig):
     """Stage 1: ViT-VQGAN. `recompute` as in `PriorConfig`.
 
-    `init_from` is the folder of a tokenizer (an artifact's, or one with `model.safetensors` and `config.json`) whose
-    encoder and codebook to start from; its decoder too with `init_decoder: load`, else the decoder is new and may have
-    another size. `freeze_encoder` leaves encoder and codebook as they are, so that codes stay the same bit for bit: how
-    Parti gives a trained tokenizer a larger decoder without logit-laplace (arXiv 2206.10789, section 2.1).
+    `init_from` is the folder of a tokenizer (an artifact, or one with `model.safetensors` and `config.json`) that
+    encoder and codebook are loaded from, with `init_decoder: load` also the decoder; otherwise the decoder is new and
+    may have another size. `freeze_encoder` does not train encoder and codebook, so that codes stay the same bit for
+    bit, as Parti does for a larger decoder without logit-laplace (arXiv 2206.10789, section 2.1).
 
-    `tanh` says where the paper's tanh is ("at the output of the transformer blocks", section 3.1): in a two-layer
-    `head` behind either stack, or inside the `blocks`, in the place of GELU and with no head, as enhancing-transformers
-    reads it, whose published weights need that.
+    `tanh` is the place of the paper's tanh ("at the output of the transformer blocks", section 3.1): in a two-layer
+    `head` after each stack, or inside the `blocks` instead of GELU and without a head, as in enhancing-transformers,
+    whose published weights need that.
     """
 
     image_size: int = 256
@@ -147,7 +150,7 @@ class QuantizeConfig(TrainConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     tanh: str = added_later("head")
     encode_batch: int = 32
-    # Where the weights lie does not matter, what they are does: their digest enters the fingerprint.
+    # An address; the digest of the weights enters the fingerprint.
     init_from: str = execution("")
     init_decoder: str = "fresh"
     freeze_encoder: bool = False
@@ -167,12 +170,8 @@ class QuantizeConfig(TrainConfig):
         if self.init_decoder == "load":
             require(bool(self.init_from), "quantize.init_decoder", "load", "needs quantize.init_from to load from")
         if self.freeze_encoder:
-            self._check_frozen()
-
-    def _check_frozen(self) -> None:
-        require(bool(self.init_from), "quantize.freeze_encoder", True, "needs quantize.init_from, a trained tokenizer")
-        rule = "must be 0 with quantize.freeze_encoder=true: the codebook does not move"
-        require(self.codebook.restart.every == 0, "quantize.codebook.restart.every", self.codebook.restart.every, rule)
-        require(
-            self.codebook.entropy.weight == 0, "quantize.codebook.entropy.weight", self.codebook.entropy.weight, rule
-        )
+            key, every, weight = "quantize.freeze_encoder", self.codebook.restart.every, self.codebook.entropy.weight
+            require(bool(self.init_from), key, True, "needs quantize.init_from, a trained tokenizer")
+            rule = f"must be 0 with {key}=true: the codebook does not change"
+            require(every == 0, "quantize.codebook.restart.every", every, rule)
+            require(weight == 0, "quantize.codebook.entropy.weight", weight, rule)

@@ -10,9 +10,9 @@ from vim_core.config.fields import execution, one_of, require
 
 @dataclass
 class SelectorConfig(ClassifyConfig):
-    """A second classifier of the ingested images, which selects samples and so may not judge them.
+    """A second classifier of the ingested images, which selects samples and so must not score them.
 
-    It is trained as `classify` is, with settings of its own; at least its seed must differ.
+    It is trained like `classify` with its own settings; at least its seed must differ.
     """
 
     seed: int = 1
@@ -23,11 +23,11 @@ class SelectorConfig(ClassifyConfig):
         super().__post_init__()
 
 
-def trained_alike(classify: ClassifyConfig, selector: SelectorConfig) -> bool:
-    """Whether both trainings give the same network: all settings that change a result are equal."""
-    own, other = asdict(classify), asdict(selector)
+def same_training(classify: ClassifyConfig, selector: SelectorConfig) -> bool:
+    """True if both trainings give the same network: all settings that change the result are equal."""
+    first, second = asdict(classify), asdict(selector)
     return all(
-        own[entry.name] == other[entry.name] for entry in fields(classify) if not entry.metadata.get("execution")
+        first[entry.name] == second[entry.name] for entry in fields(classify) if not entry.metadata.get("execution")
     )
 
 
@@ -36,10 +36,10 @@ class NetworkConfig:
     """The network that selects.
 
     `name` is 'selector' (the component), 'torchvision:<name>' such as torchvision:resnet101, or '<module>:<factory>',
-    any function without arguments that gives a network with the interface of `vim_core.features.selectors`. The last
-    two take `weights` (path or URI) whose sha256 begins with `sha256`. `classes` lists the network's own classes in
-    the order of its logits, a file as `ingest.class_list` takes it (`wnid name` a line); without it the network says
-    them itself, or has as many as the images, in the same order. The list counts by its content, weights by their hash.
+    a function without arguments that returns a network with the interface of `vim_core.features.selectors`. The last
+    two need `weights` (path or URI) whose sha256 begins with `sha256`. `classes` is a file with the network's classes
+    in the order of its logits, in the form of `ingest.class_list` (`wnid name` per line); without it the network has
+    its own list, or the classes of the images in their order. The content of the list enters the fingerprint.
     """
 
     name: str = "selector"
@@ -64,10 +64,10 @@ class NetworkConfig:
 
 @dataclass
 class SelectConfig:
-    """Rejection sampling: of the candidates that `sample` drew, a classifier keeps `count` a class at each rate.
+    """Rejection sampling: a classifier keeps `count` of the samples of each class at each of `rates`.
 
-    At rate r these are the best of the first count / r candidates of the class, so that every rate is scored on equally
-    many images; the strictest one says how many samples there must be.
+    At rate r these are the best of the first count / r samples of the class, so that every rate is scored on equally
+    many images; the smallest rate determines the number of samples needed.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -87,9 +87,9 @@ class SelectConfig:
 class TradeoffConfig:
     """Accuracy and Fréchet distance over a grid of temperatures, guidances and acceptance rates.
 
-    Each point has `count` images of every class. All pairs of temperature and guidance draw from the same noise; the
-    rates of one pair share its candidates. Intervals hold `confidence` of `bootstrap` resamples (0: none but those of
-    accuracy, which is a share).
+    Each point has `count` images of every class. All pairs of temperature and guidance use the same noise; the rates of
+    a pair share its candidates. Intervals contain `confidence` of `bootstrap` resamples (0: only those of accuracy,
+    which need none).
     """
 
     temperatures: list[float] = field(default_factory=lambda: [1.0])

@@ -1,4 +1,4 @@
-"""Settings that several components share: augmentation, stacks, optimizers, training."""
+"""Settings that several components share: augmentation, transformer stacks, optimizers, training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vim_core.config.fields import execution, one_of, require
 
 @dataclass
 class AugmentConfig:
-    """Random view of an image; the defaults leave it as it is.
+    """Random view of an image; the defaults do not change it.
 
     A crop covers an area share in [min_scale, 1] with an aspect ratio in [1/max_aspect, max_aspect];
     then flip, rotation, zoom and shift are drawn uniformly.
@@ -48,7 +48,7 @@ class OptimConfig:
     """Adam with decoupled weight decay, warm-up and decay; the schedule is a pure function of the step.
 
     `kind: factored` keeps the second moment of matrices as row and column means (`vim_core/optim/factored_adam.py`);
-    `first_moment` and `update_clip` (a limit on the update's root mean square, 0 for none) are its own.
+    `first_moment` and `update_clip` (limit of the update's root mean square, 0 for none) are for it only.
     """
 
     kind: str = "adamw"
@@ -80,17 +80,17 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """What every training component shares.
+    """Settings of every training component.
 
-    An update whose loss or gradient is not finite never happens. `on_nonfinite` says what follows: `skip` goes on with
-    the next batch, `halt` ends the training at the next log line, naming step, terms and samples.
-    `accumulate` splits each worker's share of a batch into so many microbatches, one after the other: less memory, the
-    same gradients. `compile` runs networks through torch.compile; like the device it may move the last bits, so it is
-    part of the numeric class that checkpoints and manifests record.
-    Every `evaluate_every` steps (0: at the end alone) a copy of the weights is scored on the first `evaluate_limit`
-    held-out samples (0: all of them) while training goes on.
-    The newest `keep` checkpoints stay, and the `best` one ('max psnr_db': by a figure of the evaluations). One
-    that cannot be written is said and passed over (`checkpoint_errors: warn`) or ends the training (`fail`).
+    An update is skipped when its loss or gradient is not finite. `on_nonfinite: skip` goes on with the next batch,
+    `halt` ends the training at the next log line, naming step, terms and samples.
+    `accumulate` splits each worker's share of a batch into that many microbatches: less memory, the same gradients.
+    `compile` runs networks through torch.compile; like the device it may change the last bits, so it is part of the
+    numeric class that checkpoints and manifests record.
+    Every `evaluate_every` steps (0: only at the end) a copy of the weights is evaluated on the first `evaluate_limit`
+    held-out samples (0: all) while training goes on.
+    The newest `keep` checkpoints are kept, and the `best` one ('max psnr_db': by a metric of the evaluations). One that
+    cannot be written is reported and left out (`checkpoint_errors: warn`) or ends the training (`fail`).
     """
 
     steps: int = 1000
