@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 from tests.support import smoke
-from tests.support.common import CONF, PASSIVE, SERIAL, SilentProgress, SilentTracker, emulated_gcs
+from tests.support.common import CONF, PASSIVE, SERIAL, SilentProgress, SilentTracker
 from tests.support.smoke import SmokeRun
 
 __all__ = ["SmokeRun"]
@@ -77,14 +77,16 @@ def root(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def gcs(_private_state: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def gcs(_private_state: None) -> Iterator[str]:
     """A bucket of an emulated Google Cloud Storage, for this process and those it starts."""
     for module in ("gcsfs", "gcp_storage_emulator"):
         pytest.importorskip(module)
     import fsspec
 
+    from tests.support.gcs import emulated_gcs
+
     with (
-        emulated_gcs(BUCKET, tmp_path_factory.mktemp("gcs") / "server") as address,
+        emulated_gcs(BUCKET) as address,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("STORAGE_EMULATOR_HOST", address)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from pipelines.doctor.http import NoAnswer, request
-from tests.support.common import command, emulated_gcs, environment, failing, free_port, running, started
+from tests.support.common import command, environment, free_port, running, started
+from tests.support.gcs import Fault, emulated_gcs, failing
 
 pytestmark = pytest.mark.cluster
 
@@ -129,9 +130,9 @@ def test_a_wrong_topology_and_too_many_workers_are_named(head: Head, tmp_path: P
 
 
 def test_a_bucket_that_refuses_and_weights_that_are_missing_are_named(head: Head, tmp_path: Path) -> None:
-    with emulated_gcs("shared", tmp_path / "gcs") as store, failing(store, tmp_path / "proxy") as proxy:
+    with emulated_gcs("shared") as store, failing(store) as proxy:
         there = {"STORAGE_EMULATOR_HOST": proxy.address, "FSSPEC_GS_TOKEN": "anon"}
-        proxy.fail({"status": 403, "method": "DELETE", "times": 20})
+        proxy.fail(Fault(403, "DELETE", times=20))
         profile = {"address": head.address, "token_file": str(head.token), "root": "gs://shared/vim"}
         weights = ["statistics.network=inception", f"statistics.weights={tmp_path}/inception.pth"]
         code, found = doctor(tmp_path, profile, *weights, **there)

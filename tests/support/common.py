@@ -227,49 +227,6 @@ def answers(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def emulated_gcs(bucket: str, log: Path) -> Iterator[str]:
-    """Google Cloud Storage on a port of this machine, in a process of its own; gives its address."""
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    with running([sys.executable, "-m", "tests.support.gcs_emulator", str(port), bucket], log) as server:
-        server.wait_for(lambda: answers(address), 60)
-        yield address
-
-
-@dataclass(frozen=True)
-class FailingStore:
-    """A `tests.support.gcs_proxy` that runs at `address`."""
-
-    address: str
-
-    def fail(self, *faults: dict[str, Any]) -> None:
-        """The next faults, as fields of `gcs_proxy.Fault`; the record of earlier requests is cleared."""
-        self._ask("_faults", json.dumps(faults).encode())
-
-    def seen(self) -> list[str]:
-        """What was asked since then, as `METHOD address -> status`."""
-        return list(self._ask("_seen"))
-
-    def left(self) -> int:
-        """How many of the faults did not happen."""
-        return sum(fault["times"] for fault in self._ask("_left"))
-
-    def _ask(self, what: str, body: bytes | None = None) -> Any:
-        with urllib.request.urlopen(f"{self.address}/{what}", body, timeout=30) as response:
-            return json.load(response)
-
-
-@contextlib.contextmanager
-def failing(store: str, log: Path) -> Iterator[FailingStore]:
-    """A proxy in front of an object store, in a process of its own, that fails on demand."""
-    port = free_port()
-    proxy = FailingStore(f"http://127.0.0.1:{port}")
-    with running([sys.executable, "-m", "tests.support.gcs_proxy", str(port), store], log) as server:
-        server.wait_for(lambda: answers(f"{proxy.address}/_seen"), 60)
-        yield proxy
-
-
-@contextlib.contextmanager
 def ray_cluster(cpus: int) -> Iterator[Any]:
     """A Ray cluster on this machine whose head has so many CPUs; nodes can be added and removed."""
     import ray

@@ -10,7 +10,8 @@ import pytest
 from pipelines.doctor import storage
 from pipelines.doctor.results import FAIL, OK, Target
 from pipelines.jobs.profile import Cluster
-from tests.support.common import PRIVATE, failing
+from tests.support.common import PRIVATE
+from tests.support.gcs import Fault, failing
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import StorageError
 from vim_core.storage import io
@@ -73,12 +74,10 @@ def test_a_folder_of_this_machine_is_no_root_for_a_cluster(tmp_path: Path) -> No
     assert len(storage.check_root(target(str(tmp_path), Cluster(name="pod", root=str(tmp_path))))) == 1
 
 
-def test_what_an_account_may_not_do_is_told_by_the_store_itself(
-    gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_account_may_not_do_is_told_by_the_store_itself(gcs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    with failing(os.environ["STORAGE_EMULATOR_HOST"], tmp_path / "proxy") as proxy:
+    with failing(os.environ["STORAGE_EMULATOR_HOST"]) as proxy:
         import fsspec
 
         bucket = gcs.removeprefix("gs://")
@@ -86,11 +85,11 @@ def test_what_an_account_may_not_do_is_told_by_the_store_itself(
         options = {"token": "anon", "endpoint_url": proxy.address, "skip_instance_cache": True}
         remote = fsspec.filesystem("gs", **options)
         monkeypatch.setattr(io, "filesystem", lambda uri: (remote, uri.removeprefix("gs://")))
-        proxy.fail({"status": 403, "method": "POST", "match": "ifGenerationMatch", "times": 9})
+        proxy.fail(Fault(403, match="ifGenerationMatch", times=9))
         found = {each.check: each for each in storage.check_root(target(f"gs://{bucket}/refused"))}
         assert list(found) == ["root: create"]
         assert "storage.objects.create" in found["root: create"].advice
-        proxy.fail({"status": 403, "method": "DELETE", "times": 9})
+        proxy.fail(Fault(403, "DELETE", times=9))
         (kept,) = storage.check_root(target(f"gs://{bucket}/kept"))
         assert kept.check == "root: delete"
         assert "refuses this account" in kept.found
