@@ -43,7 +43,7 @@ def upstream(artifact: Artifact, artifacts: Sequence[Artifact]) -> Node:
 
 
 def downstream(artifact: Artifact, artifacts: Sequence[Artifact]) -> Node:
-    """What was made from it among `artifacts`; one that comes by several ways has its branches at the first."""
+    """The artifacts made from it, among `artifacts`; one that comes by several ways has its branches at the first."""
     users: dict[ArtifactKey, list[tuple[str, Artifact, InputRecord]]] = {}
     for user in artifacts:
         for role, record in _sources(user):

@@ -24,7 +24,7 @@ ArtifactCache = dict[str, Artifact]
 
 @dataclass(frozen=True)
 class Reporting:
-    """Where components report to: bars by component, and MLflow runs by component, fingerprint and work folder."""
+    """Makers of progress bars (by component) and of MLflow runs (by component, fingerprint and work folder)."""
 
     progress: Callable[[str], Progress]
     tracking: Callable[[str, str, str], AbstractContextManager[Tracker]]

@@ -91,7 +91,7 @@ def manifest(artifact: Artifact, pin: Pin | None) -> Iterator[str]:
 
 
 def removed(collection: Collection, delete: bool) -> Iterator[str]:
-    """What was or would be removed, a line each, then the totals."""
+    """The removals, done or planned, a line each, then the totals."""
     for removal in collection.removals:
         what = "" if removal.version is not None else f" {removal.what}"
         name = f"{short_name(removal.key)}{what}".rstrip()

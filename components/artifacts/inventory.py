@@ -103,8 +103,8 @@ def survey(root: str) -> Inventory:
         files: dict[ArtifactKey, Files] = {}
         for name in registry.NAMES:
             files |= _files_by_key(io.join(root, name), name)
-    found = _by_key(root, lambda key: _versions(root, key, files[key], leases.get(key, {})), files)
-    versions = [version for each in found.values() for version in each]
+    by_key = _by_key(root, lambda key: _versions(root, key, files[key], leases.get(key, {})), files)
+    versions = [version for each in by_key.values() for version in each]
     pinned = read_pins(root, (version.key for version in versions))
     return Inventory(root, versions, files, pinned, reports(root), living, work, recorded, sweeps(root))
 
@@ -118,14 +118,14 @@ def artifacts(root: str, component: str = "") -> list[Artifact]:
         keys = [
             (name, key) for name in names for key in io.list_names(io.join(root, name)) if FINGERPRINT.fullmatch(key)
         ]
-    found = _by_key(root, lambda key: store.load(root, *key), keys).values()
-    return sorted((artifact for artifact in found if artifact is not None), key=created_at, reverse=True)
+    loaded = _by_key(root, lambda key: store.load(root, *key), keys).values()
+    return sorted((artifact for artifact in loaded if artifact is not None), key=created_at, reverse=True)
 
 
 def read_pins(root: str, keys: Iterable[ArtifactKey]) -> dict[ArtifactKey, pins.Pin]:
     """The pins of these artifacts, without those that are not pinned. Raises `DataError`, `StorageError`."""
-    found = _by_key(root, lambda key: pins.read(root, *key), set(keys))
-    return {key: pin for key, pin in found.items() if pin}
+    by_key = _by_key(root, lambda key: pins.read(root, *key), set(keys))
+    return {key: pin for key, pin in by_key.items() if pin}
 
 
 def reports(root: str) -> dict[str, list[InputRecord]]:
@@ -171,7 +171,7 @@ def is_published(artifact: Artifact, records: Iterable[InputRecord]) -> bool:
 
 
 def newest_mtime(files: Files) -> float:
-    """When the youngest of these files was written, in Unix seconds."""
+    """The time when the youngest of these files was written, in Unix seconds."""
     return max(io.mtime_of(info) for info in files.values())
 
 

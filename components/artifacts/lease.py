@@ -114,7 +114,7 @@ def hold_if_free(folder: str, abandoned: float = ABANDONED_S, heartbeat: float =
 
 
 def living_owner(folder: str, abandoned: float = ABANDONED_S) -> str | None:
-    """Who owns the work, as text for people, or None.
+    """The living owner of the work, as text for people, or None.
 
     An owner on another machine counts as living while its last heartbeat is less than `abandoned` seconds old.
     """

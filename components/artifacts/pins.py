@@ -21,7 +21,7 @@ PINS = ".pins"
 
 @dataclass(frozen=True)
 class Pin:
-    """Who keeps an artifact since when and why; `token` tells two pins apart that say the same."""
+    """A pin: who keeps an artifact, since when and why; `token` tells two pins apart that are equal otherwise."""
 
     by: str
     since: str

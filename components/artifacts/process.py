@@ -21,7 +21,7 @@ class ProcessId:
 
     @property
     def alive(self) -> bool:
-        """Whether this process still runs; a zombie does not."""
+        """True while this process runs; a zombie does not."""
         import psutil
 
         now = start_time(self.pid)
@@ -41,7 +41,7 @@ def current() -> ProcessId:
 
 
 def start_time(pid: int) -> str | None:
-    """When the process of this id started, for `ProcessId.started`; None where none runs under this id."""
+    """The start time of the process with this id, as in `ProcessId.started`; None where none runs under this id."""
     import psutil
 
     try:

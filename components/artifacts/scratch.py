@@ -1,4 +1,4 @@
-"""Where a machine keeps what has to lie on a disk while the work it belongs to lies in a bucket."""
+"""The local folder for files that must lie on a disk although their work folder lies in a bucket."""
 
 from __future__ import annotations
 

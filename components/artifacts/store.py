@@ -58,7 +58,7 @@ def commit(root: str, manifest: Manifest) -> tuple[Artifact, bool]:
 
 
 def retired_uri(artifact: Artifact) -> str:
-    """Where `retire` puts its manifest."""
+    """The path or URI to which `retire` moves its manifest."""
     return io.join(artifact.folder, f"manifest-{artifact.manifest.created.replace(':', '')}.json")
 
 

@@ -230,7 +230,7 @@ class Context:
     tracker: Tracker
 
     def path(self, name: str) -> str:
-        """Where to write the output file of this logical name."""
+        """The path or URI to which the output file of this logical name is written."""
         return io.join(self.out, name)
 
 

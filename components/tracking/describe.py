@@ -74,7 +74,7 @@ def datasets(root: str, artifact: Artifact) -> list[dict[str, str]]:
 
 
 def created_ms(artifact: Artifact) -> int:
-    """When it was made, in Unix milliseconds: a point that is logged twice with this time is one point."""
+    """The time when it was made, in Unix milliseconds: a point that is logged twice with this time is one point."""
     try:
         return int(datetime.fromisoformat(artifact.manifest.created).timestamp() * 1000)
     except ValueError:

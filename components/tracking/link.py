@@ -1,4 +1,4 @@
-"""The way to one MLflow server: short timeouts, and a pause after a failure so that nobody waits twice."""
+"""The connection to one MLflow server: short timeouts, and a pause after a failure so that nobody waits twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ServerRefused(Exception):
 
 
 def tracking_uri(run: RunConfig) -> str | None:
-    """Where runs are tracked; None where tracking is off.
+    """The address at which runs are tracked; None where tracking is off.
 
     The default is an SQLite file in the root. Raises `ConfigError` for a remote root without a server's address.
     """
@@ -55,7 +55,7 @@ def tracking_uri(run: RunConfig) -> str | None:
 
 
 def artifact_location(run: RunConfig) -> str | None:
-    """Where pictures of an SQLite-tracked run lie; None where a server decides."""
+    """The folder of pictures of runs that are tracked in SQLite; None where a server decides."""
     if run.tracking_uri or not io.is_local(run.root):
         return None
     return io.local_path(run.root).absolute().joinpath("mlartifacts").as_uri()
@@ -112,7 +112,7 @@ class Link:
 
 
 def silent(error: ServerAway) -> bool:
-    """Whether nobody answered at all, rather than a server with an error of its own."""
+    """True where nobody answered at all, rather than a server with an error of its own."""
     cause = error.__cause__
     # MLflow's client words a connection that failed so, and has no class for it.
     return cause is None or isinstance(cause, OSError) or "exception" in str(cause)

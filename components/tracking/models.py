@@ -51,7 +51,7 @@ def register(client: Any, preset: str, artifact: Artifact, run_ids: tuple[str, .
 
 
 def tags(preset: str, artifact: Artifact) -> dict[str, str]:
-    """What identifies a version and what it was made from."""
+    """Tags that identify a version and its inputs."""
     manifest = artifact.manifest
     inputs = {f"vim.input.{key}": record.digest for key, record in manifest.inputs.items()}
     return {

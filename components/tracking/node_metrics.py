@@ -102,9 +102,9 @@ def _nvidia_smi() -> str:
 
 
 def accelerators() -> list[Reading]:
-    """What reads this machine's GPUs, and its TPU chips in the process that uses them."""
-    found = list(_tpu()) if os.environ.get("PJRT_DEVICE") == "TPU" else []
-    return [*found, Gpu()] if shutil.which("nvidia-smi") else found
+    """Readings of this machine's GPUs, and of its TPU chips in the process that uses them."""
+    tpu = list(_tpu()) if os.environ.get("PJRT_DEVICE") == "TPU" else []
+    return [*tpu, Gpu()] if shutil.which("nvidia-smi") else tpu
 
 
 @functools.cache

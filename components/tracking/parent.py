@@ -1,4 +1,4 @@
-"""What the MLflow runs of pipelines and of sweeps share: a parent run, its experiment, and one delivery queue."""
+"""The common part of tracking pipelines and sweeps: a parent run, its experiment, and one delivery queue."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ParentTracker(ABC):
 
     @property
     def uri(self) -> str:
-        """Where runs are tracked, or '' where tracking is off."""
+        """The address at which runs are tracked, or '' where tracking is off."""
         return self._link.uri
 
     @property

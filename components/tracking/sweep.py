@@ -24,7 +24,7 @@ POINT, RESULT, REASON = "vim.point", "vim.result", "vim.reason"
 
 @dataclass(frozen=True)
 class PointRecord:
-    """What MLflow gets of one point; `made` is when its newest artifact was (ISO 8601), `reason` why it failed."""
+    """One point as MLflow gets it; `made` is the time of its newest artifact (ISO 8601), `reason` why it failed."""
 
     key: str
     number: int

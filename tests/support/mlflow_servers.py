@@ -24,7 +24,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it answers, when it does."""
+        """The address at which it answers."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:

@@ -1,1 +1,1 @@
-"""What lies in an artifact root: looking through it, pinning, and removing what nobody needs any more."""
+"""Garbage collection of an artifact root: reachability, the plan, and the removal."""

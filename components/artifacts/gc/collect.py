@@ -25,7 +25,7 @@ from vim_core.storage import io
 
 @dataclass(frozen=True)
 class Collection:
-    """What was or would be removed, names of artifacts put back, and names of those left because of a lease."""
+    """Removals, done or planned, names of artifacts put back, and names of those left because of a lease."""
 
     removals: list[Removal]
     restored: list[str]

@@ -21,7 +21,7 @@ KINDS = (ARTIFACT, REPLACED, ATTEMPT, UNFINISHED, CHECKPOINT)
 
 @dataclass(frozen=True)
 class Rules:
-    """What is old: nothing made, written or used in the last `older_than_s` seconds is removed.
+    """The limits of a collection: nothing made, written or used in the last `older_than_s` seconds is removed.
 
     Of the checkpoints of unfinished work that nobody continues now, the `checkpoints` newest whole ones stay, however
     old the others are.
