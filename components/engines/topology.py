@@ -12,6 +12,7 @@ from typing import Any
 
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
+from vim_core.planning.chips import CHIPS, parse_topology
 
 ACCELERATOR = "TPU-V4"
 CHIPS_PER_HOST = 4
@@ -48,14 +49,11 @@ def parse(topology: str) -> TpuSlice:
     Raises:
         ConfigError: it is no topology, or none that v4 comes in.
     """
-    parts = topology.lower().split("x")
-    known = "v4 comes as 2x2x1, 2x2x2, 2x2x4, 2x4x4 and multiples of 4 up to 12x12x16"
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() and part[0] != "0" for part in parts):
-        raise ConfigError(f"run.topology={topology!r}: not three numbers such as 2x2x4; {known}")
-    x, y, z = (int(part) for part in parts)
+    x, y, z = parse_topology(topology, CHIPS[ACCELERATOR])
     large = all(side % 4 == 0 and side <= most for side, most in zip((x, y, z), LARGEST, strict=True))
     if (x, y, z) not in SMALL and not large:
-        raise ConfigError(f"run.topology={topology!r}: no such slice; {known}")
+        known = "2x2x1, 2x2x2, 2x2x4, 2x4x4 and multiples of 4 up to 12x12x16"
+        raise ConfigError(f"run.topology={topology!r}: no such slice; v4 comes as {known}")
     return TpuSlice((x, y, z))
 
 

@@ -13,7 +13,7 @@ from vim_core.errors import ConfigError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.planning.plan import Plan
+    from vim_core.planning.plan import PresetPlan
 
 MEASURED = "MFU of the VIM-"
 """Beginning of the rows of `tests/benchmarks/results/stage2_mfu-*.json`; their ratio is the prior's MFU."""
@@ -27,7 +27,7 @@ def make_plan(
     classes: int | None = None,
     bytes_per_image: float | None = None,
     rates: Sequence[str] = (),
-) -> Plan:
+) -> PresetPlan:
     """The plan of a preset on the chips that `run.topology`, `run.accelerator` and `run.workers` name.
 
     Args:
@@ -42,11 +42,11 @@ def make_plan(
     """
     from vim_core.planning import chips, plan
 
-    kind = chips.chip(config.run.accelerator)
+    chip = chips.find_chip(config.run.accelerator)
     shares, origin = _parse_mfu(mfu, plan.COMPONENTS)
     _check_positive({"--price": price, "--images": images, "--classes": classes, "--bytes-per-image": bytes_per_image})
-    asked = plan.Asked(shares, origin, price, images, classes, bytes_per_image, _parse_rates(rates, plan.RATED))
-    return plan.plan(config, kind, chip_count(config.run), asked)
+    inputs = plan.PlanInputs(shares, origin, price, images, classes, bytes_per_image, _parse_rates(rates, plan.RATED))
+    return plan.plan_preset(config, chip, chip_count(config.run), inputs)
 
 
 def chip_count(run: RunConfig) -> int:
@@ -59,15 +59,15 @@ def chip_count(run: RunConfig) -> int:
     """
     from vim_core.planning import chips
 
-    kind = chips.chip(run.accelerator)
-    if not kind.axes:
-        return chips.chips_of(run.topology, kind) if run.topology else run.workers
+    chip = chips.find_chip(run.accelerator)
+    if not chip.axes:
+        return chips.count_chips(run.topology, chip) if run.topology else run.workers
     if not run.topology:
-        raise ConfigError(f"run.topology='': {kind.name} comes in slices; give --topology, such as 4x4x4")
+        raise ConfigError(f"run.topology='': {chip.name} comes in slices; give --topology, such as 4x4x4")
     if run.accelerator.upper() != topology.ACCELERATOR:
         if run.workers > 1:
-            raise ConfigError(f"run.workers={run.workers}: of {kind.name} one slice is planned; leave it at 1")
-        return chips.chips_of(run.topology, kind)
+            raise ConfigError(f"run.workers={run.workers}: of {chip.name} one slice is planned; leave it at 1")
+        return chips.count_chips(run.topology, chip)
     if run.workers == 1:
         return topology.parse(run.topology).chips
     tpu_slice, slices = topology.resolve_slices(run)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipelines.cli.common import Subparsers
-    from vim_core.planning.plan import Component, Plan
+    from vim_core.planning.plan import ComponentPlan, PresetPlan
 
 GB = 1e9
 NONE = "–"
@@ -74,7 +74,7 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def print_tables(plan: Plan, console: Console) -> None:
+def print_tables(plan: PresetPlan, console: Console) -> None:
     """Tables for people, a column a training."""
     split = max((component.shards for component in plan.components), default=1)
     parallelism = PARALLELISM[plan.way].format(split, plan.chips)
@@ -106,7 +106,7 @@ def print_tables(plan: Plan, console: Console) -> None:
             console.print(f"{kind}: {line}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _work(component: Component) -> dict[str, str]:
+def _work(component: ComponentPlan) -> dict[str, str]:
     time, count = component.time, component.checkpoints
     return {
         "chips": f"{component.chips:,}",

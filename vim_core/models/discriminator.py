@@ -35,6 +35,12 @@ class ResidualBlock(nn.Module):
         return (y + self.skip(self.blur_skip(x))) / GAIN  # type: ignore[no-any-return]
 
 
+def check_stddev_group(group: int, batch: int) -> None:
+    """Raise `ConfigError` unless the group divides the images that the discriminator sees at a time."""
+    if batch % group:
+        raise ConfigError(f"quantize.discriminator.stddev_group={group}: does not divide a worker's batch of {batch}")
+
+
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     """Append the mean standard deviation within groups of consecutive images as one more channel.
 
@@ -44,8 +50,7 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
         ConfigError: the group does not divide the batch.
     """
     batch, _, height, width = x.shape
-    if batch % group:
-        raise ConfigError(f"quantize.discriminator.stddev_group={group}: does not divide a worker's batch of {batch}")
+    check_stddev_group(group, batch)
     y = x.float().reshape(batch // group, group, *x.shape[1:])  # [B / group, group, C, H, W]
     deviation = (y.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [B / group]
     channel = deviation.repeat_interleave(group).view(batch, 1, 1, 1).expand(batch, 1, height, width)

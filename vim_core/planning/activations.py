@@ -1,17 +1,17 @@
-"""Bytes that a forward pass keeps for the backward pass: the memory model, stated.
+"""The memory model of activations: bytes that a forward pass saves for the backward pass.
 
-The model is that of eager PyTorch with fused attention (no [T, T] matrix is kept). Under bf16 the products' inputs are
-bf16 and the residual stream fp32, as autocast has it. XLA fuses element-wise work and keeps less, so for TPUs this is
-an upper estimate; what its compiler lays out on top (padding to tiles) is not counted. Checked against the allocator
-of the CPU in real steps (`tests/unit/vim_core/planning/test_memory.py`), on no accelerator yet.
+It models eager PyTorch with fused attention (no [T, T] matrix is saved). Under bf16 autocast the inputs of matrix
+products are bf16 and the residual stream is fp32. XLA fuses element-wise work and saves less, so for TPUs this is an
+upper estimate; padding to tiles by its compiler is not counted. Checked against the CPU's allocator in real steps
+(`tests/unit/vim_core/planning/test_memory.py`), on no accelerator yet.
 
-A paper block keeps per token, D = dim, M = mlp, s = 4 or 2 bytes of a product's input, m bytes of a mask's value:
+A paper block saves per token, with D = dim, M = mlp, s = 4 or 2 bytes of a product's input, m bytes of a mask's value:
 
     stream before either branch  2 * 4 D      normalised inputs  2 s D      q, k, v  3 s D      attention's output  s D
     GELU's input and output      2 s M        dropout's masks    m (2 D + M), where there is dropout
     log-sums of attention and statistics of the norms  4 heads + 16
 
-Recomputation keeps a block's input (4 D) and one block in full.
+Recomputation saves a block's input (4 D) and one block in full.
 """
 
 from __future__ import annotations
@@ -36,154 +36,170 @@ from vim_core.tasks.discriminator import per_image
 from vim_core.training.flops import VGG16
 
 FP32 = 4
-PIECE = 1 << 20
-"""Logits a piece of `cross_entropy` on the CPU."""
+CHUNK = 1 << 20
+"""Logits that `cross_entropy` processes at once on the CPU."""
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """Bytes of a product's input, and of a value of dropout's mask: torch's own is a byte, that of the CPU a number."""
+class ElementSizes:
+    """Bytes of the values that are saved.
+
+    Attributes:
+        item: of an input of a matrix product: 4, or 2 under bf16.
+        cpu: whether the step runs on a CPU, where dropout's mask has the type of its input.
+    """
 
     item: int = 4
     cpu: bool = False
 
     @property
     def mask(self) -> int:
-        """Bytes of a mask's value."""
+        """Bytes of a value of dropout's mask."""
         return self.item if self.cpu else 1
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Bytes kept until the backward pass, and what its most demanding moment needs on top."""
+class Activations:
+    """Bytes `saved` until the backward pass, and `transient` ones on top at its most demanding moment."""
 
-    kept: float = 0.0
-    moment: float = 0.0
+    saved: float = 0.0
+    transient: float = 0.0
 
-    def __add__(self, other: Kept) -> Kept:
-        return Kept(self.kept + other.kept, max(self.moment, other.moment))
+    def __add__(self, other: Activations) -> Activations:
+        return Activations(self.saved + other.saved, max(self.transient, other.transient))
 
 
-def block(stack: StackConfig, numbers: Numbers, dropout: bool, variant: str = "paper") -> float:
-    """Bytes a token that one block keeps; of the modern variant, norms in fp32 and the gated net's four inputs."""
-    dim, item = stack.dim, numbers.item
+def block_bytes(stack: StackConfig, sizes: ElementSizes, dropout: bool, variant: str = "paper") -> float:
+    """Bytes per token that one block saves; the modern variant has norms in fp32 and a gated net of four inputs."""
+    dim, item = stack.dim, sizes.item
     width = stack.mlp if variant == "paper" else swiglu_width(stack.mlp)
-    found = 2 * FP32 * dim + 2 * item * dim + 3 * item * dim + item * dim + FP32 * stack.heads
-    found += numbers.mask * (2 * dim + width) if dropout else 0
+    total = 2 * FP32 * dim + 2 * item * dim + 3 * item * dim + item * dim + FP32 * stack.heads
+    total += sizes.mask * (2 * dim + width) if dropout else 0
     if variant == "paper":
-        return found + 2 * item * width + 4 * FP32
-    # Both norms' quotients, those of queries and keys with their fp32 copies, both turned; one number a head and norm.
-    found += 2 * FP32 * dim + 2 * (FP32 + item) * dim + (2 * FP32 * dim if item < FP32 else 0)
-    return found + 4 * item * width + 2 * FP32 * (1 + stack.heads)
+        return total + 2 * item * width + 4 * FP32
+    # quotients of both norms, those of queries and keys with fp32 copies, both rotated; a number per head and norm
+    total += 2 * FP32 * dim + 2 * (FP32 + item) * dim + (2 * FP32 * dim if item < FP32 else 0)
+    return total + 4 * item * width + 2 * FP32 * (1 + stack.heads)
 
 
-def stack(config: StackConfig, tokens: int, numbers: Numbers, dropout: bool, recompute: bool, variant: str) -> Kept:
+def stack(
+    config: StackConfig, tokens: int, sizes: ElementSizes, dropout: bool, recompute: bool, variant: str
+) -> Activations:
     """A stack of blocks over one image's tokens."""
-    one = tokens * block(config, numbers, dropout, variant)
-    # At its last layers a block's backward pass holds the stream's gradient and those around the activation.
+    block = tokens * block_bytes(config, sizes, dropout, variant)
+    # at its last layers a block's backward pass has the gradients of the stream and of the activation's two sides
     width = config.mlp if variant == "paper" else swiglu_width(config.mlp)
-    moment = tokens * (FP32 * config.dim + 2 * numbers.item * width)
+    transient = tokens * (FP32 * config.dim + 2 * sizes.item * width)
     if recompute:
-        return Kept(config.blocks * tokens * FP32 * config.dim, one - tokens * FP32 * config.dim + moment)
-    return Kept(config.blocks * one, moment)
+        return Activations(config.blocks * tokens * FP32 * config.dim, block - tokens * FP32 * config.dim + transient)
+    return Activations(config.blocks * block, transient)
 
 
-def prior(shape: PriorShape, images: int, numbers: Numbers, recompute: bool) -> Kept:
+def prior(shape: PriorShape, images: int, sizes: ElementSizes, recompute: bool) -> Activations:
     """A pass of the prior over codes of `images` images."""
     tokens, dim = shape.tokens, shape.stack.dim
     dropout = shape.dropout > 0
-    blocks = stack(shape.stack, tokens, numbers, dropout, recompute, shape.variant)
-    ends = FP32 * dim + numbers.item * dim + 16
+    blocks = stack(shape.stack, tokens, sizes, dropout, recompute, shape.variant)
+    ends = FP32 * dim + sizes.item * dim + 16
     ends += FP32 * dim if shape.variant == "modern" else 0
-    ends += numbers.mask * dim if dropout and shape.embedding_dropout else 0
-    kept = Kept(images * (blocks.kept + tokens * ends), images * blocks.moment)
-    return kept + logits(images * tokens, shape.vocabulary, numbers)
+    ends += sizes.mask * dim if dropout and shape.embedding_dropout else 0
+    saved = Activations(images * (blocks.saved + tokens * ends), images * blocks.transient)
+    return saved + cross_entropy(images * tokens, shape.vocabulary, sizes)
 
 
-def logits(rows: int, vocabulary: int, numbers: Numbers) -> Kept:
-    """The cross-entropy: on accelerators three fp32 matrices of all logits (logarithms, slope, gradient).
+def cross_entropy(rows: int, vocabulary: int, sizes: ElementSizes) -> Activations:
+    """Next-token loss: on accelerators three fp32 matrices of all logits (log-probabilities, slope, gradient).
 
-    The CPU keeps logits and their gradient alone, and passes three fp32 matrices in pieces.
+    On the CPU, logits and their gradient, and three fp32 matrices for a chunk at a time.
     """
     values = float(rows * vocabulary)
-    if numbers.cpu:
-        piece = min(values, max(1, PIECE // vocabulary) * vocabulary)
-        return Kept(0.0, 2 * numbers.item * values + 3 * FP32 * piece)
-    return Kept(0.0, 3 * FP32 * values)
+    if sizes.cpu:
+        chunk = min(values, max(1, CHUNK // vocabulary) * vocabulary)
+        return Activations(0.0, 2 * sizes.item * values + 3 * FP32 * chunk)
+    return Activations(0.0, 3 * FP32 * values)
 
 
-def encoding(config: QuantizeConfig, images: int) -> float:
-    """Bytes at most of the frozen encode in fp32 of so many images: an MLP's two layers, or scores of all codes."""
+def encoding_bytes(config: QuantizeConfig, images: int) -> float:
+    """Largest number of bytes while a frozen tokenizer encodes images in fp32: an MLP's layers or all codes' scores."""
     tokens = images * (config.image_size // config.patch) ** 2
     stream = config.encoder.dim
     return float(FP32 * tokens * max(2 * stream + 2 * config.encoder.mlp, stream + 2 * config.codebook.codes))
 
 
-def generator(config: QuantizeConfig, images: int, numbers: Numbers, perceptual: bool) -> Kept:
-    """Stage 1's first half over `images` images: tokenizer, losses, and the discriminator's word on the result."""
+def generator(config: QuantizeConfig, images: int, sizes: ElementSizes, perceptual: bool) -> Activations:
+    """Generator pass of stage 1 over `images` images: tokenizer, losses, and the discriminator on reconstructions."""
     tokens, pixels = (config.image_size // config.patch) ** 2, config.image_size**2
-    found = Kept()
+    total = Activations()
     for side in (config.encoder, config.decoder):
-        part = stack(side, tokens, numbers, False, config.recompute, "paper")
+        part = stack(side, tokens, sizes, False, config.recompute, "paper")
         if side is config.encoder and config.freeze_encoder:
-            part = Kept(0.0, part.moment)
-        head = numbers.item * (side.dim + side.mlp) if config.tanh == "head" else numbers.item * side.dim
-        found += Kept(images * (part.kept + tokens * (head + FP32 * side.dim)), images * part.moment)
-    found += Kept(0.0, FP32 * float(images * tokens * config.codebook.codes))
+            part = Activations(0.0, part.transient)
+        head = sizes.item * (side.dim + side.mlp) if config.tanh == "head" else sizes.item * side.dim
+        total += Activations(images * (part.saved + tokens * (head + FP32 * side.dim)), images * part.transient)
+    total += Activations(0.0, FP32 * float(images * tokens * config.codebook.codes))
     channels = 6 if config.loss.logit_laplace > 0 else 3
-    # Patches in, raw output in both layouts, the image made: kept through the losses.
-    found += Kept(FP32 * float(images * pixels * (3 + 3 + channels)), 0.0)
-    # Losses of pixels are computed in fp32.
-    found += Kept(saved(lambda: _pixel_terms(config, images), Numbers()))
+    # input patches, raw output in both layouts and the reconstruction are saved until the losses
+    total += Activations(FP32 * float(images * pixels * (3 + 3 + channels)), 0.0)
+    # pixel losses are computed in fp32
+    total += Activations(saved_bytes(lambda: _pixel_losses(config, images), ElementSizes()))
     if perceptual:
-        found += Kept(saved(lambda: _features(config.image_size, images), numbers))
+        total += Activations(saved_bytes(lambda: _lpips(config.image_size, images), sizes))
     if config.loss.adversarial > 0:
-        found += Kept(saved(lambda: _judged(config.discriminator, config.image_size, images, 1), numbers))
-    return found
+        network = _meta_discriminator(config.discriminator, config.image_size, images)
+        total += Activations(saved_bytes(lambda: network(_images(config.image_size, images)), sizes))
+    return total
 
 
-def judge(config: QuantizeConfig, images: int, numbers: Numbers) -> Kept:
-    """Stage 1's second half in a step with R1, where there is that: real and made images, and the gradient's pass."""
+def discriminator(config: QuantizeConfig, images: int, sizes: ElementSizes) -> Activations:
+    """Discriminator pass of stage 1 on real images and reconstructions, in a step with R1 where that is configured."""
     size, settings = config.image_size, config.discriminator
-    found = saved(lambda: _judged(settings, size, images, 2), numbers)
+    network = _meta_discriminator(settings, size, images)
+    total = saved_bytes(lambda: [network(_images(size, images)) for _ in range(2)], sizes)
     if settings.r1_gamma > 0:
-        found += saved(lambda: _penalised(settings, size, images), numbers)
-    return Kept(found)
+
+        def gradient_penalty() -> Tensor:
+            real = _images(size, images)
+            return r1_penalty(per_image(network(real)), real)
+
+        total += saved_bytes(gradient_penalty, sizes)
+    return Activations(total)
 
 
-def classifier(config: ClassifyConfig, classes: int, images: int, numbers: Numbers) -> Kept:
-    """A pass over `images` images."""
+def classifier(config: ClassifyConfig, classes: int, images: int, sizes: ElementSizes) -> Activations:
+    """Pass of the classifier over `images` images."""
     shape = ClassifierShape(config.image_size, classes, config.width, config.features, config.dropout)
     model = Classifier(shape).to("meta")
-    # Gradients of two maps, and what the convolution between them lays out anew: fitted to two measured widths.
+    # gradients of two feature maps and the workspace of the convolution between them: fitted to two measured widths
     widest = max(side * side * outputs for _, outputs, side in classifier_widths(config))
-    return Kept(saved(lambda: model(_image(config.image_size, images)), numbers), 2.5 * images * widest * numbers.item)
+    return Activations(
+        saved_bytes(lambda: model(_images(config.image_size, images)), sizes), 2.5 * images * widest * sizes.item
+    )
 
 
-def saved(work: Callable[[], object], numbers: Numbers) -> float:
-    """Bytes of what autograd keeps of work on the meta device, each storage once, parameters left out.
+def saved_bytes(compute: Callable[[], object], sizes: ElementSizes) -> float:
+    """Bytes that autograd saves of a computation on the meta device: each storage once, without parameters.
 
-    Counted in fp32; under bf16 taken as half, for convolutions work in it.
+    Counted in fp32; half of it under bf16, in which convolutions work.
     """
-    found: dict[int, Tensor] = {}
+    storages: dict[int, Tensor] = {}
 
     def note(value: Tensor) -> Tensor:
         if not isinstance(value, nn.Parameter):
-            found[value.untyped_storage()._cdata] = value
+            storages[value.untyped_storage()._cdata] = value
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
-        work()
-    return sum(value.untyped_storage().nbytes() for value in found.values()) * numbers.item / FP32
+        compute()
+    return sum(value.untyped_storage().nbytes() for value in storages.values()) * sizes.item / FP32
 
 
-def _image(size: int, images: int) -> Tensor:
+def _images(size: int, images: int) -> Tensor:
     return torch.empty(images, 3, size, size, device="meta", requires_grad=True)
 
 
-def _pixel_terms(config: QuantizeConfig, images: int) -> Tensor:
-    """Losses of raw output on images, without a discriminator."""
-    real, fake = _image(config.image_size, images).detach(), _image(config.image_size, images)
+def _pixel_losses(config: QuantizeConfig, images: int) -> Tensor:
+    """Pixel losses of reconstructions [N, 3, S, S]."""
+    real, fake = _images(config.image_size, images).detach(), _images(config.image_size, images)
     terms = [F.mse_loss(fake, real)]
     if config.loss.l1 > 0:
         terms.append(F.l1_loss(fake, real))
@@ -193,10 +209,10 @@ def _pixel_terms(config: QuantizeConfig, images: int) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def _features(size: int, images: int) -> Tensor:
-    """LPIPS as its package computes it: VGG16's five groups of both images, normalised, squared differences."""
+def _lpips(size: int, images: int) -> Tensor:
+    """LPIPS as its package computes it: squared differences of VGG16's five normalised feature maps of both images."""
     total = torch.zeros((), device="meta")
-    sides = [_image(size, images), _image(size, images).detach()]
+    sides = [_images(size, images), _images(size, images).detach()]
     for index, group in enumerate(VGG16):
         for channels in group:
             weight = torch.empty(channels[1], channels[0], 3, 3, device="meta")
@@ -208,33 +224,21 @@ def _features(size: int, images: int) -> Tensor:
     return total
 
 
-def _judged(config: DiscriminatorConfig, size: int, images: int, passes: int) -> list[Tensor]:
-    """So many passes of the discriminator over images."""
-    judge = _discriminator(config, size, images)
-    return [judge(_image(size, images)) for _ in range(passes)]
-
-
-def _penalised(config: DiscriminatorConfig, size: int, images: int) -> Tensor:
-    """A pass with its gradient at the images, ready for a second backward pass."""
-    real = _image(size, images)
-    return r1_penalty(per_image(_discriminator(config, size, images)(real)), real)
-
-
-def _discriminator(config: DiscriminatorConfig, size: int, images: int) -> nn.Module:
+def _meta_discriminator(config: DiscriminatorConfig, size: int, images: int) -> nn.Module:
+    """The discriminator without storage; its groups, which cost no memory, are made to divide the images."""
     with torch.device("meta"):
-        made = make_discriminator(config, size)
-    # Groups of the stddev layer cost nothing; one that does not divide the images is warned of elsewhere.
-    made.group = math.gcd(getattr(made, "group", 1), images)
-    return made
+        network = make_discriminator(config, size)
+    network.group = math.gcd(getattr(network, "group", 1), images)
+    return network
 
 
 def classifier_widths(config: ClassifyConfig) -> list[tuple[int, int, int]]:
-    """Channels in and out of each of the classifier's convolutions, and the side of its output."""
+    """Input channels, output channels and side of the output of each of the classifier's convolutions."""
     widths = [config.width, config.width * 2, config.width * 4]
     side = -(-config.image_size // 2)
-    found = [(3, widths[0], side)]
+    layers = [(3, widths[0], side)]
     for inputs, outputs in pairwise(widths):
-        found.append((inputs, inputs, side))
+        layers.append((inputs, inputs, side))
         side = -(-side // 2)
-        found.append((inputs, outputs, side))
-    return [*found, (widths[-1], widths[-1], side)]
+        layers.append((inputs, outputs, side))
+    return [*layers, (widths[-1], widths[-1], side)]

@@ -1,8 +1,9 @@
-"""Accelerators by name: memory and peak rate of one chip, as their makers publish them."""
+"""Accelerators by name: memory and peak rate of one chip as published by the makers, and topologies of TPU slices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from vim_core.errors import ConfigError
 
@@ -32,33 +33,33 @@ CHIPS = {
 """By the name that Ray, or the user, gives the accelerator."""
 
 
-def chip(accelerator: str) -> Chip:
-    """The chip of this name, in capitals or not.
+def find_chip(accelerator: str) -> Chip:
+    """The chip of this name, in upper or lower case.
 
     Raises:
         ConfigError: there is none.
     """
-    found = CHIPS.get(accelerator.upper())
-    if found is None:
+    chip = CHIPS.get(accelerator.upper())
+    if chip is None:
         raise ConfigError(f"run.accelerator={accelerator!r}: no such chip here; there are {', '.join(CHIPS)}")
-    return found
+    return chip
 
 
-def chips_of(topology: str, kind: Chip) -> int:
-    """Chips of a slice from text such as 4x4 or 2x2x4.
-
-    Which of them exist is not checked here: `components.engines.topology` knows those of v4.
+def parse_topology(topology: str, chip: Chip) -> tuple[int, ...]:
+    """Sides of a slice from text such as 4x4 or 2x2x4; the slices that exist are not known here.
 
     Raises:
         ConfigError: it is not as many numbers as the chip's slices have axes.
     """
     sides = topology.lower().split("x")
-    numbers = all(side.isascii() and side.isdigit() and side[0] != "0" for side in sides)
-    if not kind.axes or len(sides) != kind.axes or not numbers:
-        example = {0: "no topology: set run.workers to the number of GPUs", 2: "two numbers such as 4x4"}
-        rule = example.get(kind.axes, "three numbers such as 2x2x4")
-        raise ConfigError(f"run.topology={topology!r}: {kind.name} takes {rule}")
-    count = 1
-    for side in sides:
-        count *= int(side)
-    return count
+    valid = all(side.isascii() and side.isdigit() and side[0] != "0" for side in sides)
+    if not chip.axes or len(sides) != chip.axes or not valid:
+        rules = {0: "no topology: set run.workers to the number of GPUs", 2: "two numbers such as 4x4"}
+        rule = rules.get(chip.axes, "three numbers such as 2x2x4")
+        raise ConfigError(f"run.topology={topology!r}: {chip.name} takes {rule}")
+    return tuple(int(side) for side in sides)
+
+
+def count_chips(topology: str, chip: Chip) -> int:
+    """Chips of a slice. Raises `ConfigError` as `parse_topology`."""
+    return prod(parse_topology(topology, chip))

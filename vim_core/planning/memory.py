@@ -1,12 +1,12 @@
 """Bytes on one chip at the fullest moment of a training step.
 
-What stays from step to step is counted tensor by tensor: weights, gradients (they live until the next step clears
-them), the optimizer's slots, the average, frozen networks. On top comes the largest of three moments: the end of the
-forward pass (activations; gradients only when an earlier microbatch left some), the end of the backward pass (all
-gradients, one block's rest), and the update (temporaries of the factored Adam; data parallelism's flat gradients).
+State that stays from step to step is counted tensor by tensor: weights, gradients (they live until the next step clears
+them), optimizer slots, the average, frozen networks. On top comes the largest of three moments: the end of the forward
+pass (activations; gradients only when an earlier microbatch left some), the end of the backward pass (all gradients,
+the rest of one block), and the update (temporaries of the factored Adam; data parallelism's flat gradients).
 
-Not counted: the framework and its compiled programs, the allocator's waste, batches waiting to be used, pictures and
-scores between steps. `RESERVE` of a chip's memory is left for them.
+Not counted: the framework and its compiled programs, fragmentation, prefetched batches, pictures and evaluations
+between steps. `RESERVE` of a chip's memory is left for them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import nn
 
 from vim_core.config import ClassifyConfig, PipelineConfig
 from vim_core.planning import activations
-from vim_core.planning.activations import FP32, Kept, Numbers
+from vim_core.planning.activations import FP32, Activations, ElementSizes
 from vim_core.planning.layout import Layout, largest_block
-from vim_core.planning.networks import Part, has_perceptual, prior_shape
+from vim_core.planning.networks import PlannedNetwork, has_perceptual, prior_shape
 from vim_core.tasks.probe_heads import FITS
 
 RESERVE = 0.08
 """Share of a chip's memory that a plan leaves free."""
 FACTORED = 20.0
-"""Bytes a value of the largest matrix while the factored Adam updates it: moment, update, and three on the way."""
+"""Bytes per value of the largest matrix while the factored Adam updates it: moment, update and three temporaries."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one chip by what they are for; `peak` is at most at any time, less than the sum of all others."""
+    """Bytes on one chip by purpose; `peak` is the maximum at any time, which is less than the sum of the others."""
 
     weights: float = 0.0
     gradients: float = 0.0
@@ -42,23 +42,23 @@ class Memory:
     peak: float = 0.0
 
     def largest(self) -> str:
-        """The part that weighs most."""
+        """Name of the largest purpose."""
         parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "peak"}
         return max(parts, key=parts.__getitem__)
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a memory estimate needs of a step: images on a chip at a time, in how many goes, numbers, recomputation."""
+class StepShape:
+    """A step as the memory model sees it: images of a microbatch on a chip, microbatches, sizes, recomputation."""
 
     images: int
-    parts: int
-    numbers: Numbers
+    microbatches: int
+    sizes: ElementSizes
     recompute: bool = False
 
 
-def resident(parts: list[Part], layout: Layout) -> Memory:
-    """What stays from step to step, `peak` included."""
+def resident(parts: list[PlannedNetwork], layout: Layout) -> Memory:
+    """State that stays from step to step; `peak` is its sum."""
     weights = gradients = optimizer = average = frozen = 0.0
     for part in parts:
         own = FP32 * float(layout.parameters(part))
@@ -73,30 +73,32 @@ def resident(parts: list[Part], layout: Layout) -> Memory:
     return Memory(weights, gradients, optimizer, average, frozen, peak=peak)
 
 
-def gathered(part: Part, layout: Layout, step: Step) -> float:
-    """Whole weights of a sharded network in use: the block at work and the next one, and the former's gradient.
+def gathered(part: PlannedNetwork, layout: Layout, step: StepShape) -> float:
+    """Gathered weights of a sharded network: of the current and the next block, and the current block's gradient.
 
-    FSDP2 also keeps the group of all that is outside of blocks whole, in fp32, through the step.
+    FSDP2 also keeps all parameters outside of blocks gathered, in fp32, through the step.
     """
-    if layout.shards == 1 or not part.split or (layout.way == "fsdp" and part.whole_in_fsdp):
+    if layout.shards == 1 or not part.split or (layout.way == "fsdp" and part.replicated_in_fsdp):
         return 0.0
-    one = largest_block(part.module)
-    found = float(one * (2 * step.numbers.item + FP32))
+    block = largest_block(part.module)
+    gathered_bytes = float(block * (2 * step.sizes.item + FP32))
     if layout.way == "fsdp":
         inside = {p for m in part.module.modules() if isinstance(m, nn.ModuleList) for p in m.parameters()}
-        rest = [p for n, p in part.module.named_parameters() if p not in inside and p.ndim >= 2 and n not in part.kept]
-        return found + FP32 * float(sum(p.numel() for p in rest))
-    return found
+        rest = [
+            p for n, p in part.module.named_parameters() if p not in inside and p.ndim >= 2 and n not in part.unsharded
+        ]
+        return gathered_bytes + FP32 * float(sum(p.numel() for p in rest))
+    return gathered_bytes
 
 
-def casts(part: Part, layout: Layout, step: Step) -> float:
-    """The copies in bf16 that autocast makes of a network's weights and autograd keeps."""
-    if step.numbers.item == FP32 or (layout.way == "fsdp" and layout.shards > 1):
+def casts(part: PlannedNetwork, layout: Layout, step: StepShape) -> float:
+    """Copies in bf16 that autocast makes of a network's weights and autograd saves."""
+    if step.sizes.item == FP32 or (layout.way == "fsdp" and layout.shards > 1):
         return 0.0
-    return float(step.numbers.item * layout.parameters(part))
+    return float(step.sizes.item * layout.parameters(part))
 
 
-def update(part: Part, layout: Layout) -> float:
+def update(part: PlannedNetwork, layout: Layout) -> float:
     """Temporaries of the update, or of averaging gradients over workers in one flat tensor."""
     if part.optim is None:
         return 0.0
@@ -105,73 +107,81 @@ def update(part: Part, layout: Layout) -> float:
     return max(own, 2 * flat)
 
 
-def training(parts: list[Part], layout: Layout, step: Step, passes: list[tuple[Part, Kept]], before: float) -> Memory:
+def training(
+    parts: list[PlannedNetwork],
+    layout: Layout,
+    step: StepShape,
+    passes: list[tuple[PlannedNetwork, Activations]],
+    before: float,
+) -> Memory:
     """A component whose networks learn one after the other, each by its own pass.
 
     Args:
         parts, layout, step: networks, their split, and the share of a batch that a chip sees at a time.
-        passes: the network that learns in each pass, and what that keeps.
-        before: bytes needed before the first pass, gone when it begins.
+        passes: the network that learns in each pass, and the activations of the pass.
+        before: bytes needed before the first pass and freed when it begins.
     """
     held = resident(parts, layout)
     fixed = held.peak - held.gradients
     moments = [before + held.gradients]
-    for part, kept in passes:
+    for part, pass_ in passes:
         own = FP32 * float(layout.parameters(part, trained=True))
         others = held.gradients - own
         running = gathered(part, layout, step) + casts(part, layout, step)
-        moments.append(others + running + kept.kept + kept.moment + (own if step.parts > 1 else 0.0))
-        moments.append(others + running + own + kept.moment)
+        moments.append(others + running + pass_.saved + pass_.transient + (own if step.microbatches > 1 else 0.0))
+        moments.append(others + running + own + pass_.transient)
         moments.append(others + own + update(part, layout))
-    fullest = max(range(len(passes)), key=lambda index: passes[index][1].kept + passes[index][1].moment)
-    part, kept = passes[fullest]
+    fullest = max(range(len(passes)), key=lambda index: passes[index][1].saved + passes[index][1].transient)
+    part, pass_ = passes[fullest]
     working = max(
         before, gathered(part, layout, step) + casts(part, layout, step), *(update(p, layout) for p, _ in passes)
     )
     return Memory(
-        held.weights, held.gradients, held.optimizer, held.average, held.frozen, kept.kept + kept.moment, working,
+        held.weights, held.gradients, held.optimizer, held.average, held.frozen, pass_.saved + pass_.transient, working,
         fixed + max(moments),
     )  # fmt: skip
 
 
-def quantize(config: PipelineConfig, parts: list[Part], layout: Layout, step: Step) -> Memory:
+def quantize(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape) -> Memory:
     """Generator, then discriminator."""
     settings = config.quantize
-    first = activations.generator(settings, step.images, step.numbers, has_perceptual(settings))
+    first = activations.generator(settings, step.images, step.sizes, has_perceptual(settings))
     passes = [(parts[0], first)]
     if settings.loss.adversarial > 0:
-        passes.append((parts[1], activations.judge(settings, step.images, step.numbers)))
+        passes.append((parts[1], activations.discriminator(settings, step.images, step.sizes)))
     return training(parts, layout, step, passes, 0.0)
 
 
-def prior(config: PipelineConfig, parts: list[Part], layout: Layout, step: Step) -> Memory:
+def prior(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape) -> Memory:
     """The prior; where images come, their encoding in batches of `quantize.encode_batch` goes before it."""
     shape = prior_shape(config.prior, config.quantize, 1)
     before = 0.0
     if config.prior.source == "images":
-        before = activations.encoding(config.quantize, config.quantize.encode_batch)
-    kept = activations.prior(shape, step.images, step.numbers, step.recompute)
-    return training(parts, layout, step, [(parts[0], kept)], before)
+        before = activations.encoding_bytes(config.quantize, config.quantize.encode_batch)
+    forward = activations.prior(shape, step.images, step.sizes, step.recompute)
+    return training(parts, layout, step, [(parts[0], forward)], before)
 
 
-def probe(config: PipelineConfig, parts: list[Part], layout: Layout, step: Step, classes: int) -> Memory:
+def probe(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape, classes: int) -> Memory:
     """Frozen features of one microbatch, then the update of one block's heads on the whole batch."""
     settings, shape = config.probe, prior_shape(config.prior, config.quantize, 1)
     held = resident(parts, layout)
     stack, tokens = shape.stack, shape.tokens
-    wide = step.images * tokens * (2 * FP32 * stack.dim + step.numbers.item * (3 * stack.dim + 2 * stack.mlp))
-    pooled = FP32 * float(stack.blocks * stack.dim * step.images * step.parts)
-    # Chosen and judged heads of every pair: logits, their logarithms and errors of the global batch.
+    wide = step.images * tokens * (2 * FP32 * stack.dim + step.sizes.item * (3 * stack.dim + 2 * stack.mlp))
+    pooled = FP32 * float(stack.blocks * stack.dim * step.images * step.microbatches)
+    # both sets of heads of every pair: logits, their logarithms and errors of the global batch
     columns = FITS * len(settings.learning_rates) * len(settings.weight_decays) * classes
     width = max(stack.dim, 3 * settings.pixels**2)
     heads = FP32 * float(columns * (3 * settings.batch + 5 * (width + 1)))
-    # Each set of features has its Cholesky factor in fp32 from the first epoch on; one is made in fp64.
+    # each set of features has its Cholesky factor in fp32 from the first epoch on; one is computed in fp64
     roots = (FP32 * stack.blocks * stack.dim**2 + 24.0 * width**2) if settings.decorrelate else 0.0
     extra = max(float(wide), heads) + pooled
     return Memory(frozen=held.frozen, activations=extra, working=roots, peak=held.peak + extra + roots)
 
 
-def classify(settings: ClassifyConfig, parts: list[Part], layout: Layout, step: Step, classes: int) -> Memory:
+def classify(
+    settings: ClassifyConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape, classes: int
+) -> Memory:
     """One convolutional network."""
-    kept = activations.classifier(settings, classes, step.images, step.numbers)
-    return training(parts, layout, step, [(parts[0], kept)], 0.0)
+    forward = activations.classifier(settings, classes, step.images, step.sizes)
+    return training(parts, layout, step, [(parts[0], forward)], 0.0)

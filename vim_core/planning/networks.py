@@ -29,13 +29,17 @@ CLASSIFIERS = ("classify", "selector")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One network of a component.
+class PlannedNetwork:
+    """One network that a training component holds.
 
-    optim: None where it does not learn by an optimizer.
-    average: whether a moving average of it is kept.
-    split: whether the component hands it to the runtime to be split; a frozen network is whole on every chip.
-    whole_in_fsdp, kept: what FSDP2 leaves whole, all of it or parameters by name.
+    Attributes:
+        name: of the network in the plan.
+        module: the network on the meta device.
+        optim: its optimizer; None where it does not learn by one.
+        average: whether an exponential moving average is heads.
+        split: whether the runtime splits it over chips; frozen networks are replicated.
+        replicated_in_fsdp: whether FSDP2 leaves all of it unsharded.
+        unsharded: parameters that FSDP2 leaves unsharded.
     """
 
     name: str
@@ -43,8 +47,8 @@ class Part:
     optim: OptimConfig | None = None
     average: bool = False
     split: bool = True
-    whole_in_fsdp: bool = False
-    kept: Collection[str] = ()
+    replicated_in_fsdp: bool = False
+    unsharded: Collection[str] = ()
 
     @property
     def parameters(self) -> int:
@@ -53,7 +57,7 @@ class Part:
 
 
 def tokenizer(config: QuantizeConfig) -> ViTVQGAN:
-    """The network; of a frozen encoder the decoder alone learns."""
+    """The network on the meta device; with a frozen encoder only the decoder learns."""
     with torch.device("meta"):
         model = ViTVQGAN(config)
     if config.freeze_encoder:
@@ -63,7 +67,7 @@ def tokenizer(config: QuantizeConfig) -> ViTVQGAN:
 
 
 def perceptual() -> nn.Module:
-    """VGG16's convolutions, which the perceptual loss holds in fp32."""
+    """A module as large as VGG16's convolutions, which the perceptual loss has in fp32."""
     pairs = [pair for group in VGG16 for pair in group]
     values = sum(9 * inputs * outputs + outputs for inputs, outputs in pairs)
     holder = nn.Module()
@@ -71,21 +75,21 @@ def perceptual() -> nn.Module:
     return holder
 
 
-def quantize_parts(config: QuantizeConfig) -> list[Part]:
+def quantize_networks(config: QuantizeConfig) -> list[PlannedNetwork]:
     """Tokenizer, discriminator, and VGG16 where there is a perceptual loss."""
     average = config.ema > 0
-    parts = [Part("tokenizer", tokenizer(config), config.optim, average, kept=("codebook.weight",))]
+    networks = [PlannedNetwork("tokenizer", tokenizer(config), config.optim, average, unsharded=("codebook.weight",))]
     if config.loss.adversarial > 0:
         with torch.device("meta"):
-            judge = make_discriminator(config.discriminator, config.image_size)
-        parts.append(Part("discriminator", judge, config.discriminator.optim, whole_in_fsdp=True))
+            network = make_discriminator(config.discriminator, config.image_size)
+        networks.append(PlannedNetwork("discriminator", network, config.discriminator.optim, replicated_in_fsdp=True))
     if has_perceptual(config):
-        parts.append(Part("perceptual", perceptual(), split=False))
-    return parts
+        networks.append(PlannedNetwork("perceptual", perceptual(), split=False))
+    return networks
 
 
 def has_perceptual(config: QuantizeConfig) -> bool:
-    """As `Perceptual.create` decides."""
+    """Whether there is a perceptual loss, by the rule of `Perceptual.create`."""
     return config.loss.perceptual > 0 and (bool(config.loss.perceptual_weights) or not config.loss.perceptual_optional)
 
 
@@ -104,45 +108,48 @@ def prior_shape(config: PriorConfig, tokens: QuantizeConfig, classes: int) -> Pr
 
 
 def prior(shape: PriorShape) -> ImagePrior:
-    """The network without storage."""
+    """The network on the meta device."""
     with torch.device("meta"):
         return ImagePrior(shape)
 
 
-def prior_parts(config: PriorConfig, tokens: QuantizeConfig, classes: int) -> list[Part]:
-    """The prior, and the frozen tokenizer where it encodes images as they come."""
+def prior_networks(config: PriorConfig, tokens: QuantizeConfig, classes: int) -> list[PlannedNetwork]:
+    """The prior, and the frozen tokenizer where it encodes images during the training."""
     model = prior(prior_shape(config, tokens, classes))
-    parts = [Part("prior", model, config.optim, config.ema > 0)]
+    networks = [PlannedNetwork("prior", model, config.optim, config.ema > 0)]
     if config.source == "images":
-        parts.append(Part("tokenizer", tokenizer(tokens).requires_grad_(False), split=False))
-    return parts
+        networks.append(PlannedNetwork("tokenizer", tokenizer(tokens).requires_grad_(False), split=False))
+    return networks
 
 
-def probe_parts(config: ProbeConfig, shape: PriorShape, classes: int) -> list[Part]:
-    """The frozen prior, and heads and sums of every block and of pixels, as buffers."""
+def probe_networks(config: ProbeConfig, shape: PriorShape, classes: int) -> list[PlannedNetwork]:
+    """The frozen prior, and heads and Gram sums of every block and of pixels, as buffers."""
     dim, blocks = shape.stack.dim, shape.stack.blocks
     widths = [dim] * blocks + ([3 * config.pixels**2] if config.pixels else [])
-    kept = nn.ModuleList()
+    heads = nn.ModuleList()
     with torch.device("meta"):
         for width in widths:
-            kept.append(SoftmaxHeads(width, classes, config.learning_rates, config.weight_decays, config.momentum))
-            kept.append(GramMatrices(width, classes))
-    return [Part("prior", prior(shape).requires_grad_(False), split=False), Part("heads", kept, split=False)]
+            heads.append(SoftmaxHeads(width, classes, config.learning_rates, config.weight_decays, config.momentum))
+            heads.append(GramMatrices(width, classes))
+    return [
+        PlannedNetwork("prior", prior(shape).requires_grad_(False), split=False),
+        PlannedNetwork("heads", heads, split=False),
+    ]
 
 
-def classify_parts(config: ClassifyConfig, classes: int) -> list[Part]:
+def classify_networks(config: ClassifyConfig, classes: int) -> list[PlannedNetwork]:
     """The classifier."""
     shape = ClassifierShape(config.image_size, classes, config.width, config.features, config.dropout)
-    # Made for real and then emptied, because it is small and torch's own layers are slow to draw without storage.
-    return [Part("classifier", Classifier(shape).to("meta"), config.optim, config.ema > 0, split=False)]
+    # built with storage and moved, because torch initialises some layers slowly on the meta device
+    return [PlannedNetwork("classifier", Classifier(shape).to("meta"), config.optim, config.ema > 0, split=False)]
 
 
-def parts_of(component: str, config: PipelineConfig, classes: int) -> list[Part]:
+def planned_networks(component: str, config: PipelineConfig, classes: int) -> list[PlannedNetwork]:
     """The networks of a training component."""
     if component == "quantize":
-        return quantize_parts(config.quantize)
+        return quantize_networks(config.quantize)
     if component == "prior":
-        return prior_parts(config.prior, config.quantize, classes)
+        return prior_networks(config.prior, config.quantize, classes)
     if component == "probe":
-        return probe_parts(config.probe, prior_shape(config.prior, config.quantize, classes), classes)
-    return classify_parts(getattr(config, component), classes)
+        return probe_networks(config.probe, prior_shape(config.prior, config.quantize, classes), classes)
+    return classify_networks(getattr(config, component), classes)

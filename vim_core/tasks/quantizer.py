@@ -66,6 +66,16 @@ class GeneratorPass:
 P = TypeVar("P", GeneratorPass, DiscriminatorPass)
 
 
+def check_accumulation(config: QuantizeConfig, world: int) -> None:
+    """Raise `ConfigError` unless `world` workers and microbatches divide the batch and every loss is a mean over it."""
+    accumulation.check_batch(config, world, "quantize")
+    if config.accumulate > 1 and config.codebook.entropy.weight > 0:
+        raise ConfigError(
+            f"quantize.accumulate={config.accumulate}: the entropy term (codebook.entropy.weight="
+            f"{config.codebook.entropy.weight}) is of the whole batch, not a mean over its parts; use 1"
+        )
+
+
 class QuantizerTask(Task):
     """Updates the generator, then the discriminator; lazy R1 and dead-code restarts at their intervals.
 
@@ -78,12 +88,7 @@ class QuantizerTask(Task):
     def __init__(self, config: QuantizeConfig, data: QuantizerData, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self.settings = config
-        accumulation.check_batch(config, runtime.world, "quantize")
-        if config.accumulate > 1 and config.codebook.entropy.weight > 0:
-            raise ConfigError(
-                f"quantize.accumulate={config.accumulate}: the entropy term (codebook.entropy.weight="
-                f"{config.codebook.entropy.weight}) is of the whole batch, not a mean over its parts; use 1"
-            )
+        check_accumulation(config, runtime.world)
         torch.manual_seed(config.seed)
         self.data = data
         self.model, self.ema = build_network(

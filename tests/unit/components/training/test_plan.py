@@ -59,7 +59,7 @@ def test_chips(run: RunConfig, chips: int) -> None:
     ("run", "words"),
     [
         (RunConfig(), "give --topology"),
-        (RunConfig(topology="4x4"), "not three numbers"),
+        (RunConfig(topology="4x4"), "takes three numbers"),
         (RunConfig(topology="3x3x3"), "no such slice"),
         (RunConfig(topology="2x2x4", workers=3), "run.workers=3"),
         (RunConfig(topology="4x4", accelerator="TPU-V5E", workers=2), "run.workers=2"),

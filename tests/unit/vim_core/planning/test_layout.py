@@ -10,21 +10,21 @@ from vim_core.config import DiscriminatorConfig, LossConfig, OptimConfig, PriorC
 from vim_core.models.discriminator import make_discriminator
 from vim_core.optim.optimizers import make_optimizer
 from vim_core.planning.layout import Layout, largest_block
-from vim_core.planning.networks import Part, prior_parts, quantize_parts
+from vim_core.planning.networks import PlannedNetwork, prior_networks, quantize_networks
 
 STACK = StackConfig(blocks=2, heads=2, dim=16, mlp=32)
 ONE = Layout("data", 1, 1)
 
 
-def prior(**optim: object) -> Part:
+def prior(**optim: object) -> PlannedNetwork:
     settings = PriorConfig(stack=STACK, optim=OptimConfig(**optim))  # type: ignore[arg-type]
-    return prior_parts(settings, QuantizeConfig(image_size=16, patch=8), 3)[0]
+    return prior_networks(settings, QuantizeConfig(image_size=16, patch=8), 3)[0]
 
 
-def linear(optim: OptimConfig) -> Part:
+def linear(optim: OptimConfig) -> PlannedNetwork:
     """A matrix [32, 64] and a vector [32]."""
     with torch.device("meta"):
-        return Part("one", nn.Linear(64, 32), optim)
+        return PlannedNetwork("one", nn.Linear(64, 32), optim)
 
 
 def test_slots_of_adam_are_two_copies_and_counters() -> None:
@@ -70,7 +70,7 @@ def test_what_stays_whole_under_fsdp() -> None:
     small = {"encoder": STACK, "decoder": STACK, "image_size": 16}
     judge = DiscriminatorConfig(channels=8, base=64)
     config = QuantizeConfig(**small, discriminator=judge, loss=LossConfig(perceptual=0.0))  # type: ignore[arg-type]
-    tokenizer, discriminator = quantize_parts(config)
+    tokenizer, discriminator = quantize_networks(config)
     split = Layout("fsdp", 2, 2)
     assert split.specs(tokenizer)["codebook.weight"] == (None, None)
     assert split.specs(tokenizer)["embed.weight"] == ("fsdp", None)

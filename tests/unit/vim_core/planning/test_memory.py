@@ -24,12 +24,12 @@ from vim_core.config import (
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.models.sizes import prior_stack
 from vim_core.planning import memory
-from vim_core.planning.activations import Kept, Numbers
+from vim_core.planning.activations import Activations, ElementSizes
 from vim_core.planning.chips import GB, GIB
 from vim_core.planning.layout import Layout
-from vim_core.planning.memory import Memory, Step
-from vim_core.planning.networks import Part, prior_parts
-from vim_core.planning.plan import needed
+from vim_core.planning.memory import Memory, StepShape
+from vim_core.planning.networks import PlannedNetwork, prior_networks
+from vim_core.planning.plan import component_memory
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -45,7 +45,9 @@ ONE = Layout("data", 1, 1)
 def modelled(component: str, config: PipelineConfig, training: TrainConfig) -> Memory:
     item = 2 if training.precision == "bf16" else 4
     images, recompute = training.batch // training.accumulate, bool(getattr(training, "recompute", False))
-    return needed(component, config, ONE, Step(images, training.accumulate, Numbers(item, cpu=True), recompute), 3)
+    return component_memory(
+        component, config, ONE, StepShape(images, training.accumulate, ElementSizes(item, cpu=True), recompute), 3
+    )
 
 
 def compare(make: Any, found: Memory, steps: int) -> None:
@@ -104,9 +106,9 @@ def test_a_classifiers_step(tmp_path: Path, width: int) -> None:
     compare(lambda: ClassifierTask(settings, ClassifierData([table], [table], 3), runtime()), found, steps=3)
 
 
-def large(optim: OptimConfig) -> list[Part]:
+def large(optim: OptimConfig) -> list[PlannedNetwork]:
     """VIM-Large alone, on 1,024 of 8,192 codes and 1,000 classes."""
-    return prior_parts(PriorConfig(stack=prior_stack("large"), optim=optim), QuantizeConfig(), 1000)
+    return prior_networks(PriorConfig(stack=prior_stack("large"), optim=optim), QuantizeConfig(), 1000)
 
 
 def test_the_benchmarks_records_of_vim_large() -> None:
@@ -123,17 +125,17 @@ def test_moments_of_a_step_by_hand() -> None:
     (part,) = large(OptimConfig())
     values = 4.0 * part.parameters
     slots = ONE.slots(part)
-    kept = Kept(kept=1e12, moment=1e9)
+    kept = Activations(saved=1e12, transient=1e9)
     # Activations outweigh the gradients that follow them, unless an earlier microbatch left some.
-    once = memory.training([part], ONE, Step(1, 1, Numbers()), [(part, kept)], 0.0)
+    once = memory.training([part], ONE, StepShape(1, 1, ElementSizes()), [(part, kept)], 0.0)
     assert once.peak == values + slots + 1e12 + 1e9
-    twice = memory.training([part], ONE, Step(1, 2, Numbers()), [(part, kept)], 0.0)
+    twice = memory.training([part], ONE, StepShape(1, 2, ElementSizes()), [(part, kept)], 0.0)
     assert twice.peak == once.peak + values
     # Without activations the fullest moment is the end of the backward pass.
-    none = memory.training([part], ONE, Step(1, 1, Numbers()), [(part, Kept())], 0.0)
+    none = memory.training([part], ONE, StepShape(1, 1, ElementSizes()), [(part, Activations())], 0.0)
     assert none.peak == values + slots + values
     # What goes before the step counts alone.
-    before = memory.training([part], ONE, Step(1, 1, Numbers()), [(part, Kept())], 1e13)
+    before = memory.training([part], ONE, StepShape(1, 1, ElementSizes()), [(part, Activations())], 1e13)
     assert before.peak == 1e13 + 2 * values + slots
 
 
@@ -141,7 +143,7 @@ def test_gathered_weights_are_two_blocks_and_a_gradient() -> None:
     (part,) = large(OptimConfig())
     block = 2048 * (3 * 2048 + 2048 + 2 * 8192)
     sharded = Layout("xla", 64, 64)
-    assert memory.gathered(part, sharded, Step(1, 1, Numbers(2))) == block * (2 * 2 + 4)
-    assert memory.gathered(part, Layout("xla", 64, 1), Step(1, 1, Numbers(2))) == 0
-    assert memory.casts(part, ONE, Step(1, 1, Numbers(2))) == 2 * part.parameters
-    assert memory.casts(part, ONE, Step(1, 1, Numbers(4))) == 0
+    assert memory.gathered(part, sharded, StepShape(1, 1, ElementSizes(2))) == block * (2 * 2 + 4)
+    assert memory.gathered(part, Layout("xla", 64, 1), StepShape(1, 1, ElementSizes(2))) == 0
+    assert memory.casts(part, ONE, StepShape(1, 1, ElementSizes(2))) == 2 * part.parameters
+    assert memory.casts(part, ONE, StepShape(1, 1, ElementSizes(4))) == 0

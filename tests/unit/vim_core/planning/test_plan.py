@@ -21,24 +21,24 @@ from vim_core.config import (
     StackConfig,
 )
 from vim_core.errors import ConfigError
-from vim_core.planning.chips import CHIPS, Chip, chip, chips_of
-from vim_core.planning.plan import MODEL, Asked, Component, Plan, plan
+from vim_core.planning.chips import CHIPS, Chip, count_chips, find_chip
+from vim_core.planning.plan import MODEL, ComponentPlan, PlanInputs, PresetPlan, plan_preset
 
 V4, H200 = CHIPS["TPU-V4"], CHIPS["H200"]
 WIDE = StackConfig(blocks=1, heads=2, dim=128, mlp=128)
 
 
-def planned(kind: Chip = V4, chips: int = 4, asked: Asked | None = None, **fields: Any) -> Plan:
+def planned(kind: Chip = V4, chips: int = 4, inputs: PlanInputs | None = None, **fields: Any) -> PresetPlan:
     base: dict[str, Any] = {
         "components": ["ingest", "quantize", "tokenize", "prior", "sample"],
         "quantize": QuantizeConfig(image_size=32, encoder=WIDE, decoder=WIDE, batch=32),
         "prior": PriorConfig(stack=WIDE, batch=32, steps=100),
         "sample": SampleConfig(count=7200),
     }
-    return plan(PipelineConfig(**base | fields), kind, chips, asked or Asked())
+    return plan_preset(PipelineConfig(**base | fields), kind, chips, inputs or PlanInputs())
 
 
-def of(made: Plan, name: str) -> Component:
+def of(made: PresetPlan, name: str) -> ComponentPlan:
     return next(each for each in made.components if each.name == name)
 
 
@@ -52,15 +52,15 @@ def test_counts_of_a_step() -> None:
 
 def test_hours_only_with_mfu_and_cost_only_with_a_price() -> None:
     assert of(planned(), "prior").time is None
-    timed = of(planned(asked=Asked({"prior": 0.5})), "prior")
+    timed = of(planned(inputs=PlanInputs({"prior": 0.5})), "prior")
     assert timed.time is not None
     assert timed.time.cost is None
     assert timed.time.hours == sum(timed.flops.values()) * 100 / (4 * 275e12 * 0.5) / 3600
-    assert of(planned(asked=Asked({"prior": 0.5})), "quantize").time is None
+    assert of(planned(inputs=PlanInputs({"prior": 0.5})), "quantize").time is None
 
 
 def test_rated_components() -> None:
-    made = planned(asked=Asked(rates={"sample": 2.0}))
+    made = planned(inputs=PlanInputs(rates={"sample": 2.0}))
     assert made.hours == {"ingest": None, "tokenize": None, "sample": 1.0}
 
 
@@ -70,7 +70,7 @@ def test_unknown_data_is_said_and_can_be_given() -> None:
     assert of(made, "prior").epochs is None
     assert made.tables == {"image table": None, "code table": None}
     assert ["--images" in note or "--classes" in note for note in made.notes[:2]] == [True, True]
-    given = planned(ingest=there, asked=Asked(images=3200, classes=7, bytes_per_image=10.0))
+    given = planned(ingest=there, inputs=PlanInputs(images=3200, classes=7, bytes_per_image=10.0))
     assert given.notes == [MODEL]
     assert of(given, "prior").epochs == 1.0
     assert given.tables["image table"] == 32_000
@@ -107,8 +107,8 @@ def test_a_classifier_takes_one_chip() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"prior": PriorConfig(stack=WIDE, batch=30)}, "prior.batch=30: not divisible by 4 chips"),
-        ({"prior": PriorConfig(stack=WIDE, batch=24, accumulate=12)}, "prior.accumulate=12: with 4 chips it makes 48"),
+        ({"prior": PriorConfig(stack=WIDE, batch=30)}, "4 parts, which do not divide prior.batch=30"),
+        ({"prior": PriorConfig(stack=WIDE, batch=24, accumulate=12)}, "prior.accumulate=12: with run.workers=4 it"),
         ({"prior": PriorConfig(stack=StackConfig(1, 2, 24, 128), batch=32)}, "heads=2: makes heads of 12 channels"),
         ({"prior": PriorConfig(stack=StackConfig(1, 2, 128, 130), batch=32)}, "mlp=130 not divisible by 128"),
         ({"prior": PriorConfig(stack=StackConfig(1, 2, 48, 126), batch=32)}, "run.fsdp=4: does not divide dimension"),
@@ -127,9 +127,11 @@ def test_what_a_training_would_refuse() -> None:
     made = planned(quantize=QuantizeConfig(**small, codebook=entropy, accumulate=2))  # type: ignore[arg-type]
     assert any("entropy" in warning for warning in made.warnings)
     groups = QuantizeConfig(**small, discriminator=DiscriminatorConfig(stddev_group=5))  # type: ignore[arg-type]
-    assert any("stddev_group=5" in warning and "32 images" in warning for warning in planned(quantize=groups).warnings)
+    assert any(
+        "stddev_group=5" in warning and "batch of 32" in warning for warning in planned(quantize=groups).warnings
+    )
     # Workers of their own see their share alone.
-    assert any("8 images" in warning for warning in planned(H200, 4, quantize=groups).warnings)
+    assert any("batch of 8" in warning for warning in planned(H200, 4, quantize=groups).warnings)
 
 
 def test_an_impossible_mesh_is_refused() -> None:
@@ -138,11 +140,11 @@ def test_an_impossible_mesh_is_refused() -> None:
 
 
 def test_chips_and_their_slices() -> None:
-    assert chip("tpu-v5e").memory == 16e9
-    assert chips_of("4x8", CHIPS["TPU-V5E"]) == 32
-    assert chips_of("2x2x4", CHIPS["TPU-V5P"]) == 16
+    assert find_chip("tpu-v5e").memory == 16e9
+    assert count_chips("4x8", CHIPS["TPU-V5E"]) == 32
+    assert count_chips("2x2x4", CHIPS["TPU-V5P"]) == 16
     with pytest.raises(ConfigError, match="there are TPU-V4"):
-        chip("TPU-V9")
+        find_chip("TPU-V9")
     for topology, kind in (("4x4x4", "TPU-V5E"), ("4x4", "TPU-V5P"), ("4x0", "TPU-V5E"), ("8", "H200"), ("", "TPU-V4")):
         with pytest.raises(ConfigError, match=r"run\.topology"):
-            chips_of(topology, CHIPS[kind])
+            count_chips(topology, CHIPS[kind])

@@ -21,22 +21,22 @@ from vim_core.config import (
     TrainConfig,
 )
 from vim_core.models.classifier import Classifier, ClassifierShape
-from vim_core.planning import storage, work
-from vim_core.planning.networks import Part, prior_shape, probe_parts
+from vim_core.planning import costs
+from vim_core.planning.networks import PlannedNetwork, prior_shape, probe_networks
 
 
 def test_hours_by_hand() -> None:
     # 3.6e6 operations a step on two chips of 1,000 a second at a half: an hour a step.
-    assert work.time(3.6e6, 5, 2, 1000.0, 0.5, None) == work.Time(5.0, 10.0, None)
-    assert work.time(3.6e6, 5, 2, 1000.0, 0.5, 3.0).cost == 30.0
+    assert costs.training_time(3.6e6, 5, 2, 1000.0, 0.5, None) == costs.Time(5.0, 10.0, None)
+    assert costs.training_time(3.6e6, 5, 2, 1000.0, 0.5, 3.0).cost == 30.0
 
 
 def test_the_presets_own_estimate_of_vim_large() -> None:
     # Its header: 5.6e21 operations, 111 hours on 128 chips of v4 at 40 %.
     shape = prior_shape(PriorConfig(stack=StackConfig(36, 32, 2048, 8192)), QuantizeConfig(), 1000)
     config = PipelineConfig(prior=PriorConfig(stack=shape.stack, batch=1024, steps=450_000), quantize=QuantizeConfig())
-    total = sum(work.step_flops("prior", config, 1000).values())
-    assert work.time(total, 450_000, 128, 275e12, 0.4, None).hours == pytest.approx(111, rel=0.05)
+    total = sum(costs.step_flops("prior", config, 1000).values())
+    assert costs.training_time(total, 450_000, 128, 275e12, 0.4, None).hours == pytest.approx(111, rel=0.05)
 
 
 def test_the_classifiers_step_against_torchs_counter() -> None:
@@ -45,7 +45,7 @@ def test_the_classifiers_step_against_torchs_counter() -> None:
     counter = FlopCounterMode(display=False)
     with counter:
         F.cross_entropy(model(torch.rand(4, 3, 16, 16)), torch.zeros(4, dtype=torch.int64)).backward()
-    assert work.classifier_step(config, 10) == counter.get_total_flops()
+    assert costs.classifier_step(config, 10) == counter.get_total_flops()
 
 
 def test_the_probes_heads_by_hand() -> None:
@@ -53,41 +53,47 @@ def test_the_probes_heads_by_hand() -> None:
     shape = prior_shape(PriorConfig(stack=StackConfig(2, 2, 16, 32)), QuantizeConfig(image_size=16, patch=8), 5)
     columns = 2 * 2 * 5
     heads = 2 * (2 * 2 * 8 * 17 * columns + 2 * 16 * 16 * columns)
-    assert work.probe_step(config, shape, 5)["heads"] == heads
+    assert costs.probe_step(config, shape, 5)["heads"] == heads
     config.decorrelate = 0.0
-    assert work.probe_step(config, shape, 5)["heads"] == 2 * 2 * 2 * 8 * 17 * columns
+    assert costs.probe_step(config, shape, 5)["heads"] == 2 * 2 * 2 * 8 * 17 * columns
 
 
 def test_checkpoints_by_hand() -> None:
     with torch.device("meta"):
-        part = Part("one", nn.Linear(3, 2), OptimConfig(), average=True)
+        part = PlannedNetwork("one", nn.Linear(3, 2), OptimConfig(), average=True)
     size = 2 * 4 * 8 + 2 * 4 * 8 + 2 * 4
-    assert work.checkpoint([part]) == size
-    assert work.checkpoints([part], TrainConfig(steps=1000, checkpoint_every=10, keep=2)) == (3, 3 * size)
-    assert work.checkpoints([part], TrainConfig(steps=1000, checkpoint_every=10, keep=2, best="max x"))[0] == 4
-    assert work.checkpoints([part], TrainConfig(steps=10, checkpoint_every=10))[0] == 1
+    assert costs.checkpoint_bytes([part]) == size
+    assert costs.checkpoint_count_and_bytes([part], TrainConfig(steps=1000, checkpoint_every=10, keep=2)) == (
+        3,
+        3 * size,
+    )
+    assert (
+        costs.checkpoint_count_and_bytes([part], TrainConfig(steps=1000, checkpoint_every=10, keep=2, best="max x"))[0]
+        == 4
+    )
+    assert costs.checkpoint_count_and_bytes([part], TrainConfig(steps=10, checkpoint_every=10))[0] == 1
 
 
 def test_a_probes_checkpoint_leaves_the_prior_out() -> None:
     config, shape = ProbeConfig(pixels=0), prior_shape(PriorConfig(), QuantizeConfig(), 5)
-    frozen, heads = probe_parts(config, shape, 5)
-    assert work.checkpoint([frozen, heads]) == work.WHOLE.buffers(heads) > 0
+    frozen, heads = probe_networks(config, shape, 5)
+    assert costs.checkpoint_bytes([frozen, heads]) == costs.UNSPLIT.buffers(heads) > 0
 
 
 def test_tables_by_the_measured_sizes() -> None:
     config = PipelineConfig(ingest=IngestConfig(source="data/imagenet", split="folders"), quantize=QuantizeConfig())
-    assert storage.image_table(config, 1_281_167) == pytest.approx(129.0e9, rel=1e-3)
-    assert storage.code_table(config, 1_281_167, 0) == pytest.approx(2.994e9, rel=1e-3)
+    assert costs.image_table_bytes(config, 1_281_167) == pytest.approx(129.0e9, rel=1e-3)
+    assert costs.code_table_bytes(config, 1_281_167, 0) == pytest.approx(2.994e9, rel=1e-3)
     config.tokenize = TokenizeConfig(views=3)
-    assert storage.code_table(config, 1000, 10) == pytest.approx(3010 * 1e6 / 427.9)
+    assert costs.code_table_bytes(config, 1000, 10) == pytest.approx(3010 * 1e6 / 427.9)
     config.ingest.resize = 256
-    assert storage.image_table(config, 10) is None
-    assert storage.image_table(config, 10, 50.0) == 500
+    assert costs.image_table_bytes(config, 10) is None
+    assert costs.image_table_bytes(config, 10, 50.0) == 500
 
 
 def test_known_data() -> None:
     digits = PipelineConfig(ingest=IngestConfig(source="builtin:digits", limit=400, test_fraction=0.25))
-    assert storage.dataset(digits) == storage.Dataset(300, 100, 10)
-    assert storage.dataset(PipelineConfig(ingest=IngestConfig(source="elsewhere"))) is None
+    assert costs.known_dataset(digits) == costs.Dataset(300, 100, 10)
+    assert costs.known_dataset(PipelineConfig(ingest=IngestConfig(source="elsewhere"))) is None
     faces = IngestConfig(source="data/imagenet", labelled=False)
-    assert storage.dataset(PipelineConfig(ingest=faces)) == storage.Dataset(1_281_167, 50_000, 0)
+    assert costs.known_dataset(PipelineConfig(ingest=faces)) == costs.Dataset(1_281_167, 50_000, 0)
