@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -68,9 +66,3 @@ def test_plain_rows_are_the_images_themselves(table: str) -> None:
     found = feed(table).plain(np.array([4, 1]))
     expected = torch.from_numpy(pixels(COUNT, 8)[[4, 1]]).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(found, expected)
-
-
-def test_tables_survive_pickling_for_other_processes(table: str) -> None:
-    original = feed(table).table
-    original.image(0)
-    assert pickle.loads(pickle.dumps(original)).image(3) == original.image(3)  # noqa: S301

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from torch import nn
 
 from tests.support.tiny import STACK, assert_equal_bits, runtime
 from vim_core.models.prior import ImagePrior, PriorShape
@@ -44,11 +42,3 @@ def test_the_average_begins_with_what_was_loaded() -> None:
     expected = plain() | {"head.weight": torch.full_like(network.head.weight, 2.0).detach()}
     for found in (network, ema.shadow):
         assert_equal_bits(found.state_dict(), expected)
-
-
-def test_what_is_refused_while_loading_is_heard() -> None:
-    def odd(network: nn.Module) -> None:
-        raise ValueError("does not fit")
-
-    with pytest.raises(ValueError, match="does not fit"):
-        build_network(prior, runtime(), load=odd)

@@ -28,7 +28,7 @@ from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png, to_tensor
 from vim_core.distributed.runtimes.cpu import CpuRuntime
-from vim_core.errors import ConfigError, DataError, LineageError
+from vim_core.errors import DataError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer, model_config
 from vim_core.tasks import prior_source
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -176,13 +176,6 @@ def test_codes_of_another_tokenizer_or_grid_are_refused(data: PriorData, tmp_pat
     files = str(tmp_path / "model.safetensors"), str(tmp_path / "config.json")
     with pytest.raises(DataError, match=r"grid \(2, 2\), expected \(4, 4\)"):
         task_of(replace(data, tokenizer_files=files), source="images")
-
-
-def test_settings_of_the_other_source_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"prior.augment=.*flip=0.5.*: is for prior.source=images"):
-        prior_config(augment=VIEW)
-    with pytest.raises(ConfigError, match=r"prior\.source='pixels': must be one of codes, images"):
-        prior_config(source="pixels")
 
 
 def test_a_table_of_images_is_read_at_the_tokenizers_size(data: PriorData, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 from tests.support import tiny
 from tests.support.live_bytes import live_bytes
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
-from vim_core.config import OptimConfig, ProbeConfig
+from vim_core.config import ProbeConfig
 from vim_core.data.code_files import CodeMeta, write_codes
-from vim_core.errors import ConfigError, DataError
+from vim_core.errors import DataError
 from vim_core.models.prior import model_config
 from vim_core.tasks.probe import BlockFeatures, ProbeTask
 from vim_core.tasks.probe_data import PADDING_LABEL, CodeProbeRows, ProbeData, is_validation
@@ -286,23 +286,3 @@ def test_unlabelled_images_and_an_empty_validation_share_are_refused(tmp_path: P
     stepped(task, 0, 1)
     with pytest.raises(DataError, match=r"validation_share=0\.0001: no image"):
         task.finish()
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"optim": OptimConfig(lr=1.0)},
-        {"ema": 0.5},
-        {"evaluate_every": 3},
-        {"learning_rates": []},
-        {"weight_decays": [-1.0]},
-        {"ridge": [0.0]},
-        {"momentum": 1.0},
-        {"decorrelate": -1.0},
-        {"validation_share": 0.0},
-        {"pixels": -1},
-    ],
-)
-def test_settings_without_a_use_or_out_of_range_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"probe\.{next(iter(fields))}"):
-        ProbeConfig(**fields)

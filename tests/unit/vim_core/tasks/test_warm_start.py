@@ -22,7 +22,7 @@ from tests.support.tiny import (
     tokenizer_network,
 )
 from vim_core.checkpoint.checkpoints import Checkpoints
-from vim_core.config import CodebookConfig, EntropyConfig, LossConfig, RestartConfig, StackConfig
+from vim_core.config import CodebookConfig, LossConfig, StackConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.models.identity import DECODER_PARTS, is_decoder_tensor
 from vim_core.models.vit_vqgan import load_tokenizer, model_config
@@ -182,18 +182,3 @@ def test_changed_missing_or_odd_files_are_refused(
     torn = replace(source, weights=str(tmp_path / "torn"), weights_sha256=hashlib.sha256(data[:100]).hexdigest())
     with pytest.raises(DataError, match="not a whole safetensors file"):
         started(images, torn, **FROZEN)
-
-
-CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"init_from": ""}, r"quantize\.freeze_encoder=True: needs quantize\.init_from"),
-    ({"init_from": "", "freeze_encoder": False, "init_decoder": "load"}, r"init_decoder='load': needs"),
-    ({"codebook": CodebookConfig(restart=RestartConfig(every=2))}, r"restart\.every=2: must be 0"),
-    ({"codebook": CodebookConfig(entropy=EntropyConfig(weight=0.1))}, r"entropy\.weight=0\.1: must be 0"),
-    ({"init_decoder": "some"}, r"init_decoder='some': must be one of fresh, load"),
-]
-
-
-@pytest.mark.parametrize(("fields", "message"), CONTRADICTIONS)
-def test_settings_that_contradict_freezing_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        quantize_config(**FROZEN | fields)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tests.support.tiny import (
     assert_equal_bits,
-    classify_config,
     code_data,
     image_data,
     prior_config,
@@ -165,14 +164,6 @@ def test_one_part_is_the_plain_backward_pass() -> None:
     assert kept == [float(terms["a"])]
 
 
-@pytest.mark.parametrize("config", [quantize_config, prior_config])
-def test_what_does_not_divide_is_refused(config: Any, images: QuantizerData, codes: PriorData) -> None:
-    with pytest.raises(ConfigError, match="accumulate=3: does not divide batch=8"):
-        config(batch=8, accumulate=3)
-    with pytest.raises(ConfigError, match="accumulate=0: must be positive"):
-        config(accumulate=0)
-
-
 def test_workers_and_microbatches_must_divide_the_batch(images: QuantizerData, codes: PriorData) -> None:
     two = CpuRuntime("fp32", 1, 0, 2)
     match = "accumulate=8: with run.workers=2 it makes 16 parts, which do not divide {}.batch=8"
@@ -180,11 +171,6 @@ def test_workers_and_microbatches_must_divide_the_batch(images: QuantizerData, c
         PriorTask(prior_config(batch=8, accumulate=8), codes, two)
     with pytest.raises(ConfigError, match=match.format("quantize")):
         QuantizerTask(quantize_config(batch=8, accumulate=8), images, two)
-
-
-def test_batch_norm_cannot_be_split() -> None:
-    with pytest.raises(ConfigError, match=r"classify\.accumulate=2: must be 1, because batch norm"):
-        classify_config(accumulate=2)
 
 
 def test_the_entropy_of_a_whole_batch_cannot_be_split(images: QuantizerData) -> None:

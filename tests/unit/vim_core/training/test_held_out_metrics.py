@@ -22,7 +22,7 @@ COUNT, SIZE = 70, 16
 
 
 @pytest.fixture(scope="module")
-def feed(tmp_path_factory: pytest.TempPathFactory) -> ImageLoader:
+def loader(tmp_path_factory: pytest.TempPathFactory) -> ImageLoader:
     table = image_table(tmp_path_factory.mktemp("images") / "test.parquet", COUNT, SIZE)
     return ImageLoader([table], SIZE, AugmentConfig(), 0)
 
@@ -36,7 +36,7 @@ def nothing() -> None:
     """Nobody abandons these."""
 
 
-def judge(size: int, features: int = 5) -> Classifier:
+def classifier(size: int, features: int = 5) -> Classifier:
     torch.manual_seed(1)
     network = Classifier(ClassifierShape(size, 3, 4, features)).eval()
     enlarge(network)
@@ -44,9 +44,9 @@ def judge(size: int, features: int = 5) -> Classifier:
 
 
 @pytest.mark.parametrize("limit", [0, 67])
-def test_figures_are_those_of_all_images_at_once(feed: ImageLoader, tokenizer: Tokenizer, limit: int) -> None:
-    found = ReconstructionScorer(feed, limit, None)(tokenizer, nothing)
-    images = feed.plain(range(limit or COUNT))
+def test_figures_are_those_of_all_images_at_once(loader: ImageLoader, tokenizer: Tokenizer, limit: int) -> None:
+    found = ReconstructionScorer(loader, limit, None)(tokenizer, nothing)
+    images = loader.plain(range(limit or COUNT))
     codes = tokenizer.encode(images)
     decoded = tokenizer.decode(codes)
     expected = {"psnr_db": float(psnr(images, decoded).mean()), "ssim": float(ssim(images, decoded).mean())}
@@ -55,10 +55,10 @@ def test_figures_are_those_of_all_images_at_once(feed: ImageLoader, tokenizer: T
 
 
 @pytest.mark.parametrize("size", [SIZE, 8])
-def test_distance_is_between_stored_images(feed: ImageLoader, tokenizer: Tokenizer, size: int) -> None:
-    network = judge(size)
-    scoring = ReconstructionScorer(feed, 0, network)
-    images = feed.plain(range(COUNT))
+def test_distance_is_between_stored_images(loader: ImageLoader, tokenizer: Tokenizer, size: int) -> None:
+    network = classifier(size)
+    scoring = ReconstructionScorer(loader, 0, network)
+    images = loader.plain(range(COUNT))
     sides = []
     for side in (images, tokenizer.decode(tokenizer.encode(images))):
         stored = np.stack([center_crop(image, size) for image in from_tensor(side)])
@@ -69,8 +69,10 @@ def test_distance_is_between_stored_images(feed: ImageLoader, tokenizer: Tokeniz
     assert scoring(tokenizer, nothing)["reconstruction_fd_classifier"] == expected, "originals are kept"
 
 
-def test_too_few_images_for_a_distance_give_none(feed: ImageLoader, tokenizer: Tokenizer) -> None:
-    assert "reconstruction_fd_classifier" not in ReconstructionScorer(feed, 0, judge(SIZE, 80))(tokenizer, nothing)
+def test_too_few_images_for_a_distance_give_none(loader: ImageLoader, tokenizer: Tokenizer) -> None:
+    assert "reconstruction_fd_classifier" not in ReconstructionScorer(loader, 0, classifier(SIZE, 80))(
+        tokenizer, nothing
+    )
 
 
 def test_usage_is_the_papers_from_256_images_on() -> None:
@@ -100,11 +102,11 @@ def test_bits_are_the_mean_over_all_tokens() -> None:
     assert len(calls) == 2
 
 
-def test_an_abandoned_evaluation_ends_between_batches(feed: ImageLoader, tokenizer: Tokenizer) -> None:
+def test_an_abandoned_evaluation_ends_between_batches(loader: ImageLoader, tokenizer: Tokenizer) -> None:
     def over() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        ReconstructionScorer(feed, 0, None)(tokenizer, over)
+        ReconstructionScorer(loader, 0, None)(tokenizer, over)
     with pytest.raises(InterruptedError):
         bits_per_token(prior_network(), lambda rows: pytest.fail("no batch is read any more"), 5, over)

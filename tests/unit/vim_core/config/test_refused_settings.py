@@ -1,0 +1,130 @@
+"""Settings that cannot work or have no use are refused with their key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.tiny import classify_config, prior_config, quantize_config
+from vim_core.config import (
+    AugmentConfig,
+    ClassifyConfig,
+    CodebookConfig,
+    EntropyConfig,
+    IngestConfig,
+    NetworkConfig,
+    OptimConfig,
+    PipelineConfig,
+    ProbeConfig,
+    RestartConfig,
+    SelectConfig,
+    SelectorConfig,
+    StatisticsConfig,
+    TradeoffConfig,
+    TrainConfig,
+)
+from vim_core.errors import ConfigError
+
+SHA = "0123456789abcdef"
+FROZEN: dict[str, Any] = {"init_from": "there", "freeze_encoder": True}
+
+
+@pytest.mark.parametrize(
+    ("cls", "fields", "message"),
+    [
+        (TrainConfig, {"on_nonfinite": "stop"}, "on_nonfinite='stop': must be one of skip, halt"),
+        (quantize_config, {"batch": 8, "accumulate": 3}, "accumulate=3: does not divide batch=8"),
+        (prior_config, {"accumulate": 0}, "accumulate=0: must be positive"),
+        (classify_config, {"accumulate": 2}, r"classify\.accumulate=2: must be 1, because batch norm"),
+        (SelectorConfig, {"accumulate": 2}, r"selector\.accumulate=2: must be 1"),
+        (prior_config, {"augment": AugmentConfig(flip=0.5)}, r"prior.augment=.*flip=0.5.*: is for prior.source=images"),
+        (prior_config, {"source": "pixels"}, r"prior\.source='pixels': must be one of codes, images"),
+        (quantize_config, FROZEN | {"init_from": ""}, r"quantize\.freeze_encoder=True: needs quantize\.init_from"),
+        (quantize_config, {"init_decoder": "load"}, r"init_decoder='load': needs"),
+        (quantize_config, {"init_decoder": "some"}, r"init_decoder='some': must be one of fresh, load"),
+        (
+            quantize_config,
+            FROZEN | {"codebook": CodebookConfig(restart=RestartConfig(every=2))},
+            r"restart\.every=2: must be 0",
+        ),
+        (
+            quantize_config,
+            FROZEN | {"codebook": CodebookConfig(entropy=EntropyConfig(weight=0.1))},
+            r"entropy\.weight=0\.1: must be 0",
+        ),
+        (StatisticsConfig, {"network": "clip"}, r"network='clip': must be one of classifier, inception, torchvision"),
+        (StatisticsConfig, {"weights": "x.pth"}, r"weights='x\.pth': is read for statistics\.network=inception"),
+        (StatisticsConfig, {"image_size": 64}, r"statistics\.image_size=64: is read for"),
+        (StatisticsConfig, {"network": "inception", "image_size": -1}, r"statistics\.image_size=-1"),
+        (StatisticsConfig, {"network": "torchvision:vgg11"}, r"statistics\.weights_sha256='': must be given"),
+        (
+            StatisticsConfig,
+            {"network": "inception", "weights_sha256": "xyz"},
+            r"sha256='xyz': must be the first",
+        ),
+        (StatisticsConfig, {"reference_sha256": SHA}, r"has no use without statistics\.reference"),
+        (StatisticsConfig, {"score_splits": -1}, r"statistics\.score_splits=-1"),
+        (StatisticsConfig, {"features": 5}, r"statistics\.features=5: must be 0 \(none\) or above 5"),
+        (StatisticsConfig, {"halves": []}, r"statistics\.halves"),
+        (SelectConfig, {"count": 0}, r"select\.count=0: must be positive"),
+        (SelectConfig, {"rates": []}, r"select\.rates=\[\]: name at least one"),
+        (SelectConfig, {"rates": [0.5, 0.5]}, r"select\.rates=.*names a rate twice"),
+        (SelectConfig, {"rates": [0.0]}, r"select\.rates=.*lie in \(0, 1\]"),
+        (SelectConfig, {"shards": 0}, r"select\.shards=0"),
+        (TradeoffConfig, {"guidances": []}, r"tradeoff\.guidances=\[\]: name at least one"),
+        (TradeoffConfig, {"guidances": [1.0, 1.0]}, r"tradeoff\.guidances=.*twice"),
+        (TradeoffConfig, {"temperatures": [0.0]}, r"tradeoff\.temperatures=.*must be positive"),
+        (TradeoffConfig, {"acceptances": [2.0]}, r"tradeoff\.acceptances=.*lie in"),
+        (TradeoffConfig, {"bootstrap": 3}, r"tradeoff\.bootstrap=3: must be 0 .* or at least 20"),
+        (TradeoffConfig, {"precision": "fp16"}, r"tradeoff\.precision='fp16': must be one of fp32, bf16"),
+        (NetworkConfig, {"name": "resnet101"}, r"network\.name='resnet101': must be selector, torchvision:"),
+        (NetworkConfig, {"name": "torchvision:resnet101"}, r"network\.weights='': give the path or URI"),
+        (NetworkConfig, {"name": "torchvision:x", "weights": "w", "sha256": "12"}, r"network\.sha256='12': must be"),
+        (NetworkConfig, {"weights": "w"}, r"'w': is for networks from outside"),
+        (ProbeConfig, {"optim": OptimConfig(lr=1.0)}, r"probe\.optim"),
+        (ProbeConfig, {"ema": 0.5}, r"probe\.ema"),
+        (ProbeConfig, {"evaluate_every": 3}, r"probe\.evaluate_every"),
+        (ProbeConfig, {"learning_rates": []}, r"probe\.learning_rates"),
+        (ProbeConfig, {"weight_decays": [-1.0]}, r"probe\.weight_decays"),
+        (ProbeConfig, {"ridge": [0.0]}, r"probe\.ridge"),
+        (ProbeConfig, {"momentum": 1.0}, r"probe\.momentum"),
+        (ProbeConfig, {"decorrelate": -1.0}, r"probe\.decorrelate"),
+        (ProbeConfig, {"validation_share": 0.0}, r"probe\.validation_share"),
+        (ProbeConfig, {"pixels": -1}, r"probe\.pixels"),
+    ],
+)
+def test_refusals(cls: Any, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cls(**fields)
+
+
+def test_settings_of_networks_from_outside_pass() -> None:
+    NetworkConfig("torchvision:resnet101", "gs://b/resnet101.pth", "cd907fc2")
+    StatisticsConfig("inception", "x.pth", image_size=256, score_splits=10, features=10_000)
+    StatisticsConfig("inception", "x.pth", SHA, reference="gs://bucket/ref.npz", reference_sha256=SHA)
+    StatisticsConfig("torchvision:resnet50", "x.safetensors", SHA)
+
+
+def test_the_classifiers_statistics_need_the_classifier() -> None:
+    with pytest.raises(ConfigError, match=r"statistics\.network=classifier needs classify"):
+        PipelineConfig(components=["ingest", "statistics"])
+    PipelineConfig(components=["ingest", "statistics"], statistics=StatisticsConfig("inception", "x.pth"))
+
+
+def test_a_selector_equal_to_the_classifier_is_refused() -> None:
+    components = ["ingest", "classify", "selector"]
+    PipelineConfig(components=components)
+    with pytest.raises(ConfigError, match=r"selector\.seed=0: is that of classify, and so are all other settings"):
+        PipelineConfig(components=components, selector=SelectorConfig(seed=0))
+    # Execution settings do not make another network, a width does.
+    with pytest.raises(ConfigError, match=r"selector\.seed=0"):
+        PipelineConfig(components=components, selector=SelectorConfig(seed=0, log_every=3))
+    PipelineConfig(components=components, selector=SelectorConfig(seed=0, width=8), classify=ClassifyConfig(width=16))
+    PipelineConfig(components=["ingest", "selector"], selector=SelectorConfig(seed=0))
+
+
+@pytest.mark.parametrize("name", ["selector", "select", "tradeoff"])
+def test_images_without_classes_cannot_be_selected(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} needs classes, and ingest.labelled=false"):
+        PipelineConfig(components=["ingest", name], ingest=IngestConfig(labelled=False))
