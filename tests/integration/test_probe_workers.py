@@ -19,11 +19,11 @@ def files(folder: Path, place: str) -> tuple[dict[str, float], dict[str, list[fl
 
 def test_two_workers_do_what_one_does(tmp_path: Path) -> None:
     probing.tables(tmp_path)
-    probing.alone(tmp_path, "one")
-    spawn(probing.spread, 2, tmp_path, "two", None)
+    probing.train_alone(tmp_path, "one")
+    spawn(probing.train_worker, 2, tmp_path, "two", None)
     # Killed in two processes before step 5, continued from step 4 in one.
-    spawn(probing.spread, 2, tmp_path, "moved", 5)
-    probing.alone(tmp_path, "moved")
+    spawn(probing.train_worker, 2, tmp_path, "moved", 5)
+    probing.train_alone(tmp_path, "moved")
     expected = files(tmp_path, "one")
     assert set(expected[0]) == {"block_00", "block_01", "pixels"}
     assert len(expected[1]["loss"]) == probing.STEPS

@@ -31,7 +31,7 @@ def tables(folder: Path) -> None:
 
 
 def probe(folder: Path, rank: int = 0, world: int = 1) -> ProbeTask:
-    """A global batch of eight, pixels and all."""
+    """A probe with a global batch of eight, and pixels."""
     data = ProbeData(
         [str(folder / "train-codes.parquet")],
         [str(folder / "test-codes.parquet")],
@@ -47,11 +47,11 @@ def probe(folder: Path, rank: int = 0, world: int = 1) -> ProbeTask:
     return ProbeTask(config, data, runtime_of(rank, world))
 
 
-def spread(rank: int, world: int, folder: Path, place: str, stop: int | None) -> None:
-    """Train as one of several workers, to the end or until killed."""
-    run(probe(folder, rank, world), folder / place, stop)
+def train_worker(rank: int, world: int, folder: Path, run_name: str, stop: int | None) -> None:
+    """Train as one of several workers, to the end or until killed before step `stop`."""
+    run(probe(folder, rank, world), folder / run_name, stop)
 
 
-def alone(folder: Path, place: str, stop: int | None = None) -> None:
+def train_alone(folder: Path, run_name: str, stop: int | None = None) -> None:
     """Train as the only worker."""
-    run(probe(folder), folder / place, stop)
+    run(probe(folder), folder / run_name, stop)

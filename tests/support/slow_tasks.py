@@ -1,4 +1,4 @@
-"""Trainings slow enough to be interrupted at a chosen step; workers import them by name."""
+"""Training tasks slow enough to be interrupted at a chosen step; workers import them by name."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ STEP_S = 0.1
 
 
 class SlowPrior(PriorTask):
-    """Takes its time over each step, and never ends the one that a file beside its data names; once."""
+    """A prior that sleeps in every step, and hangs once at the step of a file `stuck-at-<step>` beside its data."""
 
     def __init__(self, config: PriorConfig, data: PriorData, runtime: Runtime) -> None:
         super().__init__(config, data, runtime)
-        self.place = Path(str(data.train[0])).parent
+        self.folder = Path(str(data.train[0])).parent
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """As the prior does, later."""
+        """One update, after a pause."""
         time.sleep(STEP_S)
-        # Whoever takes the file away is stuck; of two workers at the same step the other goes on and waits for it.
+        # The worker that removes the file hangs; of two workers the other one goes on and waits for it.
         with contextlib.suppress(FileNotFoundError):
-            (self.place / f"stuck-at-{step}").unlink()
+            (self.folder / f"stuck-at-{step}").unlink()
             time.sleep(600)
         return super().step(step, batch)
 
 
 class SlowQuantizer(QuantizerTask):
-    """Takes its time over each step."""
+    """A tokenizer that sleeps in every step."""
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """As the tokenizer does, later."""
+        """One update, after a pause."""
         time.sleep(STEP_S)
         return super().step(step, batch)

@@ -20,7 +20,7 @@ from vim_core.config import ProbeConfig
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.errors import DataError
 from vim_core.models.prior import model_config
-from vim_core.tasks.probe import BlockFeatures, ProbeTask
+from vim_core.tasks.probe import ProbeTask
 from vim_core.tasks.probe_data import PADDING_LABEL, CodeProbeRows, ProbeData, is_validation
 from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads, append_ones, unscale
 from vim_core.tasks.probe_results import select_heads
@@ -269,13 +269,6 @@ def test_microbatches_make_the_same_features(tmp_path: Path) -> None:
     codes = one.batch(0)["codes.inputs"]
     for name, value in one.feature_sets("codes", codes).items():
         torch.testing.assert_close(four.feature_sets("codes", codes)[name], value, atol=1e-6, rtol=1e-5)
-
-
-def test_features_are_the_blocks_outputs_under_the_null_class() -> None:
-    prior, codes = tiny.prior_network(), torch.randint(0, 11, (10, 6))
-    whole = BlockFeatures(prior)(codes)
-    assert whole.shape == (2, 10, 16)
-    torch.testing.assert_close(whole, torch.stack(list(prior.block_features(codes))))
 
 
 def test_unlabelled_images_and_an_empty_validation_share_are_refused(tmp_path: Path) -> None:

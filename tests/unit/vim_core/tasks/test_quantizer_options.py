@@ -39,7 +39,7 @@ def book(**fields: Any) -> CodebookConfig:
     return CodebookConfig(**settings | fields)
 
 
-def judge(**fields: Any) -> DiscriminatorConfig:
+def discriminator(**fields: Any) -> DiscriminatorConfig:
     settings: dict[str, Any] = {"channels": 8, "base": 64, "ramp_steps": 2, "r1_every": 2}
     return DiscriminatorConfig(**settings | fields)
 
@@ -49,10 +49,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rotation": {"codebook": book(gradient="rotation")},
     "entropy": {"codebook": book(entropy=EntropyConfig(weight=0.1, temperature=0.1))},
     "l1": {"loss": LossConfig(perceptual=0.0, l1=1.0, logit_laplace=0.0)},
-    "spectral": {"discriminator": judge(spectral_norm=True)},
-    "lecam": {"discriminator": judge(lecam=LECAM)},
-    "patch": {"discriminator": judge(kind="patch", patch_layers=1)},
-    "patch_spectral_lecam": {"discriminator": judge(kind="patch", patch_layers=1, spectral_norm=True, lecam=LECAM)},
+    "spectral": {"discriminator": discriminator(spectral_norm=True)},
+    "lecam": {"discriminator": discriminator(lecam=LECAM)},
+    "patch": {"discriminator": discriminator(kind="patch", patch_layers=1)},
+    "patch_spectral_lecam": {
+        "discriminator": discriminator(kind="patch", patch_layers=1, spectral_norm=True, lecam=LECAM)
+    },
 }
 
 
@@ -68,7 +70,7 @@ def test_two_steps_train_everything_and_differ_from_the_default(images: Quantize
     kept = [key for key in before if torch.equal(after[key], before[key]) and not key.endswith("spectral.left")]
     assert kept == []
     assert figures_of(figures) != figures_of(
-        stepped(quantizer(images, **PLAIN.get(name, {"discriminator": judge()})), 2)
+        stepped(quantizer(images, **PLAIN.get(name, {"discriminator": discriminator()})), 2)
     )
 
 
@@ -173,7 +175,7 @@ def test_entropy_term_weighs_both_entropies(images: QuantizerData) -> None:
 
 def test_discriminator_step_is_the_papers_formula(images: QuantizerData) -> None:
     lecam = LeCamConfig(weight=0.3)
-    task = quantizer(images, discriminator=judge(lecam=lecam, r1_gamma=4.0))
+    task = quantizer(images, discriminator=discriminator(lecam=lecam, r1_gamma=4.0))
     assert isinstance(task.discriminator, StyleGANDiscriminator)
     assert task.lecam is not None
     task.lecam.real.fill_(0.2)
@@ -196,7 +198,7 @@ def test_discriminator_step_is_the_papers_formula(images: QuantizerData) -> None
 
 
 def test_adversarial_gradient_grows_with_the_ramp(images: QuantizerData) -> None:
-    settings = judge(ramp_start=2, ramp_steps=4)
+    settings = discriminator(ramp_start=2, ramp_steps=4)
     task = quantizer(images, discriminator=settings, loss=LossConfig(perceptual=0.0, l2=0.0, logit_laplace=0.0))
     batch = task.batch(0)["images"]
 
@@ -211,7 +213,7 @@ def test_adversarial_gradient_grows_with_the_ramp(images: QuantizerData) -> None
 
 
 def test_spectral_vectors_move_once_a_step(images: QuantizerData) -> None:
-    task = quantizer(images, discriminator=judge(spectral_norm=True))
+    task = quantizer(images, discriminator=discriminator(spectral_norm=True))
     assert task.discriminator is not None
     batch = task.batch(0)["images"]
     before = copy.deepcopy(task.discriminator.state_dict())

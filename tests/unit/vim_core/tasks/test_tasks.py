@@ -62,9 +62,9 @@ def test_what_is_exported_says_nothing_of_how_it_was_run(images: QuantizerData) 
 
 
 def test_adversarial_weight_ramps_up_linearly(images: QuantizerData) -> None:
-    judge = DiscriminatorConfig(channels=4, base=64, ramp_start=10, ramp_steps=20)
+    settings = DiscriminatorConfig(channels=4, base=64, ramp_start=10, ramp_steps=20)
     loss = LossConfig(perceptual=0.0, adversarial=0.4)
-    task = quantizer(images, discriminator=judge, loss=loss)
+    task = quantizer(images, discriminator=settings, loss=loss)
     assert [float(task.ramp(step)) for step in (0, 10, 15, 20, 30, 99)] == pytest.approx([0, 0, 0.1, 0.2, 0.4, 0.4])
     at_once = DiscriminatorConfig(channels=4, base=64, ramp_start=3)
     task = quantizer(images, discriminator=at_once, loss=loss)
@@ -93,10 +93,10 @@ def test_discriminator_and_restarts_come_in_their_steps(images: QuantizerData) -
 
 
 def test_lazy_r1_counts_for_the_steps_it_skips(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = DiscriminatorConfig(channels=4, base=64, r1_every=2, r1_gamma=10.0)
+    settings = DiscriminatorConfig(channels=4, base=64, r1_every=2, r1_gamma=10.0)
     monkeypatch.setattr("vim_core.tasks.discriminator.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
     plain = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
-    with_r1, without = (stepped(quantizer(images, discriminator=d), 2) for d in (judge, plain))
+    with_r1, without = (stepped(quantizer(images, discriminator=d), 2) for d in (settings, plain))
     assert float(with_r1[0]["discriminator"] - without[0]["discriminator"]) == pytest.approx(
         0.5 * 10 * 2 * 3.0, rel=1e-5
     )

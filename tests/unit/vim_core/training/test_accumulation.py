@@ -27,7 +27,7 @@ from vim_core.training.accumulation import accumulate_gradients
 
 STEPS = 4
 RATE = OptimConfig(lr=1e-3)
-JUDGE = DiscriminatorConfig(channels=4, base=64, r1_every=2, stddev_group=2, optim=RATE)
+DISCRIMINATOR = DiscriminatorConfig(channels=4, base=64, r1_every=2, stddev_group=2, optim=RATE)
 BOOK = CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=2, threshold=0.5, decay=0.5, until=1))
 
 
@@ -42,7 +42,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> PriorData:
 
 
 def quantizer(images: QuantizerData, parts: int, **fields: Any) -> QuantizerTask:
-    base: dict[str, Any] = {"batch": 8, "discriminator": JUDGE, "codebook": BOOK, "optim": RATE}
+    base: dict[str, Any] = {"batch": 8, "discriminator": DISCRIMINATOR, "codebook": BOOK, "optim": RATE}
     return QuantizerTask(quantize_config(accumulate=parts, **base | fields), images, runtime())
 
 

@@ -128,9 +128,5 @@ def test_a_snapshot_stays_while_the_network_moves() -> None:
 
 
 def test_other_accelerators_leave_evaluation_to_the_host() -> None:
-    assert [evaluation_device(torch.device(name)).type for name in ("cpu", "cuda:0", "xla", "meta")] == [
-        "cpu",
-        "cuda",
-        "cpu",
-        "cpu",
-    ]
+    devices = [evaluation_device(torch.device(name)).type for name in ("cpu", "cuda:0", "xla", "meta")]
+    assert devices == ["cpu", "cuda", "cpu", "cpu"]

@@ -91,38 +91,38 @@ def test_entropy_is_exact_but_for_what_is_computed_again() -> None:
     assert "entropy" not in flops.quantizer_step(tokenizer())
 
 
-def judged(config: DiscriminatorConfig, size: int) -> tuple[Discriminator, Tensor, Tensor]:
+def networks_of(config: DiscriminatorConfig, size: int) -> tuple[Discriminator, Tensor, Tensor]:
     return make_discriminator(config, size), torch.rand(BATCH, 3, size, size), torch.rand(BATCH, 3, size, size)
 
 
-JUDGE = DiscriminatorConfig(channels=12, base=128, r1_every=4)
+STYLEGAN = DiscriminatorConfig(channels=12, base=128, r1_every=4)
 PATCHES = [DiscriminatorConfig(kind="patch", channels=32, patch_layers=layers, r1_every=4) for layers in (1, 3, 4)]
 
 
 @pytest.mark.parametrize(
     ("config", "size"),
-    [(JUDGE, 8), (JUDGE, 32), (PATCHES[0], 16), (PATCHES[1], 32), (replace(PATCHES[2], spectral_norm=True), 64)],
+    [(STYLEGAN, 8), (STYLEGAN, 32), (PATCHES[0], 16), (PATCHES[1], 32), (replace(PATCHES[2], spectral_norm=True), 64)],
 )
 def test_discriminator_passes_are_exact(config: DiscriminatorConfig, size: int) -> None:
-    judge, real, fake = judged(config, size)
+    network, real, fake = networks_of(config, size)
     parts = flops.quantizer_step(tokenizer(image_size=size, discriminator=config))
     one = flops.discriminator(config, size)
     with torch.no_grad():
-        assert counted(lambda: judge(fake)) == BATCH * one.forward
-    own = counted(lambda: discriminator_loss(judge(real), judge(fake)).backward())
-    judge.requires_grad_(False)
-    lent = counted(lambda: generator_loss(judge(fake.requires_grad_())).backward())
+        assert counted(lambda: network(fake)) == BATCH * one.forward
+    own = counted(lambda: discriminator_loss(network(real), network(fake)).backward())
+    network.requires_grad_(False)
+    lent = counted(lambda: generator_loss(network(fake.requires_grad_())).backward())
     assert own + lent == parts["discriminator"]
 
 
 @pytest.mark.parametrize("size", [8, 32])
 def test_amortised_r1_is_within_a_tenth(size: int) -> None:
     """torch counts the double backward of a strided convolution by its own way of computing it."""
-    judge, real, _ = judged(JUDGE, size)
+    network, real, _ = networks_of(STYLEGAN, size)
     real.requires_grad_()
-    found = counted(lambda: r1_penalty(judge(real), real).backward())
-    parts = flops.quantizer_step(tokenizer(image_size=size, discriminator=JUDGE))
-    assert parts["r1"] * JUDGE.r1_every == pytest.approx(found, rel=0.1)
+    found = counted(lambda: r1_penalty(network(real), real).backward())
+    parts = flops.quantizer_step(tokenizer(image_size=size, discriminator=STYLEGAN))
+    assert parts["r1"] * STYLEGAN.r1_every == pytest.approx(found, rel=0.1)
 
 
 def test_perceptual_is_exact_for_the_features_of_vgg16() -> None:
@@ -182,7 +182,7 @@ def test_vim_base_is_six_operations_a_weight_and_token() -> None:
 def test_parts_come_with_their_settings_and_grow_with_the_batch() -> None:
     plain = tokenizer(loss=LossConfig(perceptual=0.0, adversarial=0.0))
     assert flops.quantizer_step(plain).keys() == {"generator", "lookup"}
-    without = tokenizer(discriminator=replace(JUDGE, r1_gamma=0.0))
+    without = tokenizer(discriminator=replace(STYLEGAN, r1_gamma=0.0))
     assert flops.quantizer_step(without).keys() == {"generator", "lookup", "discriminator"}
     one, many = (flops.quantizer_step(tokenizer(batch=batch)) for batch in (1, 24))
     assert many == {name: 24 * value for name, value in one.items()}

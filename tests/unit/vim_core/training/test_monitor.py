@@ -83,18 +83,6 @@ def pictures(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
     return [(row["name"], row["step"]) for row in rows if "png" in row]
 
 
-def test_pictures_leave_the_generator_as_it_was(makers: dict[str, Make], tmp_path: Path) -> None:
-    from vim_core.training.monitor import TrainingMonitor
-
-    task = makers["prior"]()
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    with TrainingMonitor(task, Spool(tmp_path / "spool.jsonl")) as monitor:
-        monitor.pictures(1)
-    assert torch.equal(torch.rand(3), expected)
-
-
 def test_samples_are_drawn_at_every_checkpoint_and_decoded(makers: dict[str, Make], tmp_path: Path) -> None:
     rows = watched(makers["prior"](preview=5), tmp_path)
     assert pictures(rows) == [("samples", 1), ("samples", 3), ("samples", 5)]
@@ -210,15 +198,16 @@ def test_the_best_step_is_recorded_and_told(tmp_path: Path, prompt: None) -> Non
     assert "best score 3 after 4 steps" in summary
 
 
-def test_smaller_is_better_where_the_task_says_so(tmp_path: Path, prompt: None) -> None:
-    task = Scripted({3: 1.0, 6: 2.0}, steps=6, evaluate_every=3)
-    task.headline = ("score", -1)
-    assert evaluated(watched(task, tmp_path))[6]["eval/best_step"] == 3
-
-
-def test_a_figure_that_is_no_number_is_never_the_best(tmp_path: Path, prompt: None) -> None:
-    found = evaluated(watched(Scripted({2: math.nan, 4: 1.0, 6: math.nan}, steps=6, evaluate_every=2), tmp_path))
-    assert [figures.get("eval/best_step") for figures in found.values()] == [None, 4, 4]
+@pytest.mark.parametrize(
+    ("scores", "sign", "best"),
+    [({2: 1.0, 4: 2.0}, -1, [2, 2]), ({2: math.nan, 4: 1.0, 6: math.nan}, 1, [None, 4, 4])],
+)
+def test_the_best_follows_the_sign_and_leaves_out_nan(
+    scores: dict[int, float], sign: int, best: list[int | None], tmp_path: Path, prompt: None
+) -> None:
+    task = Scripted(scores, steps=2 * len(scores), evaluate_every=2)
+    task.headline = ("score", sign)
+    assert [figures.get("eval/best_step") for figures in evaluated(watched(task, tmp_path)).values()] == best
 
 
 def test_a_resumed_training_remembers_the_best(tmp_path: Path, prompt: None) -> None:
