@@ -148,7 +148,7 @@ def _make(request: Request, reporting: Reporting, force: bool, cache: ArtifactCa
         existing = request.stored()
         if existing is not None and not force:
             return existing, True
-        # What this run looked up so far must not be removed before later components need it.
+        # Artifacts that this run has looked up so far must not be removed before later components need them.
         usage.record_inputs(request.leases, [*cache.values(), *request.inputs.values()])
         usage.verify_inputs(request.root, request.name, request.inputs)
         with store.guarded(request.root):

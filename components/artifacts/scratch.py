@@ -14,6 +14,6 @@ def scratch(work: str) -> Path:
     """The work folder itself where it is local, else a folder of this user, for one work folder always the same."""
     if io.is_local(work):
         return io.local_path(work).absolute()
-    # Of the whole address: two roots may have work of one fingerprint.
+    # The hash covers the whole address: two roots may have work of the same fingerprint.
     name = hashlib.sha256(work.encode()).hexdigest()[:20]
     return Path(tempfile.gettempdir(), f"vim-{os.getuid()}", name)

@@ -164,7 +164,7 @@ def _groups(runs: Sequence[Run], key: str) -> list[list[Run]]:
 def _line(metric: Metric, runs: Sequence[Run], group: Sequence[Run]) -> Line:
     best, verdict = _verdict(metric, group)
     cells = tuple(_cell(run, metric, run is best) if run in group else Cell() for run in runs)
-    # How samples were drawn may differ within a line; it is among the settings.
+    # Sampling may differ within a line; it is listed among the settings.
     sentence = protocol_text.sentence({**group[0].protocols[metric.key], "sampling": {}})
     return Line(metric.label, metric.key, sentence, cells, verdict)
 

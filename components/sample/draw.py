@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DrawPlan:
-    """What all groups share: URIs of (weights, settings) of prior and tokenizer, the settings, device and threads."""
+    """Values that all groups share: (weights, settings) URIs of prior and tokenizer, settings, device, threads."""
 
     prior: tuple[str, str]
     tokenizer: tuple[str, str]

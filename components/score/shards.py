@@ -110,7 +110,7 @@ class NeighbourShard(Shard):
 
 
 def finished(shard: Shard) -> bool:
-    """Whether the shard's record was written, now or by an earlier attempt."""
+    """True if the shard's record was written, now or by an earlier attempt."""
     return io.exists(f"{shard.result}.json")
 
 

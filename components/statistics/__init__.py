@@ -1,1 +1,1 @@
-"""What `statistics` does with one shard, and how its shards are cut."""
+"""Component `statistics`: its shards and the work on one shard."""

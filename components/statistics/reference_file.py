@@ -42,7 +42,7 @@ def read(config: StatisticsConfig) -> Reference | None:
 
 
 def needs_measuring(config: StatisticsConfig, reference: Reference) -> bool:
-    """Whether the file's images must be measured: it lacks statistics, or precision and recall are configured."""
+    """True if the file's images must be measured: it lacks statistics, or precision and recall are configured."""
     lacking = reference.gaussian is None or (config.spatial and reference.spatial is None)
     return reference.images is not None and (lacking or config.features > 0)
 

@@ -119,7 +119,7 @@ def make_shards(
 
 
 def finished(shard: StatisticsShard) -> bool:
-    """Whether an earlier attempt measured this shard."""
+    """True if an earlier attempt measured this shard."""
     return io.exists(shard.files[0])
 
 

@@ -17,7 +17,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class TokenizePlan:
-    """What all shards of a run share: the tokenizer's files, where it runs, and the views of each split."""
+    """Values that all shards of a run share: the tokenizer's files, its device, and the views of each split."""
 
     weights: str
     config: str

@@ -111,7 +111,7 @@ def status(arguments: Namespace) -> int:
     try:
         jobs = submission.backend(cluster).jobs()
     except VimError as error:
-        # What lies below the root can be told without the cluster.
+        # Files below the root can be listed without the cluster.
         print_line(f"{error}")
         jobs = []
     for line in status_lines(root, cluster, jobs):

@@ -1,1 +1,1 @@
-"""What `vimctl doctor` looks at: a file for each kind of check."""
+"""Checks of `vimctl doctor`: a file for each kind of check."""

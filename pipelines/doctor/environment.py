@@ -148,7 +148,7 @@ def _extras(target: Target) -> list[str]:
 
 
 def _applies(line: str, extras: list[str]) -> bool:
-    """Whether a requirement is one of the package itself or of these extras, on this system."""
+    """True if a requirement belongs to the package itself or to one of these extras, on this system."""
     from packaging.requirements import Requirement
 
     marker = Requirement(line).marker

@@ -15,7 +15,7 @@ APPLY = "`kubectl apply -k` your overlay of infra/kubernetes"
 
 
 def check_profile(target: Target) -> list[Result]:
-    """What is missing in the profile or contradicts itself, as far as that shows without a cluster."""
+    """Find missing and contradictory values of the profile, without contact to the cluster."""
     assert target.cluster is not None
     cluster, settings = target.cluster, target.cluster.kubernetes
     results = [
@@ -42,7 +42,7 @@ def check_profile(target: Target) -> list[Result]:
 
 
 def check_api(target: Target) -> list[Result]:
-    """Whether the API answers, and has the namespace, the account, KubeRay's and Kueue's objects."""
+    """Check that the API answers and has the namespace, the account, and KubeRay's and Kueue's objects."""
     assert target.cluster is not None
     settings = target.cluster.kubernetes
     try:

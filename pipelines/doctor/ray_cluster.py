@@ -51,7 +51,7 @@ def check_cluster(target: Target) -> list[Result]:
 
 
 def check_address(target: Target) -> list[Result]:
-    """Whether something listens at `run.ray_address`, for runs that join a cluster from here."""
+    """Check that a server listens at `run.ray_address`, for runs that join a cluster from here."""
     address = target.run.ray_address
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
@@ -131,7 +131,7 @@ def _count_nodes(nodes: list[Node]) -> Result:
 
 
 def _check_resources(target: Target, nodes: list[Node]) -> list[Result]:
-    """Whether the workers of each training fit at once; those of TPU slices are checked with their topology."""
+    """Check that the workers of each training fit at once; those of TPU slices are checked with their topology."""
     results = []
     for name in target.config.components:
         run = target.run_settings(name)

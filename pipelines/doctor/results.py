@@ -23,7 +23,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Target:
-    """What is checked: a preset's settings, with those of the cluster where one is named.
+    """Subject of the checks: a preset's settings, with the cluster's profile if one is named.
 
     `try_job` allows a check to start a small job on the cluster.
     """

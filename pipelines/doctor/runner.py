@@ -27,7 +27,7 @@ class _RunningCheck:
         threading.Thread(target=self._run, name=f"doctor-{check.name}", daemon=True).start()
 
     def results(self) -> list[Result]:
-        """What the check returned, or its failure; waits until its time is up."""
+        """Return the check's results, or one failure if its time is up; wait until then."""
         if self._done.wait(max(0.0, self._deadline - time.monotonic())):
             return self._results
         limit = f"no answer within {self._check.timeout:.0f} s"

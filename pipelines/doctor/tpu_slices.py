@@ -55,7 +55,7 @@ def check_slices(target: Target, nodes: Sequence[Node]) -> list[Result]:
 
 
 def _check_labels(tpus: Sequence[Node]) -> list[Result]:
-    """Whether each TPU node has the four labels by which Ray finds whole slices."""
+    """Check that each TPU node has the four labels by which Ray finds whole slices."""
     if not tpus:
         return []
     missing = {

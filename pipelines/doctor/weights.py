@@ -26,12 +26,12 @@ class InputFile:
 
 
 def check_files(target: Target) -> list[Result]:
-    """Whether every weight file and list is there and has the expected hash."""
+    """Check that every weight file and list exists and has the expected hash."""
     return [*map(_check_file, input_files(target.config)), *_empty_settings(target.config)]
 
 
 def check_source(target: Target) -> list[Result]:
-    """Whether there is something to read at `ingest.source`."""
+    """Check that `ingest.source` exists and is not empty."""
     if "ingest" not in target.config.components:
         return []
     uri = target.config.ingest.source

@@ -46,7 +46,7 @@ class JobState:
 
     @property
     def finished(self) -> bool:
-        """Whether the status is final."""
+        """True if the status is final."""
         return self.status in FINISHED
 
 

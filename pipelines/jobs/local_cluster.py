@@ -29,7 +29,7 @@ CODE = Path(__file__).resolve().parents[2]
 START_S = 300.0
 POLL_S = 0.5
 STARTUP_TIMEOUT, MAX_RESTARTS = "timed out during startup", 4
-"""What Ray writes when a node takes over 30 seconds to start, as on a busy machine; it is started again so often."""
+"""Ray's message when a node takes over 30 seconds to start (a busy machine), and the restarts after it at most."""
 OBJECT_STORE_BYTES = 512 << 20
 """Shared memory of each node: hardly anything of VIM passes through Ray's object store."""
 FOLDER_VARIABLE = "VIM_LOCAL_CLUSTER"
@@ -65,7 +65,7 @@ class LocalCluster:
 
     @property
     def running(self) -> bool:
-        """Whether the head runs: without it there is no cluster."""
+        """True if the head runs: without it there is no cluster."""
         return bool(self.nodes) and self.nodes[0].alive
 
 
@@ -134,7 +134,7 @@ def down() -> LocalCluster | None:
 
 
 def count_nodes(cluster: LocalCluster) -> int:
-    """How many nodes have joined; 0 while the head does not answer yet."""
+    """Return the number of nodes that have joined; 0 while the head does not answer yet."""
     token = Path(cluster.token_file).read_text(encoding="ascii")
     request = urllib.request.Request(f"{cluster.address}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
     try:

@@ -25,14 +25,14 @@ OWN_FIELDS = ("root", "tracking_uri")
 
 @dataclass
 class KubernetesSettings:
-    """How RayJob objects are made on a Kubernetes cluster; `infra/kubernetes` has the deployment around them.
+    """Settings of the RayJob objects on a Kubernetes cluster; `infra/kubernetes` has the deployment around them.
 
     `context` is the entry of the kubeconfig (empty: the current one). `namespace`, `queue` and `service_account` are
     those of the deployment. `image` is the one of head and CPU workers, `tpu_image` that of TPU hosts (empty: the
-    same). `head_*` and `host_*` are what the head and each TPU host request; a CPU worker requests as much as the
+    same). `head_*` and `host_*` are requests of the head and each TPU host; a CPU worker requests as much as the
     head. `accelerator` is GKE's name of the TPU's node label, empty without TPUs. `domain` is that of the gateway,
-    for addresses of Ray dashboards (empty: none are printed). `ttl_s` is how many seconds a job's Ray cluster stays,
-    for a look, after the job has ended.
+    for addresses of Ray dashboards (empty: none are printed). `ttl_s` is the number of seconds that a job's Ray
+    cluster stays, for inspection, after the job has ended.
     """
 
     context: str = ""
@@ -92,7 +92,7 @@ class Cluster:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is the cluster that `vimctl cluster up` starts on this machine."""
+        """True if it is the cluster that `vimctl cluster up` starts on this machine."""
         return self.name == LOCAL
 
     def run_settings(self, run: RunConfig, component: str = "") -> RunConfig:

@@ -136,7 +136,7 @@ def slot_spec(name: str, slot: Tensor, parameter: Tensor, spec: Spec, sizes: Map
         return spec
     if name not in ("row", "column", "exp_avg_scale"):
         return (None,) * slot.ndim
-    # Of flattened axes only the first is contiguous on each device.
+    # When axes are flattened, only the first is contiguous on each device.
     row, column = spec[0], spec[1] if set(spec[2:]) <= {None} else None
     if name == "exp_avg_scale":
         return row, column if column is None or slot.shape[1] % sizes[column] == 0 else None

@@ -28,14 +28,14 @@ BLOCK = 5000
 
 @dataclass(frozen=True)
 class Convention:
-    """How figures are computed under a name; the empty name is this project's own convention.
+    """A named way to compute the metrics; the empty name is this project's own convention.
 
     Attributes:
-        name: as in `score.protocol`.
+        name: a value of `score.protocol`.
         splits: how the Inception Score divides images: 'hash' of their key, 'shuffled' in equal parts, or consecutive
             'blocks'.
-        kernel: whether KID is among the figures.
-        every: whether precision and recall must use the features of every image.
+        kernel: compute KID.
+        every: precision and recall must use the features of every image.
     """
 
     name: str

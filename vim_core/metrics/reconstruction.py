@@ -1,4 +1,4 @@
-"""How close reconstructions are to their originals: PSNR and SSIM, per image."""
+"""Similarity of reconstructions to their originals: PSNR and SSIM, per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a preset needs before anybody starts it: parameters, bytes per chip, operations, hours, storage.
+"""Estimate of the resources that a preset needs: parameters, bytes per chip, operations, hours, storage.
 
-Pure functions of the settings; networks are built on the meta device, nothing is allocated and nobody is asked.
+Pure functions of the settings; networks are built on the meta device, no memory is allocated and no service is called.
 """

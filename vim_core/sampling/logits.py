@@ -15,7 +15,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to sample; `top_k=0` and `top_p=1` keep the whole distribution, `guidance=1` is plain conditioning.
+    """Settings of sampling; `top_k=0` and `top_p=1` keep the whole distribution, `guidance=1` is plain conditioning.
 
     `guidance_schedule` and `guidance_power`: see `guidance_scales`.
     """

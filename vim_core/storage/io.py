@@ -34,7 +34,7 @@ VERSION_KEYS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified"
 
 
 def is_local(uri: str) -> bool:
-    """Whether the address is a path on this machine."""
+    """True if the address is a path on this machine."""
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -76,7 +76,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder lies there."""
+    """True if a file or folder exists at the address."""
     fs, path = filesystem(uri)
     with _reading(uri):
         return bool(fs.exists(path))

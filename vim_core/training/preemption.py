@@ -11,7 +11,7 @@ from vim_core.distributed.runtimes.base import Runtime
 
 
 class Preemption(IntEnum):
-    """What a preemption notice asks of the training; the larger value wins."""
+    """Action that a preemption notice demands of the training; the larger value wins."""
 
     NONE = 0
     SAVE = 1

@@ -26,7 +26,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 """Read by the numeric libraries of a new process when it imports them."""
 
 STEP_SUFFIX = re.compile(r" \[while running [^\]]*\]$")
-"""What Beam appends to the message of a step's error."""
+"""Text that Beam appends to the message of an error in a step."""
 
 VIM_ERROR = re.compile(r"^vim_core\.errors\.(\w+): (.*)$", re.MULTILINE)
 

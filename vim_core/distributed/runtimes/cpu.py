@@ -8,7 +8,7 @@ from vim_core.distributed.runtimes.base import Runtime
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this processor has AVX512-BF16 or AMX products (three to four times fp32)."""
+    """True if this processor has AVX512-BF16 or AMX products (three to four times fp32)."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()) or bool(
         torch.cpu._is_amx_tile_supported()
     )
