@@ -89,7 +89,7 @@ def quantize_networks(config: QuantizeConfig) -> list[PlannedNetwork]:
 
 
 def has_perceptual(config: QuantizeConfig) -> bool:
-    """Whether there is a perceptual loss, by the rule of `Perceptual.create`."""
+    """True if there is a perceptual loss, by the rule of `Perceptual.create`."""
     return config.loss.perceptual > 0 and (bool(config.loss.perceptual_weights) or not config.loss.perceptual_optional)
 
 

@@ -86,7 +86,7 @@ class PresetPlan:
 
     @property
     def warnings(self) -> list[str]:
-        """Of all components."""
+        """Warnings of all components."""
         return [warning for component in self.components for warning in component.warnings]
 
 
