@@ -13,7 +13,7 @@ from components.contract.api import Artifact, ArtifactKey, InputRecord
 
 @dataclass
 class Node:
-    """One artifact in a tree; `role` is as which input it stands there, `note` what is special about it."""
+    """One artifact in a tree; `role` is the input's name that links it to its parent node, `note` a remark."""
 
     component: str
     fingerprint: str
@@ -38,12 +38,12 @@ class Node:
 
 
 def upstream(artifact: Artifact, artifacts: Sequence[Artifact]) -> Node:
-    """Its sources among `artifacts`, each with its own sources; the last are the sources of images."""
+    """Return the tree of its sources among `artifacts`; the leaves are the sources of images."""
     return _upstream(artifact, {each.manifest.key: each for each in artifacts}, "", set())
 
 
 def downstream(artifact: Artifact, artifacts: Sequence[Artifact]) -> Node:
-    """The artifacts made from it, among `artifacts`; one that comes by several ways has its branches at the first."""
+    """Return the tree of artifacts made from it, among `artifacts`; a repeated one has its branches only once."""
     users: dict[ArtifactKey, list[tuple[str, Artifact, InputRecord]]] = {}
     for user in artifacts:
         for role, record in _sources(user):

@@ -19,7 +19,7 @@ from vim_core.errors import DataError, VimError
 from vim_core.storage import io
 
 ArtifactCache = dict[str, Artifact]
-"""Artifacts looked up before, by component; one for a whole pipeline run saves looking again."""
+"""Artifacts looked up so far, by component; a whole pipeline run shares one such cache."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Request:
-    """One component that is to run, with its inputs, the settings that change the result, and the fingerprint."""
+    """A component to run, with its inputs, the settings that change the result, and the fingerprint."""
 
     name: str
     module: Component
@@ -105,7 +105,7 @@ def execute(
     request = prepare(name, config, cache)
     artifact, reused = request.stored(), True
     if artifact is not None:
-        # Touched before the load that counts, so that it is not removed in between.
+        # Touched before the second load, so that garbage collection cannot remove it in between.
         usage.touch(request.leases)
         artifact = request.stored()
     if artifact is None or force:
@@ -153,7 +153,7 @@ def _make(request: Request, reporting: Reporting, force: bool, cache: ArtifactCa
         usage.verify_inputs(request.root, request.name, request.inputs)
         with store.guarded(request.root):
             if held.dead is not None and (existing is None or existing.manifest.attempt != held.dead):
-                # The data of an attempt whose process died: no manifest names it, and nobody writes there any more.
+                # The data of an attempt whose process died: no manifest names it, and no process writes there any more.
                 io.remove_tree(io.join(request.folder, f"data-{held.dead}"))
             io.make_folder(request.work)
         tracking = reporting.tracking(request.name, request.fingerprint, request.work)
@@ -183,7 +183,7 @@ def _attempt_folder(request: Request, held: lease.Lease) -> Iterator[str]:
 
 def _discard(request: Request, out: str, attempt: str) -> None:
     """Remove an attempt's data unless a manifest names it: an interrupt may come right after the commit."""
-    # The failure that led here is the one to report, not a second one while tidying up.
+    # The first failure is the one to report, not a second one during the clean-up.
     with contextlib.suppress(OSError, VimError):
         existing = request.stored()
         if existing is None or existing.manifest.attempt != attempt:

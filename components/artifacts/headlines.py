@@ -1,4 +1,4 @@
-"""The figures by which people know an artifact: in the terminal and as columns of a pipeline's MLflow run."""
+"""Headline figures of artifacts, shown in the terminal and as columns of a pipeline's MLflow run."""
 
 from __future__ import annotations
 

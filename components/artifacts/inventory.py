@@ -88,7 +88,7 @@ class Inventory:
 
 
 def survey(root: str) -> Inventory:
-    """Read a whole root. What may vanish is read before what takes its place, so that no use is missed.
+    """Read a whole root. Files that may vanish are read before their replacements, so that no use is missed.
 
     Raises:
         DataError: a manifest, pin or report is damaged: what it needs cannot be known.
@@ -203,7 +203,7 @@ def _files_by_key(uri: str, component: str = "") -> dict[ArtifactKey, Files]:
 
 
 def _walk(uri: str) -> Files:
-    """`io.find_files`, which on a local disk would leave out what it may not read: somebody may work just there."""
+    """`io.find_files`, but an unreadable local folder is an error: another user may work there."""
     if not io.is_local(uri):
         return io.find_files(uri)
 

@@ -28,7 +28,7 @@ POLL_S = 0.5
 ABANDONED_S = 3600.0
 """Age of the last heartbeat, by the store's clock, at which an owner on another machine counts as gone.
 
-Long, because it is judged by one look: clocks may differ and heartbeats may stall.
+Long, because it is judged by a single reading: clocks may differ and heartbeats may stall.
 """
 
 
@@ -86,10 +86,10 @@ def hold(
 
     Args:
         folder: of the leases.
-        note: gets a line for people when this has to wait or takes over.
+        note: called with a message when this has to wait or takes over.
         heartbeat: seconds between heartbeats.
         stale: seconds without a heartbeat after which an owner on another machine is gone.
-        poll: seconds between looks at another's lease.
+        poll: seconds between checks of another owner's lease.
 
     Raises:
         StorageError: the folder cannot be used.
@@ -153,8 +153,8 @@ def _acquire(folder: str, note: Callable[[str], None], stale: float, poll: float
 class _Watch:
     """Watches one lease until it has ended.
 
-    Only changes count, timed by this machine's own clock, so clocks need not agree. A process that is known to live
-    keeps its lease even when its heartbeat stalls: two trainings in one place would be worse than waiting.
+    Only changes of the file count, timed by this machine's clock, so clocks need not agree. A process known to live
+    keeps its lease even when its heartbeat stalls: two trainings in one folder would be worse than waiting.
     """
 
     def __init__(self, folder: str, number: int, stale: float) -> None:

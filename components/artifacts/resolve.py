@@ -1,4 +1,4 @@
-"""Artifacts by what a person types: a component and the first digits of a fingerprint, or a folder."""
+"""Look up artifacts by the text that a user types: component and first digits of a fingerprint, or a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local folder for files that must lie on a disk although their work folder lies in a bucket."""
+"""The local folder for files that must be on a disk although their work folder is in a bucket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vim_core.storage import io
 
 
 def scratch(work: str) -> Path:
-    """The work folder itself where it is local, else a folder of this user, for one work folder always the same."""
+    """Return the work folder if it is local, else a folder of this user that is fixed for each work folder."""
     if io.is_local(work):
         return io.local_path(work).absolute()
     # The hash covers the whole address: two roots may have work of the same fingerprint.

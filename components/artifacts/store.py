@@ -66,7 +66,7 @@ def retire(root: str, artifact: Artifact) -> None:
     """Set a manifest aside under the time it was created, so that the artifact can be made again; its files stay."""
     uri = io.join(artifact.folder, MANIFEST)
     with guarded(root):
-        # Buckets know no renaming, and few servers of their kind do.
+        # Buckets have no rename operation.
         io.write_bytes(retired_uri(artifact), io.read_bytes(uri))
         io.remove_tree(uri)
 
@@ -136,11 +136,11 @@ def guarded(root: str) -> Iterator[None]:
 
 
 def storage_error(error: BaseException, root: str) -> StorageError | None:
-    """The `StorageError` behind an error of a component, looking through what engines wrapped around it; else None."""
+    """The `StorageError` behind an error of a component, unwrapped from the errors of engines; else None."""
     local = io.absolute(root)
     cause: BaseException | None = error
     seen = set[int]()
-    while cause is not None and id(cause) not in seen:  # an engine may hang an error below itself
+    while cause is not None and id(cause) not in seen:  # an engine may set an error as its own cause (a cycle)
         seen.add(id(cause))
         number = getattr(cause, "errno", None)
         if number in FULL or "No space left on device" in str(cause):

@@ -58,7 +58,7 @@ def read_inputs(leases: str) -> list[InputRecord] | None:
 def verify_inputs(root: str, name: str, inputs: Mapping[str, Artifact]) -> None:
     """After `record_inputs`: make sure that the inputs of component `name` all still exist.
 
-    Inputs from elsewhere than `root` are not checked: whoever tidies up this root does not touch them.
+    Inputs from elsewhere than `root` are not checked: a collection of this root does not touch them.
 
     Raises:
         DataError: one was removed since it was looked up.

@@ -119,7 +119,7 @@ class Artifact:
 
     @property
     def record(self) -> InputRecord:
-        """The artifact as manifests of others name it."""
+        """Return the record by which manifests of other artifacts name it."""
         return InputRecord(*self.manifest.key, self.digest)
 
     def uri(self, name: str) -> str:
@@ -181,7 +181,7 @@ class Row:
 
 
 class Tracker(Protocol):
-    """One component's MLflow run. Calls queue what they are given and never wait for the server."""
+    """One component's MLflow run. Calls queue their arguments and never wait for the server."""
 
     @property
     def run_id(self) -> str:
@@ -202,7 +202,7 @@ class Tracker(Protocol):
         """Keep a text file with the run, in place of one of this name."""
 
     def flush(self, timeout_s: float) -> int:
-        """Wait for what is queued while the server answers, give up the rest, and return its number of entries."""
+        """Wait for queued entries while the server answers, drop the rest, and return the number of dropped entries."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Checks that inputs belong together: codes of one encoder (contract 3), one origin, evaluators that did not select."""
+"""Checks that inputs belong together: codes of one encoder (contract 3), one origin, evaluators are not selectors."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _chain(path: Path, folder: Path) -> list[dict[str, Any]]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A YAML file's settings as they stand. Raises `ConfigError` for one that cannot be read or is no mapping."""
+    """Return a YAML file's own settings. Raises `ConfigError` for one that cannot be read or is no mapping."""
     import yaml
     from omegaconf import OmegaConf
 
@@ -180,7 +180,7 @@ def _check_keys(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: str, 
         if "." in str(key) or name not in known:
             raise _unknown(name, known, origin)
         if not dataclasses.is_dataclass(known[name]):
-            if value == "???":  # OmegaConf would keep the value from below and say nothing
+            if value == "???":  # OmegaConf would silently keep the value of the extended preset
                 raise ConfigError(f"{name}=??? ({origin}): give a value")
             continue
         if not isinstance(value, dict):

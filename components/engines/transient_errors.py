@@ -1,4 +1,4 @@
-"""Errors that say that a server, node or connection was lost, so that the same work may succeed a moment later."""
+"""Transient errors: a server, node or connection was lost, and a retry may succeed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RAY_ERRORS = frozenset(
 def is_transient(error: BaseException) -> bool:
     """True where the error, or a cause of it, is a lost node, worker or connection and not a mistake.
 
-    Our own errors are final, except those of storage: the user has to act, or an engine has tried `run.restarts` times
-    by then. A refused connection is final too: nothing listens at a wrong address.
+    VIM's own errors are final, except those of storage: the user has to act, or an engine has already retried
+    `run.restarts` times. A refused connection is final too: nothing listens at a wrong address.
     """
     if isinstance(error, VimError) and not isinstance(error, StorageError):
         return False
     seen: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in seen:  # engines may make an error its own cause
+    while cause is not None and cause not in seen:  # engines may set an error as its own cause (a cycle)
         if isinstance(cause, ConnectionResetError | ConnectionAbortedError):
             return True
         if any(f"{kind.__module__}.{kind.__qualname__}" in RAY_ERRORS for kind in type(cause).__mro__):

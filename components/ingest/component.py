@@ -109,7 +109,7 @@ def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: Inges
     classes = plan.classes
 
     def build(pipeline: Any) -> None:
-        # Images are shuffled without their bytes, as bare tuples; whoever writes a shard reads the bytes.
+        # Images are shuffled without their bytes, as plain tuples; the writer of a shard reads the bytes.
         chunks = pipeline | "chunks" >> beam.Create(plan.chunks) | "spread" >> beam.Reshuffle()
         images = chunks | "assign" >> beam.FlatMap(lambda uri: _assigned_images(config, classes, uri))
         images = images | "unfinished" >> beam.Filter(lambda pair: pair[0] in left)

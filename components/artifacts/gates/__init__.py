@@ -1,1 +1,1 @@
-"""Quality gates: what must hold of an artifact before anything is made from it."""
+"""Quality gates: conditions that an artifact must meet before others are made from it."""

@@ -20,7 +20,7 @@ USAGES = ("codebook_usage", "batch_usage")
 
 
 def check_finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Every metric and the last logged losses are finite, and few updates were skipped for not being so."""
+    """Every metric and the last logged losses are finite, and few updates were skipped as non-finite."""
     manifest, bound = artifact.manifest, config.gates.nonfinite_share
     wrong = [name for name, value in manifest.metrics.items() if not math.isfinite(value)]
     for row in _last_rows(artifact)[-1:]:

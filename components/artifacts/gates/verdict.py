@@ -25,11 +25,11 @@ class Gate(Protocol):
     """A rule about an artifact of one component, given the artifacts it was made from."""
 
     def __call__(self, config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
-        """The verdict; it has failed where the manifest lacks an entry that the rule needs."""
+        """Return the verdict; a manifest that lacks an entry that the rule needs has failed."""
 
 
 def remake(artifact: Artifact) -> str:
-    """The remedy for an artifact whose own account of itself is wrong."""
+    """Return the remedy for an artifact whose manifest contradicts itself."""
     return f"make it again with `vimctl run {artifact.manifest.component} --force`"
 
 

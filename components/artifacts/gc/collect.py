@@ -1,8 +1,8 @@
-"""Remove what nobody needs from a root that others use meanwhile.
+"""Remove unneeded files from a root that other processes use at the same time.
 
-1. The first survey makes the plan. 2. The manifests of artifacts that nobody needs are set aside, derived artifacts
+1. The first survey makes the plan. 2. The manifests of unneeded artifacts are set aside, derived artifacts
 before their sources: readers see each artifact whole or not at all. 3. A second survey: what a pin, a report or a run
-has come to need since is put back (runs record their inputs first and verify them afterwards, see `usage`). 4. Only
+needs by now is put back (runs record their inputs first and verify them afterwards, see `usage`). 4. Only
 then files are removed, a set-aside manifest before the files it names.
 
 Every act on an artifact or its work happens under its lease, taken only where no living owner has it. After a kill at
@@ -40,7 +40,7 @@ def collect(root: str, rules: Rules, delete: bool = False, between: Callable[[],
     """The plan, or with `delete` what was removed. `between` is called before the second survey.
 
     Raises:
-        DataError: something damaged lies in the root, so that what it needs is not known; nothing is removed then.
+        DataError: a damaged file in the root hides what is needed; nothing is removed then.
         StorageError: the root cannot be read or written.
     """
     planned = plan_removals(survey(root), rules)

@@ -52,7 +52,7 @@ class Removal:
         key: the artifact that it belongs to.
         what: the manifest's file, the attempt's folder or the checkpoint's; '' for a whole work folder.
         files: sizes in bytes by path below the root.
-        reason: why nobody needs it.
+        reason: the reason why it is not needed.
         version: of an artifact, the version that is removed.
     """
 
@@ -70,7 +70,7 @@ class Removal:
 
 
 def plan_removals(inventory: Inventory, rules: Rules) -> list[Removal]:
-    """Everything removable, artifacts before those they were made from; nothing that has a living owner."""
+    """Return all removals, artifacts before those they were made from; none has a living owner."""
     kept = reachable(inventory, rules.limit)
     garbage = [v for v in inventory.versions if version_key(v) not in kept and v.key not in inventory.owners]
     garbage.sort(key=lambda v: (registry.NAMES.index(v.key[0]), v.artifact.manifest.created), reverse=True)

@@ -76,7 +76,7 @@ def _root_records(inventory: Inventory, idle_since: float) -> Iterator[tuple[Inp
     for name, records in inventory.sweeps.items():
         yield from ((record, f"sweep {name}") for record in records)
     for key, recorded in inventory.recorded.items():
-        # Nobody will go on with old work.
+        # Old work will not be continued.
         if key in inventory.owners or newest_mtime(inventory.work[key]) > idle_since:
             yield from ((record, f"in use by {short_name(key)}") for record in recorded or [])
 

@@ -87,7 +87,7 @@ def run_shards(
     progress: Progress,
     unit: str = "shard",
 ) -> None:
-    """Process every shard that no earlier attempt finished; its last act is to write the result file."""
+    """Process every shard that no earlier attempt finished; the result file is written last."""
     import apache_beam as beam
 
     left = start_progress(shards, finished, progress, unit)
@@ -153,7 +153,7 @@ def _progress(progress: Progress | None, count_done: Callable[[], int] | None) -
         while not stop.wait(pause):
             began = time.monotonic()
             progress.advance(count_done())
-            # A remote store takes long to answer: spend at most a tenth of the time asking.
+            # A remote store is slow to answer: spend at most a tenth of the time on requests.
             pause = max(POLL_SECONDS, 9 * (time.monotonic() - began))
 
     thread = threading.Thread(target=poll, name="beam-progress", daemon=True)

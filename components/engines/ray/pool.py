@@ -1,4 +1,4 @@
-"""A pool of Ray actors that take jobs one at a time; a slow actor delays no other, a lost one is started again."""
+"""A pool of Ray actors that take jobs one at a time; a slow actor delays no other, a lost one is restarted."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def map_actors(
             with interruptible():
                 (ready,), _ = ray.wait(list(running), num_returns=1)
             actor, job = running.pop(ready)
-            for following in islice(left, 1):  # before the result is used, so that the actor goes on meanwhile
+            for following in islice(left, 1):  # before the result is used, so that the actor works on meanwhile
                 running[getattr(actor, method).remote(following)] = (actor, following)
             try:
                 result = ray.get(ready)

@@ -17,7 +17,7 @@ from vim_core.config import RunConfig
 from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
 
-# Read by Ray at import: the V2 trainer, no usage reports.
+# Ray reads these at import: the V2 trainer, no usage reports.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -162,7 +162,7 @@ def run_trainer(trainer: Any, ctx: Context) -> None:
         KeyboardInterrupt: this process was interrupted; the workers have ended by then.
     """
     controllers: list[Any] = []
-    # Ray's own handler for Ctrl-C ends this process as if all had gone well.
+    # Ray's own handler for Ctrl-C ends this process with a success status.
     trainer._register_sigint_handler = controllers.append
     try:
         with interruptible():
@@ -187,6 +187,6 @@ def _abort(controllers: list[Any]) -> None:
     import ray
 
     for controller in controllers:
-        # The controller ends itself with its workers, and so cannot answer.
+        # The controller ends together with its workers, so it cannot answer.
         with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
             ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)

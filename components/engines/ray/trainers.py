@@ -1,6 +1,6 @@
 """Ray's torch trainer without the helper processes that no training here needs. For use inside functions: imports Ray.
 
-Each helper of Ray Train is a process that imports Ray, Ray Train and torch: half of what it takes to start a training
+Each helper of Ray Train is a process that imports Ray, Ray Train and torch: half of the start-up time of a training
 on a laptop.
 """
 
@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from components.engines.ray.preemption import listen
 
 SINGLE_NODE_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-"""No one drains the only node; the controller asks its workers twice a second whether they are done."""
+"""The only node is never drained; the controller polls its workers twice a second for completion."""
 
 
 class SignalTorchBackend(_TorchBackend):
