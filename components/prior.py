@@ -13,7 +13,7 @@ from vim_core.metrics.protocol import Protocol
 VERSION = 1
 INPUTS = {"codes": "tokenize", "tokenizer": "quantize", "images": "ingest?"}
 CODES_OF = ("tokenizer",)
-"""Inputs of which only the codes count: the decoder of the tokenizer draws the pictures during training alone."""
+"""Inputs of which only the codes count: the tokenizer's decoder only makes pictures during training."""
 
 
 def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:

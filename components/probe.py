@@ -53,7 +53,7 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 
 def trains_locally(run: RunConfig) -> bool:
-    """True where this process trains: a cluster takes longer to start than a small probe to fit."""
+    """True if this process trains: starting a cluster takes longer than fitting a small probe."""
     return run.workers == 1 and not run.ray_address and run.device != "xla"
 
 

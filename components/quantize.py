@@ -15,7 +15,7 @@ WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 
 
 def source_state(config: QuantizeConfig) -> str:
-    """Digest of the tokenizer that training starts from: part of the fingerprint, wherever that tokenizer lies.
+    """Return the digest of the tokenizer that training starts from: part of the fingerprint, whatever its address.
 
     Raises:
         DataError: `quantize.init_from` holds no tokenizer.
@@ -91,7 +91,7 @@ def _files_digest(files: dict[str, tuple[str, str]]) -> str:
 
 
 def _classifier_files(images: Artifact, ctx: Context) -> tuple[str, str] | None:
-    """Weights and config of the preset's classifier, if it has been made; only curves use it, so it is no input."""
+    """Weights and config of the preset's classifier, if it exists; only curves use it, so it is not an input."""
     from components.artifacts.execute import find
 
     if "classify" not in ctx.pipeline.components:

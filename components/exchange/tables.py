@@ -47,11 +47,11 @@ def export_table(uris: Sequence[str], target: str, classes: Sequence[str] = (), 
 def import_table(source: str, folder: str, classes: Sequence[str] = (), max_pixels: int = MAX_PIXELS) -> list[str]:
     """An image table in `folder` of the images of `source`, and its files in order; the inverse of `export_table`.
 
-    Of an npz, image i becomes key `image-<i>` without a class. Of a folder, every picture in path order has its path as
+    In an npz, image i gets the key `image-<i>` and no class. In a folder, every picture in path order has its path as
     key; its first folder is its class where `classes` has that name (-1 otherwise).
 
     Raises:
-        DataError: there is nothing there, or an image cannot be decoded; the message names it.
+        DataError: there are no images, or one cannot be decoded; the message names it.
     """
     from vim_core.data.image_tables import write_sorted
 
@@ -85,7 +85,7 @@ def table_files(source: str, split: str = "") -> list[str]:
 
 
 def table_state(source: str) -> str:
-    """A text that changes with the content: of a file its size and version, of a folder those of all its files."""
+    """Return a text that changes with the content: size and version of a file, or of all files of a folder."""
     from vim_core.data import folders
 
     if source.endswith(NPZ):

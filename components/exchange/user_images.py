@@ -1,4 +1,4 @@
-"""A user's own images through a tokenizer: to codes and to reconstructions; import of others' tokenizer weights."""
+"""Encode and reconstruct a user's own images with a tokenizer; import other projects' tokenizer weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAP = 4
 
 
 def encode_images(images: Sequence[str], tokenizer: str, out: str, device: str) -> Iterator[str]:
-    """Codes of pictures, one JSON line each, or with `out` one code table of them all (keys are the addresses).
+    """Return the codes of pictures, one JSON line each, or with `out` write one code table (keys are the addresses).
 
     Args:
         images: paths or URIs of pictures of any size; their centre squares count.
@@ -52,7 +52,7 @@ def encode_images(images: Sequence[str], tokenizer: str, out: str, device: str) 
 
 
 def reconstruct_images(images: Sequence[str], tokenizer: str, out: str, beside: bool, device: str) -> Iterator[str]:
-    """PNG files in the folder `out`, one for each picture, named after it; gives a line for each.
+    """Write a PNG file into `out` for each picture, named after it; returns a line of text for each.
 
     Args:
         images: as in `encode_images`.

@@ -32,9 +32,9 @@ INPUTS: dict[str, str] = {}
 
 PICTURE = "contact_sheet.png"
 COLUMNS, ROWS, SIDE = 8, 4, 64
-"""Images of the contact sheet, and their size in pixels."""
+"""Number of images of the contact sheet, and their size in pixels."""
 REASONS = 3
-"""Reasons that an error names."""
+"""Number of reasons that an error message names."""
 
 
 def source_state(config: IngestConfig) -> str:
@@ -135,7 +135,7 @@ def _too_many_bad(config: IngestConfig, reasons: Sequence[tuple[str, str]], dead
 
 
 def _check_counts(config: IngestConfig, counts: dict[str, int], dead: int, total: int) -> None:
-    """Every image is written or a dead letter, and no split is empty."""
+    """Check that every image is written or a dead letter, and that no split is empty."""
     if sum(counts.values()) + dead != total:
         raise DataError(f"ingest: {total} files were read but {sum(counts.values())} written and {dead} set aside")
     for split, count in counts.items():

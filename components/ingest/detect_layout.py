@@ -80,7 +80,7 @@ def _parquet_layout(source: str, paths: list[str]) -> str:
 
 def _tar_layout(source: str, paths: list[str]) -> str:
     """ILSVRC's archives have its name, hold tars, or have the class of their images as name."""
-    path = min(paths, key=lambda path: path.endswith(SUFFIXES))  # an uncompressed one can be looked into
+    path = min(paths, key=lambda path: path.endswith(SUFFIXES))  # the members of an uncompressed tar can be read
     name = path.rsplit("/", 1)[-1]
     if name.startswith("ILSVRC") or WNID.fullmatch(name.removesuffix(".tar")):
         return "ilsvrc"
@@ -96,7 +96,7 @@ def layout_module(name: str) -> Layout:
 
 
 def scan_context(config: IngestConfig, layout: str, work: str) -> ScanContext:
-    """The layout's inputs; for ILSVRC, class list and ground truth are found beside its archives."""
+    """The layout's inputs; for ILSVRC, class list and ground truth come from beside the archives."""
     classes, truth = config.class_list, config.val_labels
     if layout == "ilsvrc":
         files = [path for path, entry in folders.list_folder(config.source) if entry and not entry.reason]

@@ -89,7 +89,7 @@ def index_group(context: ScanContext, layout: str, number: int, group: Sequence[
         io.remove_tree(uri)  # of other images: a chunk under its own name has all its keys
         _write_chunk(uri + ".raw", listed, batch)
         unkeyed.append(uri)
-    # Only now: what a layout unpacks can be read once its file is closed.
+    # After scanning: files that a layout unpacks can be read only once they are closed.
     yield from unkeyed
     io.write_bytes(_record_uri(context, number), json.dumps({"state": state, "parts": count}).encode())
 

@@ -152,7 +152,7 @@ def _find_classes(context: ScanContext, parts: SourceParts, headers: Sequence[Ch
         return Classes(parts.classes, parts.classes, "the classes that the source names")
     split = "" if config.split == "hash" else "train"
     names = sorted({name for header in headers for name in header.names.get(split, {}) if name})
-    if not names:  # numbers alone: they stay as they are, also where some are missing
+    if not names:  # numbers alone: they are kept unchanged, also if some are missing
         names = [str(label) for label in range(max((header.highest for header in headers), default=-1) + 1)]
     train = "train/" if config.split == "folders" else "ingest.train_list"
     return Classes(tuple(names), tuple(names), f"the classes of {train}")

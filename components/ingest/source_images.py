@@ -143,7 +143,7 @@ class ImageReader:
         """The bytes of an image.
 
         Raises:
-            DataError: they are gone, cut off, unreadable, or more than `ingest.max_bytes`.
+            DataError: they are missing, truncated, unreadable, or more than `ingest.max_bytes`.
         """
         from vim_core.data import digits
 
@@ -166,7 +166,7 @@ class ImageReader:
         folder, _, name = path.rpartition("/")
         inside = self._resolve(folder) if io.is_local(self._config.source) else None
         if inside is not None:
-            with contextlib.suppress(OSError):  # a link, or gone: `folders.read` decides
+            with contextlib.suppress(OSError):  # a link, or missing: `folders.read` decides
                 descriptor = os.open(os.path.join(inside, name), os.O_RDONLY | os.O_NOFOLLOW)
                 with open(descriptor, "rb", buffering=0) as stream:
                     return stream.readall()

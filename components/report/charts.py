@@ -109,7 +109,7 @@ def block_chart(shares: Sequence[float], baseline: float | None, label: str, sec
 def setting_chart(marks: Sequence[Mark], label: str, shape: int = 0, shares: bool = False) -> str:
     """A small chart of one quantity over one setting: dots with their intervals, the settings' labels below.
 
-    Settings are set at equal distances, because they are chosen and not measured.
+    Settings are placed at equal distances, because they are chosen, not measured.
     """
     finite = [mark for mark in marks if math.isfinite(mark.y)]
     if not finite:
@@ -166,7 +166,7 @@ def thinned(points: Sequence[Point], most: int = 240) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point], most: float = 0.8) -> list[Point]:
-    """Exponential moving average, corrected for its start; few points are smoothed less, or it would lag behind."""
+    """Exponential moving average, corrected for its start; few points are smoothed less, to avoid a lag."""
     weight = min(most, len(points) / 100)
     total, scale, out = 0.0, 0.0, []
     for step, value in points:

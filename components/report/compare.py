@@ -1,4 +1,4 @@
-"""Runs beside each other: settings that differ, and metrics only where their protocols are the same (contract 8)."""
+"""Comparison of runs: settings that differ, and metrics whose protocols are the same (contract 8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vim_core.metrics.protocol import SUBJECTS, differences
 from vim_core.text import duration, flatten
 
 OWN_CODES = ("code table", "labels of the code table")
-"""References that a run made itself of the images: the images are what has to be the same."""
+"""References that a run computed from its images: only the images have to be the same."""
 
 UNKNOWN = "not recorded"
 IGNORED = "report"
@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of one run; `best` only where that is known to be so."""
+    """A metric of one run; `best` only if its interval shows it."""
 
     value: str = "–"
     interval: str = ""
@@ -135,7 +135,7 @@ def costs(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def comparable_protocol(record: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol without what the metric is about: the digest of the run's own prior or tokenizer, or of its codes.
+    """Return a protocol without the digests of the run's own prior, tokenizer or codes, which the metric evaluates.
 
     A code table that the run made itself is replaced by the images behind it.
     """

@@ -1,4 +1,4 @@
-"""`vimctl compare`'s page: one self-contained file of several runs, made from what their reports say."""
+"""`vimctl compare`'s page: one self-contained file of several runs, made from their reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One page and one record of what the pipeline made; `publish` adds what a run did and puts copies in place."""
+"""The page and the record of a pipeline's results; `publish` adds a run's own data and writes the published copies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(config: ReportConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 
 def publish(artifact: Artifact, record: Mapping[str, Any], folder: str) -> str:
-    """Write `report.html` and `results.json` into `folder`, stamped with what one run did; returns the page's address.
+    """Write `report.html` and `results.json` into `folder`, with the data of one run; returns the page's address.
 
     `record` has `preset`, by component `seconds` (float) and `reused` (bool), and `mlflow` with any of
     `tracking_uri`, `experiment`, `run_id` and `url`. Without `preset`, the one that made the artifact is named.

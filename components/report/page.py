@@ -15,7 +15,7 @@ from vim_core.text import duration
 
 PRESET_MARK = "<!-- preset -->"
 RUN_MARK = "<!-- what this run did -->"
-"""Where `stamped` inserts what belongs to one run; the artifact's own page is the same for all runs that reuse it."""
+"""Where `stamped` inserts the data of one run; the artifact's own page is the same for all runs that reuse it."""
 
 TRAINED = ("quantize", "prior", "classify")
 HIDDEN_CURVES = ("images_per_s", "learning_rate", "discriminator_learning_rate", "skipped", "eval/seconds")
@@ -58,7 +58,7 @@ def render(page: Page) -> str:
 
 
 def stamped(html: str, record: Mapping[str, Any], folder: str) -> str:
-    """The page with what one run did: `preset`, `seconds` and `reused` by component, `mlflow`, and where it lies."""
+    """Return the page with one run's data: `preset`, `seconds` and `reused` by component, `mlflow`, and its address."""
     seconds, reused = record.get("seconds", {}), record.get("reused", {})
     steps = [(name, reused.get(name, False), duration(value)) for name, value in seconds.items()]
     text = templating.render(

@@ -37,7 +37,7 @@ class Excluded:
 class Row:
     """One run in one of the paper's tables: a cell per column, its compute, and the metrics listed below the table.
 
-    `by_rate` are rows of the same run at other acceptance rates; `entered` is whether any metric is in a column.
+    `by_rate` are rows of the same run at other acceptance rates; `entered` is True if any metric is in a column.
     """
 
     cells: tuple[str, ...]
@@ -50,8 +50,8 @@ class Row:
 def tables(runs: Sequence[tuple[str, Record]]) -> list[tuple[Table, list[tuple[str, Row]], str]]:
     """Every table with the row of each run (name, record), and its state.
 
-    The state is `compared` where a metric entered the table, `other protocol` where the runs only have such that may
-    not, or `not run`. There are no tables where no run has any of the components that they are about.
+    The state is `compared` where a metric entered the table, `other protocol` where the runs only have metrics that
+    may not, or `not run`. There are no tables if no run has any of their components.
     """
     components = {name for table in TABLES for name in table.components}
     if not any(components & set(record.get("settings", {})) for _, record in runs):
@@ -180,7 +180,7 @@ def _images(record: Record) -> str:
 
 
 def _description(record: Record) -> dict[str, str]:
-    """The run in words, by the names of columns; what is not known is left out."""
+    """Return the run's description by column name; unknown values are left out."""
     settings, grid = record.get("settings", {}), record.get("tokenizer", {}).get("grid")
     quantize, prior = settings.get("quantize", {}), settings.get("prior", {})
     codebook = quantize.get("codebook", {})

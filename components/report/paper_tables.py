@@ -1,4 +1,4 @@
-"""The paper's tables of results (arXiv 2110.04627, version 3), and what a figure of ours must be to join one.
+"""The paper's tables of results (arXiv 2110.04627, version 3), and the conditions on a figure of ours to enter them.
 
 Rows are facts read in the paper's full text; its tables had lost their columns there, which were put back by
 hand and checked against each other. `doubts` says where the paper contradicts itself or leaves something open.

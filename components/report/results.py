@@ -19,8 +19,8 @@ JSON_FILES = {"tradeoff": ("tradeoff", "tradeoff.json"), "neighbours": ("score",
 def collect(preset: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """The record for a preset's artifacts by component; a component that is not among them leaves no metric.
 
-    A metric's interval stands beside it as `<name>_low` and `<name>_high`. `seconds` is what each artifact took to
-    make and `reused` is empty until `stamp` adds what a run did; `compute` keeps what making them took.
+    A metric's interval stands beside it as `<name>_low` and `<name>_high`. `seconds` is the time each artifact took to
+    make; `reused` is empty until `stamp` adds a run's data; `compute` keeps the device and time of making them.
     """
     results: dict[str, Any] = {"preset": preset}
     protocols: dict[str, Any] = {}
@@ -57,7 +57,7 @@ def collect(preset: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
 
 
 def stamp(results: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with what one run did: `preset`, `seconds` and `reused` by component, `mlflow` (address, run id)."""
+    """Add one run's data to the record: `preset`, `seconds` and `reused` by component, `mlflow` (address, run id)."""
     run = {key: dict(record.get(key, {})) for key in ("seconds", "reused", "mlflow")}
     return {**results, "preset": record.get("preset", results["preset"]), **run}
 
@@ -80,7 +80,7 @@ def _unlisted(artifacts: Mapping[str, Artifact]) -> list[Metric]:
 
 
 def _circumstances(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Settings of every component, what it took to make its artifact, the images, the tokenizer."""
+    """Return the settings and compute of every component, the images, the tokenizer."""
     record: dict[str, Any] = {"settings": {}, "compute": {}}
     for name, artifact in sorted(artifacts.items()):
         manifest = artifact.manifest

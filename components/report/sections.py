@@ -56,7 +56,7 @@ class ProbedBlock:
 
 @dataclass(frozen=True)
 class Probe:
-    """The linear probe: chart, table, the accuracy on raw pixels, and what must be said of the tokenizer."""
+    """The linear probe: chart, table, the accuracy on raw pixels, and a remark on the tokenizer."""
 
     chart: str
     blocks: tuple[ProbedBlock, ...]

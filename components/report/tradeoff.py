@@ -21,7 +21,7 @@ SETTINGS = (GUIDANCE, ACCEPTANCE, TEMPERATURE)
 NEUTRAL = 1.0
 """Guidance, acceptance and temperature that change nothing."""
 MOST_LABELS = 24
-"""Points of a chart at most for each to have its number beside it."""
+"""Largest number of points of a chart that are labelled with their numbers."""
 MOST_FIGURES = 4
 """Figures of the table beside those of the axes."""
 FIRST = ("conditional_accuracy", "fid", "is", "fd_", "precision", "recall", "probe.")
@@ -43,8 +43,8 @@ class Row:
 class Section:
     """Comparable points as the template shows them: the large chart with its legend, small charts, and the table.
 
-    `best` describes the best point and what its interval allows to say, `locations` where along guidance a figure is
-    smallest; `protocols` are (figure, protocol in words).
+    `best` describes the best point and the conclusion that its interval allows, `locations` the guidance with the
+    smallest figure; `protocols` are (figure, protocol in words).
     """
 
     chart: str
@@ -115,7 +115,7 @@ def section(record: Record, group: Record, locations: Sequence[str] = (), notes:
         best=_best(record, points, group),
         locations=tuple(locations),
         notes=tuple(notes),
-        # how images were drawn is what differs between the points
+        # the points differ in the sampling settings only
         protocols=tuple(
             (name, protocol_text.sentence({**given, "sampling": {}})) for name, given in protocols if given
         ),
@@ -268,7 +268,7 @@ def _fixed(record: Record, point: Record, key: str) -> str:
 
 
 def _best(record: Record, points: Sequence[Record], group: Record) -> str:
-    """The best point, the rule, and what intervals allow to say; the best of many estimates is biased."""
+    """The best point, the rule, and the conclusion that intervals allow; the best of many estimates is biased."""
     best = next((point for point in points if point["number"] == group["best"]), None)
     if best is None:
         return ""

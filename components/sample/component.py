@@ -24,7 +24,7 @@ INPUTS = {"prior": "prior", "tokenizer": "quantize", "codes": "tokenize?"}
 
 PICTURE = "pictures/samples.png"
 COLUMNS, MAX_ROWS = 8, 20
-"""The picture shows this many samples a class, of this many classes at most."""
+"""Samples of each class in the picture, and classes in it at most."""
 
 
 def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -82,7 +82,7 @@ def check(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> None:
 
 
 def _draw_shards(plan: DrawPlan, conditions: Conditions, work: str, ctx: Context) -> float:
-    """Make the missing shards, each as soon as its groups are drawn; gives images per second."""
+    """Make the missing shards, each as soon as its groups are drawn; returns images per second."""
     from vim_core.data.image_tables import write_images
 
     config, started, drawn = plan.config, time.perf_counter(), 0
@@ -101,7 +101,7 @@ def _draw_shards(plan: DrawPlan, conditions: Conditions, work: str, ctx: Context
         drawn += len(images)
         for shard, rows in assembly.add(group.index, images):
             write_images(io.join(work, shard_name(config, shard)), rows)
-        # At most: a group on the edge of a finished shard is drawn again.
+        # An upper bound: a group on the edge of a finished shard is drawn again.
         done = min(config.count, before + drawn)
         ctx.progress.advance(done, images_per_s=drawn / (time.perf_counter() - started))
     return drawn / (time.perf_counter() - started)

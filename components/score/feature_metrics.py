@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vim_core.metrics.precision_recall import FeatureSample
 
 KID_INTERVAL_IMAGES = 10_000
-"""At most so many images a side enter the interval of KID, which compares every pair of them."""
+"""Largest number of images a side for the interval of KID, which compares every pair of them."""
 
 
 def add_feature_metrics(

@@ -1,4 +1,4 @@
-"""The memorisation check: are samples nearer to training images than unseen real images are?"""
+"""The memorisation check: distances of samples and of unseen real images to the nearest training images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_neighbours(
 
     Queries are `score.neighbours` random samples and as many held-out images; features of training images are computed
     at the samples' size. `neighbours_near` is the share of samples that are nearer to a training image than 99 of 100
-    held-out images: about 0.01 where samples are as new as those, near 1 where they are copies.
+    held-out images: about 0.01 if samples are as novel as those, near 1 if they are copies.
     """
     import numpy as np
 

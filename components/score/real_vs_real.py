@@ -12,7 +12,7 @@ from components.score.shards import RealShard
 from components.statistics.shards import HALVES, read_moments
 
 CACHE_LIMIT = 200_000
-"""Above so many images their features are not cached, and the figure has no interval."""
+"""Above this number of images their features are not cached, and the figure has no interval."""
 
 
 def pair_rank(key: str) -> int:

@@ -38,7 +38,7 @@ class ReconstructionShard(Shard):
         originals, reconstructions: their addresses.
         complete: every original of the table was reconstructed; otherwise reconstructions may be fewer.
         spec: network whose features of both sides are summed (rFID); None for none.
-        cache_features: whether the features are kept for intervals and the neighbour search.
+        cache_features: keep the features for intervals and the neighbour search.
         lpips, lpips_sha256, lpips_device: address and hash of VGG16's weights, and its device; empty for no LPIPS.
     """
 
@@ -65,7 +65,7 @@ class SampleShard(Shard):
         splits, features, spatial: as in `statistics`.
         protocol: name of the convention, see `vim_core.metrics.conventions`.
         first, total: the images are numbers `first` and following of `total` in their set.
-        cache_features: whether the features are kept for intervals and the neighbour search.
+        cache_features: keep the features for intervals and the neighbour search.
     """
 
     set_name: str

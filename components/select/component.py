@@ -1,4 +1,4 @@
-"""Rejection sampling: a classifier keeps the samples it is surest of, as many at every acceptance rate (Beam)."""
+"""Rejection sampling: a classifier keeps its most confident samples, as many at every acceptance rate (Beam)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(config: SelectConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         ConfigError: there are fewer samples than the strictest rate needs, none has a class, or the network is not
             there or has other classes.
-        DataError: the network's weights are not what they should be.
+        DataError: the network's weights do not have the expected hash.
         LineageError: the selector was trained on other images.
     """
     from components.engines.beam.runner import run_shards

@@ -33,7 +33,7 @@ def selector_spec(
     if config.name != OWN:
         from components.ingest.labels import read_classes
 
-        # by the ids that image tables call them by
+        # by the class ids of image tables
         listed = read_classes(config.classes).ids if config.classes else ()
         return SelectorSpec(config.name, config.weights, "", config.sha256, tuple(classes), listed, device=device)
     if OWN not in inputs:

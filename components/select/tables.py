@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vim_core.data.image_tables import ImageTable
 
 SHOWN, MOST_ROWS = 4, 10
-"""The picture shows so many accepted and rejected images of a class, of this many classes at most."""
+"""Accepted and rejected images of each class in the picture, and classes in it at most."""
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ INPUTS = {"images": "ingest", "classifier": "classify?"}
 
 
 def unused(config: StatisticsConfig) -> frozenset[str]:
-    """Inputs that play no part: statistics of another network do not depend on the classifier."""
+    """Return the unused inputs: statistics of another network do not depend on the classifier."""
     return frozenset() if config.network == "classifier" else frozenset({"classifier"})
 
 
 def source_state(config: StatisticsConfig) -> str:
-    """Version of the reference file, part of the fingerprint unless its hash is. Raises `DataError` for no file."""
+    """Return the reference file's version, for the fingerprint unless its hash is set. Raises `DataError` for no file."""
     from components.statistics.reference_file import file_version
 
     return file_version(config.reference) if config.reference and not config.reference_sha256 else ""

@@ -1,4 +1,4 @@
-"""Feature networks of `statistics` and `score`: which one, loaded once per process, and the names of its figures."""
+"""Feature networks of `statistics` and `score`: specification, one instance per process, names of its figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vim_core.features import FeatureExtractor, FeatureSpec
 
 DEVICE = "cpu"
-"""Device of the classifier, also in `score`: both sides of a distance come from the same arithmetic."""
+"""Device of the classifier, also in `score`: both sides of a distance use the same arithmetic."""
 
 
 def configured_spec(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> FeatureSpec:

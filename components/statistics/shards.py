@@ -37,7 +37,7 @@ class StatisticsShard:
             Score sums, feature sample and spatial moments.
         batch, threads, max_pixels: of the run.
         spec: the feature network.
-        halves: whether moments of both halves are computed.
+        halves: compute moments of both halves.
         splits, features, spatial: as in the settings; 0 or False for splits of images that only enter the halves.
     """
 

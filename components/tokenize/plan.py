@@ -1,4 +1,4 @@
-"""The plan of `tokenize`: what all shards share, and one shard for each file of images."""
+"""The plan of `tokenize`: values that all shards share, and one shard for each file of images."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def make_shards(plan: TokenizePlan, inputs: Inputs, work: str) -> list[TokenizeS
 
 
 def finished_files(shards: list[TokenizeShard]) -> set[str]:
-    """URIs of the code files that are there: one listing of their folder, however many shards there are."""
+    """URIs of the code files that exist: one listing of their folder for all shards."""
     if not shards:
         return set()
     present = set(io.list_names(shards[0].result.rpartition("/")[0]))

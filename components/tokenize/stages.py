@@ -109,7 +109,7 @@ class ShardAssembly:
         self._collected: dict[int, CodeBatch] = {}
 
     def add(self, batch: CodeBatch) -> bool:
-        """Take a batch, a repeated one too; True when the shard is complete."""
+        """Add a batch, which may be a repeated one; True if the shard is complete."""
         self._collected[batch.index] = batch
         return len(self._collected) == self.batches
 

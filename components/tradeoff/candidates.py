@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vim_core.features.selectors import SelectorSpec
 
 PART = 512
-"""Candidates of a part at least: what an interruption may cost."""
+"""Least number of candidates of a part, the work that an interruption may lose."""
 
 COLUMNS = {
     "scores": ("float64", 1),
@@ -91,7 +91,7 @@ def candidate_sets(config: TradeoffConfig, classes: int, folder: str) -> list[Ca
 
 
 class Networks:
-    """All that candidates pass through: prior, decoder, selector, classifier, and the network of the statistics.
+    """The networks that process candidates: prior, decoder, selector, classifier, and that of the statistics.
 
     Without a selector every score is 0.
     """

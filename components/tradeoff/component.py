@@ -43,8 +43,8 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         LineageError: prior and tokenizer, or the classifiers and statistics, do not belong together; or an evaluator
             is the network that selects.
-        ConfigError: the prior has no classes, or guidance is asked of one that never saw the null class; the selector
-            is not there or has other classes.
+        ConfigError: the prior has no classes, or guidance is set and it was trained without a null class; the selector
+            is missing or has other classes.
     """
     import torch
 

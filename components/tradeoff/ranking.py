@@ -94,7 +94,7 @@ def pareto_front(pairs: Sequence[Pair], signs: tuple[int, int]) -> list[int]:
     front: list[int] = []
     highest: Pair | None = None
     for i in sorted(range(len(pairs)), key=lambda i: (-gains[i][0], -gains[i][1])):
-        # from the best of the first axis on, only what reaches higher on the second is not beaten; equals stay
+        # Descending in the first axis: a point is on the front if it exceeds all before it on the second; equals stay.
         if highest is None or gains[i][1] > highest[1] or gains[i] == highest:
             front.append(i)
             highest = gains[i]

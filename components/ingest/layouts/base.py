@@ -101,7 +101,7 @@ def side_in_path(path: str) -> str:
 def file_parts(config: IngestConfig, files: Iterable[FileEntry]) -> SourceParts:
     """One part a file, with its split; files on neither side of `ingest.split=folders` are left out.
 
-    Held out are validation files, or test files where there are none. Raises `DataError` for an unusable entry.
+    The validation files are held out, or the test files if there are none. Raises `DataError` for an unusable entry.
     """
     files = list(files)
     for file in files:

@@ -1,7 +1,7 @@
 """Files of many images compressed by gzip as a whole: such a stream cannot be read from its middle, so it is unpacked.
 
 Each is unpacked once into the work folder, a block at a time, and its images point into the unpacked file. A small file
-may claim to hold terabytes: one that grows by more than `ingest.max_expansion` is refused before it fills the disk.
+may expand to terabytes: one that grows by more than `ingest.max_expansion` is refused before it fills the disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def open_plain(
 ) -> Iterator[tuple[IO[bytes], SourceImage]]:
     """A part as an open file of plain bytes, and the template of an image in it.
 
-    `compressed` decides by the part's first `HEAD` bytes, because names do not always tell.
+    `compressed` decides by the part's first `HEAD` bytes, because file names are not reliable.
 
     Raises:
         DataError: it is damaged, or grows by more than `ingest.max_expansion`.
