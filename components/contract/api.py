@@ -199,7 +199,7 @@ class Tracker(Protocol):
         """Log a picture, or the PNG file at a path or URI; `delivered` is called once the server has it."""
 
     def text(self, name: str, content: str) -> None:
-        """Keep a text file with the run, in place of one of this name."""
+        """Upload a text file to the run; it replaces one of this name."""
 
     def flush(self, timeout_s: float) -> int:
         """Wait for queued entries while the server answers, drop the rest, and return the number of dropped entries."""

@@ -37,7 +37,7 @@ def unused(config: StatisticsConfig) -> frozenset[str]:
 
 
 def source_state(config: StatisticsConfig) -> str:
-    """Return the reference file's version, for the fingerprint unless its hash is set. Raises `DataError` for no file."""
+    """Return the reference file's version, '' if its hash is set. Raises `DataError` for no file."""
     from components.statistics.reference_file import file_version
 
     return file_version(config.reference) if config.reference and not config.reference_sha256 else ""

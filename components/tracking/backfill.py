@@ -1,4 +1,4 @@
-"""A component's MLflow run that a dead server left unfinished, completed from its artifact."""
+"""Complete from its artifact a component's MLflow run that an unavailable server left unfinished."""
 
 from __future__ import annotations
 

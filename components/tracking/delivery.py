@@ -1,4 +1,4 @@
-"""The queue of deliveries to one MLflow server: in order, from a thread of its own, so that no work waits for it."""
+"""The queue of deliveries to one MLflow server: in order, from a thread of its own, so that callers never wait."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class _Delivery:
 
 
 class DeliveryQueue:
-    """Deliveries over one link; one that raises `ServerAway` stays first and is tried again after `retry_s`.
+    """Deliveries over one link; one that raises `ServerAway` stays first and is retried after `retry_s`.
 
-    What raises `ServerRefused` is dropped and noted in `link.refused`; what raises anything else is dropped and logged.
+    One that raises `ServerRefused` is dropped and noted in `link.refused`; on any other error it is dropped and logged.
     """
 
     def __init__(self, link: Link, retry_s: float = RETRY_S) -> None:
@@ -52,7 +52,7 @@ class DeliveryQueue:
         self._put([_Delivery(label, source, send, row) for row in rows])
 
     def withdraw(self, source: object) -> int:
-        """Take back all that `source` has queued and that was not delivered; gives the number of acts and rows."""
+        """Withdraw all undelivered entries of `source`; returns the number of acts and rows."""
         with self._changed:
             left = [entry for entry in self._waiting if entry.source is not source]
             count = len(self._waiting) - len(left)
@@ -67,7 +67,7 @@ class DeliveryQueue:
             return not self._waiting
 
     def close(self, timeout_s: float) -> list[str]:
-        """Go on trying for at most `timeout_s` seconds, then stop; gives the labels of what was not delivered."""
+        """Keep delivering for at most `timeout_s` seconds, then stop; returns the labels of undelivered entries."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, max(0.0, deadline - time.monotonic()))
@@ -119,7 +119,7 @@ class DeliveryQueue:
 
 
 class NoDelivery(DeliveryQueue):
-    """Forgets what is queued: tracking is off."""
+    """Drops every entry: tracking is off."""
 
     def start(self) -> None:
         """Start no thread."""

@@ -1,4 +1,4 @@
-"""MLflow's texts about a run: its name, the settings that become columns, its input datasets, its description."""
+"""Name, parameters, input datasets and description of an MLflow run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vim_core.storage import io
 JOB = "VIM_JOB"
 """Set for a run that was sent to a cluster: the submission's name there."""
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray for what its Jobs API starts."""
+"""Set by Ray for processes that its Jobs API starts."""
 SETTINGS = "settings.json"
 DATASET_DIGEST_LENGTH = 36
 """MLflow's limit; the whole digest is in the dataset's profile."""
@@ -60,7 +60,7 @@ def changed_settings(component: str, settings: Mapping[str, Any], version: int) 
 
 
 def datasets(root: str, artifact: Artifact) -> list[dict[str, str]]:
-    """Name, digest, source and profile of every input of `artifact`, with the name the component knows it by."""
+    """Name, digest, source and profile of every input of `artifact`, with its name as an input of the component."""
     return [
         {
             "context": key,

@@ -1,4 +1,4 @@
-"""The connection to one MLflow server: short timeouts, and a pause after a failure so that nobody waits twice."""
+"""The connection to one MLflow server: short timeouts, and a pause after a failure, so that later calls fail at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ServerAway(Exception):
 
 
 class ServerRefused(Exception):
-    """The server answered that this call is wrong; repeating it is of no use."""
+    """The server rejected this call; repeating it does not help."""
 
 
 def tracking_uri(run: RunConfig) -> str | None:
@@ -112,7 +112,7 @@ class Link:
 
 
 def silent(error: ServerAway) -> bool:
-    """True where nobody answered at all, rather than a server with an error of its own."""
+    """True if there was no answer at all, as opposed to an error from the server."""
     cause = error.__cause__
     # MLflow's client words a connection that failed so, and has no class for it.
     return cause is None or isinstance(cause, OSError) or "exception" in str(cause)

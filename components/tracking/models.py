@@ -10,7 +10,7 @@ from components.contract.api import Artifact
 from vim_core.storage import io
 
 KINDS = {"quantize": "tokenizer", "prior": "prior", "classify": "classifier"}
-"""Components whose artifacts become versions of a registered model, and what the model is called."""
+"""Components whose artifacts become versions of a registered model, and the names of these models."""
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 

@@ -50,10 +50,10 @@ class Host:
 
 
 class Tpu:
-    """Duty cycle and memory of this host's chips, as libtpu's monitoring tells the process that uses them.
+    """Duty cycle and memory of this host's chips, from libtpu's monitoring in the process that uses them.
 
-    `monitoring` is libtpu's module `libtpu.sdk.tpumonitoring`, or what stands in for it. What it does not offer, or not
-    yet, before the first program has run, is left out.
+    `monitoring` is libtpu's module `libtpu.sdk.tpumonitoring`, or a substitute. Figures that it does not offer, or not
+    yet, before the first program has run, are left out.
     """
 
     def __init__(self, monitoring: Any) -> None:
@@ -73,13 +73,13 @@ class Tpu:
         try:
             return [float(value) for value in self._monitoring.get_metric(name).data()]
         except Exception as error:
-            # libtpu has no class of its own for a figure that it does not have.
+            # libtpu has no error class for a missing figure.
             log.debug("libtpu: %s: %s", name, error)
             return []
 
 
 class Gpu:
-    """Use and memory of this machine's NVIDIA GPUs, whoever uses them; `ask` gives what nvidia-smi prints."""
+    """Use and memory of this machine's NVIDIA GPUs by all processes; `ask` returns the output of nvidia-smi."""
 
     def __init__(self, ask: Callable[[], str] | None = None) -> None:
         self._ask = ask or _nvidia_smi

@@ -1,4 +1,4 @@
-"""Figures of every node that trains: each one's are sampled there, laid into the work folder, fetched by the driver.
+"""Figures of every node that trains: sampled there, written to the work folder, fetched by the driver.
 
 Nothing here talks to MLflow: the driver's shipper delivers the rows with the training's own, once, whenever the server
 is there. A chunk is a file of its own, because buckets cannot append: `nodes/node-0-<milliseconds>.jsonl`.
@@ -32,15 +32,15 @@ GROWTH = 0.01
 """A pause is at least this share of the time so far: a week gives thousands of points, not a hundred thousand."""
 FLUSH_S = 30.0
 MAX_WAITING = 1000
-"""Rows that wait for a store that does not answer; older ones are given up."""
+"""Rows that wait for a store that does not answer at most; older ones are dropped."""
 
 Rows = list[dict[str, Any]]
 Write = Callable[[Rows], None]
-"""Takes rows {"t": milliseconds, "m": figures}; raises `StorageError` or `OSError` where they have to come again."""
+"""Takes rows {"t": milliseconds, "m": figures}; raises `StorageError` or `OSError` if they have to be passed again."""
 
 
 class Sampler:
-    """A thread that reads this machine now and then, from the beginning to the end."""
+    """A thread that samples this machine at intervals while it runs."""
 
     def __init__(self, node: str, write: Write, every_s: float = EVERY_S, flush_s: float = FLUSH_S) -> None:
         self._node, self._write, self._every, self._flush = node, write, every_s, flush_s
@@ -64,12 +64,12 @@ class Sampler:
             if time.monotonic() - flushed >= self._flush:
                 self._offer()
                 flushed = time.monotonic()
-        # A training of a few seconds has a point, too.
+        # So that a training of a few seconds has a point, too.
         self._sample(host)
         self._offer()
 
     def _sample(self, host: node_metrics.Host) -> None:
-        # Asked again each time: the training opens its accelerators after this thread has begun.
+        # Looked up each time: the training opens its accelerators after this thread has started.
         readings: list[node_metrics.Reading] = [host, *node_metrics.accelerators()]
         self._rows.append({"t": int(time.time() * 1000), "m": node_metrics.read_all(readings, self._node)})
 
@@ -116,7 +116,7 @@ def queue_writer(run: MlflowRun, add: Callable[[Callable[[], None]], None]) -> W
 
 @contextlib.contextmanager
 def sampled(work: str, node_rank: int, local_rank: int, wanted: bool) -> Iterator[None]:
-    """In a worker: sample its node meanwhile, where it is wanted and no other worker of the node does it."""
+    """In a worker: sample its node meanwhile, if that is configured and no other worker of the node does it."""
     if not wanted or local_rank:
         yield
         return
@@ -137,7 +137,7 @@ class Collector:
         local.write_bytes(b"")
 
     def fetch(self) -> None:
-        """Append what is new. Raises `StorageError` where the store does not answer."""
+        """Append new rows. Raises `StorageError` if the store does not answer."""
         fresh = [name for name in io.list_names(self._folder) if name not in self._seen and name.endswith(".jsonl")]
         for name in sorted(fresh, key=lambda name: int(name.removesuffix(".jsonl").rsplit("-", 1)[-1])):
             rows = spool.parse_rows(io.read_bytes(io.join(self._folder, name)))

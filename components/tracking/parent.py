@@ -19,7 +19,7 @@ PARENT = "mlflow.parentRunId"
 
 
 class ParentTracker(ABC):
-    """Tracks one parent run with children. Every call is queued; where `run.tracking_uri` is off, it is forgotten.
+    """Tracks one parent run with children. Every call is queued; with `run.tracking_uri` off, it does nothing.
 
     `experiment_id` is MLflow's id of the experiment, or '' while the server is away.
 
@@ -27,11 +27,11 @@ class ParentTracker(ABC):
     """
 
     START_S = 2.0
-    """Seconds to wait for a run's id, which results and manifests name."""
+    """Seconds to wait for a run's id, which is written into results and manifests."""
     FLUSH_S = 5.0
     """Seconds to wait at the end for what is still queued."""
     missed_remedy = ""
-    """Ends the warning about what the server did not take."""
+    """End of the warning about undelivered entries."""
 
     def __init__(self, config: PipelineConfig, name: str, link: Link | None = None) -> None:
         self._config = config
@@ -59,7 +59,7 @@ class ParentTracker(ABC):
         return record | ({"url": url} if url else {})
 
     def start(self) -> None:
-        """Make the parent run or continue an earlier one; waits a moment, so that its id is usually there."""
+        """Make the parent run or continue an earlier one; waits at most `START_S` seconds for its id."""
         if not self.uri:
             return
         # MLflow is imported here, not in the delivering thread: two threads that import at once can trip each other.
@@ -70,11 +70,11 @@ class ParentTracker(ABC):
         self._queue.wait(self.START_S)
 
     def wait(self) -> bool:
-        """Wait a moment for what is queued; True where all of it is delivered."""
+        """Wait briefly for queued entries; True if all are delivered."""
         return self._queue.wait(self.FLUSH_S)
 
     def file(self, path: str, folder: str = "") -> None:
-        """Keep a local file with the parent run, in place of one of this name."""
+        """Upload a local file to the parent run; it replaces one of this name."""
 
         def log_file() -> None:
             self._parent.change(lambda client, run_id: client.log_artifact(run_id, path, folder or None))

@@ -21,7 +21,7 @@ TITLES = {"images_per_s": "images/s"}
 
 
 class ClosingProgress(Progress, Protocol):
-    """A progress that is taken down when its component is done."""
+    """A progress display that is closed when its component has ended."""
 
     def close(self) -> None:
         """Stop drawing; further calls draw nothing."""
@@ -35,7 +35,7 @@ class Pace:
         self._seen: deque[tuple[float, int]] = deque()
 
     def observe(self, done: int) -> None:
-        """Note that `done` units are finished now; going back starts anew."""
+        """Record that `done` units are finished now; a smaller value resets the pace."""
         now = self._clock()
         if self._seen and done < self._seen[-1][1]:
             self._seen.clear()
@@ -159,7 +159,7 @@ class TerminalProgress:
         self._console.print(f"[bold]{self._name}[/bold]: {escape(text)}", highlight=False)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None

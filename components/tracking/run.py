@@ -1,4 +1,4 @@
-"""One MLflow run: calls over its link, and the same run as a component sees it, which never waits."""
+"""One MLflow run: calls over its link, and a queued `Tracker` over it for components, which never waits."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class MlflowRun:
     `experiment` gives the experiment's id, `name` and `tags` are used when the run is made. `known_id` is the id of an
     earlier attempt's run, which is continued where it still exists. `opened` gets the id once there is one.
 
-    Calls raise `ServerAway` and may be repeated then: a point with the same timestamp is one point for MLflow. What the
-    server refuses for good is noted in `link.refused`, once, and raises nothing.
+    Calls raise `ServerAway` and may be repeated then: a point with the same timestamp is one point for MLflow. A call
+    that the server refuses for good is noted once in `link.refused` and raises nothing.
 
     `incomplete` says that points of the run were given up while the server was away: its artifact has them.
     """
@@ -223,7 +223,7 @@ class QueuedRun:
     def image(
         self, name: str, png: bytes | str, step: int | None = None, delivered: Callable[[], None] = lambda: None
     ) -> None:
-        """Queue a picture, or the path of one that is read when its turn comes; `delivered` is called afterwards."""
+        """Queue a picture, or the path of one that is read at delivery; `delivered` is called afterwards."""
 
         def act() -> None:
             try:
@@ -253,7 +253,7 @@ class QueuedRun:
             self._queue.add(name, act, self)
 
     def flush(self, timeout_s: float) -> int:
-        """Wait for the deliveries while the server answers; gives how many were given up, which the artifact has."""
+        """Wait for deliveries while the server answers; returns the number of dropped ones, which the artifact has."""
         self._queue.wait(timeout_s)
         given_up = self._queue.withdraw(self)
         self._run.incomplete = self._run.incomplete or given_up > 0

@@ -1,4 +1,4 @@
-"""A training's spool on its way to people: each step to the bar at once, and to MLflow exactly once."""
+"""Delivery of a training's spool: each step to the progress bar at once, and to MLflow exactly once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from vim_core.training import spool
 log = logging.getLogger(__name__)
 
 NONFINITE = "nonfinite.jsonl"
-"""Steps whose update was skipped, what was not finite there, and their samples: in artifacts and in MLflow runs."""
+"""Steps whose update was skipped, their non-finite terms and samples: in artifacts and in MLflow runs."""
 NONFINITE_COUNT = "train/nonfinite_steps"
 NONFINITE_EVERY_S = 30.0
-"""The file is sent whole each time, so not at every step of a training that has gone wrong."""
+"""Least time between two deliveries, because each sends the whole file."""
 SHOWN = ("loss", "images_per_s")
 POLL_S = 0.5
 FLUSH_S = 10.0
@@ -105,7 +105,7 @@ class Shipper:
 
     Every entry moves the bar, prints the line that `announce` makes of it, and is queued for MLflow. `total` in units
     of `unit` starts the bar, `shown` are the figures beside it, `beside` further files with rows for MLflow. Leaving
-    waits at most `flush_s` seconds for the server and then says in one line what it did not take.
+    waits at most `flush_s` seconds for the server and then logs in one line what it did not accept.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Shipper:
         self._poll, self._flush = poll_s, flush_s
         self._started_ms = int(time.time() * 1000)
         self._faults = FaultLog()
-        # MLflow would keep a picture that comes twice twice: those it has are noted beside the spool.
+        # MLflow stores a picture again if it is sent again: delivered ones are noted beside the spool.
         self._delivered = self._path.with_name("shipped-pictures.txt")
         self._pictures = set(self._delivered.read_text().splitlines()) if self._delivered.exists() else set[str]()
         self._stop = threading.Event()
@@ -138,7 +138,7 @@ class Shipper:
         self.close()
 
     def close(self) -> int:
-        """Read the rest and wait for its delivery; gives how many entries MLflow did not take in time."""
+        """Read the rest and wait for its delivery; returns the number of entries that MLflow did not accept in time."""
         self.read()
         self._ship_faults(now=True)
         left = self._tracker.flush(self._flush)
@@ -171,7 +171,7 @@ class Shipper:
             self._tracker.image(name, path, step, functools.partial(self._note_picture, key))
 
     def _note_picture(self, key: str) -> None:
-        # Its folder is gone once the component is over.
+        # Its folder is removed when the component has ended.
         with contextlib.suppress(FileNotFoundError), open(self._delivered, "a", encoding="utf-8") as stream:
             stream.write(f"{key}\n")
 

@@ -37,7 +37,7 @@ class SpoolUploader:
         self._lock = threading.Lock()
 
     def fetch(self) -> None:
-        """Begin with the copy in the work folder, whichever machine wrote it, or with nothing."""
+        """Start from the copy in the work folder, written by any machine, or from nothing."""
         self._local.parent.mkdir(parents=True, exist_ok=True)
         self._local.unlink(missing_ok=True)
         shutil.rmtree(self._local.parent / PICTURES, ignore_errors=True)
@@ -48,7 +48,7 @@ class SpoolUploader:
         self._local.write_bytes(io.read_bytes(self._uri).replace(self._remote_prefix, self._local_prefix))
 
     def send(self) -> None:
-        """Copy what is new. Raises `StorageError` where the store does not take it."""
+        """Copy new content. Raises `StorageError` if the store does not accept it."""
         with self._lock:
             if not self._local.exists():
                 return
@@ -81,11 +81,11 @@ class SpoolDownloader:
         self._uri, self._local = io.join(work, SPOOL), local
         self._seen = ""
         if not io.exists(self._uri):
-            # A new training; what lies here was left by one that had the same folder.
+            # A new training; files here are left over from one that had the same folder.
             shutil.rmtree(local.parent, ignore_errors=True)
 
     def fetch(self) -> None:
-        """Bring the copy, if it is another one than the last time. Raises `StorageError` where nothing answers."""
+        """Download the copy if it has changed. Raises `StorageError` if the store does not answer."""
         version = io.version(self._uri)
         if version and version != self._seen:
             io.write_bytes(str(self._local), io.read_bytes(self._uri))

@@ -1,4 +1,4 @@
-"""The MLflow side of a sweep: one run, a child for each point; a dead server delays nothing and doubles nothing."""
+"""MLflow runs of a sweep: a run with a child per point; an unavailable server causes no delay and no duplicates."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class PointRecord:
 
     @property
     def result(self) -> str:
-        """20 hex digits over all of it: a point that the server has like this is not sent again."""
+        """20 hex digits over the whole record: a point that the server has with this value is not sent again."""
         return _digest(asdict(self))
 
     @property
     def timestamp_ms(self) -> int:
-        """The same at every delivery, because MLflow keeps one point of those that are equal down to their time."""
+        """Constant over deliveries, because MLflow keeps one of several points with equal values and times."""
         return int((datetime.fromisoformat(self.made).timestamp() if self.made else time.time()) * 1000)
 
 
 class SweepTracker(ParentTracker):
     """Made by `open_sweep`; the run of an earlier run of the same sweep is continued.
 
-    `settings` become the run's parameters. What the server does not take in time is delivered when the same sweep is
-    run again.
+    `settings` become the run's parameters. Entries that the server does not accept in time are delivered when the same
+    sweep is run again.
     """
 
     missed_remedy = "; running the sweep again delivers them"
@@ -70,7 +70,7 @@ class SweepTracker(ParentTracker):
         self._queue.add("the sweep's settings", lambda: self._parent.params(self._settings))
 
     def point(self, point: PointRecord) -> None:
-        """Log how a point came out; what the server has already is not sent again."""
+        """Log the result of a point, unless the server has it already."""
         self._queue.add(f"point {point.number}", lambda: self._deliver(point))
 
     def run_of(self, key: str) -> str:
@@ -118,11 +118,11 @@ class SweepTracker(ParentTracker):
         run.metrics(0, point.figures, point.timestamp_ms)
         run.tag({**{f"vim.artifact.{name}": key for name, key in point.artifacts.items()}, REASON: point.reason})
         run.end("FAILED" if point.reason else "FINISHED")
-        # Last: whatever was not delivered before is sent again by the next run of the sweep.
+        # Last: the next run of the sweep sends everything again that was not delivered before this.
         run.tag({RESULT: point.result})
 
     def _deliver_figures(self, figures: Mapping[str, float]) -> None:
-        """Logged again, each would be a further point."""
+        """Log figures once: repeated, each would be a further point."""
         result, run_id = _digest(dict(figures)), self._parent.open()
         if self._link.call(lambda client: client.get_run(run_id)).data.tags.get(RESULT) != result:
             self._parent.metrics(0, figures)

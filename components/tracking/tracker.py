@@ -1,4 +1,4 @@
-"""One MLflow run per pipeline run, a child per component; a dead server delays nothing."""
+"""One MLflow run per pipeline run, a child per component; an unavailable server delays nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PipelineTracker(ParentTracker):
         over = threading.Event()
 
         def opened(run_id: str) -> None:
-            # Once the component is over its work folder is gone, and must not come back.
+            # The work folder is removed when the component has ended, and must not be created again.
             if not over.is_set():
                 io.write_bytes(note, run_id.encode())
 
@@ -74,7 +74,7 @@ class PipelineTracker(ParentTracker):
         self._running[name] = run
 
     def finished(self, name: str, artifact: Artifact, reused: bool) -> None:
-        """Log what a component made, or in the parent that it was there already."""
+        """Log a component's artifact, or note in the parent that it existed already."""
         manifest, run = artifact.manifest, self._running.pop(name, None)
         if run is not None and not reused:
             self._log_artifact(run, artifact)
@@ -162,12 +162,12 @@ class PipelineTracker(ParentTracker):
         if datasets:
             self._queue.add(f"the inputs of {name}", lambda: run.datasets(datasets))
         if run.incomplete:
-            # A server that is back in time would take the run for complete otherwise.
+            # Otherwise a server that answers again would count the run as complete.
             self._queue.add(f"the rest of the curves of {name}", lambda: backfill.complete(run, artifact))
         self._queue.add(f"the end of {name}", lambda: run.end("FINISHED"))
 
     def _complete(self, artifact: Artifact) -> None:
-        """Make up for what a dead server missed when this artifact was made."""
+        """Deliver the entries that an unavailable server missed when this artifact was made."""
         name, manifest = artifact.manifest.component, artifact.manifest
         if backfill.is_complete(self._link, self._experiment(), artifact):
             return
@@ -178,7 +178,7 @@ class PipelineTracker(ParentTracker):
 
     @contextlib.contextmanager
     def _sampler(self, run: MlflowRun) -> Iterator[None]:
-        """Sample this machine into the run meanwhile, where that is wanted and no training samples its own nodes."""
+        """Sample this machine into the run meanwhile, if configured and no training samples its own nodes."""
         training = isinstance(getattr(self._config, run.name), TrainConfig)
         if training or not self._config.run.system_metrics or not self.uri:
             yield
@@ -189,7 +189,7 @@ class PipelineTracker(ParentTracker):
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
-            # Not queued: a heartbeat that waits behind others would let this process seem gone.
+            # Not queued: with a delayed heartbeat this process would count as dead.
             if self.run_id:
                 with contextlib.suppress(ServerAway):
                     self._parent.tag(heartbeat_tag())

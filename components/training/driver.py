@@ -53,7 +53,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
         try:
             trained_by = fit(work, {"job": job}, ctx, local)
         except VimError as error:
-            # Ray only knows that a stuck worker is gone; its watchdog left the step and the stacks.
+            # Ray only reports that a stuck worker died; its watchdog wrote the step and the stacks.
             watchdog = read_report(Path(stuck))
             if watchdog:
                 raise VimError(f"{error}; {watchdog}") from error
@@ -64,7 +64,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
 
 
 def spool_path(ctx: Context) -> str:
-    """Where rank 0 appends its metrics: always a file on a disk of its machine."""
+    """Return the file to which rank 0 appends its metrics, always on a disk of its machine."""
     return str(scratch(ctx.work) / SPOOL)
 
 

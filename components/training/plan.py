@@ -34,7 +34,7 @@ def make_plan(
         config: the preset.
         mfu: '' for none, a share of the peak for all trainings, or a benchmark's record (JSON) for the prior.
         price: of a chip's hour.
-        images, classes, bytes_per_image: of the data, where nothing is known of it.
+        images, classes, bytes_per_image: of the data, if it is not a known data set.
         rates: 'component=images a second' of components that do not train.
 
     Raises:

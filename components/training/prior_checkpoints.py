@@ -1,7 +1,7 @@
-"""Checkpoints of a running prior as artifacts of their own, which sampling takes instead of the finished prior.
+"""Checkpoints of a running prior as artifacts of their own, which sampling uses instead of the finished prior.
 
-They are kept under `<root>/prior/` with a fingerprint of the training's and the step, so that everything that reads,
-lists or collects artifacts knows them; `properties.checkpoint` tells them from finished trainings.
+They are kept under `<root>/prior/` with a fingerprint of the training's and the step, so that all code that reads,
+lists or collects artifacts handles them; `properties.checkpoint` tells them from finished trainings.
 """
 
 from __future__ import annotations

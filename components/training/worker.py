@@ -25,7 +25,7 @@ FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `FIGURES` last."""
 FIGURES = "figures.json"
 REFUSAL = "refusal.json"
-"""Left there by a worker that found a user's error, which no retry can mend."""
+"""File that a worker leaves after a user's error, which no retry can fix."""
 CURVES = "curves.jsonl"
 """The figures of every log line."""
 PICTURES = 8
@@ -54,7 +54,7 @@ class TrainingJob:
 
 
 def work(arguments: dict[str, Any]) -> None:
-    """Train this process's share under Ray Train. A user's error is left for the driver and not retried.
+    """Train this process's share under Ray Train. A user's error is written to a file for the driver and not retried.
 
     Raises:
         VimError: one of several workers refused; the others must not wait for it.
@@ -90,7 +90,7 @@ def raise_refusal(work: str) -> None:
 def run_task(
     job: TrainingJob, rank: int, world: int, local_rank: int, notices: Sequence[Callable[[], Preemption]] = ()
 ) -> None:
-    """Train and leave the files; `notices` are asked when to save or stop.
+    """Train and leave the files; `notices` report when to save or stop.
 
     Where the work folder is in a bucket, rank 0 keeps a copy of its spool there.
     """
