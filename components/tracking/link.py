@@ -1,4 +1,4 @@
-"""The connection to one MLflow server: short timeouts, and a pause after a failure, so that later calls fail at once."""
+"""The connection to one MLflow server: short timeouts, and a pause after a failure, then later calls fail at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by all commands: grammar, the settings a person types, and lines on the terminal."""
+"""Shared by all commands: parsers, settings on the command line, and lines on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Subparsers = _SubParsersAction[ArgumentParser]
 
 NOISY_LOGGERS = ("dagster", "mlflow", "alembic", "ray", "apache_beam", "fsspec", "urllib3")
-"""Engines whose warnings would hide ours."""
+"""Libraries whose warnings would hide VIM's own."""
 
 
 def subcommand(
@@ -54,7 +54,7 @@ def add_settings(parser: ArgumentParser, metavar: str = "key=value …", default
 
 
 def add_preset(parser: ArgumentParser, default: str = "") -> None:
-    """Add `--preset`. With `default`, words such as "the sweep's own", the option is '' where it is not given."""
+    """Add `--preset`. With `default`, a description such as "the sweep's own", the option is '' if not given."""
     parser.add_argument(
         "--preset", default="" if default else presets.default(),
         help=f"a preset's name or a YAML file (default: {default or '%(default)s'})",
@@ -85,7 +85,7 @@ def print_lines(lines: Iterable[str]) -> int:
 
 
 def print_line(line: str) -> None:
-    """Print a line at once, for those who read through a pipe."""
+    """Print a line and flush it, for readers of a pipe."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -98,7 +98,7 @@ def console() -> Console:
 
 
 def print_field(console: Console, title: str, text: str) -> None:
-    """Print a title and a text that may be long and is never broken."""
+    """Print a title and a text that may be long and is never wrapped."""
     console.print(f"[bold]{title:<11}[/bold]", end=" ")
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -108,7 +108,7 @@ def configure_logging(console: Console) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler(console)])
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # gcsfs logs every error that it raises with its whole trace; our own error says what it means.
+    # gcsfs logs every error that it raises with its traceback; VIM's own error explains it.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 

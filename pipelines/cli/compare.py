@@ -107,7 +107,7 @@ def read(name: str, results: str, page: str) -> Run:
 
 
 def print_comparison(runs: list[Run], target: str, console: Console) -> None:
-    """Print the figures that compare, the ones refused with the fields that differ, and where the page lies."""
+    """Print the comparable figures, the refused ones with the fields that differ, and the page's address."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`vimctl doctor`: check everything a run needs, and say what to do about what is missing."""
+"""`vimctl doctor`: check everything a run needs, and print a remedy for each failure."""
 
 from __future__ import annotations
 

@@ -41,14 +41,14 @@ def build_spec(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, Pipelin
 
 
 def finished_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
-    """Where the result lies if all of it exists; '' if not, or where it is to be made again."""
+    """Return the address of a complete result; '' if a part is missing or is to be made again."""
     if spec.command != "run" or spec.start or spec.force:
         return ""
     return find_result(spec, config, say)
 
 
 def find_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
-    """Where the result of a job lies, looked up by manifest; '' where a part of it is missing."""
+    """Return the address of a job's result, looked up by manifest; '' if a part of it is missing."""
     if spec.command == "sweep":
         return "look at it with `vimctl sweep show`"
     known: execute.ArtifactCache = {}
@@ -61,7 +61,7 @@ def find_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None
 
 
 def _describe_result(spec: JobSpec, config: PipelineConfig, known: execute.ArtifactCache) -> str:
-    """Where a job's result lies: the report and its run in MLflow, or the artifact of one component."""
+    """Return the addresses of a job's result: the report and its run in MLflow, or the artifact of one component."""
     if spec.target and spec.target != "report":
         artifact = known[spec.target]
         return f"{io.absolute(artifact.folder)} · MLflow run {artifact.manifest.mlflow_run_id or 'not delivered'}"

@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nvimctl: interrupted; finished work is kept, the same command continues\n")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output left; closing it again at exit would print a second error.
+        # The reader of our output closed the pipe; closing it again at exit would print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OTHER_ERROR
 
 
 def parse(arguments: list[str]) -> Namespace:
-    """The options of a command line; its `action` runs it. Exits with status 2 for what the grammar lacks."""
+    """Return the options of a command line; their `action` runs it. Exits with status 2 for unknown arguments."""
     parser = build_parser()
     # argparse fills positional arguments in one go; those after an option come back as unknown.
     parsed, rest = parser.parse_known_args(arguments)

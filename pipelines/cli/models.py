@@ -1,4 +1,4 @@
-"""`vimctl encode`, `reconstruct`, `export`, `import` and `tables`: pictures, models and tables of one's own."""
+"""`vimctl encode`, `reconstruct`, `export`, `import` and `tables`: a user's own pictures, models and tables."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _add_pictures(parser: ArgumentParser) -> None:
 
 
 def encode(arguments: Namespace) -> int:
-    """`vimctl encode`: codes of one's own pictures."""
+    """`vimctl encode`: codes of the user's own pictures."""
     from components.exchange import user_images
 
     return common.print_lines(
@@ -105,7 +105,7 @@ def encode(arguments: Namespace) -> int:
 
 
 def reconstruct(arguments: Namespace) -> int:
-    """`vimctl reconstruct`: one's own pictures through a tokenizer and back."""
+    """`vimctl reconstruct`: the user's pictures, encoded and decoded."""
     from components.exchange import user_images
 
     return common.print_lines(

@@ -81,7 +81,7 @@ def execute(
     config: PipelineConfig, names: list[str], forced: list[str], start: str,
     places: Mapping[str, Mapping[str, Any]] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
 ) -> int:  # fmt: skip
-    """Run components and print what starts, what was made and where it lies; see `launch.run`. Returns 0."""
+    """Run components and print their starts, artifacts and addresses; see `launch.run`. Returns 0."""
     from components.tracking.link import tracking_uri
     from components.tracking.progress import progress_on
     from pipelines.orchestration import launch
@@ -100,7 +100,7 @@ def execute(
 
 
 def print_results(session: Session, console: Console) -> None:
-    """Print what ran, what was reused, the headline metrics, and where to look."""
+    """Print components run and reused, the headline metrics, and addresses of the results."""
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
 
@@ -151,7 +151,7 @@ def list_presets(arguments: Namespace) -> int:
 
 
 def print_report(arguments: Namespace) -> int:
-    """`vimctl report`: where the page lies, or the published figures. Raises `DataError` where there is none."""
+    """`vimctl report`: the page's address, or the published figures. Raises `DataError` where there is none."""
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
 

@@ -1,4 +1,4 @@
-"""`vimctl sweep schedule|list|pause|resume|unschedule`: sweeps that run by themselves."""
+"""`vimctl sweep schedule|list|pause|resume|unschedule`: sweeps that run automatically."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def add_commands(subparsers: Subparsers) -> None:
 
 
 def schedule(arguments: Namespace) -> int:
-    """`vimctl sweep schedule`. Raises `ConfigError` for a sweep, a time or a name that is not in order."""
+    """`vimctl sweep schedule`. Raises `ConfigError` for an invalid sweep, time or name."""
     from pipelines.jobs import profile
     from pipelines.schedules import due, runner, state
     from pipelines.sweeps import spec
@@ -131,7 +131,7 @@ def _set_paused(arguments: Namespace, paused: bool) -> int:
 
 
 def _starting_now(schedule: Schedule, root: str) -> Schedule:
-    """The same schedule, which ignores ticks and checkpoints from before now."""
+    """Return the same schedule, with ticks and checkpoints before now ignored."""
     known: list[str] = []
     if schedule.checkpoints_of:
         from pipelines.schedules import due, runner

@@ -1,4 +1,4 @@
-"""`vimctl submit`, `status`, `logs` and `cancel`: jobs on clusters, for whoever sits at this terminal."""
+"""`vimctl submit`, `status`, `logs` and `cancel`: jobs on clusters, from this terminal."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def add_commands(subparsers: Subparsers) -> None:
             "--cluster", default="local",
             help="a profile's name or a YAML file, see `vimctl cluster list` (default: local)",
         )  # fmt: skip
-    # Clusters run it; people need not know it, so the list of commands leaves it out.
+    # Run by clusters only, so the list of commands leaves it out.
     hidden = subparsers.add_parser("job", description="Run the spec of a job; clusters do this.")
     hidden.add_argument("spec", metavar="SPEC_URI", help="where `vimctl submit` stored it")
     hidden.set_defaults(action=job)

@@ -59,7 +59,7 @@ def run(arguments: Namespace) -> int:
 
 
 def evaluate(sweep: Sweep, config: PipelineConfig, tags: Mapping[str, str]) -> int:
-    """Run a sweep and show how it went; 0 when every point was evaluated, 1 when some failed."""
+    """Run a sweep and show its results; 0 when every point was evaluated, 1 when some failed."""
     from components.tracking.progress import progress_on
     from pipelines.sweeps import runner, summary
 

@@ -1,4 +1,4 @@
-"""`vimctl ui`: MLflow and Dagster on this machine, and where Ray's dashboard is."""
+"""`vimctl ui`: MLflow and Dagster on this machine, and the address of Ray's dashboard."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ def ray_links(cluster: str) -> list[str]:
     try:
         url = submission.backend(profile.load(LOCAL)).dashboard()
     except VimError:
-        return []  # nobody has started it, which is no reason to show nothing else
+        return []  # the local cluster was not started: show the other servers
     return [f"{url} ({LOCAL})"] if url else []

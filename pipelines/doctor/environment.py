@@ -115,7 +115,7 @@ def check_memory(target: Target) -> list[Result]:
 
 
 def check_shared_memory(target: Target) -> list[Result]:
-    """Size of /dev/shm, where Ray keeps its objects."""
+    """Size of /dev/shm, which holds Ray's objects."""
     place = Path("/dev/shm")
     if not place.is_dir():
         return [warn("/dev/shm", "does not exist", "Ray keeps its objects on disk then; mount a tmpfs there")]

@@ -1,4 +1,4 @@
-"""HTTP requests to servers that may not be there."""
+"""HTTP requests to servers that may be unreachable."""
 
 from __future__ import annotations
 

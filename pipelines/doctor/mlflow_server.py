@@ -1,4 +1,4 @@
-"""The MLflow server: whether it answers this client, and whether the preset's experiment can be made there."""
+"""The MLflow server: its response to this client, and the preset's experiment."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _living_nodes(response: Response) -> list[Node]:
 
 
 def _authenticate(cluster: Cluster) -> tuple[list[Result], dict[str, str] | None]:
-    """Results for address and token, and the headers of further requests; None where the cluster lets nobody in."""
+    """Results for address and token, and the headers of further requests; None if the cluster refuses them."""
     bare = request(cluster.address, "/api/version")
     if bare.status == 200 and bare.json() is not None and "ray_version" in bare.json():
         text = f"{cluster.name}: {cluster.address} answers without a token"

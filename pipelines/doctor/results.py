@@ -1,4 +1,4 @@
-"""Checks, what they are given, and their results."""
+"""Checks, their target, and their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 @dataclass(frozen=True)
 class Result:
-    """One line: status, what was checked, what was found there, and what to do about it."""
+    """One line: status, subject of the check, finding, and remedy."""
 
     status: str
     check: str
@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Check:
-    """A named check. `run` may raise anything, and is left behind after `timeout` seconds.
+    """A named check. `run` may raise any error, and is abandoned after `timeout` seconds.
 
     It runs only where `applies` to the target.
     """
@@ -56,15 +56,15 @@ class Check:
 
 
 def ok(check: str, found: str) -> Result:
-    """All is well."""
+    """Return a result without a problem."""
     return Result(OK, check, found)
 
 
 def warn(check: str, found: str, advice: str) -> Result:
-    """It works, and worse than it could."""
+    """Return a warning: it works, but not as well as it could."""
     return Result(WARN, check, found, advice)
 
 
 def fail(check: str, found: str, advice: str) -> Result:
-    """It does not work."""
+    """Return a failure."""
     return Result(FAIL, check, found, advice)

@@ -1,4 +1,4 @@
-"""Runs all checks at once, each in a thread with a time limit: one that hangs or fails leaves the others alone."""
+"""Runs all checks at once, each in a thread with a time limit: one that hangs or fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run_checks(target: Target, checks: Sequence[Check]) -> list[Result]:
 
 
 class _RunningCheck:
-    """A check in a thread. One that is late is left behind: it is a daemon and ends with the command."""
+    """A check in a thread. A late one is abandoned: it is a daemon thread and ends with the command."""
 
     def __init__(self, check: Check, target: Target) -> None:
         self._check, self._subject = check, target
@@ -39,7 +39,7 @@ class _RunningCheck:
         except VimError as error:
             self._results = [fail(self._check.name, str(error), "")]
         except Exception as error:
-            # The other results are worth having, whatever this check ran into.
+            # Any error of this check must not hide the other results.
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             self._results = [fail(self._check.name, f"could not be checked: {what}", "")]
         self._done.set()

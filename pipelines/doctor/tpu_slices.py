@@ -1,4 +1,4 @@
-"""TPU slices as Ray sees them: labels of the nodes, and whether the topologies of the components are there."""
+"""TPU slices as Ray reports them: labels of the nodes, and slices for the components' topologies."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ BUILT_IN = "builtin:"
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file that a setting names; its SHA-256 has to begin with `sha256` ('' for any), `name` says what it is."""
+    """A file that a setting names; its SHA-256 has to begin with `sha256` ('' for any), `name` describes it."""
 
     setting: str
     uri: str

@@ -1,1 +1,1 @@
-"""Where a run can be sent: profiles of clusters, and jobs on them."""
+"""Clusters that a run can be sent to: profiles, and jobs on them."""

@@ -8,16 +8,16 @@ from typing import Any, Literal, Protocol
 
 PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, LOST = "pending", "running", "succeeded", "failed", "stopped", "lost"
 FINISHED = (SUCCEEDED, FAILED, STOPPED, LOST)
-"""FAILED: the job's own error, which another attempt would meet again. LOST: its node is gone; another may succeed."""
+"""FAILED: the job's own error, which a retry would repeat. LOST: its node was lost; a retry may succeed."""
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """All that a job does: the cluster needs neither presets nor sweep files of the submitter.
+    """Complete description of a job: the cluster needs neither presets nor sweep files of the submitter.
 
     `settings` is the resolved preset as YAML; `target`, `start`, `only` and `force` are those of `vimctl run`; `sweep`
     is the sweep as YAML; `places` are values of `run` by component, as in the cluster's profile; `tags` are for the run
-    in MLflow, such as which schedule sent the job.
+    in MLflow, such as the schedule that sent the job.
     """
 
     command: Literal["run", "sweep"]
@@ -35,7 +35,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class JobState:
-    """Status of a job; `message` is the cluster's reason, `node` where its driver ran, times are Unix seconds."""
+    """Status of a job; `message` is the cluster's reason, `node` that of its driver, times are Unix seconds."""
 
     job_id: str
     status: str

@@ -46,7 +46,7 @@ class KubernetesBackend:
                     *self._resource(), body, _request_timeout=(CONNECT_S, READ_S)
                 )
             except kubernetes.client.ApiException as error:
-                # Two submitters at once: one made it, the other attaches.
+                # Two submitters at once: one created it, this one attaches.
                 if error.status == 409:
                     return False
                 raise

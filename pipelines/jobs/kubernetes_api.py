@@ -33,7 +33,7 @@ class Api:
             ) from None
         self.settings = settings
         client = _client(kubernetes, settings)
-        # urllib3 would try each call three times more, and a follower of logs waits long enough as it is.
+        # urllib3 would try each call three times more, which would delay a follower of logs.
         client.rest_client.pool_manager.connection_pool_kw["retries"] = False
         self.address = str(client.configuration.host)
         self.custom: Any = kubernetes.client.CustomObjectsApi(client)

@@ -10,10 +10,10 @@ from pipelines.jobs.kubernetes_api import CONNECT_S, Api
 from vim_core.errors import VimError
 
 SILENCE_S = 300.0
-"""A connection without data for so long is opened again; it may be dead."""
+"""Seconds without data after which a connection is opened again; it may be dead."""
 POLL_S = 2.0
 AWAY_S = 300.0
-"""The API server may be away for so long before `follow` raises."""
+"""Seconds that the API server may be unavailable before `follow` raises."""
 
 
 def follow(api: Api, pods: Callable[[], list[Any]], finished: Callable[[], bool]) -> Iterator[str]:
@@ -60,7 +60,7 @@ def _lines(api: Api, name: str, last: str, streaming: bool) -> Iterator[tuple[st
         )  # fmt: skip
     except kubernetes.client.ApiException as error:
         if error.status in (400, 404):
-            # Its container is not there yet, or not any more.
+            # Its container does not exist yet, or no longer.
             return
         raise
     try:

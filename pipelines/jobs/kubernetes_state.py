@@ -21,7 +21,7 @@ ENDED = {"SUCCEEDED": SUCCEEDED, "STOPPED": STOPPED}
 
 
 def read(job: dict[str, Any], pods: Sequence[Any] = ()) -> JobState:
-    """The state of a RayJob object; its pods tell a failure of its own from a lost node, and why it waits."""
+    """The state of a RayJob object; its pods tell the job's own failure from a lost node, and why it waits."""
     times = job.get("status") or {}
     status, message = _status(job, pods)
     heads = [pod for pod in pods if HEAD.items() <= (pod.metadata.labels or {}).items()]
@@ -56,7 +56,7 @@ def _status(job: dict[str, Any], pods: Sequence[Any]) -> tuple[str, str]:
     if outcome in ENDED:
         return ENDED[outcome], message
     if deployment == "Complete":
-        # Complete says that nothing runs any more, and the job itself never said how it ended.
+        # Complete only means that nothing runs any more; the job itself reported no result.
         return LOST, message or "its Ray cluster ended before it said how the job went"
     if outcome == "RUNNING":
         return RUNNING, message

@@ -1,4 +1,4 @@
-"""The Ray cluster that `vimctl cluster up` starts on this machine: several nodes, a token, loopback alone."""
+"""The Ray cluster that `vimctl cluster up` starts on this machine: several nodes, a token, on loopback only."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ POLL_S = 0.5
 STARTUP_TIMEOUT, MAX_RESTARTS = "timed out during startup", 4
 """Ray's message when a node takes over 30 seconds to start (a busy machine), and the restarts after it at most."""
 OBJECT_STORE_BYTES = 512 << 20
-"""Shared memory of each node: hardly anything of VIM passes through Ray's object store."""
+"""Shared memory of each node: VIM hardly uses Ray's object store."""
 FOLDER_VARIABLE = "VIM_LOCAL_CLUSTER"
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's setting to stay on 127.0.0.1, for nodes, workers and drivers."""
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A node that was killed is missed after five seconds, not fifteen.
+    # A killed node is detected after five seconds, not fifteen.
     "RAY_health_check_period_ms": "1000",
-    # A job that is told to end may give its leases back and end its runs in MLflow.
+    # Time for a job that is stopped to release its leases and end its runs in MLflow.
     "RAY_JOB_STOP_WAIT_TIME_S": "20",
     **LOOPBACK,
 }
@@ -92,10 +92,10 @@ def up(nodes: int, cpus: int, port: int, say: Callable[[str], None]) -> LocalClu
     """Start a head and `nodes` - 1 workers of `cpus` logical CPUs each, and wait until all have joined.
 
     With workers, the head has no CPUs and only coordinates, as on Kubernetes: drivers of jobs run there, so that a
-    lost worker takes none along. What is left of a cluster whose head died is removed first.
+    lost worker ends none. The rest of a cluster whose head died is removed first.
 
     Raises:
-        ConfigError: one runs already, or a number makes no sense.
+        ConfigError: one runs already, or a number is out of range.
         VimError: a node does not start; the message has the end of its log.
     """
     if nodes < 1 or cpus < 1:
@@ -125,7 +125,7 @@ def up(nodes: int, cpus: int, port: int, say: Callable[[str], None]) -> LocalClu
 
 
 def down() -> LocalCluster | None:
-    """End the cluster's own processes and forget it; what was there, or None."""
+    """End the cluster's processes and delete its record; return the cluster, or None if there was none."""
     with io.locked(state_folder() / "lock"):
         cluster = read()
         if cluster is not None:
@@ -158,12 +158,12 @@ def _prepare(cpus: int, port: int) -> LocalCluster:
 
 
 def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
-    """Start one node and store its process at once, so that `down` finds it whatever happens next."""
+    """Start one node and store its process at once, so that `down` finds it after any failure."""
     options = _ray_start_options(cluster, number, nodes)
     command = [cluster.python, "-m", "pipelines.jobs.loopback_node", "start", *options]
     environment = {**os.environ, **SETTINGS, "RAY_AUTH_TOKEN_PATH": cluster.token_file, FOLDER_VARIABLE: cluster.folder}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")]))
-    # Variables of the caller's shell would lead workers and drivers to another cluster.
+    # Variables of the caller's shell could point workers and drivers to another cluster.
     for variable in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(variable, None)
     with open(_log(cluster, number), "wb") as out:
@@ -196,7 +196,7 @@ def _ray_start_options(cluster: LocalCluster, number: int, nodes: int) -> list[s
 
 
 def _wait_for_nodes(cluster: LocalCluster, wanted: int, nodes: int, say: Callable[[str], None]) -> LocalCluster:
-    """Wait until `wanted` nodes have joined; one that Ray found too late is started again."""
+    """Wait until `wanted` nodes have joined; one that timed out in Ray is started again."""
     deadline, again = time.monotonic() + START_S, MAX_RESTARTS
     while (joined := count_nodes(cluster)) < wanted:
         for number in [number for number, node in enumerate(cluster.nodes) if not node.alive]:

@@ -8,7 +8,7 @@ HOST = "127.0.0.1"
 def main() -> None:
     """Start a node and stay until it ends.
 
-    Ray would put the machine's own address in place of 127.0.0.1 and listen to the network, or, told to keep to
+    Ray would put the machine's own address in place of 127.0.0.1 and listen to the network, or, restricted to
     loopback as on macOS (`local_cluster.LOOPBACK`), refuse a second node.
     """
     from ray._private import ray_constants, services

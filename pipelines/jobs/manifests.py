@@ -162,7 +162,7 @@ def _pod_template(
         "metadata": {"labels": {**labels, ROLE_LABEL: role}},
         "spec": {
             "serviceAccountName": settings.service_account,
-            # Google's credentials come from the metadata server; nothing here talks to the Kubernetes API.
+            # Google's credentials come from the metadata server; these pods do not call the Kubernetes API.
             "automountServiceAccountToken": False,
             # Variables such as MLFLOW_PORT, after services of the namespace, are not meant for the program.
             "enableServiceLinks": False,

@@ -30,5 +30,5 @@ def terminate(pids: Iterable[int]) -> None:
     for act in ("terminate", "kill"):
         for process in family.values():
             with contextlib.suppress(psutil.NoSuchProcess):
-                getattr(process, act)()  # psutil makes sure that the id still is this process's
+                getattr(process, act)()  # psutil checks that the id still belongs to this process
         psutil.wait_procs(list(family.values()), timeout=TERMINATE_S)

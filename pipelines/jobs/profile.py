@@ -65,8 +65,8 @@ class Cluster:
     `kind` jobs is an existing Ray cluster with its Jobs API at `address` (http://host:8265); kubernetes makes a RayJob
     object for each submission. `token_file` holds the cluster's token, which is never copied into settings, logs or
     job specs. `python` starts the job there, with the variables `env`. `run` are values for the preset's `run`, for
-    every component, `components` for one of them. `retries` is how often a job that was lost with its node is sent
-    again.
+    every component, `components` for one of them. `retries` is the number of times that a job lost with its node is
+    sent again.
     """
 
     name: str = ""

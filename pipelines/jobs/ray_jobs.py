@@ -26,7 +26,7 @@ POLL_S, STOP_S = 0.5, 60.0
 
 
 class RayJobsBackend:
-    """The Jobs API of a profile's cluster. The driver of a job runs on the head: a lost worker node leaves it alone."""
+    """The Jobs API of a profile's cluster. The driver of a job runs on the head, so it survives a lost worker node."""
 
     def __init__(self, cluster: Cluster) -> None:
         if not cluster.address:
@@ -44,7 +44,7 @@ class RayJobsBackend:
                     entrypoint=entrypoint(self._cluster, spec_uri), submission_id=job_id, runtime_env=env
                 )
         except VimError:
-            # Ray reports an id that is taken by the error text alone; whether the job is there decides.
+            # Ray reports a taken id only in the error text; so look the job up.
             if self.state(job_id) is None:
                 raise
             return False
@@ -80,7 +80,7 @@ class RayJobsBackend:
                 loop.run_until_complete(chunks.aclose())
 
     def stop(self, job_id: str) -> None:
-        """See `Backend`. Raises `VimError` where the job goes on for a minute more."""
+        """See `Backend`. Raises `VimError` if the job still runs after a minute."""
         with self._errors():
             self._client().stop_job(job_id)
         deadline = time.monotonic() + STOP_S

@@ -26,7 +26,7 @@ class JobResources:
 
 
 def job_resources(cluster: Cluster, spec: JobSpec) -> JobResources:
-    """The most that the components of this job use at one time; components that do not run need nothing.
+    """The largest resources that the job uses at one time; components that do not run need none.
 
     Raises:
         ConfigError: a component needs GPUs or a slice that v4 does not have, or the job needs too many groups.

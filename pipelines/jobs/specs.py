@@ -30,9 +30,9 @@ def config_of(spec: JobSpec) -> PipelineConfig:
 
 
 def fingerprint(spec: JobSpec) -> str:
-    """Hex digits over settings that change a result, root, command, and the versions of the components.
+    """Return hex digits over settings that change a result, root, command, and the versions of the components.
 
-    As for artifacts, settings of where the work runs are left out: a second submitter finds the job with any profile.
+    As for artifacts, `run` settings are left out: a second submitter finds the job with any profile.
     """
     config = config_of(spec)
     tree = {

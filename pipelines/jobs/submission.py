@@ -59,10 +59,10 @@ def submit(
     cluster: Cluster, spec: JobSpec, say: Say, attach: bool = True, jobs: Backend | None = None,
     sleep: Sleep = time.sleep,
 ) -> JobState:  # fmt: skip
-    """Send the job, or attach to the one of the same name that is there, and follow its log to the end.
+    """Send the job, or attach to the existing one of the same name, and follow its log to the end.
 
     A job that was lost with its node is sent again up to `retries` times, after growing pauses; one that failed by
-    itself is not. With `attach` false this returns once the job is there. Returns the last state.
+    itself is not. With `attach` false this returns once the job exists. Returns the last state.
 
     Raises:
         VimError: the cluster did not answer `retries` + 1 times in a row; the job may go on.
@@ -83,7 +83,7 @@ def submit(
 
 
 def follow(jobs: Backend, job_id: str, say: Say, retries: int, sleep: Sleep = time.sleep) -> JobState:
-    """Say every line of a job's log once, until it is finished; requests are repeated while the cluster is away.
+    """Pass on every line of a job's log once, until it is finished; requests are retried while the cluster is away.
 
     Raises:
         VimError: it did not answer `retries` + 1 times in a row.
@@ -131,12 +131,12 @@ def read_log(jobs: Backend, job_id: str, quiet_s: float = SILENCE_S) -> Iterator
 
 
 def retry_pause(tried: int) -> float:
-    """Seconds to wait after so many failures: twice as long each time, up to five minutes."""
+    """Seconds to wait after this number of failures: doubled each time, up to five minutes."""
     return min(MIN_PAUSE_S * 2.0 ** min(tried, 30), MAX_PAUSE_S)
 
 
 def _next_attempt(jobs: Backend, spec: JobSpec, root: str, base: str, say: Say) -> JobState:
-    """Send the next attempt, unless an unfinished one is there: then the state of that one."""
+    """Send the next attempt, or return the state of an unfinished one."""
     known = {state.job_id: state for state in jobs.jobs()}
     tried = specs.attempts(known, base)
     if tried and not (newest := known[tried[max(tried)]]).finished:

@@ -16,7 +16,7 @@ from vim_core.config import PipelineConfig
 
 FORCE_TAG, FROM_TAG = "vim/force", "vim/from"
 ACCELERATED = frozenset({"classify", "selector", "quantize", "prior", "sample", "select", "tradeoff", "probe"})
-"""Components that want the accelerator for themselves."""
+"""Components that need exclusive use of the accelerator."""
 FIRST_PAUSE_S = 5
 """Before the first retry; each further one waits twice as long."""
 
@@ -50,7 +50,7 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
     """The asset of one component, with its quality gates as checks that block what depends on it.
 
     It is made again where its config says `force`, the run's tag `vim/force` is true, or the tag `vim/from` names it or
-    something before it. Where a server or node was lost meanwhile, Dagster is asked to try again.
+    something before it. Where a server or node was lost meanwhile, Dagster retries.
     """
     module = registry.component(name)
 

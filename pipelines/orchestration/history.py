@@ -1,4 +1,4 @@
-"""Where Dagster keeps its history: a home below the artifact root, with telemetry off."""
+"""Location of Dagster's history: a home below the artifact root, with telemetry off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 PREVIOUS_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
-"""The file of earlier versions, which is brought up to date; a file that somebody changed stays as it is."""
+"""The file of earlier versions, which is updated; a file that a user has changed is kept."""
 SETTINGS = (
     PREVIOUS_SETTINGS
     + """\

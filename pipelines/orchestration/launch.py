@@ -53,7 +53,7 @@ def _plan_from(config: PipelineConfig, target: str | None, only: bool, start: st
 
 
 def _check(config: PipelineConfig, name: str) -> None:
-    """Raise `ConfigError` for what is no component, or none of this preset."""
+    """Raise `ConfigError` for an unknown component, or one that the preset lacks."""
     registry.component(name)
     if name not in config.components:
         known = ", ".join(config.components)

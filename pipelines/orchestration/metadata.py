@@ -66,7 +66,7 @@ def pictures(artifact: Artifact) -> dict[str, Any]:
 
 
 def mlflow_url(current: Session, run_id: str) -> str:
-    """The page of an MLflow run, or '' where no server is known that shows it."""
+    """The page of an MLflow run, or '' if no known server shows it."""
     server = os.environ.get(MLFLOW_URL) or current.tracking.uri
     return run_page(server, current.tracking.experiment_id, run_id)
 

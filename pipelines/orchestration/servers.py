@@ -23,11 +23,11 @@ LOG_LINES = 5
 
 
 class ServerError(VimError):
-    """A server did not start or went away; the message has the end of its log."""
+    """A server did not start, or it ended; the message has the end of its log."""
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` if nobody listens there on loopback, else a port that the system picks."""
+    """`wanted` if no process listens there on loopback, else a port that the system picks."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -53,7 +53,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where a browser finds it."""
+        """The address for a browser."""
         return f"http://{HOST}:{self.port}"
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class Server:
             raise ServerError(f"{self.name} ended with status {code}; the end of {self.log}: {' | '.join(lines)}")
 
     def stop(self) -> None:
-        """End the process and everything it started; ask first, insist after `STOP_S` seconds."""
+        """End the process and all its children: SIGTERM first, SIGKILL after `STOP_S` seconds."""
         if self._process is None:
             return
         self._signal(signal.SIGTERM)
@@ -100,7 +100,7 @@ class Server:
         self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        # The group outlives its first process while one of its children does.
+        # The process group exists while any child of the first process does.
         with contextlib.suppress(ProcessLookupError):
             if self._process is not None:
                 os.killpg(self._process.pid, number)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 MLFLOW_URL = "VIM_MLFLOW_URL"
 """Environment variable with the address at which people see MLflow, where runs are tracked in a database."""
 RunOverrides = Mapping[str, Mapping[str, Any]]
-"""By component, fields of `run` that differ from the preset's: where this one runs, never what comes out."""
+"""By component, fields of `run` that differ from the preset's: they set where this one runs, not its results."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Session:
     """The state of one run of a preset; made by `begin`, ended by `close`.
 
     `results` is by component in the order of execution, `verdicts` the outcomes of the quality gates of each artifact
-    that was checked; `error` is what stopped the run, `page` the published report.
+    that was checked; `error` is the error that stopped the run, `page` the published report.
     """
 
     config: PipelineConfig
@@ -82,7 +82,7 @@ class Session:
                 bar.close()
 
     def check_gates(self, name: str) -> GateError | None:
-        """The error that stops what depends on an existing artifact which fails a quality gate, or None."""
+        """Return the error for components that depend on an existing artifact which fails a quality gate, or None."""
         artifact = execute.find(name, self.config, self._known)
         if artifact is None:
             return None
@@ -94,7 +94,7 @@ class Session:
         return table.gate_error(artifact, self.verdicts[name])
 
     def close(self) -> None:
-        """End the MLflow run with how this run went."""
+        """End the MLflow run with the status of this run."""
         self.tracking.close(final_status(self.error))
 
     def _publish(self, artifact: Artifact) -> None:

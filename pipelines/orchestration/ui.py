@@ -1,4 +1,4 @@
-"""MLflow and Dagster on loopback, showing what a root has, until interrupted."""
+"""MLflow and Dagster on loopback, over a root's runs and artifacts, until interrupted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def servers(
     if uri is None or uri.startswith("http"):
         return [dagster]
     mlflow = mlflow_server(config, uri, mlflow_port)
-    # Assets link to their runs: those are tracked in a database, and people see them at this address.
+    # Assets link to their runs, which are tracked in a database and shown at this address.
     dagster.environment = {**dagster.environment, MLFLOW_URL: mlflow.address}
     return [mlflow, dagster]
 

@@ -19,7 +19,7 @@ LATE_S = 120.0
 BATCH = 20
 """Ticks that are run at most at one evaluation; the others follow at the next ones."""
 REMEMBERED = 500
-"""Checkpoints that are gone and still known as seen."""
+"""Number of removed checkpoints that are still remembered as seen."""
 
 Checkpoint = tuple[str, str, int]
 """(component, fingerprint of the training, step)."""

@@ -26,7 +26,7 @@ def run(
     """Evaluate the sweep of a due run; returns a sentence on the result.
 
     Raises:
-        ConfigError: the schedule is gone, or its preset or cluster is.
+        ConfigError: the schedule, its preset or its cluster does not exist any more.
         VimError: points failed, or the job did.
     """
     schedule = state.read(root, due.schedule)
@@ -44,7 +44,7 @@ def run(
 
 
 def load_config(schedule: Schedule, root: str) -> PipelineConfig:
-    """The settings that a schedule evaluates. Raises `ConfigError` where its preset has changed too much."""
+    """The settings that a schedule evaluates. Raises `ConfigError` if the changed preset no longer fits."""
     return presets.load(schedule.preset, [*schedule.overrides, f"run.root={root}"])
 
 

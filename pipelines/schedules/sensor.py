@@ -45,7 +45,7 @@ def sensor(config: PipelineConfig, jobs: Sequence[dg.JobDefinition]) -> dg.Senso
             try:
                 return checkpoints.available(runner.load_config(schedule, root))
             except VimError as error:
-                # the other schedules go on
+                # the other schedules continue
                 context.log.error(f"schedule {schedule.name}: {error}")
                 return None
 

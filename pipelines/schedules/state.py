@@ -24,12 +24,12 @@ SKIP, LATEST, ALL = "skip", "latest", "all"
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a sweep runs and on what.
+    """The times at which a sweep runs, and its subject.
 
     `sweep` is the sweep as YAML, `preset` and `overrides` what it evaluates, without the root. Either `cron` (in
-    `timezone`) or `checkpoints_of` says when; `missed` what becomes of ticks or checkpoints that came while no daemon
-    ran: `skip`, `latest` or `all` of them run. Ticks up to `since` (seconds since 1970) and checkpoints in `known` are
-    left alone.
+    `timezone`) or `checkpoints_of` sets the times; `missed` is the rule for ticks or checkpoints that came while no
+    daemon ran: `skip`, `latest` or `all` of them run. Ticks up to `since` (seconds since 1970) and checkpoints in
+    `known` are ignored.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Sweeps: a grid of sampling and scoring settings, evaluated on what a preset has trained and compared."""
+"""Sweeps: a grid of sampling and scoring settings, evaluated on a preset's trained models and compared."""

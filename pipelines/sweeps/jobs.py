@@ -1,4 +1,4 @@
-"""The work behind a sweep's points: one job for each set of candidates, which runs its components in order."""
+"""Jobs that evaluate a sweep's points: one for each set of candidates, which runs its components in order."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _with_run(job: EvaluationJob, **fields: Any) -> EvaluationJob:
 
 
 def _in_processes(jobs: Sequence[EvaluationJob], parallel: int) -> Iterator[JobResult]:
-    """Each process does one job after the other, so that it imports and loads once; a lost one costs its job alone."""
+    """Each process does one job after the other, so that it imports and loads once; a lost one fails only its job."""
     share = max(1, len(os.sched_getaffinity(0)) // parallel)
     waiting = deque(_with_run(job, threads=job.config.run.threads or share) for job in jobs)
     busy: dict[Connection, tuple[_Worker, EvaluationJob]] = {}
@@ -116,7 +116,7 @@ class _Worker:
 
 def _serve(jobs: Connection) -> None:
     """A worker process: jobs in, results out, until the connection closes or the parent process ends."""
-    # Ctrl-C reaches every process of the terminal; the parent decides what becomes of this one
+    # Ctrl-C reaches every process of the terminal; the parent ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -144,7 +144,7 @@ class _SweepRun:
         return steps, priors, gone
 
     def _upstream(self, points: Sequence[Point], checkpointed: bool) -> ArtifactCache:
-        """The artifacts before the points, each looked up once, so that every point stands on the same.
+        """The artifacts before the points, each looked up once, so that all points use the same.
 
         Raises:
             DataError: one was not made yet.

@@ -34,7 +34,7 @@ PROBED = "probe."
 
 @dataclass
 class Sweep:
-    """Points to evaluate on what a preset has trained.
+    """Points to evaluate on a preset's trained models.
 
     `settings` hold for every point, `grid` names the values of each setting that varies, `points` are further ones
     beside the grid. Settings are dotted keys of sample, select, score and probe, or one of three of a sweep's own:
@@ -107,7 +107,7 @@ class Sweep:
 
 
 def expand(sweep: Sweep, steps: Sequence[int] = ()) -> list[Point]:
-    """The points of a sweep; `steps` are the checkpoints there are, oldest first: what `latest` and `all` mean.
+    """The points of a sweep; `steps` are the checkpoints there are, oldest first, for `latest` and `all`.
 
     Raises:
         DataError: a point names its checkpoint by `latest` or `all`, and there is none.
@@ -174,7 +174,7 @@ def names() -> list[str]:
 
 
 def _check(origin: str, key: str, value: Any) -> None:
-    """Raise `ConfigError` unless a point may have this value of this setting; `origin` is where it stands."""
+    """Raise `ConfigError` unless a point may have this value of this setting; `origin` is its location for messages."""
     if key in SPECIAL:
         return _check_special(origin, key, value)
     known = settings.names()

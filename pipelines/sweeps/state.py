@@ -54,7 +54,7 @@ def write(root: str, name: str, results: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def lock(root: str, name: str, note: Any) -> Iterator[None]:
-    """Run a sweep in one process at a time: waits while another living one runs it, `note` tells a person why."""
+    """Run a sweep in one process at a time: waits while another living one runs it, `note` gets a message."""
     leases = io.join(root, usage.LEASES, SWEEPS, name)
     with store.guarded(root):
         io.make_folder(leases)
