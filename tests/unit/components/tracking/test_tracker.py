@@ -225,12 +225,12 @@ def test_only_an_abandoned_run_of_the_same_settings_is_continued(
         ("FAILED", True, False),
     ]:  # fmt: skip
         client.update_run(newest, status=status)
-        monkeypatch.setattr(tracking, "owner_gone", lambda tags, gone=gone: gone)
+        monkeypatch.setattr(tracking, "is_owner_gone", lambda tags, gone=gone: gone)
         run = begin(config, client)
         assert (run.run_id == newest) is continued, (status, gone)
         newest = run.run_id
         assert client.get_run(newest).info.status == "RUNNING"
-    monkeypatch.setattr(tracking, "owner_gone", lambda tags: True)
+    monkeypatch.setattr(tracking, "is_owner_gone", lambda tags: True)
     config.quantize.steps = 7
     assert begin(config, client).run_id != newest
 
