@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[smoke.FOLDER] = folder.name
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process (`--dist loadgroup`): they share fixtures of the module."""
     for item in items:
