@@ -8,7 +8,7 @@ UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 # Two processes, a file in one of them; the long files of tests/integration first.
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-xla bench bench-gpu lint format lock ui report clean

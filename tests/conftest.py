@@ -38,13 +38,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[smoke.FOLDER] = folder.name
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process (`--dist loadgroup`): they share fixtures of the module."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _private_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep home folder, artifact root and service state of this session away from the user's."""
