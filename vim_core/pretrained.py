@@ -191,7 +191,7 @@ class Prior:
         if self.shape.tokenizer == tokenizer.digest or (encoder and encoder == tokenizer.lineage.get("encoder")):
             return
         raise LineageError(
-            f"the prior learned codes of tokenizer {self.shape.tokenizer[:12]}, this one is {tokenizer.digest[:12]}"
+            f"the prior was trained with tokenizer {self.shape.tokenizer[:12]}, this one is {tokenizer.digest[:12]}"
         )
 
     def sample(self, labels: list[int], settings: SamplingSettings | None = None) -> Tensor:

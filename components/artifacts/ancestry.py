@@ -73,7 +73,7 @@ def _upstream(artifact: Artifact, by_key: Mapping[ArtifactKey, Artifact], role: 
             continue
         branch = _upstream(source, by_key, name, seen)
         if record.digest not in ("", source.digest):
-            branch.note = f"it was digest {short(record.digest)} then; made again since"
+            branch.note = f"it was digest {short(record.digest)} when used; made again since"
         node.branches.append(branch)
     return node
 

@@ -97,9 +97,9 @@ def removed(collection: Collection, delete: bool) -> Iterator[str]:
         name = f"{short_name(removal.key)}{what}".rstrip()
         yield f"{removal.kind:<10}  {size(removal.bytes):>8}  {name}  ({removal.reason})"
     for name in collection.restored:
-        yield f"put back    {name}  (it came to be needed meanwhile)"
+        yield f"put back    {name}  (needed again meanwhile)"
     for name in collection.busy:
-        yield f"left        {name}  (somebody works on it, or it changed meanwhile)"
+        yield f"left        {name}  (in use, or changed meanwhile)"
     totals = {kind: count for kind, count in collection.totals().items() if count}
     kinds = "".join(f", {kind} {size(count)}" for kind, count in totals.items())
     yield f"{'freed' if delete else 'would free'} {size(sum(totals.values()))}{kinds}"

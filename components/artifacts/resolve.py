@@ -46,7 +46,7 @@ def choose(artifacts: Sequence[Artifact], text: str) -> Artifact:
     if fitting:
         some = ", ".join(short_name(each.manifest.key) for each in fitting[:SHOWN])
         more = f" and {len(fitting) - SHOWN} more" if len(fitting) > SHOWN else ""
-        raise DataError(f"{text}: {len(fitting)} artifacts are called so ({some}{more}); give more digits")
+        raise DataError(f"{text}: {len(fitting)} artifacts match ({some}{more}); give more digits")
     near = nearest(prefix, [each.manifest.fingerprint[: len(prefix)] for each in candidates])
     advice = f"did you mean {'/'.join(filter(None, [component, near]))}?" if near else "see `vimctl artifacts list`"
     raise DataError(f"{text}: no such artifact; {advice}")

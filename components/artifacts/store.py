@@ -53,7 +53,7 @@ def commit(root: str, manifest: Manifest) -> tuple[Artifact, bool]:
         return artifact, True
     winner = load(root, *manifest.key)
     if winner is None:
-        raise StorageError(f"{artifact.folder}: its manifest was there and vanished; run again")
+        raise StorageError(f"{artifact.folder}: its manifest vanished while it was read; run again")
     return winner, False
 
 
@@ -79,7 +79,7 @@ def verify(artifact: Artifact) -> None:
         try:
             size, digest = io.checksum(uri)
         except FileNotFoundError as error:
-            raise DataError(f"{uri}: is in the manifest but not there; {remedy}") from error
+            raise DataError(f"{uri}: is in the manifest but missing; {remedy}") from error
         if (size, digest) != (entry.bytes, entry.sha256):
             found = f"{size} bytes, sha256 {digest[:12]}…"
             raise DataError(f"{uri}: {found}, manifest says {entry.bytes}, {entry.sha256[:12]}…; {remedy}")

@@ -82,4 +82,4 @@ def touch(leases: str) -> None:
         with store.guarded(leases):
             io.write_bytes(io.join(leases, USED), b"")
     except StorageError as error:
-        log.debug("use not noted: %s", error)
+        log.debug("use not recorded: %s", error)

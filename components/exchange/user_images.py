@@ -119,7 +119,7 @@ def _load_tokenizer(folder: str, device: str) -> Tokenizer:
 def _refuse_duplicates(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"{twice[0]}: comes twice among the pictures; name each once, or go folder by folder")
+        raise ConfigError(f"{twice[0]}: is the name of two pictures; name each once, or process folder by folder")
 
 
 def _batches(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:

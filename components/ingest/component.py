@@ -130,7 +130,7 @@ def _too_many_bad(config: IngestConfig, reasons: Sequence[tuple[str, str]], dead
     first = "; ".join(f"{source}: {reason}" for source, reason in reasons)
     return DataError(
         f"ingest.max_bad_share={config.max_bad_share}: {dead} of {total} files of {config.source} cannot be used "
-        f"({dead / total:.2%}); first: {first}. Mend or remove them, or raise ingest.max_bad_share"
+        f"({dead / total:.2%}); first: {first}. Fix or remove them, or raise ingest.max_bad_share"
     )
 
 

@@ -93,7 +93,7 @@ def check(config: TradeoffConfig, inputs: Inputs) -> None:
     if not lineage.same_codes(trained_on, given):
         raise LineageError(f"the prior {prior.digest[:12]} {lineage.mismatch(trained_on, given, 'belongs to')}")
     if not prior.properties["conditional"]:
-        raise ConfigError("tradeoff: accuracy is of the class wanted, and the prior has no classes; leave it out")
+        raise ConfigError("tradeoff: measures accuracy by class, and the prior has no classes; leave it out")
     if any(guidance != 1.0 for guidance in config.guidances) and not prior.properties["null_trained"]:
         raise ConfigError(
             f"tradeoff.guidances={config.guidances}: needs a prior trained with prior.label_dropout > 0; set [1.0]"

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def add_commands(subparsers: Subparsers) -> None:
     """Add `vimctl artifacts`."""
     kinds = common.group(
-        subparsers, "artifacts", "list, inspect, pin and tidy up what was made",
+        subparsers, "artifacts", "list, inspect, pin and clean up artifacts",
         {
             "artifacts list": "newest first: size, time, pins, which reports show them",
             "artifacts lineage quantize/81": "up to the raw images, down to everything made from it",
-            "artifacts gc --older-than 30d": "what nobody needs any more; --delete removes it",
+            "artifacts gc --older-than 30d": "what is no longer needed; --delete removes it",
         },
     )  # fmt: skip
     listing = common.subcommand(
@@ -37,7 +37,7 @@ def add_commands(subparsers: Subparsers) -> None:
     )  # fmt: skip
     listing.add_argument("words", nargs="*", metavar="COMPONENT", help="only artifacts of this one")
     showing = common.subcommand(
-        kinds, "show", print_manifest, "print a manifest for people; --json as it is",
+        kinds, "show", print_manifest, "print a manifest as text, or unchanged with --json",
         {
             "artifacts show prior/3fa2": "settings, inputs, metrics, files",
             "artifacts show prior/3fa2 --verify": "read every file again",
@@ -54,34 +54,34 @@ def add_commands(subparsers: Subparsers) -> None:
     pinning = common.subcommand(
         kinds, "pin", pin, "keep it and all it was made from until unpinned",
         {
-            "artifacts pin prior/3fa2": "gc leaves it alone",
+            "artifacts pin prior/3fa2": "gc does not remove it",
             "artifacts pin prior/3fa2 --reason 'the one of the paper'": "for others to read",
         },
     )  # fmt: skip
     pinning.add_argument("--reason", default="", help="why, for others")
     unpinning = common.subcommand(
-        kinds, "unpin", unpin, "take the pin off",
-        {"artifacts unpin prior/3fa2": "gc may remove it again", "artifacts gc": "what that would be"},
+        kinds, "unpin", unpin, "remove the pin",
+        {"artifacts unpin prior/3fa2": "gc may remove it again", "artifacts gc": "print what it would remove"},
     )  # fmt: skip
     for parser in (showing, tracing, pinning, unpinning):
         parser.add_argument(
             "artifact", metavar="ARTIFACT", help="COMPONENT/first digits of its fingerprint, or its folder"
         )
     collecting = common.subcommand(
-        kinds, "gc", collect, "say what nobody needs any more; --delete removes it",
+        kinds, "gc", collect, "list what is no longer needed; --delete removes it",
         {
             "artifacts gc": "what would be removed, and why",
             "artifacts gc --older-than 30d --delete": "remove it, except what is younger",
         },
     )  # fmt: skip
-    collecting.add_argument("--delete", action="store_true", help="remove it; without this nothing is touched")
+    collecting.add_argument("--delete", action="store_true", help="remove the files; without this only print the plan")
     collecting.add_argument(
         "--older-than", default="7d", metavar="AGE",
-        help="nothing made, written or used since is removed: 30m, 12h, 7d, 2w (default: %(default)s)",
+        help="keep everything made, written or used in this time: 30m, 12h, 7d, 2w (default: %(default)s)",
     )  # fmt: skip
     collecting.add_argument(
         "--checkpoints", type=int, default=1, metavar="N",
-        help="of unfinished work keep the N newest whole ones and the best (default: %(default)s)",
+        help="keep the N newest complete ones of unfinished work and the best (default: %(default)s)",
     )  # fmt: skip
     for parser in (listing, showing, tracing, pinning, unpinning, collecting):
         parser.add_argument("--root", help="the artifact root, path or gs://… (default: the preset's, or VIM_ROOT)")

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def add_commands(subparsers: Subparsers) -> None:
     """Add `vimctl cluster`."""
     clusters = common.group(
-        subparsers, "cluster", "start a cluster on this machine, list those that are known",
+        subparsers, "cluster", "start and stop a cluster on this machine, list known clusters",
         {
             "cluster up --nodes 3": "a head and two workers on this machine, with a token, on loopback",
             "submit --preset digits --cluster local": "the whole pipeline on it",
-            "cluster down": "end just that cluster",
+            "cluster down": "stop that cluster",
         },
     )  # fmt: skip
     started = common.subcommand(
@@ -57,7 +57,7 @@ def up(arguments: Namespace) -> int:
     print_line(
         f"{len(record.nodes)} node{'s' if len(record.nodes) > 1 else ''} at {record.address}, on loopback; the token"
     )
-    print_line(f"that submitting and Ray's dashboard want lies in {record.token_file}")
+    print_line(f"for submissions and Ray's dashboard is in {record.token_file}")
     print_line("submit to it:  vimctl submit --preset digits --cluster local")
     if cpus < cores:
         print_line(f"a training asks for {cores} CPUs here unless run.threads says otherwise: give run.threads={cpus}")
@@ -69,7 +69,7 @@ def down(arguments: Namespace) -> int:
     from pipelines.jobs import local_cluster
 
     record = local_cluster.down()
-    print_line("no local cluster was running" if record is None else f"the local cluster at {record.address} is gone")
+    print_line("no local cluster was running" if record is None else f"the local cluster at {record.address} is stopped")
     return 0
 
 
@@ -95,4 +95,4 @@ def _answer(cluster: Any) -> str:
     except VimError as error:
         return " ".join(str(error).split())
     running = sum(not job.finished for job in jobs)
-    return f"answers, {running} of {len(jobs)} jobs not over"
+    return f"answers, {running} of {len(jobs)} jobs unfinished"

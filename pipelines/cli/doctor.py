@@ -19,7 +19,7 @@ STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 def add_commands(subparsers: Subparsers) -> None:
     """Add `vimctl doctor`."""
     parser = common.subcommand(
-        subparsers, "doctor", doctor, "check all that a run needs; say what to do",
+        subparsers, "doctor", doctor, "check everything that a run needs, with remedies",
         {
             "doctor --preset digits": "this machine, the root, MLflow, weights",
             "doctor --preset digits --cluster ray --try-job": "a cluster too, and whether a job starts on it",

@@ -29,7 +29,7 @@ PARALLELISM = {
 def add_commands(subparsers: Subparsers) -> None:
     """Add `vimctl plan`."""
     parser = common.subcommand(
-        subparsers, "plan", run, "say what a preset needs on so many chips, without touching any",
+        subparsers, "plan", run, "estimate what a preset needs on a number of chips, without using any",
         {
             "plan --preset imagenet256_large --topology 4x4x4 --mfu 0.4": "memory, hours and storage on 64 chips",
             "plan --preset imagenet256_base --accelerator H200 run.workers=8 --price 3": "eight GPUs, and the cost",
@@ -41,9 +41,9 @@ def add_commands(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--mfu", default="", help="share of the bf16 peak that trainings reach, or a benchmark's record"
     )
-    parser.add_argument("--price", type=float, help="price of a chip's hour; without it the plan says chip hours alone")
-    parser.add_argument("--images", type=int, help="training images, where the preset's source is not known")
-    parser.add_argument("--classes", type=int, help="classes of the data, likewise")
+    parser.add_argument("--price", type=float, help="price of a chip's hour; without it the plan has chip hours only")
+    parser.add_argument("--images", type=int, help="number of training images, if the preset's source is unknown")
+    parser.add_argument("--classes", type=int, help="number of classes, if the preset's source is unknown")
     parser.add_argument(
         "--bytes-per-image", type=float, help="size of the image table, where nobody measured such images"
     )

@@ -33,7 +33,7 @@ def add_commands(subparsers: Subparsers) -> None:
         },
     )  # fmt: skip
     common.add_settings(running, "[COMPONENT] key=value …")
-    running.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
+    running.add_argument("--only", action="store_true", help="run only COMPONENT; fail if an input is missing")
     running.add_argument("--force", action="store_true", help="run again although the artifact exists")
     running.add_argument(
         "--from", dest="start", default="", metavar="COMPONENT",
@@ -51,7 +51,7 @@ def add_commands(subparsers: Subparsers) -> None:
     common.subcommand(
         subparsers, "presets", list_presets, "list the presets",
         {
-            "presets": "names and what each one is",
+            "presets": "names and descriptions",
             "config --preset imagenet256_base": "every setting of one of them",
         },
     )  # fmt: skip

@@ -48,9 +48,9 @@ def add_commands(subparsers: Subparsers) -> None:
     )  # fmt: skip
     common.add_settings(listing)
     for name, action, summary, more in (
-        ("pause", pause, "let a schedule's ticks pass until it is resumed", ("sweep resume digits", "go on")),
-        ("resume", resume, "let a paused schedule run again, from now on", ("sweep list", "when the next tick is")),
-        ("unschedule", unschedule, "forget a schedule; what its sweeps made stays", ("sweep list", "what is left")),
+        ("pause", pause, "pause a schedule: skip its ticks until it is resumed", ("sweep resume digits", "go on")),
+        ("resume", resume, "resume a paused schedule, from now on", ("sweep list", "when the next tick is")),
+        ("unschedule", unschedule, "remove a schedule; its results stay", ("sweep list", "what is left")),
     ):
         examples = {f"sweep {name} digits": "the schedule of this name", more[0]: more[1]}
         parser = common.subcommand(subparsers, name, action, summary, examples)
@@ -112,7 +112,7 @@ def unschedule(arguments: Namespace) -> int:
     from pipelines.schedules import state
 
     state.remove(presets.load(arguments.preset, arguments.words).run.root, arguments.schedule)
-    common.print_line(f"{arguments.schedule}: no longer scheduled; what it made stays")
+    common.print_line(f"{arguments.schedule}: no longer scheduled; its results stay")
     return 0
 
 

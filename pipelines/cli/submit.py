@@ -34,15 +34,15 @@ def add_commands(subparsers: Subparsers) -> None:
     common.add_settings(submitting, "[COMPONENT] key=value …", f"the sweep's own, else {presets.default()}")
     submitting.add_argument("--sweep", default="", metavar="FILE", help="run this sweep, a name or a YAML file")
     submitting.add_argument(
-        "--from", dest="start", default="", metavar="COMPONENT", help="make it and what follows again"
+        "--from", dest="start", default="", metavar="COMPONENT", help="make it and everything after it again"
     )
-    submitting.add_argument("--only", action="store_true", help="run just COMPONENT; fail where an input is missing")
+    submitting.add_argument("--only", action="store_true", help="run only COMPONENT; fail if an input is missing")
     submitting.add_argument("--force", action="store_true", help="run again although the artifact exists")
     submitting.add_argument(
-        "--detach", action="store_true", help="return once it is sent; a lost one is not sent again"
+        "--detach", action="store_true", help="return once the job is sent; a lost job is not sent again"
     )
     looking = common.subcommand(
-        subparsers, "status", status, "say what runs, what is unfinished, what was made last",
+        subparsers, "status", status, "print jobs, unfinished work and the newest artifacts",
         {
             "status": "the local cluster and the root of the default preset",
             "status --preset digits --cluster my-gke.yaml": "of another cluster",
@@ -51,12 +51,12 @@ def add_commands(subparsers: Subparsers) -> None:
     common.add_settings(looking)
     reading = common.subcommand(
         subparsers, "logs", logs, "print the output of a job on a cluster",
-        {"logs": "of the newest job", "logs -f vim-digits-0123456789ab-a1": "of this one, until it is over"},
+        {"logs": "of the newest job", "logs -f vim-digits-0123456789ab-a1": "of this job, until it has ended"},
     )  # fmt: skip
     reading.add_argument(
         "job", nargs="?", default="", metavar="JOB", help="as `vimctl status` names it (default: newest)"
     )
-    reading.add_argument("-f", "--follow", action="store_true", help="go on until the job is over")
+    reading.add_argument("-f", "--follow", action="store_true", help="continue until the job has ended")
     stopping = common.subcommand(
         subparsers, "cancel", cancel, "stop a job on a cluster",
         {
@@ -147,7 +147,7 @@ def cancel(arguments: Namespace) -> int:
     jobs = submission.backend(cluster)
     state = _find_job(jobs, cluster, arguments.job)
     if state.finished:
-        print_line(f"{state.job_id} is over already: {state.status}")
+        print_line(f"{state.job_id} has ended already: {state.status}")
         return 0
     jobs.stop(state.job_id)
     print_line(
@@ -186,7 +186,7 @@ def _report_end(cluster: Cluster, spec: JobSpec, config: PipelineConfig, state: 
     from pipelines.jobs.api import SUCCEEDED
 
     if state.status == SUCCEEDED:
-        result = job_request.find_result(spec, config, print_line) or "its result is not there any more"
+        result = job_request.find_result(spec, config, print_line) or "its result does not exist any more"
         print_line(f"{state.job_id} succeeded: {result}")
         return 0
     where = f" on {state.node}" if state.node else ""

@@ -53,7 +53,7 @@ def check_api(target: Target) -> list[Result]:
         api = config.new_client_from_config(context=settings.context or None)
     except (config.ConfigException, OSError) as error:
         advice = "`gcloud container clusters get-credentials NAME --region …`, or correct kubernetes.context"
-        return [fail("kubernetes API", f"no way to a cluster: {' '.join(str(error).split())}", advice)]
+        return [fail("kubernetes API", f"no connection to a cluster: {' '.join(str(error).split())}", advice)]
     # The client would repeat each request three times, each with this timeout.
     api.rest_client.pool_manager.connection_pool_kw["retries"] = False
     try:

@@ -33,8 +33,8 @@ def check_server(target: Target) -> list[Result]:
     except NoAnswer as error:
         host = urlsplit(uri).hostname or ""
         if ".svc" in host:
-            text = f"{uri}: {error}; a name inside of Kubernetes, which this machine does not see"
-            return [warn(CHECK, text, "ask from a pod, or through `kubectl port-forward`")]
+            text = f"{uri}: {error}; a name inside Kubernetes, which this machine cannot resolve"
+            return [warn(CHECK, text, "check from a pod, or through `kubectl port-forward`")]
         advice = "start it (`vimctl ui`, infra/README.md) or correct run.tracking_uri; runs go on without it"
         return [fail(CHECK, f"{uri}: {error}", advice)]
 

@@ -46,7 +46,7 @@ def check_cluster(target: Target) -> list[Result]:
         return [*results, _try_job(cluster, headers)] if target.try_job else results
     except NoAnswer as error:
         start = "`vimctl cluster up`" if cluster.is_local else "start the cluster, or forward its port 8265"
-        text = f"{cluster.name}: nobody answers at {cluster.address} ({error})"
+        text = f"{cluster.name}: no answer at {cluster.address} ({error})"
         return [fail("cluster", text, f"{start}, or correct `address`")]
 
 
@@ -81,11 +81,11 @@ def _authenticate(cluster: Cluster) -> tuple[list[Result], dict[str, str] | None
     bare = request(cluster.address, "/api/version")
     if bare.status == 200 and bare.json() is not None and "ray_version" in bare.json():
         text = f"{cluster.name}: {cluster.address} answers without a token"
-        advice = "who reaches it can run programs there: start it with RAY_AUTH_MODE=token"
+        advice = "anyone who reaches it can run programs there: start it with RAY_AUTH_MODE=token"
         return [warn("cluster", text, advice)], {}
     if bare.status != 401:
         advice = "correct `address`: the dashboard's, such as http://head:8265"
-        return [fail("cluster", f"{cluster.address}: no Ray answers there (status {bare.status})", advice)], None
+        return [fail("cluster", f"{cluster.address}: no Ray server answers there (status {bare.status})", advice)], None
     token = _read_token(cluster)
     if isinstance(token, Result):
         return [token], None
@@ -96,7 +96,7 @@ def _authenticate(cluster: Cluster) -> tuple[list[Result], dict[str, str] | None
     path = Path(cluster.token_file).expanduser()
     accepted = ok("token", f"{path} is accepted")
     if path.stat().st_mode & 0o077:
-        accepted = warn("token", f"{path} is accepted, and others may read it", f"`chmod 600 {path}`")
+        accepted = warn("token", f"{path} is accepted, but other users can read it", f"`chmod 600 {path}`")
     return [ok("cluster", f"{cluster.name}: {cluster.address} answers"), accepted], headers
 
 

@@ -31,7 +31,7 @@ class _RunningCheck:
         if self._done.wait(max(0.0, self._deadline - time.monotonic())):
             return self._results
         limit = f"no answer within {self._check.timeout:.0f} s"
-        return [fail(self._check.name, limit, "look at the network between here and there, and try again")]
+        return [fail(self._check.name, limit, "check the network to it, and try again")]
 
     def _run(self) -> None:
         try:

@@ -37,7 +37,7 @@ def check_root(target: Target) -> list[Result]:
         cluster = target.cluster
         if cluster and not cluster.root and not cluster.is_local and io.is_local(root):
             advice = "set `root` in the profile: gs://…, or a folder of a disk that all nodes share"
-            text = f"{root} is a folder of this machine, which {cluster.name} does not see"
+            text = f"{root} is a folder of this machine, which {cluster.name} cannot reach"
             results.append(fail("root", text, advice))
         return results
     return [fail(f"root: {name}", f"{root}: {reason}", _advice(root, name)) for name, reason in failures.items()]
@@ -66,7 +66,7 @@ def _attempt(name: str, operation: Callable[[], str | None]) -> dict[str, str]:
 
 def _create_twice(uri: str, data: bytes) -> str | None:
     if not io.create_exclusive(uri, data):
-        return "a new object was said to exist"
+        return "the store reports that a new object exists already"
     if io.create_exclusive(uri, data + b"again"):
         return "an object was created twice: two runs at once would not notice each other"
     return None

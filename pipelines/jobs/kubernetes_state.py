@@ -57,7 +57,7 @@ def _status(job: dict[str, Any], pods: Sequence[Any]) -> tuple[str, str]:
         return ENDED[outcome], message
     if deployment == "Complete":
         # Complete only means that nothing runs any more; the job itself reported no result.
-        return LOST, message or "its Ray cluster ended before it said how the job went"
+        return LOST, message or "its Ray cluster ended before it reported the job's result"
     if outcome == "RUNNING":
         return RUNNING, message
     return PENDING, message or _waiting(job, deployment, pods)

@@ -108,7 +108,7 @@ def up(nodes: int, cpus: int, port: int, say: Callable[[str], None]) -> LocalClu
                 "submit to it with --cluster local, or stop it with `vimctl cluster down`"
             )
         if before is not None:
-            say("removing what is left of a cluster whose head is gone")
+            say("removing the rest of a cluster whose head has ended")
             _delete(before)
         cluster = _prepare(cpus, port)
         try:
@@ -205,7 +205,7 @@ def _wait_for_nodes(cluster: LocalCluster, wanted: int, nodes: int, say: Callabl
                 raise VimError(
                     f"node {number} of the local cluster ended; the end of its log: {' | '.join(lines[-5:])}"
                 )
-            say(f"node {number} was late, as on a busy machine; starting it again …")
+            say(f"node {number} timed out while starting (a busy machine?); starting it again …")
             cluster, again = _start_node(cluster, number, nodes), again - 1
         if time.monotonic() > deadline:
             raise VimError(f"the local cluster has {joined} of {nodes} nodes after {START_S:.0f} s; try again")

@@ -86,7 +86,7 @@ class RayJobsBackend:
         deadline = time.monotonic() + STOP_S
         while (state := self.state(job_id)) is not None and not state.finished:
             if time.monotonic() > deadline:
-                raise VimError(f"{job_id}: was asked to end and goes on after {STOP_S:.0f} s; ask again")
+                raise VimError(f"{job_id}: still runs {STOP_S:.0f} s after it was stopped; cancel it again")
             time.sleep(POLL_S)
 
     def dashboard(self, job_id: str = "") -> str:

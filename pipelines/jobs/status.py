@@ -40,7 +40,7 @@ def status_lines(root: str, cluster: Cluster, jobs: list[JobState], now: float |
     yield f"unfinished below {root}"
     unfinished = sorted({*survey.work, *survey.owners})
     for key in unfinished:
-        owner = survey.owners.get(key, "nobody; the same command continues it")
+        owner = survey.owners.get(key, "no owner; the same command continues it")
         yield f"  {_name(key):<24} {_last_step(root, key, survey):<14} {owner}"
     if not unfinished:
         yield "  nothing"

@@ -104,7 +104,7 @@ def test_a_wrong_address_is_named(head: Head, tmp_path: Path) -> None:
     wrong = f"http://127.0.0.1:{free_port()}"
     code, found = doctor(tmp_path, {"address": wrong, "token_file": str(head.token)})
     assert (code, failed(found)) == (1, ["cluster"])
-    assert f"nobody answers at {wrong}" in found["cluster"]["found"]
+    assert f"no answer at {wrong}" in found["cluster"]["found"]
 
 
 def test_a_missing_and_a_wrong_token_are_named(head: Head, tmp_path: Path) -> None:

@@ -164,12 +164,12 @@ def test_after_its_head_died_the_cluster_comes_up_again(cluster: local_cluster.L
     assert gone.code == 2
     assert "start one with `vimctl cluster up`" in gone.text
     again = vimctl("cluster", "up", "--port", str(free_port()), root=tmp_path)
-    assert "removing what is left" in again.text
+    assert "removing the rest" in again.text
     assert all(not node.alive for node in cluster.nodes)
     record = local_cluster.read()
     assert record is not None
     assert local_cluster.count_nodes(record) == 1
-    assert "is gone" in vimctl("cluster", "down", root=tmp_path).text
+    assert "is stopped" in vimctl("cluster", "down", root=tmp_path).text
     assert all(not node.alive for node in record.nodes)
     assert not Path(record.folder).exists()
     assert "no local cluster was running" in vimctl("cluster", "down", root=tmp_path).text

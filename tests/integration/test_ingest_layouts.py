@@ -307,7 +307,7 @@ def test_broken_archives_are_refused_by_name(tmp_path: Path) -> None:
     tars = layouts.webdataset(tmp_path / "tars", photos())
     cut = tars / "train-000001.tar"
     cut.write_bytes(cut.read_bytes()[:3000])
-    with pytest.raises(DataError, match=r"train-000001\.tar: .*; fetch it again, or take it away"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: .*; download it again, or remove it"):
         taken(tmp_path / "1", settings(tars))
     records = layouts.tfrecord(tmp_path / "records", photos())
     cut = records / "train-00000-of-00001"

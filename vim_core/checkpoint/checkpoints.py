@@ -126,8 +126,8 @@ class Checkpoints:
         cause = error or "the reason is in another worker's log"
         reason = f"checkpoint of step {step} not written to {step_folder(self.folder, step)}: {cause}"
         if self.strict:
-            raise StorageError(f"{reason}; checkpoint_errors=warn would go on without it")
-        self.note(f"{reason}; training goes on, the checkpoint before it stays")
+            raise StorageError(f"{reason}; set checkpoint_errors=warn to continue without it")
+        self.note(f"{reason}; training continues, the previous checkpoint is kept")
         return False
 
     def close(self) -> None:

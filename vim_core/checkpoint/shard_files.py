@@ -110,7 +110,7 @@ def open_checkpoint(
         except FileNotFoundError:
             raise DamagedCheckpoint(f"{shard.file} is gone") from None
         if content != (shard.bytes, shard.sha256):
-            raise DamagedCheckpoint(f"{shard.file} is not what was written")
+            raise DamagedCheckpoint(f"{shard.file} differs from what was written")
     return SavedCheckpoint(folder, index)
 
 
@@ -165,7 +165,7 @@ class SavedCheckpoint:
             if a < b:
                 parts.append(self._file(file).rows(name, a - first, b - first))
         if sum(len(part) for part in parts) != stop - start:
-            raise DamagedCheckpoint(f"rows {start} to {stop} of {name} are not all there")
+            raise DamagedCheckpoint(f"rows {start} to {stop} of {name} are incomplete")
         return torch.cat(parts) if parts else torch.empty(0, *shape[1:], dtype=dtype)
 
     def _file(self, file: str) -> tensor_files.TensorFile:

@@ -104,7 +104,7 @@ class PipelineConfig:
         rule = "statistics.network=classifier needs classify: add it to the components, or choose another network"
         require(not judged or "classify" in self.components, "components", self.components, rule)
         both = {"classify", "selector"} <= set(self.components)
-        rule = "is that of classify, and so are all other settings: what selects must not judge; give it another seed"
+        rule = "is that of classify, and so are all other settings: a selector must not evaluate; give it another seed"
         require(not (both and same_training(self.classify, self.selector)), "selector.seed", self.selector.seed, rule)
         if self.ingest.labelled:
             return

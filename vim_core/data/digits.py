@@ -33,7 +33,7 @@ def _data() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
                 rows = np.loadtxt(stream, delimiter=",")
             return rows[:, :-1].reshape(-1, 8, 8).astype(np.uint8), rows[:, -1].astype(np.int64)
     raise DataError(
-        "the digits come with scikit-learn, and datasets/data/digits.csv.gz is not in it: install 1.5 or later"
+        "the digits are part of scikit-learn, but datasets/data/digits.csv.gz is not in it: install 1.5 or later"
     )
 
 

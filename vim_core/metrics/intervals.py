@@ -57,7 +57,7 @@ def bootstrap_interval(
 def wilson_interval(successes: int, count: int) -> Interval:
     """Wilson's score interval of a share (1927), which stays inside [0, 1] and is not empty at 0 or 1."""
     if not 0 <= successes <= count or not count:
-        raise DataError(f"{successes} of {count} is no share")
+        raise DataError(f"{successes} of {count} is not a share")
     p, z2 = successes / count, NORMAL**2
     centre = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = NORMAL / (1 + z2 / count) * float(np.sqrt(p * (1 - p) / count + z2 / (4 * count**2)))

@@ -116,7 +116,7 @@ def write_batch(path: str, images: Iterable[NDArray[np.uint8]], shape: tuple[int
             stream.write(np.ascontiguousarray(block).tobytes())
             count += len(block)
         if count != shape[0]:
-            raise DataError(f"{count} images came for a batch of {shape[0]}")
+            raise DataError(f"{count} images for a batch of {shape[0]}")
 
 
 def _open(path: str) -> zipfile.ZipFile:

@@ -25,7 +25,7 @@ def wilson(hits: int, count: int, confidence: float) -> tuple[float, float]:
     `intervals.wilson_interval` is the same at 95 % but for the last bits, which score's figures keep.
     """
     if not 0 <= hits <= count or count < 1:
-        raise DataError(f"{hits} of {count} is no share")
+        raise DataError(f"{hits} of {count} is not a share")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, spread = hits / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)

@@ -35,4 +35,4 @@ def remake(artifact: Artifact) -> str:
 
 def missing_property(gate: str, artifact: Artifact, what: str) -> Verdict:
     """The verdict on a manifest that lacks an entry that the gate needs."""
-    return Verdict(gate, False, f"its manifest says nothing of {what}", remake(artifact))
+    return Verdict(gate, False, f"its manifest lacks {what}", remake(artifact))

@@ -35,7 +35,7 @@ class Rules:
         if self.older_than_s < 0:
             raise ConfigError(f"--older-than={self.older_than_s:g}s: must not be negative")
         if self.checkpoints < 1:
-            raise ConfigError(f"--checkpoints={self.checkpoints}: at least 1 has to stay to go on from")
+            raise ConfigError(f"--checkpoints={self.checkpoints}: at least 1 has to be kept")
 
     @property
     def limit(self) -> float:
@@ -88,7 +88,7 @@ def _version_removal(inventory: Inventory, version: Version) -> Removal:
     # The manifest before the files it names.
     paths = [version.file, *sorted(version.paths & set(files) - shared)]
     replaced = any(other.current for other in others)
-    reason = "another took its place" if replaced else "no pin, report, run or kept artifact needs it"
+    reason = "another one replaced it" if replaced else "no pin, report, run or kept artifact needs it"
     sizes = _sizes("/".join(version.key), paths, files)
     return Removal(REPLACED if replaced else ARTIFACT, version.key, version.file, sizes, reason, version)
 
@@ -115,7 +115,7 @@ def _work_removals(inventory: Inventory, rules: Rules) -> Iterator[Removal]:
         folder = f"{WORK}/{'/'.join(key)}"
         if newest_mtime(files) <= rules.limit:
             finished = any(version.key == key and version.current for version in inventory.versions)
-            reason = "its artifact is finished" if finished else "nobody went on with it"
+            reason = "its artifact is finished" if finished else "it was not continued"
             yield Removal(UNFINISHED, key, "", _sizes(folder, sorted(files), files), reason)
             continue
         with store.guarded(inventory.root):

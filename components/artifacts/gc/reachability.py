@@ -59,7 +59,7 @@ def _roots(inventory: Inventory, by_key: ByKey, idle_since: float) -> Iterator[t
     for key, owner in inventory.owners.items():
         yield from ((version, f"{owner} works on it") for version in by_key.get(key, []))
         if inventory.recorded[key] is None:
-            yield from ((version, f"{owner} does not say what it uses") for version in inventory.versions)
+            yield from ((version, f"{owner} has not recorded its inputs") for version in inventory.versions)
     for version in inventory.versions:
         for preset, records in inventory.reports.items():
             if is_published(version.artifact, records):

@@ -122,4 +122,4 @@ def _state(entry: FileEntry) -> str:
 
 def unreadable(path: str, reason: str) -> DataError:
     """The error for a file of many images that cannot be read to its end: the number of lost images is unknown."""
-    return DataError(f"ingest.source: {path}: {reason}; fetch it again, or take it away")
+    return DataError(f"ingest.source: {path}: {reason}; download it again, or remove it")

@@ -63,7 +63,7 @@ def _unpack(context: ScanContext, path: str, stream: IO[bytes], target: str) -> 
                 if plain.tell() > FREE_BYTES + most * stream.tell():
                     raise DataError(
                         f"ingest.max_expansion={most}: {path} unpacks to more than {most} times its size; "
-                        "images do not compress so well: take it away, or raise the setting"
+                        "images do not compress that much: remove it, or raise the setting"
                     )
                 unpacked.write(block)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

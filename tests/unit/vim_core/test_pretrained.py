@@ -77,7 +77,7 @@ def test_a_prior_takes_its_own_tokenizer_or_one_with_the_same_encoder(tmp_path: 
     Prior(prior_network(tokenizer="d" * 64)).check(tokenizer)
     Prior(prior_network(tokenizer="x" * 64), {"encoder": "e" * 64}).check(tokenizer)
     for lineage in ({}, {"encoder": "f" * 64}):
-        with pytest.raises(LineageError, match="codes of tokenizer xxxxxxxxxxxx, this one is dddddddddddd"):
+        with pytest.raises(LineageError, match="trained with tokenizer xxxxxxxxxxxx, this one is dddddddddddd"):
             Prior(prior_network(tokenizer="x" * 64), lineage).check(tokenizer)
 
 

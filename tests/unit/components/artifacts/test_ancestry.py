@@ -40,7 +40,7 @@ def test_what_is_gone_or_was_made_again_is_said(root: str) -> None:
     store.retire(root, tokenizer)
     again = make(root, "quantize", 2, attempt="second")
     up = upstream(codes, [again, codes, start])
-    assert up.branches[0].note == f"it was digest {tokenizer.digest[:8]} then; made again since"
+    assert up.branches[0].note == f"it was digest {tokenizer.digest[:8]} when used; made again since"
     assert upstream(tokenizer, [tokenizer]).branches[0].note == "not there any more"
     down = {node.component: node for node in downstream(again, [again, codes, start]).branches}
     assert down["tokenize"].note == f"from digest {tokenizer.digest[:8]}, made before this one"

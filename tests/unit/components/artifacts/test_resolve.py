@@ -20,7 +20,7 @@ def test_a_unique_prefix_is_enough(root: str) -> None:
 
 def test_an_ambiguous_one_names_those_it_may_mean(root: str) -> None:
     made = [make(root, "ingest", number) for number in range(7)]
-    with pytest.raises(DataError, match=f"ingest/0: 7 artifacts are called so .ingest/{key(0)[:8]}, .* and 2 more"):
+    with pytest.raises(DataError, match=f"ingest/0: 7 artifacts match .ingest/{key(0)[:8]}, .* and 2 more"):
         choose(made, "ingest/0")
     with pytest.raises(DataError, match="give more digits"):
         choose(made, "ingest")

@@ -116,4 +116,4 @@ def test_old_work_and_its_size_are_told(filled: str, capsys: Output) -> None:
     os.utime(Path(filled, ".work", "prior", key(9), "spool.jsonl"), (then, then))
     removed = record(capsys, "gc", "--root", filled)["removals"]
     assert [each["bytes"] for each in removed if each["kind"] == "work"] == [len(b"unfinished")]
-    assert f"work {10:>13} B  prior/{key(9)[:8]}  (nobody went on with it)" in output(capsys, "gc", "--root", filled)
+    assert f"work {10:>13} B  prior/{key(9)[:8]}  (it was not continued)" in output(capsys, "gc", "--root", filled)

@@ -98,7 +98,7 @@ def test_errors_name_the_picture_or_the_weights_in_one_line(
     for images, status, message in (
         ([str(broken)], 1, "broken.jpg: not an image"),
         ([str(tmp_path / "none.png")], 1, "none.png: no such file"),
-        ([pictures[0], pictures[0]], 2, "picture-0.png: comes twice among the pictures"),
+        ([pictures[0], pictures[0]], 2, "picture-0.png: is the name of two pictures"),
     ):
         assert cli.main(["reconstruct", *images, *words]) == status
         error = capsys.readouterr().err

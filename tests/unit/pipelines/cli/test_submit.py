@@ -128,7 +128,7 @@ def test_logs_and_cancel_take_the_newest_or_a_name(
     assert jobs.known[name].status == "stopped"
     assert f"{name} is stopped" in capsys.readouterr().out
     assert main(["cancel", name]) == 0
-    assert "is over already" in capsys.readouterr().out
+    assert "has ended already" in capsys.readouterr().out
     assert main(["logs", "-f", name]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["one", "two"]
     assert main(["cancel", "vim-none-0123456789ab-a1"]) == 1
@@ -160,7 +160,7 @@ def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     assert "prior/00000000           step 42        process" in text
     assert text.count(" ago, in ") == 3
     assert main(["status", "--preset", "fake"]) == 0
-    assert "nobody; the same command continues it" in capsys.readouterr().out
+    assert "no owner; the same command continues it" in capsys.readouterr().out
 
 
 def test_status_of_a_cluster_that_is_away_still_shows_the_root(
@@ -180,7 +180,7 @@ def test_cluster_list_says_who_answers(jobs: FakeCluster, capsys: pytest.Capture
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == profile.names()
     assert "no Ray cluster answers" in lines[0]
-    assert lines[1].endswith("answers, 1 of 1 jobs not over")
+    assert lines[1].endswith("answers, 1 of 1 jobs unfinished")
 
 
 def test_a_cluster_that_runs_nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:

@@ -69,9 +69,9 @@ def test_a_cluster_that_is_well(tmp_path: Path) -> None:
 
 def test_a_wrong_address() -> None:
     found = check(f"http://127.0.0.1:{free_port()}")
-    assert "nobody answers at http://127.0.0.1" in found["cluster"].found
+    assert "no answer at http://127.0.0.1" in found["cluster"].found
     with answering(lambda method, path, headers: (404, "<html>")) as address:
-        assert "no Ray answers there (status 404)" in check(address)["cluster"].found
+        assert "no Ray server answers there (status 404)" in check(address)["cluster"].found
     assert failures(check("")) == ["cluster"]
 
 

@@ -70,7 +70,7 @@ def test_a_bucket_that_wants_a_login(gcs: str) -> None:
 def test_a_folder_of_this_machine_is_no_root_for_a_cluster(tmp_path: Path) -> None:
     found = storage.check_root(target(str(tmp_path), Cluster(name="pod")))
     assert [each.status for each in found] == [OK, FAIL]
-    assert "which pod does not see" in found[1].found
+    assert "which pod cannot reach" in found[1].found
     assert len(storage.check_root(target(str(tmp_path), Cluster(name="pod", root=str(tmp_path))))) == 1
 
 

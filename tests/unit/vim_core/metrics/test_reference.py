@@ -101,7 +101,7 @@ def test_our_batches_are_numpys(tmp_path: Path) -> None:
 
 def test_batches_that_others_could_not_use_are_not_written(tmp_path: Path) -> None:
     path, images = str(tmp_path / "a.npz"), pictures(4)
-    with pytest.raises(DataError, match="4 images came for a batch of 5"):
+    with pytest.raises(DataError, match="4 images for a batch of 5"):
         write_batch(path, [images], (5, 6, 5, 3))
     with pytest.raises(DataError, match="all must be uint8"):
         write_batch(path, [images / 255], images.shape)  # type: ignore[list-item]

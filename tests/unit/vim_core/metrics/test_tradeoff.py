@@ -32,7 +32,7 @@ def test_wilson_is_scipys(case: tuple[int, int], confidence: float) -> None:
 
 
 def test_no_share_has_no_interval() -> None:
-    with pytest.raises(DataError, match="3 of 2 is no share"):
+    with pytest.raises(DataError, match="3 of 2 is not a share"):
         wilson(3, 2, 0.95)
 
 
