@@ -69,7 +69,7 @@ def down(arguments: Namespace) -> int:
     from pipelines.jobs import local_cluster
 
     record = local_cluster.down()
-    print_line("no local cluster was running" if record is None else f"the local cluster at {record.address} is stopped")
+    print_line("no local cluster was running" if record is None else f"local cluster at {record.address} is stopped")
     return 0
 
 
