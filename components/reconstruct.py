@@ -106,12 +106,12 @@ def make_shards(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> list
 
 
 def finished(shard: ReconstructShard) -> bool:
-    """True where an earlier attempt wrote this shard: its file appears under its name only when it is complete."""
+    """True if an earlier attempt wrote this shard: its file appears under its name only when it is complete."""
     return io.exists(shard.result)
 
 
 def reconstruct_shard(shard: ReconstructShard) -> str:
-    """Encode and decode the images of one shard and write the reconstructions; gives the shard's name."""
+    """Encode and decode the images of one shard and write the reconstructions; returns the shard's name."""
     import numpy as np
 
     from components.engines.devices import cached_tokenizer, set_threads

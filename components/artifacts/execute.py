@@ -140,7 +140,7 @@ def _request(name: str, config: PipelineConfig, inputs: dict[str, Artifact]) -> 
 
 
 def _make(request: Request, reporting: Reporting, force: bool, cache: ArtifactCache) -> tuple[Artifact, bool]:
-    """Run the component under the lease of its work; gives its artifact, and True where another run had made it."""
+    """Run the component under the lease of its work; returns its artifact, and True where another run had made it."""
     progress = reporting.progress(request.name)
     with store.guarded(request.root):
         io.make_folder(request.leases)
@@ -193,7 +193,7 @@ def _discard(request: Request, out: str, attempt: str) -> None:
 def _run(
     request: Request, out: str, progress: Progress, tracker: Tracker, held: lease.Lease, existing: Artifact | None
 ) -> tuple[Artifact, bool]:
-    """Run the component and commit; gives the artifact, and False where another run's commit came first."""
+    """Run the component and commit; returns the artifact, and False where another run's commit came first."""
     began, config = time.monotonic(), request.config
     context = Context(request.name, request.fingerprint, request.work, out, config.run, config, progress, tracker)
     outcome = request.module.run(getattr(config, request.name), request.inputs, context)

@@ -46,12 +46,12 @@ class Version:
 
     @property
     def current(self) -> bool:
-        """True where readers find it."""
+        """True if readers find it."""
         return self.file == store.MANIFEST
 
     @property
     def removed(self) -> bool:
-        """True where the garbage collector has set it aside."""
+        """True if the garbage collector has set it aside."""
         return self.file.startswith(REMOVED)
 
     @property

@@ -47,7 +47,7 @@ class Owner:
 
     @property
     def alive(self) -> bool | None:
-        """True where its process runs, False where it has ended, None where this machine cannot know."""
+        """True if its process runs, False where it has ended, None where this machine cannot know."""
         if self.machine != process.machine():
             return None
         return process.ProcessId(self.pid, self.started).alive

@@ -29,7 +29,7 @@ def recorded_digests(properties: Mapping[str, Any]) -> dict[str, str]:
 
 
 def same_codes(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """True where equal images have equal codes under both: the same tokenizer, or the same encoder and codebook."""
+    """True if equal images have equal codes under both: the same tokenizer, or the same encoder and codebook."""
     if one[TOKENIZER] == other[TOKENIZER]:
         return True
     return bool(one.get(ENCODER)) and one.get(ENCODER) == other.get(ENCODER)

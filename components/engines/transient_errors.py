@@ -14,7 +14,7 @@ RAY_ERRORS = frozenset(
 
 
 def is_transient(error: BaseException) -> bool:
-    """True where the error, or a cause of it, is a lost node, worker or connection and not a mistake.
+    """True if the error, or a cause of it, is a lost node, worker or connection and not a mistake.
 
     VIM's own errors are final, except those of storage: the user has to act, or an engine has already retried
     `run.restarts` times. A refused connection is final too: nothing listens at a wrong address.

@@ -46,7 +46,7 @@ def read_artifact(folder: str) -> Artifact:
 
 
 def export(folder: str, target: str, licence: str = "") -> list[str]:
-    """Write `model.safetensors`, `config.json` and `README.md` into `target`; gives their addresses.
+    """Write `model.safetensors`, `config.json` and `README.md` into `target`; returns their addresses.
 
     Args:
         folder: the artifact's folder, path or URI.

@@ -67,7 +67,7 @@ def build_index(context: ScanContext, layout: str, parts: SourceParts, ctx: Cont
 
 
 def index_group(context: ScanContext, layout: str, number: int, group: Sequence[SourcePart]) -> Iterator[str]:
-    """List the images of a group of parts; gives the URIs of chunks with images to be keyed by their content."""
+    """List the images of a group of parts; returns the URIs of chunks with images to be keyed by their content."""
     known = all(part.state for part in group)
     state = repr((group, context.config.labelled, context.config.keys, context.truth)) if known else ""
     record = _read_record(context, number)
@@ -109,7 +109,7 @@ def key_by_content(context: ScanContext, uri: str) -> None:
 
 
 def write_chunks(images: Iterator[SourceImage], folder: str) -> list[str]:
-    """Write keyed images as chunks; gives their URIs."""
+    """Write keyed images as chunks; returns their URIs."""
     uris: list[str] = []
     while batch := list(islice(images, CHUNK_IMAGES)):
         uris.append(io.join(folder, f"{len(uris):06d}.jsonl"))

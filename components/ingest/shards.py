@@ -67,7 +67,7 @@ def _shard_name(config: IngestConfig, split: str, index: int) -> str:
 
 
 def finished(shard: IngestShard) -> bool:
-    """True where an earlier attempt wrote this shard from the same images."""
+    """True if an earlier attempt wrote this shard from the same images."""
     try:
         return bool(read_record(shard)["asked"] == shard.state)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def read_record(shard: IngestShard) -> dict[str, Any]:
 
 
 def write_shard(shard: IngestShard, group: Iterable[Sequence[Any] | None]) -> str:
-    """Read, check and write the images of one shard in key order, then its record; gives the shard's name."""
+    """Read, check and write the images of one shard in key order, then its record; returns the shard's name."""
     from vim_core.data.image_tables import digest_line, write_sorted
 
     images = unique_keys(SourceImage(*image) for image in group if image is not None)

@@ -46,7 +46,7 @@ class GroupAssembly:
         return sorted({group for groups in self._missing.values() for group in groups})
 
     def add(self, group: int, rows: list[ImageRow]) -> Iterator[tuple[int, list[ImageRow]]]:
-        """Take a group's rows; gives the shards that are complete now, with their rows."""
+        """Take a group's rows; returns the shards that are complete now, with their rows."""
         self._rows[group] = rows
         yield from self.pop_complete()
 

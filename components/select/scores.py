@@ -37,7 +37,7 @@ class Scores:
 
 
 def finished(shard: ScoreShard) -> bool:
-    """True where an earlier attempt scored this shard."""
+    """True if an earlier attempt scored this shard."""
     return io.exists(shard.result)
 
 

@@ -46,7 +46,7 @@ def table_shards(folder: str, images: list[str], rate: float, rows: NDArray[np.i
 
 
 def finished(shard: TableShard) -> bool:
-    """True where an earlier attempt wrote this shard."""
+    """True if an earlier attempt wrote this shard."""
     return io.exists(shard.result)
 
 

@@ -80,7 +80,7 @@ def make_outcome(config: TokenizeConfig, inputs: Inputs, plan: TokenizePlan, sha
 
 
 def start(config: TokenizeConfig, inputs: Inputs, run: RunConfig, work: str) -> Any:
-    """Start the Beam pipeline for the unfinished shards in `work`; gives Beam's result, None where all are finished.
+    """Start the Beam pipeline for the unfinished shards in `work`; returns Beam's result, None where all are finished.
 
     A later `run` with the same settings finds the shards and makes the artifact of them.
     """

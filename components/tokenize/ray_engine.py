@@ -28,7 +28,7 @@ class EncodeActor:
         self.tokenizer: Tokenizer = devices.cached_tokenizer(plan.weights, plan.config, device)
 
     def tokenize(self, shard: TokenizeShard) -> str:
-        """Tokenize one shard; gives its name."""
+        """Tokenize one shard; returns its name."""
         devices.set_threads(self.plan.threads)
         return tokenize_shard(self.plan, shard, self.tokenizer)
 

@@ -114,7 +114,7 @@ class ShardAssembly:
         return len(self._collected) == self.batches
 
     def write(self, plan: TokenizePlan) -> str:
-        """Write the shard's code file as one atomic act; gives the shard's name."""
+        """Write the shard's code file as one atomic act; returns the shard's name."""
         batches = [self._collected[index] for index in range(self.batches)]
         write_codes(
             self.shard.result,
@@ -128,7 +128,7 @@ class ShardAssembly:
 
 
 def tokenize_shard(plan: TokenizePlan, shard: TokenizeShard, tokenizer: Tokenizer) -> str:
-    """All three stages for one shard unless it is finished; gives its name.
+    """All three stages for one shard unless it is finished; returns its name.
 
     Raises:
         DataError: see `decode_shard`.
@@ -144,5 +144,5 @@ def tokenize_shard(plan: TokenizePlan, shard: TokenizeShard, tokenizer: Tokenize
 
 
 def finished(shard: TokenizeShard) -> bool:
-    """True where an earlier attempt wrote this shard: its file appears under its name only when it is complete."""
+    """True if an earlier attempt wrote this shard: its file appears under its name only when it is complete."""
     return io.exists(shard.result)

@@ -16,7 +16,7 @@ PICTURES = "pictures/"
 
 
 def is_complete(link: Link, experiment: str, artifact: Artifact) -> bool:
-    """True where the server has this artifact's run to its end. Raises `ServerAway`.
+    """True if the server has this artifact's run to its end. Raises `ServerAway`.
 
     A run id that the server does not know belongs to another server, which has it.
     """

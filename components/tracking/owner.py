@@ -32,7 +32,7 @@ def heartbeat_tag() -> dict[str, str]:
 
 
 def is_owner_gone(tags: Mapping[str, str]) -> bool:
-    """True where the process behind a run has ended: looked up on this host, by heartbeat on another one."""
+    """True if the process behind a run has ended: looked up on this host, by heartbeat on another one."""
     if tags.get("vim.host") != socket.gethostname():
         return time.time() - float(tags.get("vim.beat", "0")) > GONE_S
     try:

@@ -166,7 +166,7 @@ class TerminalProgress:
 
 
 def progress_on(console: Console) -> Callable[[str], ClosingProgress]:
-    """Bars where the console is a terminal, plain lines elsewhere; gives one progress per component name."""
+    """Bars where the console is a terminal, plain lines elsewhere; returns one progress per component name."""
     if console.is_terminal:
         return lambda name: TerminalProgress(name, console)
     return lambda name: LineProgress(

@@ -66,7 +66,7 @@ class FaultLog:
         self._next, self._grown = float("-inf"), False
 
     def add(self, entry: Mapping[str, Any]) -> int:
-        """Take a spool entry {"step", "t", "nonfinite", "samples"}; gives the number of skipped updates so far."""
+        """Take a spool entry {"step", "t", "nonfinite", "samples"}; returns the number of skipped updates so far."""
         step = int(entry["step"])
         if self._lines and step <= next(reversed(self._lines)):
             self._lines = {known: line for known, line in self._lines.items() if known < step}

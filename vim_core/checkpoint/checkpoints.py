@@ -181,7 +181,7 @@ class Checkpoints:
         return int(json.loads(io.read_bytes(uri))["step"]) if io.exists(uri) else None
 
     def _any_worker(self, flag: bool) -> bool:
-        """True where the flag is set on any worker."""
+        """True if the flag is set on any worker."""
         if self.runtime.world == 1:
             return flag
         return bool(self.runtime.gather_host(torch.tensor([float(flag)])).sum() > 0)

@@ -34,7 +34,7 @@ class Rule:
     spec: Spec
 
     def matches(self, name: str, shape: Sequence[int]) -> bool:
-        """True where the rule applies to this parameter."""
+        """True if the rule applies to this parameter."""
         return len(shape) == len(self.spec) and re.fullmatch(self.pattern, name) is not None
 
 

@@ -72,7 +72,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def has_bf16(self) -> bool:
-        """True where the hardware multiplies bf16 faster than fp32."""
+        """True if the hardware multiplies bf16 faster than fp32."""
 
     @property
     def numeric(self) -> Numeric:
@@ -82,7 +82,7 @@ class Runtime(ABC):
 
     @property
     def sharded(self) -> bool:
-        """True where networks are sharded over several workers, none of which has a whole one."""
+        """True if networks are sharded over several workers, none of which has a whole one."""
         return self.parallel == "fsdp" and self.world > 1
 
     def compile(self, network: nn.Module) -> Callable[..., Any]:
