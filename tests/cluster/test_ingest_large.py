@@ -64,7 +64,7 @@ def shards(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ingested(source: Path, root: Path) -> dict[str, Any]:
-    return measured(root, "tests.support.ingest_peak", str(source), str(root), "0.2")
+    return measured(root, "tests.support.peak_memory", "ingest", str(source), str(root), "0.2")
 
 
 def measured(root: Path, *arguments: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def test_memory_is_flat_and_nothing_is_lost(shards: Path, roots: Roots, tmp_path
 def test_memory_of_the_next_stages_is_flat(stage: str, roots: Roots, tmp_path: Path) -> None:
     def run(name: str) -> dict[str, Any]:
         images = roots[name][0] / "out" / "ingest"
-        return measured(tmp_path / name, "tests.support.table_peak", stage, str(images), str(tmp_path / name))
+        return measured(tmp_path / name, "tests.support.peak_memory", stage, str(images), str(tmp_path / name))
 
     small, large = run("small"), run("large")
     assert large["images"] > 5 * small["images"]
@@ -125,7 +125,7 @@ def test_killed_and_run_again_gives_the_same_bytes_and_does_the_rest_only(shards
         (few / shard.name).hardlink_to(shard)
     ingested(few, tmp_path / "whole")
     root = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.support.ingest_peak", str(few), str(root), "0.2"]
+    command = [sys.executable, "-m", "tests.support.peak_memory", "ingest", str(few), str(root), "0.2"]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(root), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(found := finished(root)) < 3:

@@ -1,4 +1,4 @@
-"""`ingest` by list files and without labels, through Beam, and what the later components make of unlabelled images."""
+"""`ingest` by list files and without labels; unlabelled images in all later components."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def faces(folder: Path, count: int = 30, name: str = "imgHQ{:05d}.png") -> Path:
     return folder
 
 
-def written(folder: Path, train: list[str], test: list[str]) -> dict[str, str]:
+def write_lists(folder: Path, train: list[str], test: list[str]) -> dict[str, str]:
     """The two list files, as settings."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, lines in (("train", train), ("test", test)):
@@ -57,33 +57,34 @@ def names(*numbers: int) -> list[str]:
     return [f"imgHQ{number:05d}.npy" for number in numbers]
 
 
-def test_lists_decide_who_is_held_out_and_who_is_left_out(tmp_path: Path) -> None:
-    """The way of taming-transformers' CelebA-HQ: lists of .npy names over a flat folder of PNG images."""
+def test_lists_decide_which_images_are_held_out_or_left_out(tmp_path: Path) -> None:
+    """As taming-transformers has CelebA-HQ: lists of .npy names over a flat folder of PNG images."""
     source, ctx = faces(tmp_path / "faces"), context_of(tmp_path, "ingest")
-    lists = written(tmp_path, names(*range(0, 20)), names(25, 22, 27))
+    lists = write_lists(tmp_path, names(*range(0, 20)), names(25, 22, 27))
     outcome = ingest.run(config(source, **lists), {}, ctx)
     assert sorted(image_table_of(ctx, "train").keys) == [f"imgHQ{number:05d}.png" for number in range(20)]
     assert sorted(image_table_of(ctx, "test").keys) == [f"imgHQ{number:05d}.png" for number in (22, 25, 27)]
     for split in ("train", "test"):
         assert set(image_table_of(ctx, split).labels.tolist()) == {-1}
-    known = outcome.properties
-    assert (known["read"], known["written"], known["left_out"], known["dead_letter"]) == (23, 23, 7, 0)
+    properties = outcome.properties
+    counts = (properties["read"], properties["written"], properties["left_out"], properties["dead_letter"])
+    assert counts == (23, 23, 7, 0)
     assert "ingest: 7 files are in neither list and left out" in ctx.progress.notes  # type: ignore[attr-defined]
-    assert known["classes"] == []
-    assert {split: rule["lines"] for split, rule in known["split_rule"].items()} == {"train": 20, "test": 3}
+    assert properties["classes"] == []
+    assert {split: rule["lines"] for split, rule in properties["split_rule"].items()} == {"train": 20, "test": 3}
 
 
 def test_ffhqs_folders_of_a_thousand_are_no_classes(tmp_path: Path) -> None:
     source, ctx = faces(tmp_path / "faces", 10, "0000{0:.0e}/{0:05d}.png"), context_of(tmp_path, "ingest")
     assert len(list(source.iterdir())) > 1
-    lists = written(tmp_path, [f"{n:05d}.png" for n in range(8)], [f"{n:05d}.png" for n in (8, 9)])
+    lists = write_lists(tmp_path, [f"{n:05d}.png" for n in range(8)], [f"{n:05d}.png" for n in (8, 9)])
     assert ingest.run(config(source, **lists), {}, ctx).properties["splits"] == {"train": 8, "test": 2}
 
 
 def test_class_folders_may_be_split_by_lists(tmp_path: Path) -> None:
     source = faces(faces(tmp_path / "photos", 4, "ant/{}.png").parent / "photos", 4, "bee/{}.png")
     faces(source, 1, "cow/{}.png")
-    lists = written(tmp_path, ["ant/0.png", "ant/1", "bee/0.png"], ["bee/3.png", "cow/0.png"])
+    lists = write_lists(tmp_path, ["ant/0.png", "ant/1", "bee/0.png"], ["bee/3.png", "cow/0.png"])
     ctx = context_of(tmp_path, "ingest")
     outcome = ingest.run(config(source, labelled=True, max_bad_share=0.3, **lists), {}, ctx)
     assert outcome.properties["classes"] == ["ant", "bee"]
@@ -98,7 +99,7 @@ def test_class_folders_may_be_split_by_lists(tmp_path: Path) -> None:
 
 def test_a_listed_image_that_is_not_there_counts_as_bad(tmp_path: Path) -> None:
     source, ctx = faces(tmp_path / "faces"), context_of(tmp_path, "ingest")
-    lists = written(tmp_path, names(*range(18), 77), names(20, 88))
+    lists = write_lists(tmp_path, names(*range(18), 77), names(20, 88))
     outcome = ingest.run(config(source, max_bad_share=0.1, **lists), {}, ctx)
     assert dead_letters(ctx) == {
         "imgHQ00077.npy": "listed in ingest.train_list but not below the source",
@@ -110,21 +111,21 @@ def test_a_listed_image_that_is_not_there_counts_as_bad(tmp_path: Path) -> None:
 
 
 def test_an_image_in_both_lists_is_refused(tmp_path: Path) -> None:
-    lists = written(tmp_path, names(1, 2, 3), ["imgHQ00003.png"])
+    lists = write_lists(tmp_path, names(1, 2, 3), ["imgHQ00003.png"])
     with pytest.raises(DataError, match=r"both name imgHQ00003\.png"):
         ingest.run(config(faces(tmp_path / "faces"), **lists), {}, context_of(tmp_path, "ingest"))
 
 
-def test_the_fingerprint_follows_what_the_lists_say_not_where_they_lie(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_the_content_of_the_lists_not_their_address(tmp_path: Path) -> None:
     source = faces(tmp_path / "faces", 6)
     one, moved, other = (
-        config(source, **written(tmp_path / folder, names(*train), names(5)))
+        config(source, **write_lists(tmp_path / folder, names(*train), names(5)))
         for folder, train in (("a", (1, 2)), ("b", (1, 2)), ("c", (1, 3)))
     )
-    states = [ingest.source_state(each) for each in (one, moved, other)]
+    states = [ingest.source_state(settings) for settings in (one, moved, other)]
     assert states[0] == states[1] != states[2]
     assert result_settings(one) == result_settings(moved)
-    fixed = [ingest.source_state(replace(each, source_digest="abc")) for each in (one, moved, other)]
+    fixed = [ingest.source_state(replace(settings, source_digest="abc")) for settings in (one, moved, other)]
     assert fixed[0] == fixed[1] != fixed[2]
     assert "abc" not in fixed
     with pytest.raises(DataError, match=r"ingest\.test_list=.*none\.txt: cannot be read"):
@@ -154,31 +155,25 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str,
         config(tmp_path, **changes)
 
 
-def test_digits_have_no_lists(tmp_path: Path) -> None:
-    asked = IngestConfig(split="lists", **written(tmp_path, ["digit-1"], ["digit-2"]))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"builtin:digits is split by hash only"):
-        ingest.run(asked, {}, context_of(tmp_path, "ingest"))
-
-
 def test_unlabelled_images_pass_through_every_later_component(tmp_path: Path) -> None:
     """Codes, an unconditional prior, samples and scores of images whose label is -1."""
     source = faces(tmp_path / "faces", 24)
-    asked = config(source, **written(tmp_path, names(*range(18)), names(*range(18, 24))))
+    settings = config(source, **write_lists(tmp_path, names(*range(18)), names(*range(18, 24))))
     ctx = context_of(tmp_path, "ingest")
-    images = kept(ingest.run(asked, {}, ctx), ctx, asked)
+    images = kept(ingest.run(settings, {}, ctx), ctx, settings)
     tokenizer = tiny_tokenizer(tmp_path)
     pair = {"images": images, "tokenizer": tokenizer}
     ctx = context_of(tmp_path, "tokenize")
     codes = kept(tokenize.run(TokenizeConfig(views=2), pair, ctx), ctx, TokenizeConfig())
     ctx = context_of(tmp_path, "reconstruct")
-    made = kept(reconstructing.run(ReconstructConfig(), pair, ctx), ctx, ReconstructConfig())
-    learnt = prior_config(conditional=False, label_dropout=0.0)
+    reconstructions = kept(reconstructing.run(ReconstructConfig(), pair, ctx), ctx, ReconstructConfig())
+    unconditional = prior_config(conditional=False, label_dropout=0.0)
     data = PriorData(codes.uris("codes/train-"), codes.uris("codes/test-"), 0, tokenizer.digest)
-    task = PriorTask(learnt, data, CpuRuntime("fp32", threads=1))
+    task = PriorTask(unconditional, data, CpuRuntime("fp32", threads=1))
     assert set(task.batch(0)["labels"].tolist()) == {task.model.null_class} == {0}
     assert np.isfinite(float(task.step(0, task.batch(0))["loss"]))
     assert np.isfinite(task.finish()["nll_bits_per_token"])
-    assert "without a label" in prior.protocols(learnt, codes)["nll_bits_per_token"]["compares"]
+    assert "without a label" in prior.protocols(unconditional, codes)["nll_bits_per_token"]["compares"]
     drawn_from = tiny_artifacts.prior(tmp_path, tiny_artifacts.tokenizer(tmp_path), conditional=False)
     drawn = sample.run(
         SampleConfig(count=3, lanes=2, shards=1),
@@ -187,7 +182,7 @@ def test_unlabelled_images_pass_through_every_later_component(tmp_path: Path) ->
     )
     assert drawn.properties["protocol"]["labels"] == "none"
     codes = with_fields(codes, inputs={"images": InputRecord("ingest", "f" * 20, images.digest)})
-    judged = {"images": images, "codes": codes, "reconstructions": made}
+    judged = {"images": images, "codes": codes, "reconstructions": reconstructions}
     scored = score.run(ScoreConfig(usage_batch=6), judged, context_of(tmp_path, "score"))
     assert {"psnr_db", "codebook_usage"} <= set(scored.metrics)
     assert "18 train and 6 test images without labels" in page.summary({"ingest": images})

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from components import reconstruct
-from components.contract.api import Artifact
+from components.contract.api import Artifact, Context, Outcome
+from components.engines import devices
 from components.tokenize import component as tokenize
 from tests.support.ingested import contents, digits_table, tiny_tokenizer
 from tests.support.synthetic import context_of
@@ -58,11 +59,10 @@ def test_codes_are_those_of_one_call_of_encode(inputs: dict[str, Artifact], tmp_
         assert np.array_equal(table.codes, tokenizer.encode(to_tensor(np.stack(pixels))).numpy())
         assert outcome.properties["splits"][split] == len(table)
     assert outcome.metrics == {"images": 90.0, "tokens": 4.0 * sum(outcome.properties["splits"].values())}
+    _check_lineage(outcome, ctx, inputs)
 
 
-def test_the_table_says_where_it_comes_from(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    ctx = context_of(tmp_path, "tokenize")
-    outcome = tokenize.run(CONFIG, inputs, ctx)
+def _check_lineage(outcome: Outcome, ctx: Context, inputs: dict[str, Artifact]) -> None:
     meta = codes_of(ctx, "train").meta
     assert (meta.tokenizer, meta.grid, meta.vocabulary, meta.split, meta.views) == ("0" * 64, (2, 2), 32, "train", 3)
     assert meta.augmentation[0] == {}
@@ -76,35 +76,56 @@ def test_the_table_says_where_it_comes_from(inputs: dict[str, Artifact], tmp_pat
         codes_of(ctx, "train").check("1" * 64)
 
 
-def test_the_same_bytes_again_and_in_other_processes(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    made = []
-    for processes in (1, 2):
-        ctx = context_of(tmp_path / str(processes), "tokenize")
-        ctx.run.beam_processes = processes
+@pytest.fixture(scope="module")
+def expected(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The code files of one process in memory."""
+    ctx = context_of(tmp_path_factory.mktemp("expected"), "tokenize")
+    tokenize.run(CONFIG, inputs, ctx)
+    return contents(ctx)
+
+
+def test_other_processes_make_the_same_bytes(
+    inputs: dict[str, Artifact], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    ctx = context_of(tmp_path, "tokenize")
+    ctx.run.beam_processes = 2
+    tokenize.run(CONFIG, inputs, ctx)
+    assert contents(ctx) == expected
+
+
+def test_a_job_server_with_loopback_workers_makes_the_same_bytes(
+    inputs: dict[str, Artifact], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    from apache_beam.runners.portability.local_job_service import LocalJobServicer
+
+    server = LocalJobServicer()
+    port = server.start_grpc_server(0)
+    try:
+        ctx = context_of(tmp_path, "tokenize")
+        ctx.run.beam_runner = "PortableRunner"
+        ctx.run.beam_options = [f"--job_endpoint=localhost:{port}", "--environment_type=LOOPBACK"]
         tokenize.run(CONFIG, inputs, ctx)
-        made.append(contents(ctx))
-    assert made[0] == made[1]
+    finally:
+        server.stop()
+    assert contents(ctx) == expected
 
 
-def test_finished_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+def test_finished_shards_are_kept(inputs: dict[str, Artifact], expected: dict[str, bytes], tmp_path: Path) -> None:
     ctx = context_of(tmp_path, "tokenize")
     tokenize.run(CONFIG, inputs, ctx)
-    before = contents(ctx)
     files = sorted(Path(ctx.work).rglob("*.parquet"))
     files[2].unlink()
     ages = {path: path.stat().st_mtime_ns for path in files if path.exists()}
     ctx.out = str(tmp_path / "second")
     tokenize.run(CONFIG, inputs, ctx)
-    assert contents(ctx) == before
+    assert contents(ctx) == expected
     assert {path: path.stat().st_mtime_ns for path in ages} == ages
     assert any("5 of 6" in note for note in ctx.progress.notes)  # type: ignore[attr-defined]
 
 
 def test_an_interruption_keeps_whole_shards_only(
-    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, Artifact], expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.engines import devices
-
     calls = []
 
     class Failing(Tokenizer):
@@ -114,8 +135,6 @@ def test_an_interruption_keeps_whole_shards_only(
                 raise RuntimeError("power cut")
             return super().encode(images)
 
-    plain = context_of(tmp_path / "plain", "tokenize")
-    tokenize.run(CONFIG, inputs, plain)
     ctx = context_of(tmp_path, "tokenize")
     failing = Failing(loaded(inputs).model)
     with monkeypatch.context() as patch:
@@ -124,7 +143,6 @@ def test_an_interruption_keeps_whole_shards_only(
             tokenize.run(CONFIG, inputs, ctx)
     assert not Path(ctx.out).exists()
     left = {path.name: path.read_bytes() for path in Path(ctx.work).rglob("*") if path.is_file()}
-    expected = contents(plain)
     assert 0 < len(left) < 6
     assert all(expected[f"codes/{name}"] == data for name, data in left.items())
     tokenize.run(CONFIG, inputs, ctx)
@@ -134,8 +152,6 @@ def test_an_interruption_keeps_whole_shards_only(
 def test_batches_have_one_shape_and_the_model_is_loaded_once(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.engines import devices
-
     loads, sizes = [], []
 
     class Watched(Tokenizer):
@@ -192,13 +208,12 @@ def test_reconstructions_are_decode_of_encode(inputs: dict[str, Artifact], tmp_p
     assert outcome.digest == image_digest({"test": made})
 
 
-@pytest.mark.parametrize("limit", [1, 15])
-def test_a_limit_takes_the_first_images(inputs: dict[str, Artifact], tmp_path: Path, limit: int) -> None:
+def test_a_limit_takes_the_first_images(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     ctx = context_of(tmp_path, "reconstruct")
-    outcome = reconstruct.run(ReconstructConfig(limit=limit), inputs, ctx)
+    outcome = reconstruct.run(ReconstructConfig(limit=15), inputs, ctx)
     made = ImageTable([str(path) for path in sorted(Path(ctx.out, "images").iterdir())])
-    assert made.keys == ImageTable(inputs["images"].uris("images/test-")).keys[:limit]
-    assert outcome.metrics == {"images": limit}
+    assert made.keys == ImageTable(inputs["images"].uris("images/test-")).keys[:15]
+    assert outcome.metrics == {"images": 15}
 
 
 def test_a_damaged_shard_is_named_in_one_line(inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def settings(source: Path, **changes: Any) -> IngestConfig:
     return IngestConfig(**{**given, **changes})
 
 
-def taken(root: Path, config: IngestConfig) -> tuple[Outcome, Any]:
+def run_ingest(root: Path, config: IngestConfig) -> tuple[Outcome, Any]:
     ctx = context_of(root, "ingest")
     return ingest.run(config, {}, ctx), ctx
 
@@ -77,7 +77,7 @@ def tables(ctx: Any) -> dict[str, ImageTable]:
     }
 
 
-def letters(ctx: Any) -> dict[str, str]:
+def reasons_by_source(ctx: Any) -> dict[str, str]:
     table = pq.read_table(ctx.path("dead_letter.parquet"))
     return dict(zip(table["source"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
@@ -86,13 +86,13 @@ def letters(ctx: Any) -> dict[str, str]:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of the class folders."""
     root = tmp_path_factory.mktemp("reference")
-    return str(taken(root, settings(layouts.class_folders(root / "photos", photos())))[0].digest)
+    return str(run_ingest(root, settings(layouts.class_folders(root / "photos", photos())))[0].digest)
 
 
 @pytest.mark.parametrize("layout", layouts.ALL)
 def test_every_layout_is_recognised_and_gives_the_same_table(layout: str, reference: str, tmp_path: Path) -> None:
     source = layouts.ALL[layout](tmp_path / "source", photos())
-    outcome, ctx = taken(tmp_path, settings(source))
+    outcome, ctx = run_ingest(tmp_path, settings(source))
     assert outcome.properties["layout"] == layout
     assert outcome.digest == reference == image_digest(tables(ctx))
     by_stem = {photo.stem: photo for photo in photos()}
@@ -101,12 +101,12 @@ def test_every_layout_is_recognised_and_gives_the_same_table(layout: str, refere
         for row in table:
             assert row.image == by_stem[row.key].data
             assert row.label == WNIDS.index(by_stem[row.key].wnid)
-    known = outcome.properties
-    assert (known["read"], known["written"], known["dead_letter"]) == (21, 21, 0)
-    assert sum(known["key_rule"].values()) == 21
-    assert known["class_counts"] == {"train": [5, 5, 5], "test": [2, 2, 2]}
+    properties = outcome.properties
+    assert (properties["read"], properties["written"], properties["dead_letter"]) == (21, 21, 0)
+    assert sum(properties["key_rule"].values()) == 21
+    assert properties["class_counts"] == {"train": [5, 5, 5], "test": [2, 2, 2]}
     if layout != "table":
-        assert known["classes"] == (list(WNIDS) if layout != "webdataset" else ["0", "1", "2"])
+        assert properties["classes"] == (list(WNIDS) if layout != "webdataset" else ["0", "1", "2"])
 
 
 def compressed(source: Path, suffix: str = ".gz") -> Path:
@@ -119,13 +119,11 @@ def compressed(source: Path, suffix: str = ".gz") -> Path:
     return source
 
 
-@pytest.mark.parametrize(
-    ("layout", "suffix"), [("webdataset", ".gz"), ("webdataset", ".tgz"), ("tfrecord", ".gz"), ("tfrecord", "")]
-)
+@pytest.mark.parametrize(("layout", "suffix"), [("webdataset", ".gz"), ("webdataset", ".tgz"), ("tfrecord", "")])
 def test_compressed_files_give_the_same_table(layout: str, suffix: str, reference: str, tmp_path: Path) -> None:
-    """Also where the name does not say that they are compressed."""
+    """Also without a suffix that says that they are compressed."""
     source = compressed(layouts.ALL[layout](tmp_path / "source", photos()), suffix)
-    outcome, ctx = taken(tmp_path, settings(source))
+    outcome, ctx = run_ingest(tmp_path, settings(source))
     assert (outcome.properties["layout"], outcome.digest) == (layout, reference)
     unpacked = {path: path.stat().st_mtime_ns for path in Path(ctx.work, "unpacked").iterdir()}
     assert len(unpacked) == len(list(source.iterdir()))
@@ -142,25 +140,25 @@ def test_images_in_compressed_files_are_held_to_the_same_bounds(tmp_path: Path) 
     for layout in ("webdataset", "tfrecord"):
         root = tmp_path / layout
         source = compressed(layouts.ALL[layout](root / "source", given))
-        outcome, ctx = taken(root, settings(source, max_bad_share=0.2, max_bytes=big))
+        outcome, ctx = run_ingest(root, settings(source, max_bad_share=0.2, max_bytes=big))
         assert (outcome.properties["read"], outcome.properties["written"]) == (21, 18)
-        reasons = sorted(reason.split(": ")[0] for reason in letters(ctx).values())
+        reasons = sorted(reason.split(": ")[0] for reason in reasons_by_source(ctx).values())
         assert reasons[0].startswith(f"{len(bad[0])} bytes are more than the {big} of ingest.max_bytes")
         assert reasons[1].startswith("60000x60000 is more than the 100000000 pixels")
         assert reasons[2].startswith("damaged image")
 
 
 @pytest.mark.parametrize("layout", ["parquet", "webdataset"])
-def test_content_is_read_once_all_of_it_is_unpacked(
+def test_content_is_read_after_all_of_it_is_unpacked(
     layout: str, nameless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where naming follows listing without a shuffle between them, as with many files."""
+    """Keys follow listing without a shuffle between them, as with many files."""
     from components.ingest import index
 
     monkeypatch.setattr(index, "CHUNK_IMAGES", 2)
     monkeypatch.setattr(index, "FEW_GROUPS", 0)
     source = layouts.ALL[layout](tmp_path / "source", photos(named=False))
-    outcome, _ = taken(tmp_path, settings(compressed(source) if layout == "webdataset" else source))
+    outcome, _ = run_ingest(tmp_path, settings(compressed(source) if layout == "webdataset" else source))
     assert (outcome.properties["dead_letter"], outcome.digest) == (0, nameless[0].digest)
 
 
@@ -168,7 +166,7 @@ def test_content_is_read_once_all_of_it_is_unpacked(
 def nameless(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The run over class folders of images whose names say nothing."""
     root = tmp_path_factory.mktemp("nameless")
-    return taken(root, settings(layouts.class_folders(root / "photos", photos(named=False))))
+    return run_ingest(root, settings(layouts.class_folders(root / "photos", photos(named=False))))
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "tfrecord", "parquet"])
@@ -176,7 +174,7 @@ def test_without_names_the_content_is_the_key(layout: str, nameless: Any, tmp_pa
     """Three of the images have equal bytes and different classes: their occurrences fall to the same classes."""
     given = photos(named=False)
     source = layouts.ALL[layout](tmp_path / "source", given)
-    outcome, ctx = taken(tmp_path, settings(source))
+    outcome, ctx = run_ingest(tmp_path, settings(source))
     assert outcome.digest == nameless[0].digest
     assert sorted(outcome.properties["key_rule"].values()) == [6, 15]
     keys = tables(ctx)["train"].keys
@@ -192,7 +190,7 @@ def test_a_split_by_hash_keeps_equal_images_together_in_any_layout(tmp_path: Pat
         if layout == "folders":
             for path in (source / "val").rglob("*.JPEG"):
                 path.rename(source / "train" / path.parent.name / path.name)
-        outcome, ctx = taken(tmp_path / f"{layout}-out", config)
+        outcome, ctx = run_ingest(tmp_path / f"{layout}-out", config)
         digests.add(outcome.digest)
         sides = {split: {key.rsplit("-", 1)[0] for key in table.keys} for split, table in tables(ctx).items()}
         assert not sides["train"] & sides["test"]
@@ -201,20 +199,20 @@ def test_a_split_by_hash_keeps_equal_images_together_in_any_layout(tmp_path: Pat
 
 def test_an_image_table_of_ingest_goes_through_again(nameless: Any, tmp_path: Path) -> None:
     first, ctx = nameless
-    again, other = taken(tmp_path / "again", settings(Path(ctx.out), shards=3))
+    again, other = run_ingest(tmp_path / "again", settings(Path(ctx.out), shards=3))
     assert again.properties["layout"] == "table"
     assert again.digest == first.digest
     assert tables(other)["test"].keys
 
 
 @pytest.mark.parametrize("layout", ["ilsvrc", "tfrecord", "parquet"])
-def test_what_cannot_be_decoded_is_a_dead_letter_in_every_layout(layout: str, tmp_path: Path) -> None:
+def test_undecodable_images_are_dead_letters_in_every_layout(layout: str, tmp_path: Path) -> None:
     given = photos()
     bad = {0: b"nothing of an image", 3: given[3].data[:-400], 5: b""}
     given = [Photo(p.stem, p.wnid, p.side, bad.get(i, p.data)) for i, p in enumerate(given)]
-    outcome, ctx = taken(tmp_path, settings(layouts.ALL[layout](tmp_path / "source", given), max_bad_share=0.2))
-    known = outcome.properties
-    assert (known["read"], known["written"], known["dead_letter"]) == (21, 18, 3)
+    outcome, ctx = run_ingest(tmp_path, settings(layouts.ALL[layout](tmp_path / "source", given), max_bad_share=0.2))
+    properties = outcome.properties
+    assert (properties["read"], properties["written"], properties["dead_letter"]) == (21, 18, 3)
     assert sum(len(table) for table in tables(ctx).values()) == 18
     table = pq.read_table(ctx.path("dead_letter.parquet"))
     assert table["key"].to_pylist() == sorted(given[index].stem for index in bad)
@@ -223,7 +221,7 @@ def test_what_cannot_be_decoded_is_a_dead_letter_in_every_layout(layout: str, tm
 
 def test_runs_are_repeatable_and_an_interrupted_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = layouts.hugging_face(tmp_path / "source", photos(named=False))
-    _, whole = taken(tmp_path / "whole", settings(source))
+    _, whole = run_ingest(tmp_path / "whole", settings(source))
     ctx = context_of(tmp_path, "ingest")
     with monkeypatch.context() as patch:
         patch.setattr(ingest, "write_shard", killed)
@@ -244,11 +242,11 @@ def killed(shard: Any, group: Any) -> None:
 
 
 def test_keys_wait_for_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between listing and naming: the lists are not taken for finished ones."""
+    """Killed between listing and keying: chunks without keys do not count as finished."""
     from components.ingest import index
 
     source = layouts.webdataset(tmp_path / "source", photos(named=False))
-    _, whole = taken(tmp_path / "whole", settings(source))
+    _, whole = run_ingest(tmp_path / "whole", settings(source))
     ctx = context_of(tmp_path, "ingest")
     with monkeypatch.context() as patch:
         patch.setattr(index, "key_by_content", killed)
@@ -264,7 +262,7 @@ def test_a_remote_source_gives_the_same(layout: str, reference: str, tmp_path: P
     fs.pipe({f"/bucket/{path.relative_to(local)}": path.read_bytes() for path in local.rglob("*") if path.is_file()})
     try:
         config = IngestConfig(source="memory://bucket", split="folders", shards=2)
-        outcome, _ = taken(tmp_path, config)
+        outcome, _ = run_ingest(tmp_path, config)
         assert outcome.digest == reference
         assert outcome.properties["layout"] == layout
         assert len(ingest.source_state(config)) == 64
@@ -272,7 +270,7 @@ def test_a_remote_source_gives_the_same(layout: str, reference: str, tmp_path: P
         fs.rm("/bucket", recursive=True)
 
 
-def test_only_locators_are_listed_and_shuffled(nameless: Any) -> None:
+def test_images_are_listed_and_shuffled_without_their_bytes(nameless: Any) -> None:
     _, ctx = nameless
     lines = [line for part in Path(ctx.work, "index").glob("*.jsonl") for line in part.read_text().splitlines()]
     rows = [line for line in lines if "photo-" in line or "ILSVRC" in line]
@@ -293,10 +291,10 @@ def test_ingest_labels_may_lie_beside_flat_validation_images(tmp_path: Path) -> 
     (tmp_path / "val_annotations.txt").write_text("".join(lines[1:]))
     (tmp_path / "wnids.txt").write_text("".join(f"{wnid} the {wnid[-2:]}\n" for wnid in reversed(WNIDS)))
     named = {"class_list": str(tmp_path / "wnids.txt"), "val_labels": str(tmp_path / "val_annotations.txt")}
-    outcome, ctx = taken(tmp_path, settings(source, max_bad_share=0.1, **named))
+    outcome, ctx = run_ingest(tmp_path, settings(source, max_bad_share=0.1, **named))
     assert outcome.properties["classes"] == list(reversed(WNIDS))
     assert outcome.properties["class_names"][0] == "the 50"
-    assert list(letters(ctx).values()) == ["not in ingest.val_labels"]
+    assert list(reasons_by_source(ctx).values()) == ["not in ingest.val_labels"]
     assert sum(outcome.properties["class_counts"]["test"]) == 5
     by_stem = {photo.stem: photo.wnid for photo in photos()}
     for row in tables(ctx)["test"]:
@@ -308,27 +306,27 @@ def test_broken_archives_are_refused_by_name(tmp_path: Path) -> None:
     cut = tars / "train-000001.tar"
     cut.write_bytes(cut.read_bytes()[:3000])
     with pytest.raises(DataError, match=r"train-000001\.tar: .*; download it again, or remove it"):
-        taken(tmp_path / "1", settings(tars))
+        run_ingest(tmp_path / "1", settings(tars))
     records = layouts.tfrecord(tmp_path / "records", photos())
     cut = records / "train-00000-of-00001"
     cut.write_bytes(cut.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"train-00000-of-00001: ends inside the record"):
-        taken(tmp_path / "2", settings(records))
+        run_ingest(tmp_path / "2", settings(records))
     parquet = layouts.hugging_face(tmp_path / "parquet", photos())
     (parquet / "data/validation-00000-of-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"validation-00000-of-00001\.parquet"):
-        taken(tmp_path / "3", settings(parquet))
+        run_ingest(tmp_path / "3", settings(parquet))
 
 
-def test_a_layout_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_layout_is_refused(tmp_path: Path) -> None:
     source = layouts.class_folders(tmp_path / "source", photos())
     with pytest.raises(
         DataError, match=r"ingest\.layout=tfrecord: no such files at .*source for ingest\.split=folders"
     ):
-        taken(tmp_path, settings(source, layout="tfrecord"))
+        run_ingest(tmp_path, settings(source, layout="tfrecord"))
 
 
-def test_every_oddity_of_imagenet_is_kept_as_it_is(tmp_path: Path) -> None:
+def test_unusual_images_of_imagenet_are_taken_byte_for_byte(tmp_path: Path) -> None:
     """Grey and CMYK JPEGs, PNG and BMP under a .JPEG name, a rotation in EXIF, sides of one pixel and of thousands."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 40, 3), dtype=np.uint8))
     exif = Image.Exif()
@@ -347,13 +345,13 @@ def test_every_oddity_of_imagenet_is_kept_as_it_is(tmp_path: Path) -> None:
         Photo(f"{WNIDS[0]}_77", WNIDS[0], "train", bomb()),
         Photo("ILSVRC2012_val_00000001", WNIDS[0], "val", picture(1)),
     ]
-    outcome, ctx = taken(tmp_path, settings(layouts.ilsvrc(tmp_path / "source", given + extra), max_bad_share=0.2))
+    outcome, ctx = run_ingest(tmp_path, settings(layouts.ilsvrc(tmp_path / "source", given + extra), max_bad_share=0.2))
     rows = {row.key: row for row in tables(ctx)["train"]}
     for photo in given:
         assert rows[photo.stem].image == photo.data
         assert (rows[photo.stem].width, rows[photo.stem].height) == Image.open(memory.BytesIO(photo.data)).size
         assert decode(photo.data).shape == (rows[photo.stem].height, rows[photo.stem].width, 3)
-    (reason,) = letters(ctx).values()
+    (reason,) = reasons_by_source(ctx).values()
     assert reason.startswith("60000x60000 is more than the 100000000 pixels")
     assert outcome.properties["read"] == 9 == outcome.properties["written"] + 1
     assert "ignored" in outcome.properties["exif_rule"]
@@ -365,8 +363,8 @@ def test_a_damaged_record_costs_one_image(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[200] ^= 1
     path.write_bytes(bytes(data))
-    outcome, ctx = taken(tmp_path, settings(source, max_bad_share=0.1))
-    assert letters(ctx) == {"train-00000-of-00001#0": "the record's checksum does not agree with its data"}
+    outcome, ctx = run_ingest(tmp_path, settings(source, max_bad_share=0.1))
+    assert reasons_by_source(ctx) == {"train-00000-of-00001#0": "the record's checksum does not agree with its data"}
     assert (outcome.properties["read"], outcome.properties["written"]) == (21, 20)
 
 
@@ -381,7 +379,7 @@ def test_real_images_of_imagenet_in_two_layouts(test_data: Path, tmp_path: Path)
             given.append(Photo(f"{wnid}_{index}", wnid, side, tar.extractfile(member).read()))  # type: ignore[union-attr]
     found = {}
     for layout in ("folders", "tfrecord"):
-        outcome, ctx = taken(tmp_path / layout, settings(layouts.ALL[layout](tmp_path / f"in-{layout}", given)))
+        outcome, ctx = run_ingest(tmp_path / layout, settings(layouts.ALL[layout](tmp_path / f"in-{layout}", given)))
         assert (outcome.properties["read"], outcome.properties["written"]) == (250, 250)
         found[layout] = outcome.digest
     assert len(set(found.values())) == 1

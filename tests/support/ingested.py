@@ -1,4 +1,4 @@
-"""Artifacts as the real components make them, without the store: what `run` wrote becomes an artifact."""
+"""Artifacts as the real components make them, without the store: the files that `run` wrote become an artifact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vim_core.storage import io
 
 
 def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) -> Artifact:
-    """What a component left in its output folder, as an artifact."""
+    """The output folder of a component as an artifact."""
     empty = artifact(Path(ctx.out).parent, ctx.name, {})
     made = with_fields(
         empty,
@@ -39,7 +39,7 @@ def digits_table(root: Path, limit: int = 90, shards: int = 3) -> Artifact:
     return kept(ingest.run(config, {}, ctx), ctx, config)
 
 
-def tiny_tokenizer(root: Path, seed: int = 0) -> Artifact:
+def tiny_tokenizer(root: Path, encode_batch: int = 7) -> Artifact:
     """An untrained tokenizer of 16x16 images: 2x2 codes of 32."""
     import torch
 
@@ -54,9 +54,9 @@ def tiny_tokenizer(root: Path, seed: int = 0) -> Artifact:
         decoder=stack,
         codebook=CodebookConfig(codes=32, dim=4),
         loss=LossConfig(perceptual=0.0),
-        encode_batch=7,
+        encode_batch=encode_batch,
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     weights = to_bytes(ViTVQGAN(config))
     return artifact(
         root,
@@ -65,18 +65,23 @@ def tiny_tokenizer(root: Path, seed: int = 0) -> Artifact:
             "model.safetensors": lambda uri: io.write_bytes(uri, weights),
             "config.json": lambda uri: io.write_bytes(uri, model_config(config)),
         },
-        properties={"image_size": 16, "grid": [2, 2], "vocabulary": 32, "encode": {"dtype": "fp32", "batch": 7}},
-        digest=f"{seed}" * 64,
+        properties={
+            "image_size": 16,
+            "grid": [2, 2],
+            "vocabulary": 32,
+            "encode": {"dtype": "fp32", "batch": encode_batch},
+        },
+        digest="0" * 64,
     )
 
 
 def image_table_of(ctx: Context, split: str) -> ImageTable:
-    """What `ingest` left of a split."""
+    """The image table of a split that `ingest` wrote."""
     return ImageTable([str(path) for path in sorted(Path(ctx.out, "images").glob(f"{split}-*"))])
 
 
 def dead_letters(ctx: Context) -> dict[str, str]:
-    """Reason by key of what `ingest` set aside."""
+    """Reason by key of the images that `ingest` could not use."""
     table = pq.read_table(ctx.path("dead_letter.parquet"))
     return dict(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
