@@ -95,8 +95,8 @@ def protocols(config: PriorConfig, codes: Artifact) -> dict[str, Any]:
         "reference_digest": codes.digest,
         "notes": "plain view of each image",
     }
-    given = "given its label" if config.conditional else "without a label"
-    nll = f"negative log2 likelihood of each held-out image's tokens under the prior, {given}, mean over tokens"
+    condition = "given its label" if config.conditional else "without a label"
+    nll = f"negative log2 likelihood of each held-out image's tokens under the prior, {condition}, mean over tokens"
     unigram = (
         "the same tokens under the frequencies of single codes in the train split, each counted once more than seen"
     )

@@ -42,12 +42,12 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     )
     trained = train("vim_core.tasks.probe:ProbeTask", config, data, ctx, local=trains_locally(ctx.run))
     metrics, properties = summarize_accuracy(json.loads(io.read_bytes(ctx.path("accuracy.json"))))
-    known = protocols(config, inputs)
+    by_figure = protocols(config, inputs)
     return Outcome(
         metrics=metrics,
         properties=trained.properties | properties,
         numeric=trained.numeric,
-        protocols={figure: known[figure] for figure in known if figure in metrics},
+        protocols={figure: record for figure, record in by_figure.items() if figure in metrics},
         extras=trained.extras,
     )
 

@@ -52,14 +52,14 @@ def detect_layout(config: IngestConfig) -> str:
     if MANIFEST in paths:
         return "table"
     kinds = {path: kind for path in paths if (kind := _kind(path))}
-    found = sorted(set(kinds.values()))
-    if len(found) > 1:
-        raise DataError(f"ingest.source={source}: holds {' and '.join(found)} files; set ingest.layout to one kind")
-    if found == ["tar"]:
+    present = sorted(set(kinds.values()))
+    if len(present) > 1:
+        raise DataError(f"ingest.source={source}: holds {' and '.join(present)} files; set ingest.layout to one kind")
+    if present == ["tar"]:
         return _tar_layout(source, list(kinds))
-    if found == ["parquet"]:
+    if present == ["parquet"]:
         return _parquet_layout(source, list(kinds))
-    return found[0] if found else "folders"
+    return present[0] if present else "folders"
 
 
 def _kind(path: str) -> str:

@@ -71,9 +71,9 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 def check(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> None:
     """Refuse a prior that does not fit the tokenizer or the guidance; see `run`."""
-    trained_on, given = lineage.recorded_digests(prior.properties), lineage.tokenizer_digests(tokenizer)
-    if not lineage.same_codes(trained_on, given):
-        raise LineageError(f"the prior {prior.digest[:12]} {lineage.mismatch(trained_on, given, 'belongs to')}")
+    trained_on, expected = lineage.recorded_digests(prior.properties), lineage.tokenizer_digests(tokenizer)
+    if not lineage.same_codes(trained_on, expected):
+        raise LineageError(f"the prior {prior.digest[:12]} {lineage.mismatch(trained_on, expected, 'belongs to')}")
     if config.guidance != 1.0 and not (prior.properties["null_trained"] and prior.properties["conditional"]):
         raise ConfigError(
             f"sample.guidance={config.guidance}: needs a class-conditional prior trained with "

@@ -73,9 +73,9 @@ def class_numbers(classes: Sequence[str], prior: Artifact) -> list[int]:
     names = [str(name) for name in prior.properties["classes"]]
     if not classes:
         return list(range(len(names)))
-    given = f"sample.classes={list(classes)}"
+    setting = f"sample.classes={list(classes)}"
     if not names:
-        raise ConfigError(f"{given}: the prior was trained without classes; leave it empty")
+        raise ConfigError(f"{setting}: the prior was trained without classes; leave it empty")
     numbers: list[int] = []
     for text in classes:
         if text in names:
@@ -83,12 +83,12 @@ def class_numbers(classes: Sequence[str], prior: Artifact) -> list[int]:
         elif text.isdecimal():
             number = int(text)
             if number >= len(names):
-                raise ConfigError(f"{given}: there is no class {text}, only 0 to {len(names) - 1}")
+                raise ConfigError(f"{setting}: there is no class {text}, only 0 to {len(names) - 1}")
         else:
             near = nearest(text, names)
-            raise ConfigError(f"{given}: no class is called {text!r}" + (f"; did you mean {near!r}?" if near else ""))
+            raise ConfigError(f"{setting}: no class is called {text!r}" + (f"; did you mean {near!r}?" if near else ""))
         if number in numbers:
-            raise ConfigError(f"{given}: {text!r} is there twice")
+            raise ConfigError(f"{setting}: {text!r} is there twice")
         numbers.append(number)
     return numbers
 

@@ -24,9 +24,9 @@ def code_files(codes: Artifact, split: str) -> list[CodeFile]:
 
 def check_tokenizer(codes: Artifact, tokenizer: Artifact) -> None:
     """Raise `LineageError` unless the code table was made by this encoder and codebook."""
-    made_by, given = lineage.recorded_digests(codes.properties), lineage.tokenizer_digests(tokenizer)
-    if not lineage.same_codes(made_by, given):
+    made_by, expected = lineage.recorded_digests(codes.properties), lineage.tokenizer_digests(tokenizer)
+    if not lineage.same_codes(made_by, expected):
         raise LineageError(
-            f"the code table {codes.digest[:12]} {lineage.mismatch(made_by, given, 'was made by')}; "
+            f"the code table {codes.digest[:12]} {lineage.mismatch(made_by, expected, 'was made by')}; "
             "run `vimctl run tokenize` for this tokenizer"
         )

@@ -22,7 +22,7 @@ CONF = Path(__file__).resolve().parents[2] / "pipelines" / "conf"
 
 
 def main(words: Sequence[str]) -> Any:
-    """Start the pipeline that the command line describes; returns Beam's result, None where all is finished.
+    """Start the pipeline of this command line; returns Beam's result, None if all shards are finished.
 
     Raises:
         VimError: the settings or the root do not allow it.
@@ -32,16 +32,16 @@ def main(words: Sequence[str]) -> Any:
     parser.add_argument("--root", required=True, help="artifact root, gs://…")
     parser.add_argument("--overrides", default="", help="settings as key=value, separated by semicolons")
     parser.add_argument("--worker_threads", type=int, default=1, help="threads of each worker process")
-    parser.add_argument("--device", default="cpu", help="what each worker has: cpu or cuda")
-    own, flags = parser.parse_known_args(words)
-    given = [
-        f"run.root={own.root}",
+    parser.add_argument("--device", default="cpu", help="device of each worker: cpu or cuda")
+    arguments, flags = parser.parse_known_args(words)
+    overrides = [
+        f"run.root={arguments.root}",
         "run.beam_runner=DataflowRunner",
-        f"run.threads={own.worker_threads}",
-        f"run.device={own.device}",
-        *filter(None, own.overrides.split(";")),
+        f"run.threads={arguments.worker_threads}",
+        f"run.device={arguments.device}",
+        *filter(None, arguments.overrides.split(";")),
     ]
-    config = settings.load(own.preset, given, CONF)
+    config = settings.load(arguments.preset, overrides, CONF)
     config.run.beam_options = [*config.run.beam_options, *flags]
     request = execute.prepare("tokenize", config)
     return tokenize.start(config.tokenize, request.inputs, config.run, request.work)

@@ -55,7 +55,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 @pytest.fixture
 def prepared(inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the launcher looks up in the root, without a bucket."""
+    """The launcher finds its inputs without a bucket."""
     request = SimpleNamespace(inputs=inputs, work="memory://some-bucket/vim/.work/tokenize/abc")
     monkeypatch.setattr(execute, "prepare", lambda name, config: request)
 

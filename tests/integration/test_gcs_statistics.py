@@ -49,7 +49,7 @@ def run(name: str, config: PipelineConfig, known: ArtifactCache) -> execute.Resu
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    """What the two components read, on a local disk; the statistics are theirs to make."""
+    """Inputs of both components on a local disk, without the statistics, which they make."""
     found = everything(tmp_path_factory.mktemp("given"))
     return {name: made for name, made in found.items() if name != "statistics"}
 

@@ -114,7 +114,7 @@ class FailingStore(ThreadingHTTPServer):
             self.seen = []
 
     def left(self) -> int:
-        """How many of the faults did not happen."""
+        """The number of faults that did not happen."""
         return sum(fault.times for fault in self.faults)
 
     def next_fault(self, method: str, text: str) -> Fault | None:

@@ -102,10 +102,10 @@ def run_shards(
 
 def vim_error_in(text: str) -> VimError | None:
     """The last error of ours in a traceback's text: all that Beam passes on from another process; None without one."""
-    found = VIM_ERROR.findall(text)
-    if not found:
+    matches = VIM_ERROR.findall(text)
+    if not matches:
         return None
-    name, message = found[-1]
+    name, message = matches[-1]
     original: VimError = getattr(errors, name, VimError)(STEP_SUFFIX.sub("", message))
     return original
 

@@ -1,4 +1,4 @@
-"""Keys, archives, recognition: what is found where, before Beam has a part in it."""
+"""Keys, tars, detection of the layout, reading bytes: without Beam."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_split_and_shard_do_not_see_the_occurrence() -> None:
     st.permutations([(key, label, f"s{i}") for i, (key, label) in enumerate([("aa", 1)] * 12 + [("ab", 0), ("aa", 0)])])
 )
 def test_equal_images_are_counted_by_class_in_any_order(order: list[tuple[str, int, str]]) -> None:
-    """Which of them comes first depends on nothing that a layout decides; keys come out sorted as text."""
+    """Their order does not depend on the layout; keys come out sorted as text."""
     found = unique_keys(image(key * 8, label=label, source=source) for key, label, source in order)
-    assert [each.key for each in found] == [*sorted(f"{'aa' * 8}-{n}" for n in range(13)), f"{'ab' * 8}-0"]
+    assert [image.key for image in found] == [*sorted(f"{'aa' * 8}-{n}" for n in range(13)), f"{'ab' * 8}-0"]
     assert {each.key: each.label for each in found}[f"{'aa' * 8}-0"] == 0
 
 
-def test_a_key_that_is_taken_is_a_reason() -> None:
+def test_a_repeated_key_is_a_reason() -> None:
     pair = [image(rule="ilsvrc", source=source) for source in ("b", "a")]
     assert [(each.source, each.reason) for each in unique_keys(pair)] == [("a", ""), ("b", "its key is taken by a")]
 
@@ -108,7 +108,7 @@ def test_damaged_tars_are_refused_wherever_they_break(tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar", [(f"{index}.jpg", b"x" * 700) for index in range(4)])
     whole = path.read_bytes()
     for length in (100, 1536 + 200, 1536 + 512 + 100, 3 * 1536 + 512 + 10):
-        with pytest.raises(DataError, match=r"a\.tar: .*; fetch it again"):
+        with pytest.raises(DataError, match=r"a\.tar: .*; download it again"):
             list(tars.walk("a.tar", memory.BytesIO(whole[:length])))
     flipped = bytearray(whole)
     flipped[2 * 1536 + 5] ^= 1

@@ -70,7 +70,7 @@ STREAM = gzip.compress(bytes(range(256)) * 40)
 )
 def test_damage_is_refused_and_nothing_is_left(data: bytes, tmp_path: Path) -> None:
     with (
-        pytest.raises(DataError, match=r"part\.gz: cannot be unpacked further \(.+\); fetch it again"),
+        pytest.raises(DataError, match=r"part\.gz: cannot be unpacked further \(.+\); download it again"),
         opened(tmp_path, data),
     ):
         pass
