@@ -198,7 +198,7 @@ def everything(root: Path) -> dict[str, Artifact]:
 
 
 def inputs_of(wanted: Mapping[str, str], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """What a component of these `INPUTS` takes of the artifacts by component."""
+    """The inputs of a component with these `INPUTS`, from artifacts by component."""
     sources = {name: source.removesuffix("?") for name, source in wanted.items()}
     return {name: made[source] for name, source in sources.items() if source in made}
 

@@ -87,7 +87,7 @@ class FeatureSample:
 def manifold_membership(
     real: NDArray[Any], generated: NDArray[Any], neighbours: int = NEIGHBOURS
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which generated features [M, D] lie in the manifold of the real ones [N, D], and which real in the generated.
+    """Generated features [M, D] that lie in the manifold of real ones [N, D], and real ones in that of the generated.
 
     A vector is in the manifold of a set if it is no farther from some vector of it than that one's `neighbours`-th
     nearest in the set. The mean of the first [M] is precision, of the second [N] recall. Distances are float64.

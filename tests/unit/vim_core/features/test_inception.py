@@ -18,7 +18,7 @@ from vim_core.features import FeatureSpec, check_spec, extract_images, load_extr
 from vim_core.features.inception import PUBLISHED, InceptionExtractor, tf1_bilinear
 
 NAMES = {"spatial": "spatial2023"}
-"""Where the reference file names an output otherwise."""
+"""Outputs that have another name in the reference file."""
 
 
 @pytest.fixture(scope="module")

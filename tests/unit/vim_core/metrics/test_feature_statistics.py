@@ -100,7 +100,7 @@ def test_any_batches_equal_the_whole(data: st.DataObject) -> None:
 
 
 def test_batches_as_large_as_the_dimension_are_leaves_of_their_own() -> None:
-    """What was measured before features waited keeps its bits."""
+    """Statistics of the first version, which merged every batch, keep their bits."""
     keys, features, logits = images(30, 4)
     found = summed(FeatureStatistics(4), keys, features, logits, [6, 12, 18, 24]).parts()[0]
     leaves = [Moments.from_batch(part) for part in features.split(6)]

@@ -46,7 +46,7 @@ def test_intervals_of_parts_are_those_of_a_t_test() -> None:
 
 
 def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
-    """Of a mean of equal groups the jackknife's error is that of the groups' means, in closed form."""
+    """For a mean of equal groups the jackknife error is that of the groups' means, in closed form."""
     groups = np.random.default_rng(2).normal(size=(15, 40))
     found = jackknife(list(groups), lambda some: np.concatenate(some), lambda whole: float(whole.mean()))
     assert found == pytest.approx(student_interval(float(groups.mean()), groups.mean(axis=1)), rel=1e-9)

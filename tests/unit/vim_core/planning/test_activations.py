@@ -1,4 +1,4 @@
-"""What a pass keeps, by hand and by autograd's own word."""
+"""Bytes that a pass saves, by hand and by autograd's hooks."""
 
 from __future__ import annotations
 
