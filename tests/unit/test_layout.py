@@ -16,16 +16,8 @@ ROOTS = {"vim_core": 3, "components": 10, "pipelines": 3}
 """Modules at most beside `__init__.py` directly in a package; everything else has a room."""
 FILE_LINES, FUNCTION_LINES = 400, 80
 FORBIDDEN_STARTS = ("Of ", "What ", "Whether ", "How ")
-FORBIDDEN_DOCSTRINGS = 0
-"""Docstrings at most that still begin with such a word."""
-ONE_CALLER_SHARE = 0.16
+ONE_CALLER_SHARE = 0.12
 """Private functions with one use in their module, of all functions."""
-
-KNOWN_CIRCLES = (
-    {"vim_core.models.vit_vqgan", "vim_core.models.sizes", "vim_core.models.prior"},
-    {"components.score.shard_work", "components.score.shards"},
-)
-"""Circles that are still there; none may be added."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -60,8 +52,6 @@ def imported(tree: ast.Module, known: set[str]) -> Iterator[str]:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     known = {module(path) for path in sources()}
     graph = {module(path): set(imported(tree, known)) - {module(path)} for path, tree in sources().items()}
-    for circle in KNOWN_CIRCLES:
-        graph |= {name: graph[name] - circle for name in circle if name in graph}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -92,7 +82,7 @@ def test_docstrings_say_what_a_thing_is() -> None:
     documented = [node for node in nodes if isinstance(node, Function | ast.ClassDef | ast.Module)]
     texts = [ast.get_docstring(node) or "" for node in documented]
     found = [text.splitlines()[0] for text in texts if text.startswith(FORBIDDEN_STARTS)]
-    assert len(found) <= FORBIDDEN_DOCSTRINGS, found
+    assert not found
 
 
 def test_few_private_functions_have_one_caller() -> None:
