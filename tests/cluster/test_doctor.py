@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +42,14 @@ class Head:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A head on ports of its own, with token authentication and resources of a TPU host."""
     folder = tmp_path_factory.mktemp("head")
+    ray_folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie below it, and their paths end at 107 bytes
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     port = free_port()
     arguments = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     arguments += ["--port", str(free_port()), "--dashboard-port", str(port), "--dashboard-host", "127.0.0.1"]
-    arguments += ["--num-cpus", "2", "--object-store-memory", str(100 * 2**20), "--temp-dir", str(folder / "ray")]
+    arguments += ["--num-cpus", "2", "--object-store-memory", str(100 * 2**20), "--temp-dir", ray_folder]
     arguments += ["--node-ip-address", "127.0.0.1", "--min-worker-port", "0", "--max-worker-port", "0"]
     arguments += ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
     arguments += ["--ray-client-server-port", str(free_port()), "--resources", '{"TPU": 4, "TPU-v4-8-head": 1}']
@@ -58,6 +61,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         # It ends its own processes in order, which takes less time than to end them all at once.
         process.process.terminate()
         process.process.wait(30)
+    shutil.rmtree(ray_folder, ignore_errors=True)
 
 
 def listens(address: str, token: str) -> bool:
