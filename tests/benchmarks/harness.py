@@ -58,7 +58,7 @@ class Bench:
 
     @property
     def gpu(self) -> bool:
-        """Whether the device is a GPU."""
+        """True if the device is a GPU."""
         return self.runtime.device.type == "cuda"
 
     @property
@@ -130,7 +130,7 @@ def processor() -> str:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer can be imported."""
+    """True if a peer can be imported."""
     return importlib.util.find_spec(module) is not None
 
 

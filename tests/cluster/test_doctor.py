@@ -65,7 +65,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 def listens(address: str, token: str) -> bool:
-    """Whether the state API knows a living node."""
+    """True if the state API knows a living node."""
     try:
         answer = request(address, "/api/v0/nodes", {"Authorization": f"Bearer {token}"})
     except NoAnswer:

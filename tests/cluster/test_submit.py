@@ -57,7 +57,7 @@ def kill(pid: int) -> None:
 
 
 def trains(pid: int) -> bool:
-    """Whether a training's worker runs on this node."""
+    """True if a training's worker runs on this node."""
     for process in family(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             if "RayTrainWorker" in " ".join(process.cmdline()):
@@ -76,7 +76,7 @@ def listening(pid: int) -> set[str]:
 
 
 def saved(root: Path, component: str) -> bool:
-    """Whether a checkpoint of a component lies in its work folder."""
+    """True if a checkpoint of a component lies in its work folder."""
     return bool(list(root.glob(f".work/{component}/**/step-*/index.json")))
 
 

@@ -16,7 +16,7 @@ LONG = [f"prior.steps={STEPS}", "prior.checkpoint_every=20", "prior.log_every=10
 
 
 def owned(root: Path) -> bool:
-    """Whether somebody has the work on the prior."""
+    """True if somebody has the work on the prior."""
     return any("prior" in path.parts for path in root.rglob("lease-*.json"))
 
 

@@ -218,7 +218,7 @@ def free_port() -> int:
 
 
 def answers(address: str) -> bool:
-    """Whether a server answers there with 200."""
+    """True if a server answers there with 200."""
     try:
         with urllib.request.urlopen(address, timeout=5) as response:
             return bool(response.status == 200)

@@ -132,7 +132,7 @@ def test_pods_have_no_privileges_and_images_are_pinned(rendered: list[Manifest])
 
 
 def test_the_overlay_agrees_with_the_shipped_profile(rendered: list[Manifest]) -> None:
-    """What is stated in both: names, MLflow's address, and quotas for all that one job of the profile holds."""
+    """Both state the same names, MLflow address, and quotas for all that one job of the profile holds."""
     cluster = profile.load("gke-v4")
     place = cluster.kubernetes
     for kind, name in [("Namespace", place.namespace), ("LocalQueue", place.queue)]:

@@ -26,7 +26,7 @@ def policies(rendered: list[Manifest]) -> list[dict[str, Any]]:
 
 
 def selects(selector: dict[str, Any], role: str) -> bool:
-    """Whether the selector takes pods of this role."""
+    """True if the selector takes pods of this role."""
     rules = selector.get("matchExpressions", [])
     assert all((rule["key"], rule["operator"]) == ("vim/role", "In") for rule in rules)
     return selector.get("matchLabels", {"vim/role": role}) == {"vim/role": role} and all(
@@ -35,7 +35,7 @@ def selects(selector: dict[str, Any], role: str) -> bool:
 
 
 def allowed(policies: list[dict[str, Any]], direction: str, end: str, role: str, other: str, port: int) -> bool:
-    """Whether some policy for `role` lets traffic of this direction pass to or from `other` of the same namespace."""
+    """True if some policy for `role` lets traffic of this direction pass to or from `other` of the same namespace."""
     for policy in policies:
         if direction.capitalize() in policy["policyTypes"] and selects(policy["podSelector"], role):
             for rule in policy.get(direction, []):

@@ -81,7 +81,7 @@ class Life:
 
 
 def deliver(path: Path, server: Server) -> None:
-    """What a shipper does in a short life."""
+    """Upload a finished spool once, from start to close."""
     # As after a start of the process, the run knows nothing of its points.
     server._last_steps.clear()
     Life(path, server).deliver()
