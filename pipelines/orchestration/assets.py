@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from components.artifacts.gates.table import GATES
+from components.artifacts.gates import GATES
 from components.contract import registry
 from components.engines.transient_errors import is_transient
 from components.tracking.progress import LineProgress

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from components.artifacts import execute
+from components.artifacts import execute, gates
 from components.artifacts.execute import ArtifactCache, Reporting, Result
-from components.artifacts.gates import table
-from components.artifacts.gates.verdict import Verdict
+from components.artifacts.gates import Verdict
 from components.contract import registry
 from components.contract.api import Artifact, Progress
 from components.tracking import tracker
@@ -90,8 +89,8 @@ class Session:
             sources = registry.inputs_of(name, self.config.components, self.config)
             existing = {key: execute.find(source, self.config, self._known) for key, source in sources.items()}
             inputs = {key: source for key, source in existing.items() if source is not None}
-            self.verdicts[name] = table.evaluate(name, self.config, artifact, inputs)
-        return table.gate_error(artifact, self.verdicts[name])
+            self.verdicts[name] = gates.evaluate(name, self.config, artifact, inputs)
+        return gates.gate_error(artifact, self.verdicts[name])
 
     def close(self) -> None:
         """End the MLflow run with the status of this run."""

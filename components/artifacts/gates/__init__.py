@@ -1,1 +1,0 @@
-"""Quality gates: conditions that an artifact must meet before others are made from it."""
