@@ -15,64 +15,51 @@ from vim_core.text import parse_duration
 
 if TYPE_CHECKING:
     from components.contract.api import Artifact
-    from pipelines.cli.common import Subparsers
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: common.Subparsers) -> None:
     """Add `vimctl artifacts`."""
     kinds = common.group(
         subparsers, "artifacts", "list, inspect, pin and clean up artifacts",
-        {
-            "artifacts list": "newest first: size, time, pins, which reports show them",
-            "artifacts lineage quantize/81": "up to the raw images, down to everything made from it",
-            "artifacts gc --older-than 30d": "what is no longer needed; --delete removes it",
-        },
+        ("artifacts list", "newest first: size, time, pins, which reports show them"),
+        ("artifacts lineage quantize/81", "up to the raw images, down to everything made from it"),
+        ("artifacts gc --older-than 30d", "what is no longer needed; --delete removes it"),
     )  # fmt: skip
     listing = common.subcommand(
         kinds, "list", print_list, "list artifacts, newest first",
-        {
-            "artifacts list": "all of the preset's root",
-            "artifacts list prior --root gs://bucket/vim": "of one component, in another root",
-        },
+        ("artifacts list", "all of the preset's root"),
+        ("artifacts list prior --root gs://bucket/vim", "of one component, in another root"),
     )  # fmt: skip
     listing.add_argument("words", nargs="*", metavar="COMPONENT", help="only artifacts of this one")
     showing = common.subcommand(
         kinds, "show", print_manifest, "print a manifest as text, or unchanged with --json",
-        {
-            "artifacts show prior/3fa2": "settings, inputs, metrics, files",
-            "artifacts show prior/3fa2 --verify": "read every file again",
-        },
+        ("artifacts show prior/3fa2", "settings, inputs, metrics, files"),
+        ("artifacts show prior/3fa2 --verify", "read every file again"),
     )  # fmt: skip
     showing.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
     tracing = common.subcommand(
         kinds, "lineage", print_lineage, "print what it was made from and what was made from it",
-        {
-            "artifacts lineage quantize/81": "a tree in both directions",
-            "artifacts lineage quantize/81 --json": "for programs",
-        },
+        ("artifacts lineage quantize/81", "a tree in both directions"),
+        ("artifacts lineage quantize/81 --json", "for programs"),
     )  # fmt: skip
     pinning = common.subcommand(
         kinds, "pin", pin, "keep it and all it was made from until unpinned",
-        {
-            "artifacts pin prior/3fa2": "gc does not remove it",
-            "artifacts pin prior/3fa2 --reason 'the one of the paper'": "for others to read",
-        },
+        ("artifacts pin prior/3fa2", "gc does not remove it"),
+        ("artifacts pin prior/3fa2 --reason 'the one of the paper'", "for others to read"),
     )  # fmt: skip
     pinning.add_argument("--reason", default="", help="why, for others")
     unpinning = common.subcommand(
         kinds, "unpin", unpin, "remove the pin",
-        {"artifacts unpin prior/3fa2": "gc may remove it again", "artifacts gc": "print what it would remove"},
+        ("artifacts unpin prior/3fa2", "gc may remove it again"),
+        ("artifacts gc", "print what it would remove"),
     )  # fmt: skip
     for parser in (showing, tracing, pinning, unpinning):
-        parser.add_argument(
-            "artifact", metavar="ARTIFACT", help="COMPONENT/first digits of its fingerprint, or its folder"
-        )
+        about = "COMPONENT/first digits of its fingerprint, or its folder"
+        parser.add_argument("artifact", metavar="ARTIFACT", help=about)
     collecting = common.subcommand(
         kinds, "gc", collect, "list what is no longer needed; --delete removes it",
-        {
-            "artifacts gc": "what would be removed, and why",
-            "artifacts gc --older-than 30d --delete": "remove it, except what is younger",
-        },
+        ("artifacts gc", "what would be removed, and why"),
+        ("artifacts gc --older-than 30d --delete", "remove it, except what is younger"),
     )  # fmt: skip
     collecting.add_argument("--delete", action="store_true", help="remove the files; without this only print the plan")
     collecting.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from pipelines import presets
@@ -24,15 +24,15 @@ NOISY_LOGGERS = ("dagster", "mlflow", "alembic", "ray", "apache_beam", "fsspec",
 
 def subcommand(
     subparsers: Subparsers, name: str, action: Callable[[Namespace], int] | None, summary: str,
-    examples: Mapping[str, str],
+    *examples: tuple[str, str],
 ) -> ArgumentParser:  # fmt: skip
     """Add the command `name` and return its parser.
 
     `action` runs it and returns the exit status; None for a group of commands. `summary` is one line without a full
     stop. `examples` are two or three command lines without `vimctl`, each with what it does.
     """
-    width = max(map(len, examples))
-    lines = [f"  vimctl {line:<{width}}   {text}" for line, text in examples.items()]
+    width = max(len(line) for line, _ in examples)
+    lines = [f"  vimctl {line:<{width}}   {text}" for line, text in examples]
     parser: ArgumentParser = subparsers.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
         epilog="\n".join(["examples:", *lines]), formatter_class=RawDescriptionHelpFormatter,
@@ -41,9 +41,9 @@ def subcommand(
     return parser
 
 
-def group(subparsers: Subparsers, name: str, summary: str, examples: Mapping[str, str]) -> Subparsers:
+def group(subparsers: Subparsers, name: str, summary: str, *examples: tuple[str, str]) -> Subparsers:
     """Add a command that only has commands below it, and return where they are added."""
-    parser = subcommand(subparsers, name, None, summary, examples)
+    parser = subcommand(subparsers, name, None, summary, *examples)
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 
@@ -58,6 +58,16 @@ def add_preset(parser: ArgumentParser, default: str = "") -> None:
     parser.add_argument(
         "--preset", default="" if default else presets.default(),
         help=f"a preset's name or a YAML file (default: {default or '%(default)s'})",
+    )  # fmt: skip
+
+
+def add_selection(parser: ArgumentParser) -> None:
+    """Add `--only`, `--force` and `--from`: what is run, and what of it again."""
+    parser.add_argument("--only", action="store_true", help="run only COMPONENT; fail if an input is missing")
+    parser.add_argument("--force", action="store_true", help="run again although the artifact exists")
+    parser.add_argument(
+        "--from", dest="start", default="", metavar="COMPONENT",
+        help="make it and all that depends on it again (up to COMPONENT, if one is named); reuse what lies before",
     )  # fmt: skip
 
 

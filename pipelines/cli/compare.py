@@ -16,19 +16,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from components.report.compare import Run
-    from pipelines.cli.common import Subparsers
 
 RESULTS, PAGE = "results.json", "report.html"
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: common.Subparsers) -> None:
     """Add `vimctl compare`."""
     parser = common.subcommand(
         subparsers, "compare", run, "put the reports of several runs beside each other",
-        {
-            "compare digits other/report-folder": "two runs, on one page and in the terminal",
-            "compare digits tiny_imagenet run.root=/mnt/runs": "the last reports of two presets",
-        },
+        ("compare digits other/report-folder", "two runs, on one page and in the terminal"),
+        ("compare digits tiny_imagenet run.root=/mnt/runs", "the last reports of two presets"),
     )  # fmt: skip
     parser.add_argument(
         "words", nargs="*", metavar="RUN … key=value …",

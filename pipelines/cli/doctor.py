@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING
 from pipelines.cli import common
 
 if TYPE_CHECKING:
-    from pipelines.cli.common import Subparsers
-    from pipelines.doctor.results import Check, Result, Target
+    from pipelines.doctor.results import Check, Target
 
 STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: common.Subparsers) -> None:
     """Add `vimctl doctor`."""
     parser = common.subcommand(
         subparsers, "doctor", doctor, "check everything that a run needs, with remedies",
-        {
-            "doctor --preset digits": "this machine, the root, MLflow, weights",
-            "doctor --preset digits --cluster ray --try-job": "a cluster too, and whether a job starts on it",
-        },
+        ("doctor --preset digits", "this machine, the root, MLflow, weights"),
+        ("doctor --preset digits --cluster ray --try-job", "a cluster too, and whether a job starts on it"),
     )  # fmt: skip
     common.add_settings(parser)
     parser.add_argument("--cluster", default="", help="a cluster's profile, by name or YAML file")
@@ -35,8 +32,11 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def doctor(arguments: Namespace) -> int:
     """`vimctl doctor`: 0 where nothing failed, else 1. Raises `ConfigError` for wrong settings or a wrong profile."""
+    from rich.console import Console
+    from rich.text import Text
+
     from pipelines import presets
-    from pipelines.doctor.results import FAIL, Target
+    from pipelines.doctor.results import FAIL, WARN, Target
     from pipelines.doctor.runner import run_checks
     from pipelines.jobs import profile
 
@@ -46,7 +46,15 @@ def doctor(arguments: Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps([vars(result) for result in results], indent=1) + "\n")
     else:
-        _print(results, target)
+        console = Console(soft_wrap=True, highlight=False)
+        for result in results:
+            status = (f"{result.status:<5}", STYLES[result.status])
+            console.print(Text.assemble(status, (f"{result.check}: ", "bold"), result.found))
+            if result.advice:
+                console.print(Text.assemble((f"{'':5}→ ", "dim"), result.advice))
+        failed, warnings = (sum(result.status == kind for result in results) for kind in (FAIL, WARN))
+        where = f" on {cluster.name}" if cluster else ""
+        console.print(f"{target.config.preset}{where}: {len(results)} results, {failed} failed, {warnings} warnings")
     return int(any(result.status == FAIL for result in results))
 
 
@@ -83,20 +91,3 @@ def list_checks() -> list[Check]:
         Check("kubernetes profile", kubernetes_cluster.check_profile, applies=lambda each: on("kubernetes", each)),
         Check("kubernetes API", kubernetes_cluster.check_api, 30, lambda each: on("kubernetes", each)),
     ]  # fmt: skip
-
-
-def _print(results: list[Result], target: Target) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from pipelines.doctor.results import FAIL, WARN
-
-    console = Console(soft_wrap=True, highlight=False)
-    for result in results:
-        status = (f"{result.status:<5}", STYLES[result.status])
-        console.print(Text.assemble(status, (f"{result.check}: ", "bold"), result.found))
-        if result.advice:
-            console.print(Text.assemble((f"{'':5}→ ", "dim"), result.advice))
-    failed, warnings = (sum(result.status == kind for result in results) for kind in (FAIL, WARN))
-    where = f" on {target.cluster.name}" if target.cluster else ""
-    console.print(f"{target.config.preset}{where}: {len(results)} results, {failed} failed, {warnings} warnings")

@@ -1,19 +1,25 @@
-"""The job spec of a `vimctl submit` command line, and the result of a job that is finished."""
+"""The job spec of a `vimctl submit` command line, the result of a finished job, and the cluster's side, `run_job`."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import tempfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 
 from components.artifacts import execute
 from components.contract import settings
 from pipelines import presets
-from pipelines.cli import common
+from pipelines.cli import common, run, sweep
 from pipelines.jobs import specs, submission
 from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster
-from pipelines.orchestration import session
+from pipelines.orchestration import history, session
+from pipelines.sweeps import spec as sweeps
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, VimError
 from vim_core.storage import io
@@ -22,32 +28,28 @@ from vim_core.storage import io
 def build_spec(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, PipelineConfig]:
     """The spec and its settings. Raises `ConfigError` for options that contradict each other or the preset."""
     target, overrides = common.split_words(arguments.words)
-    sweep, preset = _sweep(arguments, target)
+    if arguments.sweep and (target or arguments.start or arguments.only or arguments.force):
+        rule = "a sweep runs its points and nothing else; leave out component, --from, --only and --force"
+        raise ConfigError(f"--sweep={arguments.sweep}: {rule}")
+    chosen = sweeps.load(arguments.sweep) if arguments.sweep else None
+    preset = arguments.preset or (chosen.preset if chosen else "") or presets.default()
     explicit = {word.partition("=")[0].removeprefix("run.") for word in overrides if word.startswith("run.")}
-    loaded = presets.load(arguments.preset or preset or presets.default(), overrides)
-    config = submission.settings_on(cluster, loaded, explicit)
+    config = submission.settings_on(cluster, presets.load(preset, overrides), explicit)
     places = {
         component: {name: value for name, value in values.items() if name not in explicit}
         for component, values in cluster.components.items()
     }
     spec = JobSpec(
-        command="sweep" if sweep else "run", preset=config.preset, settings=settings.to_yaml(config),
-        target=target or "", start=arguments.start, only=arguments.only, force=arguments.force, sweep=sweep,
-        places=places, cluster=cluster.name,
+        command="sweep" if chosen else "run", preset=config.preset, settings=settings.to_yaml(config),
+        target=target or "", start=arguments.start, only=arguments.only, force=arguments.force,
+        sweep=sweeps.to_yaml(chosen) if chosen else "", places=places, cluster=cluster.name,
     )  # fmt: skip
-    if not sweep:
+    if not chosen:
         specs.plan(spec, config)
     return spec, config
 
 
-def finished_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
-    """Return the address of a complete result; '' if a part is missing or is to be made again."""
-    if spec.command != "run" or spec.start or spec.force:
-        return ""
-    return find_result(spec, config, say)
-
-
-def find_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None]) -> str:
+def find_result(spec: JobSpec, config: PipelineConfig) -> str:
     """Return the address of a job's result, looked up by manifest; '' if a part of it is missing."""
     if spec.command == "sweep":
         return "look at it with `vimctl sweep show`"
@@ -56,7 +58,7 @@ def find_result(spec: JobSpec, config: PipelineConfig, say: Callable[[str], None
         names, _ = specs.plan(spec, config)
         return _describe_result(spec, config, known) if all(execute.find(name, config, known) for name in names) else ""
     except VimError as error:
-        say(f"whether it is finished cannot be told from here ({error})")
+        common.print_line(f"whether it is finished cannot be told from here ({error})")
         return ""
 
 
@@ -74,14 +76,27 @@ def _describe_result(spec: JobSpec, config: PipelineConfig, known: execute.Artif
     return f"report {io.absolute(io.join(folder, 'report.html'))}" + (f" · MLflow {run}" if record else "")
 
 
-def _sweep(arguments: Namespace, target: str | None) -> tuple[str, str]:
-    """The sweep of `--sweep` as YAML and its preset; both '' without one."""
-    if not arguments.sweep:
-        return "", ""
-    if target or arguments.start or arguments.only or arguments.force:
-        rule = "a sweep runs its points and nothing else; leave out component, --from, --only and --force"
-        raise ConfigError(f"--sweep={arguments.sweep}: {rule}")
-    from pipelines.sweeps import spec as sweeps
+def run_job(spec_uri: str) -> int:
+    """Run the job of a stored spec; the exit status, 1 where points of a sweep failed. Raises what components raise."""
+    # Clusters end a job by SIGTERM: it raises KeyboardInterrupt, which releases leases as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    spec = specs.read(spec_uri)
+    tags = {**spec.tags, "vim.job": specs.job_id_of(spec_uri), "vim.cluster": spec.cluster}
+    config = specs.config_of(spec)
+    with _dagster_home(config):
+        if spec.command == "sweep":
+            return sweep.evaluate(sweeps.parse(spec.sweep), config, tags)
+        names, forced = specs.plan(spec, config)
+        return run.execute(config, names, forced, spec.start, spec.places, tags)
 
-    sweep = sweeps.load(arguments.sweep)
-    return sweeps.to_yaml(sweep), sweep.preset
+
+@contextlib.contextmanager
+def _dagster_home(config: PipelineConfig) -> Iterator[None]:
+    """A folder for Dagster's history of this job, where the root is remote and the cluster names none."""
+    if io.is_local(config.run.root) or os.environ.get("DAGSTER_HOME"):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "dagster.yaml").write_text(history.SETTINGS, encoding="utf-8")
+        os.environ["DAGSTER_HOME"] = folder
+        yield

@@ -8,11 +8,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-from pipelines.cli import artifacts, cluster, compare, doctor, models, plan, run, submit, sweep, ui
+from pipelines.cli import artifacts, compare, doctor, local, models, plan, run, submit, sweep
 from vim_core.errors import ConfigError, VimError
 
 CONFIG_ERROR, OTHER_ERROR, INTERRUPTED = 2, 1, 130
-MODULES = (run, sweep, models, plan, compare, artifacts, ui, doctor, cluster, submit)
+MODULES = (run, sweep, models, plan, compare, artifacts, local, doctor, submit)
 GROUPS = {
     "make data, train, sample": ("run", "sweep", "encode", "reconstruct", "tables", "export", "import"),
     "look": ("presets", "config", "plan", "report", "compare", "artifacts", "ui"),

@@ -2,96 +2,72 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from argparse import Namespace
 
 from pipelines.cli import common
 
-if TYPE_CHECKING:
-    from pipelines.cli.common import Subparsers
 
-
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: common.Subparsers) -> None:
     """Add the commands of this module."""
     encoding = common.subcommand(
         subparsers, "encode", encode, "print the codes of pictures, or write them as a code table",
-        {
-            "encode cat.jpg --tokenizer DIR": "one JSON line a picture",
-            "encode *.png --tokenizer DIR --out codes.parquet": "a code table",
-        },
+        ("encode cat.jpg --tokenizer DIR", "one JSON line a picture"),
+        ("encode *.png --tokenizer DIR --out codes.parquet", "a code table"),
     )  # fmt: skip
-    _add_pictures(encoding)
-    encoding.add_argument("--out", default="", help="Parquet file for a code table; without it one JSON line a picture")
     reconstructing = common.subcommand(
         subparsers, "reconstruct", reconstruct, "send pictures through a tokenizer and back, as PNG",
-        {
-            "reconstruct cat.jpg --tokenizer DIR --out again": "again/cat.png",
-            "reconstruct *.jpg --tokenizer DIR --out again --side-by-side": "each beside the original",
-        },
+        ("reconstruct cat.jpg --tokenizer DIR --out again", "again/cat.png"),
+        ("reconstruct *.jpg --tokenizer DIR --out again --side-by-side", "each beside the original"),
     )  # fmt: skip
-    _add_pictures(reconstructing)
+    for parser in (encoding, reconstructing):
+        parser.add_argument("images", nargs="+", metavar="IMG", help="pictures of any size, paths or URIs")
+        parser.add_argument("--tokenizer", required=True, help="folder of a quantize artifact or an exported tokenizer")
+        parser.add_argument(
+            "--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: %(default)s)"
+        )
+    encoding.add_argument("--out", default="", help="Parquet file for a code table; without it one JSON line a picture")
     reconstructing.add_argument("--out", required=True, help="folder for the PNG files")
     reconstructing.add_argument(
         "--side-by-side", action="store_true", help="each picture on the left of its reconstruction"
     )
     exporting = common.subcommand(
         subparsers, "export", export, "write a tokenizer or prior with config and model card",
-        {
-            "export artifacts/quantize/81d0… --out my-tokenizer": "weights, config.json and README.md",
-            "export artifacts/prior/3fa2… --out my-prior --license CC0-1.0": "with a licence in the card",
-        },
+        ("export artifacts/quantize/81d0… --out my-tokenizer", "weights, config.json and README.md"),
+        ("export artifacts/prior/3fa2… --out my-prior --license CC0-1.0", "with a licence in the card"),
     )  # fmt: skip
     exporting.add_argument("artifact", help="folder of a quantize or prior artifact, path or URI")
     exporting.add_argument("--out", required=True, help="folder to write to, path or URI")
     exporting.add_argument("--license", default="", help="what the card says of the weights' licence")
     importing = common.subcommand(
         subparsers, "import", import_checkpoint, "make a tokenizer of an enhancing-transformers checkpoint",
-        {
-            "import imagenet_vitvq_base.ckpt --out theirs": "an exported tokenizer, for `vimctl encode`",
-            "import last.ckpt --out theirs --head-dim 32": "of a model with narrower attention heads",
-        },
+        ("import imagenet_vitvq_base.ckpt --out theirs", "an exported tokenizer, for `vimctl encode`"),
+        ("import last.ckpt --out theirs --head-dim 32", "of a model with narrower attention heads"),
     )  # fmt: skip
     importing.add_argument("checkpoint", help="stage-1 checkpoint file, path or URI")
     importing.add_argument("--out", required=True, help="folder to write to, path or URI")
     importing.add_argument("--head-dim", type=int, default=0, help="width of an attention head (default: theirs, 64)")
-    _add_tables(subparsers)
-
-
-def _add_tables(subparsers: Subparsers) -> None:
-    examples = {
-        "tables export artifacts/sample/5c1e… samples.npz": "as guided-diffusion's tools read them",
-        "tables import samples.npz imported": "an image table in Parquet",
-    }
-    tables = common.group(subparsers, "tables", "write image tables for other tools, or read theirs", examples)
+    tables = common.group(
+        subparsers, "tables", "write image tables for other tools, or read theirs",
+        ("tables export artifacts/sample/5c1e… samples.npz", "as guided-diffusion's tools read them"),
+        ("tables import samples.npz imported", "an image table in Parquet"),
+    )  # fmt: skip
     exporting = common.subcommand(
         tables, "export", export_table, "write an image table as one .npz (arr_0) or as a folder of PNG",
-        {
-            "tables export artifacts/sample/5c1e… samples.npz": "all images in one array",
-            "tables export artifacts/select/7b90… pngs --split accepted-0.25": "one split as PNG files",
-        },
+        ("tables export artifacts/sample/5c1e… samples.npz", "all images in one array"),
+        ("tables export artifacts/select/7b90… pngs --split accepted-0.25", "one split as PNG files"),
     )  # fmt: skip
     exporting.add_argument("source", help="an artifact's folder with its manifest.json, or a .parquet file")
     exporting.add_argument("target", help="a new file that ends in .npz, or a new folder")
     exporting.add_argument("--split", default="", help="only images of this split, such as test or accepted-0.25")
     importing = common.subcommand(
         tables, "import", import_table, "read an .npz with arr_0 or a folder of pictures as an image table",
-        {
-            "tables import samples.npz imported": "images of guided-diffusion's tools, without classes",
-            "tables import folder imported --classes cat,dog": "a folder a class, labels in this order",
-        },
+        ("tables import samples.npz imported", "images of guided-diffusion's tools, without classes"),
+        ("tables import folder imported --classes cat,dog", "a folder a class, labels in this order"),
     )  # fmt: skip
     importing.add_argument("source", help="the .npz file or the folder")
     importing.add_argument("target", help="the folder for the table's .parquet files")
     importing.add_argument(
         "--classes", default="", help="names of class folders in the order of their labels, with commas between"
-    )
-
-
-def _add_pictures(parser: ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMG", help="pictures of any size, paths or URIs")
-    parser.add_argument("--tokenizer", required=True, help="folder of a quantize artifact or an exported tokenizer")
-    parser.add_argument(
-        "--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: %(default)s)"
     )
 
 

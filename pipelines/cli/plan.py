@@ -13,7 +13,6 @@ from pipelines.cli import common
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.cli.common import Subparsers
     from vim_core.planning.plan import ComponentPlan, PresetPlan
 
 GB = 1e9
@@ -26,14 +25,12 @@ PARALLELISM = {
 }
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: common.Subparsers) -> None:
     """Add `vimctl plan`."""
     parser = common.subcommand(
         subparsers, "plan", run, "estimate what a preset needs on a number of chips, without using any",
-        {
-            "plan --preset imagenet256_large --topology 4x4x4 --mfu 0.4": "memory, hours and storage on 64 chips",
-            "plan --preset imagenet256_base --accelerator H200 run.workers=8 --price 3": "eight GPUs, and the cost",
-        },
+        ("plan --preset imagenet256_large --topology 4x4x4 --mfu 0.4", "memory, hours and storage on 64 chips"),
+        ("plan --preset imagenet256_base --accelerator H200 run.workers=8 --price 3", "eight GPUs, and the cost"),
     )  # fmt: skip
     common.add_settings(parser)
     parser.add_argument("--topology", help="the TPU slice, such as 4x4x4; short for run.topology=…")

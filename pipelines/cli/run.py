@@ -14,53 +14,36 @@ from vim_core.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from components.artifacts.execute import Result
-    from pipelines.cli.common import Subparsers
     from pipelines.orchestration.session import Session
     from vim_core.config import PipelineConfig
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: common.Subparsers) -> None:
     """Add the commands of this module."""
     running = common.subcommand(
         subparsers, "run", run, "run a preset's components; what exists already is reused",
-        {
-            "run --preset digits prior.dropout=0.2": "with another setting: only what it changes runs again",
-            "run prior --preset digits": "one component, after bringing its inputs up to date",
-            "run --preset digits --from prior": "make it and everything that depends on it again",
-        },
+        ("run --preset digits prior.dropout=0.2", "with another setting: only what it changes runs again"),
+        ("run prior --preset digits", "one component, after bringing its inputs up to date"),
+        ("run --preset digits --from prior", "make it and everything that depends on it again"),
     )  # fmt: skip
     common.add_settings(running, "[COMPONENT] key=value …")
-    running.add_argument("--only", action="store_true", help="run only COMPONENT; fail if an input is missing")
-    running.add_argument("--force", action="store_true", help="run again although the artifact exists")
-    running.add_argument(
-        "--from", dest="start", default="", metavar="COMPONENT",
-        help="make it and all that depends on it again (up to COMPONENT, if one is named); reuse what lies before",
+    common.add_selection(running)
+    printing = common.subcommand(
+        subparsers, "config", print_config, "print a preset's settings, resolved",
+        ("config --preset digits", "every setting as YAML"),
+        ("config --preset digits prior.steps=9", "with a changed setting, checked"),
     )  # fmt: skip
-    common.add_settings(
-        common.subcommand(
-            subparsers, "config", print_config, "print a preset's settings, resolved",
-            {
-                "config --preset digits": "every setting as YAML",
-                "config --preset digits prior.steps=9": "with a changed setting, checked",
-            },
-        )
-    )  # fmt: skip
+    common.add_settings(printing)
     common.subcommand(
         subparsers, "presets", list_presets, "list the presets",
-        {
-            "presets": "names and descriptions",
-            "config --preset imagenet256_base": "every setting of one of them",
-        },
+        ("presets", "names and descriptions"),
+        ("config --preset imagenet256_base", "every setting of one of them"),
     )  # fmt: skip
     reporting = common.subcommand(
         subparsers, "report", print_report, "print where the last report lies, or its figures",
-        {
-            "report --preset digits": "the page to open in a browser",
-            "report --preset digits --json": "the figures, for programs",
-        },
+        ("report --preset digits", "the page to open in a browser"),
+        ("report --preset digits --json", "the figures, for programs"),
     )  # fmt: skip
     common.add_settings(reporting)
     reporting.add_argument("--json", action="store_true", help="print results.json")
@@ -100,11 +83,23 @@ def execute(
 
 
 def print_results(session: Session, console: Console) -> None:
-    """Print components run and reused, the headline metrics, and addresses of the results."""
+    """Print a row a component (ran or reused, time, headline metrics), and addresses of the results."""
+    from rich.table import Table
+
+    from components.artifacts.headlines import HEADLINES
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
+    from vim_core.text import duration
 
-    console.print(results_table(session.results))
+    table = Table("component", "", box=None, pad_edge=False, header_style="bold")
+    table.add_column("time", justify="right")
+    table.add_column("figures", overflow="fold")
+    for name, result in session.results.items():
+        state = "[dim]reused[/dim]" if result.reused else "[green]ran[/green]"
+        metrics = result.artifact.manifest.metrics
+        figures = [f"{key} {metrics[key]:.5g}" for key in HEADLINES.get(name, ()) if key in metrics]
+        table.add_row(name, state, duration(result.seconds), " · ".join(figures))
+    console.print(table)
     record = session.tracking.record()
     if session.page:
         common.print_field(console, "report", io.absolute(session.page))
@@ -115,24 +110,6 @@ def print_results(session: Session, console: Console) -> None:
         common.print_field(console, "MLflow", where)
     command = f"vimctl ui --preset {session.config.preset}"
     common.print_field(console, "look around", f"{command}   (MLflow and Dagster on this machine)")
-
-
-def results_table(results: Mapping[str, Result]) -> Table:
-    """Component, ran or reused, time, and headline metrics such as `psnr_db 22.5 · codebook_usage 0.95`."""
-    from rich.table import Table
-
-    from components.artifacts.headlines import HEADLINES
-    from vim_core.text import duration
-
-    table = Table("component", "", box=None, pad_edge=False, header_style="bold")
-    table.add_column("time", justify="right")
-    table.add_column("figures", overflow="fold")
-    for name, result in results.items():
-        state = "[dim]reused[/dim]" if result.reused else "[green]ran[/green]"
-        metrics = result.artifact.manifest.metrics
-        figures = [f"{key} {metrics[key]:.5g}" for key in HEADLINES.get(name, ()) if key in metrics]
-        table.add_row(name, state, duration(result.seconds), " · ".join(figures))
-    return table
 
 
 def print_config(arguments: Namespace) -> int:

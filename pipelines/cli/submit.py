@@ -13,45 +13,36 @@ from pipelines.cli.common import print_line
 from vim_core.errors import DataError, VimError
 
 if TYPE_CHECKING:
-    from pipelines.cli.common import Subparsers
-    from pipelines.jobs.api import Backend, JobSpec, JobState
+    from pipelines.jobs.api import Backend, JobState
     from pipelines.jobs.profile import Cluster
-    from vim_core.config import PipelineConfig
 
 DETACHED, LAST_LINES = 130, 8
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: common.Subparsers) -> None:
     """Add the commands of this module."""
     submitting = common.subcommand(
         subparsers, "submit", submit, "run a preset, a component or a sweep on a cluster",
-        {
-            "submit --preset digits --cluster local": "the pipeline as a job; the same command attaches to it again",
-            "submit prior --preset digits prior.steps=9": "one component, with another setting",
-            "submit --sweep digits --detach": "a sweep; return once it is sent",
-        },
+        ("submit --preset digits --cluster local", "the pipeline as a job; the same command attaches to it again"),
+        ("submit prior --preset digits prior.steps=9", "one component, with another setting"),
+        ("submit --sweep digits --detach", "a sweep; return once it is sent"),
     )  # fmt: skip
     common.add_settings(submitting, "[COMPONENT] key=value …", f"the sweep's own, else {presets.default()}")
     submitting.add_argument("--sweep", default="", metavar="FILE", help="run this sweep, a name or a YAML file")
-    submitting.add_argument(
-        "--from", dest="start", default="", metavar="COMPONENT", help="make it and everything after it again"
-    )
-    submitting.add_argument("--only", action="store_true", help="run only COMPONENT; fail if an input is missing")
-    submitting.add_argument("--force", action="store_true", help="run again although the artifact exists")
+    common.add_selection(submitting)
     submitting.add_argument(
         "--detach", action="store_true", help="return once the job is sent; a lost job is not sent again"
     )
     looking = common.subcommand(
         subparsers, "status", status, "print jobs, unfinished work and the newest artifacts",
-        {
-            "status": "the local cluster and the root of the default preset",
-            "status --preset digits --cluster my-gke.yaml": "of another cluster",
-        },
+        ("status", "the local cluster and the root of the default preset"),
+        ("status --preset digits --cluster my-gke.yaml", "of another cluster"),
     )  # fmt: skip
     common.add_settings(looking)
     reading = common.subcommand(
         subparsers, "logs", logs, "print the output of a job on a cluster",
-        {"logs": "of the newest job", "logs -f vim-digits-0123456789ab-a1": "of this job, until it has ended"},
+        ("logs", "of the newest job"),
+        ("logs -f vim-digits-0123456789ab-a1", "of this job, until it has ended"),
     )  # fmt: skip
     reading.add_argument(
         "job", nargs="?", default="", metavar="JOB", help="as `vimctl status` names it (default: newest)"
@@ -59,10 +50,8 @@ def add_commands(subparsers: Subparsers) -> None:
     reading.add_argument("-f", "--follow", action="store_true", help="continue until the job has ended")
     stopping = common.subcommand(
         subparsers, "cancel", cancel, "stop a job on a cluster",
-        {
-            "cancel vim-digits-0123456789ab-a1": "finished components are kept",
-            "cancel vim-digits-0123456789ab-a1 --cluster my-gke.yaml": "on another cluster",
-        },
+        ("cancel vim-digits-0123456789ab-a1", "finished components are kept"),
+        ("cancel vim-digits-0123456789ab-a1 --cluster my-gke.yaml", "on another cluster"),
     )  # fmt: skip
     stopping.add_argument("job", metavar="JOB", help="as `vimctl status` names it")
     for parser in (submitting, looking, reading, stopping):
@@ -80,11 +69,12 @@ def submit(arguments: Namespace) -> int:
     """`vimctl submit`: send a job or attach to it. Raises `VimError` where the cluster does not answer."""
     from pipelines.cli import job_request
     from pipelines.jobs import profile, submission
+    from pipelines.jobs.api import SUCCEEDED
 
     cluster = profile.load(arguments.cluster)
     spec, config = job_request.build_spec(arguments, cluster)
-    finished = job_request.finished_result(spec, config, print_line)
-    if finished:
+    looked_up = spec.command == "run" and not spec.start and not spec.force
+    if looked_up and (finished := job_request.find_result(spec, config)):
         print_line(f"finished already, no job is sent (--force makes it again): {finished}")
         return 0
     printer = LogPrinter()
@@ -97,7 +87,15 @@ def submit(arguments: Namespace) -> int:
     if arguments.detach:
         print_line(f"follow it: {_command('logs -f', cluster)} {state.job_id}")
         return 0
-    return _report_end(cluster, spec, config, state, printer)
+    if state.status == SUCCEEDED:
+        result = job_request.find_result(spec, config) or "its result does not exist any more"
+        print_line(f"{state.job_id} succeeded: {result}")
+        return 0
+    where = f" on {state.node}" if state.node else ""
+    sys.stderr.write(f"vimctl: {state.job_id} {state.status}{where}: {state.message}\n")
+    sys.stderr.write("".join(f"  | {line}\n" for line in printer.last))
+    sys.stderr.write(f"the whole log: {_command('logs', cluster)} {state.job_id}\n")
+    return 1
 
 
 def status(arguments: Namespace) -> int:
@@ -114,9 +112,7 @@ def status(arguments: Namespace) -> int:
         # Files below the root can be listed without the cluster.
         print_line(f"{error}")
         jobs = []
-    for line in status_lines(root, cluster, jobs):
-        print_line(line)
-    return 0
+    return common.print_lines(status_lines(root, cluster, jobs))
 
 
 def logs(arguments: Namespace) -> int:
@@ -133,8 +129,7 @@ def logs(arguments: Namespace) -> int:
             print_line("\ndetached; the job goes on")
             return DETACHED
     else:
-        for line in submission.read_log(jobs, state.job_id):
-            print_line(line)
+        common.print_lines(submission.read_log(jobs, state.job_id))
     print_line(f"{state.job_id} {state.status}{f': {state.message}' if state.message else ''}")
     return 0
 
@@ -158,9 +153,9 @@ def cancel(arguments: Namespace) -> int:
 
 def job(arguments: Namespace) -> int:
     """`vimctl job`: what a cluster runs."""
-    from pipelines.jobs import runner
+    from pipelines.cli import job_request
 
-    return runner.run_job(arguments.spec)
+    return job_request.run_job(arguments.spec)
 
 
 class LogPrinter:
@@ -179,21 +174,6 @@ class LogPrinter:
         self.job_id = match[0] if match else self.job_id
         self.last.append(line)
         print_line(line)
-
-
-def _report_end(cluster: Cluster, spec: JobSpec, config: PipelineConfig, state: JobState, printer: LogPrinter) -> int:
-    from pipelines.cli import job_request
-    from pipelines.jobs.api import SUCCEEDED
-
-    if state.status == SUCCEEDED:
-        result = job_request.find_result(spec, config, print_line) or "its result does not exist any more"
-        print_line(f"{state.job_id} succeeded: {result}")
-        return 0
-    where = f" on {state.node}" if state.node else ""
-    sys.stderr.write(f"vimctl: {state.job_id} {state.status}{where}: {state.message}\n")
-    sys.stderr.write("".join(f"  | {line}\n" for line in printer.last))
-    sys.stderr.write(f"the whole log: {_command('logs', cluster)} {state.job_id}\n")
-    return 1
 
 
 def _find_job(jobs: Backend, cluster: Cluster, name: str) -> JobState:

@@ -1,17 +1,18 @@
-"""Jobs on Kubernetes with KubeRay: a RayJob object for each."""
+"""Jobs on Kubernetes with KubeRay: a RayJob object for each, whose state follows from it and its pods."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from pipelines.jobs import kubernetes_log, kubernetes_state, manifests, specs
-from pipelines.jobs.api import STOPPED, JobState
+from pipelines.jobs import kubernetes_api, manifests, specs
+from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, JobState
 from pipelines.jobs.kubernetes_api import CONNECT_S, READ_S, Api
-from pipelines.jobs.manifests import JOB_ID_ANNOTATION, JOB_LABEL, MANAGED, ROLE_LABEL, object_name
+from pipelines.jobs.manifests import JOB_ID_ANNOTATION, JOB_LABEL, MANAGED, QUEUE_LABEL, ROLE_LABEL, object_name
 from pipelines.jobs.profile import Cluster
 from vim_core.errors import VimError
 
@@ -20,6 +21,14 @@ SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED.items())
 STOPPED_LABEL = "vim/stopped"
 DELETE_S = 120.0
 WAIT_S = 0.5
+HEAD = {"ray.io/node-type": "head"}
+JOB_REASONS = ("AppFailed", "DeadlineExceeded", "ValidationFailed")
+"""KubeRay's reasons for errors of the job itself, where no pod was taken away; others are the cluster's."""
+NODE_REASONS = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Preempted", "Shutdown", "Terminated")
+"""Reasons of pods that were lost with their node or taken away."""
+KILLED = re.compile(r"exit code (?:-9|-15|137|143)\b|signal (?:9|15|SIGKILL|SIGTERM)\b")
+EXITED = re.compile(r"exit(?:ed with)? code -?\d+")
+ENDED = {"SUCCEEDED": SUCCEEDED, "STOPPED": STOPPED}
 
 
 class KubernetesBackend:
@@ -66,7 +75,7 @@ class KubernetesBackend:
         """The state of the RayJob and its pods, or of a stopped one whose object is gone."""
         job = self._get(job_id)
         if job is not None:
-            return kubernetes_state.read(job, self._pods(job_id))
+            return _read_state(job, self._pods(job_id))
         stop_record = self.api.call(
             lambda: self.api.core.read_namespaced_config_map(object_name(job_id), self.settings.namespace)
         )
@@ -78,19 +87,17 @@ class KubernetesBackend:
             lambda: self.api.custom.list_namespaced_custom_object(*self._resource(), label_selector=SELECTOR),
             {"items": []},
         )
-        found = {
-            kubernetes_state.job_id(job): (
-                kubernetes_state.seconds(job["metadata"].get("creationTimestamp")) or 0.0, kubernetes_state.read(job)
-            )
+        timed = {
+            _job_id(job): (_seconds(job["metadata"].get("creationTimestamp")) or 0.0, _read_state(job))
             for job in listed["items"]
-        }  # fmt: skip
+        }
         stop_records: Any = self.api.call(
             lambda: self.api.core.list_namespaced_config_map(self.settings.namespace, label_selector=STOPPED_LABEL)
         )
         for record in stop_records.items if stop_records is not None else []:
             state = _stopped(record)
-            found.setdefault(state.job_id, (state.ended or 0.0, state))
-        return [state for _, state in sorted(found.values(), key=lambda pair: pair[0], reverse=True)]
+            timed.setdefault(state.job_id, (state.ended or 0.0, state))
+        return [state for _, state in sorted(timed.values(), key=lambda pair: pair[0], reverse=True)]
 
     def follow(self, job_id: str) -> Iterator[str]:
         """Lines of the submitter's log, which contains the driver's output, until the job is finished."""
@@ -99,7 +106,7 @@ class KubernetesBackend:
             state = self.state(job_id)
             return state is None or state.finished
 
-        yield from kubernetes_log.follow(self.api, lambda: self._pods(job_id, "submitter"), finished)
+        yield from kubernetes_api.follow(self.api, lambda: self._pods(job_id, "submitter"), finished)
 
     def stop(self, job_id: str) -> None:
         """Delete the RayJob with its cluster, and wait until it is gone. Raises `VimError` where it stays."""
@@ -165,6 +172,75 @@ class KubernetesBackend:
 def _stopped(record: Any) -> JobState:
     metadata = record.metadata
     job_id = (metadata.annotations or {}).get(JOB_ID_ANNOTATION, metadata.name)
+    return JobState(job_id, STOPPED, "stopped by `vimctl cancel`", ended=_seconds(record.data["stopped"]))
+
+
+def _read_state(job: dict[str, Any], pods: Sequence[Any] = ()) -> JobState:
+    """The state of a RayJob object; its pods tell the job's own failure from a lost node, and why it waits."""
+    times = job.get("status") or {}
+    status, message = _status(job, pods)
+    heads = [pod for pod in pods if HEAD.items() <= (pod.metadata.labels or {}).items()]
+    node = str(heads[0].spec.node_name or "") if heads else ""
     return JobState(
-        job_id, STOPPED, "stopped by `vimctl cancel`", ended=kubernetes_state.seconds(record.data["stopped"])
+        _job_id(job), status, message, node, _seconds(times.get("startTime")), _seconds(times.get("endTime"))
     )
+
+
+def _job_id(job: dict[str, Any]) -> str:
+    """The job's id."""
+    metadata = job["metadata"]
+    return str((metadata.get("annotations") or {}).get(JOB_ID_ANNOTATION, metadata["name"]))
+
+
+def _seconds(text: str | None) -> float | None:
+    """A timestamp of Kubernetes in Unix seconds."""
+    return datetime.fromisoformat(text).timestamp() if text else None
+
+
+def _status(job: dict[str, Any], pods: Sequence[Any]) -> tuple[str, str]:
+    """A job's status and the reason for it."""
+    status = job.get("status") or {}
+    deployment, outcome = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    message = " ".join(str(status.get("message", "")).split())
+    if deployment == "Failed" or outcome == "FAILED":
+        return _failed(status.get("reason", ""), message, pods)
+    if outcome in ENDED:
+        return ENDED[outcome], message
+    if deployment == "Complete":
+        # Complete only means that nothing runs any more; the job itself reported no result.
+        return LOST, message or "its Ray cluster ended before it reported the job's result"
+    if outcome == "RUNNING":
+        return RUNNING, message
+    return PENDING, message or _waiting(job, deployment, pods)
+
+
+def _failed(reason: str, message: str, pods: Sequence[Any]) -> tuple[str, str]:
+    lost = [f"{pod.metadata.name} on {pod.spec.node_name}: {why}" for pod in pods if (why := _disruption(pod))]
+    text = ": ".join(filter(None, [reason, message])) or "no reason given"
+    if lost:
+        return LOST, f"{text} ({'; '.join(lost)})"
+    if KILLED.search(message):
+        return LOST, text
+    own = reason in JOB_REASONS and (reason != "AppFailed" or not message or EXITED.search(message))
+    return (FAILED if own else LOST), text
+
+
+def _disruption(pod: Any) -> str:
+    """The reason where a pod was lost with its node or evicted, else ''."""
+    if pod.status.reason in NODE_REASONS:
+        return str(pod.status.reason)
+    for condition in pod.status.conditions or []:
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return str(condition.reason or "DisruptionTarget")
+    return ""
+
+
+def _waiting(job: dict[str, Any], deployment: str, pods: Sequence[Any]) -> str:
+    queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL, "")
+    if deployment.startswith("Suspend") or (job["spec"].get("suspend") and queue):
+        return f"waits in the queue {queue} for its place"
+    for pod in pods:
+        for condition in pod.status.conditions or []:
+            if condition.type == "PodScheduled" and condition.status == "False":
+                return f"{pod.metadata.name} has no node yet: {condition.message or condition.reason}"
+    return f"its Ray cluster starts ({deployment})" if deployment else "the operator has not seen it yet"

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from components.artifacts import process
-from components.artifacts.process import ProcessId
-from pipelines.jobs import processes
+import psutil
+
+from components.artifacts.process import ProcessId, start_time
 from pipelines.jobs.loopback_node import HOST
 from pipelines.orchestration import servers
 from vim_core.config.decode import decode
@@ -27,6 +27,8 @@ from vim_core.storage import io
 
 CODE = Path(__file__).resolve().parents[2]
 START_S = 300.0
+TERMINATE_S = 10.0
+"""Seconds from SIGTERM to SIGKILL when the cluster is ended."""
 POLL_S = 0.5
 STARTUP_TIMEOUT, MAX_RESTARTS = "timed out during startup", 4
 """Ray's message when a node takes over 30 seconds to start (a busy machine), and the restarts after it at most."""
@@ -171,7 +173,7 @@ def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
             command, cwd=cluster.folder, env=environment, stdin=subprocess.DEVNULL, stdout=out,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    started = ProcessId(node.pid, process.start_time(node.pid) or "")
+    started = ProcessId(node.pid, start_time(node.pid) or "")
     cluster = replace(cluster, nodes=[*cluster.nodes[:number], started, *cluster.nodes[number + 1 :]])
     io.write_bytes(os.fspath(state_folder() / "cluster.json"), json.dumps(asdict(cluster), indent=2).encode())
     return cluster
@@ -218,9 +220,22 @@ def _log(cluster: LocalCluster, number: int) -> Path:
 
 
 def _delete(cluster: LocalCluster) -> None:
-    alive = [node.pid for node in cluster.alive]
-    processes.terminate([*alive, *processes.with_variable(FOLDER_VARIABLE, cluster.folder)])
+    """End the nodes, all that carries the cluster's variable, and their children; remove the cluster's files."""
+    nodes = {node.pid for node in cluster.alive}
+    family: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid in nodes or process.environ().get(FOLDER_VARIABLE) == cluster.folder:
+                family |= {member.pid: member for member in (process, *process.children(recursive=True))}
+    for act in ("terminate", "kill"):
+        for process in family.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                getattr(process, act)()  # psutil checks that the id still belongs to this process
+        psutil.wait_procs(list(family.values()), timeout=TERMINATE_S)
     shutil.rmtree(cluster.folder, ignore_errors=True)
     for name in ("cluster.json", "token"):
         with contextlib.suppress(FileNotFoundError):
             (state_folder() / name).unlink()
+
+
+TERMINATE_S = 10.0

@@ -1,18 +1,19 @@
-"""RayJob objects for a profile, as plain dicts; no secret is ever in them."""
+"""RayJob objects for a profile, as plain dicts, with what each asks for; no secret is ever in them."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from components.contract import registry
 from components.engines import topology
-from pipelines.jobs import resources
 from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster, KubernetesSettings
-from pipelines.jobs.resources import JobResources
+from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 
 Manifest = dict[str, Any]
@@ -27,6 +28,8 @@ TPU = "google.com/tpu"
 ROLE_LABEL = "vim/role"
 MAX_NAME_LENGTH = 47
 """KubeRay refuses longer names of RayJobs because it appends to them."""
+MAX_WORKER_GROUPS = 7
+"""Kueue admits a job as at most 8 sets of pods, and one of them is the head."""
 HARDENED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -75,7 +78,7 @@ def ray_job(cluster: Cluster, job_id: str, spec_uri: str, spec: JobSpec) -> Mani
             "ttlSecondsAfterFinished": settings.ttl_s,
             "backoffLimit": 0,
             "submitterPodTemplate": submitter,
-            "rayClusterSpec": _ray_cluster_spec(cluster, resources.job_resources(cluster, spec), labels),
+            "rayClusterSpec": _ray_cluster_spec(cluster, spec, labels),
         },
     }
 
@@ -99,9 +102,10 @@ def ray_version() -> str:
     return version("ray")
 
 
-def _ray_cluster_spec(cluster: Cluster, needed: JobResources, labels: Mapping[str, str]) -> Manifest:
+def _ray_cluster_spec(cluster: Cluster, spec: JobSpec, labels: Mapping[str, str]) -> Manifest:
     """A head on CPUs, and a group of workers for each topology."""
     settings = cluster.kubernetes
+    slices, cpu_workers = _resources(cluster, spec)
     env = [{"name": key, "value": value} for key, value in sorted(cluster.env.items())]
     cpus = {"cpu": str(settings.head_cpus), "memory": settings.head_memory}
     head = _container("ray-head", settings.image, env, cpus)
@@ -110,10 +114,10 @@ def _ray_cluster_spec(cluster: Cluster, needed: JobResources, labels: Mapping[st
         {"name": "dashboard", "containerPort": 8265},
         {"name": "client", "containerPort": 10001},
     ]
-    groups = [_slice_group(settings, env, labels, shape, count) for shape, count in needed.slices.items()]
-    if needed.cpu_workers:
+    groups = [_slice_group(settings, env, labels, shape, count) for shape, count in slices.items()]
+    if cpu_workers:
         worker = _container("ray-worker", settings.image, env, cpus)
-        groups.append(_worker_group("cpu", needed.cpu_workers, 1, _pod_template(settings, labels, worker)))
+        groups.append(_worker_group("cpu", cpu_workers, 1, _pod_template(settings, labels, worker)))
     return {
         "rayVersion": ray_version(),
         "authOptions": {"mode": "token"},
@@ -123,6 +127,64 @@ def _ray_cluster_spec(cluster: Cluster, needed: JobResources, labels: Mapping[st
         },
         "workerGroupSpecs": groups,
     }
+
+
+def _resources(cluster: Cluster, spec: JobSpec) -> tuple[dict[str, int], int]:
+    """Slices by topology and CPU workers beside the head: the most that one of the components uses.
+
+    The components run one after another.
+
+    Raises:
+        ConfigError: a component needs GPUs or a slice that v4 does not have, or the job needs too many groups.
+    """
+    import yaml
+
+    tree = yaml.safe_load(spec.settings)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"settings of the job: expected a preset's settings as YAML, not {type(tree).__name__}")
+    slices: dict[str, int] = {}
+    workers = 0
+    for name in _components_to_run(spec, list(tree.get("components", []))):
+        run = cluster.run_settings(RunConfig(**tree.get("run", {})), name)
+        run = dataclasses.replace(run, **spec.places.get(name, {}))
+        if run.device == "cuda":
+            raise ConfigError(
+                f"components.{name}.device='cuda': RayJob objects are made for CPUs and TPU slices; for GPUs bring "
+                "up a Ray cluster of your own and use a profile with kind: jobs"
+            )
+        if run.device == "xla" and run.topology:
+            _, count = topology.resolve_slices(run)
+            shape = run.topology.lower()
+            slices[shape] = max(slices.get(shape, 0), count)
+        elif run.workers > 1:
+            workers = max(workers, run.workers)
+    if len(slices) + bool(workers) > MAX_WORKER_GROUPS:
+        raise ConfigError(
+            f"components: they ask for {len(slices)} shapes of slices ({', '.join(sorted(slices))}); Kueue admits "
+            f"at most {MAX_WORKER_GROUPS} kinds of workers in a job: give several components the same topology"
+        )
+    return dict(sorted(slices.items(), key=lambda item: topology.parse(item[0]).dimensions)), workers
+
+
+def _components_to_run(spec: JobSpec, components: list[str]) -> list[str]:
+    """The components that a job may run, in flow order, whether or not their artifacts exist already.
+
+    These are all, or the target and its inputs, or the target alone; with a start, what is made from it and its inputs.
+
+    Raises:
+        ConfigError: no component of that name.
+    """
+
+    def with_inputs(names: Iterable[str]) -> set[str]:
+        return {each for name in names for each in [name, *registry.upstream(name, components)]}
+
+    ordered = registry.in_flow_order(components)
+    if spec.only and spec.target:
+        return [spec.target]
+    wanted = with_inputs([spec.target] if spec.target else ordered)
+    if spec.start:
+        wanted = with_inputs(wanted.intersection(registry.downstream(spec.start, components)))
+    return [name for name in ordered if name in wanted]
 
 
 def _slice_group(

@@ -126,22 +126,16 @@ def load(name: str) -> Cluster:
     cluster = decode(Cluster, tree, str(path), defaults=True)
     cluster.name = cluster.name or path.stem
     if cluster.is_local:
-        _complete_local(cluster)
+        from pipelines.jobs import local_cluster
+
+        running = local_cluster.read()
+        if running is not None and running.running:
+            cluster.address = cluster.address or running.address
+            cluster.token_file = cluster.token_file or running.token_file
+            cluster.python = running.python
+            cluster.env.setdefault("PYTHONPATH", os.fspath(local_cluster.CODE))
+            cluster.run.setdefault("ray_address", running.ray_address)
     return cluster
-
-
-def _complete_local(cluster: Cluster) -> None:
-    """Fill in address, token and Python of the local cluster that runs, where the profile leaves them open."""
-    from pipelines.jobs import local_cluster
-
-    running = local_cluster.read()
-    if running is None or not running.running:
-        return
-    cluster.address = cluster.address or running.address
-    cluster.token_file = cluster.token_file or running.token_file
-    cluster.python = running.python
-    cluster.env.setdefault("PYTHONPATH", os.fspath(local_cluster.CODE))
-    cluster.run.setdefault("ray_address", running.ray_address)
 
 
 def names() -> list[str]:

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterable
 
 from components.artifacts import store
-from components.contract import fingerprint as hashing
-from components.contract import registry, settings
+from components.contract import fingerprint, registry, settings
 from pipelines.jobs.api import JobSpec
 from vim_core.config import PipelineConfig
 from vim_core.config.decode import decode
@@ -29,25 +28,22 @@ def config_of(spec: JobSpec) -> PipelineConfig:
     return settings.from_yaml(spec.settings, f"job of {spec.preset}")
 
 
-def fingerprint(spec: JobSpec) -> str:
-    """Return hex digits over settings that change a result, root, command, and the versions of the components.
+def base_id(spec: JobSpec) -> str:
+    """The part of the id that all attempts at this job share: `vim-<preset>-<fingerprint>`.
 
-    As for artifacts, `run` settings are left out: a second submitter finds the job with any profile.
+    The fingerprint follows from settings that change a result, root, command, and the versions of the components. As
+    for artifacts, `run` settings are left out: a second submitter finds the job with any profile.
     """
     config = config_of(spec)
     tree = {
-        "settings": hashing.result_settings(config),
+        "settings": fingerprint.result_settings(config),
         "root": config.run.root,
         "versions": {name: registry.component(name).VERSION for name in config.components},
         **{name: getattr(spec, name) for name in ("command", "target", "start", "only", "force", "sweep")},
     }
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
-
-
-def base_id(spec: JobSpec) -> str:
-    """The part of the id that all attempts at this job share: `vim-<preset>-<fingerprint>`."""
-    return f"vim-{preset_label(spec.preset)}-{fingerprint(spec)}"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"vim-{preset_label(spec.preset)}-{digest[:FINGERPRINT_LENGTH]}"
 
 
 def preset_label(preset: str) -> str:

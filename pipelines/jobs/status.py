@@ -26,9 +26,9 @@ TAIL_BYTES = 4096
 CHECKPOINT = re.compile(r"(?:.*/)?step-(\d+)/.*")
 
 
-def status_lines(root: str, cluster: Cluster, jobs: list[JobState], now: float | None = None) -> Iterator[str]:
+def status_lines(root: str, cluster: Cluster, jobs: list[JobState]) -> Iterator[str]:
     """Three blocks: jobs, unfinished work, newest artifacts. Raises `StorageError` for a root that cannot be read."""
-    now = time.time() if now is None else now
+    now = time.time()
     survey = inventory.survey(root)
     yield f"jobs on {cluster.name} {cluster.address}".rstrip()
     for state in jobs[:MAX_JOBS]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ import pytest
 
 from components.artifacts import lease, usage
 from components.contract import settings
+from components.contract.api import Context
+from components.tracking import tracker
 from pipelines import presets
+from pipelines.cli import job_request
 from pipelines.cli.main import main
 from pipelines.jobs import profile, specs, submission
 from pipelines.jobs.api import FAILED, RUNNING, JobSpec, JobState
+from pipelines.orchestration import history
 from tests.support.fake_cluster import FakeCluster
-from vim_core.errors import VimError
+from vim_core.errors import DataError, VimError
 from vim_core.storage import io
 
 
@@ -32,9 +38,9 @@ def jobs(flow: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClus
 
 def run_job(flow: Any, jobs: FakeCluster) -> None:
     """Do what the cluster would do with the job that was sent."""
-    from pipelines.jobs import runner
+    from pipelines.cli import job_request
 
-    runner.run_job(jobs.sent[-1][1])
+    job_request.run_job(jobs.sent[-1][1])
 
 
 def test_a_job_is_sent_and_finished_work_is_not(
@@ -138,7 +144,7 @@ def test_logs_and_cancel_take_the_newest_or_a_name(
 def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.jobs import runner
+    from pipelines.cli import job_request
 
     root = flow.config.run.root
     main(["submit", "--preset", "fake", "--detach"])
@@ -146,7 +152,7 @@ def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     flow.config.components.remove("prior")
     made = "vim-fake-0123456789ab-a9"
     assert specs.write(root, made, JobSpec("run", "fake", settings.to_yaml(flow.config)))
-    runner.run_job(specs.uri(root, made))
+    job_request.run_job(specs.uri(root, made))
     work = f"{root}/.work/prior/{'0' * 20}"
     io.write_bytes(f"{work}/cpu/step-000040/index.json", b"{}")
     io.write_bytes(f"{work}/spool.jsonl", b'{"step": 42, "t": 1, "m": {}}\n{"torn')
@@ -205,3 +211,97 @@ def test_a_source_that_cannot_be_seen_from_here_is_left_to_the_job(
     assert main(["submit", "--preset", "fake", "--detach"]) == 0
     assert "cannot be told from here (no such folder)" in capsys.readouterr().out
     assert len(jobs.sent) == 1
+
+
+NAME = "vim-fake-0123456789ab-a1"
+
+
+@pytest.fixture(autouse=True)
+def _handler() -> Any:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def stored(flow: Any, name: str = NAME, **fields: Any) -> str:
+    """The address of a spec that runs the fake flow."""
+    root = flow.config.run.root
+    spec = JobSpec("run", "fake", settings.to_yaml(flow.config), cluster="mine", **fields)
+    assert specs.write(root, name, spec)
+    return specs.uri(root, name)
+
+
+def test_places_change_where_each_component_runs_and_no_fingerprint(flow: Any, tmp_path: Path) -> None:
+    seen: dict[str, tuple[int, str]] = {}
+
+    def look(ctx: Context) -> None:
+        seen[ctx.name] = (ctx.run.workers, ctx.fingerprint)
+
+    flow.acts = dict.fromkeys(("ingest", "quantize", "tokenize", "prior"), look)
+    assert job_request.run_job(stored(flow, places={"quantize": {"workers": 4}, "prior": {"workers": 2}})) == 0
+    assert {name: workers for name, (workers, _) in seen.items()} == {
+        "ingest": 1, "quantize": 4, "tokenize": 1, "prior": 2,
+    }  # fmt: skip
+    placed = {name: fingerprint for name, (_, fingerprint) in seen.items()}
+    elsewhere = dataclasses.replace(flow.config.run, root=str(tmp_path / "elsewhere"))
+    flow.config = dataclasses.replace(flow.config, run=elsewhere)
+    job_request.run_job(stored(flow))
+    assert {name: fingerprint for name, (_, fingerprint) in seen.items()} == placed
+
+
+def test_the_run_is_tagged_with_job_and_cluster(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster
+
+    tags: dict[str, str] = {}
+
+    def open_run(config: Any, given: Any = None) -> tracker.PipelineTracker:
+        tags.update(given)
+        return tracker.untracked(config)
+
+    instance = dagster.DagsterInstance.ephemeral()
+    monkeypatch.setattr(instance, "dispose", lambda: None)
+    monkeypatch.setattr(history, "instance", lambda config: instance)
+    monkeypatch.setattr(tracker, "open_run", open_run)
+    job_request.run_job(stored(flow, target="ingest"))
+    wanted = {"vim.job": NAME, "vim.cluster": "mine"}
+    assert {name: tags.get(name) for name in wanted} == wanted
+    (run,) = instance.get_runs()
+    assert {name: run.tags.get(name) for name in wanted} == wanted
+    assert flow.ran == ["ingest"]
+
+
+def test_force_and_only_are_as_on_the_command_line(flow: Any) -> None:
+    job_request.run_job(stored(flow))
+    flow.ran.clear()
+    job_request.run_job(stored(flow, "vim-fake-0123456789ab-a2", target="quantize", only=True, force=True))
+    assert flow.ran == ["quantize"]
+
+
+def test_a_component_error_comes_out_as_it_is(flow: Any) -> None:
+    def fail(ctx: Context) -> None:
+        raise DataError("ingest: no images")
+
+    flow.acts["ingest"] = fail
+    with pytest.raises(DataError, match="ingest: no images"):
+        job_request.run_job(stored(flow))
+
+
+def test_sigterm_interrupts_like_ctrl_c(flow: Any) -> None:
+    flow.acts["quantize"] = lambda ctx: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        job_request.run_job(stored(flow))
+    assert flow.ran == ["ingest", "quantize"]
+
+
+def test_a_remote_root_gets_a_history_of_the_jobs_own(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    homes: list[str] = []
+
+    def look(ctx: Context) -> None:
+        homes.append(os.environ["DAGSTER_HOME"])
+        assert "telemetry" in Path(homes[0], "dagster.yaml").read_text()
+
+    flow.acts["ingest"] = look
+    flow.config.run.root = "memory://jobs/root"
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    job_request.run_job(stored(flow, target="ingest"))
+    assert not Path(homes[0]).exists()

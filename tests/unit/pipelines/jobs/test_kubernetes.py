@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.jobs import kubernetes_log
+from pipelines.jobs import kubernetes_api
 from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, JobSpec
 from pipelines.jobs.kubernetes import KubernetesBackend
 from pipelines.jobs.manifests import JOB_LABEL, ROLE_LABEL, object_name
@@ -48,7 +48,7 @@ def login(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(KUBECONFIG.format(address=server, token=TOKEN))
     monkeypatch.setenv("KUBECONFIG", str(path))
-    monkeypatch.setattr(kubernetes_log, "POLL_S", 0.05)
+    monkeypatch.setattr(kubernetes_api, "POLL_S", 0.05)
 
 
 @pytest.fixture

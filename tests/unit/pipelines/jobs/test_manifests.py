@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipelines.jobs import manifests, resources
+from pipelines.jobs import manifests
 from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster, KubernetesSettings
 from tests.support.kubernetes_objects import pod_templates, validate
@@ -138,10 +138,11 @@ def test_what_cannot_be_placed_is_named(place: dict[str, Any], run: dict[str, An
 
 
 def test_more_shapes_than_kueue_admits_are_refused() -> None:
+    names = ["ingest", "classify", "statistics", "quantize", "tokenize", "reconstruct", "prior", "sample"]
     sizes = ["2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"]
-    from vim_core.config import RunConfig
-
-    hosts = [1, 2, 4, 8, 16, 32, 64, 128]
-    runs = [RunConfig(device="xla", topology=size, workers=count) for size, count in zip(sizes, hosts, strict=True)]
+    places = {
+        name: {"device": "xla", "topology": size, "workers": 2**i}
+        for i, (name, size) in enumerate(zip(names, sizes, strict=True))
+    }
     with pytest.raises(ConfigError, match="8 shapes"):
-        resources.combine(("prior", run) for run in runs)
+        job(settings=f"components: {names}\n", places=places)
