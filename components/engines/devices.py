@@ -6,13 +6,15 @@ import functools
 import platform
 from typing import TYPE_CHECKING
 
-from components.engines.beam.options import LOCAL
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from vim_core.models.classifier import Classifier
     from vim_core.models.vit_vqgan import Tokenizer
+
+LOCAL = "FnApiRunner"
+"""Beam's runner whose workers run on this machine."""
 
 
 def beam_device(run: RunConfig) -> str:

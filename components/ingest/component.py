@@ -98,7 +98,7 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
 def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: IngestConfig, ctx: Context) -> None:
     import apache_beam as beam
 
-    from components.engines.beam.runner import run_pipeline
+    from components.engines.beam import run_pipeline
     from components.engines.shards import finished_counter, start_progress
 
     left = {shard.name: shard for shard in start_progress(shards, finished, ctx.progress)}

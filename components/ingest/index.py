@@ -51,7 +51,7 @@ def build_index(context: ScanContext, layout: str, parts: SourceParts, ctx: Cont
     """List and key all images through Beam; the URIs of the chunks, in the order of the source."""
     import apache_beam as beam
 
-    from components.engines.beam.runner import run_pipeline
+    from components.engines.beam import run_pipeline
 
     groups = list(enumerate(parts.groups()))
 

@@ -46,7 +46,7 @@ def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
         LineageError: inputs do not belong together, or the network that selected samples would evaluate them.
         DataError: keys of images and reconstructions do not match.
     """
-    from components.engines.beam.runner import run_shards
+    from components.engines.beam import run_shards
 
     check_lineage(inputs)
     sets = image_sets(config, inputs, ctx)

@@ -49,7 +49,7 @@ def add_neighbours(
     """
     import numpy as np
 
-    from components.engines.beam.runner import run_shards
+    from components.engines.beam import run_shards
     from vim_core.data.image_tables import ImageTable
     from vim_core.metrics.intervals import wilson_interval
 

@@ -42,7 +42,7 @@ def run(config: SelectConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: the network's weights do not have the expected hash.
         LineageError: the selector was trained on other images.
     """
-    from components.engines.beam.runner import run_shards
+    from components.engines.beam import run_shards
     from components.engines.devices import beam_device, beam_threads, numeric_folder
     from components.engines.shards import publish
     from components.select import network, scores, tables

@@ -114,7 +114,7 @@ def _measure(shards: list[StatisticsShard], merged: list[str], ctx: Context) -> 
     """Measure the shards in Beam and write the merged statistics under their logical names."""
     import apache_beam as beam
 
-    from components.engines.beam.runner import run_pipeline
+    from components.engines.beam import run_pipeline
     from components.engines.shards import finished_counter, start_progress
 
     start_progress(shards, finished, ctx.progress)

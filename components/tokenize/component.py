@@ -34,7 +34,7 @@ def run(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     done = finished_files(shards)
     left = start_progress(shards, lambda shard: shard.result in done, ctx.progress)
     if left and by_beam:
-        from components.engines.beam.runner import run_pipeline
+        from components.engines.beam import run_pipeline
         from components.tokenize.beam_engine import build
 
         run_pipeline(
@@ -92,7 +92,7 @@ def start(config: TokenizeConfig, inputs: Inputs, run: RunConfig, work: str) -> 
     left = [shard for shard in shards if shard.result not in done]
     if not left:
         return None
-    from components.engines.beam.runner import start_pipeline
+    from components.engines.beam import start_pipeline
     from components.tokenize.beam_engine import build
 
     return start_pipeline(run, lambda pipeline: build(pipeline, plan, left))

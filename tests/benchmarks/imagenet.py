@@ -95,7 +95,7 @@ class Measured:
         """The component's own step."""
         import apache_beam as beam
 
-        from components.engines.beam.runner import run_pipeline
+        from components.engines.beam import run_pipeline
         from components.statistics.shards import measure
         from vim_core.config import RunConfig
 

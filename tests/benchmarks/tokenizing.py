@@ -162,7 +162,7 @@ class Work:
 
     def by_beam(self, processes: int, split: bool = False) -> Callable[[], None]:
         """The component's pipeline, from its start to the last file."""
-        from components.engines.beam.runner import run_pipeline
+        from components.engines.beam import run_pipeline
         from components.tokenize.beam_engine import build
         from vim_core.config import RunConfig
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.engines.beam.runner import THREAD_VARIABLES, run_shards
+from components.engines.beam import THREAD_VARIABLES, run_shards
 from components.engines.devices import set_threads
 from tests.support.synthetic import context_of
 

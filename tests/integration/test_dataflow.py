@@ -14,7 +14,7 @@ from apache_beam.runners.portability.fn_api_runner import translations
 
 from components.artifacts import execute
 from components.contract.api import Artifact
-from components.engines.beam import runner
+from components.engines import beam
 from components.tokenize import component as tokenize
 from tests.support.common import REPOSITORY
 from tests.support.ingested import contents, digits_table, tiny_tokenizer
@@ -105,7 +105,7 @@ def test_shards_that_a_job_left_become_the_artifact(
     config = TokenizeConfig(views=2, augment=AugmentConfig(flip=0.5))
     outcome = tokenize.run(config, inputs, whole)
     tokenize.start(config, inputs, ctx.run, ctx.work).wait_until_finish()
-    monkeypatch.setattr(runner, "run_pipeline", lambda *_: pytest.fail("everything was finished"))
+    monkeypatch.setattr(beam, "run_pipeline", lambda *_: pytest.fail("everything was finished"))
     assert tokenize.start(config, inputs, ctx.run, ctx.work) is None
     assert tokenize.run(config, inputs, ctx) == outcome
     assert contents(ctx) == contents(whole)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from components.engines.beam.runner import run_pipeline
+from components.engines.beam import run_pipeline
 from components.ingest import component as ingest
 from tests.support.synthetic import context_of
 from vim_core.config import IngestConfig, RunConfig

@@ -51,14 +51,14 @@ def checked(root: Path, made: dict[str, Artifact], **settings: Any) -> tuple[Out
 @pytest.fixture
 def without_beam(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are measured in this process."""
-    from components.engines.beam import runner
+    from components.engines import beam
 
     def here(run: Any, shards: Any, process: Any, finished: Any, progress: Any, unit: str = "shard") -> None:
         for shard in shards:
             if not finished(shard):
                 process(shard)
 
-    monkeypatch.setattr(runner, "run_shards", here)
+    monkeypatch.setattr(beam, "run_shards", here)
 
 
 @pytest.mark.usefixtures("without_beam")

@@ -12,7 +12,7 @@ import torch
 
 from components.contract import fingerprint
 from components.contract.api import Artifact, Context, Outcome
-from components.engines.beam import runner
+from components.engines import beam
 from components.select import component as select
 from components.select import scores
 from tests.support import selection
@@ -28,7 +28,7 @@ COUNT = 30
 
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]:
-    monkeypatch.setattr(runner, "run_shards", selection.one_after_the_other)
+    monkeypatch.setattr(beam, "run_shards", selection.one_after_the_other)
     made = selection.images(tmp_path)
     selector = selection.classifier(tmp_path, "selector", made, seed=1)
     return {"images": made, "selector": selector, "samples": selection.samples(tmp_path, COUNT)}
@@ -124,7 +124,7 @@ def test_scored_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path, mon
 def test_too_few_candidates_are_refused_before_any_is_looked_at(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "run_shards", lambda *given: pytest.fail("looked at candidates"))
+    monkeypatch.setattr(beam, "run_shards", lambda *given: pytest.fail("looked at candidates"))
     with pytest.raises(
         ConfigError, match=r"rate 0\.1 takes 20 candidates a class, there are 10: set sample\.count to at least 60"
     ):

@@ -1,14 +1,17 @@
-"""Beam's options: flags that Beam knows, complete for the runner; nothing is guessed about remote workers."""
+"""Around Beam: flags that it knows, complete for the runner; errors of the type they were raised in."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from components.engines.beam.options import pipeline_options
+from components.engines import beam
+from components.engines.beam import pipeline_options
+from tests.support.common import SilentProgress
 from vim_core.config import RunConfig
-from vim_core.errors import ConfigError
+from vim_core.errors import ConfigError, DataError
 
 PORTABLE = ["--job_endpoint=localhost:1", "--environment_type=LOOPBACK"]
 DATAFLOW = [
@@ -17,6 +20,16 @@ DATAFLOW = [
     "--temp_location=gs://some-bucket/temp",
     "--sdk_container_image=us-docker.pkg.dev/some-project/vim/vim:1",
 ]
+TRACE = """Traceback (most recent call last):
+  File "tables.py", line 1, in read
+vim_core.errors.DataError: a.parquet: cut off
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "common.py", line 2, in process
+vim_core.errors.DataError: a.parquet: grid [4, 4] [while running 'process']
+"""
 
 
 def run(runner: str, flags: list[str], **fields: Any) -> RunConfig:
@@ -76,3 +89,35 @@ def test_dataflow_needs_a_bucket() -> None:
     flags = [flag.replace("gs://some-bucket", "/tmp") for flag in DATAFLOW]
     with pytest.raises(ConfigError, match="--temp_location=/tmp/temp: Dataflow needs a gs:// folder"):
         pipeline_options(run("DataflowRunner", flags))
+
+
+def test_the_error_of_a_step_is_read_from_beams_text() -> None:
+    error = beam.vim_error_in(TRACE)
+    assert type(error) is DataError
+    assert str(error) == "a.parquet: grid [4, 4]"
+
+
+def test_an_unknown_error_is_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not its own cause, or a walk along the causes would never end."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("ValueError: something else")
+
+    pipeline: Any = SimpleNamespace(run=lambda: SimpleNamespace(wait_until_finish=fail))
+    monkeypatch.setattr("apache_beam.Pipeline", lambda **_: pipeline)
+    with pytest.raises(RuntimeError, match="something else") as raised:
+        beam.run_pipeline(RunConfig(), lambda pipeline: None)
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrizeXX
+def test_runners_that_start_another_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"run\.beam_runner='{name}'.*FnApiRunner"):
+        beam.run_pipeline(RunConfig(beam_runner=name), lambda pipeline: None)
+
+
+def test_nothing_runs_where_everything_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = SilentProgress()
+    monkeypatch.setattr(beam, "run_pipeline", lambda *_: pytest.fail("a pipeline was started"))
+    beam.run_shards(RunConfig(), [1, 2], print, lambda shard: True, progress)
+    assert (progress.done, progress.total) == (2, 2)

@@ -1,1 +1,0 @@
-"""Beam runners, options and shard jobs."""
