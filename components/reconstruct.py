@@ -45,8 +45,8 @@ def run(config: ReconstructConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         DataError: there are no held-out images, or one cannot be decoded.
     """
+    from components.engines.attempts import publish
     from components.engines.beam import run_shards
-    from components.engines.shards import publish
     from vim_core.data.image_tables import ImageTable, image_digest
 
     shards = make_shards(config, inputs, ctx)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from components.contract.api import Progress
+from components.engines.attempts import finished_counter, start_progress
 from components.engines.devices import LOCAL, beam_threads
-from components.engines.shards import finished_counter, start_progress
 from vim_core import errors
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError, VimError

@@ -60,7 +60,7 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Finished chunks and shards of an earlier attempt are kept. Raises `DataError` for a missing source, an empty split,
     or more unusable images than `ingest.max_bad_share` allows.
     """
-    from components.engines.shards import publish
+    from components.engines.attempts import publish
 
     plan = make_plan(config, ctx)
     if plan.left_out:
@@ -98,8 +98,8 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
 def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: IngestConfig, ctx: Context) -> None:
     import apache_beam as beam
 
+    from components.engines.attempts import finished_counter, start_progress
     from components.engines.beam import run_pipeline
-    from components.engines.shards import finished_counter, start_progress
 
     left = {shard.name: shard for shard in start_progress(shards, finished, ctx.progress)}
     if not left:

@@ -38,8 +38,8 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: this prior cannot give the guidance, classes or completions of the settings.
         VimError: drawing failed, or an actor was lost too often.
     """
+    from components.engines.attempts import publish
     from components.engines.devices import ray_device, ray_threads
-    from components.engines.shards import publish
     from components.sample.conditions import make_conditions
     from components.sample.draw import DrawPlan
     from vim_core.data.image_tables import ImageTable, image_digest

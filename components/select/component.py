@@ -42,9 +42,9 @@ def run(config: SelectConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: the network's weights do not have the expected hash.
         LineageError: the selector was trained on other images.
     """
+    from components.engines.attempts import publish
     from components.engines.beam import run_shards
     from components.engines.devices import beam_device, beam_threads, numeric_folder
-    from components.engines.shards import publish
     from components.select import network, scores, tables
     from vim_core.sampling.rejection import accept
 

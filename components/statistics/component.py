@@ -55,7 +55,7 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: there are no weights for the network, or there is no such network.
         DataError: a split or a half has fewer than two images, an image cannot be decoded, or the reference is another.
     """
-    from components.engines.shards import publish
+    from components.engines.attempts import publish
     from components.statistics import reference_file
     from vim_core.features import check_spec
 
@@ -114,8 +114,8 @@ def _measure(shards: list[StatisticsShard], merged: list[str], ctx: Context) -> 
     """Measure the shards in Beam and write the merged statistics under their logical names."""
     import apache_beam as beam
 
+    from components.engines.attempts import finished_counter, start_progress
     from components.engines.beam import run_pipeline
-    from components.engines.shards import finished_counter, start_progress
 
     start_progress(shards, finished, ctx.progress)
     uris = {name: ctx.path(name) for name in merged}

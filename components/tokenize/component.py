@@ -24,7 +24,7 @@ def run(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: an image of the table cannot be decoded, or a file is missing.
     """
     from components.engines import devices
-    from components.engines.shards import publish, start_progress
+    from components.engines.attempts import publish, start_progress
 
     by_beam = config.engine == "beam"
     device = devices.beam_device(ctx.run) if by_beam else devices.ray_device(ctx.run)

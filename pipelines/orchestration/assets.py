@@ -9,7 +9,7 @@ import dagster as dg
 
 from components.artifacts.gates import GATES
 from components.contract import registry
-from components.engines.transient_errors import is_transient
+from components.engines.attempts import is_transient
 from components.tracking.progress import LineProgress
 from pipelines.orchestration import metadata, session
 from vim_core.config import PipelineConfig

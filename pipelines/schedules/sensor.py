@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from components.engines.transient_errors import is_transient
+from components.engines.attempts import is_transient
 from components.tracking.progress import LineProgress
 from pipelines.orchestration import assets, history, metadata
 from pipelines.schedules import due, runner, state

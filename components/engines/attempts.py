@@ -1,4 +1,4 @@
-"""Shards that an earlier attempt may have finished: which are left, counting them, publishing their files."""
+"""Repeated attempts: shards that an earlier one finished, and errors after which another one may succeed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from components.contract.api import Context, Progress
+from vim_core.errors import StorageError, VimError
 from vim_core.storage import io
 
 S = TypeVar("S")
+
+RAY_ERRORS = frozenset(
+    f"ray.exceptions.{name}"
+    for name in (
+        "RayActorError", "NodeDiedError", "WorkerCrashedError", "ObjectLostError", "LocalRayletDiedError", "RpcError",
+    )
+)  # fmt: skip
+"""Lost nodes and connections by name, so that classifying an error does not import Ray."""
 
 
 def start_progress(
@@ -48,3 +57,23 @@ def publish(ctx: Context, source: str, name: str) -> None:
             os.link(io.local_path(source), staged)
         except OSError:  # another disk, or a file system without hard links
             shutil.copyfile(io.local_path(source), staged)
+
+
+def is_transient(error: BaseException) -> bool:
+    """True if the error, or a cause of it, is a lost node, worker or connection and not a mistake.
+
+    VIM's own errors are final, except those of storage: the user has to act, or an engine has already retried
+    `run.restarts` times. A refused connection is final too: nothing listens at a wrong address.
+    """
+    if isinstance(error, VimError) and not isinstance(error, StorageError):
+        return False
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:  # engines may set an error as its own cause (a cycle)
+        if isinstance(cause, ConnectionResetError | ConnectionAbortedError):
+            return True
+        if any(f"{kind.__module__}.{kind.__qualname__}" in RAY_ERRORS for kind in type(cause).__mro__):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__
+    return False
