@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from components.engines.ray import tasks
+from components.engines.ray.pool import cluster_address, map_tasks, task_threads
 from pipelines.sweeps.jobs import EvaluationJob, JobResult, evaluate
 from vim_core.config import RunConfig
 
@@ -28,7 +28,7 @@ def results(jobs: Sequence[EvaluationJob], run: RunConfig, parallel: int) -> Gen
     Raises:
         VimError: no Ray cluster answers at `run.ray_address`.
     """
-    address = tasks.cluster_address(run)
+    address = cluster_address(run)
     if address:
         yield from _on_ray(jobs, dataclasses.replace(run, ray_address=address), parallel)
     elif parallel == 1 or len(jobs) == 1:
@@ -38,11 +38,11 @@ def results(jobs: Sequence[EvaluationJob], run: RunConfig, parallel: int) -> Gen
 
 
 def _on_ray(jobs: Sequence[EvaluationJob], run: RunConfig, parallel: int) -> Iterator[JobResult]:
-    run = dataclasses.replace(run, threads=tasks.task_threads(run, parallel))
+    run = dataclasses.replace(run, threads=task_threads(run, parallel))
     # with one worker the task itself is the worker and needs no cluster of its own
     local = [{} if job.config.run.workers > 1 else {"ray_address": ""} for job in jobs]
     submitted = [_with_run(job, threads=run.threads, **fields) for job, fields in zip(jobs, local, strict=True)]
-    for number, result in tasks.map_tasks(evaluate, submitted, run, parallel):
+    for number, result in map_tasks(evaluate, submitted, run, parallel):
         yield result if isinstance(result, JobResult) else JobResult(jobs[number].number, {}, str(result))
 
 
