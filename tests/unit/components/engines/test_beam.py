@@ -110,7 +110,7 @@ def test_an_unknown_error_is_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -
     assert raised.value.__cause__ is None
 
 
-@pytest.mark.parametrizeXX
+@pytest.mark.parametrize("name", beam.REFUSED)
 def test_runners_that_start_another_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"run\.beam_runner='{name}'.*FnApiRunner"):
         beam.run_pipeline(RunConfig(beam_runner=name), lambda pipeline: None)
