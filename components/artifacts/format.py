@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from components.artifacts.gc.collect import Collection
+from components.artifacts.gc import Collection
 from components.artifacts.inventory import is_published
 from components.artifacts.pins import Pin
 from components.artifacts.resolve import short, short_name

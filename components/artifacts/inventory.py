@@ -20,7 +20,8 @@ from vim_core.storage import io
 
 Files = dict[str, dict[str, Any]]
 """Files by path, each with what the store says of it (`size`, time of modification)."""
-T = TypeVar("T")
+VersionKey = tuple[str, str, str]
+"""Component, fingerprint and attempt."""
 R = TypeVar("R")
 
 FINGERPRINT = re.compile(r"[0-9a-f]{20}")
@@ -43,6 +44,11 @@ class Version:
     def key(self) -> ArtifactKey:
         """Component and fingerprint."""
         return self.artifact.manifest.key
+
+    @property
+    def unique_key(self) -> VersionKey:
+        """Component, fingerprint and attempt, which no two versions share."""
+        return (*self.key, self.artifact.manifest.attempt)
 
     @property
     def current(self) -> bool:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from components.artifacts import execute, inventory, lease, store, usage
 from components.artifacts.execute import Request
-from components.artifacts.gc.checkpoints import INDEX, STEP
+from components.artifacts.gc import INDEX, STEP
 from components.contract import fingerprint, lineage
 from components.contract.api import Artifact, Manifest
 from vim_core.config import PipelineConfig

@@ -132,12 +132,10 @@ def unpin(arguments: Namespace) -> int:
 
 def collect(arguments: Namespace) -> int:
     """`vimctl artifacts gc`: a plan, or with --delete its execution."""
-    from components.artifacts import format
-    from components.artifacts.gc import collect as collecting
-    from components.artifacts.gc import plan
+    from components.artifacts import format, gc
 
-    rules = plan.Rules(parse_duration(arguments.older_than, "--older-than"), arguments.checkpoints)
-    removed = collecting.collect(_root(arguments), rules, arguments.delete)
+    rules = gc.Rules(parse_duration(arguments.older_than, "--older-than"), arguments.checkpoints)
+    removed = gc.collect(_root(arguments), rules, arguments.delete)
     record = format.removed_record(removed, arguments.delete)
     return _print(arguments, record, format.removed(removed, arguments.delete))
 

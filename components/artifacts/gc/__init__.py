@@ -1,1 +1,0 @@
-"""Garbage collection of an artifact root: reachability, the plan, and the removal."""
