@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.artifacts.inventory import Inventory, Version, VersionKey, is_published, newest_mtime
-from components.artifacts.resolve import short, short_name
+from components.artifacts.inventory import Inventory, Version, VersionKey, is_published, newest_mtime, short, short_name
 from components.contract.api import Artifact, ArtifactKey, InputRecord, Manifest
 
 ByKey = dict[ArtifactKey, list[Version]]

@@ -1,4 +1,4 @@
-"""Artifacts as text for people and as JSON: the rows of a list, a whole manifest, the result of a collection."""
+"""Artifacts as text for people and as JSON: lists, headline figures, manifests, collections."""
 
 from __future__ import annotations
 
@@ -8,15 +8,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.artifacts.gc import Collection
-from components.artifacts.inventory import is_published
-from components.artifacts.pins import Pin
-from components.artifacts.resolve import short, short_name
+from components.artifacts.inventory import is_published, short, short_name
+from components.artifacts.usage import Pin
 from components.contract.api import Artifact, ArtifactKey, InputRecord
 from vim_core.text import clock, flatten
 
 COLUMNS = ("artifact", "digest", "created", "size", "time", "pinned", "reports")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 VALUE_LENGTH = 100
+HEADLINES = {
+    "ingest": ("train", "test", "dead_letter"),
+    "classify": ("test_accuracy",),
+    "selector": ("test_accuracy",),
+    "statistics": ("count",),
+    "quantize": ("test_psnr_db",),
+    "tokenize": ("images", "tokens"),
+    "reconstruct": ("images",),
+    "prior": ("nll_bits_per_token", "unigram_bits_per_token"),
+    "sample": ("count", "images_per_s"),
+    "select": ("candidates", "agreeing", "count"),
+    "score": ("psnr_db", "codebook_usage", "conditional_accuracy", "fd_classifier", "fid", "is"),
+    "tradeoff": ("points", "best_fd", "best_guidance", "best_guidance_low", "best_guidance_high"),
+    "probe": ("best_block", "top1", "pixel_baseline_top1"),
+}
+"""Metrics shown in the terminal and as columns of a pipeline's MLflow run, by component."""
 
 
 def size(count: float) -> str:
@@ -119,6 +134,17 @@ def removed_record(collection: Collection, delete: bool) -> dict[str, Any]:
         "deleted": delete, "bytes": sum(totals.values()), "bytes_by_kind": totals, "removals": items,
         "restored": collection.restored, "busy": collection.busy,
     }  # fmt: skip
+
+
+def headline_figures(artifact: Artifact) -> dict[str, float]:
+    """An artifact's headline figures, in the order of `HEADLINES`."""
+    metrics = artifact.manifest.metrics
+    return {key: metrics[key] for key in HEADLINES.get(artifact.manifest.component, ()) if key in metrics}
+
+
+def headline_text(artifact: Artifact) -> str:
+    """The same as text, such as `test_psnr_db 22.5`."""
+    return ", ".join(f"{key} {value:.5g}" for key, value in headline_figures(artifact).items())
 
 
 def _protocol(protocol: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.artifacts.resolve import short_name
+from components.artifacts.inventory import short_name
 from components.contract import lineage
 from components.contract.api import Artifact, FileEntry, Inputs
 from components.tracking.backfill import CURVES

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from components.artifacts import lease, store, usage
-from components.artifacts.ancestry import VersionKey, reachable
-from components.artifacts.inventory import REMOVED, WORK, Files, Inventory, Version, newest_mtime, survey
+from components.artifacts.ancestry import reachable
+from components.artifacts.inventory import REMOVED, WORK, Files, Inventory, Version, VersionKey, newest_mtime, survey
 from components.contract import registry
 from components.contract.api import ArtifactKey
 from vim_core.errors import ConfigError

@@ -6,17 +6,18 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-from components.artifacts import lease, pins, store, usage
+from components.artifacts import lease, store, usage
 from components.contract import registry
 from components.contract.api import Artifact, ArtifactKey, InputRecord
 from vim_core.errors import DataError
 from vim_core.storage import io
+from vim_core.text import nearest
 
 Files = dict[str, dict[str, Any]]
 """Files by path, each with what the store says of it (`size`, time of modification)."""
@@ -30,6 +31,10 @@ REMOVED = "removed-"
 """Begins the name of a manifest that the garbage collector has set aside; `store.retire` writes `manifest-…`."""
 WORK, REPORTS, SWEEPS = ".work", "reports", "sweeps"
 THREADS = 16
+SHORT = 8
+"""Digits of a fingerprint or digest that people read and type."""
+SHOWN = 5
+"""Artifacts named at most in an error."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Inventory:
     root: str
     versions: list[Version]
     files: dict[ArtifactKey, Files]
-    pins: dict[ArtifactKey, pins.Pin]
+    pins: dict[ArtifactKey, usage.Pin]
     reports: dict[str, list[InputRecord]]
     owners: dict[ArtifactKey, str]
     work: dict[ArtifactKey, Files]
@@ -128,9 +133,47 @@ def artifacts(root: str, component: str = "") -> list[Artifact]:
     return sorted((artifact for artifact in loaded if artifact is not None), key=created_at, reverse=True)
 
 
-def read_pins(root: str, keys: Iterable[ArtifactKey]) -> dict[ArtifactKey, pins.Pin]:
+def short(hexadecimal: str) -> str:
+    """The first digits of a fingerprint or digest."""
+    return hexadecimal[:SHORT]
+
+
+def short_name(key: ArtifactKey) -> str:
+    """`component/` and the first digits of the fingerprint."""
+    return f"{key[0]}/{short(key[1])}"
+
+
+def choose(artifacts: Sequence[Artifact], text: str) -> Artifact:
+    """The artifact named `component/prefix`, `prefix`, `component` where it has only one, or by its folder.
+
+    Raises:
+        ConfigError: the component is unknown.
+        DataError: no artifact fits, or several do.
+    """
+    parts = [part for part in text.removesuffix(f"/{store.MANIFEST}").split("/") if part]
+    if not parts:
+        raise DataError("name an artifact, such as prior/3fa2")
+    if len(parts) > 1:
+        component, prefix = parts[-2:]
+        registry.component(component)
+    else:
+        component, prefix = (parts[0], "") if parts[0] in registry.NAMES else ("", parts[0])
+    candidates = [each for each in artifacts if component in ("", each.manifest.component)]
+    fitting = [each for each in candidates if each.manifest.fingerprint.startswith(prefix)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        some = ", ".join(short_name(each.manifest.key) for each in fitting[:SHOWN])
+        more = f" and {len(fitting) - SHOWN} more" if len(fitting) > SHOWN else ""
+        raise DataError(f"{text}: {len(fitting)} artifacts match ({some}{more}); give more digits")
+    near = nearest(prefix, [each.manifest.fingerprint[: len(prefix)] for each in candidates])
+    advice = f"did you mean {'/'.join(filter(None, [component, near]))}?" if near else "see `vimctl artifacts list`"
+    raise DataError(f"{text}: no such artifact; {advice}")
+
+
+def read_pins(root: str, keys: Iterable[ArtifactKey]) -> dict[ArtifactKey, usage.Pin]:
     """The pins of these artifacts, without those that are not pinned. Raises `DataError`, `StorageError`."""
-    by_key = _by_key(root, lambda key: pins.read(root, *key), set(keys))
+    by_key = _by_key(root, lambda key: usage.read_pin(root, *key), set(keys))
     return {key: pin for key, pin in by_key.items() if pin}
 
 

@@ -1,19 +1,25 @@
-"""Files in an artifact's lease folder that keep what a run uses from being removed meanwhile.
+"""Files that keep artifacts from removal: pins, and in lease folders the recorded inputs of runs and the last use.
 
 A run records its inputs first (`record_inputs`) and verifies afterwards that they still exist (`verify_inputs`). The
 garbage collector works the other way round: it sets a manifest aside first and reads the records afterwards. So either
-the collector sees the record and puts the manifest back, or the run sees that the manifest is gone and fails.
+the collector sees the record and puts the manifest back, or the run sees that the manifest is gone and fails. Pins
+work alike; each is one small file, found by the artifact's name and never by listing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import logging
+import os
+import socket
+import uuid
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 from components.artifacts import store
-from components.contract.api import Artifact, InputRecord
+from components.contract.api import Artifact, InputRecord, Manifest
 from vim_core.errors import DataError, StorageError
 from vim_core.storage import io
 
@@ -21,6 +27,21 @@ log = logging.getLogger(__name__)
 
 LEASES = ".leases"
 INPUTS, USED = "inputs.json", "used"
+PINS = ".pins"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pin:
+    """A pin: who keeps an artifact, since when and why; `token` tells two pins apart that are equal otherwise."""
+
+    by: str
+    since: str
+    reason: str
+    digest: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"by {self.by} on {self.since[:10]}" + (f": {self.reason}" if self.reason else "")
 
 
 def folder(root: str, component: str, fingerprint: str) -> str:
@@ -83,3 +104,66 @@ def touch(leases: str) -> None:
             io.write_bytes(io.join(leases, USED), b"")
     except StorageError as error:
         log.debug("use not recorded: %s", error)
+
+
+def read_pin(root: str, component: str, fingerprint: str) -> Pin | None:
+    """The pin of an artifact, or None.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    uri = _pin_uri(root, component, fingerprint)
+    with store.guarded(root):
+        try:
+            data = io.read_bytes(uri)
+        except FileNotFoundError:
+            return None
+    try:
+        return Pin(**json.loads(data))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{uri}: not a pin ({error}); remove the file and pin again") from error
+
+
+def pin(root: str, manifest: Manifest, reason: str, by: str = "") -> Pin:
+    """Keep an artifact until it is unpinned.
+
+    Raises:
+        DataError: it is pinned already, or was removed meanwhile.
+    """
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    new = Pin(by or whoami(), since, reason, manifest.digest, uuid.uuid4().hex)
+    name, uri = "/".join(manifest.key), _pin_uri(root, *manifest.key)
+    with store.guarded(root):
+        won = io.create_exclusive(uri, json.dumps(dataclasses.asdict(new)).encode())
+    if not won:
+        raise DataError(f"{name}: already pinned {read_pin(root, *manifest.key)}")
+    # The pin comes before this check, see above.
+    if store.load(root, *manifest.key) is None:
+        with store.guarded(root):
+            io.remove_tree(uri)
+        raise DataError(f"{name}: was removed meanwhile; make it again with `vimctl run {manifest.component}`")
+    return new
+
+
+def unpin(root: str, manifest: Manifest) -> Pin:
+    """Remove the pin and return it. Raises `DataError` where there is none."""
+    existing = read_pin(root, *manifest.key)
+    if existing is None:
+        raise DataError(f"{'/'.join(manifest.key)}: is not pinned")
+    with store.guarded(root):
+        io.remove_tree(_pin_uri(root, *manifest.key))
+    return existing
+
+
+def whoami() -> str:
+    """This user on this machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run as a number that has no name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _pin_uri(root: str, component: str, fingerprint: str) -> str:
+    return io.join(root, PINS, component, f"{fingerprint}.json")

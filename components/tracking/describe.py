@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from components.artifacts import headlines, store
-from components.artifacts.resolve import short
+from components.artifacts import format, store
+from components.artifacts.inventory import short
 from components.contract.api import Artifact
 from components.contract.fingerprint import result_settings
 from vim_core.config import PipelineConfig
@@ -83,14 +83,14 @@ def created_ms(artifact: Artifact) -> int:
 
 def highlights(artifact: Artifact) -> dict[str, float]:
     """An artifact's headline figures as columns of the pipeline's run, such as `quantize/test_psnr_db`."""
-    return {f"{artifact.manifest.component}/{key}": value for key, value in headlines.figures(artifact).items()}
+    return {f"{artifact.manifest.component}/{key}": value for key, value in format.headline_figures(artifact).items()}
 
 
 def component_description(artifact: Artifact) -> str:
     """The description of a component's run: the training's last line, its figures, where the artifact lies."""
     manifest = artifact.manifest
     lines = [str(manifest.properties["summary"])] if "summary" in manifest.properties else []
-    figures = headlines.text(artifact)
+    figures = format.headline_text(artifact)
     lines += [figures] if figures else []
     sources = ", ".join(f"{record.component}/{short(record.fingerprint)}" for record in manifest.inputs.values())
     lines += [f"Made from {sources}."] if sources else []
@@ -107,7 +107,7 @@ def pipeline_description(preset: str, artifacts: Mapping[str, tuple[Artifact, bo
     lines += ["| component | | figures | artifact |", "|---|---|---|---|"]
     for name, (artifact, reused) in artifacts.items():
         link = _link(artifact.folder, f"{artifact.manifest.component}/{short(artifact.manifest.fingerprint)}")
-        lines.append(f"| {name} | {'reused' if reused else 'ran'} | {headlines.text(artifact)} | {link} |")
+        lines.append(f"| {name} | {'reused' if reused else 'ran'} | {format.headline_text(artifact)} | {link} |")
     text = f"`vimctl report --preset {preset}` prints the figures, `vimctl artifacts show COMPONENT/…` an artifact."
     return "\n".join([*lines, "", text])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from components.artifacts import headlines
+from components.artifacts import format
 from components.contract.api import Artifact
 from vim_core.storage import io
 
@@ -66,7 +66,7 @@ def tags(preset: str, artifact: Artifact) -> dict[str, str]:
 
 def description(artifact: Artifact) -> str:
     """Headline figures and the address, for people."""
-    return f"{headlines.text(artifact) or artifact.manifest.component}; {io.absolute(artifact.folder)}"
+    return f"{format.headline_text(artifact) or artifact.manifest.component}; {io.absolute(artifact.folder)}"
 
 
 def _versions(client: Any, name: str, artifact: Artifact) -> list[Any]:

@@ -91,12 +91,12 @@ def print_list(arguments: Namespace) -> int:
 
 def print_manifest(arguments: Namespace) -> int:
     """`vimctl artifacts show`. Raises `DataError` where a file is missing or changed."""
-    from components.artifacts import format, pins, store
+    from components.artifacts import format, store, usage
 
     root, artifact = _chosen(arguments)
     if arguments.verify:
         store.verify(artifact)
-    pinned = pins.read(root, *artifact.manifest.key)
+    pinned = usage.read_pin(root, *artifact.manifest.key)
     lines = [*format.manifest(artifact, pinned), *(["every file is as it was written"] if arguments.verify else [])]
     return _print(arguments, dataclasses.asdict(artifact.manifest), lines)
 
@@ -114,19 +114,19 @@ def print_lineage(arguments: Namespace) -> int:
 
 def pin(arguments: Namespace) -> int:
     """`vimctl artifacts pin`. Raises `DataError` for one that is pinned already."""
-    from components.artifacts import pins
+    from components.artifacts import usage
 
     root, artifact = _chosen(arguments)
-    record = pins.pin(root, artifact.manifest, arguments.reason)
+    record = usage.pin(root, artifact.manifest, arguments.reason)
     return _print(arguments, dataclasses.asdict(record), [f"{artifact.name}: pinned {record}"])
 
 
 def unpin(arguments: Namespace) -> int:
     """`vimctl artifacts unpin`. Raises `DataError` for one that is not pinned."""
-    from components.artifacts import pins
+    from components.artifacts import usage
 
     root, artifact = _chosen(arguments)
-    record = pins.unpin(root, artifact.manifest)
+    record = usage.unpin(root, artifact.manifest)
     return _print(arguments, dataclasses.asdict(record), [f"{artifact.name}: was pinned {record}"])
 
 
@@ -147,10 +147,10 @@ def _root(arguments: Namespace) -> str:
 
 
 def _chosen(arguments: Namespace) -> tuple[str, Artifact]:
-    from components.artifacts import inventory, resolve
+    from components.artifacts import inventory
 
     root = _root(arguments)
-    return root, resolve.choose(inventory.artifacts(root), arguments.artifact)
+    return root, inventory.choose(inventory.artifacts(root), arguments.artifact)
 
 
 def _print(arguments: Namespace, record: Any, lines: Iterable[str]) -> int:

@@ -86,7 +86,7 @@ def print_results(session: Session, console: Console) -> None:
     """Print a row a component (ran or reused, time, headline metrics), and addresses of the results."""
     from rich.table import Table
 
-    from components.artifacts.headlines import HEADLINES
+    from components.artifacts.format import HEADLINES
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
     from vim_core.text import duration

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from components.artifacts import inventory
 from components.artifacts.format import size
-from components.artifacts.inventory import Files, Inventory
-from components.artifacts.resolve import short
+from components.artifacts.inventory import Files, Inventory, short
 from components.contract.api import ArtifactKey
 from components.tracking.spool_mirror import SPOOL
 from pipelines.jobs import specs

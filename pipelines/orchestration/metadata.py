@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from components.artifacts.execute import Result
-from components.artifacts.headlines import HEADLINES
+from components.artifacts.format import HEADLINES
 from components.contract.api import Artifact
 from components.tracking.link import run_page
 from components.tracking.owner import commit_tag, owner_tags

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.artifacts import execute, lease, pins, store, usage
+from components.artifacts import execute, lease, store, usage
 from components.artifacts.gc import Collection, Rules, collect
 from components.contract.api import Artifact, Context, Outcome
 from tests.support.archived import DAY, key, leave_work, make, own, report, there
@@ -77,16 +77,16 @@ def test_nothing_young_is_removed(root: str) -> None:
 def test_a_pinned_artifact_and_all_it_was_made_from_stay(anywhere: str) -> None:
     images = make(anywhere, "ingest", 1)
     tokenizer = make(anywhere, "quantize", 2, [images])
-    pins.pin(anywhere, tokenizer.manifest, "for the paper")
+    usage.pin(anywhere, tokenizer.manifest, "for the paper")
     assert collect(anywhere, LATER, delete=True).removals == []
-    pins.unpin(anywhere, tokenizer.manifest)
+    usage.unpin(anywhere, tokenizer.manifest)
     assert names(collect(anywhere, LATER)) == ["artifact ingest/1 manifest.json", "artifact quantize/2 manifest.json"]
 
 
 def test_what_an_artifact_names_by_folder_stays_with_it(root: str) -> None:
     start = make(root, "quantize", 1)
     tuned = make(root, "quantize", 2, config={"init_from": start.folder})
-    pins.pin(root, tuned.manifest, "")
+    usage.pin(root, tuned.manifest, "")
     assert collect(root, LATER).removals == []
 
 
@@ -100,7 +100,7 @@ def test_the_report_itself_stays_with_what_it_shows(root: str) -> None:
 
 def test_files_that_no_manifest_names_go(anywhere: str) -> None:
     made = make(anywhere, "ingest", 1)
-    pins.pin(anywhere, made.manifest, "")
+    usage.pin(anywhere, made.manifest, "")
     for name in ("data-lost/x", "data-lost/y", "data-first1/late"):
         io.write_bytes(io.join(made.folder, name), b"12345")
     done = collect(anywhere, LATER, delete=True)
@@ -115,10 +115,10 @@ def test_a_replaced_version_stays_while_something_was_made_from_it(root: str) ->
     codes = make(root, "tokenize", 2, [old])
     store.retire(root, old)
     new = make(root, "quantize", 1, attempt="second")
-    pins.pin(root, new.manifest, "")
-    pins.pin(root, codes.manifest, "")
+    usage.pin(root, new.manifest, "")
+    usage.pin(root, codes.manifest, "")
     assert collect(root, LATER, delete=True).removals == []
-    pins.unpin(root, codes.manifest)
+    usage.unpin(root, codes.manifest)
     assert [each.kind for each in collect(root, LATER, delete=True).removals] == ["artifact", "replaced"]
     assert there(root) == {"quantize/1"}
     assert len(files_below(Path(root, "quantize"))) == 3
@@ -198,7 +198,7 @@ def test_what_comes_to_be_pinned_meanwhile_is_put_back_with_all_it_was_made_from
 
     def pinned() -> None:
         # As by a process that had looked just before the manifest went.
-        pin = pins.Pin("me", "2026-01-01", "", tokenizer.digest, "token")
+        pin = usage.Pin("me", "2026-01-01", "", tokenizer.digest, "token")
         data = json.dumps(dataclasses.asdict(pin)).encode()
         io.write_bytes(io.join(anywhere, ".pins", "quantize", f"{key(2)}.json"), data)
 
@@ -213,11 +213,11 @@ def test_a_pin_of_what_has_just_been_set_aside_is_refused(root: str) -> None:
 
     def pinned() -> None:
         with pytest.raises(DataError, match=f"ingest/{key(1)}: was removed meanwhile"):
-            pins.pin(root, made.manifest, "")
+            usage.pin(root, made.manifest, "")
 
     collect(root, LATER, delete=True, between=pinned)
     assert there(root) == set()
-    assert pins.read(root, "ingest", key(1)) is None
+    assert usage.read_pin(root, "ingest", key(1)) is None
 
 
 def test_a_run_that_starts_meanwhile_is_told_or_keeps_its_input(fakes: dict[str, Fake], config: PipelineConfig) -> None:
@@ -278,7 +278,7 @@ def test_a_kill_at_any_removal_leaves_whole_artifacts_and_the_next_time_goes_on(
 ) -> None:
     images = make(root, "ingest", 1)
     make(root, "prior", 2, [make(root, "tokenize", 3, [images])])
-    pins.pin(root, images.manifest, "")
+    usage.pin(root, images.manifest, "")
     left, real = after, io.remove_tree
 
     def remove(uri: str) -> None:
@@ -367,7 +367,7 @@ def test_exactly_the_upstream_closure_of_pins_reports_and_living_owners_stays(
     for i, (component, sources) in enumerate(graph):
         made.append(make(root, component, i, [made[j] for j in sources]))
     for i in pinned:
-        pins.pin(root, made[i].manifest, "law")
+        usage.pin(root, made[i].manifest, "law")
     for i in shown:
         report(root, f"preset-{i}", {graph[i][0]: made[i]})
     own(root, "probe", 99, [made[i] for i in used])

@@ -8,7 +8,7 @@ from typing import Any
 import dagster
 import pytest
 
-from components.artifacts import headlines
+from components.artifacts import format
 from components.tracking.progress import QuietProgress
 from pipelines.orchestration import assets, metadata, session
 from vim_core.errors import DataError
@@ -88,7 +88,7 @@ def test_gates_are_checks_that_block(flow: Any) -> None:
 
 
 def test_pictures_and_headline_figures_come_first(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(headlines.HEADLINES, "quantize", ("rows",))
+    monkeypatch.setitem(format.HEADLINES, "quantize", ("rows",))
     result = materialize(flow, ["ingest", "quantize"])
     (event,) = result.asset_materializations_for_node("quantize")
     assert list(event.metadata)[:2] == ["metric/rows", "picture/reconstructions"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.artifacts.resolve import choose
+from components.artifacts.inventory import choose
 from tests.support.archived import key, make
 from vim_core.errors import ConfigError, DataError
 
