@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from components.artifacts.scratch import scratch
 from components.contract.api import Context, Outcome
 from components.tracking.node_samples import SYSTEM, Collector
 from components.tracking.shipping import NONFINITE
@@ -44,7 +43,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     io.remove_tree(stuck)
     # Where the work lies in a bucket, the driver follows a copy of rank 0's spool.
     local_work = io.is_local(ctx.work)
-    followed = spool if local_work else scratch(ctx.work) / "driver" / SPOOL
+    followed = spool if local_work else io.scratch(ctx.work) / "driver" / SPOOL
     following = nullcontext() if local_work else repeating(SpoolDownloader(ctx.work, followed).fetch)
     nodes = spool.with_name("driver") / SYSTEM
     collector = Collector(ctx.work, nodes)
@@ -65,7 +64,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
 
 def spool_path(ctx: Context) -> str:
     """Return the file to which rank 0 appends its metrics, always on a disk of its machine."""
-    return str(scratch(ctx.work) / SPOOL)
+    return str(io.scratch(ctx.work) / SPOOL)
 
 
 def user_note(row: dict[str, Any]) -> str | None:

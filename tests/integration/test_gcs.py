@@ -11,7 +11,6 @@ import pytest
 
 from components.artifacts import execute, store
 from components.artifacts.execute import ArtifactCache, Reporting, Result
-from components.artifacts.scratch import scratch
 from components.contract import settings
 from components.contract.api import Artifact
 from tests.support.common import CONF, SilentProgress, SilentTracker
@@ -146,7 +145,7 @@ def test_a_killed_training_continues_from_the_bucket_bit_for_bit(both: dict[str,
     (shard,) = [name for name in io.list_names(newest) if name.endswith(".safetensors")]
     io.write_bytes(newest.replace("step-00000004", "step-00000006") + f"/{shard}", b"half a shard")
     # It continues on another machine, which has nothing of the first one's.
-    shutil.rmtree(scratch(work))
+    shutil.rmtree(io.scratch(work))
     tracker = SilentTracker()
     lent = Reporting(lambda name: SilentProgress(), lambda *_: nullcontext(tracker))
     result = execute.execute("quantize", config, lent, cache=dict(known))

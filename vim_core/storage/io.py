@@ -164,6 +164,15 @@ def make_folder(uri: str) -> None:
         local_path(uri).mkdir(parents=True, exist_ok=True)
 
 
+def scratch(folder: str) -> Path:
+    """The folder itself if it is local, else one on the disk for this user, fixed for each address."""
+    if is_local(folder):
+        return local_path(folder).absolute()
+    # The hash covers the whole address: two roots may have work of the same fingerprint.
+    name = hashlib.sha256(folder.encode()).hexdigest()[:20]
+    return Path(tempfile.gettempdir(), f"vim-{os.getuid()}", name)
+
+
 def open_read(uri: str) -> IO[bytes]:
     """Open for reading bytes. Raises `FileNotFoundError`."""
     fs, path = filesystem(uri)

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.artifacts.scratch import scratch
 from components.contract.api import Context
 from vim_core.config import RunConfig
 from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
+from vim_core.storage import io
 
 # Ray reads these at import: the V2 trainer, no usage reports.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -124,7 +124,7 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
     logging.getLogger("ray").setLevel(logging.WARNING)
     run_config = ray_train.RunConfig(
         name=f"{ctx.name}-{ctx.fingerprint}",
-        storage_path=str(scratch(ctx.work) / "ray"),  # Ray's bookkeeping; our checkpoints do not go through it
+        storage_path=str(io.scratch(ctx.work) / "ray"),  # Ray's bookkeeping; our checkpoints do not go through it
         failure_config=ray_train.FailureConfig(max_failures=0 if local else run.restarts),
     )
     if run.device == "xla" and not local:

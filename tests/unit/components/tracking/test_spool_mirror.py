@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts.scratch import scratch
 from components.tracking.shipping import Shipper
 from components.tracking.spool_mirror import SpoolDownloader, SpoolUploader, repeating
 from tests.support.common import SilentProgress, SilentTracker
@@ -100,7 +99,7 @@ def test_copying_goes_on_when_the_store_was_away_and_ends_with_the_last_state() 
 
 
 def test_what_lies_on_a_disk_for_a_bucket_has_a_place_of_its_own(tmp_path: Path) -> None:
-    assert scratch(str(tmp_path)) == tmp_path
-    one, other = scratch("gs://a/.work/prior/f1"), scratch("gs://b/.work/prior/f1")
+    assert io.scratch(str(tmp_path)) == tmp_path
+    one, other = io.scratch("gs://a/.work/prior/f1"), io.scratch("gs://b/.work/prior/f1")
     assert one != other
-    assert one == scratch("gs://a/.work/prior/f1")
+    assert one == io.scratch("gs://a/.work/prior/f1")
