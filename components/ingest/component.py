@@ -161,9 +161,8 @@ def contact_sheet(tables: Mapping[str, int], max_pixels: int) -> bytes:
     """
     import numpy as np
 
-    from vim_core.data.image_grid import grid_png
     from vim_core.data.image_tables import ImageTable
-    from vim_core.data.images import center_crop, decode, to_tensor
+    from vim_core.data.images import center_crop, decode, grid_png, to_tensor
 
     chosen: list[str] = []
     for uri, rows in tables.items():

@@ -133,8 +133,7 @@ def _picture(table: ImageTable) -> bytes:
     """The first samples of each class, one row a class; a single row without classes."""
     import numpy as np
 
-    from vim_core.data.image_grid import grid_png
-    from vim_core.data.images import decode, to_tensor
+    from vim_core.data.images import decode, grid_png, to_tensor
 
     labels = table.labels
     rows = [np.flatnonzero(labels == label)[:COLUMNS] for label in np.unique(labels)[:MAX_ROWS]]

@@ -173,9 +173,8 @@ def _picture(table: ImageTable, pairs: list[tuple[int, str]], inputs: Inputs, si
     """A PNG of pairs (row of a sample, key of its nearest training image), four pairs a row."""
     import numpy as np
 
-    from vim_core.data.image_grid import grid_png
     from vim_core.data.image_tables import ImageTable
-    from vim_core.data.images import center_crop, decode, to_tensor
+    from vim_core.data.images import center_crop, decode, grid_png, to_tensor
 
     max_pixels, wanted = int(inputs["images"].manifest.config["max_pixels"]), {key for _, key in pairs}
     train: dict[str, Any] = {}

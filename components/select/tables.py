@@ -61,8 +61,7 @@ def write(shard: TableShard) -> str:
 
 def picture(table: ImageTable, scores: Scores, pool: NDArray[np.int64], max_pixels: int) -> bytes:
     """A PNG of one row a class: the candidates with the best scores, a gap, and those with the worst."""
-    from vim_core.data.image_grid import grid_png
-    from vim_core.data.images import center_crop, decode, to_tensor
+    from vim_core.data.images import center_crop, decode, grid_png, to_tensor
 
     lines = []
     for number in np.unique(scores.labels[pool])[:MOST_ROWS]:

@@ -1,4 +1,4 @@
-"""Image bytes to RGB pixels and back: checked decoding, crops, tensors, PNG."""
+"""Image bytes to RGB pixels and back: checked decoding, crops, tensors, PNG, grids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from vim_core.errors import DataError
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
@@ -28,13 +28,15 @@ RESAMPLE = Image.Resampling.BICUBIC
 # `decode` checks its own limit from the header; Pillow's fixed one would contradict a larger `max_pixels`.
 Image.MAX_IMAGE_PIXELS = None
 
-
 EXIF_RULE = "EXIF orientation is ignored: pixels are taken as they are stored"
 """torchvision and tf.image read images so, and published reference statistics are of such pixels: rotating the few
 images with an orientation would make them differ."""
 
 JPEG_SCALE = 8
 """The largest factor by which the JPEG reader can shrink an image while it decodes it."""
+
+GAP = 2
+"""Pixels between the images of a grid."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -121,7 +123,7 @@ def encode_png(image: Pixels) -> bytes:
     return stream.getvalue()
 
 
-def to_tensor(image: Pixels) -> torch.Tensor:
+def to_tensor(image: Pixels) -> Tensor:
     """Pixels uint8 [..., H, W, 3] to float32 [..., 3, H, W] in [0, 1]."""
     import torch
 
@@ -130,7 +132,7 @@ def to_tensor(image: Pixels) -> torch.Tensor:
     return torch.from_numpy(pixels).to(torch.float32).div_(255)
 
 
-def from_tensor(images: torch.Tensor) -> Pixels:
+def from_tensor(images: Tensor) -> Pixels:
     """Images [N, 3, H, W] to uint8 [N, H, W, 3]; values outside [0, 1] are clamped, then rounded.
 
     Raises:
@@ -143,3 +145,19 @@ def from_tensor(images: torch.Tensor) -> Pixels:
         raise DataError("an image holds values that are not finite: the model that made it diverged")
     pixels: Pixels = values.clamp(0, 1).mul(255).round().to(torch.uint8).movedim(-3, -1).cpu().contiguous().numpy()
     return pixels
+
+
+def grid_png(images: Tensor, columns: int) -> bytes:
+    """Images [N, 3, S, S] in [0, 1] in rows of `columns` with white gaps, as PNG; those below 64 pixels are doubled."""
+    import torch
+
+    _, channels, height, width = images.shape
+    rows = -(-len(images) // columns)
+    sheet = torch.ones(channels, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP)
+    for index, image in enumerate(images.float().cpu()):
+        top, left = divmod(index, columns)
+        y, x = GAP + top * (height + GAP), GAP + left * (width + GAP)
+        sheet[:, y : y + height, x : x + width] = image
+    if width < 64:
+        sheet = sheet.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    return encode_png(from_tensor(sheet[None])[0])

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from vim_core.config import PriorConfig
 from vim_core.data.code_files import CodeFile, CodeMeta
 from vim_core.data.code_tables import CodeTable
-from vim_core.data.image_grid import grid_png
+from vim_core.data.images import grid_png
 from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError

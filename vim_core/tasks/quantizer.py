@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from vim_core.config import QuantizeConfig
 from vim_core.config.fields import without_execution
-from vim_core.data.image_grid import grid_png
 from vim_core.data.image_loader import ImageLoader
+from vim_core.data.images import grid_png
 from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError

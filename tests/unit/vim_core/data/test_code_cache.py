@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vim_core.data import code_cache, code_files
+from vim_core.data import code_files, code_tables
 from vim_core.data.code_files import CodeFile, CodeMeta, code_schema, write_codes
 from vim_core.data.code_tables import CodeTable
 from vim_core.errors import DataError, LineageError, StorageError
@@ -54,7 +54,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(file.uri)
         return own(file, *rest)
 
-    monkeypatch.setattr(code_cache, "read_rows", counted)
+    monkeypatch.setattr(code_tables, "read_rows", counted)
     return seen
 
 
@@ -135,7 +135,7 @@ def test_what_is_not_in_the_manifest_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         CodeTable([dataclasses.replace(files[0], **change)], cache)
-    assert not list(Path(cache).glob(f"*/{code_cache.INDEX}"))
+    assert not list(Path(cache).glob(f"*/{code_tables.INDEX}"))
 
 
 def test_another_tokenizer_is_refused_at_every_opening(files: list[CodeFile], cache: str) -> None:
@@ -182,7 +182,7 @@ def test_a_damaged_page_is_named(files: list[CodeFile], cache: str) -> None:
         CodeTable([files[0].uri], cache)
 
 
-@pytest.mark.parametrize("name", ["codes", code_cache.INDEX])
+@pytest.mark.parametrize("name", ["codes", code_tables.INDEX])
 def test_a_copy_that_was_cut_is_built_anew(files: list[CodeFile], cache: str, builds: list[str], name: str) -> None:
     before = CodeTable(files, cache).codes.copy()
     path = next(Path(cache).glob(f"*/{name}"))
@@ -198,7 +198,7 @@ def test_what_a_killed_process_left_is_not_taken(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(code_cache, "_write_synced", killed)
+        patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             CodeTable(files, cache)
     assert [path.suffix for path in Path(cache).iterdir() if path.is_dir()] == [".partial"]
@@ -209,11 +209,11 @@ def test_what_a_killed_process_left_is_not_taken(
 def test_copies_that_nobody_opens_any_more_are_removed(files: list[CodeFile], cache: str) -> None:
     old, kept = CodeTable(files[:1], cache), CodeTable(files[1:], cache)
     past = 1_000_000_000
-    for index in Path(cache).glob(f"*/{code_cache.INDEX}"):
+    for index in Path(cache).glob(f"*/{code_tables.INDEX}"):
         os.utime(index, (past, past))
     CodeTable(files[1:], cache)
     CodeTable(files, cache)
-    assert len(list(Path(cache).glob(f"*/{code_cache.INDEX}"))) == 2
+    assert len(list(Path(cache).glob(f"*/{code_tables.INDEX}"))) == 2
     assert len(old.codes) == 6, "who has it mapped keeps it"
     assert len(kept.codes) == 4
 

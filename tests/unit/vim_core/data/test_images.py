@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vim_core.data.images import center_crop, decode, encode_png, from_tensor, image_size, to_tensor
+from vim_core.data.images import GAP, center_crop, decode, encode_png, from_tensor, grid_png, image_size, to_tensor
 from vim_core.errors import DataError
 
 
@@ -148,8 +149,6 @@ def test_square_of_an_extreme_shape_stays_small() -> None:
 
 
 def test_tensors_have_range_and_layout() -> None:
-    import torch
-
     pixels = np.stack([photo(), photo()[::-1]])
     tensor = to_tensor(pixels)
     assert tensor.shape == (2, 3, 60, 80)
@@ -162,9 +161,26 @@ def test_tensors_have_range_and_layout() -> None:
 
 
 def test_from_tensor_clamps_rounds_and_refuses_nan() -> None:
-    import torch
-
     values = torch.tensor([-0.2, 0.0, 0.501 / 255, 0.499 / 255, 1.0, 1.7]).repeat(3, 1).reshape(1, 3, 1, 6)
     assert from_tensor(values)[0, 0, :, 0].tolist() == [0, 0, 1, 0, 255, 255]
     with pytest.raises(DataError, match="not finite"):
         from_tensor(torch.full((1, 3, 2, 2), float("nan")))
+
+
+def test_a_grid_has_images_in_rows_with_white_between() -> None:
+    images = torch.randint(0, 255, (5, 3, 64, 64)) / 255
+    sheet = to_tensor(decode(grid_png(images, columns=3)))
+    pitch = 64 + GAP
+    assert sheet.shape == (3, 2 * pitch + GAP, 3 * pitch + GAP)
+    covered = torch.zeros(sheet.shape[1:], dtype=torch.bool)
+    for index, image in enumerate(images):
+        y, x = GAP + index // 3 * pitch, GAP + index % 3 * pitch
+        assert torch.equal(sheet[:, y : y + 64, x : x + 64], image)
+        covered[y : y + 64, x : x + 64] = True
+    assert (sheet[:, ~covered] == 1).all()
+
+
+def test_small_images_are_doubled_in_a_grid() -> None:
+    small = decode(grid_png(torch.zeros(2, 3, 8, 8), columns=2))
+    assert small.shape == (2 * (8 + 2 * GAP), 2 * (16 + 3 * GAP), 3)
+    assert (small[GAP * 2 : GAP * 2 + 16, GAP * 2 : GAP * 2 + 16] == 0).all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.tiny import prior_network, tokenizer_network
-from vim_core.data.image_grid import grid_png
+from vim_core.data.images import grid_png
 from vim_core.models.vit_vqgan import Tokenizer
 from vim_core.sampling.logits import SamplingSettings
 from vim_core.sampling.sampler import Sampler
