@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.tokenize.plan import TokenizePlan, TokenizeShard
-from vim_core.data.augment import augment
 from vim_core.data.code_files import write_codes
+from vim_core.data.image_loader import augment
 from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import Pixels, center_crop, decode, to_tensor
 from vim_core.errors import DataError

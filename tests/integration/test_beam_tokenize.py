@@ -16,8 +16,8 @@ from components.tokenize import component as tokenize
 from tests.support.ingested import contents, digits_table, tiny_tokenizer
 from tests.support.synthetic import context_of
 from vim_core.config import AugmentConfig, ReconstructConfig, TokenizeConfig
-from vim_core.data.augment import augment
 from vim_core.data.code_tables import CodeTable
+from vim_core.data.image_loader import augment
 from vim_core.data.image_tables import ImageTable, image_digest
 from vim_core.data.images import center_crop, decode, from_tensor, to_tensor
 from vim_core.errors import DataError, LineageError

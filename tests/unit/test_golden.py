@@ -19,7 +19,7 @@ from components.contract import registry
 from tests.support import tiny
 from vim_core.config import AugmentConfig, ProbeConfig, TrainConfig
 from vim_core.data import digits
-from vim_core.data.augment import augment
+from vim_core.data.image_loader import augment
 from vim_core.data.images import decode, to_tensor
 from vim_core.metrics.codebook import perplexity, usage
 from vim_core.metrics.frechet import frechet_distance

@@ -1,16 +1,22 @@
-"""Training images by position: pure, labelled, sliced over ranks."""
+"""Training images by position: pure, labelled, sliced over ranks; views: keyed noise, laws of the affine map, crops."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.support.tiny import VIEW, image_table, pixels
 from vim_core.config import AugmentConfig
-from vim_core.data.image_loader import ImageLoader
+from vim_core.data.image_loader import ImageLoader, affine_transform, augment
+from vim_core.data.images import center_crop
 
 COUNT = 11
+DIGITS = AugmentConfig(rotate_degrees=10.0, zoom=0.1, shift=0.06)
+PHOTOS = AugmentConfig(min_scale=0.35, max_aspect=1.33, flip=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +72,108 @@ def test_plain_rows_are_the_images_themselves(table: str) -> None:
     found = loader(table).plain(np.array([4, 1]))
     expected = torch.from_numpy(pixels(COUNT, 8)[[4, 1]]).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(found, expected)
+
+
+def image(height: int = 32, width: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(height=st.integers(1, 50), width=st.integers(1, 50), size=st.sampled_from([8, 32]))
+@settings(max_examples=25, deadline=None)
+def test_defaults_are_exactly_the_square(height: int, width: int, size: int) -> None:
+    picture = image(height, width)
+    assert np.array_equal(augment(picture, size, AugmentConfig(), ("a", 1)), center_crop(picture, size))
+
+
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    config=st.builds(
+        AugmentConfig,
+        min_scale=st.floats(0.05, 1),
+        max_aspect=st.floats(1, 3),
+        flip=st.floats(0, 1),
+        rotate_degrees=st.floats(0, 180),
+        zoom=st.floats(0, 0.9),
+        shift=st.floats(0, 0.9),
+    ),
+    key=st.tuples(st.integers(), st.text(max_size=5)),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_view_is_a_pure_function_of_its_key(
+    height: int, width: int, config: AugmentConfig, key: tuple[int, str]
+) -> None:
+    picture = image(height, width)
+    before = picture.copy()
+    view = augment(picture, 16, config, key)
+    assert view.shape == (16, 16, 3)
+    assert view.dtype == np.uint8
+    assert np.array_equal(view, augment(picture, 16, config, key))
+    assert np.array_equal(picture, before)
+
+
+@pytest.mark.parametrize("config", [DIGITS, PHOTOS])
+def test_other_keys_give_other_views(config: AugmentConfig) -> None:
+    views = {augment(image(), 32, config, ("k", index)).tobytes() for index in range(20)}
+    assert len(views) == 20
+    assert augment(image(), 32, config, (1,)).tobytes() != augment(image(), 32, config, ("1",)).tobytes()
+
+
+@given(
+    colour=st.integers(0, 255),
+    key=st.integers(),
+    config=st.sampled_from([DIGITS, PHOTOS, AugmentConfig(rotate_degrees=180, zoom=0.8, shift=0.8)]),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_plain_surface_stays_plain(colour: int, key: int, config: AugmentConfig) -> None:
+    """Nothing from outside (black, white) comes in: edge pixels continue."""
+    surface = np.full((24, 24, 3), colour, np.uint8)
+    assert (augment(surface, 24, config, (key,)) == colour).all()
+
+
+def test_the_affine_map_of_nothing_changes_nothing() -> None:
+    assert np.array_equal(affine_transform(image(), 0, 1, 0, 0), image())
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(90, -1), (180, 2), (-90, 1)])
+def test_quarter_turns_move_every_pixel_to_its_place(degrees: float, turns: int) -> None:
+    """Pillow cuts fractions off, so a cosine of 1e-17 costs one level."""
+    made = affine_transform(image(), degrees, 1, 0, 0).astype(int)
+    assert np.abs(made - np.rot90(image(), turns)).max() <= 1
+
+
+def test_a_shift_moves_by_whole_pixels_and_repeats_the_edge() -> None:
+    made = affine_transform(image(), 0, 1, right=0.125, down=-0.25)
+    assert np.array_equal(made[:24, 4:], image()[8:, :28])
+    assert np.array_equal(made[24:, 4:], np.repeat(image()[31:, :28], 8, axis=0))
+    assert np.array_equal(made[:24, :4], np.repeat(image()[8:, :1], 4, axis=1))
+
+
+def test_zoom_enlarges_around_the_centre() -> None:
+    spot = np.zeros((32, 32, 3), np.uint8)
+    spot[12:20, 12:20] = 255
+    bright = affine_transform(spot, 0, 2.0, 0, 0)[:, :, 0] > 127
+    assert bright.sum() == 16 * 16
+    assert bright[8:24, 8:24].all()
+
+
+def test_flip_happens_in_its_share_of_cases() -> None:
+    config = AugmentConfig(flip=0.25)
+    views = [augment(image(), 32, config, ("f", i)) for i in range(400)]
+    flips = sum(np.array_equal(view, image()[:, ::-1]) for view in views)
+    assert flips + sum(np.array_equal(view, image()) for view in views) == 400
+    assert 70 <= flips <= 130
+
+
+def test_crops_keep_to_the_area_share() -> None:
+    """On a ramp, the spread of the view's values tells the cropped width."""
+    ramp = np.repeat(np.linspace(0, 255, 256).astype(np.uint8)[None, :, None], 256, axis=0).repeat(3, axis=2)
+    config = AugmentConfig(min_scale=0.25)
+    widths = [np.ptp(augment(ramp, 64, config, (i,))[:, :, 0].astype(int)) / 255 for i in range(60)]
+    assert 0.45 < min(widths) < 0.62
+    assert 0.9 < max(widths) <= 1
+
+
+def test_one_setting_leaves_the_noise_of_the_others() -> None:
+    with_flip = augment(image(), 32, AugmentConfig(shift=0.1, flip=1.0), ("n",))
+    assert np.array_equal(with_flip[:, ::-1], augment(image(), 32, AugmentConfig(shift=0.1), ("n",)))
