@@ -38,6 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[smoke.FOLDER] = folder.name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first file that looks at the smoke run makes it, beside files that do not; the others come last."""
+    files = [item.path for item in items if "smoke_run" in getattr(item, "fixturenames", ())]
+    turn = dict.fromkeys(files, 2) | dict.fromkeys(files[:1], 0)
+    items.sort(key=lambda item: turn.get(item.path, 1))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _private_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep home folder, artifact root and service state of this session away from the user's."""

@@ -81,12 +81,14 @@ def test_unreadable_files_go_to_the_dead_letters(photos: Path, root: str) -> Non
     assert metrics["train"] + metrics["test"] == 40, "the good images are all there"
 
 
+@pytest.mark.slow
 def test_too_many_bad_images_fail_with_the_first_reasons(photos: Path, root: str) -> None:
     for number in range(5):
         (photos / "cat" / f"bad-{number}.png").write_bytes(b"nothing")
     assert_refused(ingest(photos, root, "ingest.max_bad_share=0.05"), root, "bad-0.png", "ingest.max_bad_share")
 
 
+@pytest.mark.slow
 def test_a_label_outside_the_classes(photos: Path, root: str) -> None:
     finished = ingest(photos, root, "ingest.classes=[cat]", "ingest.max_bad_share=0.01")
     assert_refused(finished, root, "dog")

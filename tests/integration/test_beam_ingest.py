@@ -131,6 +131,7 @@ def test_a_limit_keeps_the_mix_of_classes_and_splits(tmp_path: Path) -> None:
     assert 60 <= outcome.metrics["test"] <= 120
 
 
+@pytest.mark.slow
 def test_other_processes_make_the_same_bytes(tmp_path: Path) -> None:
     source = photos(tmp_path / "photos")
     (source / "ant/notes.txt").write_text("not an image")

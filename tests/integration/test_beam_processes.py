@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from components.engines.beam import THREAD_VARIABLES, run_shards
 from components.engines.devices import set_threads
 from tests.support.synthetic import context_of
+
+pytestmark = pytest.mark.slow
 
 
 def numbers(place: str) -> Any:

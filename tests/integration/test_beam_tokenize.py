@@ -84,6 +84,7 @@ def expected(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFacto
     return contents(ctx)
 
 
+@pytest.mark.slow
 def test_other_processes_make_the_same_bytes(
     inputs: dict[str, Artifact], expected: dict[str, bytes], tmp_path: Path
 ) -> None:

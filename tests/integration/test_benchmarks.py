@@ -19,9 +19,6 @@ from tests.benchmarks.shapes import TOY, VIM_BASE, Stage2, toy_stage1, toy_stage
 from tests.support import tiny
 from vim_core.models.prior import ImagePrior
 
-BY_BEAM = ("ingest_images", "tokenize_beam", "tokenize_processes", "imagenet_rates")
-"""They start pipelines and processes: tests/integration/test_benchmarks_by_beam.py."""
-
 FIELDS = ["name", "value", "unit", "peer", "peer_value", "ratio", "device", "dtype", "shape", "torch"]
 
 
@@ -29,13 +26,10 @@ def bench(folder: Path) -> Bench:
     return Bench(tiny.runtime(), toy=True, repeats=1, folder=folder)
 
 
-@pytest.mark.parametrize("name", [name for name in command.BENCHMARKS if name not in BY_BEAM])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", command.BENCHMARKS)
 def test_every_benchmark_runs_at_toy_size(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_toy(name, tmp_path, capsys)
-
-
-def check_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Run a benchmark at toy size; its rows are whole and its ratios those of their figures."""
+    """Its rows are whole and its ratios those of their figures."""
     assert command.main([name, "--toy", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / f"{name}-cpu.json").read_text())
     assert rows
@@ -58,6 +52,7 @@ def test_without_a_gpu_its_figures_say_so(tmp_path: Path) -> None:
     assert all("no GPU" in row["peer"] for row in rows)
 
 
+@pytest.mark.slow
 def test_shares_of_a_gpu_are_never_claimed_by_a_cpu(tmp_path: Path) -> None:
     for name in command.GPU_ONLY:
         rows = command.run(name, tiny.runtime(), toy=False, repeats=1)

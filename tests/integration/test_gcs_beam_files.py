@@ -17,6 +17,8 @@ from vim_core.config import IngestConfig, RunConfig
 from vim_core.data.image_tables import ImageTable
 from vim_core.storage import io
 
+pytestmark = pytest.mark.slow
+
 ASKED = IngestConfig(limit=24, shards=2, test_fraction=0.25)
 
 

@@ -93,6 +93,7 @@ def test_a_writer_whose_answer_got_lost_knows_that_it_won(shaky: FailingStore, u
     assert io.read_bytes(uri) == b"mine"
 
 
+@pytest.mark.slow
 def test_a_component_finishes_on_a_store_that_fails_now_and_then(shaky: FailingStore, uri: str, root: str) -> None:
     """The same images as on a calm disk, although an upload, a look and the commit's own answer fail on the way."""
     words = ["ingest.limit=40", "ingest.shards=2"]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.common import REPOSITORY, environment
+
+pytestmark = pytest.mark.slow
 
 OPEN = """
 from pipelines import presets

@@ -9,6 +9,8 @@ import pytest
 
 from tests.benchmarks import large
 
+pytestmark = pytest.mark.slow
+
 
 def test_workers_build_write_and_load_their_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = tmp_path / "results" / "large.json"

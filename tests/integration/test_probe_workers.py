@@ -10,6 +10,8 @@ import pytest
 from tests.support import probing
 from tests.support.workers import curve, spawn
 
+pytestmark = pytest.mark.slow
+
 
 def files(folder: Path, place: str) -> tuple[dict[str, float], dict[str, list[float]]]:
     figures = json.loads((folder / place / "figures.json").read_text())

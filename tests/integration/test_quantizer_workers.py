@@ -17,6 +17,8 @@ from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, 
 from vim_core.distributed.runtimes.cpu import CpuRuntime
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
+pytestmark = pytest.mark.slow
+
 STEPS, BROKEN = 5, 3
 
 

@@ -73,6 +73,7 @@ def test_ray_makes_beams_bytes(tables: dict[str, Artifact], expected: dict[str, 
     assert outcome.numeric == {"device": "cpu", "dtype": "fp32", "encode_batch": 7, "threads": 1}
 
 
+@pytest.mark.slow
 def test_ray_finishes_what_beam_began(tables: dict[str, Artifact], expected: dict[str, bytes], pool: Context) -> None:
     tokenize.run(BY_BEAM, tables, pool)
     files = sorted(Path(pool.work).rglob("*.parquet"))
@@ -86,6 +87,7 @@ def test_ray_finishes_what_beam_began(tables: dict[str, Artifact], expected: dic
     assert any("3 of 6" in note for note in pool.progress.notes)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_lost_actor_comes_back_and_tokenizes_its_shard_again(
     tables: dict[str, Artifact], expected: dict[str, bytes], pool: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_lost_actor_comes_back_and_tokenizes_its_shard_again(
     assert contents(pool) == expected
 
 
+@pytest.mark.slow
 def test_the_error_of_an_actor_reaches_the_user(tables: dict[str, Artifact], tmp_path: Path, pool: Context) -> None:
     images = digits_table(tmp_path, limit=40, shards=2)
     Path(images.uri("images/train-00001-of-00002.parquet")).write_bytes(b"PAR1")
@@ -136,6 +139,7 @@ def test_three_workers_draw_the_bytes_of_one(models: dict[str, Artifact], tmp_pa
     assert (pool.progress.done, pool.progress.total) == (23, 23)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_lost_actor_comes_back_and_draws_its_group_again(
     models: dict[str, Artifact], tmp_path: Path, pool: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +161,7 @@ def test_a_lost_actor_comes_back_and_draws_its_group_again(
     assert contents(pool) == in_process(tmp_path, models, SAMPLES["bf16"])
 
 
+@pytest.mark.slow
 def test_shards_that_a_pool_finished_before_it_failed_are_kept(
     models: dict[str, Artifact], tmp_path: Path, pool: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

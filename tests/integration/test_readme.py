@@ -91,6 +91,7 @@ def concrete(line: str, root: Path) -> list[str]:
     return [str(root / word) if word in own else word for word in shlex.split(line)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", short())
 def test_command_runs(copied: Path, line: str) -> None:
     finished = vimctl(*concrete(line, copied), root=copied)
@@ -111,6 +112,7 @@ def assert_only_what_follows_the_prior_ran(root: Path) -> None:
     assert len(manifests(root, "quantize")) == 1
 
 
+@pytest.mark.slow
 def test_the_lines_of_python_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a reader would: in the folder with the picture and `artifacts`, after the export above."""
     (lines,) = PYTHON.findall((REPOSITORY / "README.md").read_text())

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support import sharing, workers
 
+pytestmark = pytest.mark.slow
+
 Records = list[dict[str, Any]]
 
 

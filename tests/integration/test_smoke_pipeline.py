@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import SmokeRun
 from tests.support.common import file_of, manifests, results, vimctl
 from tests.support.html import checked
@@ -189,12 +191,14 @@ def test_again_reuses_everything(smoke_run: SmokeRun) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_one_component_alone(smoke_run: SmokeRun) -> None:
     finished = vimctl("run", "quantize", "--preset", "smoke", root=smoke_run.root)
     assert "quantize" in finished.text
     assert len(manifests(smoke_run.root, "quantize")) == 1
 
 
+@pytest.mark.slow
 def test_one_component_brings_its_inputs_along(root: str) -> None:
     finished = vimctl("run", "classify", "--preset", "smoke", "--only", root=root, check=False)
     assert finished.code != 0

@@ -12,6 +12,8 @@ from vim_core.config import PipelineConfig
 from vim_core.data.image_tables import ImageTable
 from vim_core.tasks.quantizer import QuantizerData
 
+pytestmark = pytest.mark.slow
+
 WORDS = [
     "ingest.test_fraction=0.2",
     "ingest.shards=2",
