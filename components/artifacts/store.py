@@ -121,6 +121,15 @@ def parse(data: bytes, uri: str) -> Manifest:
     return manifest
 
 
+def read_bytes(root: str, uri: str) -> bytes | None:
+    """The content of a file below the root, or None where there is none. Raises `StorageError` for a bad root."""
+    with guarded(root):
+        try:
+            return io.read_bytes(uri)
+        except FileNotFoundError:
+            return None
+
+
 @contextlib.contextmanager
 def guarded(root: str) -> Iterator[None]:
     """Turn failures of the store itself into one-line `StorageError`s that name the root and what to do."""

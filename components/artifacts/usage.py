@@ -113,11 +113,9 @@ def read_pin(root: str, component: str, fingerprint: str) -> Pin | None:
         DataError: the file is damaged.
     """
     uri = _pin_uri(root, component, fingerprint)
-    with store.guarded(root):
-        try:
-            data = io.read_bytes(uri)
-        except FileNotFoundError:
-            return None
+    data = store.read_bytes(root, uri)
+    if data is None:
+        return None
     try:
         return Pin(**json.loads(data))
     except (TypeError, ValueError) as error:

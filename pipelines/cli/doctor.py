@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipelines.cli import common
 
 if TYPE_CHECKING:
-    from pipelines.doctor.results import Check, Target
+    from pipelines.doctor.checks import Check, Target
 
 STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
@@ -36,8 +36,7 @@ def doctor(arguments: Namespace) -> int:
     from rich.text import Text
 
     from pipelines import presets
-    from pipelines.doctor.results import FAIL, WARN, Target
-    from pipelines.doctor.runner import run_checks
+    from pipelines.doctor.checks import FAIL, WARN, Target, run_checks
     from pipelines.jobs import profile
 
     cluster = profile.load(arguments.cluster) if arguments.cluster else None
@@ -61,7 +60,7 @@ def doctor(arguments: Namespace) -> int:
 def list_checks() -> list[Check]:
     """All checks, in the order of their output."""
     from pipelines.doctor import environment, kubernetes_cluster, mlflow_server, ray_cluster, storage, weights
-    from pipelines.doctor.results import Check
+    from pipelines.doctor.checks import Check
 
     def on(kind: str, target: Target) -> bool:
         return target.cluster is not None and target.cluster.kind == kind

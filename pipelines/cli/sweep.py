@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipelines import presets
 from pipelines.cli import common
 from vim_core.errors import ConfigError, DataError
+from vim_core.storage import io
 
 if TYPE_CHECKING:
     from pipelines.schedules.state import Schedule
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from vim_core.config import PipelineConfig
 
 SOME_FAILED = 1
+NEVER = "–"
 
 
 def add_commands(subparsers: common.Subparsers) -> None:
@@ -129,7 +133,7 @@ def show(arguments: Namespace) -> int:
 def schedule(arguments: Namespace) -> int:
     """`vimctl sweep schedule`. Raises `ConfigError` for an invalid sweep, time or name."""
     from pipelines.jobs import profile
-    from pipelines.schedules import due, runner, state
+    from pipelines.schedules import due, state
     from pipelines.sweeps import spec
 
     sweep = spec.load(arguments.sweep)
@@ -150,7 +154,7 @@ def schedule(arguments: Namespace) -> int:
         missed=arguments.missed,
         cluster=presets.absolute(arguments.cluster),
     )
-    runner.resolve_sweep(added)
+    state.resolve_sweep(added)
     state.add(root, _starting_now(added, root))
     daemon = f"it runs while `vimctl ui run.root={root}` or another daemon does"
     common.print_line(f"{added.name}: {sweep.name} at {added.when}{_next_tick(added)}; {daemon}")
@@ -158,10 +162,40 @@ def schedule(arguments: Namespace) -> int:
 
 
 def print_schedules(arguments: Namespace) -> int:
-    """`vimctl sweep list`."""
-    from pipelines.schedules import listing
+    """`vimctl sweep list`: print sweeps, schedules, damaged files, and whether a daemon evaluates the schedules."""
+    from rich.table import Table
 
-    listing.show(presets.load(arguments.preset, arguments.words), common.console())
+    from pipelines.schedules import due
+    from pipelines.schedules import state as scheduling
+    from pipelines.sweeps import state
+
+    config, console = presets.load(arguments.preset, arguments.words), common.console()
+    root = config.run.root
+    schedules, errors = scheduling.read_all(root)
+    table = Table("sweep", "points", "failed", box=None, pad_edge=False, header_style="bold")
+    table.add_column("page", overflow="fold")
+    for name in state.names(root):
+        counts = (state.read(root, name) or {}).get("counts", {})
+        page = io.absolute(f"{state.folder(root, name)}/{state.PAGE}")
+        table.add_row(name, str(counts.get("points", NEVER)), str(counts.get("failed", NEVER)), page)
+    if not table.row_count:
+        table.add_row("none was run yet", "", "", "")
+    console.print(table)
+    if schedules:
+        last_runs, alive = _history(config, schedules)
+        columns = ("schedule", "when", "missed", "where", "next", "last")
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        for each in schedules:
+            tick = _format_time(due.next_tick(each.cron, each.timezone, time.time())) if each.cron else NEVER
+            following, last = "paused" if each.paused else tick, last_runs.get(each.name, NEVER)
+            table.add_row(each.name, each.when, each.missed, each.cluster or "here", following, last)
+        console.print()
+        console.print(table)
+        if not alive:
+            path = io.absolute(root)
+            common.print_field(console, "asleep", f"no daemon looks at {path}: start `vimctl ui run.root={path}`")
+    for text in errors:
+        common.print_field(console, "damaged", text)
     return 0
 
 
@@ -193,18 +227,43 @@ def _starting_now(schedule: Schedule, root: str) -> Schedule:
     """Return the same schedule, with ticks and checkpoints before now ignored."""
     known: list[str] = []
     if schedule.checkpoints_of:
-        from pipelines.schedules import due, runner
+        from pipelines.schedules import due, state
         from pipelines.sweeps import checkpoints
 
         known = [
-            due.checkpoint_name(checkpoint) for checkpoint in checkpoints.available(runner.load_config(schedule, root))
+            due.checkpoint_name(checkpoint) for checkpoint in checkpoints.available(state.load_config(schedule, root))
         ]
     return dataclasses.replace(schedule, since=time.time(), known=known)
 
 
 def _next_tick(schedule: Schedule) -> str:
-    from pipelines.schedules import due, listing
+    from pipelines.schedules import due
 
     if not schedule.cron:
         return ""
-    return f", next {listing.format_time(due.next_tick(schedule.cron, schedule.timezone, time.time()))}"
+    return f", next {_format_time(due.next_tick(schedule.cron, schedule.timezone, time.time()))}"
+
+
+def _format_time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _history(config: PipelineConfig, schedules: list[Schedule]) -> tuple[dict[str, str], bool]:
+    """The last run of each schedule, and whether the daemon's sensor is alive; nothing without a local history."""
+    if not os.environ.get("DAGSTER_HOME"):
+        if not io.is_local(config.run.root):
+            return {}, True  # the history of a remote root lies where its daemon runs
+        if not (io.local_path(config.run.root) / "dagster" / "dagster.yaml").exists():
+            return {}, False
+    from dagster import RunsFilter
+
+    from pipelines.orchestration import history
+    from pipelines.schedules import due
+
+    last_runs = {}
+    with history.instance(config) as instance:
+        for schedule in schedules:
+            for record in instance.get_run_records(filters=RunsFilter(tags={due.TAG: schedule.name}), limit=1):
+                status = str(record.dagster_run.status.value).lower()
+                last_runs[schedule.name] = f"{status} {_format_time(record.create_timestamp.timestamp())}"
+        return last_runs, bool(instance.get_daemon_statuses(["SENSOR"])["SENSOR"].healthy)

@@ -10,9 +10,13 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines.doctor.results import Result, Target, fail, ok, warn
+from pipelines.doctor.checks import Result, Target, fail, ok, warn
 from vim_core.storage import io
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 PACKAGE = "vim-image-modeling"
 GIB = 2**30
@@ -26,7 +30,10 @@ def check_python(target: Target) -> list[Result]:
     from packaging.specifiers import SpecifierSet
 
     version = ".".join(map(str, sys.version_info[:3]))
-    wanted = _requires_python() or ">=3.11"
+    try:
+        wanted = str(metadata.metadata(PACKAGE)["Requires-Python"] or ">=3.11")
+    except metadata.PackageNotFoundError:
+        wanted = ">=3.11"
     if version in SpecifierSet(wanted):
         return [ok("python", f"{version} at {sys.executable}")]
     return [fail("python", f"{version}; {PACKAGE} asks for {wanted}", "make an environment with a newer Python")]
@@ -34,20 +41,28 @@ def check_python(target: Target) -> list[Result]:
 
 def check_packages(target: Target) -> list[Result]:
     """Installed versions against the package's bounds, with the extras that these settings need."""
+    from packaging.requirements import Requirement
+
     name = "packages"
     try:
         required = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
         advice = "install it (`uv pip install -e .`), so that versions can be compared"
         return [warn(name, f"{PACKAGE} is not installed here, only found in a folder", advice)]
-    extras = _extras(target)
-    lines = [line for line in required if _applies(line, extras)]
-    mismatches = [text for line in lines if (text := _mismatch(line))]
+    extras = ["gcp"] if target.run.root.startswith(("gs://", "gcs://")) else []
+    if target.cluster and target.cluster.kind == "kubernetes":
+        extras.append("gke")
+    requirements = [Requirement(line) for line in required]
+    needed = [
+        each for each in requirements
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    ]  # fmt: skip
+    mismatches = [text for each in needed if (text := _mismatch(each))]
     if mismatches:
         brackets = f"[{','.join(extras)}]" if extras else ""
         advice = f"`uv pip install '{PACKAGE}{brackets}'` or the lock in infra/constraints.txt"
         return [fail(name, "; ".join(mismatches), advice)]
-    return [ok(name, f"{PACKAGE} {metadata.version(PACKAGE)} and its {len(lines)} requirements")]
+    return [ok(name, f"{PACKAGE} {metadata.version(PACKAGE)} and its {len(needed)} requirements")]
 
 
 def check_tpu_stacks(target: Target) -> list[Result]:
@@ -134,32 +149,8 @@ def check_open_files(target: Target) -> list[Result]:
     return [ok("open files", f"at most {soft if soft >= 0 else 'any number of'}")]
 
 
-def _requires_python() -> str:
-    try:
-        return str(metadata.metadata(PACKAGE)["Requires-Python"] or "")
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _extras(target: Target) -> list[str]:
-    """Extras of the package that these settings need on this machine."""
-    wanted = ["gcp"] if target.run.root.startswith(("gs://", "gcs://")) else []
-    return [*wanted, "gke"] if target.cluster and target.cluster.kind == "kubernetes" else wanted
-
-
-def _applies(line: str, extras: list[str]) -> bool:
-    """True if a requirement belongs to the package itself or to one of these extras, on this system."""
-    from packaging.requirements import Requirement
-
-    marker = Requirement(line).marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
-
-
-def _mismatch(line: str) -> str:
+def _mismatch(requirement: Requirement) -> str:
     """The difference between one requirement and the installed version, '' where it is met."""
-    from packaging.requirements import Requirement
-
-    requirement = Requirement(line)
     name, bounds = requirement.name, requirement.specifier
     version = _installed(name)
     if not version:

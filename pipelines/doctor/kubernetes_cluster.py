@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from components.engines import topology
-from pipelines.doctor.results import Result, Target, fail, ok, warn
+from pipelines.doctor.checks import Result, Target, fail, ok, warn
 from pipelines.jobs.profile import KubernetesSettings
 from vim_core.errors import ConfigError
 

@@ -9,8 +9,7 @@ from importlib import metadata
 from urllib.parse import quote, urlsplit
 
 from components.tracking.link import tracking_uri
-from pipelines.doctor.http import NoAnswer, Response, request
-from pipelines.doctor.results import Result, Target, fail, ok, warn
+from pipelines.doctor.checks import NoAnswer, Response, Result, Target, fail, ok, request, warn
 
 CHECK = "MLflow"
 API = "/api/2.0/mlflow"

@@ -1,4 +1,4 @@
-"""A Ray cluster by its dashboard's address: response, token, versions, nodes, room for the preset's workers."""
+"""A Ray cluster by its dashboard's address: response, token, versions, nodes, room for workers, TPU slices."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import shlex
 import socket
 import time
 import uuid
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from pipelines.doctor import tpu_slices
-from pipelines.doctor.http import NoAnswer, Response, request
-from pipelines.doctor.results import Result, Target, fail, ok, warn
+from components.engines import topology
+from pipelines.doctor.checks import NoAnswer, Response, Result, Target, fail, ok, request, warn
 from pipelines.jobs.profile import Cluster
-from vim_core.config import RunConfig, TrainConfig
+from vim_core.config import TrainConfig
+from vim_core.errors import ConfigError
 
 JOB_TIMEOUT_S = 60.0
 NODES = "/api/v0/nodes?limit=10000"
+NAME, WORKER, TOPOLOGY, POD = (
+    "ray.io/tpu-slice-name",
+    "ray.io/tpu-worker-id",
+    "ray.io/tpu-topology",
+    "ray.io/tpu-pod-type",
+)
+WEBHOOK = (
+    "on GKE the TPU webhook of KubeRay sets what they are read from (TPU_NAME, TPU_WORKER_ID, TPU_TOPOLOGY): install "
+    "it, then make the pods again; elsewhere start Ray with --labels"
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,14 @@ def check_cluster(target: Target) -> list[Result]:
         if headers is None:
             return results
         nodes = _living_nodes(request(cluster.address, NODES, headers))
-        results += [_check_version(cluster, headers), _count_nodes(nodes), *_check_resources(target, nodes)]
-        results += tpu_slices.check_slices(target, nodes)
+        here = metadata.version("ray")
+        there = str(request(cluster.address, "/api/version", headers).json().get("ray_version"))
+        version = ok("Ray", f"{here} on both sides")
+        if here != there:
+            advice = "install the same version on both sides"
+            version = fail("Ray", f"{there} on the cluster, {here} here", advice)
+        results += [version, _count_nodes(nodes), *_check_resources(target, nodes)]
+        results += _check_slices(target, nodes)
         return [*results, _try_job(cluster, headers)] if target.try_job else results
     except NoAnswer as error:
         start = "`vimctl cluster up`" if cluster.is_local else "start the cluster, or forward its port 8265"
@@ -114,14 +132,6 @@ def _read_token(cluster: Cluster) -> str | Result:
     return token or fail("token", f"{path} is empty", "write the cluster's token there")
 
 
-def _check_version(cluster: Cluster, headers: dict[str, str]) -> Result:
-    here = metadata.version("ray")
-    there = str(request(cluster.address, "/api/version", headers).json().get("ray_version"))
-    if here != there:
-        return fail("Ray", f"{there} on the cluster, {here} here", "install the same version on both sides")
-    return ok("Ray", f"{here} on both sides")
-
-
 def _count_nodes(nodes: list[Node]) -> Result:
     if not nodes:
         return fail("nodes", "none is alive", "look at the cluster's own logs")
@@ -136,7 +146,8 @@ def _check_resources(target: Target, nodes: list[Node]) -> list[Result]:
     for name in target.config.components:
         run = target.run_settings(name)
         if isinstance(getattr(target.config, name), TrainConfig) and not run.topology:
-            needed = worker_resources(run)
+            # what a training worker asks Ray for; threads that are not set count as one
+            needed = {"CPU": float(run.threads or 1), **({"GPU": 1.0} if run.device == "cuda" else {})}
             fitting = sum(
                 min(int(node.resources.get(kind, 0) // count) for kind, count in needed.items()) for node in nodes
             )
@@ -146,12 +157,6 @@ def _check_resources(target: Target, nodes: list[Node]) -> list[Result]:
                 advice = "add nodes, or lower run.workers or run.threads in the cluster's profile"
                 results.append(fail("resources", text, advice))
     return results or [ok("resources", "the workers of every training fit")]
-
-
-def worker_resources(run: RunConfig) -> dict[str, float]:
-    """The resources that one training worker requests from Ray; threads that are not set count as one."""
-    gpu = {"GPU": 1.0} if run.device == "cuda" else {}
-    return {"CPU": float(run.threads or 1), **gpu}
 
 
 def _try_job(cluster: Cluster, headers: dict[str, str]) -> Result:
@@ -177,3 +182,67 @@ def _try_job(cluster: Cluster, headers: dict[str, str]) -> Result:
     message = " ".join(str(state.get("message", "")).split())[-300:]
     text = f"{cluster.python} on the cluster does not import VIM: {message}"
     return fail("job", text, "set `python`, or install VIM there")
+
+
+def _check_slices(target: Target, nodes: Sequence[Node]) -> list[Result]:
+    """Results for the labels of TPU nodes, and for the topology of each component."""
+    tpus = [node for node in nodes if node.resources.get("TPU")]
+    requested: dict[tuple[str, int], list[str]] = defaultdict(list)
+    invalid = []
+    for name in target.config.components:
+        run = target.run_settings(name)
+        if run.device == "xla":
+            try:
+                requested[run.topology.lower(), topology.resolve_slices(run)[1]].append(name)
+            except ConfigError as error:
+                invalid.append(fail("topology", f"{name}: {error}", "correct it in the cluster's profile"))
+    results = [_check_slice(shape, count, names, tpus) for (shape, count), names in requested.items()]
+    return [*_check_labels(tpus), *results, *invalid]
+
+
+def _check_labels(tpus: Sequence[Node]) -> list[Result]:
+    """Check that each TPU node has the four labels by which Ray finds whole slices."""
+    if not tpus:
+        return []
+    missing = {
+        node.address: [label for label in (NAME, WORKER, TOPOLOGY, POD) if not node.labels.get(label)] for node in tpus
+    }
+    incomplete = {address: labels for address, labels in missing.items() if labels}
+    if not incomplete:
+        return [ok("topology labels", f"{len(tpus)} TPU nodes have all four")]
+    address, labels = next(iter(incomplete.items()))
+    text = f"{len(incomplete)} of {len(tpus)} TPU nodes lack labels; {address}: {', '.join(labels)}"
+    return [fail("topology labels", text, WEBHOOK)]
+
+
+def _check_slice(shape: str, wanted: int, components: list[str], tpus: Sequence[Node]) -> Result:
+    available, names = _count_slices(tpus), ", ".join(components)
+    slice_ = topology.parse(shape)
+    if available.get(shape, 0) >= wanted:
+        return ok("topology", f"{names}: {available[shape]} x {shape} ({slice_.pod_type}) is there")
+    have = ", ".join(f"{count} x {name}" for name, count in sorted(available.items())) or "no whole slice"
+    text = f"{names}: wants {wanted} x {shape} ({slice_.pod_type}, {slice_.hosts} hosts), and the cluster has {have}"
+    advice = f"make a node pool of {shape}, or set run.topology to what is there"
+    return fail("topology", text, f"{advice}; {WEBHOOK}" if not available and tpus else advice)
+
+
+def _count_slices(tpus: Sequence[Node]) -> dict[str, int]:
+    """The number of whole slices of each topology: all its hosts, numbered without a gap, one of them the head."""
+    hosts: dict[tuple[str, str], list[Node]] = defaultdict(list)
+    for node in tpus:
+        hosts[node.labels.get(NAME, ""), node.labels.get(TOPOLOGY, "")].append(node)
+    counts: dict[str, int] = defaultdict(int)
+    for (name, shape), members in hosts.items():
+        if name and shape and _is_complete(shape, members):
+            counts[shape] += 1
+    return dict(counts)
+
+
+def _is_complete(shape: str, members: Sequence[Node]) -> bool:
+    try:
+        expected = topology.parse(shape)
+    except ConfigError:
+        return False
+    numbers = sorted(node.labels.get(WORKER, "") for node in members)
+    has_head = any(node.resources.get(f"TPU-{expected.pod_type}-head") for node in members)
+    return numbers == sorted(map(str, range(expected.hosts))) and has_head

@@ -6,7 +6,7 @@ import contextlib
 import uuid
 from collections.abc import Callable
 
-from pipelines.doctor.results import Result, Target, fail, ok
+from pipelines.doctor.checks import Result, Target, fail, ok
 from vim_core.errors import VimError
 from vim_core.storage import io
 

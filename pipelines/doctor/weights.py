@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipelines.doctor.results import Result, Target, fail, ok, warn
+from pipelines.doctor.checks import Result, Target, fail, ok, warn
 from vim_core.config import PipelineConfig
 from vim_core.errors import StorageError
 from vim_core.storage import io

@@ -1,24 +1,36 @@
-"""Dagster's view of a preset: one asset per component, executed in one process."""
+"""Dagster's view of a preset: one asset per component, executed in one process; metadata and tags of its runs."""
 
 # No `from __future__ import annotations` here: Dagster reads the annotation of an asset's context as a type.
 
+import base64
+import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
+from components.artifacts.execute import Result
+from components.artifacts.format import HEADLINES
 from components.artifacts.gates import GATES
 from components.contract import registry
+from components.contract.api import Artifact
 from components.engines.attempts import is_transient
+from components.tracking.link import run_page
+from components.tracking.owner import commit_tag, owner_tags
 from components.tracking.progress import LineProgress
-from pipelines.orchestration import metadata, session
+from components.tracking.tracker import config_fingerprint
+from pipelines.orchestration.session import MLFLOW_URL, Session, begin
 from vim_core.config import PipelineConfig
+from vim_core.storage import io
 
 FORCE_TAG, FROM_TAG = "vim/force", "vim/from"
 ACCELERATED = frozenset({"classify", "selector", "quantize", "prior", "sample", "select", "tradeoff", "probe"})
 """Components that need exclusive use of the accelerator."""
 FIRST_PAUSE_S = 5
 """Before the first retry; each further one waits twice as long."""
+INLINE_BYTES = 300_000
+"""Larger pictures are given by their address: each event is stored in Dagster's database."""
 
 
 def build(config: PipelineConfig, run_session: dg.ResourceDefinition | None = None) -> dg.Definitions:
@@ -69,7 +81,7 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
         pool=pool,
     )
     def component(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
-        current: session.Session = context.resources.session
+        current: Session = context.resources.session
         tags = context.run.tags
         start = tags.get(FROM_TAG, "")
         forced = bool(
@@ -90,7 +102,7 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
         if failed is not None:
             current.error = failed
         yield dg.MaterializeResult(
-            metadata=metadata.materialization(result, current),
+            metadata=materialization(result, current),
             data_version=dg.DataVersion(result.artifact.digest),
             check_results=[
                 dg.AssetCheckResult(
@@ -114,15 +126,71 @@ def _first_line(text: str) -> str:
 def session_resource(config: PipelineConfig) -> dg.ResourceDefinition:
     """A session opened for each Dagster run and closed at its end."""
 
-    def opened(context: dg.InitResourceContext) -> Iterator[session.Session]:
+    def opened(context: dg.InitResourceContext) -> Iterator[Session]:
         write = context.log.info if context.log is not None else None
         run_id = context.run.run_id if context.run is not None else ""
         if context.instance is not None and run_id:
-            context.instance.add_run_tags(run_id, metadata.run_tags(config))
-        current = session.begin(config, lambda name: LineProgress(name, write or (lambda text: None)), run_id)
+            context.instance.add_run_tags(run_id, run_tags(config))
+        current = begin(config, lambda name: LineProgress(name, write or (lambda text: None)), run_id)
         try:
             yield current
         finally:
             current.close()
 
     return dg.ResourceDefinition(opened)
+
+
+def materialization(result: Result, current: Session) -> dict[str, Any]:
+    """Metadata of an asset: headline metrics first, then pictures, links and the rest of the manifest."""
+    artifact = result.artifact
+    manifest = artifact.manifest
+    headlines = [name for name in HEADLINES.get(manifest.component, ()) if name in manifest.metrics]
+    others = sorted(set(manifest.metrics) - set(headlines))
+    link = mlflow_url(current, manifest.mlflow_run_id)
+    report = current.page if manifest.component == "report" else ""
+    return {
+        **{f"metric/{name}": float(manifest.metrics[name]) for name in headlines},
+        **pictures(artifact),
+        **({"mlflow": dg.MetadataValue.url(link)} if link else {}),
+        **({"report": dg.MetadataValue.path(report)} if report else {}),
+        "reused": result.reused,
+        "seconds": round(result.seconds, 2),
+        "fingerprint": manifest.fingerprint,
+        "digest": manifest.digest,
+        "folder": dg.MetadataValue.path(artifact.folder),
+        "mlflow_run_id": manifest.mlflow_run_id,
+        "rows": dg.MetadataValue.json({entry.name: entry.rows for entry in manifest.files if entry.rows is not None}),
+        **{f"metric/{name}": float(manifest.metrics[name]) for name in others},
+    }
+
+
+def pictures(artifact: Artifact) -> dict[str, Any]:
+    """The newest picture of each kind, inline where it is small, else its address."""
+    newest = {}
+    for entry in sorted(artifact.manifest.files, key=lambda file: file.name):
+        if entry.name.endswith(".png"):
+            kind = re.sub(r"-\d+$", "", entry.name.removesuffix(".png").removeprefix("pictures/"))
+            newest[f"picture/{kind}"] = entry
+    values: dict[str, Any] = {}
+    for key, entry in newest.items():
+        uri = artifact.uri(entry.name)
+        if entry.bytes > INLINE_BYTES:
+            values[key] = dg.MetadataValue.path(uri)
+        else:
+            data = base64.b64encode(io.read_bytes(uri)).decode()
+            values[key] = dg.MetadataValue.md(f"![{key}](data:image/png;base64,{data})")
+    return values
+
+
+def mlflow_url(current: Session, run_id: str) -> str:
+    """The page of an MLflow run, or '' if no known server shows it."""
+    server = os.environ.get(MLFLOW_URL) or current.tracking.uri
+    return run_page(server, current.tracking.experiment_id, run_id)
+
+
+def run_tags(config: PipelineConfig) -> dict[str, str]:
+    """Tags of a Dagster run: preset, fingerprint of its settings, commit, and the process that executes it."""
+    tags = {"vim/preset": config.preset, "vim/fingerprint": config_fingerprint(config)}
+    commit = next(iter(commit_tag().values()), "")
+    tags |= {"vim/commit": commit} if commit else {}
+    return tags | {name.replace("vim.", "vim/", 1): value for name, value in owner_tags().items()}

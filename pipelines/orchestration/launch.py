@@ -76,7 +76,7 @@ def run(
     """
     import dagster
 
-    from pipelines.orchestration import assets, metadata
+    from pipelines.orchestration import assets
 
     remade = registry.downstream(start, config.components, config) if start else []
     options = {"ops": {name: {"config": {"force": True}} for name in names if name in {*forced, *remade}}}
@@ -92,7 +92,7 @@ def run(
                 instance=instance,
                 asset_selection=[dagster.AssetKey(name) for name in names],
                 run_id=run_id,
-                tags={**metadata.run_tags(config), **tags},
+                tags={**assets.run_tags(config), **tags},
                 raise_on_error=False,
             )
         except dagster.DagsterExecutionInterruptedError as error:

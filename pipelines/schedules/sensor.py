@@ -2,16 +2,19 @@
 
 # No `from __future__ import annotations` here: Dagster reads annotations of contexts as types.
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from components.engines.attempts import is_transient
 from components.tracking.progress import LineProgress
-from pipelines.orchestration import assets, history, metadata
-from pipelines.schedules import due, runner, state
-from pipelines.sweeps import checkpoints
+from pipelines.orchestration import assets, history
+from pipelines.schedules import due, state
+from pipelines.sweeps import checkpoints, runner, spec
+from pipelines.sweeps.spec import Sweep
 from vim_core.config import PipelineConfig
 from vim_core.errors import VimError
 
@@ -21,6 +24,8 @@ LOCAL, SUBMITTED = "scheduled_sweep", "submitted_sweep"
 OPS = {LOCAL: "evaluate", SUBMITTED: "submit"}
 """The one op of each job."""
 INTERVAL_S = 15
+TAG, TICK = "vim.schedule", "vim.schedule_tick"
+"""Tags of the sweep's MLflow run."""
 
 
 def build(config: PipelineConfig) -> dg.Definitions:
@@ -43,7 +48,7 @@ def sensor(config: PipelineConfig, jobs: Sequence[dg.JobDefinition]) -> dg.Senso
     def sweep_schedules(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         def list_checkpoints(schedule: state.Schedule) -> Sequence[due.Checkpoint] | None:
             try:
-                return checkpoints.available(runner.load_config(schedule, root))
+                return checkpoints.available(state.load_config(schedule, root))
             except VimError as error:
                 # the other schedules continue
                 context.log.error(f"schedule {schedule.name}: {error}")
@@ -57,7 +62,16 @@ def sensor(config: PipelineConfig, jobs: Sequence[dg.JobDefinition]) -> dg.Senso
         runs = due.due_runs(schedules, cursor, time.time(), list_checkpoints)
         clusters = {schedule.name: schedule.cluster for schedule in schedules}
         return dg.SensorResult(
-            run_requests=[_request(run, SUBMITTED if clusters[run.schedule] else LOCAL) for run in runs],
+            run_requests=[
+                dg.RunRequest(
+                    run_key=run.key,
+                    run_config={"ops": {OPS[name]: {"config": dataclasses.asdict(run)}}},
+                    tags={due.TAG: run.schedule},
+                    job_name=name,
+                )
+                for run in runs
+                for name in [SUBMITTED if clusters[run.schedule] else LOCAL]
+            ],
             skip_reason=None if runs else f"{len(schedules)} schedules, nothing is due",
             cursor=cursor.dump(),
         )
@@ -76,13 +90,9 @@ def job(config: PipelineConfig, name: str, pool: str | None) -> dg.JobDefinition
         description="Evaluates a schedule's sweep and waits for its end.",
     )
     def evaluate(context: dg.OpExecutionContext) -> None:
-        def say(text: str) -> None:
-            context.log.info(text)
-
-        context.instance.add_run_tags(context.run_id, metadata.run_tags(config))
-        run = due.DueRun(**context.op_config)
+        context.instance.add_run_tags(context.run_id, assets.run_tags(config))
         try:
-            say(runner.run(root, run, lambda name: LineProgress(name, say), say, context.run_id))
+            context.log.info(evaluate_sweep(root, due.DueRun(**context.op_config), context.log.info, context.run_id))
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -95,11 +105,41 @@ def job(config: PipelineConfig, name: str, pool: str | None) -> dg.JobDefinition
     return scheduled
 
 
-def _request(run: due.DueRun, job_name: str) -> dg.RunRequest:
-    settings = {"schedule": run.schedule, "tick": run.tick, "checkpoint": run.checkpoint, "training": run.training}
-    return dg.RunRequest(
-        run_key=run.key,
-        run_config={"ops": {OPS[job_name]: {"config": settings}}},
-        tags={due.TAG: run.schedule},
-        job_name=job_name,
-    )
+def evaluate_sweep(root: str, run: due.DueRun, say: Callable[[str], None], dagster_run: str) -> str:
+    """Evaluate the sweep of a due run, in this process or as a job; returns a sentence on the result.
+
+    Raises:
+        ConfigError: the schedule, its preset or its cluster does not exist any more.
+        VimError: points failed, or the job did.
+    """
+    schedule = state.read(root, run.schedule)
+    sweep, config = state.resolve_sweep(schedule, run.checkpoint), state.load_config(schedule, root)
+    tick = f"step {run.checkpoint}" if run.checkpoint else datetime.fromtimestamp(run.tick, UTC).isoformat()
+    tags = {TAG: run.schedule, TICK: tick, "dagster/run_id": dagster_run}
+    if schedule.cluster:
+        return _submit(schedule, sweep, config, say, tags)
+    done = runner.run(sweep, config, lambda name: LineProgress(name, say), tags)
+    if done.failed:
+        raise VimError(
+            f"{schedule.name}: {done.failed} of {done.total} points of {sweep.name} failed; see {done.folder}"
+        )
+    return f"{done.total} points of {sweep.name} are in {done.folder}"
+
+
+def _submit(
+    schedule: state.Schedule, sweep: Sweep, config: PipelineConfig, say: Callable[[str], None], tags: dict[str, str]
+) -> str:
+    from components.contract import settings
+    from pipelines.jobs import profile, submission
+    from pipelines.jobs.api import SUCCEEDED, JobSpec
+
+    cluster = profile.load(schedule.cluster)
+    placed = submission.settings_on(cluster, config)
+    spec_of_job = JobSpec(
+        "sweep", placed.preset, settings.to_yaml(placed), sweep=spec.to_yaml(sweep), places=cluster.components,
+        cluster=cluster.name, tags=tags,
+    )  # fmt: skip
+    done = submission.submit(cluster, spec_of_job, say)
+    if done.status != SUCCEEDED:
+        raise VimError(f"{schedule.name}: job {done.job_id} on {cluster.name} {done.status}: {done.message}")
+    return f"job {done.job_id} on {cluster.name} evaluated {sweep.name}"

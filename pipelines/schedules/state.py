@@ -7,8 +7,11 @@ import json
 from dataclasses import dataclass, field
 
 from components.artifacts import store
-from pipelines.sweeps.spec import NAME, SCHEDULES
+from pipelines import presets
+from pipelines.sweeps import spec
+from pipelines.sweeps.spec import CHECKPOINT, NAME, SCHEDULES, Sweep
 from pipelines.sweeps.state import SWEEPS
+from vim_core.config import PipelineConfig
 from vim_core.config.decode import decode
 from vim_core.config.fields import one_of, require
 from vim_core.errors import ConfigError, DataError
@@ -59,6 +62,30 @@ class Schedule:
         if self.checkpoints_of:
             return f"every new checkpoint of {self.checkpoints_of}"
         return self.cron if self.timezone == "UTC" else f"{self.cron} {self.timezone}"
+
+
+def load_config(schedule: Schedule, root: str) -> PipelineConfig:
+    """The settings that a schedule evaluates. Raises `ConfigError` if the changed preset no longer fits."""
+    return presets.load(schedule.preset, [*schedule.overrides, f"run.root={root}"])
+
+
+def resolve_sweep(schedule: Schedule, checkpoint: int = 0) -> Sweep:
+    """The schedule's sweep, of one checkpoint where one is given: then its name ends in the step, as its results do.
+
+    Raises:
+        ConfigError: the sweep is invalid, or chooses checkpoints itself.
+    """
+    sweep = spec.parse(schedule.sweep, schedule.name)
+    if not schedule.checkpoints_of:
+        return sweep
+    if CHECKPOINT in {*sweep.settings, *sweep.varying}:
+        raise ConfigError(
+            f"--on-checkpoint={schedule.checkpoints_of}: the sweep {sweep.name} chooses checkpoints itself"
+        )
+    if not checkpoint:
+        return sweep
+    settings = {**sweep.settings, CHECKPOINT: checkpoint}
+    return dataclasses.replace(sweep, name=f"{sweep.name}-{checkpoint:08d}", settings=settings)
 
 
 def check_name(name: str) -> None:
@@ -128,11 +155,9 @@ def read_all(root: str) -> tuple[list[Schedule], list[str]]:
 
 def _read(root: str, name: str) -> Schedule | None:
     uri = _uri(root, name)
-    with store.guarded(root):
-        try:
-            data = io.read_bytes(uri)
-        except FileNotFoundError:
-            return None
+    data = store.read_bytes(root, uri)
+    if data is None:
+        return None
     try:
         schedule = decode(Schedule, json.loads(data), defaults=True)
     except (ValueError, ConfigError) as error:

@@ -34,11 +34,9 @@ def names(root: str) -> list[str]:
 def read(root: str, name: str) -> dict[str, Any] | None:
     """The results of a sweep so far, or None. Raises `DataError` for a damaged file."""
     uri = io.join(folder(root, name), RESULTS)
-    with store.guarded(root):
-        try:
-            data = io.read_bytes(uri)
-        except FileNotFoundError:
-            return None
+    data = store.read_bytes(root, uri)
+    if data is None:
+        return None
     try:
         results: dict[str, Any] = json.loads(data)
     except ValueError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.doctor.http import NoAnswer, request
+from pipelines.doctor.checks import NoAnswer, request
 from tests.support.common import command, environment, free_port, running, started
 from tests.support.gcs import Fault, emulated_gcs, failing
 

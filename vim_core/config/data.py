@@ -63,9 +63,8 @@ class IngestConfig:
             rule = "name a text file for ingest.split=lists" if not value else "is read for ingest.split=lists only"
             require(bool(value) == (self.split == "lists"), f"ingest.{name}", value, rule)
         require(self.labelled or not self.classes, "ingest.classes", self.classes, "has no use with labelled=false")
-        require(
-            not (self.classes and self.class_list), "ingest.class_list", self.class_list, "ingest.classes is given too"
-        )
+        rule = "ingest.classes is given too"
+        require(not (self.classes and self.class_list), "ingest.class_list", self.class_list, rule)
         require(0 < self.test_fraction < 1, "ingest.test_fraction", self.test_fraction, "must lie in (0, 1)")
         require(0 <= self.max_bad_share <= 1, "ingest.max_bad_share", self.max_bad_share, "must lie in [0, 1]")
         for most in ("shards", "max_pixels", "max_bytes", "max_expansion"):

@@ -63,13 +63,8 @@ class StatisticsConfig:
         require(self.features == 0 or self.features > 5, "statistics.features", self.features, rule)
         rule = "sFID's spatial features are of statistics.network=inception"
         require(not self.spatial or self.network == "inception", "statistics.spatial", self.spatial, rule)
-        rule = "has no use without statistics.reference"
-        require(
-            bool(self.reference) or not self.reference_sha256,
-            "statistics.reference_sha256",
-            self.reference_sha256,
-            rule,
-        )
+        digest, rule = self.reference_sha256, "has no use without statistics.reference"
+        require(bool(self.reference) or not digest, "statistics.reference_sha256", digest, rule)
         for split in (self.split, *self.halves):
             one_of("statistics.split" if split == self.split else "statistics.halves", split, ("train", "test"))
 
@@ -120,12 +115,8 @@ class ScoreConfig:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        require(
-            self.protocol in ("", "torch-fidelity", "guided-diffusion"),
-            "score.protocol",
-            self.protocol,
-            "must be empty (this project's rules), torch-fidelity or guided-diffusion",
-        )
+        rule = "must be empty (this project's rules), torch-fidelity or guided-diffusion"
+        require(self.protocol in ("", "torch-fidelity", "guided-diffusion"), "score.protocol", self.protocol, rule)
         require(self.groups == 0 or self.groups >= 2, "score.groups", self.groups, "must be 0 (no intervals) or 2 up")
         require(self.neighbours >= 0, "score.neighbours", self.neighbours, "must be 0 (none) or a number of samples")
         rule = "needs score.lpips_weights (a path or URI of torchvision's vgg16-397923af.pth)"

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vim_core.config import StackConfig, one_of, require
+from vim_core.config import StackConfig
+from vim_core.config.fields import one_of, require
 from vim_core.layers.dropout import Dropout
 from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary
 from vim_core.layers.transformer import (

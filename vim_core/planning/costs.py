@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from vim_core.config import ClassifyConfig, PipelineConfig, ProbeConfig, TrainConfig
 from vim_core.models.prior import PriorShape
 from vim_core.planning.activations import classifier_widths
-from vim_core.planning.layout import Layout
-from vim_core.planning.networks import PlannedNetwork, has_perceptual, prior_shape
+from vim_core.planning.networks import Layout, PlannedNetwork, has_perceptual, prior_shape
 from vim_core.tasks.probe_heads import FITS
 from vim_core.training import flops
 
@@ -64,15 +63,11 @@ def step_flops(component: str, config: PipelineConfig, classes: int) -> flops.Fl
         return flops.prior_step(shape, config.prior.batch, tokenizer=encoded)
     if component == "probe":
         return probe_step(config.probe, shape, classes)
-    return {"classifier": classifier_step(getattr(config, component), classes)}
-
-
-def classifier_step(config: ClassifyConfig, classes: int) -> float:
-    """Forward and backward pass of a batch; images need no gradient."""
-    widths = classifier_widths(config)
-    layers = [flops.convolution(side, 3, inputs, outputs) for inputs, outputs, side in widths]
-    last = flops.linear(1, config.width * 4, config.features) + flops.linear(1, config.features, classes)
-    return config.batch * (3 * (sum(layers) + last) - layers[0])
+    own: ClassifyConfig = getattr(config, component)
+    layers = [flops.convolution(side, 3, inputs, outputs) for inputs, outputs, side in classifier_widths(own)]
+    last = flops.linear(1, own.width * 4, own.features) + flops.linear(1, own.features, classes)
+    # forward and backward pass; images need no gradient
+    return {"classifier": own.batch * (3 * (sum(layers) + last) - layers[0])}
 
 
 def probe_step(config: ProbeConfig, shape: PriorShape, classes: int) -> flops.FlopsByPart:
@@ -87,23 +82,12 @@ def probe_step(config: ProbeConfig, shape: PriorShape, classes: int) -> flops.Fl
     return {"features": config.batch * features, "heads": heads + solves}
 
 
-def training_time(flops_per_step: float, steps: int, chips: int, peak: float, mfu: float, price: float | None) -> Time:
-    """Time of a training at a share of the chips' peak.
+def checkpoint_count_and_bytes(parts: list[PlannedNetwork], config: TrainConfig) -> tuple[int, float]:
+    """The most checkpoints that are on disk at once, including one being written, and their bytes together.
 
-    Args:
-        flops_per_step: operations of a step over the global batch.
-        steps: of the training.
-        chips: that share a step.
-        peak: of one chip, FLOP/s.
-        mfu: share of it that counted operations reach.
-        price: of a chip's hour, or None.
+    One has the networks that learn, their averages and optimizers, and heads and sums of a probe.
     """
-    hours = flops_per_step * steps / (chips * peak * mfu) / 3600
-    return Time(hours, hours * chips, None if price is None else hours * chips * price)
-
-
-def checkpoint_bytes(parts: list[PlannedNetwork]) -> float:
-    """Bytes of one checkpoint: networks that learn, their averages and optimizers; heads and sums of a probe."""
+    count = min(config.keep + 1 + bool(config.best), max(1, -(-config.steps // config.checkpoint_every)))
     size = 0.0
     for part in parts:
         if part.optim is None:
@@ -111,13 +95,7 @@ def checkpoint_bytes(parts: list[PlannedNetwork]) -> float:
             continue
         network = 4.0 * part.parameters + UNSPLIT.buffers(part)
         size += network * (2 if part.average else 1) + UNSPLIT.slots(part)
-    return size
-
-
-def checkpoint_count_and_bytes(parts: list[PlannedNetwork], config: TrainConfig) -> tuple[int, float]:
-    """The most checkpoints that are on disk at once, including one being written, and their bytes together."""
-    count = min(config.keep + 1 + bool(config.best), max(1, -(-config.steps // config.checkpoint_every)))
-    return count, count * checkpoint_bytes(parts)
+    return count, count * size
 
 
 def known_dataset(config: PipelineConfig) -> Dataset | None:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, fields
 
 from torch import nn
 
-from vim_core.config import ClassifyConfig, PipelineConfig
+from vim_core.config import PipelineConfig
 from vim_core.planning import activations
 from vim_core.planning.activations import FP32, Activations, ElementSizes
-from vim_core.planning.layout import Layout, largest_block
-from vim_core.planning.networks import PlannedNetwork, has_perceptual, prior_shape
+from vim_core.planning.networks import Layout, PlannedNetwork, has_perceptual, largest_block, prior_shape
 from vim_core.tasks.probe_heads import FITS
 
 RESERVE = 0.08
@@ -142,24 +141,28 @@ def training(
     )  # fmt: skip
 
 
-def quantize(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape) -> Memory:
-    """Generator, then discriminator."""
-    settings = config.quantize
-    first = activations.generator(settings, step.images, step.sizes, has_perceptual(settings))
-    passes = [(parts[0], first)]
-    if settings.loss.adversarial > 0:
-        passes.append((parts[1], activations.discriminator(settings, step.images, step.sizes)))
-    return training(parts, layout, step, passes, 0.0)
-
-
-def prior(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape) -> Memory:
-    """The prior; where images come, their encoding in batches of `quantize.encode_batch` goes before it."""
-    shape = prior_shape(config.prior, config.quantize, 1)
+def component_memory(
+    name: str, config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape, classes: int
+) -> Memory:
+    """Bytes on a chip of one training component with these networks."""
+    if name == "probe":
+        return probe(config, parts, layout, step, classes)
     before = 0.0
-    if config.prior.source == "images":
-        before = activations.encoding_bytes(config.quantize, config.quantize.encode_batch)
-    forward = activations.prior(shape, step.images, step.sizes, step.recompute)
-    return training(parts, layout, step, [(parts[0], forward)], before)
+    if name == "quantize":
+        settings = config.quantize
+        forward = activations.generator(settings, step.images, step.sizes, has_perceptual(settings))
+    elif name == "prior":
+        # images are encoded in batches before the prior's own pass
+        if config.prior.source == "images":
+            before = activations.encoding_bytes(config.quantize, config.quantize.encode_batch)
+        shape = prior_shape(config.prior, config.quantize, 1)
+        forward = activations.prior(shape, step.images, step.sizes, step.recompute)
+    else:
+        forward = activations.classifier(getattr(config, name), classes, step.images, step.sizes)
+    passes = [(parts[0], forward)]
+    if name == "quantize" and config.quantize.loss.adversarial > 0:
+        passes.append((parts[1], activations.discriminator(config.quantize, step.images, step.sizes)))
+    return training(parts, layout, step, passes, before)
 
 
 def probe(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape, classes: int) -> Memory:
@@ -177,11 +180,3 @@ def probe(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, s
     roots = (FP32 * stack.blocks * stack.dim**2 + 24.0 * width**2) if settings.decorrelate else 0.0
     extra = max(float(wide), heads) + pooled
     return Memory(frozen=held.frozen, activations=extra, working=roots, peak=held.peak + extra + roots)
-
-
-def classify(
-    settings: ClassifyConfig, parts: list[PlannedNetwork], layout: Layout, step: StepShape, classes: int
-) -> Memory:
-    """One convolutional network."""
-    forward = activations.classifier(settings, classes, step.images, step.sizes)
-    return training(parts, layout, step, [(parts[0], forward)], 0.0)

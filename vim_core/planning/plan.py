@@ -1,24 +1,27 @@
-"""The plan of a preset on a number of chips: memory, operations, hours and storage of every component."""
+"""The plan of a preset on a number of chips: memory, operations, hours, storage and warnings of every component."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from vim_core.config import PipelineConfig, TrainConfig
+from vim_core.config import PipelineConfig, StackConfig, TrainConfig
 from vim_core.errors import ConfigError
-from vim_core.planning import costs, memory
+from vim_core.models.discriminator import check_stddev_group
+from vim_core.planning import costs
 from vim_core.planning.activations import ElementSizes
-from vim_core.planning.checks import plan_warnings
-from vim_core.planning.chips import Chip
-from vim_core.planning.layout import Layout
-from vim_core.planning.memory import Memory, StepShape
-from vim_core.planning.networks import CLASSIFIERS, planned_networks
+from vim_core.planning.chips import GB, Chip
+from vim_core.planning.memory import RESERVE, Memory, StepShape, component_memory
+from vim_core.planning.networks import CLASSIFIERS, Layout, PlannedNetwork, planned_networks
+from vim_core.tasks.quantizer import check_accumulation
+from vim_core.training.accumulation import check_batch
 
 COMPONENTS = ("classify", "selector", "quantize", "prior", "probe")
 """Training components, in the order of the flow."""
 RATED = ("ingest", "statistics", "tokenize", "reconstruct", "sample")
 """Components whose time is given by a rate in images a second."""
+LANES = 128
+"""Rows and columns of a TPU's matrix unit (cloud.google.com/tpu/docs/performance-guide): others are padded to them."""
 
 MODEL = (
     "bytes on a chip are modelled: within 15 % of measured steps of tiny networks on a CPU, checked on no accelerator"
@@ -97,7 +100,15 @@ def plan_preset(config: PipelineConfig, chip: Chip, chips: int, inputs: PlanInpu
         ConfigError: `run.fsdp` does not divide the chips, or a network cannot be built.
     """
     data, notes = _dataset(config, inputs)
-    layout = make_layout(config, chip, chips)
+    run = config.run
+    if chip.axes:
+        shards = run.fsdp or chips
+        if chips % shards:
+            raise ConfigError(f"run.fsdp={run.fsdp}: does not divide the {chips} XLA devices")
+        layout = Layout("xla", chips, shards)
+    else:
+        sharded = run.parallel == "fsdp" and chips > 1
+        layout = Layout("fsdp" if sharded else "data", chips, chips if sharded else 1)
     plans = [_plan(name, config, chip, layout, inputs, data) for name in COMPONENTS if name in config.components]
     small = [plan.name for plan in plans if plan.name in CLASSIFIERS]
     if small:
@@ -112,22 +123,6 @@ def plan_preset(config: PipelineConfig, chip: Chip, chips: int, inputs: PlanInpu
         tables["code table"] = costs.code_table_bytes(config, data.train, data.test) if images else None
     hours = _hours(config, data, inputs)
     return PresetPlan(config.preset, chip, chips, layout.way, plans, tables, hours, inputs.mfu_from, notes)
-
-
-def make_layout(config: PipelineConfig, chip: Chip, chips: int) -> Layout:
-    """The split of quantize and prior over the chips.
-
-    Raises:
-        ConfigError: `run.fsdp` does not divide them.
-    """
-    run = config.run
-    if not chip.axes:
-        sharded = run.parallel == "fsdp" and chips > 1
-        return Layout("fsdp" if sharded else "data", chips, chips if sharded else 1)
-    shards = run.fsdp or chips
-    if chips % shards:
-        raise ConfigError(f"run.fsdp={run.fsdp}: does not divide the {chips} XLA devices")
-    return Layout("xla", chips, shards)
 
 
 def _dataset(config: PipelineConfig, inputs: PlanInputs) -> tuple[costs.Dataset, list[str]]:
@@ -164,11 +159,18 @@ def _plan(
     sizes = ElementSizes(4 if precision == "fp32" else 2)
     step = StepShape(images, training.accumulate, sizes, bool(getattr(training, "recompute", False)))
     networks = planned_networks(name, config, data.classes)
-    needed = component_memory(name, config, layout, step, data.classes)
+    memory = component_memory(name, config, networks, layout, step, data.classes)
+    warnings = [*_refusals(name, config, training, networks, layout), *_inefficient_widths(name, config, chip)]
+    if memory.peak > (1 - RESERVE) * chip.memory:
+        problem = "does not fit" if memory.peak > chip.memory else f"leaves less than {RESERVE:.0%} of its memory free"
+        needed = f"needs {memory.peak / GB:.1f} GB a chip, a {chip.name} has {chip.memory / GB:.1f}"
+        remedy = _memory_remedy(name, memory, layout, training)
+        warnings.append(f"{name}: {problem}: {needed}; most is {memory.largest()}. {remedy}")
     flops, mfu, time = costs.step_flops(name, config, data.classes), inputs.mfu.get(name), None
     if mfu:
-        total = sum(flops.values())
-        time = costs.training_time(total, training.steps, layout.chips, chip.peak, mfu, inputs.price)
+        hours = sum(flops.values()) * training.steps / (layout.chips * chip.peak * mfu) / 3600
+        chip_hours = hours * layout.chips
+        time = costs.Time(hours, chip_hours, None if inputs.price is None else chip_hours * inputs.price)
     checkpoints, checkpoint_bytes = costs.checkpoint_count_and_bytes(networks, training)
     tokens = (config.quantize.image_size // config.quantize.patch) ** 2
     return ComponentPlan(
@@ -177,7 +179,7 @@ def _plan(
         chips=layout.chips,
         shards=layout.shards,
         precision=precision,
-        memory=needed,
+        memory=memory,
         batch=training.batch,
         images_a_chip=images,
         tokens=0 if name in CLASSIFIERS else training.batch * tokens,
@@ -188,20 +190,8 @@ def _plan(
         time=time,
         checkpoints=checkpoints,
         checkpoint_bytes=checkpoint_bytes,
-        warnings=plan_warnings(name, config, training, networks, layout, chip, needed),
+        warnings=warnings,
     )
-
-
-def component_memory(name: str, config: PipelineConfig, layout: Layout, step: StepShape, classes: int) -> Memory:
-    """Bytes on a chip of one training component."""
-    networks = planned_networks(name, config, classes)
-    if name == "quantize":
-        return memory.quantize(config, networks, layout, step)
-    if name == "prior":
-        return memory.prior(config, networks, layout, step)
-    if name == "probe":
-        return memory.probe(config, networks, layout, step, classes)
-    return memory.classify(getattr(config, name), networks, layout, step, classes)
 
 
 def _hours(config: PipelineConfig, data: costs.Dataset, inputs: PlanInputs) -> dict[str, float | None]:
@@ -215,3 +205,60 @@ def _hours(config: PipelineConfig, data: costs.Dataset, inputs: PlanInputs) -> d
     names = [name for name in RATED if name in config.components]
     rates = {name: inputs.rates.get(name) for name in names}
     return {name: counts[name] / rate / 3600 if rate and counts[name] else None for name, rate in rates.items()}
+
+
+def _refusals(
+    component: str, config: PipelineConfig, training: TrainConfig, networks: list[PlannedNetwork], layout: Layout
+) -> Iterator[str]:
+    """Errors by which the training itself would refuse the settings."""
+    quantize = config.quantize
+    if component == "quantize":
+        yield from _error(lambda: check_accumulation(quantize, layout.chips))
+        if quantize.loss.adversarial > 0 and quantize.discriminator.kind == "stylegan":
+            # XLA's one program sees the global batch, a worker of FSDP2 or data parallelism its own share
+            seen = training.batch // training.accumulate // (1 if layout.way == "xla" else layout.chips)
+            yield from _error(lambda: check_stddev_group(quantize.discriminator.stddev_group, seen))
+    else:
+        yield from _error(lambda: check_batch(training, layout.chips, component))
+    if component in ("quantize", "prior") and layout.way == "fsdp" and training.optim.kind == "factored":
+        yield f"{component}.optim.kind='factored': takes whole parameters; with run.parallel=fsdp use adamw"
+    for network in networks:
+        if refusal := layout.uneven(network):
+            yield f"{component}: {refusal}"
+
+
+def _error(check: Callable[[], None]) -> Iterator[str]:
+    try:
+        check()
+    except ConfigError as error:
+        yield f"{error}; the training refuses it"
+
+
+def _inefficient_widths(component: str, config: PipelineConfig, chip: Chip) -> Iterator[str]:
+    stacks: dict[str, StackConfig] = {}
+    if component == "quantize":
+        stacks = {"quantize.encoder": config.quantize.encoder, "quantize.decoder": config.quantize.decoder}
+    elif component == "prior":
+        stacks = {"prior.stack": config.prior.stack}
+    for name, stack in stacks.items():
+        width = stack.dim // stack.heads
+        if width % 8:
+            rule = "fused attention kernels take multiples of 8"
+            yield f"{name}.heads={stack.heads}: makes heads of {width} channels; {rule}"
+        odd = {key: value for key, value in (("dim", stack.dim), ("mlp", stack.mlp)) if value % LANES}
+        if odd and chip.axes:
+            sizes = ", ".join(f"{key}={value}" for key, value in odd.items())
+            yield f"{name}: {sizes} not divisible by {LANES}: {chip.name} pads every product to that"
+
+
+def _memory_remedy(component: str, memory: Memory, layout: Layout, training: TrainConfig) -> str:
+    if component in CLASSIFIERS:
+        return f"Try a smaller {component}.batch than {training.batch}."
+    if memory.largest() == "activations":
+        ways = [] if component == "probe" or getattr(training, "recompute", False) else ["recompute=true"]
+        ways = [f"{component}.{way}" for way in (*ways, f"accumulate above {training.accumulate}")]
+        return f"Try {' or '.join(ways)}, or more chips."
+    if component in ("quantize", "prior") and layout.shards < layout.chips:
+        setting = "run.fsdp=0" if layout.way == "xla" else "run.parallel=fsdp"
+        return f"{setting} splits weights, gradients and optimizer over all {layout.chips} chips."
+    return "Try more chips, or ones with more memory."

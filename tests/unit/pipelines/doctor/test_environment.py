@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import environment
-from pipelines.doctor.results import FAIL, OK, WARN, Target
+from pipelines.doctor.checks import FAIL, OK, WARN, Target
 from pipelines.jobs.profile import Cluster
 from vim_core.config import PipelineConfig, RunConfig
 
@@ -37,7 +37,7 @@ def versions(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
 
 def test_python_is_held_against_what_the_package_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.check_python(target())[0].status == OK
-    monkeypatch.setattr(environment, "_requires_python", lambda: ">=4")
+    monkeypatch.setattr(metadata, "metadata", lambda name: {"Requires-Python": ">=4"})
     (found,) = environment.check_python(target())
     assert found.status == FAIL
     assert "asks for >=4" in found.found

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import kubernetes_cluster
-from pipelines.doctor.results import FAIL, OK, Result, Target
+from pipelines.doctor.checks import FAIL, OK, Result, Target
 from pipelines.jobs.profile import Cluster, KubernetesSettings
 from tests.support.common import free_port
 from tests.support.http_servers import answering

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import mlflow_server
-from pipelines.doctor.results import FAIL, OK, WARN, Result, Target
+from pipelines.doctor.checks import FAIL, OK, WARN, Result, Target
 from tests.support.common import free_port
 from tests.support.http_servers import answering
 from vim_core.config import PipelineConfig, RunConfig

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import ray_cluster
-from pipelines.doctor.results import FAIL, OK, WARN, Result, Target
+from pipelines.doctor.checks import FAIL, OK, WARN, Result, Target
 from pipelines.jobs.profile import Cluster
 from tests.support.common import free_port
 from tests.support.http_servers import answering

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.doctor import storage
-from pipelines.doctor.results import FAIL, OK, Target
+from pipelines.doctor.checks import FAIL, OK, Target
 from pipelines.jobs.profile import Cluster
 from tests.support.common import PRIVATE
 from tests.support.gcs import Fault, failing

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import presets
 from pipelines.doctor import weights
-from pipelines.doctor.results import FAIL, OK, WARN, Result, Target
+from pipelines.doctor.checks import FAIL, OK, WARN, Result, Target
 
 
 def looked_at(*overrides: str, preset: str = "imagenet256_large_rejection") -> dict[str, Result]:

@@ -10,7 +10,7 @@ import pytest
 
 from components.artifacts import format
 from components.tracking.progress import QuietProgress
-from pipelines.orchestration import assets, metadata, session
+from pipelines.orchestration import assets, session
 from vim_core.errors import DataError
 
 PNG = b"\x89PNG\r\n\x1a\n of no size"
@@ -94,7 +94,7 @@ def test_pictures_and_headline_figures_come_first(flow: Any, monkeypatch: pytest
     assert list(event.metadata)[:2] == ["metric/rows", "picture/reconstructions"]
     shown = event.metadata["picture/reconstructions"].value
     assert shown == f"![picture/reconstructions](data:image/png;base64,{base64.b64encode(PNG).decode()})"
-    monkeypatch.setattr(metadata, "INLINE_BYTES", 3)
+    monkeypatch.setattr(assets, "INLINE_BYTES", 3)
     result = materialize(flow, ["quantize"])
     (event,) = result.asset_materializations_for_node("quantize")
     assert str(event.metadata["picture/reconstructions"].value).endswith("/pictures/reconstructions-00000009.png")
@@ -107,13 +107,13 @@ def test_the_link_to_mlflow_is_there_where_a_server_is_known(flow: Any, monkeypa
         uri, experiment_id = "sqlite:////somewhere/mlflow.db", "3"
 
     current: Any = session.Session(flow.config, lambda name: QuietProgress(), Tracked())  # type: ignore[arg-type]
-    assert metadata.mlflow_url(current, "abc") == ""
+    assert assets.mlflow_url(current, "abc") == ""
     monkeypatch.setenv(session.MLFLOW_URL, "http://127.0.0.1:5001")
-    assert metadata.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"
-    assert metadata.mlflow_url(current, "") == ""
+    assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"
+    assert assets.mlflow_url(current, "") == ""
     monkeypatch.delenv(session.MLFLOW_URL)
     Tracked.uri = "https://mlflow.example.org/"
-    assert metadata.mlflow_url(current, "abc") == "https://mlflow.example.org/#/experiments/3/runs/abc"
+    assert assets.mlflow_url(current, "abc") == "https://mlflow.example.org/#/experiments/3/runs/abc"
 
 
 def test_runs_of_the_page_take_turns_on_the_accelerator_and_carry_tags(flow: Any) -> None:

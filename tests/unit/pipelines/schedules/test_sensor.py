@@ -11,10 +11,9 @@ import dagster as dg
 import pytest
 
 from pipelines.orchestration import assets, history
-from pipelines.schedules import due, runner, sensor, state
+from pipelines.schedules import due, sensor, state
 from pipelines.schedules.state import Schedule
-from pipelines.sweeps import checkpoints
-from pipelines.sweeps import runner as sweep_runner
+from pipelines.sweeps import checkpoints, runner
 from vim_core.errors import DataError, VimError
 
 SWEEP = "name: two\npoints:\n- sample.guidance: 2.0\n"
@@ -85,17 +84,17 @@ def test_a_run_evaluates_the_sweep_on_the_schedules_settings(flow: Any, monkeypa
 
     def run(sweep: Any, config: Any, progress: Any, tags: Any) -> Any:
         asked.append((sweep, config, tags))
-        return sweep_runner.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder", "page")
+        return runner.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder", "page")
 
-    monkeypatch.setattr(sweep_runner, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     state.add(flow.config.run.root, dataclasses.replace(MINUTELY, overrides=["prior.steps=7"]))
     result = fired(flow, due.DueRun("minutely", 1_795_348_800.0))
     assert result.success
     sweep, config, tags = asked[0]
     assert (sweep.name, config.preset, config.prior.steps) == ("two", "smoke", 7)
     assert config.run.root == flow.config.run.root
-    assert tags[runner.TAG] == "minutely"
-    assert tags[runner.TICK] == "2026-11-22T12:00:00+00:00"
+    assert tags[sensor.TAG] == "minutely"
+    assert tags[sensor.TICK] == "2026-11-22T12:00:00+00:00"
     assert tags["dagster/run_id"] == result.run_id
     with pytest.raises(VimError, match="1 of 1 points of two failed"):
         fired(flow, due.DueRun("minutely", 1_795_348_860.0))
@@ -103,11 +102,11 @@ def test_a_run_evaluates_the_sweep_on_the_schedules_settings(flow: Any, monkeypa
 
 def test_a_checkpoints_sweep_has_a_name_of_its_own(flow: Any) -> None:
     schedule = Schedule("w", SWEEP, "smoke", checkpoints_of="prior")
-    sweep = runner.resolve_sweep(schedule, 40)
+    sweep = state.resolve_sweep(schedule, 40)
     assert (sweep.name, sweep.settings) == ("two-00000040", {"checkpoint": 40})
     chosen = dataclasses.replace(schedule, sweep=SWEEP + "settings: {checkpoint: latest}\n")
     with pytest.raises(VimError, match="chooses checkpoints itself"):
-        runner.resolve_sweep(chosen, 40)
+        state.resolve_sweep(chosen, 40)
 
 
 def test_a_lost_connection_is_tried_again(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +116,7 @@ def test_a_lost_connection_is_tried_again(flow: Any, monkeypatch: pytest.MonkeyP
     def run(*words: Any) -> Any:
         raise failures.pop(0)
 
-    monkeypatch.setattr(sweep_runner, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     state.add(flow.config.run.root, MINUTELY)
     with pytest.raises(DataError, match="not made"):
         fired(flow, due.DueRun("minutely", 1_795_348_800.0))

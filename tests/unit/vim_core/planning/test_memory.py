@@ -26,10 +26,8 @@ from vim_core.models.sizes import prior_stack
 from vim_core.planning import memory
 from vim_core.planning.activations import Activations, ElementSizes
 from vim_core.planning.chips import GB, GIB
-from vim_core.planning.layout import Layout
-from vim_core.planning.memory import Memory, StepShape
-from vim_core.planning.networks import PlannedNetwork, prior_networks
-from vim_core.planning.plan import component_memory
+from vim_core.planning.memory import Memory, StepShape, component_memory
+from vim_core.planning.networks import Layout, PlannedNetwork, planned_networks, prior_networks
 from vim_core.tasks.base import Task
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -45,9 +43,8 @@ ONE = Layout("data", 1, 1)
 def modelled(component: str, config: PipelineConfig, training: TrainConfig) -> Memory:
     item = 2 if training.precision == "bf16" else 4
     images, recompute = training.batch // training.accumulate, bool(getattr(training, "recompute", False))
-    return component_memory(
-        component, config, ONE, StepShape(images, training.accumulate, ElementSizes(item, cpu=True), recompute), 3
-    )
+    step = StepShape(images, training.accumulate, ElementSizes(item, cpu=True), recompute)
+    return component_memory(component, config, planned_networks(component, config, 3), ONE, step, 3)
 
 
 def compare(make: Any, found: Memory, steps: int) -> None:

@@ -55,7 +55,11 @@ def test_hours_only_with_mfu_and_cost_only_with_a_price() -> None:
     timed = of(planned(inputs=PlanInputs({"prior": 0.5})), "prior")
     assert timed.time is not None
     assert timed.time.cost is None
-    assert timed.time.hours == sum(timed.flops.values()) * 100 / (4 * 275e12 * 0.5) / 3600
+    hours = sum(timed.flops.values()) * 100 / (4 * 275e12 * 0.5) / 3600
+    assert (timed.time.hours, timed.time.chip_hours) == (hours, 4 * hours)
+    priced = of(planned(inputs=PlanInputs({"prior": 0.5}, price=3.0)), "prior").time
+    assert priced is not None
+    assert priced.cost == 3.0 * 4 * hours
     assert of(planned(inputs=PlanInputs({"prior": 0.5})), "quantize").time is None
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from pipelines.cli import doctor
 from pipelines.cli import main as cli
-from pipelines.doctor.results import FAIL, OK, Check, Result, Target, ok, warn
-from pipelines.doctor.runner import run_checks
+from pipelines.doctor.checks import FAIL, OK, Check, Result, Target, ok, run_checks, warn
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
