@@ -24,7 +24,7 @@ def run(config: PriorConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: `prior.source=images`, and the inputs have no images.
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.tokenize.code_files import code_files
+    from components.tokenize.plan import code_files
     from components.training.driver import train
     from vim_core.tasks.prior import PriorData
 
@@ -49,7 +49,7 @@ def describe_prior(config: PriorConfig, inputs: Inputs) -> dict[str, Any]:
         LineageError: see `run`.
         ConfigError: `prior.source=images`, and the inputs have no images.
     """
-    from components.tokenize.code_files import check_tokenizer
+    from components.tokenize.plan import check_tokenizer
 
     codes = inputs["codes"]
     check_tokenizer(codes, inputs["tokenizer"])

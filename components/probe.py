@@ -25,7 +25,7 @@ def run(config: ProbeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: the prior has no trained null class, so its features would need the true label.
         VimError: the training failed; the message is the worker's reason.
     """
-    from components.tokenize.code_files import code_files
+    from components.tokenize.plan import code_files
     from components.training.driver import train
     from vim_core.tasks.probe_data import ProbeData
 

@@ -35,16 +35,6 @@ images = tokenizer.decode(prior.sample([0, 0]))
 }
 
 
-def read_artifact(folder: str) -> Artifact:
-    """The artifact in a folder. Raises `DataError` where there is none, or it is of a kind that is not exported."""
-    artifact = store.read(folder)
-    if artifact is None:
-        raise DataError(f"{folder}: no {store.MANIFEST} lies there; give the folder of a quantize or prior artifact")
-    if artifact.manifest.component not in KINDS:
-        raise DataError(f"{folder}: is an artifact of {artifact.manifest.component}; quantize and prior are exported")
-    return artifact
-
-
 def export(folder: str, target: str, licence: str = "") -> list[str]:
     """Write `model.safetensors`, `config.json` and `README.md` into `target`; returns their addresses.
 
@@ -54,11 +44,15 @@ def export(folder: str, target: str, licence: str = "") -> list[str]:
         licence: text of the card on the weights' licence; '' for a statement that there is none.
 
     Raises:
-        DataError: there is no such artifact, or a file of it was changed.
+        DataError: there is no artifact, it is of a kind that is not exported, or a file of it was changed.
     """
     from vim_core import pretrained
 
-    artifact = read_artifact(folder)
+    artifact = store.read(folder)
+    if artifact is None:
+        raise DataError(f"{folder}: no {store.MANIFEST} lies there; give the folder of a quantize or prior artifact")
+    if artifact.manifest.component not in KINDS:
+        raise DataError(f"{folder}: is an artifact of {artifact.manifest.component}; quantize and prior are exported")
     store.verify(artifact)
     origin = pretrained.locate(folder, artifact.manifest.component)
     config = pretrained.config_bytes(io.read_bytes(origin.config), origin.sha256, origin.lineage)

@@ -55,11 +55,9 @@ def reconstruct_images(images: Sequence[str], tokenizer: str, out: str, beside: 
     """Write a PNG file into `out` for each picture, named after it; returns a line of text for each.
 
     Args:
-        images: as in `encode_images`.
-        tokenizer: as in `encode_images`.
+        images, tokenizer, device: as in `encode_images`.
         out: folder, path or URI.
         beside: put the original on the left.
-        device: the tokenizer's device.
 
     Raises:
         DataError: a picture or the tokenizer cannot be read.

@@ -60,6 +60,9 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Finished chunks and shards of an earlier attempt are kept. Raises `DataError` for a missing source, an empty split,
     or more unusable images than `ingest.max_bad_share` allows.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     from components.engines.attempts import publish
 
     plan = make_plan(config, ctx)
@@ -81,7 +84,9 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
     _check_counts(config, counts, len(dead), plan.total)
     for shard in shards:
         publish(ctx, shard.table, shard.name)
-    _write_dead_letters(ctx.path("dead_letter.parquet"), dead)
+    columns = [pa.array([letter[index] for letter in dead], pa.string()) for index in range(3)]
+    with io.staged(ctx.path("dead_letter.parquet")) as path:
+        pq.write_table(pa.Table.from_arrays(columns, ["key", "reason", "source"]), path, compression="zstd")
     picture = contact_sheet({shard.table: records[shard.name]["rows"] for shard in shards}, config.max_pixels)
     io.write_bytes(ctx.path(PICTURE), picture)
     ctx.tracker.image("contact_sheet", picture)
@@ -143,15 +148,6 @@ def _check_counts(config: IngestConfig, counts: dict[str, int], dead: int, total
             share = "the lists" if config.split == "lists" else f".test_fraction={config.test_fraction}"
             settings = f"ingest.split={config.split}, {share} or .limit={config.limit}"
             raise DataError(f"no images in the {split} split of {config.source} ({total} files); change {settings}")
-
-
-def _write_dead_letters(uri: str, dead: list[DeadLetter]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = [pa.array([letter[index] for letter in dead], pa.string()) for index in range(3)]
-    with io.staged(uri) as path:
-        pq.write_table(pa.Table.from_arrays(columns, ["key", "reason", "source"]), path, compression="zstd")
 
 
 def contact_sheet(tables: Mapping[str, int], max_pixels: int) -> bytes:

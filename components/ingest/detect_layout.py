@@ -1,15 +1,14 @@
-"""Recognises the layout at `ingest.source`, and the class list and ground truth that go with it."""
+"""All layouts; recognising the one at `ingest.source`, and the class list and ground truth that go with it."""
 
 from __future__ import annotations
 
-import importlib
-
 from components.ingest.labels import ARCHIVES, META_FILE, TRUTH_FILE, read_classes
-from components.ingest.layouts import tars
+from components.ingest.layouts import archives, ilsvrc, parquet, tfrecord, webdataset
+from components.ingest.layouts import folders as class_folders
+from components.ingest.layouts.archives import SUFFIXES
 from components.ingest.layouts.base import Layout, ScanContext
-from components.ingest.layouts.gzipped import SUFFIXES
 from components.ingest.layouts.ilsvrc import WNID
-from components.ingest.layouts.table import DEAD_LETTERS, MANIFEST
+from components.ingest.layouts.parquet import DEAD_LETTERS, MANIFEST
 from components.ingest.layouts.tfrecord import FILE_NAME
 from components.ingest.layouts.webdataset import TARS
 from vim_core.config import IngestConfig
@@ -21,6 +20,15 @@ DIGITS = "builtin:digits"
 KIT = "ILSVRC2012_devkit"
 TRUTH_FILES = (TRUTH_FILE, "LOC_val_solution.csv")
 CLASS_FILES = ("LOC_synset_mapping.txt", META_FILE)
+LAYOUTS = {
+    "digits": Layout(class_folders.find_digits, class_folders.scan_digits),
+    "folders": Layout(class_folders.find_parts, class_folders.scan_part),
+    "ilsvrc": Layout(ilsvrc.find_parts, ilsvrc.scan_part),
+    "webdataset": Layout(webdataset.find_parts, webdataset.scan_part),
+    "tfrecord": Layout(tfrecord.find_parts, tfrecord.scan_part),
+    "parquet": Layout(parquet.find_parts, parquet.scan_part),
+    "table": Layout(parquet.find_table_parts, parquet.scan_table_part),
+}
 FOLDERS = 8
 """Folders at the source that are searched for files of many images."""
 
@@ -58,7 +66,10 @@ def detect_layout(config: IngestConfig) -> str:
     if present == ["tar"]:
         return _tar_layout(source, list(kinds))
     if present == ["parquet"]:
-        return _parquet_layout(source, list(kinds))
+        from vim_core.data.image_tables import IMAGE_SCHEMA, open_parquet
+
+        schema = open_parquet(io.join(source, next(iter(kinds)))).schema_arrow
+        return "table" if schema.equals(IMAGE_SCHEMA, check_metadata=False) else "parquet"
     return present[0] if present else "folders"
 
 
@@ -71,13 +82,6 @@ def _kind(path: str) -> str:
     return "tfrecord" if FILE_NAME.match(name) else ""
 
 
-def _parquet_layout(source: str, paths: list[str]) -> str:
-    from vim_core.data.image_tables import IMAGE_SCHEMA, open_parquet
-
-    schema = open_parquet(io.join(source, paths[0])).schema_arrow
-    return "table" if schema.equals(IMAGE_SCHEMA, check_metadata=False) else "parquet"
-
-
 def _tar_layout(source: str, paths: list[str]) -> str:
     """ILSVRC's archives have its name, hold tars, or have the class of their images as name."""
     path = min(paths, key=lambda path: path.endswith(SUFFIXES))  # the members of an uncompressed tar can be read
@@ -86,13 +90,7 @@ def _tar_layout(source: str, paths: list[str]) -> str:
         return "ilsvrc"
     if name.endswith(SUFFIXES):
         return "webdataset"
-    return "ilsvrc" if tars.first_name(io.join(source, path)).endswith(".tar") else "webdataset"
-
-
-def layout_module(name: str) -> Layout:
-    """The module of a layout."""
-    module: Layout = importlib.import_module(f"components.ingest.layouts.{name}")  # type: ignore[assignment]
-    return module
+    return "ilsvrc" if archives.first_name(io.join(source, path)).endswith(".tar") else "webdataset"
 
 
 def scan_context(config: IngestConfig, layout: str, work: str) -> ScanContext:

@@ -14,9 +14,9 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from components.contract.api import Context
-from components.ingest.detect_layout import layout_module
+from components.ingest.detect_layout import LAYOUTS
 from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts
-from components.ingest.source_images import ImageReader, SourceImage, content_key
+from components.ingest.source_images import ImageReader, SourceImage
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -74,7 +74,7 @@ def index_group(context: ScanContext, layout: str, number: int, group: Sequence[
     if state and record.get("state") == state:
         yield from (uri for uri in _chunk_uris(context, number, record["parts"]) if not io.exists(uri))
         return
-    images = chain.from_iterable(layout_module(layout).scan_part(context, part) for part in group)
+    images = chain.from_iterable(LAYOUTS[layout].scan_part(context, part) for part in group)
     count, unkeyed = 0, list[str]()
     while batch := list(islice(images, CHUNK_IMAGES)):
         uri = _chunk_uris(context, number, count + 1)[-1]
@@ -101,7 +101,7 @@ def key_by_content(context: ScanContext, uri: str) -> None:
 
         def with_content_key(image: SourceImage) -> SourceImage:
             try:
-                return image if image.key else image._replace(key=content_key(reader.read(image)))
+                return image if image.key else image._replace(key=hashlib.sha256(reader.read(image)).hexdigest()[:16])
             except DataError as error:
                 return image._replace(key=image.source, rule="path", reason=str(error))
 

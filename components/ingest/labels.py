@@ -38,13 +38,6 @@ class GroundTruth:
     by_stem: dict[str, str]
     by_number: tuple[str, ...] = ()
 
-    def lookup(self, stem: str) -> str | None:
-        """The class of an image as the file has it, a wnid or a number; None for an image that it does not name."""
-        number = NUMBER.search(stem)
-        if self.by_number and number and 0 < int(number[1]) <= len(self.by_number):
-            return self.by_number[int(number[1]) - 1]
-        return self.by_stem.get(stem)
-
 
 def file_digest(uri: str, setting: str) -> str:
     """sha256 of the file of a setting. Raises `DataError` where it cannot be read."""
@@ -62,9 +55,7 @@ def read_classes(uri: str) -> ClassList:
         DataError: the file cannot be read, or is none of these.
     """
     setting = "ingest.class_list"
-    data = _read(uri, setting)
-    if uri.endswith(ARCHIVES):
-        data = _extract(data, META_FILE, uri)
+    data = _read(uri, setting, META_FILE)
     if uri.endswith((".mat", *ARCHIVES)):
         return _parse_meta(data, uri)
     ids: list[str] = []
@@ -108,10 +99,7 @@ def read_truth(uri: str) -> GroundTruth:
         DataError: the file cannot be read, or is empty.
     """
     setting = "ingest.val_labels"
-    data = _read(uri, setting)
-    if uri.endswith(ARCHIVES):
-        data = _extract(data, TRUTH_FILE, uri)
-    text = _decode(data, uri, setting)
+    text = _decode(_read(uri, setting, TRUTH_FILE), uri, setting)
     lines = [re.split(r"[,\s]+", line.strip()) for line in text.splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{setting}={uri}: is empty; expected a class or an image and its class a line")
@@ -124,7 +112,9 @@ def label_resolver(classes: ClassList | None, truth: GroundTruth) -> Callable[[s
     """A function from an image's stem to (class name, label, reason why it has neither)."""
 
     def resolve(stem: str) -> tuple[str, int, str]:
-        name = truth.lookup(stem)
+        name, number = truth.by_stem.get(stem), NUMBER.search(stem)
+        if truth.by_number and number and 0 < int(number[1]) <= len(truth.by_number):
+            name = truth.by_number[int(number[1]) - 1]
         if name is None:
             return "", NO_LABEL, "not in ingest.val_labels"
         if not name.isdigit():
@@ -147,21 +137,21 @@ def file_stem(path: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _extract(archive: bytes, name: str, uri: str) -> bytes:
-    with tarfile.open(fileobj=memory.BytesIO(archive)) as tar:
-        for info in tar:
-            stream = tar.extractfile(info) if info.name.rsplit("/", 1)[-1] == name else None
-            if stream is not None:
-                return stream.read()
-    raise DataError(f"{uri}: has no {name} in it: is it ILSVRC's development kit?")
-
-
-def _read(uri: str, setting: str) -> bytes:
+def _read(uri: str, setting: str, member: str = "") -> bytes:
+    """The content of a setting's file; with `member`, that of this file in it where it is an archive."""
     try:
-        return io.read_bytes(uri)
+        data = io.read_bytes(uri)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"{setting}={uri}: cannot be read ({reason}); give the path or URI of the file") from error
+    if not (member and uri.endswith(ARCHIVES)):
+        return data
+    with tarfile.open(fileobj=memory.BytesIO(data)) as tar:
+        for info in tar:
+            stream = tar.extractfile(info) if info.name.rsplit("/", 1)[-1] == member else None
+            if stream is not None:
+                return stream.read()
+    raise DataError(f"{uri}: has no {member} in it: is it ILSVRC's development kit?")
 
 
 def _decode(data: bytes, uri: str, setting: str) -> str:

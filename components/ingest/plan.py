@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from components.contract.api import Context
-from components.ingest.detect_layout import detect_layout, layout_module, scan_context
+from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
 from components.ingest.index import ChunkHeader, build_index, read_chunks, read_header, write_chunks
 from components.ingest.layouts.base import ScanContext, SourceParts
 from components.ingest.source_images import NO_LABEL, SourceImage, placement_key
@@ -82,7 +82,7 @@ def make_plan(config: IngestConfig, ctx: Context) -> IngestPlan:
     """List the images of the source and find their classes. Raises `DataError` for a missing or empty source."""
     layout = detect_layout(config)
     context = scan_context(config, layout, ctx.work)
-    parts = layout_module(layout).find_parts(context)
+    parts = LAYOUTS[layout].find_parts(context)
     if not parts.parts:
         raise DataError(f"ingest.layout={layout}: no such files at {config.source} for ingest.split={config.split}")
     chunks, left_out = build_index(context, layout, parts, ctx), 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact, Context, Inputs
 from components.sample.draw import LaneGroup
-from components.tokenize.code_files import check_tokenizer, code_files
+from components.tokenize.plan import check_tokenizer, code_files
 from vim_core.config import SampleConfig
 from vim_core.errors import ConfigError
 from vim_core.text import nearest

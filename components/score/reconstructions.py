@@ -64,7 +64,7 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     """
     import numpy as np
 
-    from components.tokenize.code_files import code_files
+    from components.tokenize.plan import code_files
     from vim_core.data.code_tables import CodeTable
     from vim_core.metrics import codebook
     from vim_core.metrics.intervals import jackknife, student_interval

@@ -10,6 +10,7 @@ from components.statistics.networks import FigureNames, cached_extractor, config
 from components.statistics.shards import (
     HALVES,
     MOMENTS,
+    REFERENCE,
     REFERENCE_IMAGES,
     SCORES,
     SPATIAL,
@@ -26,6 +27,7 @@ from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.metrics.moments import Moments
+    from vim_core.metrics.reference import Reference
 
 VERSION = 2
 INPUTS = {"images": "ingest", "classifier": "classify?"}
@@ -37,10 +39,13 @@ def unused(config: StatisticsConfig) -> frozenset[str]:
 
 
 def source_state(config: StatisticsConfig) -> str:
-    """Return the reference file's version, '' if its hash is set. Raises `DataError` for no file."""
-    from components.statistics.reference_file import file_version
-
-    return file_version(config.reference) if config.reference and not config.reference_sha256 else ""
+    """Size and version of the reference file in its store, '' if its hash is set. Raises `DataError` for no file."""
+    if not config.reference or config.reference_sha256:
+        return ""
+    version = io.version(config.reference)
+    if not version:
+        raise DataError(f"statistics.reference={config.reference!r}: no such file")
+    return version
 
 
 def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -56,12 +61,12 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: a split or a half has fewer than two images, an image cannot be decoded, or the reference is another.
     """
     from components.engines.attempts import publish
-    from components.statistics import reference_file
     from vim_core.features import check_spec
+    from vim_core.metrics.reference import write_reference
 
     check_spec(configured_spec(config, inputs, ctx))
-    reference = reference_file.read(config)
-    measure_reference = reference is not None and reference_file.needs_measuring(config, reference)
+    reference = read_reference_file(config)
+    measure_reference = reference is not None and needs_measuring(config, reference)
     shards = make_shards(config, inputs, ctx, measure_reference)
     merged = sorted({name for shard in shards for name in shard.targets} | {merged_name(config.split), *HALVES})
     _measure(shards, merged, ctx)
@@ -78,9 +83,10 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
     if reference is not None:
         names = {kind: merged_name(REFERENCE_IMAGES, kind) for kind in (MOMENTS, SPATIAL)}
         measured = {kind: read_moments(ctx.path(name)) for kind, name in names.items() if name in merged}
-        properties["reference"] = reference_file.write(config, ctx, reference, measured, total.dim)
+        properties["reference"] = write_reference_file(config, ctx, reference, measured, total.dim)
     if config.export:
-        reference_file.export(ctx.path(f"export/{config.split}.npz"), total)
+        with io.staged(ctx.path(f"export/{config.split}.npz")) as path:
+            write_reference(str(path), total.gaussian())
     metrics = {"count": float(total.count)}
     if config.score_splits:
         from vim_core.metrics.inception_score import ScoreSums
@@ -90,6 +96,59 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         metrics[score], metrics[f"{score}_std"] = sums.score()
     numeric = {"device": shards[0].spec.device, "dtype": "fp32", "threads": shards[0].threads}
     return Outcome(metrics=metrics, properties=properties, numeric=numeric)
+
+
+def read_reference_file(config: StatisticsConfig) -> Reference | None:
+    """The reference file, or None where none is set. Raises `DataError` for a missing, other or unusable one."""
+    from vim_core.metrics.reference import read_reference
+
+    if not config.reference:
+        return None
+    try:
+        with io.local_copy(config.reference) as path:
+            reference = read_reference(path)
+    except FileNotFoundError:
+        raise DataError(f"statistics.reference={config.reference!r}: no such file") from None
+    if not reference.sha256.startswith(config.reference_sha256):
+        wanted = f"statistics.reference_sha256={config.reference_sha256}"
+        raise DataError(f"statistics.reference={config.reference!r}: sha256 is {reference.sha256[:16]}…, not {wanted}")
+    return reference
+
+
+def needs_measuring(config: StatisticsConfig, reference: Reference) -> bool:
+    """True if the file's images must be measured: it lacks statistics, or precision and recall are configured."""
+    lacking = reference.gaussian is None or (config.spatial and reference.spatial is None)
+    return reference.images is not None and (lacking or config.features > 0)
+
+
+def write_reference_file(
+    config: StatisticsConfig, ctx: Context, reference: Reference, measured: dict[str, Moments], dim: int
+) -> dict[str, Any]:
+    """Write `reference.npz`: the file's own statistics, or those measured on its images, by kind. Returns its record.
+
+    Raises:
+        DataError: the statistics are of another network.
+    """
+    from vim_core.metrics.reference import write_reference
+
+    gaussian, spatial = reference.gaussian, reference.spatial
+    if gaussian is None and MOMENTS in measured:
+        gaussian = measured[MOMENTS].gaussian()
+    if gaussian is None:
+        raise DataError(f"statistics.reference={config.reference!r}: has neither statistics nor images")
+    if gaussian.dim != dim:
+        raise DataError(
+            f"statistics.reference={config.reference!r}: features of dimension {gaussian.dim}, {config.network} has "
+            f"{dim}: they come from another network; FID's references need statistics.network=inception"
+        )
+    if spatial is None and SPATIAL in measured:
+        spatial = measured[SPATIAL].gaussian()
+    with io.staged(ctx.path(REFERENCE)) as path:
+        write_reference(str(path), gaussian, spatial)
+    origin = "its own mu and sigma" if reference.gaussian is not None else "measured on its images"
+    images = reference.images[0] if reference.images else 0
+    record = {"uri": config.reference, "sha256": reference.sha256, "count": gaussian.count or 0}
+    return {**record, "statistics": origin, "images": images}
 
 
 def _properties(config: StatisticsConfig, inputs: Inputs, shard: StatisticsShard, total: Moments) -> dict[str, Any]:
@@ -133,14 +192,12 @@ def _measure(shards: list[StatisticsShard], merged: list[str], ctx: Context) -> 
     run_pipeline(ctx.run, build, ctx.progress, finished_counter(shards, finished))
 
 
-def merge_in_order() -> Any:
-    """A Beam CombineFn of (shard number, URI) pairs: the bits of its result do not depend on the order of arrival."""
-    return _merge_class()()
-
-
 @cache
-def _merge_class() -> Any:
-    """The class, defined once on first use because Beam is slow to import."""
+def merge_in_order() -> Any:
+    """A Beam CombineFn of (shard number, URI) pairs: the bits of its result do not depend on the order of arrival.
+
+    Its class is defined on first use because Beam is slow to import.
+    """
     import apache_beam as beam
 
     from vim_core.metrics.feature_statistics import Nodes, from_bytes, insert, total
@@ -166,4 +223,4 @@ def _merge_class() -> Any:
         def extract_output(self, nodes: Nodes[Any]) -> Any:
             return total(nodes)
 
-    return MergeInOrder
+    return MergeInOrder()  # type: ignore[no-untyped-call]

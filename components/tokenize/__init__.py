@@ -1,1 +1,1 @@
-"""The `tokenize` step: plan, stages, the engines that run them, and reading code tables."""
+"""The `tokenize` step: plan, stages, and the engines that run them."""

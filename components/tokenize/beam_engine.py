@@ -16,7 +16,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from components.engines import devices
 from components.tokenize.plan import TokenizePlan, TokenizeShard
-from components.tokenize.stages import CodeBatch, ImageBatch, ShardAssembly, decode_shard, encode_batch, finished
+from components.tokenize.stages import Batch, ShardAssembly, decode_shard, encode_batch, finished
 from vim_core.errors import VimError
 from vim_core.models.vit_vqgan import Tokenizer
 
@@ -27,7 +27,7 @@ class Decode(beam.DoFn):
     def __init__(self, plan: TokenizePlan) -> None:
         self.plan = plan
 
-    def process(self, shard: TokenizeShard) -> Iterator[ImageBatch]:
+    def process(self, shard: TokenizeShard) -> Iterator[Batch]:
         """Called by Beam."""
         if not finished(shard):
             yield from decode_shard(self.plan, shard)
@@ -47,9 +47,9 @@ class TokenizerHandler(ModelHandler[Any, Any, Tokenizer]):
 
     def run_inference(
         self, batch: Sequence[Any], model: Tokenizer, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[CodeBatch]:
-        """Encode one `ImageBatch`."""
-        assert isinstance(batch, ImageBatch)
+    ) -> Iterable[Batch]:
+        """Encode one `Batch`."""
+        assert isinstance(batch, Batch)
         devices.set_threads(self.plan.threads)
         return [encode_batch(batch, model)]
 
@@ -59,8 +59,8 @@ class TokenizerHandler(ModelHandler[Any, Any, Tokenizer]):
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         """For Beam's metrics."""
-        assert isinstance(batch, ImageBatch)
-        return batch.pixels.nbytes
+        assert isinstance(batch, Batch)
+        return batch.values.nbytes
 
     def get_metrics_namespace(self) -> str:
         """For Beam's metrics."""
@@ -81,7 +81,7 @@ class Write(beam.DoFn):
         """Called by Beam."""
         self.incomplete: dict[str, ShardAssembly] = {}
 
-    def process(self, batch: CodeBatch) -> Iterator[str]:
+    def process(self, batch: Batch) -> Iterator[str]:
         """Called by Beam."""
         name = batch.shard.name
         assembly = self.incomplete.setdefault(name, ShardAssembly(batch.shard, batch.batches))

@@ -41,9 +41,9 @@ def run(config: TokenizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
             ctx.run, lambda pipeline: build(pipeline, plan, left), ctx.progress, lambda: len(finished_files(shards))
         )
     elif left:
-        from components.tokenize import ray_engine
+        from components.tokenize.stages import run_actors
 
-        ray_engine.run(plan, left, ctx, len(shards) - len(left))
+        run_actors(plan, left, ctx, len(shards) - len(left))
     for shard in shards:
         publish(ctx, shard.result, shard.name)
     return make_outcome(config, inputs, plan, shards)

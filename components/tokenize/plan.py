@@ -1,16 +1,18 @@
-"""The plan of `tokenize`: values that all shards share, and one shard for each file of images."""
+"""Code tables: the plan by which `tokenize` makes one, a shard for each file of images, and its files afterwards."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from components.contract.api import Inputs
+from components.contract import lineage
+from components.contract.api import Artifact, Inputs
 from vim_core.config import AugmentConfig, TokenizeConfig
+from vim_core.errors import LineageError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.code_files import CodeMeta
+    from vim_core.data.code_files import CodeFile, CodeMeta
 
 SPLITS = ("train", "test")
 
@@ -92,3 +94,22 @@ def finished_files(shards: list[TokenizeShard]) -> set[str]:
         return set()
     present = set(io.list_names(shards[0].result.rpartition("/")[0]))
     return {shard.result for shard in shards if shard.result.rpartition("/")[2] in present}
+
+
+def code_files(codes: Artifact, split: str) -> list[CodeFile]:
+    """Files of one split with size, checksum, rows and tokenizer, which `CodeTable` checks."""
+    from vim_core.data.code_files import CodeFile
+
+    tokenizer = str(codes.properties["tokenizer"])
+    entries = sorted((e for e in codes.manifest.files if e.name.startswith(f"codes/{split}-")), key=lambda e: e.name)
+    return [CodeFile(io.join(codes.folder, e.path), e.bytes, e.sha256, e.rows, tokenizer) for e in entries]
+
+
+def check_tokenizer(codes: Artifact, tokenizer: Artifact) -> None:
+    """Raise `LineageError` unless the code table was made by this encoder and codebook."""
+    made_by, expected = lineage.recorded_digests(codes.properties), lineage.tokenizer_digests(tokenizer)
+    if not lineage.same_codes(made_by, expected):
+        raise LineageError(
+            f"the code table {codes.digest[:12]} {lineage.mismatch(made_by, expected, 'was made by')}; "
+            "run `vimctl run tokenize` for this tokenizer"
+        )

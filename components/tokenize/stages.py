@@ -1,17 +1,19 @@
-"""The three stages of tokenizing a shard: decode, encode, write. Beam and Ray run the same functions.
+"""The three stages of tokenizing a shard: decode, encode, write; Beam and the Ray actors here run the same functions.
 
 Every batch has the tokenizer's `encode_batch` images, except a shard's last one, which the tokenizer pads (contract 7).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.contract.api import Context
+from components.engines import devices
 from components.tokenize.plan import TokenizePlan, TokenizeShard
 from vim_core.data.code_files import write_codes
 from vim_core.data.image_loader import augment
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ImageBatch:
-    """Batch `index` of the `batches` of a shard: pixels uint8 [b, S, S, 3] with key, label and view of each row."""
+class Batch:
+    """Batch `index` of the `batches` of a shard: rows with key, label and view.
+
+    `values` are pixels uint8 [b, S, S, 3] until they are encoded, then codes [b, T].
+    """
 
     shard: TokenizeShard
     index: int
@@ -34,26 +39,13 @@ class ImageBatch:
     keys: list[str]
     labels: list[int]
     views: list[int]
-    pixels: NDArray[np.uint8]
+    values: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-@dataclass(frozen=True)
-class CodeBatch:
-    """An `ImageBatch` with codes [b, T] in the place of its pixels."""
-
-    shard: TokenizeShard
-    index: int
-    batches: int
-    keys: list[str]
-    labels: list[int]
-    views: list[int]
-    codes: NDArray[Any]
-
-
-def decode_shard(plan: TokenizePlan, shard: TokenizeShard) -> Iterator[ImageBatch]:
+def decode_shard(plan: TokenizePlan, shard: TokenizeShard) -> Iterator[Batch]:
     """All views of a shard's images by batches; each image is decoded once, and an empty shard is one empty batch.
 
     Raises:
@@ -68,9 +60,9 @@ def decode_shard(plan: TokenizePlan, shard: TokenizeShard) -> Iterator[ImageBatc
     numbers: list[int] = []
     pixels: list[Pixels] = []
 
-    def batch(index: int) -> ImageBatch:
+    def batch(index: int) -> Batch:
         stacked = np.stack(pixels) if pixels else np.empty((0, size, size, 3), np.uint8)  # [b, S, S, 3]
-        return ImageBatch(shard, index, batches, keys, labels, numbers, stacked)
+        return Batch(shard, index, batches, keys, labels, numbers, stacked)
 
     index = 0
     for row, key in enumerate(table.keys):
@@ -94,11 +86,10 @@ def decode_shard(plan: TokenizePlan, shard: TokenizeShard) -> Iterator[ImageBatc
         yield batch(index)
 
 
-def encode_batch(batch: ImageBatch, tokenizer: Tokenizer) -> CodeBatch:
+def encode_batch(batch: Batch, tokenizer: Tokenizer) -> Batch:
     """The batch through the tokenizer's one encode; codes are uint16, or uint32 for a vocabulary above 65,536."""
-    codes = tokenizer.encode(to_tensor(batch.pixels)).numpy()  # [b, T]
-    codes = codes.astype(np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32)
-    return CodeBatch(batch.shard, batch.index, batch.batches, batch.keys, batch.labels, batch.views, codes)
+    codes = tokenizer.encode(to_tensor(batch.values)).numpy()  # [b, T]
+    return replace(batch, values=codes.astype(np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32))
 
 
 class ShardAssembly:
@@ -106,9 +97,9 @@ class ShardAssembly:
 
     def __init__(self, shard: TokenizeShard, batches: int) -> None:
         self.shard, self.batches = shard, batches
-        self._collected: dict[int, CodeBatch] = {}
+        self._collected: dict[int, Batch] = {}
 
-    def add(self, batch: CodeBatch) -> bool:
+    def add(self, batch: Batch) -> bool:
         """Add a batch, which may be a repeated one; True if the shard is complete."""
         self._collected[batch.index] = batch
         return len(self._collected) == self.batches
@@ -121,7 +112,7 @@ class ShardAssembly:
             keys=[key for batch in batches for key in batch.keys],
             labels=np.array([label for batch in batches for label in batch.labels], dtype=np.int64),
             views=np.array([view for batch in batches for view in batch.views], dtype=np.int64),
-            codes=np.concatenate([batch.codes for batch in batches]),
+            codes=np.concatenate([batch.values for batch in batches]),
             meta=plan.metas[self.shard.split],
         )
         return self.shard.name
@@ -146,3 +137,37 @@ def tokenize_shard(plan: TokenizePlan, shard: TokenizeShard, tokenizer: Tokenize
 def finished(shard: TokenizeShard) -> bool:
     """True if an earlier attempt wrote this shard: its file appears under its name only when it is complete."""
     return io.exists(shard.result)
+
+
+class EncodeActor:
+    """A Ray actor, for hosts that Beam cannot reach: it holds the tokenizer and takes one shard at a time.
+
+    One whose host is lost comes back on another and does its shard again; finished shards stay.
+    """
+
+    def __init__(self, plan: TokenizePlan) -> None:
+        devices.set_threads(plan.threads)
+        self.plan = plan
+        device = devices.torch_device(plan.device, plan.threads)
+        self.tokenizer: Tokenizer = devices.cached_tokenizer(plan.weights, plan.config, device)
+
+    def tokenize(self, shard: TokenizeShard) -> str:
+        """Tokenize one shard; returns its name."""
+        devices.set_threads(self.plan.threads)
+        return tokenize_shard(self.plan, shard, self.tokenizer)
+
+
+def run_actors(plan: TokenizePlan, shards: Sequence[TokenizeShard], ctx: Context, before: int) -> None:
+    """Tokenize all shards on `run.workers` Ray actors; `before` more were finished by an earlier attempt.
+
+    Raises:
+        VimError: an actor raised it, or actors were lost more than `run.restarts` times.
+    """
+    from components.engines.ray import pool
+    from components.engines.ray.session import connect
+
+    connect(ctx.run)
+    resources = pool.actor_resources(plan.device, plan.threads)
+    results = pool.map_actors(EncodeActor, plan, "tokenize", shards, ctx, resources)
+    for done, _ in enumerate(results, before + 1):
+        ctx.progress.advance(done)

@@ -117,7 +117,7 @@ def _commit(request: Request, config: PipelineConfig, key: str, step: int, check
 
 def _read_checkpoint(request: Request, config: PipelineConfig, checkpoint: str) -> dict[str, bytes]:
     """The files of a prior artifact from a checkpoint folder. `DamagedCheckpoint` where it is removed meanwhile."""
-    from components.tokenize.code_files import code_files
+    from components.tokenize.plan import code_files
     from vim_core.data.code_tables import CodeTable
     from vim_core.tasks.prior import shape_of
     from vim_core.tasks.prior_checkpoint import export_checkpoint

@@ -24,7 +24,7 @@ from tests.support.synthetic import context_of, with_fields
 from tests.support.tiny import prior_config
 from vim_core.config import IngestConfig, ReconstructConfig, SampleConfig, ScoreConfig, TokenizeConfig
 from vim_core.data.images import encode_png
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.errors import ConfigError, DataError
 from vim_core.tasks.prior import PriorData, PriorTask
 

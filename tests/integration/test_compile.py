@@ -21,7 +21,7 @@ from tests.support.tiny import (
     tasks_on,
 )
 from vim_core.config import StackConfig
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 

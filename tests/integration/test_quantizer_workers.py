@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from tests.support.tiny import image_table, quantize_config
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, RestartConfig
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 pytestmark = pytest.mark.slow

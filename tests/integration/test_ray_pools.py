@@ -91,19 +91,19 @@ def test_ray_finishes_what_beam_began(tables: dict[str, Artifact], expected: dic
 def test_a_lost_actor_comes_back_and_tokenizes_its_shard_again(
     tables: dict[str, Artifact], expected: dict[str, bytes], pool: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.tokenize import ray_engine
+    from components.tokenize import stages
 
     once = Path(pool.work, "killed")
     once.parent.mkdir(parents=True)
 
-    class Mortal(ray_engine.EncodeActor):
+    class Mortal(stages.EncodeActor):
         def tokenize(self, shard: Any) -> str:
             if "train-00001" in shard.name and not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().tokenize(shard)
 
-    monkeypatch.setattr(ray_engine, "EncodeActor", Mortal)
+    monkeypatch.setattr(stages, "EncodeActor", Mortal)
     tokenize.run(BY_RAY, tables, pool)
     assert once.exists()
     assert contents(pool) == expected

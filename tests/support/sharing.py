@@ -16,7 +16,7 @@ from tests.support.live_bytes import gathered_bytes, live_bytes
 from tests.support.tiny import prior_config, quantize_config, tokenizer_network
 from tests.support.workers import runtime_of
 from vim_core.config import DiscriminatorConfig, LossConfig, StackConfig
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.models.vit_vqgan import model_config
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vim_core.checkpoint.shard_files import SavedCheckpoint
 from vim_core.checkpoint.state_dict import flat_state_dict
 from vim_core.config import (
     AugmentConfig,
@@ -27,7 +28,7 @@ from vim_core.config import (
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.tasks.base import Task
@@ -204,6 +205,23 @@ def state_of(task: Task) -> dict[str, Tensor]:
     """Everything a checkpoint would keep."""
     state = flat_state_dict(task.modules, task.optimizers)
     return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+
+
+class InMemory(SavedCheckpoint):
+    """A state in memory, as a checkpoint to restore from."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def names(self) -> set[str]:
+        return set(self.state)
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        return tuple(self.state[name].shape), self.state[name].dtype
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        value = self.state[name]
+        return value[start:stop] if value.ndim else value
 
 
 def assert_equal_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

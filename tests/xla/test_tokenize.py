@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.tokenize import ray_engine, stages
+from components.tokenize import stages
 from components.tokenize.plan import TokenizePlan, TokenizeShard
 from tests.support import tiny
 from vim_core.config import AugmentConfig
@@ -35,7 +35,7 @@ def test_codes_are_those_of_encode_on_the_device_and_nothing_compiles_again(
     plan = TokenizePlan(weights, config, "xla", 1, 8, 5, {"train": meta}, 0, AugmentConfig(flip=0.5), 10_000)
     shard = TokenizeShard("codes/0", "train", images, str(tmp_path / "codes"))
 
-    actor = ray_engine.EncodeActor(plan)
+    actor = stages.EncodeActor(plan)
     assert actor.tokenizer.device.type == "xla"
     batches = list(stages.decode_shard(plan, shard))
     stages.encode_batch(batches[0], actor.tokenizer)
@@ -46,5 +46,5 @@ def test_codes_are_those_of_encode_on_the_device_and_nothing_compiles_again(
     assert fallbacks() == []
 
     (whole,) = stages.decode_shard(dataclasses.replace(plan, encode_batch=46), shard)
-    trainers = load_tokenizer(weights, config, str(xla.device)).encode(to_tensor(whole.pixels))
+    trainers = load_tokenizer(weights, config, str(xla.device)).encode(to_tensor(whole.values))
     assert torch.equal(torch.from_numpy(CodeTable([shard.result]).codes.astype("int64")), trainers)

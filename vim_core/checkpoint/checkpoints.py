@@ -11,11 +11,12 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vim_core.checkpoint.shard_files import (
     INDEX,
@@ -23,14 +24,15 @@ from vim_core.checkpoint.shard_files import (
     DamagedCheckpoint,
     SavedCheckpoint,
     ShardRecord,
+    TensorShard,
     open_checkpoint,
     read_shard_record,
     shard_name,
+    shard_state_dict,
     step_folder,
     to_json_bytes,
     write_shard,
 )
-from vim_core.checkpoint.state_dict import State, TensorShard, shard_state_dict
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError, StorageError
 from vim_core.storage import io
@@ -86,7 +88,7 @@ class Checkpoints:
         # The training thread and the writing thread both update the best.
         self._lock = threading.Lock()
 
-    def save(self, step: int, state: State) -> None:
+    def save(self, step: int, state: Mapping[str, Tensor]) -> None:
         """Copy the state after `step` steps to memory and write it while training goes on.
 
         Waits for the write before. Raises `StorageError` where that one failed and `strict` is set.

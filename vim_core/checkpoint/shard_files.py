@@ -10,14 +10,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from vim_core.checkpoint.state_dict import TensorShard
+from vim_core.distributed.fsdp import rows_here
 from vim_core.errors import ResumeError
 from vim_core.storage import io, tensor_files
 
@@ -27,6 +29,15 @@ INDEX = "index.json"
 
 class DamagedCheckpoint(Exception):
     """A checkpoint cannot be used: it has no index, or a shard is missing or differs from what the index says."""
+
+
+@dataclass(frozen=True)
+class TensorShard:
+    """Rows `start … stop - 1` of a tensor of this shape, as one worker writes them; (0, 0) for a scalar."""
+
+    value: Tensor
+    shape: tuple[int, ...]
+    rows: tuple[int, int]
 
 
 @dataclass
@@ -58,6 +69,33 @@ def step_folder(folder: str, step: int) -> str:
 def shard_name(writer: str, rank: int, world: int) -> str:
     """Name of a worker's files, without suffix."""
     return f"{writer}-{rank:05d}-of-{world:05d}"
+
+
+def shard_state_dict(state: Mapping[str, Tensor], rank: int, world: int) -> Iterator[tuple[str, TensorShard]]:
+    """The shards that worker `rank` writes, copied to the CPU: its rows of sharded tensors, its share of the others.
+
+    Raises:
+        TypeError: a tensor is sharded in another way than by rows.
+    """
+
+    def copied(value: Tensor) -> Tensor:
+        # A copy also on the CPU: training goes on while it is written.
+        return value.detach().to("cpu", copy=True).contiguous()
+
+    loads = [0] * world
+    for name, value in state.items():
+        shape = tuple(value.shape)
+        if isinstance(value, DTensor):
+            if not all(placement.is_shard(0) for placement in value.placements):
+                raise TypeError(f"{name}: split as {value.placements}, checkpoints know tensors split by rows only")
+            rows = rows_here(value)
+            if rows[0] < rows[1]:
+                yield name, TensorShard(copied(value.to_local()), shape, rows)
+            continue
+        owner = loads.index(min(loads))
+        loads[owner] += value.numel() * value.element_size() + 1
+        if owner == rank:
+            yield name, TensorShard(copied(value), shape, (0, shape[0] if shape else 0))
 
 
 def write_shard(folder: str, name: str, shards: dict[str, TensorShard]) -> ShardRecord:
@@ -116,7 +154,7 @@ def open_checkpoint(
 
 @dataclass
 class SavedCheckpoint:
-    """A checkpoint to restore from; a `StateReader` that reads rows on demand from the shards that hold them."""
+    """A checkpoint to restore from; it reads rows on demand from the shards that hold them."""
 
     folder: str
     index: CheckpointIndex

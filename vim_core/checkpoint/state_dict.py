@@ -3,60 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from vim_core.checkpoint.shard_files import SavedCheckpoint
 from vim_core.distributed.fsdp import like, local, rows_here
 from vim_core.errors import ResumeError
-
-State = Mapping[str, Tensor]
-
-
-class StateReader(Protocol):
-    """A state that `restore` reads, such as a saved checkpoint."""
-
-    def names(self) -> set[str]:
-        """Names of all tensors."""
-
-    def describe(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and type of a whole tensor."""
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows `start … stop - 1` of a tensor, by default all of it."""
-
-
-@dataclass(frozen=True)
-class InMemoryState(StateReader):
-    """A state in memory."""
-
-    state: State
-
-    def names(self) -> set[str]:
-        """Names of all tensors."""
-        return set(self.state)
-
-    def describe(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and type of a whole tensor."""
-        return tuple(self.state[name].shape), self.state[name].dtype
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows `start … stop - 1` of a tensor, by default all of it."""
-        value = self.state[name]
-        return value[start:stop] if value.ndim else value
-
-
-@dataclass(frozen=True)
-class TensorShard:
-    """Rows `start … stop - 1` of a tensor of this shape, as one worker writes them; (0, 0) for a scalar."""
-
-    value: Tensor
-    shape: tuple[int, ...]
-    rows: tuple[int, int]
 
 
 def flat_state_dict(modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
@@ -77,13 +32,12 @@ def flat_state_dict(modules: Mapping[str, nn.Module], optimizers: Mapping[str, O
     return {name: value.detach() for name, value in state.items()}
 
 
-def restore(state: StateReader | State, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
+def restore(saved: SavedCheckpoint, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
     """Load a state in place and strictly, however it was sharded when it was saved.
 
     Raises:
         ResumeError: names, shapes or types do not match.
     """
-    saved: StateReader = InMemoryState(state) if isinstance(state, Mapping) else state
     targets = {f"module/{n}/{key}": value for n, m in modules.items() for key, value in m.state_dict().items()}
     _check_names(set(targets), {name for name in saved.names() if name.startswith("module/")})
     for name, target in targets.items():
@@ -107,33 +61,6 @@ def restore(state: StateReader | State, modules: Mapping[str, nn.Module], optimi
     _check_names(set(), set(slots))
 
 
-def shard_state_dict(state: State, rank: int, world: int) -> Iterator[tuple[str, TensorShard]]:
-    """The shards that worker `rank` writes, copied to the CPU: its rows of sharded tensors, its share of the others.
-
-    Raises:
-        TypeError: a tensor is sharded in another way than by rows.
-    """
-
-    def copied(value: Tensor) -> Tensor:
-        # A copy also on the CPU: training goes on while it is written.
-        return value.detach().to("cpu", copy=True).contiguous()
-
-    loads = [0] * world
-    for name, value in state.items():
-        shape = tuple(value.shape)
-        if isinstance(value, DTensor):
-            if not all(placement.is_shard(0) for placement in value.placements):
-                raise TypeError(f"{name}: split as {value.placements}, checkpoints know tensors split by rows only")
-            rows = rows_here(value)
-            if rows[0] < rows[1]:
-                yield name, TensorShard(copied(value.to_local()), shape, rows)
-            continue
-        owner = loads.index(min(loads))
-        loads[owner] += value.numel() * value.element_size() + 1
-        if owner == rank:
-            yield name, TensorShard(copied(value), shape, (0, shape[0] if shape else 0))
-
-
 def _optimized(modules: Mapping[str, nn.Module], name: str, optimizer: Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters of an optimizer with the path of their state, which names the module that they belong to."""
     names = {id(p): f"{module}/{key}" for module, m in modules.items() for key, p in m.named_parameters()}
@@ -142,12 +69,12 @@ def _optimized(modules: Mapping[str, nn.Module], name: str, optimizer: Optimizer
             yield f"optimizer/{name}/{names[id(parameter)]}", parameter
 
 
-def _own_rows(saved: StateReader, name: str, target: Tensor) -> Tensor:
+def _own_rows(saved: SavedCheckpoint, name: str, target: Tensor) -> Tensor:
     """This worker's rows of a tensor that is sharded as `target`."""
     return saved.rows(name, *rows_here(target)) if isinstance(target, DTensor) else saved.rows(name)
 
 
-def _optimizer_slot(saved: StateReader, name: str, parameter: nn.Parameter) -> Tensor:
+def _optimizer_slot(saved: SavedCheckpoint, name: str, parameter: nn.Parameter) -> Tensor:
     """Optimizer state of a parameter, sharded as the parameter where it has its shape."""
     if isinstance(parameter, DTensor) and saved.describe(name)[0] == tuple(parameter.shape):
         return like(parameter, _own_rows(saved, name, parameter).to(parameter.device))

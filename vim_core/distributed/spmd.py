@@ -75,9 +75,11 @@ def resolve(shapes: Mapping[str, Sequence[int]], rules: Iterable[Rule]) -> dict[
     for rule in rules:
         names = [name for name, shape in shapes.items() if rule.matches(name, shape)]
         if not names:
+            present = ", ".join([f"{name} {list(shape)}" for name, shape in shapes.items()][:5])
+            more = f" and {len(shapes) - 5} more" if len(shapes) > 5 else ""
             raise ConfigError(
                 f"sharding pattern {rule.pattern!r} with {len(rule.spec)} dimensions matches no parameter; "
-                f"there are {_some(shapes)}"
+                f"there are {present}{more}"
             )
         for name in names:
             other = chosen.setdefault(name, rule)
@@ -160,8 +162,3 @@ def optimizer_specs(
             if isinstance(slot, Tensor):
                 slot_specs.append((slot, slot_spec(name, slot, parameter, spec, sizes)))
     return slot_specs
-
-
-def _some(shapes: Mapping[str, Sequence[int]], count: int = 5) -> str:
-    names = [f"{name} {list(shape)}" for name, shape in shapes.items()]
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -20,23 +20,6 @@ Step = Callable[[int], None]
 """Samples the code at a position; the position is counted on the host."""
 
 
-def step_program(lanes: Lanes) -> Step:
-    """The program of one step on the lanes' device: CUDA graphs, one XLA program, or eager on CPU."""
-    kind = lanes.codes.device.type
-    if kind == "cuda":
-        return CudaGraphs(lanes)
-    if kind == "xla":
-        from vim_core.distributed.runtimes import xla
-
-        def step(position: int) -> None:
-            lanes.step(lanes.tokens)
-            xla.send()
-
-        return step
-    # On CPU shapes are free: attention reads the filled part of the cache and needs no mask.
-    return lambda position: lanes.step(position + 1)
-
-
 def attention_span(position: int, tokens: int, chunk: int) -> int:
     """Number of cache entries that the step at `position` reads."""
     return min(tokens, (position // chunk + 1) * chunk)
@@ -48,14 +31,13 @@ class CudaGraphs:
     A replay launches all kernels of a step at once; position, noise and codes are read and written on the device.
     """
 
-    def __init__(self, lanes: Lanes, chunk: int = CHUNK) -> None:
+    def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
-        self.chunk = chunk
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, position: int) -> None:
-        span = attention_span(position, self.lanes.tokens, self.chunk)
+        span = attention_span(position, self.lanes.tokens, CHUNK)
         if span not in self._graphs:
             self._graphs[span] = self._capture(span)
         self._graphs[span].replay()
@@ -108,7 +90,20 @@ class Sampler:
 
     @cached_property
     def _step(self) -> Step:
-        return step_program(self._lanes)
+        """The program of one step on the lanes' device: CUDA graphs, one XLA program, or eager on CPU."""
+        lanes, kind = self._lanes, self._lanes.codes.device.type
+        if kind == "cuda":
+            return CudaGraphs(lanes)
+        if kind == "xla":
+            from vim_core.distributed.runtimes import xla
+
+            def step(position: int) -> None:
+                lanes.step(lanes.tokens)
+                xla.send()
+
+            return step
+        # On CPU shapes are free: attention reads the filled part of the cache and needs no mask.
+        return lambda position: lanes.step(position + 1)
 
     @torch.no_grad()
     def group(self, index: int, labels: Tensor, prefix: Tensor | None = None) -> Tensor:

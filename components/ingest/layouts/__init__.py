@@ -1,1 +1,1 @@
-"""The ways in which data sets of images are kept, one module each."""
+"""The ways in which data sets of images are kept."""

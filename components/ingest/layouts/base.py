@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from components.ingest.labels import ClassList
 from components.ingest.source_images import SourceImage
@@ -72,16 +72,16 @@ class SourceParts:
         return [self.parts[at : at + self.group_size] for at in range(0, len(self.parts), self.group_size)]
 
 
-class Layout(Protocol):
-    """The functions of a layout's module."""
+class Layout(NamedTuple):
+    """A way in which data sets of images are kept.
 
-    @staticmethod
-    def find_parts(context: ScanContext) -> SourceParts:
-        """The parts of the source; few, and found without reading images."""
+    Attributes:
+        find_parts: gives the parts of the source; few, and found without reading images.
+        scan_part: gives every image of a part; its bytes stay in the source unless they have to be unpacked.
+    """
 
-    @staticmethod
-    def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
-        """Every image of a part; its bytes stay in the source unless they have to be unpacked."""
+    find_parts: Callable[[ScanContext], SourceParts]
+    scan_part: Callable[[ScanContext, SourcePart], Iterator[SourceImage]]
 
 
 def unpacked_name(part: SourcePart) -> str:
@@ -104,20 +104,20 @@ def file_parts(config: IngestConfig, files: Iterable[FileEntry]) -> SourceParts:
     The validation files are held out, or the test files if there are none. Raises `DataError` for an unusable entry.
     """
     files = list(files)
+    sides, splits = {file.path: "" for file in files}, {"": ""}
+    if config.split == "folders":
+        sides = {file.path: side_in_path(file.path) for file in files}
+        splits = {"train": "train", ("val" if "val" in sides.values() else "test"): "test"}
+    result = SourceParts([])
     for file in files:
         if file.reason:
             raise unreadable(file.path, file.reason)
-    if config.split != "folders":
-        return SourceParts([SourcePart(file.path, _state(file)) for file in files])
-    sides = {file.path: side_in_path(file.path) for file in files}
-    splits = {"train": "train", ("val" if "val" in sides.values() else "test"): "test"}
-    parts = [SourcePart(f.path, _state(f), splits[sides[f.path]]) for f in files if sides[f.path] in splits]
-    return SourceParts(parts, [file.path for file in files if sides[file.path] not in splits])
-
-
-def _state(entry: FileEntry) -> str:
-    """A text that changes with the content of a file."""
-    return repr((entry.path, entry.size, entry.state, entry.reason))
+        if sides[file.path] in splits:
+            state = repr((file.path, file.size, file.state, file.reason))
+            result.parts.append(SourcePart(file.path, state, splits[sides[file.path]]))
+        else:
+            result.left_out.append(file.path)
+    return result
 
 
 def unreadable(path: str, reason: str) -> DataError:

@@ -1,4 +1,4 @@
-"""Class folders: every image is a file, its class the first folder of its path."""
+"""Images of their own: files in class folders, whose class is the first folder of their path, and built-in digits."""
 
 from __future__ import annotations
 
@@ -38,32 +38,40 @@ def _folder_parts(source: str, folder: str) -> list[SourcePart]:
 
 
 def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
-    """Every file, also those that cannot be images."""
-    source = context.config.source
+    """Every file, also those that cannot be images, with split and class by its folders."""
+    config = context.config
     if part.kind == LOOSE:
         entries: Iterator[FileEntry] = (
-            entry for _, entry in folders.list_folder(source, part.path) if entry is not None
+            entry for _, entry in folders.list_folder(config.source, part.path) if entry is not None
         )
     else:
-        entries = folders.walk(source, part.path)
+        entries = folders.walk(config.source, part.path)
     resolve = label_resolver(context.classes, read_truth(context.truth)) if context.truth else None
     for entry in entries:
-        image = _source_image(context, entry)
-        if resolve and image.split == "test" and not entry.reason:
+        parts, split, label, reason = entry.path.split("/"), "", NO_LABEL, entry.reason
+        if config.split == "folders":
+            split = SPLITS.get(parts[0], "") if len(parts) > 1 else ""
+            parts = parts[1:]
+            reason = reason or ("" if split else "neither below train/ nor below val/")
+        name = parts[0] if config.labelled and len(parts) > 1 else ""
+        if resolve and split == "test" and not entry.reason:
             name, label, reason = resolve(file_stem(entry.path))
-            image = image._replace(name=name, label=label, reason=reason)
-        yield with_key(image, context.config, entry.path)
+        elif config.labelled and not (reason or name):
+            reason = "not inside a class folder"
+        path = entry.path
+        image = SourceImage("", "", split, name, label, path, "folders", path, WHOLE_FILE, entry.size, reason)
+        yield with_key(image, config, path)
 
 
-def _source_image(context: ScanContext, entry: FileEntry) -> SourceImage:
-    """A file with split and class by its folders."""
-    parts, reason, split = entry.path.split("/"), entry.reason, ""
-    labelled = context.config.labelled
-    if context.config.split == "folders":
-        split = SPLITS.get(parts[0], "") if len(parts) > 1 else ""
-        parts = parts[1:]
-        reason = reason or ("" if split else "neither below train/ nor below val/")
-    name = parts[0] if labelled and len(parts) > 1 else ""
-    if not (reason or name or not labelled or (context.truth and split == "test")):
-        reason = "not inside a class folder"
-    return SourceImage("", "", split, name, NO_LABEL, entry.path, "folders", entry.path, WHOLE_FILE, entry.size, reason)
+def find_digits(context: ScanContext) -> SourceParts:
+    """All digits are one part."""
+    return SourceParts([SourcePart("builtin:digits")])
+
+
+def scan_digits(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
+    """Every digit by its number."""
+    from vim_core.data import digits
+
+    for index in range(digits.count()):
+        name, source = digits.CLASSES[digits.label(index)], f"{part.path}/{index}"
+        yield SourceImage(digits.key(index), "digits", "", name, NO_LABEL, source, "digits", str(index))

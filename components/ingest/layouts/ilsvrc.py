@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from components.ingest.labels import file_stem, label_resolver, read_truth
-from components.ingest.layouts import tars
+from components.ingest.layouts.archives import first_name, walk
 from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts
 from components.ingest.source_images import NO_LABEL, SourceImage, with_key
 from vim_core.data import folders
@@ -21,20 +21,19 @@ WNID = re.compile(r"n\d{8}")
 def find_parts(context: ScanContext) -> SourceParts:
     """One part a class of the training tar, one for a flat tar. Raises `DataError` for a missing or empty source."""
     source = context.config.source
-    entries = [entry for entry in folders.list_files(source) if entry.path.endswith(".tar")]
-    archives = file_parts(context.config, entries)
+    tars = file_parts(context.config, (e for e in folders.list_files(source) if e.path.endswith(".tar")))
     parts: list[SourcePart] = []
-    for outer in archives.parts:
+    for outer in tars.parts:
         if WNID.fullmatch(file_stem(outer.path)):
             parts.append(outer._replace(name=file_stem(outer.path)))
-        elif tars.first_name(io.join(source, outer.path)).endswith(".tar"):
+        elif first_name(io.join(source, outer.path)).endswith(".tar"):
             with io.open_read(io.join(source, outer.path)) as stream:
-                for member in tars.walk(outer.path, stream):
+                for member in walk(outer.path, stream):
                     name, end = file_stem(member.name), member.offset + member.size
                     parts.append(outer._replace(name=name, kind=member.name, offset=member.offset, end=end))
         else:
             parts.append(outer)
-    return SourceParts(parts, archives.left_out, group_size=1 + len(parts) // GROUPS)
+    return SourceParts(parts, tars.left_out, group_size=1 + len(parts) // GROUPS)
 
 
 def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
@@ -42,7 +41,7 @@ def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     shown = f"{part.path}#{part.kind}" if part.kind else part.path
     resolve = label_resolver(context.classes, read_truth(context.truth)) if context.truth else None
     with io.open_read(io.join(context.config.source, part.path)) as stream:
-        for member in tars.walk(shown, stream, part.offset, part.end):
+        for member in walk(shown, stream, part.offset, part.end):
             name, label, reason = part.name, NO_LABEL, member.reason
             if not (name or reason) and context.config.labelled:
                 stem = file_stem(member.name)
@@ -52,17 +51,8 @@ def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
                     name, label, reason = resolve(stem)
                 else:
                     reason = "no class: name a ground-truth file as ingest.val_labels"
+            source = f"{shown}#{member.name}"
             image = SourceImage(
-                key="",
-                rule="",
-                split=part.split,
-                name=name,
-                label=label,
-                source=f"{shown}#{member.name}",
-                layout="ilsvrc",
-                file=part.path,
-                offset=member.offset,
-                size=member.size,
-                reason=reason,
+                "", "", part.split, name, label, source, "ilsvrc", part.path, member.offset, member.size, reason
             )
             yield with_key(image, context.config, member.name)

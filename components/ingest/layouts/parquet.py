@@ -1,7 +1,9 @@
-"""Hugging Face style Parquet: a struct `image` of bytes and path, a whole number `label`, class names in the metadata.
+"""Images in the rows of Parquet files: Hugging Face style, and image tables such as those that `ingest` makes.
 
-A row of Parquet cannot be read alone: its page is compressed with its neighbours, and shards take rows from everywhere.
-So each file is unpacked once into a file of bare bytes in the work folder, and its images point into that.
+The former have a struct `image` of bytes and path, a whole number `label`, and class names in the metadata; of the
+latter keys and labels are kept. A row of Parquet cannot be read alone: its page is compressed with its neighbours, and
+shards take rows from everywhere. So each file is unpacked once into a file of bare bytes in the work folder, and its
+images point into that.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ ROWS = 16
 
 LABELS = ("label", "labels", "cls")
 METADATA = b"huggingface"
+MANIFEST = "manifest.json"
+DEAD_LETTERS = "dead_letter.parquet"
+"""The other table beside the images of an artifact."""
 
 
 def find_parts(context: ScanContext) -> SourceParts:
@@ -39,52 +44,77 @@ def find_parts(context: ScanContext) -> SourceParts:
     return parts
 
 
+def find_table_parts(context: ScanContext) -> SourceParts:
+    """One part a file; of an artifact the files and classes that its manifest names.
+
+    Raises:
+        DataError: the source is missing or empty, or the manifest is no artifact's.
+    """
+    source = context.config.source
+    files = [entry for entry in folders.list_files(source) if entry.path.endswith(".parquet")]
+    classes: tuple[str, ...] = ()
+    if io.exists(io.join(source, MANIFEST)):
+        try:
+            manifest = json.loads(io.read_bytes(io.join(source, MANIFEST)))
+            images = {entry["path"] for entry in manifest["files"] if entry["name"].startswith("images/")}
+            classes = tuple(manifest["properties"].get("classes", ()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{source}/{MANIFEST}: is not an artifact's manifest ({error!r})") from error
+        files = [entry for entry in files if entry.path in images]
+    else:
+        files = [entry for entry in files if entry.path.rsplit("/", 1)[-1] != DEAD_LETTERS]
+    parts = file_parts(context.config, files)
+    parts.classes = classes
+    return parts
+
+
 def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
-    """Every row of a file, its bytes unpacked on the way."""
-    labelled, name = context.config.labelled, unpacked_name(part)
+    """Every row of a file, its bytes unpacked on the way; its path makes the key."""
+    for image, path in _unpack_rows(context, part, "parquet"):
+        yield with_key(image, context.config, path)
+
+
+def scan_table_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
+    """Every row of a file, its bytes unpacked on the way, under its own key."""
+    for image, key in _unpack_rows(context, part, "table"):
+        yield image._replace(key=key, rule="table")
+
+
+def _unpack_rows(context: ScanContext, part: SourcePart, layout: str) -> Iterator[tuple[SourceImage, str]]:
+    """Each row without a key, beside its path or, in a table, its key; its bytes go into the part's unpacked file."""
+    name, offset = unpacked_name(part), 0
     with io.open_write(io.join(context.work, name)) as stream:
-        offset = 0
-        for number, (data, path, label) in enumerate(_read_rows(context, part)):
+        for number, (data, text, label) in enumerate(_read_rows(context, part, layout == "table")):
             reason = "" if data is not None else "a row without image bytes"
-            if labelled and not reason and (label is None or label < 0):
+            if context.config.labelled and not reason and (label is None or label < 0):
                 reason = "a row without a label"
+            label, source = NO_LABEL if label is None else label, f"{part.path}#{number}"
             size = stream.write(data) if data else 0
-            image = SourceImage(
-                key="",
-                rule="",
-                split=part.split,
-                name="",
-                label=NO_LABEL if label is None else label,
-                source=f"{part.path}#{number}",
-                layout="parquet",
-                file=name,
-                offset=offset,
-                size=size,
-                reason=reason,
-            )
+            yield SourceImage("", "", part.split, "", label, source, layout, name, offset, size, reason), text
             offset += size
-            yield with_key(image, context.config, path)
 
 
-def _read_rows(context: ScanContext, part: SourcePart) -> Iterator[tuple[bytes | None, str, int | None]]:
-    """Bytes, file name and label of each row. Raises `DataError` where a file cannot be read further."""
+def _read_rows(context: ScanContext, part: SourcePart, table: bool) -> Iterator[tuple[bytes | None, str, int | None]]:
+    """Bytes, path (of a table: key) and label of each row. Raises `DataError` where a file cannot be read further."""
     import pyarrow as pa
 
     from vim_core.data.image_tables import open_parquet
 
     try:
         file = open_parquet(io.join(context.config.source, part.path))
-        column, label = find_columns(file.schema_arrow, part.path, context.config.labelled)
-        for batch in file.iter_batches(ROWS, columns=[name for name in (column, label) if name]):
-            labels = batch.column(label).to_pylist() if label else [None] * len(batch)
-            for value, number in zip(batch.column(column).to_pylist(), labels, strict=True):
-                image = value if isinstance(value, dict) else {"bytes": value}
-                yield image.get("bytes"), image.get("path") or "", number
+        columns = ["image", "label", "key"]
+        if not table:
+            columns = [*_find_columns(file.schema_arrow, part.path, context.config.labelled), ""]
+        for batch in file.iter_batches(ROWS, columns=[name for name in columns if name]):
+            for row in batch.to_pylist():
+                image, label, key = (row[name] if name else None for name in columns)
+                image = image if isinstance(image, dict) else {"bytes": image}
+                yield image.get("bytes"), key or image.get("path") or "", label
     except (pa.ArrowException, OSError) as error:
         raise unreadable(part.path, f"cannot be read further ({' '.join(str(error).split())})") from error
 
 
-def find_columns(schema: Any, path: str, labelled: bool) -> tuple[str, str]:
+def _find_columns(schema: Any, path: str, labelled: bool) -> tuple[str, str]:
     """The names of image and label column, '' for no label. Raises `DataError` where they are missing."""
     import pyarrow as pa
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from components.ingest.layouts import gzipped
+from components.ingest.layouts import archives
 from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts, unreadable
 from components.ingest.source_images import NO_LABEL, SourceImage, with_key
 from vim_core.data import folders
@@ -39,21 +39,21 @@ class Record(NamedTuple):
 
 def find_parts(context: ScanContext) -> SourceParts:
     """One part a file. Raises `DataError` for a missing or empty source, `ConfigError` without google-crc32c."""
-    _checksum(b"")
+    _masked_checksum(b"")
     entries = folders.list_files(context.config.source)
     return file_parts(context.config, (e for e in entries if FILE_NAME.match(e.path.rsplit("/", 1)[-1])))
 
 
 def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     """Every record of a file; a damaged one has a reason."""
-    with gzipped.open_plain(context, part, "tfrecord", is_compressed) as (stream, template):
+    with archives.open_plain(context, part, "tfrecord", is_compressed) as (stream, template):
         for number, record in enumerate(records(part.path, stream, context.config.max_bytes + OTHER_BYTES)):
             yield _source_image(context, template._replace(source=f"{part.path}#{number}"), record)
 
 
 def is_compressed(head: bytes) -> bool:
     """True for the first bytes of a gzip stream; a record's length may look like one, but its checksum agrees."""
-    return gzipped.is_gzip(head) and not _is_record_head(head)
+    return archives.is_gzip(head) and not _is_record_head(head)
 
 
 def _is_record_head(head: bytes) -> bool:
@@ -172,13 +172,9 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _masked_checksum(data: bytes) -> int:
-    check = _checksum(data)
-    return (((check >> 15) | (check << 17)) + MASK) & 0xFFFFFFFF
-
-
-def _checksum(data: bytes) -> int:
     try:
         import google_crc32c
     except ImportError as error:
         raise ConfigError("ingest.layout='tfrecord': needs the package google-crc32c; install it") from error
-    return int(google_crc32c.value(data))
+    check = int(google_crc32c.value(data))
+    return (((check >> 15) | (check << 17)) + MASK) & 0xFFFFFFFF

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import IO, Any
 
-from components.ingest.layouts import gzipped, tars
+from components.ingest.layouts import archives
+from components.ingest.layouts.archives import Member
 from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts
-from components.ingest.layouts.tars import Member
 from components.ingest.source_images import NO_LABEL, SourceImage, ilsvrc_stem, with_key
 from vim_core.data import folders
 
@@ -28,8 +28,8 @@ def find_parts(context: ScanContext) -> SourceParts:
 
 def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     """Every sample of a shard; one without an image, or without a class where classes are wanted, has a reason."""
-    with gzipped.open_plain(context, part, "webdataset") as (stream, template):
-        members = tars.walk(part.path, stream)
+    with archives.open_plain(context, part, "webdataset") as (stream, template):
+        members = archives.walk(part.path, stream)
         for sample, group in groupby(members, key=lambda member: _split_name(member)[0]):
             yield _source_image(context, stream, template, sample, list(group))
 
@@ -79,7 +79,7 @@ def _read_labels(stream: IO[bytes], by_suffix: dict[str, Member]) -> dict[str, A
             continue
         if by_suffix[suffix].size > MAX_LABEL_BYTES:
             raise ValueError(f"{by_suffix[suffix].size} bytes of .{suffix}")
-        text = tars.read(stream, by_suffix[suffix]).decode("utf-8").strip()
+        text = archives.read(stream, by_suffix[suffix]).decode("utf-8").strip()
         if suffix == "cls":
             labels["cls"] = text
             continue

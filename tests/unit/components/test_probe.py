@@ -12,7 +12,7 @@ import torch
 
 from components import probe
 from components.contract.api import Artifact
-from components.tokenize.code_files import code_files
+from components.tokenize.plan import code_files
 from tests.support import tiny_artifacts
 from tests.support.synthetic import artifact, image_files, rows, with_fields
 from tests.support.tiny import pixels, runtime

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from vim_core.distributed.runtimes.base import Numeric, Runtime
+import torch
+
+from vim_core.distributed.runtimes.base import CpuRuntime, CudaRuntime, Numeric, Runtime
 
 __all__ = ["Numeric", "Runtime", "create", "resolve_threads"]
 
@@ -32,11 +34,6 @@ def create(
     Raises:
         ConfigError: CUDA or XLA is requested and not available.
     """
-    import torch
-
-    from vim_core.distributed.runtimes.cpu import CpuRuntime
-    from vim_core.distributed.runtimes.cuda import CudaRuntime
-
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return CudaRuntime(precision, resolve_threads(threads), rank, world, local_rank)
     if device == "xla":

@@ -1,4 +1,4 @@
-"""Interface of the accelerators: device, precision, collectives and sharding of one worker (contract 10)."""
+"""Device, precision, collectives and sharding of one worker: the interface, and CPU and CUDA (contract 10)."""
 
 from __future__ import annotations
 
@@ -201,3 +201,52 @@ def product_rate(runtime: Runtime, size: int = 1024, seconds: float = 0.3) -> fl
         float(product[0, 0])
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e9
+
+
+class CpuRuntime(Runtime):
+    """gloo between workers; sets torch's thread count explicitly: it is part of the numeric class."""
+
+    kind = "cpu"
+
+    def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(precision, threads, rank, world)
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def has_bf16(self) -> bool:
+        """True if this processor has AVX512-BF16 or AMX products (three to four times fp32)."""
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()) or bool(
+            torch.cpu._is_amx_tile_supported()
+        )
+
+
+class CudaRuntime(Runtime):
+    """One process a GPU, NCCL between them; deterministic kernels, so that a resumed run equals a whole one.
+
+    Raises:
+        ConfigError: torch sees no GPU.
+    """
+
+    kind = "cuda"
+
+    def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1, local_rank: int = 0) -> None:
+        if not torch.cuda.is_available():
+            raise ConfigError("run.device='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
+        self._device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(self._device)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        super().__init__(precision, threads, rank, world)
+
+    @property
+    def device(self) -> torch.device:
+        """This process's GPU."""
+        return self._device
+
+    def has_bf16(self) -> bool:
+        """True from Ampere on."""
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

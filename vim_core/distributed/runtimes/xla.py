@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -103,24 +102,14 @@ class XlaRuntime(Runtime):
         xm.set_rng_state(2 + value % ((1 << 31) - 2), str(self.device))
 
     def sum(self, value: Tensor) -> Tensor:
-        """The value, which is the global one already."""
+        """The value or the rows [N, …], which are the global ones already."""
         return value
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The value, which is the global one already."""
-        return value
-
-    def gather(self, value: Tensor) -> Tensor:
-        """The rows [N, …], which are the global ones already."""
-        return value
+    mean = gather = sum
 
     def gather_host(self, value: Tensor) -> Tensor:
         """Every host's rows, through a gloo group."""
-        if self.world == 1:
-            return value
-        parts = [torch.empty_like(value) for _ in range(self.world)]
-        dist.all_gather(parts, value.contiguous())
-        return torch.cat(parts)
+        return super().gather(value)
 
     def apply_fsdp(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
         """Does nothing: `mark_sharding` shards weights over the devices.
@@ -200,9 +189,7 @@ class XlaRuntime(Runtime):
 
     def end_step(self) -> None:
         """Run the operations recorded since the last call as one program."""
-        import torch_xla
-
-        torch_xla.sync()
+        send()
 
     def mark_sharding(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
         """Shard weights, optimizer slots and the blocks' activations over the mesh by the rules of `spmd`.

@@ -21,8 +21,7 @@ from components.artifacts.gc import Collection, Rules, collect
 from components.contract.api import Artifact, Context, Outcome
 from tests.support.archived import DAY, key, leave_work, make, own, report, there
 from tests.support.fakes import Fake, files_below, reporting, run
-from vim_core.checkpoint.shard_files import CheckpointIndex, step_folder, to_json_bytes, write_shard
-from vim_core.checkpoint.state_dict import TensorShard
+from vim_core.checkpoint.shard_files import CheckpointIndex, TensorShard, step_folder, to_json_bytes, write_shard
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, DataError, StorageError
 from vim_core.storage import io

@@ -1,18 +1,15 @@
-"""Keys, tars, detection of the layout, reading bytes: without Beam."""
+"""Keys, detection of the layout, reading bytes: without Beam."""
 
 from __future__ import annotations
 
-import io as memory
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.ingest.detect_layout import detect_layout
-from components.ingest.layouts import tars
 from components.ingest.layouts.base import side_in_path
 from components.ingest.shards import unique_keys
 from components.ingest.source_images import ImageReader, SourceImage, ilsvrc_stem, placement_key
@@ -79,59 +76,6 @@ def test_a_repeated_key_is_a_reason() -> None:
 )
 def test_the_side_is_a_word_in_the_path(path: str, side: str) -> None:
     assert side_in_path(path) == side
-
-
-NAMES = st.lists(st.text("abc/.é", min_size=1, max_size=120), max_size=6)
-
-
-@settings(deadline=None)
-@given(NAMES, st.data())
-def test_a_tar_inside_a_tar_is_walked_as_if_unpacked(names: list[str], data: st.DataObject) -> None:
-    files = [(f"f{index}{name}", data.draw(st.binary(max_size=1500))) for index, name in enumerate(names)]
-    inner = memory.BytesIO()
-    with tarfile.open(
-        fileobj=inner, mode="w", format=data.draw(st.sampled_from([0, 1, 2])) or tarfile.GNU_FORMAT
-    ) as made:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            made.addfile(info, memory.BytesIO(content))
-    stream = memory.BytesIO(b"x" * 512 + inner.getvalue() + b"\7" * 700)
-    found = list(tars.walk("file", stream, 512, 512 + len(inner.getvalue())))
-    whole = stream.getvalue()
-    with tarfile.open(fileobj=memory.BytesIO(inner.getvalue())) as read:
-        assert [member.name for member in found] == [info.name for info in read]
-    assert [whole[m.offset : m.offset + m.size] for m in found] == [content for _, content in files]
-
-
-def test_damaged_tars_are_refused_wherever_they_break(tmp_path: Path) -> None:
-    path = tar(tmp_path / "a.tar", [(f"{index}.jpg", b"x" * 700) for index in range(4)])
-    whole = path.read_bytes()
-    for length in (100, 1536 + 200, 1536 + 512 + 100, 3 * 1536 + 512 + 10):
-        with pytest.raises(DataError, match=r"a\.tar: .*; download it again"):
-            list(tars.walk("a.tar", memory.BytesIO(whole[:length])))
-    flipped = bytearray(whole)
-    flipped[2 * 1536 + 5] ^= 1
-    with pytest.raises(DataError, match=r"a\.tar: is damaged at byte 3072"):
-        list(tars.walk("a.tar", memory.BytesIO(bytes(flipped))))
-
-
-def test_names_that_are_not_utf8_can_be_written_down(tmp_path: Path) -> None:
-    path = tar(tmp_path / "a.tar", [("caf\udce9.jpg", b"x")])
-    with open(path, "rb") as stream:
-        (member,) = tars.walk("a.tar", stream)
-    assert member.name == r"caf\udce9.jpg"
-
-
-def test_links_in_a_tar_are_named(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as made:
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE):
-            info = tarfile.TarInfo(f"m{kind.decode()}")
-            info.type, info.linkname = kind, "/etc/hostname"
-            made.addfile(info)
-    with open(tmp_path / "a.tar", "rb") as stream:
-        reasons = [member.reason for member in tars.walk("a.tar", stream)]
-    assert reasons == ["a link or a device, not a file of its own"] * 2
 
 
 def test_bytes_are_bounded_and_cut_files_noticed(tmp_path: Path) -> None:

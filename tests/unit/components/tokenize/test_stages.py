@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from components.tokenize import stages
 from components.tokenize.plan import TokenizePlan, TokenizeShard, finished_files
-from components.tokenize.stages import CodeBatch, ShardAssembly, decode_shard
+from components.tokenize.stages import Batch, ShardAssembly, decode_shard
 from tests.support import tiny
 from vim_core.config import AugmentConfig
 from vim_core.data.code_files import CodeMeta
@@ -46,7 +46,7 @@ def test_every_batch_but_the_last_is_full(tmp_path: Path, count: int, sizes: lis
     assert [len(batch) for batch in batches] == sizes
     assert [batch.index for batch in batches] == list(range(len(sizes)))
     assert {batch.batches for batch in batches} == {len(sizes)}
-    assert all(batch.pixels.shape == (len(batch), 8, 8, 3) for batch in batches)
+    assert all(batch.values.shape == (len(batch), 8, 8, 3) for batch in batches)
 
 
 def test_a_shard_is_the_encoding_of_its_views(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_a_shard_is_the_encoding_of_its_views(tmp_path: Path) -> None:
     assert table.meta == META
     assert table.keys == [f"{index:03d}" for index in range(7) for _ in range(3)]
     (batch,) = decode_shard(dataclasses.replace(PLAN, encode_batch=21), shard)
-    assert np.array_equal(table.codes, stages.encode_batch(batch, tokenizer).codes)
-    assert len({batch.pixels[row].tobytes() for row in range(3)}) > 1, "views differ"
+    assert np.array_equal(table.codes, stages.encode_batch(batch, tokenizer).values)
+    assert len({batch.values[row].tobytes() for row in range(3)}) > 1, "views differ"
 
 
 def test_a_finished_shard_is_kept(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_batches_may_come_in_any_order_and_twice(
     files = []
     for name in ("ordered", "mixed"):
         shard = TokenizeShard(name, "train", "", str(root / name))
-        batches = [CodeBatch(shard, i, count, [f"k{i}"], [i], [0], codes[i]) for i in range(count)]
+        batches = [Batch(shard, i, count, [f"k{i}"], [i], [0], codes[i]) for i in range(count)]
         if name == "mixed":
             batches += batches[:-1] if repeated else []
             random.Random(seed).shuffle(batches)

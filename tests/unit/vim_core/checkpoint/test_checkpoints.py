@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.support.tiny import assert_equal_bits, runtime
+from tests.support.tiny import InMemory, assert_equal_bits, runtime
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.checkpoint.shard_files import SavedCheckpoint
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
@@ -101,7 +101,7 @@ def test_a_shard_opens_in_any_safetensors_reader(tmp_path: Path) -> None:
 def test_state_before_the_first_step_is_restored_too() -> None:
     first, second = Training(0), Training(1)
     second.step(5)
-    restore(first.state(), *second.parts)
+    restore(InMemory(first.state()), *second.parts)
     first.step(0)
     second.step(0)
     assert_equal_bits(first.state(), second.state())
@@ -127,7 +127,7 @@ def changed(name: str, value: Tensor | None) -> dict[str, Tensor]:
 )
 def test_a_state_of_another_shape_is_refused(name: str, value: Tensor | None) -> None:
     with pytest.raises(ResumeError, match=name.removesuffix("/step").replace(".", r"\.")):
-        restore(changed(name, value), *Training(1).parts)
+        restore(InMemory(changed(name, value)), *Training(1).parts)
 
 
 def test_nothing_there_is_a_start(anywhere: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vim_core.distributed import runtimes as seam
-from vim_core.distributed.runtimes.cpu import CpuRuntime, cpu_has_bf16
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.errors import ConfigError
 
 
@@ -27,8 +27,8 @@ def test_autocast_uses_the_chosen_dtype(precision: str, dtype: torch.dtype) -> N
 
 
 def test_auto_precision_follows_the_processor() -> None:
-    wanted = torch.bfloat16 if cpu_has_bf16() else torch.float32
-    assert CpuRuntime("auto", threads=1).dtype is wanted
+    runtime = CpuRuntime("auto", threads=1)
+    assert runtime.dtype is (torch.bfloat16 if runtime.has_bf16() else torch.float32)
 
 
 def test_noise_is_keyed_by_seed_step_and_rank() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.tiny import InMemory
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError
@@ -210,7 +211,7 @@ def test_restored_equals_uninterrupted(first_moment: str) -> None:
         step(whole, optimizer, number)
     resumed = network()
     again = make_optimizer(resumed, config)
-    restore(saved, {"m": resumed}, {"o": again})
+    restore(InMemory(saved), {"m": resumed}, {"o": again})
     assert_same_bits(everything(resumed, again), saved)
     for number in range(3, 6):
         step(resumed, again, number)

@@ -16,9 +16,8 @@ from torch import Tensor
 from tests.support.tiny import prior_network
 from vim_core.errors import ConfigError
 from vim_core.layers.transformer import Linear
-from vim_core.sampling import decode_layers
-from vim_core.sampling.decode_layers import CastLinear
-from vim_core.sampling.lanes import Lanes
+from vim_core.sampling import lanes
+from vim_core.sampling.lanes import CastLinear, Lanes
 from vim_core.sampling.logits import SamplingSettings, filter_logits, guidance_scales, sample_codes, sampling_noise
 from vim_core.sampling.sampler import Sampler, attention_span
 
@@ -219,9 +218,9 @@ def test_layers_without_onednn_compute_the_same(
     dtype: torch.dtype, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior, x = prior_network(variant=variant), torch.randn(LANES, 1, 16)
-    packed = decode_layers.prepare_for_decoding(prior, dtype, LANES)
-    monkeypatch.setattr(decode_layers, "packing_available", lambda device, dtype: False)
-    plain = decode_layers.prepare_for_decoding(prior, dtype, LANES)
+    packed = lanes.prepare_for_decoding(prior, dtype, LANES)
+    monkeypatch.setattr(lanes, "packing_available", lambda device, dtype: False)
+    plain = lanes.prepare_for_decoding(prior, dtype, LANES)
     assert isinstance(plain.head, CastLinear if dtype is torch.bfloat16 else Linear)
     tolerance = 1e-5 if dtype is torch.float32 else 0.05
     torch.testing.assert_close(packed.head(x), plain.head(x), atol=tolerance, rtol=tolerance)

@@ -27,7 +27,7 @@ from vim_core.config import AugmentConfig
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png, to_tensor
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.errors import DataError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer, model_config
 from vim_core.tasks import prior_source

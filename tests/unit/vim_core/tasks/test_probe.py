@@ -206,7 +206,7 @@ def test_a_resumed_probe_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, first, second = (ProbeTask(config(steps=8), given, tiny.runtime()) for _ in range(3))
     stepped(whole, 0, 8)
     stepped(first, 0, 3)
-    restore(tiny.state_of(first), second.modules, second.optimizers)
+    restore(tiny.InMemory(tiny.state_of(first)), second.modules, second.optimizers)
     stepped(second, 3, 8)
     tiny.assert_equal_bits(tiny.state_of(whole), tiny.state_of(second))
     assert flat_state_dict(whole.modules, {}).keys() >= {"module/heads.block_00/weight", "module/gram.block_01/inner"}

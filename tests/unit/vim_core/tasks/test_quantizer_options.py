@@ -22,7 +22,7 @@ from tests.support.tiny import (
 from tests.unit.vim_core.models.test_discriminator import reference
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, LossConfig, RestartConfig
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.losses.codebook_entropy import entropy_loss
 from vim_core.models.codebook import batch_perplexity
 from vim_core.models.discriminator import StyleGANDiscriminator

@@ -23,7 +23,7 @@ from tests.support.tiny import (
 )
 from vim_core.config import AugmentConfig, DiscriminatorConfig, LossConfig
 from vim_core.data.images import decode
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.classifier import load_classifier
 from vim_core.models.prior import load_prior

@@ -18,7 +18,7 @@ from tests.support.tiny import (
     state_of,
 )
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, OptimConfig, RestartConfig
-from vim_core.distributed.runtimes.cpu import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.errors import ConfigError
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
