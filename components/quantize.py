@@ -31,9 +31,8 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
         VimError: the training failed; the message is the worker's reason.
     """
     from components.training.driver import train
-    from vim_core.models.identity import encoder_digest
     from vim_core.tasks.quantizer import QuantizerData
-    from vim_core.tasks.warm_start import PretrainedTokenizer
+    from vim_core.tasks.warm_start import PretrainedTokenizer, encoder_digest
 
     images = inputs["images"]
     pretrained = None

@@ -294,4 +294,4 @@ TABLE_8 = Table(
 )
 
 TABLES = (TABLE_1, TABLE_3, TABLE_4, TABLE_5, TABLE_6, TABLE_7, TABLE_8)
-"""Tables with results; Table 2 lists sizes (see `vim_core.models.parameter_counts`)."""
+"""Tables with results; Table 2 lists sizes (see the README of `vim_core`)."""

@@ -15,7 +15,7 @@ from components.training.worker import CURVES, FIGURES, FINAL, TrainingJob, rais
 from vim_core.config import TrainConfig
 from vim_core.errors import VimError
 from vim_core.storage import io
-from vim_core.training.watchdog import read_report
+from vim_core.training.interruptions import read_report
 
 
 def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool = False) -> Outcome:

@@ -119,8 +119,7 @@ def _read_checkpoint(request: Request, config: PipelineConfig, checkpoint: str) 
     """The files of a prior artifact from a checkpoint folder. `DamagedCheckpoint` where it is removed meanwhile."""
     from components.tokenize.plan import code_files
     from vim_core.data.code_tables import CodeTable
-    from vim_core.tasks.prior import shape_of
-    from vim_core.tasks.prior_checkpoint import export_checkpoint
+    from vim_core.tasks.prior import export_checkpoint, shape_of
 
     codes = request.inputs["codes"]
     meta = CodeTable(code_files(codes, "train"), config.run.code_cache).meta

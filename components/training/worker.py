@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.tracking.node_samples import sampled
 from components.tracking.shipping import NONFINITE
@@ -16,10 +16,7 @@ from components.tracking.spool_mirror import SpoolUploader, repeating
 from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig
 from vim_core.storage import io
-from vim_core.training.watchdog import Watchdog, read_report
-
-if TYPE_CHECKING:
-    from vim_core.training.preemption import Preemption
+from vim_core.training.interruptions import Preemption, PreemptionMonitor, Watchdog, read_report
 
 FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `FIGURES` last."""
@@ -116,7 +113,6 @@ def _train(
     from vim_core.distributed import runtimes
     from vim_core.distributed.runtimes.base import product_rate
     from vim_core.training.loop import train
-    from vim_core.training.preemption import PreemptionMonitor
     from vim_core.training.spool import Spool
     from vim_core.training.throughput import peak_rates
 

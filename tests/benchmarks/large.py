@@ -28,7 +28,7 @@ from vim_core.config import StackConfig
 from vim_core.distributed.fsdp import local
 from vim_core.models.meta import materialise
 from vim_core.models.prior import ImagePrior, PriorShape
-from vim_core.tasks.build import build_network
+from vim_core.tasks.base import build_network
 
 RESULT = Path(__file__).with_name("results") / "large-cpu.json"
 WORKERS = 2

@@ -32,7 +32,7 @@ from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.checkpoint.state_dict import flat_state_dict
 from vim_core.config import OptimConfig, StackConfig
 from vim_core.distributed.runtimes.base import CpuRuntime
-from vim_core.losses.next_token import next_token_loss
+from vim_core.losses.likelihood import next_token_loss
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask

@@ -30,12 +30,11 @@ from vim_core.config import (
 )
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.losses.perceptual import Perceptual
-from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.vit_vqgan import model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.warm_start import PretrainedTokenizer
+from vim_core.tasks.warm_start import PretrainedTokenizer, is_decoder_tensor
 from vim_core.weights.saving import to_bytes
 
 pytestmark = pytest.mark.xla

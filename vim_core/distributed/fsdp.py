@@ -1,7 +1,7 @@
 """Fully sharded data parallelism (FSDP2): parameters, gradients and optimizer state sharded by rows over the workers.
 
 Each worker holds its rows of every matrix as a `DTensor`; a block's parameters are gathered only while it computes.
-`vim_core.tasks.build` makes networks that are sharded before they have any storage.
+`vim_core.tasks.base` makes networks that are sharded before they have any storage.
 """
 
 from __future__ import annotations

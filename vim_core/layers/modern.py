@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
-from vim_core.layers.dropout import Dropout
-from vim_core.layers.transformer import Attention, Linear, PreNormBlock
+from vim_core.layers.transformer import Attention, Dropout, Linear, PreNormBlock
 
 ROPE_BASE = 10_000.0
 

@@ -1,12 +1,15 @@
-"""Losses and regularisers of generator and discriminator: logistic loss, R1, LeCam (paper section 3.3)."""
+"""Adversarial losses of stage 1 and their regularisers: logistic loss, R1, LeCam (paper section 3.3)."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vim_core.config import LeCamConfig
+from vim_core.config import DiscriminatorConfig, LeCamConfig
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.optim.masked_adamw import scalar
 
 
@@ -20,10 +23,28 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
+def adversarial_share(settings: DiscriminatorConfig, step: int) -> float:
+    """Share of the adversarial weight at a step: 0 before `ramp_start`, 1 from `ramp_steps` later on."""
+    share = 1.0 if settings.ramp_steps == 0 else (step - settings.ramp_start) / settings.ramp_steps
+    share = share if step >= settings.ramp_start else 0.0
+    return min(1.0, max(0.0, share))
+
+
+def generator_term(discriminator: nn.Module, weight: Tensor, fake: Tensor) -> Tensor:
+    """Non-saturating loss of reconstructions [B, 3, S, S] times `weight`; the discriminator gets no gradient."""
+    discriminator.requires_grad_(False)
+    return weight * generator_loss(discriminator(fake))
+
+
 def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
     """Mean squared gradient norm of the logits at real images [B, 3, H, W] (Mescheder et al. 2018), without gamma/2."""
     (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def per_image(logits: Tensor) -> Tensor:
+    """One logit per image [B]: the mean over its patches, if there are several."""
+    return logits if logits.ndim == 1 else logits.flatten(1).mean(1)
 
 
 def lecam_penalty(real_logits: Tensor, fake_logits: Tensor, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
@@ -70,3 +91,36 @@ class LeCam(nn.Module):
         unchanged = (skipped > 0) | ~(real.isfinite() & fake.isfinite())
         for average, value in ((self.real, real), (self.fake, fake)):
             average.copy_(torch.where(unchanged, average, average.lerp(value.to(average.dtype), share)))
+
+
+@dataclass
+class DiscriminatorPass:
+    """The discriminator's loss terms on a batch, and its mean logits on real and reconstructed images."""
+
+    terms: dict[str, Tensor]
+    real: Tensor
+    fake: Tensor
+
+
+def discriminator_pass(
+    discriminator: nn.Module,
+    lecam: LeCam | None,
+    settings: DiscriminatorConfig,
+    runtime: Runtime,
+    step: int,
+    images: Tensor,
+    fake: Tensor,
+) -> DiscriminatorPass:
+    """Loss of the discriminator on real images and detached reconstructions [B, 3, S, S]; nothing is updated."""
+    with runtime.autocast():
+        # Logits are [B], or [B, h, w] of patches.
+        real_logits, fake_logits = discriminator(images), discriminator(fake)
+        terms = {"discriminator": 0.5 * discriminator_loss(real_logits, fake_logits)}
+    if settings.r1_gamma > 0 and step % settings.r1_every == 0:
+        real = images.detach().requires_grad_(True)
+        # Lazy regularisation: the weight includes the penalties of the skipped steps (StyleGAN2, section 3.1).
+        weight = 0.5 * settings.r1_gamma * settings.r1_every
+        terms["r1"] = weight * r1_penalty(per_image(discriminator(real)), real)
+    if lecam is not None:
+        terms["lecam"] = lecam.penalty(real_logits, fake_logits)
+    return DiscriminatorPass(terms, real_logits.detach().mean(), fake_logits.detach().mean())

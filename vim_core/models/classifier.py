@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vim_core.layers.dropout import Dropout
+from vim_core.layers.transformer import Dropout
 from vim_core.weights.saving import load_into, read_config
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from vim_core.config import StackConfig
 from vim_core.config.fields import one_of, require
-from vim_core.layers.dropout import Dropout
 from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary
 from vim_core.layers.transformer import (
     Block,
+    Dropout,
     Embedding,
     KeyValue,
     LayerNorm,

@@ -1,7 +1,8 @@
-"""Optimizers and schedules; a schedule is a pure function of the step."""
+"""Optimizers, schedules (pure functions of the step), guarded updates, and the moving average of weights."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from vim_core.distributed import fsdp
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.optim.factored_adam import FactoredAdam
-from vim_core.optim.masked_adamw import MaskedAdamW
+from vim_core.optim.masked_adamw import MaskedAdamW, scalar
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -159,5 +160,41 @@ def update(
     # In one collective: the loss, and the share of workers with a term that is not finite. [1 + terms]
     shared = runtime.mean(torch.cat([values[:1], (~values[1:].isfinite()).to(values.dtype)]))
     skipped = guarded_step(optimizer, shared[0], norm)
-    results = torch.stack([~shared[0].isfinite(), ~norm.isfinite()]).to(values.dtype)
-    return Update(shared[0], norm, rate, skipped, torch.cat([shared[1:], results]))
+    results = torch.stack([~shared[0].isfinite(), ~norm.isfinite()]).to(values.dtype)  # [2]
+    return Update(shared[0], norm, rate, skipped, torch.cat([shared[1:], results]) if terms else results)
+
+
+class Ema:
+    """Keeps `shadow`, a copy whose parameters follow the network's with the given decay; buffers are copied.
+
+    The decay is warmed up as min(decay, (1 + n) / (10 + n)), so that early averages forget the initialisation.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = network
+        self.decay = decay
+        # On XLA a Python number is part of the compiled program: each step of the warm-up would be a new program.
+        self.on_xla = next(network.parameters()).device.type == "xla"
+        self.shadow = copy.deepcopy(network).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def copy_weights(self) -> None:
+        """Copy the network's weights and buffers, where it had none yet when this copy was made."""
+        pairs = [*zip(self.shadow.parameters(), self.network.parameters(), strict=True)]
+        for target, source in [*pairs, *zip(self.shadow.buffers(), self.network.buffers(), strict=True)]:
+            fsdp.local(target).copy_(fsdp.local(source))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Update the average after step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        targets = [fsdp.local(p.detach()) for p in self.shadow.parameters()]
+        sources = [fsdp.local(p.detach()) for p in self.network.parameters()]
+        if self.on_xla:
+            weight = scalar(1 - decay, targets[0].device)
+            for target, source in zip(targets, sources, strict=True):
+                target.add_((source - target) * weight)
+        else:
+            torch._foreach_lerp_(targets, sources, 1 - decay)
+        for target, source in zip(self.shadow.buffers(), self.network.buffers(), strict=True):
+            target.copy_(source)

@@ -27,12 +27,11 @@ from torch import Tensor, nn
 
 from vim_core.config import ClassifyConfig, DiscriminatorConfig, QuantizeConfig, StackConfig
 from vim_core.layers.modern import swiglu_width
-from vim_core.losses.adversarial import r1_penalty
-from vim_core.losses.reconstruction import logit_laplace
+from vim_core.losses.adversarial import per_image, r1_penalty
+from vim_core.losses.likelihood import logit_laplace
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
 from vim_core.models.prior import PriorShape
-from vim_core.tasks.discriminator import per_image
 from vim_core.training.flops import VGG16
 
 FP32 = 4

@@ -22,11 +22,11 @@ from vim_core.distributed.spmd import DATA, FSDP, Spec
 from vim_core.errors import ConfigError
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
-from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.optim.optimizers import make_optimizer
 from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads
+from vim_core.tasks.warm_start import is_decoder_tensor
 from vim_core.training.flops import VGG16
 
 CLASSIFIERS = ("classify", "selector")

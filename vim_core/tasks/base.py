@@ -1,19 +1,26 @@
-"""The interface between the training loop and a training task."""
+"""Training tasks: their interface to the training loop, and the construction of their networks and averages."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vim_core.config import TrainConfig
+from vim_core.config import OptimConfig, TrainConfig
 from vim_core.distributed.runtimes.base import Runtime
+from vim_core.models.meta import allocate, materialise
+from vim_core.optim.optimizers import Ema, Update, update
 from vim_core.training.evaluation import Evaluation
 from vim_core.training.flops import FlopsByPart
 from vim_core.training.nonfinite import NonFiniteTracker
 
 Batch = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Task(ABC):
@@ -77,3 +84,97 @@ class Task(ABC):
     def pictures(self) -> dict[str, bytes]:
         """PNG pictures of the current state by name, drawn at checkpoints and at the end."""
         return {}
+
+
+class NetworkTask(Task, Generic[Network]):
+    """A task that trains a network with an optimizer and exports its average, if it keeps one."""
+
+    model: Network
+    ema: Ema | None
+    optimizer: Optimizer
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The network and its average."""
+        return {"model": self.model} | ({"ema": self.ema.shadow} if self.ema else {})
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The network's optimizer."""
+        return {"model": self.optimizer}
+
+    @property
+    def result(self) -> Network:
+        """The network to export: the average if there is one; sharded if the network is."""
+        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
+
+    def update(
+        self,
+        step: int,
+        module: nn.Module,
+        optimizer: Optimizer,
+        config: OptimConfig,
+        loss: Tensor,
+        terms: dict[str, Tensor],
+        prefix: str = "",
+    ) -> Update:
+        """Update a network by `optimizers.update`; names, with `prefix`, which values were not finite on any worker."""
+        result = update(module, optimizer, config, self.runtime, step, self.config.steps, loss, [*terms.values()])
+        self.nonfinite.record(step, [prefix + name for name in (*terms, "loss", "gradient")], result.nonfinite)
+        return result
+
+
+def build_network(
+    make: Callable[[], Network],
+    runtime: Runtime,
+    decay: float = 0.0,
+    *,
+    keep: Callable[[Network], Collection[nn.Parameter]] = lambda network: (),
+    load: Callable[[Network], None] = lambda network: None,
+) -> tuple[Network, Ema | None]:
+    """A network on the runtime's device and, with a decay, its average; seed torch's generator before.
+
+    With a sharding runtime it is made on the meta device, sharded, and then initialised: each worker draws the same
+    values as by ordinary construction, tensor by tensor, and keeps its rows. So no worker ever holds more than its
+    shard and one tensor. Build the optimizer afterwards.
+
+    Args:
+        make: constructs the network, of modules that `meta.materialise` can initialise.
+        runtime: of this worker.
+        decay: of the average; 0 for none.
+        keep: parameters that every worker holds whole.
+        load: overwrites initial weights with given ones, in place and by rows.
+
+    Raises:
+        ConfigError: the device shards networks in another way; errors of `make` and `load`.
+    """
+    with torch.device("meta") if runtime.sharded else nullcontext():
+        network = make()
+    if not runtime.sharded:
+        load(network)
+        network.to(runtime.device)
+    ema = Ema(network, decay) if decay else None
+    for part in (network, ema.shadow) if ema else (network,):
+        runtime.apply_fsdp(part, keep(part))  # type: ignore[arg-type]
+    if runtime.sharded:
+        materialise(network, runtime.device)
+        load(network)
+        if ema is not None:
+            allocate(ema.shadow, runtime.device)
+            ema.copy_weights()
+    return network, ema
+
+
+def build_replicated(make: Callable[[], Network], runtime: Runtime) -> Network:
+    """A network that every worker holds whole, even if others are sharded; initialised on the device.
+
+    Args:
+        make: constructs the network, of modules that `meta.materialise` can initialise.
+        runtime: of this worker.
+    """
+    if not runtime.sharded:
+        return make().to(runtime.device)
+    with torch.device("meta"):
+        network = make()
+    materialise(network, runtime.device)
+    return network

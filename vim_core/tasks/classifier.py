@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from vim_core.config import ClassifyConfig
 from vim_core.data.image_loader import ImageLoader
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
-from vim_core.optim.ema import Ema
-from vim_core.optim.optimizers import make_optimizer, update
-from vim_core.tasks.base import Batch, Task
+from vim_core.optim.optimizers import Ema, make_optimizer
+from vim_core.tasks.base import Batch, NetworkTask
 from vim_core.training.evaluation import CancelCheck, Evaluation, snapshot
 from vim_core.weights.saving import to_bytes
 
@@ -29,7 +27,7 @@ class ClassifierData:
     classes: int = 10
 
 
-class ClassifierTask(Task):
+class ClassifierTask(NetworkTask[Classifier]):
     """Cross-entropy on augmented images; the average of the weights is exported, if there is one."""
 
     headline = ("accuracy", 1)
@@ -48,16 +46,6 @@ class ClassifierTask(Task):
         # Its own loader for evaluations during training, because loaders are for one thread.
         self.evaluation_images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
 
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        """The classifier and its average."""
-        return {"model": self.model} | ({"ema": self.ema.shadow} if self.ema else {})
-
-    @property
-    def optimizers(self) -> dict[str, Optimizer]:
-        """AdamW."""
-        return {"model": self.optimizer}
-
     def batch(self, step: int) -> Batch:
         """Augmented images [b, 3, S, S] and labels [b]."""
         images, labels = self.train_images.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
@@ -75,18 +63,11 @@ class ClassifierTask(Task):
         loss = F.cross_entropy(logits.float(), batch["labels"])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optim, steps = self.settings.optim, self.config.steps
-        result = update(self.model, self.optimizer, optim, self.runtime, step, steps, loss.detach())
-        self.nonfinite.record(step, ("loss",), result.skipped[None])
+        result = self.update(step, self.model, self.optimizer, self.settings.optim, loss.detach(), {})
         if self.ema:
             self.ema.update(step)
         accuracy = (logits.argmax(1) == batch["labels"]).float().mean()
         return {"loss": result.loss, "accuracy": accuracy, "skipped": result.skipped}
-
-    @property
-    def result(self) -> Classifier:
-        """The network to export: the average if there is one."""
-        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
     def finish(self) -> dict[str, float]:
         """Accuracy on the held-out images."""

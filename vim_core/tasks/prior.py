@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
+from vim_core.checkpoint.shard_files import DamagedCheckpoint, open_checkpoint
 from vim_core.config import PriorConfig
 from vim_core.data.code_files import CodeFile, CodeMeta
 from vim_core.data.code_tables import CodeTable
 from vim_core.data.images import grid_png
 from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
-from vim_core.errors import ConfigError
-from vim_core.losses.next_token import next_token_loss
+from vim_core.errors import ConfigError, ResumeError
+from vim_core.losses.likelihood import next_token_loss
 from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.prior import ImagePrior, PriorShape, model_config
 from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
-from vim_core.optim.optimizers import make_optimizer, update
+from vim_core.optim.optimizers import make_optimizer
 from vim_core.sampling.logits import SamplingSettings
 from vim_core.sampling.sampler import Sampler
-from vim_core.tasks.base import Batch, Task
-from vim_core.tasks.build import build_network
+from vim_core.tasks.base import Batch, NetworkTask, build_network
 from vim_core.tasks.prior_source import CodeSource, ImageSource, PriorSource
 from vim_core.training import accumulation, flops
 from vim_core.training.evaluation import CancelCheck, Evaluation, evaluation_device, snapshot
@@ -74,7 +74,7 @@ def shape_of(config: PriorConfig, meta: CodeMeta, classes: int, tokenizer: str) 
     )
 
 
-class PriorTask(Task):
+class PriorTask(NetworkTask[ImagePrior]):
     """Next-code prediction with dropout; for guidance some labels become the null class, keyed by step."""
 
     headline = ("nll_bits_per_token", -1)
@@ -104,16 +104,6 @@ class PriorTask(Task):
         tokenizer = load_tokenizer(*data.tokenizer_files, str(self.runtime.device))
         self.test_table.check(data.tokenizer, tokenizer.grid, tokenizer.vocabulary)
         return ImageSource(data.images, tokenizer, config.augment, config.seed)
-
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        """The prior and its average."""
-        return {"model": self.model} | ({"ema": self.ema.shadow} if self.ema else {})
-
-    @property
-    def optimizers(self) -> dict[str, Optimizer]:
-        """The optimizer of `prior.optim.kind`."""
-        return {"model": self.optimizer}
 
     def _condition(self, labels: Tensor) -> Tensor:
         """The class input for labels [b]: the null class of an unconditional prior."""
@@ -147,9 +137,7 @@ class PriorTask(Task):
         terms, _ = accumulation.accumulate_gradients(
             self._forward_pass, lambda result: None, samples, self.config.accumulate, self.runtime.microbatches
         )
-        optim, steps = self.settings.optim, self.config.steps
-        result = update(self.model, self.optimizer, optim, self.runtime, step, steps, terms["loss"])
-        self.nonfinite.record(step, ("loss",), result.skipped[None])
+        result = self.update(step, self.model, self.optimizer, self.settings.optim, terms["loss"], {})
         if self.ema:
             self.ema.update(step)
         return {
@@ -158,11 +146,6 @@ class PriorTask(Task):
             "learning_rate": torch.tensor(result.learning_rate),
             "skipped": result.skipped,
         }
-
-    @property
-    def result(self) -> ImagePrior:
-        """The network to export: the average if there is one; sharded if the network is."""
-        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
     def _bits(self, model: ImagePrior, limit: int, check: CancelCheck = lambda: None) -> float:
         """Bits per token of the first `limit` held-out images (0: all)."""
@@ -244,3 +227,36 @@ def preview(prior: ImagePrior, tokenizer: Tokenizer, count: int, seed: int) -> b
     )  # [rows * columns, T]
     prior.train(training)
     return grid_png(tokenizer.decode(codes), columns=labels.shape[1])
+
+
+AVERAGE, CURRENT = "module/ema/", "module/model/"
+"""Name prefixes of the averaged and the current weights in a checkpoint."""
+
+
+def export_checkpoint(folder: str, identity: dict[str, Any], shape: PriorShape) -> dict[str, bytes]:
+    """`model.safetensors` and `config.json`, with the averaged weights if the training keeps an average.
+
+    Args:
+        folder: of the checkpoint; the training may write and remove checkpoints meanwhile, also this one.
+        identity: that the checkpoint must carry.
+        shape: of the network.
+
+    Raises:
+        DamagedCheckpoint: it is gone, not whole, or was removed while it was read.
+        ResumeError: it belongs to another training or network.
+    """
+    try:
+        saved = open_checkpoint(folder, identity)
+        model = ImagePrior(shape)
+        prefix = AVERAGE if any(name.startswith(AVERAGE) for name in saved.names()) else CURRENT
+        names = {name.removeprefix(prefix) for name in saved.names() if name.startswith(prefix)}
+        unmatched = sorted(names ^ set(model.state_dict()))
+        if unmatched:
+            raise ResumeError(f"{folder}: {unmatched[0]} is in the checkpoint or in the network, but not in both")
+        try:
+            model.load_state_dict({name: saved.rows(f"{prefix}{name}") for name in names}, strict=True)
+        except RuntimeError as error:
+            raise ResumeError(f"{folder}: the checkpoint is of another network: {error}") from error
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{error.filename or error} is gone") from error
+    return {"model.safetensors": to_bytes(model), "config.json": model_config(shape)}

@@ -19,20 +19,17 @@ from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import advance_spectral
-from vim_core.losses.adversarial import LeCam
-from vim_core.losses.codebook_entropy import entropy_loss
+from vim_core.losses.adversarial import DiscriminatorPass, LeCam, adversarial_share, discriminator_pass, generator_term
+from vim_core.losses.likelihood import logit_laplace
 from vim_core.losses.perceptual import Perceptual
-from vim_core.losses.reconstruction import logit_laplace
 from vim_core.metrics.codebook import CodeUsageWindow
 from vim_core.models.classifier import Classifier, load_classifier
-from vim_core.models.codebook import batch_perplexity
+from vim_core.models.codebook import batch_perplexity, entropy_loss
 from vim_core.models.discriminator import Discriminator, make_discriminator
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
 from vim_core.optim.masked_adamw import scalar
-from vim_core.optim.optimizers import make_optimizer, update
-from vim_core.tasks.base import Batch, Task
-from vim_core.tasks.build import build_network, build_replicated
-from vim_core.tasks.discriminator import DiscriminatorPass, adversarial_share, discriminator_pass, generator_term
+from vim_core.optim.optimizers import make_optimizer
+from vim_core.tasks.base import Batch, NetworkTask, build_network, build_replicated
 from vim_core.tasks.warm_start import PretrainedTokenizer, load_pretrained
 from vim_core.training import accumulation, flops
 from vim_core.training.evaluation import Evaluation, evaluation_device, snapshot
@@ -76,10 +73,10 @@ def check_accumulation(config: QuantizeConfig, world: int) -> None:
         )
 
 
-class QuantizerTask(Task):
+class QuantizerTask(NetworkTask[ViTVQGAN]):
     """Updates the generator, then the discriminator; lazy R1 and dead-code restarts at their intervals.
 
-    `generator_pass` and `discriminator_pass` only compute losses and `_update` only updates: between them gradients
+    `generator_pass` and `discriminator_pass` only compute losses and `update` only updates: between them gradients
     accumulate over microbatches. LeCam gets the mean of the microbatches' mean logits.
     """
 
@@ -210,8 +207,8 @@ class QuantizerTask(Task):
             self.runtime.microbatches,
         )
         loss = accumulation.total_loss(terms)
-        norm, skipped = self._update(step, self.model, self.optimizer, terms, loss)
-        return terms | {"loss": loss, "gradient_norm": norm, "skipped": skipped}, passes
+        result = self.update(step, self.model, self.optimizer, self.settings.optim, loss, terms)
+        return terms | {"loss": loss, "gradient_norm": result.gradient_norm, "skipped": result.skipped}, passes
 
     def _discriminator_step(self, step: int, images: Tensor, fake: Tensor) -> dict[str, Tensor]:
         assert self.discriminator is not None
@@ -225,25 +222,16 @@ class QuantizerTask(Task):
             self.runtime.microbatches,
         )
         loss = accumulation.total_loss(terms)
-        norm, skipped = self._update(step, self.discriminator, self.discriminator_optimizer, terms, loss)
+        optimizer, config = self.discriminator_optimizer, self.settings.discriminator.optim
+        result = self.update(step, self.discriminator, optimizer, config, loss, terms, "discriminator.")
         logit_real = accumulation.mean([each.real for each in passes])
         logit_fake = accumulation.mean([each.fake for each in passes])
         if self.lecam is not None:
             # Copies, because collectives work in place.
             real, generated = self.runtime.mean(logit_real.clone()), self.runtime.mean(logit_fake.clone())
-            self.lecam.observe(step, real, generated, skipped)
+            self.lecam.observe(step, real, generated, result.skipped)
         figures = terms | {"discriminator": loss, "logit_real": logit_real, "logit_fake": logit_fake}
-        return figures | {"discriminator_gradient_norm": norm, "discriminator_skipped": skipped}
-
-    def _update(
-        self, step: int, module: nn.Module, optimizer: Optimizer, terms: dict[str, Tensor], loss: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Update unless a value is not finite on any worker, and record which; returns gradient norm and skip flag."""
-        config = self.settings.optim if module is self.model else self.settings.discriminator.optim
-        result = update(module, optimizer, config, self.runtime, step, self.config.steps, loss, [*terms.values()])
-        prefix = "" if module is self.model else "discriminator."
-        self.nonfinite.record(step, [prefix + name for name in (*terms, "loss", "gradient")], result.nonfinite)
-        return result.gradient_norm, result.skipped
+        return figures | {"discriminator_gradient_norm": result.gradient_norm, "discriminator_skipped": result.skipped}
 
     def _update_codebook(self, step: int, passes: list[GeneratorPass], figures: dict[str, Tensor]) -> None:
         """Usage of the codes of a step: its metrics, the codebook's moving usage, restarts of dead codes."""
@@ -264,11 +252,6 @@ class QuantizerTask(Task):
             index = torch.from_numpy(draw).to(latents.device)
             restarted = codebook.restart(latents, index, self.optimizer, figures["skipped"])
             figures["restarted"] = restarted.float().sum()
-
-    @property
-    def result(self) -> ViTVQGAN:
-        """The network to export: the average if there is one; sharded if the network is."""
-        return self.ema.shadow if self.ema else self.model  # type: ignore[return-value]
 
     def _tokenizer(self) -> Tokenizer | None:
         """The current tokenizer; None on all workers but the first of a sharded network."""

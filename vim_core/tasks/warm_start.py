@@ -1,10 +1,12 @@
-"""Initialise stage 1 from a trained tokenizer: encoder and codebook loaded strictly, optionally frozen."""
+"""The part of a tokenizer that determines its codes: its digest, and stage 1 initialised from it, optionally frozen."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -12,10 +14,59 @@ from torch.distributed.tensor import DTensor
 from vim_core.config import QuantizeConfig
 from vim_core.distributed.fsdp import local, rows_here
 from vim_core.errors import ConfigError, DataError
-from vim_core.models.identity import CODE_SETTINGS, is_decoder_tensor, setting
 from vim_core.models.vit_vqgan import ViTVQGAN
-from vim_core.storage import io, tensor_files
+from vim_core.storage import io
+from vim_core.storage.tensor_files import TensorFile
 from vim_core.weights.saving import read_config
+
+DECODER_PARTS = ("from_code", "decoder", "decoder_head")
+"""Modules after the codebook; all others determine the codes."""
+CODE_SETTINGS = ("image_size", "patch", "positions", "encoder", "codebook.codes", "codebook.dim", "codebook.l2", "tanh")
+"""Settings on which the codes depend besides the weights."""
+LATER_DEFAULTS = {"tanh": "head"}
+"""Settings added after digests existed, with the values that are left out of digests."""
+USAGE = "codebook.usage"
+"""Usage counts of the training, which do not affect the codes."""
+
+
+def is_decoder_tensor(name: str) -> bool:
+    """True for a tensor of the decoder's side."""
+    return name.split(".", 1)[0] in DECODER_PARTS
+
+
+def setting(config: QuantizeConfig, key: str) -> object:
+    """The value of a dotted key."""
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def encoder_digest(weights_uri: str, config_uri: str) -> str:
+    """sha256 of encoder, codebook, their settings and the encode batch.
+
+    The weights are read one tensor after another.
+
+    Raises:
+        DataError: the config is missing or damaged, or of another kind of model.
+        FileNotFoundError: there are no weights.
+    """
+    from safetensors import safe_open
+
+    config = read_config(config_uri, "vit_vqgan", "quantize", QuantizeConfig)
+    # Another encode batch may round differently (contract 7).
+    values = {key: setting(config, key) for key in (*CODE_SETTINGS, "encode_batch")}
+    settings = {key: value for key, value in values.items() if LATER_DEFAULTS.get(key, ...) != value}
+    settings |= {"encoder": asdict(config.encoder)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    with io.local_copy(weights_uri) as path:
+        with safe_open(path, framework="np") as file:
+            names = sorted(name for name in file.keys() if not is_decoder_tensor(name) and name != USAGE)  # noqa: SIM118
+        for name in names:
+            value = TensorFile(path).rows(name)
+            digest.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,7 +152,7 @@ def _load(model: ViTVQGAN, path: str, decoder: bool, uri: str) -> None:
     mismatches += sorted(name for name in saved.keys() & targets.keys() if saved[name] != tuple(targets[name].shape))
     if mismatches:
         raise DataError(f"{uri} does not fit the tokenizer of these settings: {', '.join(mismatches[:8])}")
-    file = tensor_files.TensorFile(path)
+    file = TensorFile(path)
     with torch.no_grad():
         for name, target in targets.items():
             rows = rows_here(target) if isinstance(target, DTensor) else ()

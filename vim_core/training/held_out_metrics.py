@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vim_core.data.image_loader import ImageLoader
 from vim_core.data.images import center_crop, from_tensor, to_tensor
-from vim_core.losses.next_token import next_token_loss
+from vim_core.losses.likelihood import next_token_loss
 from vim_core.metrics import codebook
 from vim_core.metrics.codebook import IMAGES
 from vim_core.metrics.feature_statistics import merge_all

@@ -15,10 +15,9 @@ from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import NonFiniteError
 from vim_core.tasks.base import Batch, Task
 from vim_core.training.flops import PeakRates
+from vim_core.training.interruptions import Preempted, Preemption, PreemptionMonitor, Watchdog
 from vim_core.training.monitor import OnEvaluated, TrainingMonitor
-from vim_core.training.preemption import Preempted, Preemption, PreemptionMonitor
 from vim_core.training.spool import Spool
-from vim_core.training.watchdog import Watchdog
 
 
 class _StepDataset(Dataset[Batch]):

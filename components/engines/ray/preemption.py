@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 
-from vim_core.training.preemption import Preemption
+from vim_core.training.interruptions import Preemption
 
 _terminated = threading.Event()
 

@@ -24,7 +24,7 @@ from tests.support.synthetic import artifact, context_of, everything, image_file
 from tests.support.tiny import pixels, prior_config, quantize_config
 from vim_core.config import CodebookConfig, PipelineConfig, RunConfig, SampleConfig, StackConfig, TokenizeConfig
 from vim_core.errors import LineageError
-from vim_core.models.identity import encoder_digest, is_decoder_tensor
+from vim_core.tasks.warm_start import encoder_digest, is_decoder_tensor
 
 OLD, NEW = {"tokenizer": "a" * 64, "encoder": "e" * 64}, {"tokenizer": "b" * 64, "encoder": "f" * 64}
 

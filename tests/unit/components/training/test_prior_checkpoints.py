@@ -103,7 +103,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
     trained: Trained, gone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The listing has it, then the training prunes it; the next newest takes its place."""
-    from vim_core.tasks import prior_checkpoint
+    from vim_core.tasks import prior
 
     def pruned(folder: str, *rest: Any) -> SavedCheckpoint:
         saved = open_checkpoint(folder, *rest)
@@ -111,7 +111,7 @@ def test_one_that_is_removed_while_it_is_read_leaves_nothing(
             io.remove_tree(io.join(folder, name))
         return saved if gone == ".safetensors" else open_checkpoint(folder, *rest)
 
-    monkeypatch.setattr(prior_checkpoint, "open_checkpoint", pruned)
+    monkeypatch.setattr(prior, "open_checkpoint", pruned)
     with pytest.raises(DataError, match="checkpoint=6"):
         prior_checkpoints.make_artifact(trained.config, 6)
     assert io.find_files(io.join(trained.request.root, "prior")) == {}

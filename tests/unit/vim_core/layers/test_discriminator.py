@@ -14,8 +14,7 @@ from vim_core.config import DiscriminatorConfig, LeCamConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import EqualConv, EqualLinear, SpectralNorm, advance_spectral
 from vim_core.losses.adversarial import LeCam
-from vim_core.models.discriminator import StyleGANDiscriminator, make_discriminator
-from vim_core.models.patch_discriminator import PatchDiscriminator
+from vim_core.models.discriminator import PatchDiscriminator, StyleGANDiscriminator, make_discriminator
 
 SMALL: dict[str, Any] = {"channels": 16, "base": 128, "stddev_group": 2}
 

@@ -20,7 +20,7 @@ from tests.support.tiny import (
     state_of,
 )
 from vim_core.config import StackConfig
-from vim_core.losses.next_token import next_token_loss
+from vim_core.losses.likelihood import next_token_loss
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import ViTVQGAN
 from vim_core.tasks.base import Task

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from tests.support.tiny import enlarge, quantize_config, tokenizer_network
 from vim_core.config import LossConfig, StackConfig
-from vim_core.layers.stack import TransformerStack
 from vim_core.layers.transformer import sincos_2d
-from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN
+from vim_core.models.vit_vqgan import Tokenizer, TransformerStack, ViTVQGAN
 
 SMALL = StackConfig(blocks=1, heads=2, dim=8, mlp=16)
 

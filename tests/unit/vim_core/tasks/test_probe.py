@@ -20,10 +20,9 @@ from vim_core.config import ProbeConfig
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.errors import DataError
 from vim_core.models.prior import model_config
-from vim_core.tasks.probe import ProbeTask
+from vim_core.tasks.probe import ProbeTask, select_heads
 from vim_core.tasks.probe_data import PADDING_LABEL, CodeProbeRows, ProbeData, is_validation
 from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads, append_ones, unscale
-from vim_core.tasks.probe_results import select_heads
 from vim_core.weights.saving import to_bytes
 
 RATES, DECAYS = [0.05, 0.2], [0.0, 1e-2]

@@ -23,8 +23,7 @@ from tests.unit.vim_core.models.test_discriminator import reference
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, LossConfig, RestartConfig
 from vim_core.distributed.runtimes.base import CpuRuntime
-from vim_core.losses.codebook_entropy import entropy_loss
-from vim_core.models.codebook import batch_perplexity
+from vim_core.models.codebook import batch_perplexity, entropy_loss
 from vim_core.models.discriminator import StyleGANDiscriminator
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 from vim_core.training.loop import train
@@ -130,7 +129,7 @@ def test_a_broken_batch_moves_neither_weights_nor_buffers(images: QuantizerData,
 
 def test_only_the_broken_side_is_skipped(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
     task = quantizer(images)
-    monkeypatch.setattr("vim_core.tasks.discriminator.discriminator_loss", lambda real, fake: real.sum() * torch.nan)
+    monkeypatch.setattr("vim_core.losses.adversarial.discriminator_loss", lambda real, fake: real.sum() * torch.nan)
     figures = task.step(0, task.batch(0))
     assert (float(figures["skipped"]), float(figures["discriminator_skipped"])) == (0, 1)
     assert task.nonfinite.drain() == [NonFiniteUpdate(0, ("discriminator.discriminator",))]

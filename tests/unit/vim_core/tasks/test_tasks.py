@@ -1,4 +1,4 @@
-"""Training steps of the three tasks: what a step touches, what a broken one leaves alone, the final figures."""
+"""Training steps of the tasks: what a step touches, what a broken one leaves alone; construction, final figures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.support.tiny import (
+    STACK,
+    assert_equal_bits,
     classify_config,
     code_table,
     image_data,
@@ -26,9 +28,9 @@ from vim_core.data.images import decode
 from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.classifier import load_classifier
-from vim_core.models.prior import load_prior
+from vim_core.models.prior import ImagePrior, PriorShape, load_prior
 from vim_core.models.vit_vqgan import load_tokenizer
-from vim_core.tasks.base import Task
+from vim_core.tasks.base import Task, build_network, build_replicated
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData
@@ -94,7 +96,7 @@ def test_discriminator_and_restarts_come_in_their_steps(images: QuantizerData) -
 
 def test_lazy_r1_counts_for_the_steps_it_skips(images: QuantizerData, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DiscriminatorConfig(channels=4, base=64, r1_every=2, r1_gamma=10.0)
-    monkeypatch.setattr("vim_core.tasks.discriminator.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
+    monkeypatch.setattr("vim_core.losses.adversarial.r1_penalty", lambda logits, real: logits.sum() * 0 + 3.0)
     plain = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
     with_r1, without = (stepped(quantizer(images, discriminator=d), 2) for d in (settings, plain))
     assert float(with_r1[0]["discriminator"] - without[0]["discriminator"]) == pytest.approx(
@@ -208,3 +210,38 @@ def test_classifier_learns_its_training_images(images: QuantizerData) -> None:
     task = ClassifierTask(config, ClassifierData(images.train, images.train, 3), runtime())
     stepped(task, 60)
     assert task.finish()["test_accuracy"] > 0.9
+
+
+def prior() -> ImagePrior:
+    return ImagePrior(PriorShape(STACK, [2, 2], 11, 3))
+
+
+def plain() -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    return prior().state_dict()
+
+
+def test_one_worker_has_what_the_constructor_draws() -> None:
+    expected = plain()
+    torch.manual_seed(5)
+    network, ema = build_network(prior, runtime(), 0.9)
+    assert_equal_bits(network.state_dict(), expected)
+    assert ema is not None
+    assert_equal_bits(dict(ema.shadow.state_dict()), expected)
+    torch.manual_seed(5)
+    assert_equal_bits(build_replicated(prior, runtime()).state_dict(), expected)
+    assert build_network(prior, runtime())[1] is None
+
+
+@torch.no_grad()
+def given(network: ImagePrior) -> None:
+    network.head.weight.fill_(2.0)
+
+
+def test_the_average_begins_with_what_was_loaded() -> None:
+    torch.manual_seed(5)
+    network, ema = build_network(prior, runtime(), 0.9, load=given)
+    assert ema is not None
+    expected = plain() | {"head.weight": torch.full_like(network.head.weight, 2.0).detach()}
+    for found in (network, ema.shadow):
+        assert_equal_bits(found.state_dict(), expected)

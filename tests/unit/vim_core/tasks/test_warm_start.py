@@ -24,11 +24,10 @@ from tests.support.tiny import (
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, LossConfig, StackConfig
 from vim_core.errors import ConfigError, DataError
-from vim_core.models.identity import DECODER_PARTS, is_decoder_tensor
 from vim_core.models.vit_vqgan import load_tokenizer, model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.tasks.warm_start import PretrainedTokenizer
+from vim_core.tasks.warm_start import DECODER_PARTS, PretrainedTokenizer, is_decoder_tensor
 from vim_core.training.loop import train
 from vim_core.training.spool import Spool
 from vim_core.weights.saving import to_bytes

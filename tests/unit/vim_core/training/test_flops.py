@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.support.tiny import quantize_config
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LossConfig, QuantizeConfig, StackConfig
 from vim_core.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
-from vim_core.losses.codebook_entropy import soft_assignment
-from vim_core.losses.next_token import next_token_loss
+from vim_core.losses.likelihood import next_token_loss
+from vim_core.models.codebook import soft_assignment
 from vim_core.models.discriminator import Discriminator, make_discriminator
-from vim_core.models.identity import is_decoder_tensor
 from vim_core.models.prior import ImagePrior, PriorShape
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN
+from vim_core.tasks.warm_start import is_decoder_tensor
 from vim_core.training import flops
 
 BATCH = 4

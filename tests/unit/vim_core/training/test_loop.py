@@ -22,8 +22,8 @@ from tests.support.tiny import (
 )
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.tasks.base import Task
+from vim_core.training.interruptions import Preempted, Preemption, PreemptionMonitor
 from vim_core.training.loop import batches, train
-from vim_core.training.preemption import Preempted, Preemption, PreemptionMonitor
 from vim_core.training.spool import Spool, parse_rows
 
 STEPS = 6

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tests.support.tiny import tokenizer_network
 from vim_core.errors import DataError
-from vim_core.models.identity import encoder_digest
 from vim_core.models.vit_vqgan import ViTVQGAN, load_tokenizer, model_config
+from vim_core.tasks.warm_start import encoder_digest
 from vim_core.weights.enhancing_transformers import convert_state_dict, load_enhancing
 from vim_core.weights.saving import to_bytes
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from components.engines.ray import preemption
-from vim_core.training.preemption import Preemption
+from vim_core.training.interruptions import Preemption
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vim_core.training.watchdog import Watchdog, read_report
+from vim_core.training.interruptions import Watchdog, read_report
 
 STUCK = """
 import ctypes, sys, time
 from pathlib import Path
-from vim_core.training.watchdog import Watchdog
+from vim_core.training.interruptions import Watchdog
 
 def compiles_forever():
     if sys.argv[2] == "holding the lock":

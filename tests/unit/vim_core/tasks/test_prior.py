@@ -1,4 +1,4 @@
-"""Stage 2 from code tables and from images encoded on the fly: the same bits without augmentation, exact resume."""
+"""Stage 2 from code tables and from images encoded on the fly: the same bits, exact resume; pictures of samples."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.support.tiny import (
     killed_at,
     pixels,
     prior_config,
+    prior_network,
     runtime,
     state_of,
     tokenizer_network,
@@ -26,12 +27,14 @@ from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import AugmentConfig
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
-from vim_core.data.images import encode_png, to_tensor
+from vim_core.data.images import encode_png, grid_png, to_tensor
 from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.errors import DataError, LineageError
 from vim_core.models.vit_vqgan import Tokenizer, model_config
+from vim_core.sampling.logits import SamplingSettings
+from vim_core.sampling.sampler import Sampler
 from vim_core.tasks import prior_source
-from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.tasks.prior import PriorData, PriorTask, preview, preview_labels
 from vim_core.training.loop import train
 from vim_core.training.spool import Spool
 from vim_core.weights.saving import to_bytes
@@ -183,3 +186,32 @@ def test_a_table_of_images_is_read_at_the_tokenizers_size(data: PriorData, tmp_p
     task = task_of(replace(data, images=[large]), source="images", augment=VIEW)
     assert task.batch(0)["images"].shape[-2:] == (8, 8)
     assert task.runtime.device == runtime().device
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "rows", "columns"),
+    [(1000, 16, 2, 8), (3, 16, 6, 3), (3, 2, 1, 2), (0, 16, 2, 8), (1, 4, 4, 1)],
+)
+def test_each_column_is_a_class(classes: int, count: int, rows: int, columns: int) -> None:
+    labels = preview_labels(classes, count)
+    assert labels.shape == (rows, columns)
+    assert all(len(column.unique()) == 1 for column in labels.T)
+    assert int(labels.min()) == 0
+    assert int(labels.max()) <= max(0, classes - 1)
+    if classes:
+        assert len(labels.unique()) == columns
+
+
+def test_classes_are_spread_over_all() -> None:
+    assert preview_labels(1000, 8)[0].tolist() == [0, 143, 285, 428, 571, 714, 856, 999]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pictures_are_the_samplers_and_leave_the_prior_as_it_was(training: bool) -> None:
+    prior = prior_network(grid=(2, 2)).train(training)
+    tokenizer = Tokenizer(tokenizer_network())
+    png = preview(prior, tokenizer, 6, seed=4)
+    assert prior.training is training
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    codes = Sampler(prior, SamplingSettings(seed=4), 6).group(0, labels)
+    assert png == grid_png(tokenizer.decode(codes), columns=3)
