@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 
 from components.contract import lineage
-from components.contract.api import Context, Inputs, Outcome
-from components.score import neighbours, real_vs_real, reconstructions, samples
-from components.score.figures import Figures
-from components.score.image_sets import SAMPLES, ImageSet, image_sets
+from components.contract.api import Artifact, Context, Inputs, Outcome
+from components.score import neighbours, protocols, reconstructions, samples
+from components.score.feature_cache import distance_of_sides
 from components.score.measure import measure
-from components.score.partition import make_shards, network_record
+from components.score.partition import SAMPLES, ImageSet, image_sets, make_shards, network_record
+from components.score.protocols import JACKKNIFE, Figures
+from components.score.samples import SetStatistics
 from components.score.shards import RealShard, ReconstructionShard, SampleShard, Shard, finished
 from components.statistics.networks import DEVICE
+from components.statistics.shards import HALVES, read_moments
 from vim_core.config import ScoreConfig
 from vim_core.storage import io
 
@@ -80,16 +82,36 @@ def _add_sets(
         if images.name != SAMPLES:
             continue
         if "statistics" in inputs:
-            statistics, real = inputs["statistics"], [shard for shard in shards if isinstance(shard, RealShard)]
-            if real:
-                real_vs_real.add_real_vs_real(figures, real, statistics, merged.count, config.groups, merged.size)
-            else:
-                real_vs_real.add_halves(figures, statistics, merged.size)
+            real = [shard for shard in shards if isinstance(shard, RealShard)]
+            _add_real_vs_real(figures, merged, real, inputs["statistics"], config.groups)
         if config.neighbours > 0:
             pairs = [shard for shard in shards if isinstance(shard, ReconstructionShard)]
             neighbours.add_neighbours(figures, merged, pairs, config, inputs, ctx)
             pictures = frozenset({neighbours.PICTURE})
     return pictures
+
+
+def _add_real_vs_real(
+    figures: Figures, samples: SetStatistics, shards: list[RealShard], statistics: Artifact, groups: int
+) -> None:
+    """Add `<distance>_real_vs_real`: between the shards' two sets of real images, else between the halves of all."""
+    from vim_core.metrics.frechet import frechet_distance
+
+    if shards:
+        results = [shard.result for shard in shards]
+        value, interval, counts = distance_of_sides(results, groups if shards[0].cache_features else 0)
+        compares = "real images with other real images, both drawn by a hash of their keys"
+        reference, notes = "others of the", "the floor of the samples' figure: as many images on either side"
+        if counts != (samples.count, int(statistics.properties["count"])):
+            notes = "above the floor of the samples' figure: there are fewer real images, in its ratio of counts"
+    else:
+        halves = [read_moments(statistics.uri(name)) for name in HALVES]
+        value, interval, counts = frechet_distance(halves[0], halves[1]), None, (halves[0].count, halves[1].count)
+        compares = "one half of the real images with the other, divided by a hash of their keys"
+        reference = "the other half of the"
+        notes = "the floor; the smaller the sets, the further apart they lie, so mind the counts when comparing"
+    record = protocols.real_vs_real_record(statistics, counts, samples.size, compares, reference, notes)
+    figures.put(record["figure"], value, record, interval, JACKKNIFE.format(groups=groups, fixed="on both sides"))
 
 
 def check_lineage(inputs: Inputs) -> None:

@@ -9,7 +9,7 @@ import io as memory
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components.score.figures import Interval
+from components.score.protocols import Interval
 from components.score.shards import SIDES, statistics_file
 from components.statistics.shards import MOMENTS
 from vim_core.storage import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vim_core.metrics.moments import Gaussian, Moments
+    from vim_core.metrics.frechet import Gaussian, Moments
 
 SEED = 0
 
@@ -100,7 +100,7 @@ def _leave_one_group_out(total: Moments, features: NDArray[np.float32], groups: 
     """Moments of all images except those of one group, for each group; groups are of about equal size."""
     import numpy as np
 
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.frechet import Moments
 
     group_of = np.random.default_rng(SEED).permutation(len(features)) % groups
     return [total.without(Moments.from_batch(features[group_of == group])) for group in range(groups)]

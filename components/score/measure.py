@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.score.feature_cache import FeatureWriter, read_features
-from components.score.real_vs_real import set_of
+from components.score.partition import set_of
 from components.score.shards import (
     ROUNDING_DB,
     SIDES,
@@ -61,11 +61,10 @@ def measure_reconstructions(shard: ReconstructionShard) -> dict[str, Any]:
     sides: list[_SideStatistics] = []
     if shard.spec is not None:
         sides = [_SideStatistics(shard.spec, shard.result, name, shard.cache_features) for name in SIDES]
-    for start in range(0, len(rows), shard.batch):
-        stop = min(start + shard.batch, len(rows))
-        outputs = _decode(reconstructions, range(start, stop), shard.max_pixels)
+    batches = _batches(shard, reconstructions, range(len(rows))), _batches(shard, originals, rows)
+    for (_, keys, outputs), (_, _, sources) in zip(*batches, strict=True):
         y = to_tensor(np.stack(outputs))  # [B, 3, S, S]
-        inputs = [center_crop(image, y.shape[-1]) for image in _decode(originals, rows[start:stop], shard.max_pixels)]
+        inputs = [center_crop(image, y.shape[-1]) for image in sources]
         x = to_tensor(np.stack(inputs))
         record["size"] = int(y.shape[-1])
         record["psnr_db"] += psnr(x, y).clamp(max=ROUNDING_DB).tolist()
@@ -75,7 +74,7 @@ def measure_reconstructions(shard: ReconstructionShard) -> dict[str, Any]:
             network = cached_perceptual(shard.lpips, shard.lpips_sha256, shard.lpips_device)
             record["lpips"] += network.per_image(y.to(shard.lpips_device), x.to(shard.lpips_device)).tolist()
         for side, images in zip(sides, (outputs, inputs), strict=False):
-            side.add(reconstructions.keys[start:stop], images)
+            side.add(keys, images)
     for side in sides:
         side.close()
     return record
@@ -104,10 +103,10 @@ def cached_perceptual(uri: str, sha256: str, device: str) -> Perceptual:
     import torch
 
     from vim_core.losses.perceptual import Perceptual
-    from vim_core.weights.published import VGG16, WeightFile, load_weights
+    from vim_core.weights.saving import VGG16, WeightFile, load_verified
 
     file = WeightFile(f"the file with sha256 {sha256}", sha256, VGG16.purpose) if sha256 else VGG16
-    return Perceptual(load_weights(file, uri, "score.lpips_weights"), torch.device(device))
+    return Perceptual(load_verified(file, uri, "score.lpips_weights")[0], torch.device(device))
 
 
 def measure_samples(shard: SampleShard) -> dict[str, Any]:
@@ -118,10 +117,10 @@ def measure_samples(shard: SampleShard) -> dict[str, Any]:
     from vim_core.data.image_tables import ImageTable
     from vim_core.features import CLASSIFIER, extract_images
     from vim_core.features.classifiers import ClassifierExtractor
-    from vim_core.metrics.conventions import convention
+    from vim_core.metrics.conventions import CONVENTIONS
     from vim_core.metrics.feature_statistics import FeatureStatistics
 
-    extractor, rules = cached_extractor(shard.spec), convention(shard.protocol)
+    extractor, rules = cached_extractor(shard.spec), CONVENTIONS[shard.protocol]
     spatial_dim = extractor.spatial if shard.spatial else 0
     statistics = FeatureStatistics(
         extractor.dim, extractor.classes, splits=shard.splits, features=shard.features, spatial=spatial_dim
@@ -130,12 +129,9 @@ def measure_samples(shard: SampleShard) -> dict[str, Any]:
     labels = torch.tensor(table.labels)
     features, spatial = (FeatureWriter(shard.result, name, shard.cache_features) for name in ("kept", "kept-spatial"))
     correct = 0
-    for start in range(0, len(table), shard.batch):
-        rows = range(start, min(start + shard.batch, len(table)))
-        keys = table.keys[rows.start : rows.stop]
-        images = _decode(table, rows, shard.max_pixels)
+    for rows, keys, images in _batches(shard, table, range(len(table))):
         outputs = extract_images(extractor, images)
-        splits = rules.split_numbers(keys, shard.first + start, shard.total, shard.splits) if shard.splits else None
+        splits = rules.split_numbers(keys, shard.first + rows[0], shard.total, shard.splits) if shard.splits else None
         statistics.add(keys, outputs, splits)
         features.add(outputs.features)
         if shard.spatial:
@@ -145,7 +141,7 @@ def measure_samples(shard: SampleShard) -> dict[str, Any]:
             if shard.spec.network != CLASSIFIER:
                 network = cached_classifier(shard.weights, shard.config, shard.device)
                 logits = extract_images(ClassifierExtractor(network, "", shard.device), images).logits
-            correct += int((logits.argmax(dim=1) == labels[rows.start : rows.stop]).sum())
+            correct += int((logits.argmax(dim=1) == labels[rows]).sum())
     features.close()
     spatial.close()
     if statistics.count:  # a table of fewer samples than shards has empty ones
@@ -169,9 +165,8 @@ def measure_real(shard: RealShard) -> dict[str, Any]:
     for number, name in enumerate(SIDES):
         rows = [row for row, key in enumerate(table.keys) if set_of(key, shard.thresholds) == number]
         side = _SideStatistics(shard.spec, shard.result, name, shard.cache_features)
-        for start in range(0, len(rows), shard.batch):
-            some = rows[start : start + shard.batch]
-            side.add([table.keys[row] for row in some], _decode(table, some, shard.max_pixels))
+        for _, keys, images in _batches(shard, table, rows):
+            side.add(keys, images)
         side.close()
         record[name] = len(rows)
     return record
@@ -185,14 +180,13 @@ def find_neighbours(shard: NeighbourShard) -> dict[str, Any]:
     from vim_core.data.images import center_crop
     from vim_core.features import extract_images
     from vim_core.metrics import npz
-    from vim_core.metrics.distances import nearest
+    from vim_core.metrics.neighbours import nearest
 
     extractor, table = cached_extractor(shard.spec), ImageTable([shard.images])
     parts = [np.zeros((0, extractor.dim), np.float32)]
-    for start in range(0, len(table), shard.batch):
-        rows = range(start, min(start + shard.batch, len(table)))
-        images = [center_crop(image, shard.size) for image in _decode(table, rows, shard.max_pixels)]
-        parts.append(extract_images(extractor, images).features.numpy())
+    for _, _, images in _batches(shard, table, range(len(table))):
+        squares = [center_crop(image, shard.size) for image in images]
+        parts.append(extract_images(extractor, squares).features.numpy())
     distances, rows_found = nearest(read_features(shard.queries), np.concatenate(parts), shard.count)
     keys = np.array(table.keys or [""])[rows_found]
     io.write_bytes(f"{shard.result}.npz", npz.pack(distances=distances, keys=keys))
@@ -221,7 +215,12 @@ class _SideStatistics:
         self.features.close()
 
 
-def _decode(table: ImageTable, rows: Sequence[int], max_pixels: int) -> list[Pixels]:
+def _batches(
+    shard: Shard, table: ImageTable, rows: Sequence[int]
+) -> Iterator[tuple[list[int], list[str], list[Pixels]]]:
+    """Rows, keys and decoded images, `shard.batch` at a time."""
     from vim_core.data.images import decode
 
-    return [decode(table.image(row), max_pixels) for row in rows]
+    for start in range(0, len(rows), shard.batch):
+        some = list(rows[start : start + shard.batch])
+        yield some, [table.keys[row] for row in some], [decode(table.image(row), shard.max_pixels) for row in some]

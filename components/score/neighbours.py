@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Context, Inputs
 from components.score.feature_cache import gather_features, write_features
-from components.score.figures import Figures
 from components.score.measure import measure
 from components.score.partition import neighbour_shards, network_record
+from components.score.protocols import Figures
 from components.score.samples import SetStatistics
 from components.score.shards import NeighbourShard, ReconstructionShard, finished
 from components.statistics.networks import FigureNames
@@ -48,6 +49,8 @@ def add_neighbours(
     held-out images: about 0.01 if samples are as novel as those, near 1 if they are copies.
     """
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from components.engines.beam import run_shards
     from vim_core.data.image_tables import ImageTable
@@ -65,7 +68,15 @@ def add_neighbours(
     run_shards(ctx.run, shards, measure, finished, ctx.progress)
     distances, train_keys = _merge_neighbours(shards)
     sample_keys, count = [table.keys[row] for row in chosen], len(chosen)
-    _write_table(ctx.path(TABLE), sample_keys, distances[:count], train_keys[:count])
+    ranks = distances.shape[1]
+    columns = {
+        "key": [key for key in sample_keys for _ in range(ranks)],
+        "rank": pa.array([rank + 1 for _ in sample_keys for rank in range(ranks)], pa.int32()),
+        "train_key": [str(key) for key in train_keys[:count].reshape(-1)],
+        "distance": distances[:count].reshape(-1),
+    }
+    with io.staged(ctx.path(TABLE)) as path:
+        pq.write_table(pa.table(columns), path, compression="zstd")
     summary = summarise(distances[:count, 0], distances[count:, 0])
     order = np.argsort(distances[:count, 0], kind="stable")[:SHOWN]
     nearest = [
@@ -122,30 +133,12 @@ def _random_rows(count: int, wanted: int) -> NDArray[np.int64]:
 def _merge_neighbours(shards: Sequence[NeighbourShard]) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
     """The nearest over all shards: distances and keys [queries, NEAREST]; ties go to the earlier shard."""
     from vim_core.metrics import npz
-    from vim_core.metrics.distances import merge_nearest
+    from vim_core.metrics.neighbours import merge_nearest
 
-    best: tuple[Any, Any] | None = None
-    for shard in shards:
-        found = npz.unpack(io.read_bytes(f"{shard.result}.npz"), ("distances", "keys"), "a result of neighbours")
-        pair = found["distances"], found["keys"]
-        best = pair if best is None else merge_nearest(best, pair, NEAREST)
-    assert best is not None
-    return best
-
-
-def _write_table(uri: str, keys: list[str], distances: NDArray[np.float64], train_keys: NDArray[np.str_]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    ranks = distances.shape[1]
-    columns = {
-        "key": [key for key in keys for _ in range(ranks)],
-        "rank": pa.array([rank + 1 for _ in keys for rank in range(ranks)], pa.int32()),
-        "train_key": [str(key) for key in train_keys.reshape(-1)],
-        "distance": distances.reshape(-1),
-    }
-    with io.staged(uri) as path:
-        pq.write_table(pa.table(columns), path, compression="zstd")
+    files = (io.read_bytes(f"{shard.result}.npz") for shard in shards)
+    results = (npz.unpack(file, ("distances", "keys"), "a result of neighbours") for file in files)
+    pairs = ((result["distances"], result["keys"]) for result in results)
+    return reduce(lambda best, pair: merge_nearest(best, pair, NEAREST), pairs)
 
 
 def _record(samples: SetStatistics, inputs: Inputs, summary: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Partition of a run of `score` into shards."""
+"""Sets of images that `score` measures, and their partition into shards."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.contract.api import Context, Inputs
-from components.score import real_vs_real
-from components.score.image_sets import SAMPLES, ImageSet
+from components.contract.api import Artifact, Context, Inputs
 from components.score.shards import NeighbourShard, RealShard, ReconstructionShard, SampleShard, Shard
 from components.statistics.networks import DEVICE, classifier_spec, reference_spec
 from vim_core.config import ScoreConfig
@@ -15,6 +15,107 @@ from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.features import FeatureSpec
+
+SAMPLES = "samples"
+ACCEPTED = "accepted-"
+"""Prefix of the splits of `select`; the acceptance rate follows."""
+
+CACHE_LIMIT = 200_000
+"""Above this number of images their features are not cached, and the figure has no interval."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One image table of generated images: its files in order, and `sampling`, how they were drawn, for records."""
+
+    name: str
+    uris: tuple[str, ...]
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the names of its figures: none for the samples themselves, else _accepted_<rate>."""
+        return "" if self.name == SAMPLES else f"_{self.name.replace('-', '_')}"
+
+
+def image_sets(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[ImageSet]:
+    """The samples, or the images of `score.samples_from` in their place; then one set for each acceptance rate.
+
+    Raises:
+        DataError: the rates accepted unequal numbers of images, or the images from outside cannot be read.
+    """
+    sets = []
+    if config.samples_from:
+        from components.exchange import tables as exchange
+
+        uri, images = config.samples_from, inputs["images"]
+        classes = [str(name) for name in images.properties.get("classes", [])]
+        max_pixels = int(images.manifest.config["max_pixels"])
+        uris = exchange.import_table(uri, io.join(ctx.work, "outside"), classes, max_pixels)
+        sets.append(ImageSet(SAMPLES, tuple(uris), {"from": uri, "state": exchange.table_state(uri)}))
+    elif "samples" in inputs:
+        samples = inputs["samples"]
+        sets.append(ImageSet(SAMPLES, tuple(samples.uris("images/")), _sampling(samples.properties)))
+    return sets + (_accepted_sets(inputs["accepted"]) if "accepted" in inputs else [])
+
+
+def _sampling(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Temperature, guidance and filters, as the images' own artifact records them."""
+    return {key: value for key, value in properties.get("protocol", {}).items() if key != "count"}
+
+
+def _accepted_sets(selected: Artifact) -> list[ImageSet]:
+    splits = {str(name): int(count) for name, count in selected.properties["splits"].items()}
+    if len(set(splits.values())) > 1:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(splits.items()))
+        raise DataError(f"score: select accepted unequal numbers of images ({counts}), whose figures would not compare")
+    sampling = _sampling(selected.properties) | {"selector": str(selected.properties["selector"])}
+    sampling = {key: value for key, value in sampling.items() if key not in ("rate", "rates")}
+    return [
+        ImageSet(name, tuple(selected.uris(f"images/{name}-")), sampling | {"acceptance": name.removeprefix(ACCEPTED)})
+        for name in sorted(splits, key=lambda name: -float(name.removeprefix(ACCEPTED)))
+    ]
+
+
+def pair_rank(key: str) -> int:
+    """Rank of an image in the order in which real images are put into the two sets, 0 to 2^64 - 1."""
+    from vim_core.data.image_tables import stable_hash
+
+    return stable_hash("real pair", key) >> 192
+
+
+def set_of(key: str, thresholds: tuple[int, int]) -> int:
+    """0 or 1: the set of real images that an image belongs to; 2 for neither."""
+    rank = pair_rank(key)
+    return int(rank >= thresholds[0]) + int(rank >= thresholds[1])
+
+
+def image_uris(inputs: Inputs) -> list[str]:
+    """Image tables of the splits in `statistics.halves`, which are divided into the two sets."""
+    splits = inputs["statistics"].properties["halves"]
+    return [uri for split in splits for uri in inputs["images"].uris(f"images/{split}-")]
+
+
+def rank_thresholds(inputs: Inputs, samples: int) -> tuple[int, int] | None:
+    """Ranks below which as many real images lie as there are samples, and as both sides have together.
+
+    Where there are too few images, both sets shrink in proportion; None where one would have fewer than two.
+    """
+    from vim_core.data.image_tables import ImageTable
+
+    ranks = sorted(pair_rank(key) for uri in image_uris(inputs) for key in ImageTable([uri]).keys)
+    first, second = set_sizes(samples, int(inputs["statistics"].properties["count"]), len(ranks))
+    if min(first, second) < 2:
+        return None
+    return ranks[first], ranks[first + second] if first + second < len(ranks) else 1 << 64
+
+
+def set_sizes(samples: int, real: int, available: int) -> tuple[int, int]:
+    """Real images that stand for the samples, and for the real side, out of `available`."""
+    if samples + real <= available:
+        return samples, real
+    first = min(max(available * samples // (samples + real), 2), available - 2)
+    return first, available - first
 
 
 def make_shards(config: ScoreConfig, inputs: Inputs, ctx: Context, sets: list[ImageSet]) -> list[Shard]:
@@ -83,9 +184,9 @@ def sample_shards(config: ScoreConfig, inputs: Inputs, ctx: Context, images: Ima
     needs the features of every image and the statistics keep fewer.
     """
     from vim_core.data.image_tables import open_parquet
-    from vim_core.metrics.conventions import convention
+    from vim_core.metrics.conventions import CONVENTIONS
 
-    spec, rules = feature_spec(inputs, ctx), convention(config.protocol)
+    spec, rules = feature_spec(inputs, ctx), CONVENTIONS[config.protocol]
     if spec is None:
         return []
     rows = [int(open_parquet(uri).metadata.num_rows) for uri in images.uris]
@@ -123,12 +224,12 @@ def real_shards(config: ScoreConfig, inputs: Inputs, ctx: Context, samples: int)
     spec = feature_spec(inputs, ctx)
     if "statistics" not in inputs or spec is None:
         return []
-    thresholds = real_vs_real.rank_thresholds(inputs, samples)
+    thresholds = rank_thresholds(inputs, samples)
     if thresholds is None:
         return []
     sizes = inputs["images"].properties["splits"]
     total = sum(sizes[split] for split in inputs["statistics"].properties["halves"])
-    cache_features = config.groups > 0 and total <= real_vs_real.CACHE_LIMIT
+    cache_features = config.groups > 0 and total <= CACHE_LIMIT
     return [
         RealShard(
             images=uri,
@@ -137,7 +238,7 @@ def real_shards(config: ScoreConfig, inputs: Inputs, ctx: Context, samples: int)
             cache_features=cache_features,
             **_common(config, inputs, ctx, "real", f"{number:05d}", spec.device),
         )
-        for number, uri in enumerate(real_vs_real.image_uris(inputs))
+        for number, uri in enumerate(image_uris(inputs))
     ]
 
 

@@ -1,8 +1,12 @@
-"""Protocol records of the figures of `score`; `size` is the side in pixels of the images that are compared."""
+"""Figures of a run of `score`, each with its confidence interval and protocol record.
+
+`size` is the side in pixels of the images that are compared.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.contract.api import Artifact
@@ -10,13 +14,35 @@ from components.score.shards import ROUNDING_DB
 from components.statistics.networks import FigureNames
 from vim_core.metrics.protocol import Protocol
 
+Interval = tuple[float, float] | None
 
-@dataclass(frozen=True)
-class Generated:
-    """Common to the records of generated images: how they were drawn, and the convention of their figures."""
+BOOTSTRAP = "95 %: percentiles of 1,000 means of as many images drawn anew"
+WILSON = "95 %: Wilson's interval of a share of images"
+JACKKNIFE = "95 %: jackknife over {groups} groups of images left out in turn, Student's distribution; {fixed}"
+PARTS = "95 %: Student's distribution over {parts}"
 
-    sampling: dict[str, Any]
-    protocol: str = ""
+
+@dataclass
+class Figures:
+    """Figures and the protocol of each, by name; `<name>_low` and `<name>_high` have the protocol of `<name>`."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocols: dict[str, Any] = field(default_factory=dict)
+
+    def put(
+        self,
+        name: str,
+        value: float,
+        record: Mapping[str, Any],
+        interval: Interval = None,
+        method: str = "",
+    ) -> None:
+        """Add one figure and its interval; `method` describes the interval in the record."""
+        self.metrics[name] = value
+        self.protocols[name] = dict(record)
+        if interval is not None:
+            self.metrics[f"{name}_low"], self.metrics[f"{name}_high"] = interval
+            self.protocols[name]["interval"] = method
 
 
 def reconstruction_records(
@@ -83,7 +109,7 @@ def code_records(codes: Artifact, count: int, batch: int) -> dict[str, Any]:
     }
 
 
-def accuracy_record(generated: Generated, classifier: Artifact, count: int, size: int) -> dict[str, Any]:
+def accuracy_record(sampling: dict[str, Any], classifier: Artifact, count: int, size: int) -> dict[str, Any]:
     """Conditional accuracy: share of samples that the classifier assigns to the class they were drawn for."""
     return Protocol(
         figure="conditional_accuracy",
@@ -93,137 +119,112 @@ def accuracy_record(generated: Generated, classifier: Artifact, count: int, size
         resize=_crop(size),
         network="classifier",
         network_digest=classifier.digest,
-        sampling=generated.sampling,
+        sampling=sampling,
         notes="the classifier was trained on the train split and took no part in sampling",
     ).record()
 
 
-def distance_record(generated: Generated, statistics: Artifact, counts: tuple[int, int], size: int) -> dict[str, Any]:
-    """Fréchet distance of samples to the real images of the statistics' split; `counts` are samples and real images."""
-    return _sample_record(
-        generated,
-        statistics,
-        size,
-        figure=FigureNames.of_network(statistics.properties["network"]).distance,
-        compares="samples with real images",
-        count=counts[0],
-        reference=f"{statistics.properties['split']} images",
-        reference_count=counts[1],
-        notes=_distance_notes(statistics),
-    )
+@dataclass(frozen=True)
+class SampleRecords:
+    """Records of a set of generated images under the network of the statistics that it is compared with.
 
+    Attributes:
+        statistics: the artifact.
+        size: pixels a side of the evaluator's input.
+        sampling: how the images were drawn.
+        protocol: convention of the figures.
+    """
 
-def reference_record(generated: Generated, statistics: Artifact, count: int, size: int) -> dict[str, Any]:
-    """Fréchet distance of samples to statistics from a file."""
-    reference = statistics.properties["reference"]
-    return _sample_record(
-        generated,
-        statistics,
-        size,
-        figure=f"{FigureNames.of_network(statistics.properties['network']).distance}_reference",
-        compares="samples with published statistics",
-        count=count,
-        reference=f"{reference['uri']}: {reference['statistics']}",
-        reference_count=int(reference["count"]),
-        reference_digest=str(reference["sha256"]),
-        notes=_distance_notes(statistics),
-    )
+    statistics: Artifact
+    size: int
+    sampling: dict[str, Any]
+    protocol: str
 
+    @property
+    def names(self) -> FigureNames:
+        """Names of the network's figures."""
+        return FigureNames.of_network(self.statistics.properties["network"])
 
-def halves_record(statistics: Artifact, counts: tuple[int, int], size: int) -> dict[str, Any]:
-    """Fréchet distance of one half of the real images to the other."""
-    return _real_record(
-        statistics,
-        counts,
-        size,
-        "one half of the real images with the other, divided by a hash of their keys",
-        "the other half of the",
-        "the floor; the smaller the sets, the further apart they lie, so mind the counts when comparing",
-    )
+    def distance(self, count: int, real: int) -> dict[str, Any]:
+        """Fréchet distance of `count` samples to the `real` images of the statistics' split."""
+        reference = f"{self.statistics.properties['split']} images"
+        fields = {"reference": reference, "reference_count": real, "notes": self._distance_notes()}
+        return self._record(self.names.distance, "samples with real images", count, **fields)
 
-
-def real_vs_real_record(statistics: Artifact, counts: tuple[int, int], size: int, complete: bool) -> dict[str, Any]:
-    """Fréchet distance of real images to others; `complete`: in sets as large as the sides of the samples' figure."""
-    equal = "the floor of the samples' figure: as many images on either side"
-    fewer = "above the floor of the samples' figure: there are fewer real images, in its ratio of counts"
-    compares = "real images with other real images, both drawn by a hash of their keys"
-    return _real_record(statistics, counts, size, compares, "others of the", equal if complete else fewer)
-
-
-def inception_score_record(
-    generated: Generated, statistics: Artifact, count: int, size: int, splits: str
-) -> dict[str, Any]:
-    """Inception Score of samples, or the same figure of another network; `splits` describes its splits."""
-    network = statistics.properties["network"]
-    bias = "; logits without the last bias, as torch-fidelity and guided-diffusion take them"
-    return _sample_record(
-        generated,
-        statistics,
-        size,
-        figure=FigureNames.of_network(network).score,
-        compares="exp of the mean divergence of an image's class probabilities from those of its split",
-        count=count,
-        reference_digest="",
-        notes=f"mean (and standard deviation) over {splits}{bias if network['kind'] == 'inception' else ''}",
-    )
-
-
-def feature_records(
-    generated: Generated, statistics: Artifact, counts: tuple[int, int], size: int, kid: str
-) -> dict[str, Any]:
-    """Figures of the features of a bounded number of images, by name; `kid` describes the subsets of KID."""
-    from vim_core.metrics.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS
-
-    names = FigureNames.of_network(statistics.properties["network"])
-    drawn = "the images with the lowest sha256('features', key) of either side"
-    manifold = f"Kynkäänniemi et al. 2019, k = {NEIGHBOURS}, float64 distances; {drawn}"
-    balls = (
-        f"Naeem et al. 2020, k = {DENSITY_NEIGHBOURS}, float64 distances, vectors on a ball's surface are outside; "
-        f"{drawn}"
-    )
-    figures = {
-        names.precision: ("share of samples within reach of real images", manifold),
-        names.recall: ("share of real images within reach of samples", manifold),
-        names.density: ("how many real images' balls a sample lies in, over k", balls),
-        names.coverage: ("share of real images whose ball holds a sample", balls),
-        names.kernel: ("samples with real images by the squared maximum mean discrepancy", f"{kid}; {drawn}"),
-    }
-    return {
-        figure: _sample_record(
-            generated,
-            statistics,
-            size,
-            figure=figure,
-            compares=compares,
-            count=counts[0],
-            reference=f"{statistics.properties['split']} images",
-            reference_count=counts[1],
-            notes=notes,
+    def reference_distance(self, count: int) -> dict[str, Any]:
+        """Fréchet distance of samples to statistics from a file."""
+        reference = self.statistics.properties["reference"]
+        return self._record(
+            f"{self.names.distance}_reference",
+            "samples with published statistics",
+            count,
+            reference=f"{reference['uri']}: {reference['statistics']}",
+            reference_count=int(reference["count"]),
+            reference_digest=str(reference["sha256"]),
+            notes=self._distance_notes(),
         )
-        for figure, (compares, notes) in figures.items()
-    }
+
+    def inception_score(self, count: int, splits: str) -> dict[str, Any]:
+        """Inception Score, or the same figure of another network; `splits` describes its splits."""
+        bias = "; logits without the last bias, as torch-fidelity and guided-diffusion take them"
+        inception = self.statistics.properties["network"]["kind"] == "inception"
+        notes = f"mean (and standard deviation) over {splits}{bias if inception else ''}"
+        compares = "exp of the mean divergence of an image's class probabilities from those of its split"
+        return self._record(self.names.score, compares, count, reference_digest="", notes=notes)
+
+    def features(self, count: int, real: int, kid: str) -> dict[str, Any]:
+        """Figures of the features of a bounded number of images, by name; `kid` describes the subsets of KID."""
+        from vim_core.metrics.neighbours import DENSITY_NEIGHBOURS, NEIGHBOURS
+
+        names = self.names
+        drawn = "the images with the lowest sha256('features', key) of either side"
+        manifold = f"Kynkäänniemi et al. 2019, k = {NEIGHBOURS}, float64 distances; {drawn}"
+        balls = (
+            f"Naeem et al. 2020, k = {DENSITY_NEIGHBOURS}, float64 distances, vectors on a ball's surface are outside; "
+            f"{drawn}"
+        )
+        figures = {
+            names.precision: ("share of samples within reach of real images", manifold),
+            names.recall: ("share of real images within reach of samples", manifold),
+            names.density: ("how many real images' balls a sample lies in, over k", balls),
+            names.coverage: ("share of real images whose ball holds a sample", balls),
+            names.kernel: ("samples with real images by the squared maximum mean discrepancy", f"{kid}; {drawn}"),
+        }
+        shared = {"reference": f"{self.statistics.properties['split']} images", "reference_count": real}
+        return {
+            figure: self._record(figure, compares, count, notes=notes, **shared)
+            for figure, (compares, notes) in figures.items()
+        }
+
+    def with_reference_file(self, record: dict[str, Any], count: int) -> dict[str, Any]:
+        """The same record for a comparison with the `count` images of the statistics' reference file."""
+        reference = self.statistics.properties["reference"]
+        return record | {
+            "figure": f"{record['figure']}_reference",
+            "reference": f"images of {reference['uri']}",
+            "reference_digest": str(reference["sha256"]),
+            "reference_count": count,
+        }
+
+    def _record(self, figure: str, compares: str, count: int, **fields: Any) -> dict[str, Any]:
+        shared = {"split": "samples", "sampling": self.sampling, "protocol": self.protocol}
+        shared |= _evaluator(self.statistics, self.size)
+        return Protocol(figure=figure, compares=compares, count=count, **(shared | fields)).record()
+
+    def _distance_notes(self) -> str:
+        network = self.statistics.properties["network"]
+        if network.get("published"):
+            return (
+                "FID: Fréchet distance of the pool_3 features of the 2015 Inception network with its published weights"
+            )
+        rule = "not FID, which is defined on the 2015 Inception network"
+        return f"Fréchet distance of the {network['kind']}'s features; {rule}"
 
 
-def reference_file_record(record: dict[str, Any], statistics: Artifact, count: int) -> dict[str, Any]:
-    """The same record for a comparison with the images of the statistics' reference file."""
-    reference = statistics.properties["reference"]
-    return record | {
-        "figure": f"{record['figure']}_reference",
-        "reference": f"images of {reference['uri']}",
-        "reference_digest": str(reference["sha256"]),
-        "reference_count": count,
-    }
-
-
-def _sample_record(generated: Generated, statistics: Artifact, size: int, **fields: Any) -> dict[str, Any]:
-    """A figure of generated images under the statistics' network; `fields` are those that differ between figures."""
-    shared = {"split": "samples", "sampling": generated.sampling, "protocol": generated.protocol}
-    return Protocol(**(shared | _evaluator(statistics, size) | fields)).record()
-
-
-def _real_record(
+def real_vs_real_record(
     statistics: Artifact, counts: tuple[int, int], size: int, compares: str, reference: str, notes: str
 ) -> dict[str, Any]:
+    """Fréchet distance of real images to others of the same splits."""
     splits = " and ".join(str(name) for name in statistics.properties["halves"])
     return Protocol(
         figure=f"{FigureNames.of_network(statistics.properties['network']).distance}_real_vs_real",
@@ -245,15 +246,6 @@ def _evaluator(statistics: Artifact, size: int) -> dict[str, Any]:
         "network_digest": str(network["digest"]),
         "reference_digest": statistics.digest,
     }
-
-
-def _distance_notes(statistics: Artifact) -> str:
-    network = statistics.properties["network"]
-    if network.get("published"):
-        return "FID: Fréchet distance of the pool_3 features of the 2015 Inception network with its published weights"
-    return (
-        f"Fréchet distance of the {network['kind']}'s features; not FID, which is defined on the 2015 Inception network"
-    )
 
 
 def _crop(size: int) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from components.contract.api import Context, Inputs
 from components.score import protocols
 from components.score.feature_cache import distance_of_sides
-from components.score.figures import BOOTSTRAP, JACKKNIFE, PARTS, Figures
 from components.score.partition import network_record
+from components.score.protocols import BOOTSTRAP, JACKKNIFE, PARTS, Figures
 from components.score.shards import ReconstructionShard, read_record
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError
@@ -67,7 +67,7 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     from components.tokenize.plan import code_files
     from vim_core.data.code_tables import CodeTable
     from vim_core.metrics import codebook
-    from vim_core.metrics.intervals import jackknife, student_interval
+    from vim_core.metrics.intervals import jackknife_interval, student_interval
 
     codes = inputs["codes"]
     table = CodeTable(code_files(codes, "test"), cache)
@@ -80,9 +80,10 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     interval = student_interval(usage, shares) if len(shares) > 1 else None
     method = PARTS.format(parts=f"{len(shares)} batches of images")
     figures.put("codebook_usage", usage, records["codebook_usage"], interval, method)
-    perplexity, interval = codebook.perplexity(codebook.histogram(plain, vocabulary)), None
+    counts = codebook.histogram(plain, vocabulary)
+    perplexity, interval = codebook.perplexity(counts), None
     if config.groups and len(plain) >= 2 * config.groups:
-        counts = [codebook.histogram(plain[group :: config.groups], vocabulary) for group in range(config.groups)]
-        interval = jackknife(counts, lambda parts: np.sum(parts, axis=0), codebook.perplexity)
+        parts = [codebook.histogram(plain[group :: config.groups], vocabulary) for group in range(config.groups)]
+        interval = jackknife_interval(perplexity, [codebook.perplexity(counts - part) for part in parts])
     method = JACKKNIFE.format(groups=config.groups, fixed="the tokenizer is taken as it is")
     figures.put("perplexity", perplexity, records["perplexity"], interval, method)

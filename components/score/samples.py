@@ -1,24 +1,46 @@
-"""Figures of one set of generated images: accuracy, Fréchet distances, Inception Score."""
+"""Figures of one set of generated images: accuracy, distances, Inception Score, and figures of single features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact, Context, Inputs
-from components.score import feature_metrics, protocols
 from components.score.feature_cache import distance_interval, gather_features
-from components.score.figures import JACKKNIFE, PARTS, WILSON, Figures
-from components.score.image_sets import ImageSet
+from components.score.partition import ImageSet
+from components.score.protocols import (
+    BOOTSTRAP,
+    JACKKNIFE,
+    PARTS,
+    WILSON,
+    Figures,
+    Interval,
+    SampleRecords,
+    accuracy_record,
+)
 from components.score.shards import SampleShard, read_record, statistics_file
-from components.statistics.networks import FigureNames
-from components.statistics.shards import FEATURES, MOMENTS, REFERENCE, SCORES, SPATIAL, merged_name, read_moments
+from components.statistics.shards import (
+    FEATURES,
+    MOMENTS,
+    REFERENCE,
+    REFERENCE_IMAGES,
+    SCORES,
+    SPATIAL,
+    merged_name,
+    read_moments,
+)
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError
 from vim_core.storage import io
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
 FIXED = "the real images are taken as they are"
+KID_INTERVAL_IMAGES = 10_000
+"""Largest number of images a side for the interval of KID, which compares every pair of them."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +74,21 @@ def add_samples(
     """
     from vim_core.metrics.intervals import wilson_interval
 
-    records = [read_record(shard.result) for shard in shards]
-    merged = _merge_set(images, shards, records)
+    parts = [read_record(shard.result) for shard in shards]
+    merged = _merge_set(images, shards, parts)
     for kind, part in merged.merged.items():
         io.write_bytes(ctx.path(merged_name(images.name, kind)), part.to_bytes())
     count, own = merged.count, Figures(metrics={"samples": float(merged.count)})
-    generated = protocols.Generated(images.sampling, config.protocol)
-    if shards[0].weights and all(record["labelled"] == record["count"] for record in records):
-        correct = sum(record["correct"] for record in records)
-        record = protocols.accuracy_record(generated, inputs["classifier"], count, merged.size)
+    if shards[0].weights and all(part["labelled"] == part["count"] for part in parts):
+        correct = sum(part["correct"] for part in parts)
+        record = accuracy_record(images.sampling, inputs["classifier"], count, merged.size)
         own.put("conditional_accuracy", correct / count, record, wilson_interval(correct, count), WILSON)
     if "statistics" in inputs:
-        statistics = inputs["statistics"]
-        _add_distances(own, generated, merged, statistics, config.groups)
-        _add_inception_score(own, generated, merged, statistics)
+        records = SampleRecords(inputs["statistics"], merged.size, images.sampling, config.protocol)
+        _add_distances(own, records, merged, config.groups)
+        _add_inception_score(own, records, merged)
         if FEATURES in merged.merged:
-            sample = merged.merged[FEATURES]
-            feature_metrics.add_feature_metrics(own, generated, sample, images, inputs, config, merged.size)
+            _add_feature_metrics(own, records, merged, inputs["images"], config)
 
     def named(key: str) -> str:
         """The name with the set's suffix, which comes before _low, _high and _std."""
@@ -94,15 +114,13 @@ def _merge_set(images: ImageSet, shards: Sequence[SampleShard], records: list[di
     return SetStatistics(images, results, merged, count, int(records[0]["size"]), features)
 
 
-def _add_distances(
-    own: Figures, generated: protocols.Generated, merged: SetStatistics, statistics: Artifact, groups: int
-) -> None:
+def _add_distances(own: Figures, records: SampleRecords, merged: SetStatistics, groups: int) -> None:
     """Add the Fréchet distances to the real images and to the reference file, of pool and of spatial features."""
     from vim_core.metrics.frechet import frechet_distance
     from vim_core.metrics.reference import read_reference
 
-    names, split = FigureNames.of_network(statistics.properties["network"]), str(statistics.properties["split"])
-    moments = merged.merged[MOMENTS]
+    statistics, names, moments = records.statistics, records.names, merged.merged[MOMENTS]
+    split = str(statistics.properties["split"])
     spatial, spatial_features = merged.merged.get(SPATIAL), None
     if spatial is not None and merged.features is not None:
         spatial_features = gather_features(merged.results, "kept-spatial")
@@ -113,7 +131,7 @@ def _add_distances(
         own.put(name, value, record | {"figure": name}, interval, JACKKNIFE.format(groups=groups, fixed=FIXED))
 
     real = read_moments(statistics.uri(merged_name(split)))
-    record = protocols.distance_record(generated, statistics, (moments.count, real.count), merged.size)
+    record = records.distance(moments.count, real.count)
     put(names.distance, moments, merged.features, real, record)
     if spatial is not None:
         notes = {"notes": "sFID: spatial features of mixed_6/conv (Nash et al. 2021)"}
@@ -125,28 +143,87 @@ def _add_distances(
         reference = read_reference(path)
     if reference.gaussian is None:
         raise DataError(f"{statistics.uri(REFERENCE)} has no statistics: run statistics again with --force")
-    record = protocols.reference_record(generated, statistics, moments.count, merged.size)
+    record = records.reference_distance(moments.count)
     put(f"{names.distance}_reference", moments, merged.features, reference.gaussian, record)
     if reference.spatial is not None and spatial is not None:
         notes = {"notes": "sFID: spatial features of mixed_6/conv"}
         put(f"{names.spatial}_reference", spatial, spatial_features, reference.spatial, record | notes)
 
 
-def _add_inception_score(
-    own: Figures, generated: protocols.Generated, merged: SetStatistics, statistics: Artifact
-) -> None:
-    from vim_core.metrics.conventions import convention
+def _add_inception_score(own: Figures, records: SampleRecords, merged: SetStatistics) -> None:
+    from vim_core.metrics.conventions import CONVENTIONS
     from vim_core.metrics.intervals import student_quantile
 
     if SCORES not in merged.merged:
         return
     sums = merged.merged[SCORES]
     splits = int(sums.counts.size)
-    description = convention(generated.protocol).split_description(splits)
-    record = protocols.inception_score_record(generated, statistics, sums.count, merged.size, description)
+    record = records.inception_score(sums.count, CONVENTIONS[records.protocol].split_description(splits))
     value, deviation = sums.score()
     half = student_quantile(splits - 1) * deviation / (splits - 1) ** 0.5 if splits > 1 else 0.0
     interval = (value - half, value + half) if splits > 1 else None
     own.put(record["figure"], value, record, interval, PARTS.format(parts=f"{splits} splits"))
     name = f"{record['figure']}_std"
     own.put(name, deviation, record | {"figure": name})
+
+
+def _add_feature_metrics(
+    own: Figures, records: SampleRecords, merged: SetStatistics, images: Artifact, config: ScoreConfig
+) -> None:
+    """Compare a set with the real images of the statistics' split and with the images of the reference file, if any."""
+    from vim_core.data.image_tables import ImageTable
+    from vim_core.metrics.conventions import in_table_order
+    from vim_core.metrics.feature_statistics import merge_files
+
+    statistics, sample = records.statistics, merged.merged[FEATURES]
+    split = str(statistics.properties["split"])
+    real = merge_files([statistics.uri(merged_name(split, FEATURES))])
+    x, y = sample.features, real.features
+    if config.protocol:
+        x = in_table_order(sample, ImageTable(list(merged.images.uris)).keys)
+        y = in_table_order(real, ImageTable(images.uris(f"images/{split}-")).keys)
+    _add_comparison(own, records, x, y, config)
+    name = merged_name(REFERENCE_IMAGES, FEATURES)
+    if any(entry.name == name for entry in statistics.manifest.files):
+        reference = merge_files([statistics.uri(name)])
+        count = int(statistics.properties["reference"]["images"])
+        keys = [f"{REFERENCE_IMAGES}-{row:08d}" for row in range(count)]
+        y = in_table_order(reference, keys) if config.protocol else reference.features
+        _add_comparison(own, records, x, y, config, to_file=True)
+
+
+def _add_comparison(
+    own: Figures, records: SampleRecords, x: NDArray[Any], y: NDArray[Any], config: ScoreConfig, to_file: bool = False
+) -> None:
+    """Add KID, precision, recall, density and coverage of generated features x [M, D] against real ones y [N, D]."""
+    from vim_core.metrics.conventions import CONVENTIONS
+    from vim_core.metrics.intervals import bootstrap_interval, jackknife_interval, wilson_interval
+    from vim_core.metrics.kernel_distance import SEED, SUBSET_SIZE, SUBSETS, kernel_distance, leave_one_group_out
+    from vim_core.metrics.neighbours import density_coverage, manifold_membership
+
+    names, rules = records.names, CONVENTIONS[config.protocol]
+    subset = SUBSET_SIZE if config.protocol else min(SUBSET_SIZE, len(x), len(y))
+    kid = f"Bińkowski et al. 2018: mean over {SUBSETS} subsets of {subset}, (x·y / D + 1)^3, unbiased, seed {SEED}"
+    by_figure = records.features(len(x), len(y), kid)
+
+    def put(figure: str, value: float, interval: Interval, method: str) -> None:
+        record = by_figure[figure]
+        if to_file:
+            record = records.with_reference_file(record, len(y))
+        own.put(record["figure"], value, record, interval, method)
+
+    precise, recalled = manifold_membership(y, x)
+    put(names.precision, float(precise.mean()), wilson_interval(int(precise.sum()), len(x)), WILSON)
+    put(names.recall, float(recalled.mean()), wilson_interval(int(recalled.sum()), len(y)), WILSON)
+    if rules.kernel:
+        value, _ = kernel_distance(x, y, size=subset)
+        interval, method = None, ""
+        if config.groups and min(len(x), len(y)) >= 2 * config.groups:
+            most = KID_INTERVAL_IMAGES
+            interval = jackknife_interval(value, leave_one_group_out(x[:most], y[:most], config.groups))
+            method = JACKKNIFE.format(groups=config.groups, fixed=f"of at most {most} images on both sides")
+        put(names.kernel, value, interval, method)
+    if not rules.name:
+        density, covered = density_coverage(y, x)
+        put(names.density, float(density.mean()), bootstrap_interval(density), BOOTSTRAP)
+        put(names.coverage, float(covered.mean()), wilson_interval(int(covered.sum()), len(y)), WILSON)

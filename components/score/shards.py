@@ -84,7 +84,7 @@ class SampleShard(Shard):
 
 @dataclass(frozen=True, kw_only=True)
 class RealShard(Shard):
-    """Real images that are divided into two disjoint sets by the hash `real_vs_real.pair_rank` of their keys.
+    """Real images that are divided into two disjoint sets by the hash `partition.pair_rank` of their keys.
 
     The first set is below `thresholds[0]`, the second from there to below `thresholds[1]`.
     """

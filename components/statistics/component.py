@@ -26,7 +26,7 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.frechet import Moments
     from vim_core.metrics.reference import Reference
 
 VERSION = 2

@@ -13,7 +13,7 @@ from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.features import FeatureSpec
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.frechet import Moments
 
 MOMENTS, SCORES, FEATURES, SPATIAL = "moments", "inception_score", "features", "spatial"
 HALVES = (f"{MOMENTS}/half-0.npz", f"{MOMENTS}/half-1.npz")
@@ -75,7 +75,7 @@ def merged_name(split: str, kind: str = MOMENTS) -> str:
 
 def read_moments(uri: str) -> Moments:
     """Moments as a file of this component holds them."""
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.frechet import Moments
 
     return Moments.from_bytes(io.read_bytes(uri))
 

@@ -19,7 +19,7 @@ from vim_core.sampling.rejection import accept, candidates_needed
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.frechet import Moments
 
 RESAMPLED = "fd_resampled"
 """Key of a point's own file that does not go to the published one: the distance of each resample."""
@@ -64,9 +64,8 @@ def by_class(rows: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
 
 
 def _measured(candidates: CandidateSet, rate: float, rows: NDArray[np.int64], reference: Reference) -> Record:
-    from vim_core.metrics.frechet import frechet_distance
+    from vim_core.metrics.frechet import Moments, frechet_distance
     from vim_core.metrics.inception_score import ScoreSums
-    from vim_core.metrics.moments import Moments
     from vim_core.metrics.tradeoff import (
         centred_bootstrap_interval,
         resampled_distances,

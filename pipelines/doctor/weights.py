@@ -87,7 +87,7 @@ def _statistics_files(config: PipelineConfig) -> Iterator[InputFile]:
 def _quantize_files(config: PipelineConfig) -> Iterator[InputFile]:
     own = config.quantize
     if own.loss.perceptual > 0 and own.loss.perceptual_weights:
-        from vim_core.weights.published import VGG16
+        from vim_core.weights.saving import VGG16
 
         yield InputFile("quantize.loss.perceptual_weights", own.loss.perceptual_weights, VGG16.name, VGG16.sha256)
     if own.init_from and not io.exists(io.join(own.init_from, "manifest.json")):
@@ -98,7 +98,7 @@ def _quantize_files(config: PipelineConfig) -> Iterator[InputFile]:
 def _score_files(config: PipelineConfig) -> Iterator[InputFile]:
     own = config.score
     if own.lpips and own.lpips_weights:
-        from vim_core.weights.published import VGG16
+        from vim_core.weights.saving import VGG16
 
         yield InputFile("score.lpips_weights", own.lpips_weights, VGG16.name, own.lpips_sha256 or VGG16.sha256)
     if own.samples_from:

@@ -22,7 +22,7 @@ from tests.benchmarks.tokenizing import PEER, Size, Work, fp32, one_thread
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, ImageTable, write_images
 from vim_core.data.images import decode
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments
 from vim_core.models.sizes import TOKENIZER_STACKS
 
 TOKENIZE, STATISTICS = "tokenize at 256x256", "statistics by Inception"

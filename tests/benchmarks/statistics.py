@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from tests.benchmarks.harness import Bench, Row, installed, rounded
 from vim_core.features import Features
 from vim_core.metrics.feature_statistics import FeatureStatistics
-from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments, frechet_distance
 
 PEER = "torch-fidelity: mean, covariance, distance"
 BATCH = 64

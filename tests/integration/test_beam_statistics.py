@@ -24,11 +24,10 @@ from vim_core.data.images import decode
 from vim_core.errors import ConfigError, DataError
 from vim_core.features import FeatureSpec, load_extractor
 from vim_core.metrics import feature_statistics
-from vim_core.metrics.feature_statistics import rank_of, split_of
-from vim_core.metrics.frechet import frechet_distance
+from vim_core.metrics.feature_statistics import FeatureSample, rank_of, split_of
+from vim_core.metrics.frechet import Moments, frechet_distance
 from vim_core.metrics.inception_score import ScoreSums
-from vim_core.metrics.moments import Moments
-from vim_core.metrics.precision_recall import FeatureSample, manifold_membership
+from vim_core.metrics.neighbours import manifold_membership
 from vim_core.metrics.reference import read_reference
 from vim_core.storage import io
 

@@ -18,8 +18,8 @@ from tests.support.fakes import reporting
 from tests.support.synthetic import everything
 from vim_core.config import PipelineConfig, RunConfig, ScoreConfig, StatisticsConfig
 from vim_core.data.image_tables import ImageTable
+from vim_core.metrics.frechet import Moments
 from vim_core.metrics.inception_score import ScoreSums
-from vim_core.metrics.moments import Moments
 from vim_core.storage import io
 
 COMPONENTS = ["ingest", "classify", "statistics", "quantize", "tokenize", "reconstruct", "prior", "sample", "score"]

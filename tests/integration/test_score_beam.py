@@ -16,8 +16,8 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from components.score import component as score
 from components.score import partition
-from components.score.image_sets import image_sets
 from components.score.measure import measure
+from components.score.partition import image_sets
 from components.score.shards import read_record
 from tests.support.synthetic import artifact, context_of, everything, image_files, inputs_of, pictures, rows, tables
 from tests.unit.components.score.test_neighbours import flow

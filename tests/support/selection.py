@@ -14,7 +14,7 @@ from components.contract.api import Artifact
 from tests.support import tiny_artifacts
 from tests.support.synthetic import artifact, image_files, rows
 from tests.support.tiny import enlarge
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.storage import io
 

@@ -17,7 +17,7 @@ from vim_core.config import PipelineConfig, RunConfig
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.image_tables import ImageRow, write_images
 from vim_core.data.images import encode_png
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments
 from vim_core.storage import io
 
 SIZE, CLASSES, VOCABULARY = 16, ("ant", "bee", "<cat>"), 8

@@ -22,8 +22,7 @@ from vim_core.data import digits
 from vim_core.data.image_loader import augment
 from vim_core.data.images import decode, to_tensor
 from vim_core.metrics.codebook import perplexity, usage
-from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments, frechet_distance
 from vim_core.metrics.reconstruction import psnr, ssim
 from vim_core.metrics.tradeoff import (
     centred_bootstrap_interval,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vim_core.data.images import Pixels, center_crop
 from vim_core.features.base import INCEPTION, Features, crop_description
-from vim_core.weights.published import WeightFile
+from vim_core.weights.saving import WeightFile
 
 PUBLISHED = WeightFile(
     "weights-inception-2015-12-05-6726825d.pth",

@@ -17,17 +17,17 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vim_core.data.images import Pixels, center_crop, to_tensor
 from vim_core.errors import ConfigError, DataError
-from vim_core.features.base import TORCHVISION
+from vim_core.features.base import TORCHVISION, Features
 from vim_core.features.classifiers import ClassifierExtractor, TorchvisionExtractor, check_torchvision
 from vim_core.models.classifier import load_classifier
-from vim_core.weights.published import WeightFile, load_verified
+from vim_core.weights.saving import WeightFile, load_verified
 
 SELECTOR = "selector"
 """Name of the pipeline's own network: the component of this name."""
@@ -55,20 +55,6 @@ class SelectorSpec:
     device: str = "cpu"
 
 
-class ImageClassifier(Protocol):
-    """A classifier with its preprocessing."""
-
-    preprocessing: str
-
-    def prepare(self, image: Pixels) -> Tensor:
-        """One decoded image uint8 [H, W, 3] as the network's input."""
-        ...
-
-    def logits(self, batch: Tensor) -> Tensor:
-        """Logits [N, C], float32 on the CPU, of prepared images."""
-        ...
-
-
 class Selector:
     """A classifier whose classes are matched to those of an image table.
 
@@ -78,9 +64,11 @@ class Selector:
         columns: logit of each class of the table, int64 [classes].
     """
 
-    def __init__(self, network: ImageClassifier, digest: str, columns: Sequence[int]) -> None:
+    def __init__(
+        self, network: ClassifierExtractor | TorchvisionExtractor | _ModuleClassifier, digest: str, columns: list[int]
+    ) -> None:
         self.network, self.digest, self.preprocessing = network, digest, network.preprocessing
-        self.columns = torch.tensor(list(columns), dtype=torch.int64)
+        self.columns = torch.tensor(columns, dtype=torch.int64)
 
     def score(self, images: Sequence[Pixels], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Probability of each image's label, float64 [N], and whether no class is more likely, bool [N].
@@ -99,7 +87,7 @@ class Selector:
         # networks without a fixed size take batches of one shape
         for shape, group in groupby(prepared, key=lambda image: image.shape):
             batch = torch.stack(list(group))
-            logits = self.network.logits(batch)
+            logits = self.network.extract(batch).logits
             if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] <= int(self.columns.max()):
                 found = f"{list(logits.shape)} for images {[len(batch), *shape]}"
                 raise DataError(
@@ -122,16 +110,16 @@ def load_selector(spec: SelectorSpec) -> Selector:
     if spec.name == SELECTOR:
         network = load_classifier(spec.weights, spec.config, spec.device)
         own = ClassifierExtractor(network, spec.sha256, spec.device)
-        return Selector(_ExtractorClassifier(own), spec.sha256, match_classes(spec, spec.classes, own.classes))
+        return Selector(own, spec.sha256, match_classes(spec, spec.classes, own.classes))
     file = WeightFile(f"the file with sha256 {spec.sha256}", spec.sha256, f"network {spec.name}")
     state, digest = load_verified(file, spec.weights, "network.weights")
-    classifier: ImageClassifier
+    classifier: TorchvisionExtractor | _ModuleClassifier
     try:
         if spec.name.startswith(TORCHVISION):
             name = spec.name.removeprefix(TORCHVISION)
             check_torchvision(name, "network.name")
-            extractor = TorchvisionExtractor(name, state, digest, device=spec.device)
-            classifier, names, outputs = _ExtractorClassifier(extractor), spec.classes, extractor.classes
+            classifier = TorchvisionExtractor(name, state, digest, device=spec.device)
+            names, outputs = spec.classes, classifier.classes
         else:
             module = _create_module(spec.name)
             # many files leave out the counters of batch norm, which are no weights
@@ -176,21 +164,8 @@ def match_classes(spec: SelectorSpec, names: Sequence[str], outputs: int) -> lis
     return list(range(len(spec.table_classes)))
 
 
-class _ExtractorClassifier:
-    """The logits of a feature extractor."""
-
-    def __init__(self, extractor: ClassifierExtractor | TorchvisionExtractor) -> None:
-        self.extractor, self.preprocessing = extractor, extractor.preprocessing
-
-    def prepare(self, image: Pixels) -> Tensor:
-        return self.extractor.prepare(image)
-
-    def logits(self, batch: Tensor) -> Tensor:
-        return self.extractor.extract(batch).logits
-
-
 class _ModuleClassifier:
-    """A network from outside, of the interface in this module's docstring."""
+    """A network from outside, of the interface in this module's docstring, as an extractor without features."""
 
     def __init__(self, network: nn.Module, device: str) -> None:
         self.network, self.device = network.to(device).eval(), device
@@ -201,10 +176,10 @@ class _ModuleClassifier:
     def prepare(self, image: Pixels) -> Tensor:
         return to_tensor(center_crop(image, self.size) if self.size else image)
 
-    def logits(self, batch: Tensor) -> Tensor:
+    def extract(self, batch: Tensor) -> Features:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             logits: Tensor = self.network(batch.to(self.device))
-        return logits.float().cpu()
+        return Features(torch.empty(len(batch), 0), logits.float().cpu())
 
 
 def _create_module(name: str) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vim_core.config import LossConfig
 from vim_core.errors import ConfigError, DataError
-from vim_core.weights.published import VGG16, WeightFile, load_weights
+from vim_core.weights.saving import VGG16, WeightFile, load_verified
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Perceptual:
                 f"quantize.loss.perceptual={config.perceptual} needs quantize.loss.perceptual_weights (a path or URI "
                 f"of {file.name}); set quantize.loss.perceptual=0 or perceptual_optional=true to train without it"
             )
-        return cls(load_weights(file, config.perceptual_weights, "quantize.loss.perceptual_weights"), device)
+        return cls(load_verified(file, config.perceptual_weights, "quantize.loss.perceptual_weights")[0], device)
 
     def __call__(self, fake: Tensor, real: Tensor) -> Tensor:
         """Scalar distance; gradients flow into `fake`."""

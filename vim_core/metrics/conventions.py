@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.feature_statistics import rank_of, split_of
-from vim_core.metrics.precision_recall import FeatureSample
+from vim_core.metrics.feature_statistics import FeatureSample, rank_of, split_of
 
 SEED = 2020
 """torch-fidelity's default `rng_seed`."""
@@ -70,19 +69,14 @@ class Convention:
         return f"{count} splits, sha256('score split', key) mod {count}"
 
 
-OWN = Convention("")
 CONVENTIONS = {
+    "": Convention(""),
     "torch-fidelity": Convention("torch-fidelity", "shuffled", every=True),
     "guided-diffusion": Convention("guided-diffusion", "blocks", kernel=False, every=True),
 }
-"""torch-fidelity's metric_*.py with its defaults; guided-diffusion's evaluations/evaluator.py. In float64 throughout:
-guided-diffusion's distances between features are float16 where these are finite, which moves the last digits of its
-precision and recall."""
-
-
-def convention(name: str) -> Convention:
-    """The convention of a name, '' for this project's. Raises `KeyError` for one that the settings refuse earlier."""
-    return CONVENTIONS[name] if name else OWN
+"""This project's own; torch-fidelity's metric_*.py with its defaults; guided-diffusion's evaluations/evaluator.py.
+In float64 throughout: guided-diffusion's distances between features are float16 where these are finite, which moves the
+last digits of its precision and recall."""
 
 
 def in_table_order(sample: FeatureSample, keys: Sequence[str]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ Merging follows a binary tree over part numbers, so the bits of a result do not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -16,13 +16,76 @@ from numpy.typing import NDArray
 from vim_core.data.image_tables import stable_hash
 from vim_core.errors import DataError
 from vim_core.metrics import npz
+from vim_core.metrics.frechet import Moments
 from vim_core.metrics.inception_score import ScoreSums
-from vim_core.metrics.moments import Moments
-from vim_core.metrics.precision_recall import FeatureSample
 from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.features import Features
+
+
+SAMPLE_ARRAYS = {"limit": ("int64", 0), "hashes": ("uint64", 1), "features": ("float32", 2)}
+SAMPLE_KIND = "a sample of features: run statistics again"
+
+
+@dataclass(frozen=True)
+class FeatureSample:
+    """At most `limit` feature vectors [n, D] of a set of images: those with the lowest `hashes` [n], ascending.
+
+    A hash of each image's key makes this a uniform sample that any split, order and merge tree draws alike.
+    """
+
+    limit: int
+    hashes: NDArray[np.uint64]
+    features: NDArray[np.float32]
+
+    @property
+    def count(self) -> int:
+        """Vectors kept."""
+        return int(self.hashes.size)
+
+    @staticmethod
+    def empty(dim: int, limit: int) -> FeatureSample:
+        """The sample of no images."""
+        return FeatureSample(limit, np.zeros(0, np.uint64), np.zeros((0, dim), np.float32))
+
+    @staticmethod
+    def from_batch(features: Any, hashes: NDArray[np.uint64], limit: int) -> FeatureSample:
+        """The sample of features [N, D], an array or tensor, whose images have these hashes [N].
+
+        Raises `DataError` for other shapes and values that are not finite.
+        """
+        if hasattr(features, "detach"):
+            features = features.detach().cpu().float().numpy()
+        values = np.asarray(features, dtype=np.float32)
+        if values.ndim != 2 or hashes.shape != values.shape[:1]:
+            raise DataError(f"features of shape {values.shape} and {hashes.shape} hashes: expected one per row")
+        if not np.isfinite(values).all():
+            raise DataError("features are not finite: the network or its weights are damaged")
+        order = np.argsort(hashes, kind="stable")[:limit]
+        return FeatureSample(limit, np.asarray(hashes, np.uint64)[order], values[order])
+
+    def merge(self, other: FeatureSample) -> FeatureSample:
+        """The sample of both sets. Raises `DataError` where limits or dimensions differ."""
+        if (self.limit, self.features.shape[1]) != (other.limit, other.features.shape[1]):
+            raise DataError(
+                f"samples of {self.limit} features in {self.features.shape[1]} dimensions and {other.limit} in "
+                f"{other.features.shape[1]} do not merge: two networks or settings made them"
+            )
+        hashes = np.concatenate([self.hashes, other.hashes])
+        return FeatureSample.from_batch(np.concatenate([self.features, other.features]), hashes, self.limit)
+
+    def to_bytes(self) -> bytes:
+        """An npz file; equal samples give equal bytes."""
+        return npz.pack(limit=np.int64(self.limit), hashes=self.hashes, features=self.features)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> FeatureSample:
+        """Read what `to_bytes` wrote. Raises `DataError` for anything else."""
+        arrays = npz.unpack_checked(data, SAMPLE_ARRAYS, SAMPLE_KIND)
+        if arrays["hashes"].shape != arrays["features"].shape[:1]:
+            raise DataError(f"not {SAMPLE_KIND} (hashes and vectors differ in number)")
+        return FeatureSample(int(arrays["limit"]), arrays["hashes"], arrays["features"])
 
 
 class Mergeable(Protocol):

@@ -3,15 +3,153 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.moments import TOLERANCE, Gaussian, Moments
+from vim_core.metrics import npz
+
+Array = NDArray[np.float64]
+ARRAYS = {"count": ("int64", 0), "mean": ("float64", 1), "m2": ("float64", 2)}
+KIND = "a moments file: run statistics again"
+TOLERANCE = 1e-6
+"""Asymmetry and negative eigenvalues of a covariance, relative to its largest entry, that rounding to float32 makes."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """`mean` [D] and unbiased `covariance` [D, D] in float64; `count` is None where a file does not state it."""
+
+    mean: Array
+    covariance: Array
+    count: int | None = None
+
+    @property
+    def dim(self) -> int:
+        """Dimension D of the vectors."""
+        return int(self.mean.shape[0])
+
+
+def checked_gaussian(
+    mean: NDArray[np.floating], covariance: NDArray[np.floating], count: int | None, where: str
+) -> Gaussian:
+    """A Gaussian from arrays of any float type; the covariance is made exactly symmetric.
+
+    Raises `DataError` naming `where` for shapes that do not fit, values that are not finite, and matrices that no
+    features can have as their covariance.
+    """
+    mu, sigma = np.asarray(mean), np.asarray(covariance)
+    floats = all(np.issubdtype(array.dtype, np.floating) for array in (mu, sigma))
+    if not floats or mu.ndim != 1 or sigma.shape != (mu.size, mu.size) or not mu.size:
+        shapes = f"{mu.dtype} {mu.shape} and {sigma.dtype} {sigma.shape}"
+        raise DataError(f"{where}: mu and sigma are {shapes}: expected floats of shapes [D] and [D, D]")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise DataError(f"{where}: mu or sigma holds values that are not finite")
+    scale = float(np.abs(sigma).max())
+    if float(np.abs(sigma - sigma.T).max()) > TOLERANCE * scale or float(np.diag(sigma).min()) < -TOLERANCE * scale:
+        raise DataError(f"{where}: sigma is no covariance: it is not symmetric, or a variance is negative")
+    sigma = (sigma + sigma.T) / 2
+    if count is not None and count < 2:
+        raise DataError(f"{where}: statistics of {count} images have no covariance: at least 2 are needed")
+    return Gaussian(mu, sigma, count)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of `count` vectors of dimension D: `mean` [D] and `m2` [D, D], the sum of outer products of deviations.
+
+    Everything is float64 around the mean, so that large offsets cost no digits (Chan, Golub, LeVeque 1979).
+    """
+
+    count: int
+    mean: Array
+    m2: Array
+
+    @property
+    def dim(self) -> int:
+        """Dimension D of the vectors."""
+        return int(self.mean.shape[0])
+
+    @property
+    def covariance(self) -> Array:
+        """Unbiased covariance [D, D] (divided by count - 1). Raises `DataError` below two vectors."""
+        if self.count < 2:
+            raise DataError(f"a covariance needs at least 2 vectors, got {self.count}: use more images")
+        return self.m2 / (self.count - 1)
+
+    def gaussian(self) -> Gaussian:
+        """Mean, covariance and count. Raises `DataError` below two vectors."""
+        return Gaussian(self.mean, self.covariance, self.count)
+
+    @staticmethod
+    def empty(dim: int) -> Moments:
+        """Moments of no vectors: merging them changes nothing."""
+        return Moments(0, np.zeros(dim), np.zeros((dim, dim)))
+
+    @staticmethod
+    def from_batch(features: Any) -> Moments:
+        """Moments of features [N, D], a numpy array or torch tensor of any float type.
+
+        Raises `DataError` for another shape or values that are not finite.
+        """
+        if hasattr(features, "detach"):  # a torch tensor; float64 first, because numpy has no bfloat16
+            features = features.detach().cpu().double().numpy()
+        batch = np.asarray(features, dtype=np.float64)
+        if batch.ndim != 2:
+            raise DataError(f"features of shape {batch.shape}: expected [images, dimensions]")
+        if batch.shape[0] == 0:
+            return Moments.empty(batch.shape[1])
+        if not np.isfinite(batch).all():
+            rows = np.flatnonzero(~np.isfinite(batch).all(axis=1))
+            raise DataError(f"features of {rows.size} images are not finite, first at row {rows[0]} of the batch")
+        mean = batch.mean(axis=0)
+        centred = batch - mean
+        return Moments(batch.shape[0], mean, centred.T @ centred)
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both sets together. Raises `DataError` where the dimensions differ."""
+        if self.dim != other.dim:
+            raise DataError(f"moments of dimension {self.dim} and {other.dim} do not merge: two networks made them")
+        if self.count == 0 or other.count == 0:
+            return self if other.count == 0 else other
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        between = np.outer(shift, shift) * (self.count * (other.count / count))
+        return Moments(count, mean, self.m2 + other.m2 + between)
+
+    def without(self, part: Moments) -> Moments:
+        """Moments of the rest, where `part` are of some of these vectors; the inverse of `merge` up to rounding.
+
+        Raises `DataError` where the dimensions differ or nothing is left.
+        """
+        count = self.count - part.count
+        if self.dim != part.dim or count < 1:
+            raise DataError(f"{part.count} vectors of dimension {part.dim} are no part of {self.count} of {self.dim}")
+        mean = self.mean + (self.mean - part.mean) * (part.count / count)
+        shift = part.mean - mean
+        between = np.outer(shift, shift) * (count * (part.count / self.count))
+        return Moments(count, mean, self.m2 - part.m2 - between)
+
+    def to_bytes(self) -> bytes:
+        """An npz file with count, mean and m2; equal moments give equal bytes."""
+        return npz.pack(count=np.int64(self.count), mean=self.mean, m2=self.m2)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Moments:
+        """Read what `to_bytes` wrote. Raises `DataError` for anything else."""
+        arrays = npz.unpack_checked(data, ARRAYS, KIND)
+        count, mean, m2 = int(arrays["count"]), arrays["mean"], arrays["m2"]
+        if count < 0 or m2.shape != (mean.size, mean.size):
+            raise DataError(f"not {KIND} (count {count}, shapes {mean.shape}, {m2.shape})")
+        return Moments(count, mean, m2)
+
 
 log = logging.getLogger(__name__)
-Array = NDArray[np.float64]
 
 
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian, *, quick: bool = False) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from vim_core.errors import DataError
 
 Interval = tuple[float, float]
-P = TypeVar("P")
 
 REPLICATES, SEED = 1000, 0
 NORMAL = 1.959963984540054
@@ -37,18 +36,16 @@ def student_quantile(freedom: int) -> float:
     return z + first + second + third
 
 
-def bootstrap_interval(
-    values: NDArray[Any] | Sequence[float], replicates: int = REPLICATES, seed: int = SEED
-) -> Interval:
+def bootstrap_interval(values: NDArray[Any] | Sequence[float]) -> Interval:
     """Percentile bootstrap of the mean of values [N]: resampled N at a time. Raises `DataError` for no values."""
     sample = np.asarray(values, np.float64)
     if sample.ndim != 1 or not sample.size:
         raise DataError(f"a mean's interval needs one value per image, got shape {sample.shape}")
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     rows = max(1, TILE // sample.size)
     means = [
-        sample[random.integers(sample.size, size=(min(rows, replicates - start), sample.size))].mean(axis=1)
-        for start in range(0, replicates, rows)
+        sample[random.integers(sample.size, size=(min(rows, REPLICATES - start), sample.size))].mean(axis=1)
+        for start in range(0, REPLICATES, rows)
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
@@ -71,19 +68,13 @@ def student_interval(value: float, parts: Sequence[float] | NDArray[Any]) -> Int
     return value - half, value + half
 
 
-def jackknife(parts: Sequence[P], merge: Callable[[Sequence[P]], P], figure: Callable[[P], float]) -> Interval:
-    """Delete-a-group jackknife (Quenouille 1956; Kott 2001) of a figure of merged statistics.
-
-    `parts` are the statistics of groups of about equally many images; the figure is computed from all groups and from
-    all but one each. Suits smooth functions of moments, such as a Fréchet distance, where a bootstrap, which repeats
-    images, would shift the value itself. Raises `DataError` below two groups.
-    """
-    without = [figure(merge([*parts[:index], *parts[index + 1 :]])) for index in range(len(parts))]
-    return jackknife_interval(figure(merge(parts)), without)
-
-
 def jackknife_interval(value: float, without: Sequence[float]) -> Interval:
-    """The jackknife from the figure of all images and those `without` one group each. `DataError` below two groups."""
+    """Delete-a-group jackknife (Quenouille 1956; Kott 2001) of a figure that has this value on all images.
+
+    `without` are the figure on all images but those of one group each, of about equally many images. Suits smooth
+    functions of moments, such as a Fréchet distance, where a bootstrap, which repeats images, would shift the value
+    itself. Raises `DataError` below two groups.
+    """
     groups, partial = len(without), np.asarray(without, np.float64)
     error = float(np.sqrt((groups - 1) / groups * np.square(partial - partial.mean()).sum()))
     half = student_quantile(groups - 1) * error

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.distances import ROWS
+from vim_core.metrics.neighbours import ROWS
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 """torch-fidelity's defaults."""

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.moments import Gaussian, Moments, checked_gaussian
+from vim_core.metrics.frechet import Gaussian, Moments, checked_gaussian
 from vim_core.storage import io
 
 IMAGES = "arr_0"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from vim_core.data.sample_order import keyed_rng
 from vim_core.errors import DataError
+from vim_core.metrics.frechet import Moments
 from vim_core.metrics.inception_score import ScoreSums
-from vim_core.metrics.moments import Moments
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]

@@ -15,8 +15,7 @@ from vim_core.losses.likelihood import next_token_loss
 from vim_core.metrics import codebook
 from vim_core.metrics.codebook import IMAGES
 from vim_core.metrics.feature_statistics import merge_all
-from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments, frechet_distance
 from vim_core.metrics.reconstruction import WINDOW, ssim
 from vim_core.models.classifier import Classifier
 from vim_core.models.prior import ImagePrior

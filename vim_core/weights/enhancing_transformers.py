@@ -40,10 +40,6 @@ def load_enhancing(uri: str, head_dim: int = HEAD_DIM) -> ViTVQGAN:
     Raises:
         DataError: the file is missing, holds more than tensors and plain values, or is not of this layout.
     """
-    return convert_state_dict(_read(uri), uri, head_dim)
-
-
-def _read(uri: str) -> State:
     try:
         with io.local_copy(uri) as path:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -58,7 +54,7 @@ def _read(uri: str) -> State:
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{uri}: holds no tensors by name, neither under 'state_dict' nor by itself")
-    return state
+    return convert_state_dict(state, uri, head_dim)
 
 
 def convert_state_dict(state: State, name: str = "state", head_dim: int = HEAD_DIM) -> ViTVQGAN:
@@ -98,11 +94,6 @@ class _StateDict:
     def layer(self, theirs: str, ours: str) -> State:
         """Weight and bias of a layer under our name."""
         return {f"{ours}.{part}": self.take(f"{theirs}.{part}") for part in ("weight", "bias")}
-
-    def blocks(self, side: str) -> int:
-        """Number of blocks of a stack."""
-        found = {key.split(".")[3] for key in self.state if key.startswith(f"{side}.transformer.layers.")}
-        return len(found)
 
     def finish(self) -> None:
         """Raise `DataError` for tensors that were not taken."""
@@ -147,7 +138,8 @@ def _stack(source: _StateDict, side: str, head_dim: int) -> StackConfig:
     if rows % (3 * head_dim) or dim % heads or dim // heads < head_dim:
         rule = f"do not make heads of width {head_dim} for a model of width {dim}; pass the right head width"
         raise DataError(f"{source.name}: {rows} rows of {first}.0.fn.to_qkv.weight {rule}")
-    return StackConfig(source.blocks(side), heads, dim, source.take(f"{first}.1.fn.net.0.weight").shape[0])
+    blocks = {key.split(".")[3] for key in source.state if key.startswith(f"{side}.transformer.layers.")}
+    return StackConfig(len(blocks), heads, dim, source.take(f"{first}.1.fn.net.0.weight").shape[0])
 
 
 def _outer_layers(source: _StateDict, patch: int) -> State:

@@ -1,15 +1,19 @@
-"""Weights as safetensors and settings as JSON: loaded strictly, no pickle."""
+"""Weight files: safetensors with settings as JSON, and published files checked by their hash; no pickle."""
 
 from __future__ import annotations
 
+import hashlib
+import io as stdio
 import json
+import pickle
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vim_core.config.decode import decode
-from vim_core.errors import DataError
+from vim_core.errors import ConfigError, DataError
 from vim_core.models.meta import allocate, copy_into
 from vim_core.storage import io
 
@@ -41,31 +45,21 @@ def to_bytes(module: nn.Module) -> bytes:
     return save({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
 
 
-def read_tensors(uri: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def load_into(module: nn.Module, uri: str) -> None:
+    """Load a safetensors file strictly: every name and shape must match.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: the file is missing or damaged, or a tensor is missing, unknown or of another shape.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        return load(io.read_bytes(uri))
+        module.load_state_dict(load(io.read_bytes(uri)), strict=True)
     except FileNotFoundError:
         raise DataError(f"{uri}: no such weight file") from None
     except SafetensorError as error:
         raise DataError(f"{uri}: not a whole safetensors file ({error})") from None
-
-
-def load_into(module: nn.Module, uri: str) -> None:
-    """Load a safetensors file strictly: every name and shape must match.
-
-    Raises:
-        DataError: a tensor is missing, unknown or of another shape.
-    """
-    try:
-        module.load_state_dict(read_tensors(uri), strict=True)
     except RuntimeError as error:
         raise DataError(f"{uri} does not fit {type(module).__name__}: {error}") from None
 
@@ -125,3 +119,50 @@ def _check_file(module: nn.Module, path: str, uri: str, converts: bool) -> None:
 def _description(value: Tensor, converts: bool) -> str:
     kind = "floating-point" if converts and value.is_floating_point() else str(value.dtype).removeprefix("torch.")
     return f"{kind} {list(value.shape)}"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published weight file; `sha256` may be a prefix, as torchvision's file names carry one."""
+
+    name: str
+    sha256: str
+    purpose: str
+
+
+VGG16 = WeightFile("vgg16-397923af.pth", "397923af", "backbone of the perceptual loss (torchvision VGG16)")
+
+
+def load_verified(file: WeightFile, uri: str, key: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a published file, hash checked, and its full sha256; nothing but tensors is unpickled.
+
+    Args:
+        file: which file it must be.
+        uri: where the user keeps it; a name that ends in .safetensors is read as such, any other as torch.save's.
+        key: the setting that names it, for messages.
+
+    Raises:
+        ConfigError: no address was given.
+        DataError: nothing lies there, its hash is not the published one, or it holds more than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not uri:
+        raise ConfigError(f"{key} is empty: give the path or URI of {file.name}, the {file.purpose}")
+    try:
+        data = io.read_bytes(uri)
+    except FileNotFoundError:
+        raise DataError(f"{key}={uri!r}: no such file; it should be {file.name}, the {file.purpose}") from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not sha256.startswith(file.sha256):
+        raise DataError(f"{key}={uri!r}: sha256 is {sha256[:16]}…, {file.name} has {file.sha256}…")
+    try:
+        if uri.endswith(".safetensors"):
+            return load(data), sha256
+        state: dict[str, Tensor] = torch.load(stdio.BytesIO(data), map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DataError(f"{key}={uri!r}: not a file of tensors alone ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict):
+        raise DataError(f"{key}={uri!r}: holds a {type(state).__name__}, expected tensors by name")
+    return state, sha256

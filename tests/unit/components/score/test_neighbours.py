@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.contract.api import Artifact, Outcome
-from components.score import component as score
 from components.score.neighbours import summarise
-from tests.support.synthetic import CLASSES, artifact, context_of, everything, image_files, inputs_of, pictures, rows
-from vim_core.config import ScoreConfig
+from tests.support.synthetic import CLASSES, artifact, everything, image_files, pictures, rows
+from tests.unit.components.score.test_sets import features_of, scored
 from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import decode
 
@@ -43,25 +42,10 @@ def flow(root: Path, copied: tuple[int, ...]) -> dict[str, Artifact]:
 
 
 def checked(root: Path, made: dict[str, Artifact], **settings: Any) -> tuple[Outcome, Path]:
-    config, ctx = ScoreConfig(usage_batch=4, groups=0, floor=False, **settings), context_of(root, "score")
-    inputs = inputs_of(score.INPUTS, made)
-    return score.run(config, inputs, ctx), Path(ctx.out)
+    outcome = scored(root, made, groups=0, floor=False, **settings)
+    return outcome, root / "out" / "score"
 
 
-@pytest.fixture
-def without_beam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are measured in this process."""
-    from components.engines import beam
-
-    def here(run: Any, shards: Any, process: Any, finished: Any, progress: Any, unit: str = "shard") -> None:
-        for shard in shards:
-            if not finished(shard):
-                process(shard)
-
-    monkeypatch.setattr(beam, "run_shards", here)
-
-
-@pytest.mark.usefixtures("without_beam")
 def test_planted_copies_are_found(tmp_path: Path) -> None:
     outcome, out = checked(tmp_path, flow(tmp_path, COPIES), neighbours=20)
     summary = json.loads((out / "neighbours.json").read_text())
@@ -83,10 +67,7 @@ def test_planted_copies_are_found(tmp_path: Path) -> None:
     assert (record["reference_count"], record["network"]) == (TRAIN, "classifier")
 
 
-@pytest.mark.usefixtures("without_beam")
 def test_the_answer_is_that_of_a_search_by_hand(tmp_path: Path) -> None:
-    from tests.unit.components.score.test_sets import features_of
-
     made = flow(tmp_path, ())
     _, out = checked(tmp_path, made, neighbours=5)
     samples = ImageTable(made["sample"].uris("images/"))

@@ -10,16 +10,14 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from components.score import component as score
-from components.score import partition, reconstructions
-from components.score.figures import Figures
-from components.score.image_sets import image_sets
+from components.score import reconstructions
 from components.score.measure import measure, paired_rows
+from components.score.protocols import Figures
 from components.score.shards import ROUNDING_DB, ReconstructionShard, SampleShard, finished, read_record
 from tests.support.synthetic import (
     CLASSES,
     artifact,
     classifier,
-    context_of,
     everything,
     generated,
     image_files,
@@ -29,6 +27,7 @@ from tests.support.synthetic import (
     tables,
     with_fields,
 )
+from tests.unit.components.score.test_sets import scored
 from vim_core.config import ScoreConfig
 from vim_core.errors import DataError, LineageError
 from vim_core.features import FeatureSpec
@@ -101,12 +100,12 @@ def test_rows_are_paired_by_key_and_not_by_place() -> None:
     assert paired_rows("shard", ["a", "b", "c"], ["c", "a"], complete=False) == [2, 0]
 
 
-@pytest.mark.parametrize("batch", [1, 2, 64])
+@pytest.mark.parametrize("batch", [2, 64])
 def test_samples_are_evaluated_by_the_classifier(tmp_path: Path, batch: int) -> None:
     import torch
 
     from vim_core.data.images import to_tensor
-    from vim_core.metrics.moments import Moments
+    from vim_core.metrics.frechet import Moments
     from vim_core.models.classifier import load_classifier
 
     made = everything(tmp_path)
@@ -160,13 +159,13 @@ def test_a_code_table_of_other_images_is_refused(tmp_path: Path) -> None:
         score.check_lineage(inputs_of(score.INPUTS, made))
 
 
-def test_a_missing_shard_is_refused(tmp_path: Path, context: Any) -> None:
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     made = tables(tmp_path)
     one = image_files("test", rows(["image-000"], [0], pictures(1, 0)), 1)
     lone = artifact(tmp_path / "x", "reconstruct", one, {"images": made["ingest"]}, config={"limit": 0},
                     properties=made["reconstruct"].properties)  # fmt: skip
     with pytest.raises(DataError, match="is not both an original and a reconstruction"):
-        partition.reconstruction_shards(ScoreConfig(), inputs_of(score.INPUTS, made | {"reconstruct": lone}), context)
+        scored(tmp_path, made | {"reconstruct": lone})
 
 
 def test_figures_of_the_codes(tmp_path: Path) -> None:
@@ -186,22 +185,9 @@ def test_too_few_images_for_codebook_usage_name_the_setting(tmp_path: Path) -> N
         reconstructions.add_codes(Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> Any:
-    return context_of(tmp_path, "score")
-
-
-def finish(inputs: dict[str, Any], context: Any, config: ScoreConfig) -> None:
-    """Do all shards in this process, as if an earlier attempt had."""
-    for shard in partition.make_shards(config, inputs, context, image_sets(config, inputs, context)):
-        measure(shard)
-
-
-def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:
-    inputs = inputs_of(score.INPUTS, everything(tmp_path))
-    config = ScoreConfig(usage_batch=4)
-    finish(inputs, context, config)
-    outcome = score.run(config, inputs, context)
+def test_all_figures_have_a_protocol(tmp_path: Path) -> None:
+    made = everything(tmp_path)
+    outcome = scored(tmp_path, made)
     bounds = {name for name in outcome.metrics if name.endswith(("_low", "_high"))}
     assert set(outcome.metrics) - {"samples"} - bounds == set(outcome.protocols)
     for name in {bound.removesuffix("_low").removesuffix("_high") for bound in bounds}:
@@ -221,39 +207,33 @@ def test_all_figures_have_a_protocol(tmp_path: Path, context: Any) -> None:
     assert all(np.isfinite(value) for value in outcome.metrics.values())
     protocol = outcome.protocols["fd_classifier"]
     assert (protocol["count"], protocol["reference_count"]) == (9, 40)
-    assert protocol["network_digest"] == inputs["classifier"].digest
+    assert protocol["network_digest"] == made["classify"].digest
     assert protocol["sampling"] == {"seed": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 2.0}
     floor = outcome.protocols["fd_classifier_real_vs_real"]
     assert (floor["count"], floor["reference_count"]) == (2, 10)  # 12 real images, divided as 9 samples and 40
     assert "above the floor" in floor["notes"]
-    assert {path.name for path in Path(context.out).rglob("*") if path.is_file()} == {
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} == {
         "scores.json",
         "reconstructions.parquet",
         "samples.npz",
     }
 
 
-def test_without_samples_their_figures_are_absent(tmp_path: Path, context: Any) -> None:
-    inputs = inputs_of(score.INPUTS, tables(tmp_path))
-    config = ScoreConfig(usage_batch=4)
-    finish(inputs, context, config)
-    metrics = score.run(config, inputs, context).metrics
+def test_without_samples_their_figures_are_absent(tmp_path: Path) -> None:
+    metrics = scored(tmp_path, tables(tmp_path)).metrics
     figures = {"psnr_db", "ssim", "codebook_usage"}
     assert set(metrics) == {*figures, "perplexity", *(f"{name}_{end}" for name in figures for end in ("low", "high"))}
 
 
-def test_samples_without_classes_have_a_distance_and_no_accuracy(tmp_path: Path, context: Any) -> None:
+def test_samples_without_classes_have_a_distance_and_no_accuracy(tmp_path: Path) -> None:
     made = everything(tmp_path)
     made |= generated(tmp_path / "unconditional", made["quantize"], labelled=False)
-    inputs = inputs_of(score.INPUTS, made)
-    config = ScoreConfig(usage_batch=4)
-    finish(inputs, context, config)
-    metrics = score.run(config, inputs, context).metrics
+    metrics = scored(tmp_path, made).metrics
     assert "conditional_accuracy" not in metrics
     assert metrics["fd_classifier"] > 0
 
 
-def test_a_limit_leaves_originals_without_reconstruction(tmp_path: Path, context: Any) -> None:
+def test_a_limit_leaves_originals_without_reconstruction(tmp_path: Path) -> None:
     made = tables(tmp_path)
     few = image_files("test", rows(["image-000", "image-001"], [0, 1], pictures(12, 0)[:2]), 2)
     made["reconstruct"] = artifact(
@@ -264,11 +244,7 @@ def test_a_limit_leaves_originals_without_reconstruction(tmp_path: Path, context
         config={"limit": 2},
         properties=made["reconstruct"].properties,
     )
-    inputs = inputs_of(score.INPUTS, made)
-    config = ScoreConfig(usage_batch=4)
-    finish(inputs, context, config)
-    outcome = score.run(config, inputs, context)
-    assert outcome.protocols["psnr_db"]["count"] == 2
+    assert scored(tmp_path, made).protocols["psnr_db"]["count"] == 2
 
 
 def test_the_classifier_must_be_the_one_of_the_artifact(tmp_path: Path) -> None:

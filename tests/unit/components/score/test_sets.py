@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from components.contract.api import Artifact, Outcome
+from components.engines import beam
 from components.exchange import tables as exchange
 from components.score import component as score
-from components.score import partition, real_vs_real
-from components.score.image_sets import image_sets
-from components.score.measure import measure
+from components.score import partition
+from tests.support.selection import one_after_the_other
 from tests.support.synthetic import (
     CLASSES,
     artifact,
@@ -31,21 +31,18 @@ from vim_core.config import ScoreConfig
 from vim_core.data.images import to_tensor
 from vim_core.errors import ConfigError, DataError, LineageError
 from vim_core.metrics.conventions import CONVENTIONS
-from vim_core.metrics.feature_statistics import rank_of
-from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.moments import Gaussian, Moments
-from vim_core.metrics.precision_recall import FeatureSample
+from vim_core.metrics.feature_statistics import FeatureSample, rank_of
+from vim_core.metrics.frechet import Gaussian, Moments, frechet_distance
 from vim_core.models.classifier import load_classifier
 from vim_core.storage import io
 
 
 def scored(root: Path, made: dict[str, Artifact], name: str = "score", **settings: Any) -> Outcome:
-    """Score with all shards done in this process."""
+    """Score with all shards measured in this process."""
     config, ctx = ScoreConfig(usage_batch=4, **settings), context_of(root, name)
-    inputs = inputs_of(score.INPUTS, made)
-    for shard in partition.make_shards(config, inputs, ctx, image_sets(config, inputs, ctx)):
-        measure(shard)
-    return score.run(config, inputs, ctx)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beam, "run_shards", one_after_the_other)
+        return score.run(config, inputs_of(score.INPUTS, made), ctx)
 
 
 def features_of(made: dict[str, Artifact], images: np.ndarray) -> np.ndarray:
@@ -140,9 +137,9 @@ def test_real_sets_are_as_large_as_the_samples_figure_has_them(
     samples: int, real: int, pool: int, expected: tuple[int, int]
 ) -> None:
     if expected == (0, 2):  # nothing to divide: the halves are told instead
-        assert min(real_vs_real.set_sizes(samples, real, 3)) < 2
+        assert min(partition.set_sizes(samples, real, 3)) < 2
     else:
-        assert real_vs_real.set_sizes(samples, real, pool) == expected
+        assert partition.set_sizes(samples, real, pool) == expected
 
 
 def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path) -> None:
@@ -153,9 +150,9 @@ def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path)
     record = outcome.protocols["fd_classifier_real_vs_real"]
     assert (record["count"], record["reference_count"]) == (9, 3)
     assert record["notes"].startswith("the floor of the samples' figure")
-    thresholds = real_vs_real.rank_thresholds(inputs_of(score.INPUTS, made), 9)
+    thresholds = partition.rank_thresholds(inputs_of(score.INPUTS, made), 9)
     assert thresholds is not None
-    side = np.array([real_vs_real.set_of(f"image-{i:03d}", thresholds) for i in range(12)])
+    side = np.array([partition.set_of(f"image-{i:03d}", thresholds) for i in range(12)])
     assert np.bincount(side).tolist() == [9, 3]
     sets = [Moments.from_batch(features_of(made, pictures(12, 0)[side == s])) for s in (0, 1)]
     assert outcome.metrics["fd_classifier_real_vs_real"] == pytest.approx(frechet_distance(*sets), rel=1e-4)
@@ -183,7 +180,7 @@ def with_features(made: dict[str, Artifact], root: Path) -> dict[str, Artifact]:
 
 
 def test_figures_of_single_features(tmp_path: Path) -> None:
-    from vim_core.metrics.precision_recall import density_coverage, manifold_membership
+    from vim_core.metrics.neighbours import density_coverage, manifold_membership
 
     made = with_features(everything(tmp_path), tmp_path)
     outcome = scored(tmp_path, made)
@@ -238,7 +235,7 @@ def test_images_from_outside_are_scored_like_samples(tmp_path: Path, form: str) 
 
 
 def test_the_images_of_a_reference_file_are_compared_with_too(tmp_path: Path) -> None:
-    from vim_core.metrics.precision_recall import manifold_membership
+    from vim_core.metrics.neighbours import manifold_membership
     from vim_core.metrics.reference import write_reference
 
     made = with_features(everything(tmp_path), tmp_path)

@@ -15,7 +15,7 @@ from components.statistics import component as statistics
 from tests.support.synthetic import context_of
 from vim_core.config import StatisticsConfig
 from vim_core.errors import DataError
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments
 
 URI = "memory://references/fid.npz"
 

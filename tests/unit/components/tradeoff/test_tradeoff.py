@@ -19,8 +19,7 @@ from vim_core.config import TradeoffConfig
 from vim_core.data.images import from_tensor, to_tensor
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics import npz
-from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments, frechet_distance
 from vim_core.models.classifier import load_classifier
 from vim_core.models.prior import load_prior
 from vim_core.models.vit_vqgan import load_tokenizer

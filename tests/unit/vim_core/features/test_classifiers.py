@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,41 +48,33 @@ def test_the_last_layer_of_every_family_is_found(name: str, dim: int) -> None:
     assert (inputs, outputs) == (dim, 1000)
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> FeatureSpec:
+def saved(name: str, folder: Path) -> tuple[FeatureSpec, Any]:
+    """An untrained network of torchvision, and its file."""
     torch.manual_seed(0)
-    path = tmp_path / "net.pth"
-    torch.save(torchvision.models.resnet18(num_classes=1000).state_dict(), path)
-    return FeatureSpec("torchvision:resnet18", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    network, path = torchvision.models.get_model(name).eval(), folder / "net.pth"
+    torch.save(network.state_dict(), path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return FeatureSpec(f"torchvision:{name}", str(path), sha256=sha256), network
 
 
-def test_a_torchvision_network_by_name(saved: FeatureSpec) -> None:
-    extractor = load_extractor(saved)
-    network = torchvision.models.resnet18()
-    network.load_state_dict(torch.load(saved.weights, weights_only=True))
-    transform = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+@pytest.mark.parametrize(("name", "dim"), [("shufflenet_v2_x0_5", 1024), ("squeezenet1_1", 512)])
+def test_a_torchvision_network_by_name(tmp_path: Path, name: str, dim: int) -> None:
+    """With a linear last layer, and with one over space, whose inputs are averaged."""
+    spec, network = saved(name, tmp_path)
+    extractor = load_extractor(spec)
+    transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     images = pictures(2)
     inputs = torch.stack([transform(Image.fromarray(image)) for image in images])
-    trunk = torch.nn.Sequential(*list(network.eval().children())[:-1])
+    trunk = network.features if name == "squeezenet1_1" else torch.nn.Sequential(*list(network.children())[:-1])
     with torch.inference_mode():
-        features, logits = trunk(inputs).flatten(1), network(inputs)
+        features, logits = trunk(inputs).mean(dim=(2, 3)), network(inputs)
     found = extract_images(extractor, list(images))
     torch.testing.assert_close(found.features, features)
     torch.testing.assert_close(found.logits, logits)
-    assert (extractor.name, extractor.dim, extractor.classes, extractor.size) == ("resnet18", 512, 1000, 224)
-    assert extractor.digest.startswith(saved.sha256)
+    assert (extractor.name, extractor.dim, extractor.classes, extractor.size) == (name, dim, 1000, 224)
+    assert extractor.digest.startswith(spec.sha256)
     assert "crop_size=[224]" in extractor.preprocessing
     assert "mean=[0.485, 0.456, 0.406]" in extractor.preprocessing
-
-
-def test_spatial_features_are_averaged(tmp_path: Path) -> None:
-    path = tmp_path / "net.pth"
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
-    extractor = load_extractor(
-        FeatureSpec("torchvision:squeezenet1_1", str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    )
-    found = extract_images(extractor, list(pictures(2)))
-    assert (found.features.shape, found.logits.shape) == ((2, 512), (2, 1000))
 
 
 def test_the_hash_tells_which_published_preprocessing_applies() -> None:
@@ -91,7 +84,8 @@ def test_the_hash_tells_which_published_preprocessing_applies() -> None:
     assert transform_of("resnet50", "0" * 64).resize_size == weights.DEFAULT.transforms().resize_size == [232]
 
 
-def test_missing_networks_and_weights_are_named(saved: FeatureSpec) -> None:
+def test_missing_networks_and_weights_are_named(tmp_path: Path) -> None:
+    spec, _ = saved("squeezenet1_1", tmp_path)
     with pytest.raises(ConfigError, match="did you mean resnet18"):
         check_spec(FeatureSpec("torchvision:resnet19", "x", sha256="0" * 8))
     with pytest.raises(ConfigError, match="must be one of classifier, inception, torchvision:<name>"):
@@ -99,6 +93,6 @@ def test_missing_networks_and_weights_are_named(saved: FeatureSpec) -> None:
     with pytest.raises(ConfigError, match=r"statistics\.weights is empty"):
         check_spec(FeatureSpec("torchvision:resnet18", "", sha256="0" * 8))
     with pytest.raises(DataError, match="sha256 is"):
-        load_extractor(FeatureSpec("torchvision:resnet18", saved.weights, sha256="0" * 8))
-    with pytest.raises(DataError, match="does not fit torchvision:resnet34"):
-        load_extractor(FeatureSpec("torchvision:resnet34", saved.weights, sha256=saved.sha256))
+        load_extractor(FeatureSpec(spec.network, spec.weights, sha256="0" * 8))
+    with pytest.raises(DataError, match="does not fit torchvision:resnet18"):
+        load_extractor(FeatureSpec("torchvision:resnet18", spec.weights, sha256=spec.sha256))

@@ -14,7 +14,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from vim_core.config import LossConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.losses.perceptual import HEADS, Perceptual
-from vim_core.weights.published import WeightFile
+from vim_core.weights.saving import WeightFile
 
 CPU = torch.device("cpu")
 RELUS = (3, 8, 15, 22, 29)

@@ -58,11 +58,6 @@ def test_cost_by_hand_with_one_added_to_every_count() -> None:
     assert unigram_bits(train, test, 3) == pytest.approx(expected)
 
 
-def test_even_codes_cost_the_log_of_the_vocabulary() -> None:
-    codes = np.arange(64, dtype=np.uint16).reshape(4, 16)
-    assert unigram_bits(codes, codes, 64) == pytest.approx(6.0)
-
-
 @pytest.mark.parametrize("batch", [256, 100, 64])
 def test_a_full_window_is_the_figure_of_its_images(batch: int) -> None:
     size, batches = 50, -(-256 // batch)

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from vim_core.errors import DataError
-from vim_core.metrics.conventions import convention, in_table_order
-from vim_core.metrics.feature_statistics import rank_of
+from vim_core.metrics.conventions import CONVENTIONS, in_table_order
+from vim_core.metrics.feature_statistics import FeatureSample, rank_of
 from vim_core.metrics.inception_score import ScoreSums
-from vim_core.metrics.precision_recall import FeatureSample
 
 
 def score(name: str, logits: np.ndarray, batch: int) -> tuple[float, float]:
     """Summed batch by batch, as shards are."""
-    rules, total = convention(name), len(logits)
+    rules, total = CONVENTIONS[name], len(logits)
     count = rules.split_count(total, 0)
     sums = ScoreSums.empty(count, logits.shape[1])
     for first in range(0, total, batch):
@@ -47,7 +46,7 @@ def test_guided_diffusions_inception_score() -> None:
 
 
 def test_own_splits_are_by_key() -> None:
-    own = convention("")
+    own = CONVENTIONS[""]
     assert own.split_count(100, 4) == 4
     numbers = own.split_numbers([str(i) for i in range(400)], 0, 400, 4)
     assert np.bincount(numbers, minlength=4).min() > 60

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vim_core.errors import DataError
-from vim_core.metrics.moments import Gaussian, Moments
+from vim_core.metrics.frechet import Gaussian, Moments
 from vim_core.metrics.reference import read_images, read_reference, write_batch, write_reference
 
 
@@ -26,8 +26,7 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, size=(count, 6, 5, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("save", "dtype"), [(np.savez, np.float32), (np.savez_compressed, np.float64)])
 def test_mu_and_sigma_of_others_are_read(tmp_path: Path, save: object, dtype: type) -> None:
     made = gaussian()
     path = str(tmp_path / "fid.npz")

@@ -11,8 +11,7 @@ from vim_core.config import AugmentConfig
 from vim_core.data.image_loader import ImageLoader
 from vim_core.data.images import center_crop, from_tensor, to_tensor
 from vim_core.metrics import codebook
-from vim_core.metrics.frechet import frechet_distance
-from vim_core.metrics.moments import Moments
+from vim_core.metrics.frechet import Moments, frechet_distance
 from vim_core.metrics.reconstruction import psnr, ssim
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.vit_vqgan import Tokenizer
