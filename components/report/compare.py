@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report import metrics, protocol_text
+from components.report import metrics
 from components.report.grids import Picture
 from components.report.metrics import BOUNDS, Metric
 from vim_core.metrics.protocol import SUBJECTS, differences
@@ -165,7 +165,7 @@ def _line(metric: Metric, runs: Sequence[Run], group: Sequence[Run]) -> Line:
     best, verdict = _verdict(metric, group)
     cells = tuple(_cell(run, metric, run is best) if run in group else Cell() for run in runs)
     # Sampling may differ within a line; it is listed among the settings.
-    sentence = protocol_text.sentence({**group[0].protocols[metric.key], "sampling": {}})
+    sentence = metrics.sentence({**group[0].protocols[metric.key], "sampling": {}})
     return Line(metric.label, metric.key, sentence, cells, verdict)
 
 
@@ -176,9 +176,7 @@ def _refusal(metric: Metric, measured: Sequence[Run], other: Run) -> Refusal:
     fields = [
         (name, _short(protocols[0].get(name)), _short(protocols[1].get(name))) for name in differences(*protocols)
     ]
-    values = [
-        (run.name, _cell(run, metric).value, protocol_text.sentence(run.protocols[metric.key])) for run in measured
-    ]
+    values = [(run.name, _cell(run, metric).value, metrics.sentence(run.protocols[metric.key])) for run in measured]
     return Refusal(metric.label, metric.key, (first.name, other.name), tuple(fields), tuple(values))
 
 

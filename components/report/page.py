@@ -9,7 +9,7 @@ from typing import Any
 
 from components.contract import registry
 from components.contract.api import Artifact
-from components.report import charts, metrics, paper_comparison, protocol_text, sections, templating, tradeoff
+from components.report import charts, metrics, paper_comparison, sections, templating, tradeoff
 from components.report.grids import Picture
 from vim_core.text import duration
 
@@ -131,8 +131,8 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "key": metric.key,
                 "value": metrics.format_value(values[metric.key], metric.style),
                 "interval": metrics.format_interval(values, metric),
-                "sentence": protocol_text.sentence(protocol),
-                "protocol": protocol_text.fields(protocol),
+                "sentence": metrics.sentence(protocol),
+                "protocol": metrics.fields(protocol),
             }
         )
     return table

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report import metrics, protocol_text
+from components.report import metrics
 from components.report.metrics import ACCEPTED, BOUNDS, Metric
 from components.report.paper_tables import SIZE, SPLITS, TABLES, Column, Table
 
@@ -76,7 +76,7 @@ def rows(record: Record, label: str = "VIM, this run") -> dict[int, Row]:
 def _row(table: Table, record: Record, label: str) -> Row:
     # Sampling settings that are not the paper's belong to the name of the run.
     sampling = record.get("settings", {}).get("sample", {}) if "sample" in table.components else {}
-    unusual = [text for text in protocol_text.sampling_choices(sampling) if text != "temperature 1"]
+    unusual = [text for text in metrics.sampling_choices(sampling) if text != "temperature 1"]
     texts = {"model": ", ".join([label, *unusual]), **_description(record)}
     entered: set[str] = set()
     cells = _cells(table, record, texts, "", entered)
@@ -137,7 +137,7 @@ def _excluded(table: Table, key: str, record: Record) -> Excluded:
     values = metrics.values(record)
     return Excluded(
         key, reason, metric.label, metrics.format_value(values[key], metric.style),
-        metrics.format_interval(values, metric), protocol_text.sentence(record.get("protocols", {}).get(key, {})),
+        metrics.format_interval(values, metric), metrics.sentence(record.get("protocols", {}).get(key, {})),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.contract.api import Artifact
-from components.report import charts, grids, metrics, protocol_text
+from components.report import charts, grids, metrics
 from components.report.charts import Mark, Series
 from components.report.grids import Picture
 from components.report.metrics import ACCEPTED, Metric
@@ -124,7 +124,7 @@ def neighbours(record: Mapping[str, Any], picture: Picture | None) -> Neighbours
     label = "Distance to the nearest training image, by share of images, of samples and of held-out images"
     return Neighbours(
         verdict=_neighbours_verdict(record),
-        sentence=protocol_text.sentence(record.get("protocol", {})),
+        sentence=metrics.sentence(record.get("protocol", {})),
         chart=charts.scatter(
             series, "share of images →", "↑ distance to the nearest training image", label, shares=True
         ),

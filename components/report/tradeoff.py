@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report import charts, metrics, protocol_text, templating
+from components.report import charts, metrics, templating
 from components.report.charts import Mark, Series
 from components.tradeoff import ranking
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE, format_value, label, short_name
@@ -116,9 +116,7 @@ def section(record: Record, group: Record, locations: Sequence[str] = (), notes:
         locations=tuple(locations),
         notes=tuple(notes),
         # the points differ in the sampling settings only
-        protocols=tuple(
-            (name, protocol_text.sentence({**given, "sampling": {}})) for name, given in protocols if given
-        ),
+        protocols=tuple((name, metrics.sentence({**given, "sampling": {}})) for name, given in protocols if given),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.report import metrics, protocol_text
+from components.report import metrics
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_protocol_sentences() -> None:
         "sampling": {"seed": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 2.5},
     }
     sentence = "Samples with real images, on 1,000 samples against 297 (test images); drawn with "
-    assert protocol_text.sentence(protocol) == sentence + "temperature 1, guidance 2.5."
-    assert protocol_text.sentence({"split": "test", "count": 297}) == "On 297 test images."
-    assert protocol_text.sentence({}) == ""
+    assert metrics.sentence(protocol) == sentence + "temperature 1, guidance 2.5."
+    assert metrics.sentence({"split": "test", "count": 297}) == "On 297 test images."
+    assert metrics.sentence({}) == ""
 
 
 @pytest.mark.parametrize(

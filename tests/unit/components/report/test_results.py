@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.report import results
+from components.report import component
 from tests.support.synthetic import artifact, everything, with_fields
 
 SCORES = {
@@ -38,7 +38,7 @@ def artifacts(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_all_required_figures(artifacts: dict[str, Any]) -> None:
-    record = results.collect("smoke", artifacts)
+    record = component.collect("smoke", artifacts)
     assert record["preset"] == "smoke"
     assert record["quantizer"] == {n: SCORES[n] for n in ("psnr_db", "ssim", "codebook_usage", "perplexity")}
     assert record["prior"] == {"nll_bits_per_token": 2.0, "unigram_bits_per_token": 3.0}
@@ -65,16 +65,16 @@ def test_absent_components_leave_nothing(artifacts: dict[str, Any]) -> None:
     few = {name: artifacts[name] for name in ("ingest", "quantize", "score")}
     without = {n: v for n, v in SCORES.items() if n in ("psnr_db", "codebook_usage")}
     few["score"] = with_fields(few["score"], metrics=without)
-    record = results.collect("smoke", few)
+    record = component.collect("smoke", few)
     assert record["quantizer"] == without
     assert not {"prior", "samples", "classifier", "probe"} & set(record)
     assert set(record["seconds"]) == set(record["artifacts"]) == set(few)
 
 
 def test_a_stamp_replaces_what_belongs_to_a_run(artifacts: dict[str, Any]) -> None:
-    record = results.collect("smoke", artifacts)
+    record = component.collect("smoke", artifacts)
     done = {"preset": "mine", "seconds": {"ingest": 0.1}, "reused": {"ingest": True}, "mlflow": {"run_id": "r"}}
-    stamped = results.stamp(record, done)
+    stamped = component.stamp(record, done)
     assert {name: stamped[name] for name in done} == done
     assert {n: v for n, v in stamped.items() if n not in done} == {n: v for n, v in record.items() if n not in done}
-    assert results.stamp(record, {})["preset"] == "smoke"
+    assert component.stamp(record, {})["preset"] == "smoke"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.contract.api import Artifact
+from components.report import component, metrics, sections
 from components.report import component as report
-from components.report import metrics, results, sections
 from tests.support import reported
 from tests.support.html import checked, opened
 from tests.support.synthetic import context_of, pictures, with_fields
@@ -39,7 +39,7 @@ def test_neighbours_have_a_verdict_both_distributions_and_a_chart() -> None:
 
 
 def test_figures_of_accepted_samples_stand_by_rate(whole: dict[str, Artifact]) -> None:
-    found = sections.metrics_by_rate(results.collect("p", whole))
+    found = sections.metrics_by_rate(component.collect("p", whole))
     assert found is not None
     assert found.rates == ("0.25", "0.05")
     assert found.rows == (("Fréchet distance, classifier", (("1.500", ""), ("1.250", ""))),)
@@ -86,7 +86,7 @@ def test_the_page_renders_whatever_is_missing(
 
 
 def test_intervals_and_new_figures_reach_the_record(whole: dict[str, Artifact]) -> None:
-    record = results.collect("p", whole)
+    record = component.collect("p", whole)
     assert record["samples"]["kd_classifier"] == 0.02
     assert [record["samples"][f"conditional_accuracy{end}"] for end in metrics.BOUNDS] == [0.85, 0.94]
     assert "unexplained" not in record["samples"]
@@ -103,7 +103,7 @@ def test_circumstances_of_the_run_are_kept(whole: dict[str, Artifact]) -> None:
         whole["quantize"], config={"steps": 7}, properties={"grid": [2, 2], "perceptual": False},
         numeric={"device": "cpu", "dtype": "fp32", "product_gflops": 1.0},
     )  # fmt: skip
-    record = results.collect("p", whole)
+    record = component.collect("p", whole)
     assert record["settings"]["quantize"] == {"steps": 7}
     assert record["compute"]["quantize"] == {"seconds": 2.5, "device": "cpu", "dtype": "fp32"}
     assert record["tokenizer"] == {"grid": [2, 2], "perceptual": False}
