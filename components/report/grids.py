@@ -1,10 +1,11 @@
-"""Pictures for the page: strips of samples per class, originals above their reconstructions, as PNG data."""
+"""Pictures of pages as PNG data: strips of samples, originals above reconstructions; and read from a page again."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact
@@ -18,6 +19,7 @@ TILE = 128
 """Largest side of a picture on the page, in pixels; larger images are shown smaller, which keeps the page small."""
 
 GAP = 4
+EMBEDDED = "data:image/png;base64,"
 
 
 @dataclass(frozen=True)
@@ -156,5 +158,43 @@ def _picture(pixels: np.ndarray[Any, Any], tile: int, alt: str, caption: str) ->
 
     stream = memory.BytesIO()
     Image.fromarray(pixels, "RGBA").save(stream, "PNG", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    source = EMBEDDED + base64.b64encode(stream.getvalue()).decode("ascii")
     return Picture(source, pixels.shape[1], pixels.shape[0], max(1, 64 // tile), alt, caption)
+
+
+def read_pictures(html: str) -> dict[str, tuple[Picture, ...]]:
+    """Embedded pictures of a report's page by the section they are in; others are left out."""
+    reader = _PictureReader()
+    reader.feed(html)
+    return {section: tuple(pictures) for section, pictures in reader.pictures.items()}
+
+
+class _PictureReader(HTMLParser):
+    """Collects the pictures of each section with their captions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures: dict[str, list[Picture]] = {}
+        self._section = ""
+        self._caption = ""
+        self._in_caption = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag == "section":
+            self._section = values.get("aria-labelledby", "")
+        elif tag == "span" and values.get("class") == "class":
+            self._caption, self._in_caption = "", True
+        elif tag == "img" and values.get("src", "").startswith(EMBEDDED):
+            width, height = (int(values[name]) if values.get(name, "").isdigit() else 0 for name in ("width", "height"))
+            picture = Picture(values["src"], width, height, 1, values.get("alt", ""), self._caption)
+            self.pictures.setdefault(self._section, []).append(picture)
+            self._caption = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "span":
+            self._in_caption = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_caption:
+            self._caption += data

@@ -1,15 +1,16 @@
-"""The report's page: content, sentences and tables, filled into the templates beside this file."""
+"""Pages of the report, of a sweep and of several runs: content filled into the templates beside this file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from components.contract import registry
 from components.contract.api import Artifact
-from components.report import charts, metrics, paper_comparison, sections, templating, tradeoff
+from components.report import charts, compare, metrics, paper_comparison, sections, tradeoff
 from components.report.grids import Picture
 from vim_core.text import duration
 
@@ -39,7 +40,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML without scripts or outside references. All text is escaped."""
-    return templating.render(
+    return _filled(
         "report.html",
         page=page,
         summary=summary(page.artifacts),
@@ -57,11 +58,53 @@ def render(page: Page) -> str:
     )
 
 
+def sweep_page(results: Mapping[str, Any]) -> str:
+    """A sweep's page as HTML without scripts or outside references. All text is escaped."""
+    return _filled(
+        "sweep.html",
+        title=f"Sweep {results['sweep']}",
+        results=results,
+        groups=[tradeoff.section(results, group) for group in results["groups"]],
+        failed=[point for point in results["points"] if point["status"] == "failed"],
+        shared=tradeoff.sharing(results),
+    )
+
+
+def comparison_page(runs: Sequence[compare.Run]) -> str:
+    """The page of `vimctl compare` as HTML without scripts or outside references. All text is escaped."""
+    lines, refusals = compare.compare(runs)
+    return _filled(
+        "compare.html",
+        runs=runs,
+        lines=lines,
+        refusals=refusals,
+        settings=compare.settings_that_differ(runs),
+        recorded=all("settings" in run.record for run in runs),
+        costs=compare.costs(runs),
+        tables=paper_comparison.tables([(run.name, run.record) for run in runs]),
+    )
+
+
+def _filled(template: str, **values: Any) -> str:
+    """A template with these values; all text is escaped, and a missing value is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = duration
+    return environment.get_template(template).render(**values)
+
+
 def stamped(html: str, record: Mapping[str, Any], folder: str) -> str:
     """Return the page with one run's data: `preset`, `seconds` and `reused` by component, `mlflow`, and its address."""
     seconds, reused = record.get("seconds", {}), record.get("reused", {})
     steps = [(name, reused.get(name, False), duration(value)) for name, value in seconds.items()]
-    text = templating.render(
+    text = _filled(
         "run.html",
         steps=steps,
         fresh=sum(not was_reused for _, was_reused, _ in steps),
@@ -69,7 +112,7 @@ def stamped(html: str, record: Mapping[str, Any], folder: str) -> str:
         mlflow=record.get("mlflow", {}),
         folder=folder,
     )
-    preset = templating.render("preset.html", preset=record["preset"])
+    preset = _filled("preset.html", preset=record["preset"])
     return html.replace(PRESET_MARK, preset, 1).replace(RUN_MARK, text, 1)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report import charts, metrics, templating
+from components.report import charts, metrics
 from components.report.charts import Mark, Series
 from components.tradeoff import ranking
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE, format_value, label, short_name
@@ -65,18 +65,6 @@ def report_section(step: Record | None) -> Section | None:
     record = from_step(step)
     return section(
         record, record["groups"][0], _locations(step, title(parse_axis(record["axes"][1]).name)), _notes(step)
-    )
-
-
-def sweep_page(results: Record) -> str:
-    """A sweep's page as HTML without scripts or outside references. All text is escaped."""
-    return templating.render(
-        "sweep.html",
-        title=f"Sweep {results['sweep']}",
-        results=results,
-        groups=[section(results, group) for group in results["groups"]],
-        failed=[point for point in results["points"] if point["status"] == "failed"],
-        shared=sharing(results),
     )
 
 

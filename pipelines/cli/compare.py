@@ -49,7 +49,7 @@ def write(names: list[str], overrides: list[str], target: str) -> list[Run]:
         ConfigError: fewer than two runs are named, or a name is neither a path nor a preset.
         DataError: there is no report yet, or it cannot be read.
     """
-    from components.report import compare_page
+    from components.report.page import comparison_page
     from vim_core.storage import io
 
     if len(names) < 2:
@@ -59,7 +59,7 @@ def write(names: list[str], overrides: list[str], target: str) -> list[Run]:
     for i, title in enumerate(titles):
         if titles.count(title) > 1:
             runs[i] = replace(runs[i], name=f"{title} {titles[: i + 1].count(title)}")
-    io.write_bytes(target, compare_page.render(runs).encode())
+    io.write_bytes(target, comparison_page(runs).encode())
     return runs
 
 
@@ -87,8 +87,8 @@ def locate(name: str, overrides: list[str]) -> tuple[str, str]:
 
 def read(name: str, results: str, page: str) -> Run:
     """A run from its report, with the pictures of its page if it is there. Raises `DataError` for broken JSON."""
-    from components.report import compare_page
     from components.report.compare import Run
+    from components.report.grids import read_pictures
     from vim_core.storage import io
 
     try:
@@ -97,7 +97,7 @@ def read(name: str, results: str, page: str) -> Run:
         raise DataError(f"{io.absolute(results)}: is not the record of a report: {error}") from error
     if not isinstance(record, dict) or "protocols" not in record:
         raise DataError(f"{io.absolute(results)}: is not the record of a report: it has no protocols")
-    pictures = compare_page.pictures(io.read_bytes(page).decode()) if io.exists(page) else {}
+    pictures = read_pictures(io.read_bytes(page).decode()) if io.exists(page) else {}
     folder = io.absolute(results).removesuffix(f"/{RESULTS}")
     title = str(record.get("preset") or name)
     return Run(title, record, folder, pictures.get("samples", ()), pictures.get("reconstructions", ()))

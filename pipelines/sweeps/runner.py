@@ -14,7 +14,7 @@ from components.artifacts import execute
 from components.artifacts.execute import ArtifactCache
 from components.contract import registry
 from components.contract.api import Artifact
-from components.report import tradeoff as page
+from components.report import page
 from components.statistics.networks import FigureNames
 from components.tracking import tracker
 from components.tracking.parent import final_status

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.report import compare, compare_page
+from components.report import compare, grids, page
 from components.report.compare import Run
 from components.report.grids import Picture
 from tests.support.html import checked
@@ -117,7 +117,7 @@ def test_settings_that_differ_by_dotted_name() -> None:
 def test_the_page_is_whole_escaped_and_says_what_it_refuses() -> None:
     picture = Picture("data:image/png;base64,AAAA", 10, 20, 1, f"alt {EVIL}", f"class {EVIL}")
     a = Run(f"a {EVIL}", run("a", 2.0).record, "folder", (picture,))
-    html = compare_page.render([a, run("b", 1.0, count=60)])
+    html = page.comparison_page([a, run("b", 1.0, count=60)])
     seen = checked(html)
     assert "<script" not in html
     assert {one.get("id") for one in seen.of("h2")} >= {"figures", "refused", "settings", "samples", "compute"}
@@ -132,6 +132,6 @@ def test_pictures_come_from_a_reports_page_by_section() -> None:
       <img src="data:image/png;base64,AA" alt="x" width="8" height="4"></div>
       <img src="https://elsewhere.example/x.png" alt="y"></section>
       <section aria-labelledby="reconstructions"><img src="data:image/png;base64,BB" alt="z" width="w"></section>"""
-    found = compare_page.pictures(html)
+    found = grids.read_pictures(html)
     assert found["samples"] == (Picture("data:image/png;base64,AA", 8, 4, 1, "x", "a & b"),)
     assert found["reconstructions"] == (Picture("data:image/png;base64,BB", 0, 0, 1, "z", ""),)
