@@ -12,9 +12,17 @@ from typing import Any
 
 from components.report import charts, metrics
 from components.report.charts import Mark, Series
-from components.tradeoff import ranking
-from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE, format_value, label, short_name
-from components.tradeoff.ranking import measured, parse_axis
+from components.tradeoff import grid
+from components.tradeoff.grid import (
+    ACCEPTANCE,
+    GUIDANCE,
+    TEMPERATURE,
+    format_value,
+    label,
+    measured,
+    parse_axis,
+    short_name,
+)
 
 Record = Mapping[str, Any]
 SETTINGS = (GUIDANCE, ACCEPTANCE, TEMPERATURE)
@@ -76,13 +84,13 @@ def from_step(step: Record) -> dict[str, Any]:
         settings = {name: float(given.get(name, NEUTRAL)) for name in SETTINGS}
         figures = {names[key]: _figure(given, key) for key in names if _finite(given.get(key))}
         points.append({"number": number, "label": label(settings), "settings": settings, "figures": figures})
-    axes = ranking.default_axes(names["fd"], names["is"])
+    axes = grid.default_axes(names["fd"], names["is"])
     best = f"min {names['fd']}"
     return {
         "varying": list(SETTINGS),
         "axes": axes,
-        "best_rule": ranking.best_rule(best, axes),
-        "groups": [ranking.rank(points, axes, best)],
+        "best_rule": grid.best_rule(best, axes),
+        "groups": [grid.rank(points, axes, best)],
         "points": points,
     }
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from components.contract import lineage
 from components.contract.api import Artifact, Context, Inputs, Outcome
-from components.sample.shards import GroupAssembly, sample_ranges, shard_name
+from components.sample.draw import DrawPlan, GroupAssembly, GroupDrawer, LaneGroup, sample_ranges, shard_name
 from vim_core.config import SampleConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
     from components.sample.conditions import Conditions
-    from components.sample.draw import DrawPlan, LaneGroup
     from vim_core.data.image_tables import ImageRow, ImageTable
 
 VERSION = 2
@@ -41,7 +40,6 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
     from components.engines.attempts import publish
     from components.engines.devices import ray_device, ray_threads
     from components.sample.conditions import make_conditions
-    from components.sample.draw import DrawPlan
     from vim_core.data.image_tables import ImageTable, image_digest
 
     check(config, inputs["prior"], inputs["tokenizer"])
@@ -111,8 +109,6 @@ def _draw_groups(
     plan: DrawPlan, conditions: Conditions, groups: Sequence[int], ctx: Context
 ) -> Iterator[tuple[LaneGroup, list[ImageRow]]]:
     """Every group with its images, as they are finished."""
-    from components.sample.draw import GroupDrawer
-
     if not groups:
         return
     lanes, count = plan.config.lanes, plan.config.count

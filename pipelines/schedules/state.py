@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from components.artifacts import store
 from pipelines import presets
 from pipelines.sweeps import spec
-from pipelines.sweeps.spec import CHECKPOINT, NAME, SCHEDULES, Sweep
-from pipelines.sweeps.state import SWEEPS
+from pipelines.sweeps.spec import CHECKPOINT, NAME, SCHEDULES, SWEEPS, Sweep
 from vim_core.config import PipelineConfig
 from vim_core.config.decode import decode
 from vim_core.config.fields import one_of, require

@@ -10,7 +10,7 @@ from typing import Any
 from components.contract.api import Artifact, Manifest
 from components.report.compare import comparable_protocol
 from components.report.metrics import ACCEPTED, BOUNDS
-from components.tradeoff import ranking
+from components.tradeoff import grid
 from components.tradeoff.grid import ACCEPTANCE, Point
 from pipelines.sweeps.spec import BLOCK, PROBED, Sweep
 from vim_core.errors import ConfigError
@@ -103,13 +103,13 @@ def collect(
         "settings": sweep.settings,
         "varying": sweep.varying,
         "axes": list(axes),
-        "best_rule": ranking.best_rule(sweep.best, axes),
+        "best_rule": grid.best_rule(sweep.best, axes),
         "counts": {
             "points": len(states),
             **{state: states.count(state) for state in (DONE, FAILED, WAITING)},
             "artifacts": {name: len(evaluated[name]) for name in sorted(evaluated)},
         },
-        "groups": [ranking.rank(group, axes, sweep.best) for group in _comparable(outcomes, axes)],
+        "groups": [grid.rank(group, axes, sweep.best) for group in _comparable(outcomes, axes)],
         "points": [outcome.record() for outcome in outcomes],
         "artifacts": _pinned([*shared.values(), *artifacts]),
         "mlflow": mlflow,
@@ -124,7 +124,7 @@ def _figure(manifest: Manifest, name: str, protocol: Mapping[str, Any]) -> Recor
 
 def _comparable(outcomes: Sequence[Outcome], axes: Sequence[str]) -> list[list[Record]]:
     """Records of points that have both figures of the axes, in groups of equal protocols."""
-    names = [ranking.parse_axis(text).name for text in axes]
+    names = [grid.parse_axis(text).name for text in axes]
 
     def protocols(record: Record) -> list[Record]:
         return [comparable_protocol({}, record["figures"].get(name, {}).get("protocol", {})) for name in names]
@@ -133,7 +133,7 @@ def _comparable(outcomes: Sequence[Outcome], axes: Sequence[str]) -> list[list[R
     for outcome in outcomes:
         # an axis may be a setting that is the same for all points
         record = outcome.record() | {"settings": outcome.point.settings}
-        if any(math.isnan(ranking.measured(record, name)[0]) for name in names):
+        if any(math.isnan(grid.measured(record, name)[0]) for name in names):
             continue
         for group in groups:
             if not any(map(differences, protocols(group[0]), protocols(record))):

@@ -20,9 +20,8 @@ from components.tracking import tracker
 from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
 from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
-from components.tradeoff.grid import ACCEPTANCE, Point
-from components.tradeoff.ranking import default_axes, parse_axis
-from pipelines.sweeps import checkpoints, jobs, pool, results, spec, state
+from components.tradeoff.grid import ACCEPTANCE, Point, default_axes, parse_axis
+from pipelines.sweeps import checkpoints, jobs, results, spec, state
 from pipelines.sweeps.jobs import EvaluationJob, JobResult
 from pipelines.sweeps.results import DONE, FAILED, Outcome
 from pipelines.sweeps.spec import ALL, CHECKPOINT, LATEST, Sweep
@@ -170,7 +169,7 @@ class _SweepRun:
                 self._record(job, existing, tracking)
         self._save(tracking)
         # closed at once, also by an interruption, which stops the workers
-        with contextlib.closing(pool.results(missing, self.config.run, self.sweep.parallel)) as finished:
+        with contextlib.closing(jobs.evaluate_all(missing, self.config.run, self.sweep.parallel)) as finished:
             for result in finished:
                 self._record(planned[result.number], result, tracking)
                 self._save(tracking)

@@ -11,8 +11,7 @@ from typing import Any
 
 from components.contract import registry, settings
 from components.tradeoff import grid
-from components.tradeoff.grid import ACCEPTANCE, Point
-from components.tradeoff.ranking import parse_axis
+from components.tradeoff.grid import ACCEPTANCE, Point, parse_axis
 from vim_core.config.decode import decode
 from vim_core.config.fields import require
 from vim_core.errors import ConfigError, DataError
@@ -21,8 +20,8 @@ from vim_core.text import hint
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "sweeps"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """A sweep's name is a folder's name, too."""
-SCHEDULES = "schedules"
-"""Folder among the results of sweeps in which schedules lie."""
+SWEEPS, SCHEDULES = "sweeps", "schedules"
+"""Folder below the root with the results of sweeps, and the folder among them in which schedules lie."""
 FREE = ("sample", "select", "score", "probe")
 """Components whose settings a point may choose: everything before them is shared by all points."""
 TRAINED = ("classify", "selector", "quantize", "prior")

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.artifacts import lease, store, usage
-from pipelines.sweeps.spec import NAME
+from pipelines.sweeps.spec import NAME, SWEEPS
 from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
 
-SWEEPS = "sweeps"
 RESULTS, PAGE = "results.json", "sweep.html"
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.tradeoff.ranking import Pair, nearest_to_ideal, pareto_front
+from components.tradeoff.grid import Pair, nearest_to_ideal, pareto_front
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=20)
 SIGNS = st.tuples(st.sampled_from([1, -1]), st.sampled_from([1, -1]))
