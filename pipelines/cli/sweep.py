@@ -115,18 +115,19 @@ def evaluate(sweep: Sweep, config: PipelineConfig, tags: Mapping[str, str]) -> i
 
 def show(arguments: Namespace) -> int:
     """`vimctl sweep show`. Raises `DataError` for a sweep that was not run in this root."""
-    from pipelines.sweeps import state, summary
+    from pipelines.sweeps import results as sweeps
+    from pipelines.sweeps import summary
 
     overrides = common.only_overrides(arguments.words)
     root = presets.load(arguments.preset or presets.default(), overrides).run.root
-    results = state.read(root, arguments.sweep)
+    results = sweeps.read(root, arguments.sweep)
     if results is None:
-        known = ", ".join(state.names(root)) or "none"
+        known = ", ".join(sweeps.names(root)) or "none"
         raise DataError(f"sweep {arguments.sweep!r}: not run in {root}, where there are: {known}")
     if arguments.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     else:
-        summary.print_results(results, state.folder(root, arguments.sweep), common.console())
+        summary.print_results(results, sweeps.folder(root, arguments.sweep), common.console())
     return 0
 
 
@@ -167,16 +168,16 @@ def print_schedules(arguments: Namespace) -> int:
 
     from pipelines.schedules import due
     from pipelines.schedules import state as scheduling
-    from pipelines.sweeps import state
+    from pipelines.sweeps import results as sweeps
 
     config, console = presets.load(arguments.preset, arguments.words), common.console()
     root = config.run.root
     schedules, errors = scheduling.read_all(root)
     table = Table("sweep", "points", "failed", box=None, pad_edge=False, header_style="bold")
     table.add_column("page", overflow="fold")
-    for name in state.names(root):
-        counts = (state.read(root, name) or {}).get("counts", {})
-        page = io.absolute(f"{state.folder(root, name)}/{state.PAGE}")
+    for name in sweeps.names(root):
+        counts = (sweeps.read(root, name) or {}).get("counts", {})
+        page = io.absolute(f"{sweeps.folder(root, name)}/{sweeps.PAGE}")
         table.add_row(name, str(counts.get("points", NEVER)), str(counts.get("failed", NEVER)), page)
     if not table.row_count:
         table.add_row("none was run yet", "", "", "")

@@ -1,21 +1,27 @@
-"""`results.json` of a sweep: every point with its figures, the fronts, the best, and the artifacts it is made of."""
+"""`results.json` of a sweep: points with figures, fronts, the best, artifacts; and its folder below the root."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.artifacts import lease, store, usage
 from components.contract.api import Artifact, Manifest
 from components.report.compare import comparable_protocol
 from components.report.metrics import ACCEPTED, BOUNDS
 from components.tradeoff import grid
 from components.tradeoff.grid import ACCEPTANCE, Point
-from pipelines.sweeps.spec import BLOCK, PROBED, Sweep
-from vim_core.errors import ConfigError
+from pipelines.sweeps.spec import BLOCK, NAME, PROBED, SWEEPS, Sweep
+from vim_core.errors import ConfigError, DataError
 from vim_core.metrics.protocol import differences
+from vim_core.storage import io
 
+RESULTS, PAGE = "results.json", "sweep.html"
+"""Files of a sweep in `sweeps/<name>` below the root."""
 DONE, FAILED, WAITING = "done", "failed", "waiting"
 BLOCK_ACCURACY = "accuracy"
 """Name of the probe's accuracy on one block, after `probe.`."""
@@ -152,3 +158,47 @@ def _pinned(artifacts: Sequence[Artifact]) -> dict[str, list[Record]]:
         entry = {"fingerprint": manifest.fingerprint, "digest": artifact.digest, "folder": artifact.folder}
         found.setdefault(manifest.component, {})[manifest.fingerprint] = entry
     return {component: list(entries.values()) for component, entries in found.items()}
+
+
+def folder(root: str, name: str) -> str:
+    """The folder of a sweep's results. Raises `ConfigError` for a name that no sweep can have."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"sweep {name!r}: give the sweep's name, as its folder below {io.join(root, SWEEPS)}")
+    return io.join(root, SWEEPS, name)
+
+
+def names(root: str) -> list[str]:
+    """Sweeps that were run in this root."""
+    with store.guarded(root):
+        return [
+            name for name in io.list_names(io.join(root, SWEEPS)) if io.exists(io.join(root, SWEEPS, name, RESULTS))
+        ]
+
+
+def read(root: str, name: str) -> dict[str, Any] | None:
+    """The results of a sweep so far, or None. Raises `DataError` for a damaged file."""
+    uri = io.join(folder(root, name), RESULTS)
+    data = store.read_bytes(root, uri)
+    if data is None:
+        return None
+    try:
+        results: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{uri}: not valid JSON ({error}); remove it and run the sweep again") from error
+    return results
+
+
+def write(root: str, name: str, results: dict[str, Any]) -> None:
+    """Replace the results of a sweep atomically."""
+    with store.guarded(root):
+        io.write_bytes(io.join(folder(root, name), RESULTS), (json.dumps(results, indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def lock(root: str, name: str, note: Any) -> Iterator[None]:
+    """Run a sweep in one process at a time: waits while another living one runs it, `note` gets a message."""
+    leases = io.join(root, usage.LEASES, SWEEPS, name)
+    with store.guarded(root):
+        io.make_folder(leases)
+    with lease.hold(leases, note):
+        yield

@@ -21,7 +21,7 @@ from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
 from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
 from components.tradeoff.grid import ACCEPTANCE, Point, default_axes, parse_axis
-from pipelines.sweeps import checkpoints, jobs, results, spec, state
+from pipelines.sweeps import checkpoints, jobs, results, spec
 from pipelines.sweeps.jobs import EvaluationJob, JobResult
 from pipelines.sweeps.results import DONE, FAILED, Outcome
 from pipelines.sweeps.spec import ALL, CHECKPOINT, LATEST, Sweep
@@ -67,7 +67,7 @@ def run(
     bar = progress("sweep")
     root = io.absolute(config.run.root)
     try:
-        with state.lock(root, sweep.name, bar.note):
+        with results.lock(root, sweep.name, bar.note):
             return _SweepRun(sweep, config, root, bar).execute(tags)
     finally:
         bar.close()
@@ -197,17 +197,17 @@ class _SweepRun:
         record = results.collect(
             self.sweep, self.identity, self.config.preset, self.axes, outcomes, self.shared, tracking.record()
         )
-        state.write(self.root, self.sweep.name, record)
+        results.write(self.root, self.sweep.name, record)
         return record
 
     def _finish(self, tracking: SweepTracker, error: BaseException | None) -> SweepResult:
         """Write results and page, and end the MLflow run."""
         tracking.wait()
         record = self._save(tracking)
-        folder = state.folder(self.root, self.sweep.name)
-        uri = io.join(folder, state.PAGE)
+        folder = results.folder(self.root, self.sweep.name)
+        uri = io.join(folder, results.PAGE)
         io.write_bytes(uri, page.sweep_page(record).encode())
-        for name in (state.RESULTS, state.PAGE):
+        for name in (results.RESULTS, results.PAGE):
             if io.is_local(folder):
                 tracking.file(str(io.local_path(io.join(folder, name))), "sweep")
         status = final_status(error)

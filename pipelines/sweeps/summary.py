@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from components.report import tradeoff
 from components.tracking.link import tracking_uri
 from pipelines.cli.common import print_field
-from pipelines.sweeps import state
-from pipelines.sweeps.results import DONE, FAILED
+from pipelines.sweeps.results import DONE, FAILED, PAGE, RESULTS
 from pipelines.sweeps.spec import Sweep
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
@@ -46,8 +45,8 @@ def print_results(results: Mapping[str, Any], folder: str, console: Console) -> 
     missing = counts["points"] - counts["done"] - counts["failed"]
     waiting = f"; {missing} not evaluated yet, the same command continues" if missing else ""
     print_field(console, "shared", f"{tradeoff.sharing(results)}{waiting}")
-    print_field(console, "page", io.absolute(io.join(folder, state.PAGE)))
-    print_field(console, "figures", io.absolute(io.join(folder, state.RESULTS)))
+    print_field(console, "page", io.absolute(io.join(folder, PAGE)))
+    print_field(console, "figures", io.absolute(io.join(folder, RESULTS)))
     mlflow = results["mlflow"]
     if mlflow:
         run = f"experiment {mlflow['experiment']}, run {mlflow['run_id'] or 'not delivered'}"

@@ -13,7 +13,7 @@ from components.artifacts import inventory
 from components.contract import registry
 from components.contract.api import Artifact, Context, Outcome
 from components.tracking.progress import QuietProgress
-from pipelines.sweeps import runner, state, summary
+from pipelines.sweeps import results, runner, summary
 from pipelines.sweeps.runner import SweepResult
 from pipelines.sweeps.spec import Sweep
 from tests.support.fakes import Fake, run
@@ -167,7 +167,7 @@ def test_an_interrupted_sweep_ends_like_another(fakes: dict[str, Fake], make: Ma
     fakes[component].act = stopping
     with pytest.raises(KeyboardInterrupt):
         swept(GRID, config)
-    cut = state.read(config.run.root, "trial")
+    cut = results.read(config.run.root, "trial")
     assert cut is not None
     assert cut["counts"]["done"] == 2 * cell
     fakes[component].act = act
@@ -239,4 +239,4 @@ def test_a_sweep_is_one_whatever_its_axes_and_another_with_other_settings(make: 
 @pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b"])
 def test_a_name_never_leaves_the_root(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give the sweep's name"):
-        state.read(str(tmp_path), name)
+        results.read(str(tmp_path), name)
