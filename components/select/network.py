@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact
-from vim_core.config import NetworkConfig
+from vim_core.config import NetworkConfig, SelectConfig, TradeoffConfig
 from vim_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,11 +46,16 @@ def selector_spec(
     return SelectorSpec(OWN, weights, shape, selector.digest, tuple(classes), tuple(own), device)
 
 
-def class_list_digest(config: NetworkConfig) -> str:
-    """Digest of the file that lists the network's classes, '' without one. Raises `DataError` if it cannot be read."""
+def source_state(config: SelectConfig | TradeoffConfig) -> str:
+    """Digest of the file that lists the network's classes, part of the fingerprint; '' without one.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     from components.ingest.labels import file_digest
 
-    return file_digest(config.classes, "network.classes") if config.classes else ""
+    listed = config.network.classes
+    return file_digest(listed, "network.classes") if listed else ""
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,7 +1,8 @@
-"""Candidates at one temperature and guidance: drawn, decoded, passed to the networks, and kept in parts on resume."""
+"""Candidates at one temperature and guidance: drawn, passed to networks, kept in parts; the points measured on them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,18 @@ from components.contract.api import Context, Inputs
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE, candidate_count, expand, share_candidates
 from vim_core.config import TradeoffConfig
 from vim_core.metrics import npz
+from vim_core.sampling.rejection import accept, candidates_needed
 from vim_core.storage import io
 
 if TYPE_CHECKING:
     from vim_core.features.selectors import SelectorSpec
+    from vim_core.metrics.frechet import Moments
 
 PART = 512
 """Least number of candidates of a part, the work that an interruption may lose."""
+
+RESAMPLED = "fd_resampled"
+"""Key of a point's own file that does not go to the published one: the distance of each resample."""
 
 COLUMNS = {
     "scores": ("float64", 1),
@@ -56,6 +62,10 @@ class CandidateSet:
     def part_uri(self, number: int) -> str:
         """The file of one part."""
         return io.join(self.folder, f"part-{number:05d}.npz")
+
+    def point_uri(self, rate: float) -> str:
+        """The file of the point at this acceptance rate, once it is measured."""
+        return f"{self.folder}-a{float(rate)}.json"
 
     def part_size(self, groups: range) -> int:
         """Candidates in these groups; the last group may hold more lanes than are used."""
@@ -161,3 +171,62 @@ def draw(candidates: CandidateSet, networks: Networks, advance: Callable[[int], 
             arrays = {name: np.concatenate([part[name] for part in columns]) for name in COLUMNS}
             io.write_bytes(candidates.part_uri(number), npz.pack(**arrays))
         advance(candidates.part_size(groups))
+
+
+def measure(
+    candidates: CandidateSet, rates: list[float], config: TradeoffConfig, real: Moments, resamples: NDArray[np.int64]
+) -> None:
+    """Write the records of these rates of a set whose candidates are all drawn.
+
+    `real` are the moments of real images, `resamples` the rows of every resample [B, classes * count].
+    """
+    keys = [f"{row:012d}" for row in range(candidates.count)]
+    labels = np.arange(candidates.count) % candidates.classes
+    scores, count = candidates.column("scores"), config.count
+    for rate, rows in accept(keys, labels, scores, candidates.classes, count, rates).items():
+        record = _measured(candidates, rate, by_class(rows, candidates.classes), config, real, resamples)
+        io.write_bytes(candidates.point_uri(rate), json.dumps(record).encode())
+
+
+def by_class(rows: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """The same rows class by class, each in ascending order; row i has class i % classes."""
+    ordered = np.sort(rows)
+    return ordered[np.argsort(ordered % classes, kind="stable")]
+
+
+def _measured(
+    candidates: CandidateSet, rate: float, rows: NDArray[np.int64], config: TradeoffConfig, real: Moments,
+    resamples: NDArray[np.int64],
+) -> dict[str, Any]:  # fmt: skip
+    from vim_core.metrics.frechet import Moments, frechet_distance
+    from vim_core.metrics.inception_score import ScoreSums
+    from vim_core.metrics.tradeoff import (
+        centred_bootstrap_interval,
+        resampled_distances,
+        resampled_inception_scores,
+        wilson,
+    )
+
+    correct, features, logits = (candidates.column(name, rows) for name in ("correct", "features", "logits"))
+    fd = frechet_distance(Moments.from_batch(features), real)
+    score = ScoreSums.from_batch(logits, np.zeros(len(rows), np.int64), 1).score()[0]
+    resampled = resampled_distances(features, resamples, real)
+    scores = resampled_inception_scores(logits, resamples)
+    figures = {
+        "accuracy": (float(correct.mean()), wilson(int(correct.sum()), len(rows), config.confidence)),
+        "fd": (fd, centred_bootstrap_interval(fd, resampled, config.confidence)),
+        "is": (score, centred_bootstrap_interval(score, scores, config.confidence)),
+    }
+    record: dict[str, Any] = {
+        TEMPERATURE: candidates.temperature,
+        GUIDANCE: candidates.guidance,
+        ACCEPTANCE: rate,
+        "count": len(rows),
+        "candidates": candidates_needed(config.count, rate) * candidates.classes,
+        RESAMPLED: resampled.tolist(),
+    }
+    for name, (value, interval) in figures.items():
+        record[name] = value
+        if interval is not None:
+            record |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
+    return record

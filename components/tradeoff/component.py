@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.contract import lineage
 from components.contract.api import Context, Inputs, Outcome
+from components.select import network
+from components.statistics.networks import FigureNames
+from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE
 from vim_core.config import TradeoffConfig
 from vim_core.errors import ConfigError, LineageError
+from vim_core.metrics.protocol import Protocol
 from vim_core.storage import io
 
 if TYPE_CHECKING:
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from vim_core.features.selectors import SelectorSpec
 
 VERSION = 1
+source_state = network.source_state
 INPUTS = {
     "prior": "prior",
     "tokenizer": "quantize",
@@ -27,12 +33,7 @@ FILE = "tradeoff.json"
 IMAGE_NETWORKS = ("classifier", "selector", "statistics")
 """Inputs that must come from the same images."""
 
-
-def source_state(config: TradeoffConfig) -> str:
-    """Text of the list of a network's classes, part of the fingerprint. Raises `DataError` where it cannot be read."""
-    from components.select.network import class_list_digest
-
-    return class_list_digest(config.network)
+Record = dict[str, Any]
 
 
 def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -49,8 +50,7 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
     import torch
 
     from components.engines.devices import beam_device, numeric_folder
-    from components.select import network
-    from components.tradeoff import candidates, points
+    from components.tradeoff import candidates
     from vim_core.distributed.runtimes import resolve_threads
 
     check(config, inputs)
@@ -65,15 +65,16 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
     sets = candidates.candidate_sets(config, len(classes), folder)
     torch.set_num_threads(threads)
     _measure(sets, config, inputs, selector, ctx)
-    records = [points.read(each, rate) for each in sets for rate in each.acceptances]
-    resampled = [record.pop(points.RESAMPLED) for record in records]
-    places = points.best_guidances(config, records, resampled)
-    summary = points.summary(config, inputs, described, records, places)
+    records = [json.loads(io.read_bytes(each.point_uri(rate))) for each in sets for rate in each.acceptances]
+    places = best_guidances(config, records)
+    for record in records:
+        del record[candidates.RESAMPLED]
+    summary = describe_points(config, inputs, described, records, places)
     io.write_bytes(ctx.path(FILE), json.dumps(summary, sort_keys=True, indent=1).encode())
     for number, record in enumerate(records):
         ctx.tracker.metrics(number, {name: float(value) for name, value in record.items()})
     return Outcome(
-        metrics=points.metrics(config, summary),
+        metrics=headline_figures(config, summary),
         properties={
             "judge": summary["judge"],
             "selector": summary["selector"],
@@ -81,7 +82,7 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
             **lineage.tokenizer_digests(inputs["tokenizer"]),
             "classes": inputs["prior"].properties["classes"],
         },
-        protocols=points.protocols(config, inputs, summary),
+        protocols=protocols(config, inputs, summary),
         numeric={"device": device, "dtype": config.precision, "threads": threads},
     )
 
@@ -100,9 +101,9 @@ def check(config: TradeoffConfig, inputs: Inputs) -> None:
         )
     images = {name: inputs[name].manifest.inputs["images"].digest for name in IMAGE_NETWORKS if name in inputs}
     lineage.check_same("tradeoff", "images", images, "classifier")
-    network = inputs["statistics"].properties["network"]
-    if network["kind"] == "classifier":
-        digests = {"statistics": str(network["digest"]), "classifier": inputs["classifier"].digest}
+    reference = inputs["statistics"].properties["network"]
+    if reference["kind"] == "classifier":
+        digests = {"statistics": str(reference["digest"]), "classifier": inputs["classifier"].digest}
         lineage.check_same("tradeoff", "classifier", digests, "classifier")
 
 
@@ -111,13 +112,12 @@ def _measure(
 ) -> None:
     """Measure the points that no earlier attempt did; the candidates of a set are removed after its points."""
     from components.statistics.shards import merged_name, read_moments
-    from components.tradeoff import points
-    from components.tradeoff.candidates import Networks, draw
+    from components.tradeoff.candidates import Networks, draw, measure
     from vim_core.metrics.tradeoff import stratified_resamples
 
     missing = {}
     for candidates in sets:
-        rates = [rate for rate in candidates.acceptances if not io.exists(points.point_uri(candidates, rate))]
+        rates = [rate for rate in candidates.acceptances if not io.exists(candidates.point_uri(rate))]
         if rates:
             missing[candidates] = rates
     done, count = len(sets) - len(missing), sets[0].count
@@ -129,7 +129,6 @@ def _measure(
     networks, statistics = Networks(config, inputs, selector, ctx), inputs["statistics"]
     rows = stratified_resamples(config.seed, config.bootstrap, sets[0].classes, config.count)
     moments = read_moments(statistics.uri(merged_name(str(statistics.properties["split"]))))
-    reference = points.Reference(config, moments, rows)
     drawn = done * count
 
     def advance(number: int) -> None:
@@ -139,5 +138,105 @@ def _measure(
 
     for candidates, rates in missing.items():
         draw(candidates, networks, advance)
-        points.measure(candidates, rates, reference)
+        measure(candidates, rates, config, moments, rows)
         io.remove_tree(candidates.folder)
+
+
+def best_guidances(config: TradeoffConfig, records: list[Record]) -> list[Record]:
+    """The best guidance at each temperature and acceptance rate, by distance, with the interval of its location."""
+    import numpy as np
+
+    from components.tradeoff.candidates import RESAMPLED
+    from vim_core.metrics.tradeoff import locate_minimum
+
+    places = []
+    for temperature, rate in itertools.product(config.temperatures, config.acceptances):
+        line = [record for record in records if (record[TEMPERATURE], record[ACCEPTANCE]) == (temperature, rate)]
+        best = locate_minimum(
+            [float(record[GUIDANCE]) for record in line],
+            [float(record["fd"]) for record in line],
+            np.array([record[RESAMPLED] for record in line]),
+            config.confidence,
+        )
+        shares = {str(guidance): share for guidance, share in best.shares.items()}
+        place = {TEMPERATURE: temperature, ACCEPTANCE: rate, GUIDANCE: best.value}
+        places.append({**place, "low": best.low, "high": best.high, "inside": best.inside, "shares": shares})
+    return places
+
+
+def describe_points(
+    config: TradeoffConfig, inputs: Inputs, selector: Record, records: list[Record], places: list[Record]
+) -> Record:
+    """The content of `tradeoff.json`; `selector` describes the network that selects, and is empty without one."""
+    statistics = inputs["statistics"]
+    names = FigureNames.of_network(statistics.properties["network"])
+    protocol = {
+        "count_per_class": config.count,
+        "noise": f"seed {config.seed}, keyed by (seed, sample index), the same at every point",
+        "seed": config.seed,
+        "top_k": config.top_k,
+        "top_p": config.top_p,
+        "precision": config.precision,
+        "selector": selector,
+        "rule": "the best count of the first count / rate candidates of each class",
+        "judge": {"network": "classifier", "digest": inputs["classifier"].digest},
+        "network": {name: statistics.properties["network"][name] for name in ("kind", "digest")},
+        "reference": f"{statistics.properties['split']} images",
+        "reference_count": int(statistics.properties["count"]),
+        "reference_digest": statistics.digest,
+        "confidence": config.confidence,
+        "resamples": config.bootstrap,
+        "intervals": "accuracy: Wilson 1927; fd and is: spread of bootstrap resamples of the accepted images, class by "
+        "class, around the figure; best guidance: where the resamples' distances are smallest",
+    }
+    return {
+        "points": records,
+        "best": min(range(len(records)), key=lambda number: float(records[number]["fd"])),
+        "best_guidance": places,
+        "figures": {"accuracy": "conditional_accuracy", "fd": names.distance, "is": names.score},
+        "judge": inputs["classifier"].digest,
+        "selector": selector.get("digest", ""),
+        "protocol": protocol,
+    }
+
+
+def headline_figures(config: TradeoffConfig, summary: Record) -> dict[str, float]:
+    """Headline figures; the best guidance is that without rejection (at the loosest rate), at the first temperature."""
+    place = next(place for place in summary["best_guidance"] if place[ACCEPTANCE] == max(config.acceptances))
+    return {
+        "points": float(len(summary["points"])),
+        "best_fd": float(summary["points"][summary["best"]]["fd"]),
+        "best_accuracy": max(float(record["accuracy"]) for record in summary["points"]),
+        "best_guidance": float(place[GUIDANCE]),
+        "best_guidance_low": float(place["low"]),
+        "best_guidance_high": float(place["high"]),
+    }
+
+
+def protocols(config: TradeoffConfig, inputs: Inputs, summary: Record) -> Record:
+    """The protocols of the headline figures."""
+    statistics, best = inputs["statistics"], summary["points"][summary["best"]]
+    shared: Record = {"split": "samples", "count": int(best["count"])}
+    real: Record = {
+        "network": str(statistics.properties["network"]["kind"]),
+        "network_digest": str(statistics.properties["network"]["digest"]),
+        "reference": f"{statistics.properties['split']} images",
+        "reference_count": int(statistics.properties["count"]),
+        "reference_digest": statistics.digest,
+    }
+    number, fd = len(summary["points"]), summary["figures"]["fd"]
+    drawn = {name: best[name] for name in (TEMPERATURE, GUIDANCE, ACCEPTANCE)} | {"seed": config.seed}
+    biased = "the smallest of several estimates is biased low: score the chosen settings anew, with another seed"
+    distance = f"samples with real images, as {fd}, at the best of {number} points"
+    accuracy = f"the classifier's most likely class with the class wanted, at the most accurate of {number} points"
+    place = f"guidances {config.guidances} by {fd} without rejection (at the loosest rate), at the first temperature"
+    interval = f"{config.confidence:.0%} of {config.bootstrap} resamples have their smallest distance within"
+    found = {
+        "best_fd": Protocol("best_fd", distance, **shared, **real, sampling=drawn, notes=biased),
+        "best_accuracy": Protocol(
+            "best_accuracy", accuracy, **shared, network="classifier", network_digest=summary["judge"], notes=biased
+        ),
+    }
+    for name in ("best_guidance", "best_guidance_low", "best_guidance_high"):
+        found[name] = Protocol(name, place, **shared, **real, sampling={"seed": config.seed}, notes=interval)
+    return {name: record.record() for name, record in found.items()}

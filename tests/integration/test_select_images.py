@@ -12,7 +12,7 @@ import pytest
 
 from components.contract.api import Artifact
 from components.select import component as select
-from components.select import scores
+from components.select import shards
 from tests.support import selection
 from tests.support.synthetic import artifact, context_of
 from vim_core.config import NetworkConfig, SelectConfig
@@ -74,7 +74,7 @@ def test_acceptance_raises_the_right_ones_among_real_pictures(
     assert right("1.0") == pytest.approx(0.5, abs=0.01)
     assert right("0.5") > 0.97
     # of the right ones it names 0.85 or so; of the wrong ones none to speak of
-    found = scores.read([ctx.path("scores.parquet")])
+    found = shards.read_scores([ctx.path("scores.parquet")])
     sources = np.array([row.source for row in ImageTable(inputs["samples"].uris("images/"))])
     assert 0.78 <= found.likeliest[sources == "right"].mean() <= 0.95
     assert found.likeliest[sources == "wrong"].mean() < 0.03
@@ -93,15 +93,15 @@ def test_an_interrupted_selection_looks_again_at_what_is_missing_only(
     }
     config = SelectConfig(count=2, rates=[1.0, 0.25], batch=4, shards=2)
     whole = select.run(config, inputs, context_of(tmp_path / "whole", "select"))
-    own = scores.measure
+    own = shards.measure
 
-    def dying(shard: scores.ScoreShard) -> str:
+    def dying(shard: shards.ScoreShard) -> str:
         if "00002" in shard.images:
             raise RuntimeError("the machine went away")
         return own(shard)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scores, "measure", dying)
+        patch.setattr(shards, "measure", dying)
         with pytest.raises(RuntimeError, match="went away"):
             select.run(config, inputs, context_of(tmp_path / "killed", "select"))
     ctx = context_of(tmp_path / "killed", "select")

@@ -14,7 +14,7 @@ from components.contract import fingerprint
 from components.contract.api import Artifact, Context, Outcome
 from components.engines import beam
 from components.select import component as select
-from components.select import scores
+from components.select import shards
 from tests.support import selection
 from tests.support.synthetic import context_of, with_fields
 from vim_core.config import NetworkConfig, SelectConfig
@@ -105,15 +105,15 @@ def test_shards_change_no_content(inputs: dict[str, Artifact], tmp_path: Path) -
 
 def test_scored_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = done(inputs, tmp_path / "whole")
-    own, seen = scores.measure, []
+    own, seen = shards.measure, []
 
-    def dying(shard: scores.ScoreShard) -> str:
+    def dying(shard: shards.ScoreShard) -> str:
         seen.append(int(shard.images.split("samples-")[-1][:5]))
         if len(seen) == 2:
             raise KeyboardInterrupt
         return own(shard)
 
-    monkeypatch.setattr(scores, "measure", dying)
+    monkeypatch.setattr(shards, "measure", dying)
     with pytest.raises(KeyboardInterrupt):
         done(inputs, tmp_path / "killed")
     again, _ = done(inputs, tmp_path / "killed")

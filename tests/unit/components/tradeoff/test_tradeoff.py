@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from components.contract.api import Artifact, Context, Outcome
-from components.tradeoff import candidates, points
+from components.tradeoff import candidates
 from components.tradeoff import component as tradeoff
 from tests.support import selection, tiny_artifacts
 from tests.support.synthetic import context_of, with_fields
@@ -181,11 +181,11 @@ def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
         pair = np.stack([rows, rows], 1).astype(np.float32)
         data = npz.pack(scores=rows.astype(float), correct=rows, features=pair, logits=pair)
         io.write_bytes(given.part_uri(number), data)
-    wanted = points.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
+    wanted = candidates.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
     assert wanted.tolist() == [0, 4, 10, 1, 3, 9]
     assert given.column("correct", wanted).tolist() == wanted.tolist()
     assert given.column("scores").tolist() == list(range(11))
-    assert points.point_uri(given, 0.25).endswith("cell-a0.25.json")
+    assert given.point_uri(0.25).endswith("cell-a0.25.json")
 
 
 def test_a_judge_that_selected_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
