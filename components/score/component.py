@@ -111,7 +111,7 @@ def _add_real_vs_real(
         reference = "the other half of the"
         notes = "the floor; the smaller the sets, the further apart they lie, so mind the counts when comparing"
     record = protocols.real_vs_real_record(statistics, counts, samples.size, compares, reference, notes)
-    figures.put(record["figure"], value, record, interval, JACKKNIFE.format(groups=groups, fixed="on both sides"))
+    figures.put(value, record, interval, JACKKNIFE.format(groups=groups, fixed="on both sides"))
 
 
 def check_lineage(inputs: Inputs) -> None:

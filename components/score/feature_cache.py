@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io as memory
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.score.protocols import Interval
 from components.score.shards import SIDES, statistics_file
@@ -23,38 +23,14 @@ if TYPE_CHECKING:
 SEED = 0
 
 
-class FeatureWriter:
-    """Collects the features of one shard and writes them as `<result>-<name>.npy`; does nothing unless `enabled`."""
-
-    def __init__(self, result: str, name: str, enabled: bool) -> None:
-        self.uri, self.enabled = features_file(result, name), enabled
-        self._parts: list[Any] = []
-
-    def add(self, features: Any) -> None:
-        """Add a batch [N, D] of float32 on the CPU."""
-        if self.enabled:
-            self._parts.append(features.numpy())
-
-    def close(self) -> None:
-        """Write the features; a shard without images gets no file."""
-        import numpy as np
-
-        if self._parts:
-            write_features(self.uri, np.concatenate(self._parts))
-
-
-def features_file(result: str, name: str) -> str:
-    """Address of a shard's features."""
-    return f"{result}-{name}.npy"
-
-
-def write_features(uri: str, features: NDArray[np.float32]) -> None:
-    """Write one array as a file."""
+def write_features(uri: str, parts: Sequence[NDArray[np.float32]]) -> None:
+    """Write batches [n, D] as one file; nothing where there are none."""
     import numpy as np
 
-    stream = memory.BytesIO()
-    np.save(stream, features)
-    io.write_bytes(uri, stream.getvalue())
+    if parts:
+        stream = memory.BytesIO()
+        np.save(stream, np.concatenate(parts))
+        io.write_bytes(uri, stream.getvalue())
 
 
 def read_features(uri: str) -> NDArray[np.float32]:
@@ -66,10 +42,10 @@ def read_features(uri: str) -> NDArray[np.float32]:
 
 
 def gather_features(results: Iterable[str], name: str) -> NDArray[np.float32]:
-    """The features of all shards in order [N, D]."""
+    """The features of all shards in order [N, D]; a shard without images has no file."""
     import numpy as np
 
-    uris = (features_file(result, name) for result in results)
+    uris = (f"{result}-{name}.npy" for result in results)
     return np.concatenate([read_features(uri) for uri in uris if io.exists(uri)])
 
 
@@ -84,26 +60,22 @@ def distance_interval(
     One of `groups` groups is left out in turn of every side that has features; images are assigned to groups at random.
     The interval does not go below 0. None if there are too few images or `groups` is 0.
     """
-    from vim_core.metrics.frechet import frechet_distance
+    import numpy as np
+
+    from vim_core.metrics.frechet import Moments, frechet_distance
     from vim_core.metrics.intervals import jackknife_interval
+
+    def leave_groups_out(total: Moments, features: NDArray[np.float32]) -> list[Moments]:
+        group_of = np.random.default_rng(SEED).permutation(len(features)) % groups
+        return [total.without(Moments.from_batch(features[group_of == group])) for group in range(groups)]
 
     fewest = min((len(features) for _, features in sides if features is not None), default=0)
     if not groups or fewest < 2 * groups:
         return None
-    partial = [_leave_one_group_out(m, f, groups) if f is not None else [m] * groups for m, f in sides]
+    partial = [leave_groups_out(m, f) if f is not None else [m] * groups for m, f in sides]
     pairs = zip(*partial, strict=True) if other is None else ((side, other) for side in partial[0])
     low, high = jackknife_interval(value, [frechet_distance(a, b, quick=True) for a, b in pairs])
     return max(low, 0.0), high
-
-
-def _leave_one_group_out(total: Moments, features: NDArray[np.float32], groups: int) -> list[Moments]:
-    """Moments of all images except those of one group, for each group; groups are of about equal size."""
-    import numpy as np
-
-    from vim_core.metrics.frechet import Moments
-
-    group_of = np.random.default_rng(SEED).permutation(len(features)) % groups
-    return [total.without(Moments.from_batch(features[group_of == group])) for group in range(groups)]
 
 
 def distance_of_sides(results: Sequence[str], groups: int) -> tuple[float, Interval, tuple[int, int]]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components.score.feature_cache import FeatureWriter, read_features
+from components.score.feature_cache import read_features, write_features
 from components.score.partition import set_of
 from components.score.shards import (
     ROUNDING_DB,
@@ -127,23 +127,24 @@ def measure_samples(shard: SampleShard) -> dict[str, Any]:
     )
     table = ImageTable([shard.samples])
     labels = torch.tensor(table.labels)
-    features, spatial = (FeatureWriter(shard.result, name, shard.cache_features) for name in ("kept", "kept-spatial"))
+    cached: dict[str, list[Any]] = {"kept": [], "kept-spatial": []}
     correct = 0
     for rows, keys, images in _batches(shard, table, range(len(table))):
         outputs = extract_images(extractor, images)
         splits = rules.split_numbers(keys, shard.first + rows[0], shard.total, shard.splits) if shard.splits else None
         statistics.add(keys, outputs, splits)
-        features.add(outputs.features)
-        if shard.spatial:
-            spatial.add(outputs.spatial)
+        if shard.cache_features:
+            cached["kept"].append(outputs.features.numpy())
+            if shard.spatial and outputs.spatial is not None:
+                cached["kept-spatial"].append(outputs.spatial.numpy())
         if shard.weights:
             logits = outputs.logits
             if shard.spec.network != CLASSIFIER:
                 network = cached_classifier(shard.weights, shard.config, shard.device)
                 logits = extract_images(ClassifierExtractor(network, "", shard.device), images).logits
             correct += int((logits.argmax(dim=1) == labels[rows]).sum())
-    features.close()
-    spatial.close()
+    for name, parts in cached.items():
+        write_features(f"{shard.result}-{name}.npy", parts)
     if statistics.count:  # a table of fewer samples than shards has empty ones
         optional = ((SCORES, shard.splits), (FEATURES, shard.features), (SPATIAL, spatial_dim))
         kinds = [MOMENTS, *(kind for kind, wanted in optional if wanted)]
@@ -201,18 +202,20 @@ class _SideStatistics:
 
         self.extractor, self.file = cached_extractor(spec), statistics_file(f"{result}-{name}", MOMENTS)
         self.statistics = FeatureStatistics(self.extractor.dim)
-        self.features = FeatureWriter(result, f"kept-{name}", cache_features)
+        self.features_file, self.cache_features = f"{result}-kept-{name}.npy", cache_features
+        self.cached: list[Any] = []
 
     def add(self, keys: Sequence[str], images: Sequence[Pixels]) -> None:
         from vim_core.features import extract_images
 
         outputs = extract_images(self.extractor, images)
         self.statistics.add(keys, outputs)
-        self.features.add(outputs.features)
+        if self.cache_features:
+            self.cached.append(outputs.features.numpy())
 
     def close(self) -> None:
         io.write_bytes(self.file, self.statistics.parts()[0].to_bytes())
-        self.features.close()
+        write_features(self.features_file, self.cached)
 
 
 def _batches(

@@ -11,10 +11,9 @@ from components.contract.api import Context, Inputs
 from components.score.feature_cache import gather_features, write_features
 from components.score.measure import measure
 from components.score.partition import neighbour_shards, network_record
-from components.score.protocols import Figures
+from components.score.protocols import Figures, neighbours_record
 from components.score.samples import SetStatistics
-from components.score.shards import NeighbourShard, ReconstructionShard, finished
-from components.statistics.networks import FigureNames
+from components.score.shards import ReconstructionShard, finished
 from vim_core.config import ScoreConfig
 from vim_core.storage import io
 
@@ -54,19 +53,25 @@ def add_neighbours(
 
     from components.engines.beam import run_shards
     from vim_core.data.image_tables import ImageTable
+    from vim_core.metrics import npz
     from vim_core.metrics.intervals import wilson_interval
+    from vim_core.metrics.neighbours import merge_nearest
 
     chosen = _random_rows(len(samples.features), config.neighbours)
     held_out = gather_features([shard.result for shard in reconstructions], "kept-real")
     held_out = held_out[_random_rows(len(held_out), config.neighbours)]
     queries = io.join(ctx.work, "queries.npy")
-    write_features(queries, np.concatenate([samples.features[chosen], held_out]))
+    write_features(queries, [samples.features[chosen], held_out])
     table = ImageTable(list(samples.images.uris))
     first = table.row(0)
     size = int(min(first.height, first.width))
     shards = neighbour_shards(config, inputs, ctx, queries, NEAREST, size)
     run_shards(ctx.run, shards, measure, finished, ctx.progress)
-    distances, train_keys = _merge_neighbours(shards)
+    files = (io.read_bytes(f"{shard.result}.npz") for shard in shards)
+    results = (npz.unpack(file, ("distances", "keys"), "a result of neighbours") for file in files)
+    pairs_of_shards = ((result["distances"], result["keys"]) for result in results)
+    # ties go to the earlier shard
+    distances, train_keys = reduce(lambda best, pair: merge_nearest(best, pair, NEAREST), pairs_of_shards)
     sample_keys, count = [table.keys[row] for row in chosen], len(chosen)
     ranks = distances.shape[1]
     columns = {
@@ -83,7 +88,8 @@ def add_neighbours(
         {"key": sample_keys[row], "train_key": str(train_keys[row, 0]), "distance": float(distances[row, 0])}
         for row in order
     ]
-    record = _record(samples, inputs, summary)
+    counts = int(summary["samples"]["count"]), int(summary["held_out"]["count"])
+    record = neighbours_record(network_record(inputs), inputs["images"], counts, samples.images.sampling)
     io.write_bytes(ctx.path(SUMMARY), json.dumps(summary | {"nearest": nearest, "protocol": record}, indent=2).encode())
     pairs = [(int(chosen[row]), str(train_keys[row, 0])) for row in order]
     picture = _picture(table, pairs, inputs, size)
@@ -91,8 +97,8 @@ def add_neighbours(
     ctx.tracker.image("neighbours", picture)
     near = int(summary["near"])
     method = "95 %: Wilson's interval of a share of samples; the threshold is taken as it is"
-    figures.put("neighbours_near", near / count, record, wilson_interval(near, count), method)
-    figures.put("neighbours_ratio", float(summary["ratio"]), record | {"figure": "neighbours_ratio"})
+    figures.put(near / count, record, wilson_interval(near, count), method)
+    figures.put(float(summary["ratio"]), record | {"figure": "neighbours_ratio"})
 
 
 def summarise(samples: NDArray[np.float64], held_out: NDArray[np.float64]) -> dict[str, Any]:
@@ -128,38 +134,6 @@ def _random_rows(count: int, wanted: int) -> NDArray[np.int64]:
     import numpy as np
 
     return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
-
-
-def _merge_neighbours(shards: Sequence[NeighbourShard]) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """The nearest over all shards: distances and keys [queries, NEAREST]; ties go to the earlier shard."""
-    from vim_core.metrics import npz
-    from vim_core.metrics.neighbours import merge_nearest
-
-    files = (io.read_bytes(f"{shard.result}.npz") for shard in shards)
-    results = (npz.unpack(file, ("distances", "keys"), "a result of neighbours") for file in files)
-    pairs = ((result["distances"], result["keys"]) for result in results)
-    return reduce(lambda best, pair: merge_nearest(best, pair, NEAREST), pairs)
-
-
-def _record(samples: SetStatistics, inputs: Inputs, summary: dict[str, Any]) -> dict[str, Any]:
-    from vim_core.metrics.protocol import Protocol
-
-    network, images = network_record(inputs), inputs["images"]
-    return Protocol(
-        figure="neighbours_near",
-        compares="the distance of a sample to the nearest training image with that of held-out images",
-        split="samples",
-        count=int(summary["samples"]["count"]),
-        resize=str(network.get("preprocessing", "")),
-        network=str(network["kind"]),
-        network_digest=str(network["digest"]),
-        reference=f"train images; {summary['held_out']['count']} test images for the scale",
-        reference_count=int(images.properties["splits"]["train"]),
-        reference_digest=images.digest,
-        sampling=samples.images.sampling,
-        notes=f"exact search by Euclidean distance of the features behind {FigureNames.of_network(network).distance}; "
-        "near is below the first percentile of the held-out images' distances; ratio is of the medians",
-    ).record()
 
 
 def _picture(table: ImageTable, pairs: list[tuple[int, str]], inputs: Inputs, size: int) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.contract.api import Artifact, Context, Inputs
+from components.contract.api import Context, Inputs
 from components.score.shards import NeighbourShard, RealShard, ReconstructionShard, SampleShard, Shard
 from components.statistics.networks import DEVICE, classifier_spec, reference_spec
 from vim_core.config import ScoreConfig
@@ -56,25 +56,24 @@ def image_sets(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[ImageS
     elif "samples" in inputs:
         samples = inputs["samples"]
         sets.append(ImageSet(SAMPLES, tuple(samples.uris("images/")), _sampling(samples.properties)))
-    return sets + (_accepted_sets(inputs["accepted"]) if "accepted" in inputs else [])
-
-
-def _sampling(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Temperature, guidance and filters, as the images' own artifact records them."""
-    return {key: value for key, value in properties.get("protocol", {}).items() if key != "count"}
-
-
-def _accepted_sets(selected: Artifact) -> list[ImageSet]:
+    if "accepted" not in inputs:
+        return sets
+    selected = inputs["accepted"]
     splits = {str(name): int(count) for name, count in selected.properties["splits"].items()}
     if len(set(splits.values())) > 1:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(splits.items()))
         raise DataError(f"score: select accepted unequal numbers of images ({counts}), whose figures would not compare")
     sampling = _sampling(selected.properties) | {"selector": str(selected.properties["selector"])}
     sampling = {key: value for key, value in sampling.items() if key not in ("rate", "rates")}
-    return [
-        ImageSet(name, tuple(selected.uris(f"images/{name}-")), sampling | {"acceptance": name.removeprefix(ACCEPTED)})
-        for name in sorted(splits, key=lambda name: -float(name.removeprefix(ACCEPTED)))
-    ]
+    for name in sorted(splits, key=lambda name: -float(name.removeprefix(ACCEPTED))):
+        rate = {"acceptance": name.removeprefix(ACCEPTED)}
+        sets.append(ImageSet(name, tuple(selected.uris(f"images/{name}-")), sampling | rate))
+    return sets
+
+
+def _sampling(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Temperature, guidance and filters, as the images' own artifact records them."""
+    return {key: value for key, value in properties.get("protocol", {}).items() if key != "count"}
 
 
 def pair_rank(key: str) -> int:

@@ -29,15 +29,9 @@ class Figures:
     metrics: dict[str, float] = field(default_factory=dict)
     protocols: dict[str, Any] = field(default_factory=dict)
 
-    def put(
-        self,
-        name: str,
-        value: float,
-        record: Mapping[str, Any],
-        interval: Interval = None,
-        method: str = "",
-    ) -> None:
-        """Add one figure and its interval; `method` describes the interval in the record."""
+    def put(self, value: float, record: Mapping[str, Any], interval: Interval = None, method: str = "") -> None:
+        """Add the figure of a record and its interval; `method` describes the interval in the record."""
+        name = record["figure"]
         self.metrics[name] = value
         self.protocols[name] = dict(record)
         if interval is not None:
@@ -172,8 +166,11 @@ class SampleRecords:
         compares = "exp of the mean divergence of an image's class probabilities from those of its split"
         return self._record(self.names.score, compares, count, reference_digest="", notes=notes)
 
-    def features(self, count: int, real: int, kid: str) -> dict[str, Any]:
-        """Figures of the features of a bounded number of images, by name; `kid` describes the subsets of KID."""
+    def features(self, count: int, real: int, kid: str, to_file: bool) -> dict[str, Any]:
+        """Figures of the features of a bounded number of images, by name; `kid` describes the subsets of KID.
+
+        With `to_file` the `real` images are those of the statistics' reference file.
+        """
         from vim_core.metrics.neighbours import DENSITY_NEIGHBOURS, NEIGHBOURS
 
         names = self.names
@@ -190,20 +187,13 @@ class SampleRecords:
             names.coverage: ("share of real images whose ball holds a sample", balls),
             names.kernel: ("samples with real images by the squared maximum mean discrepancy", f"{kid}; {drawn}"),
         }
-        shared = {"reference": f"{self.statistics.properties['split']} images", "reference_count": real}
+        shared: dict[str, Any] = {"reference": f"{self.statistics.properties['split']} images", "reference_count": real}
+        if to_file:
+            file = self.statistics.properties["reference"]
+            shared |= {"reference": f"images of {file['uri']}", "reference_digest": str(file["sha256"])}
         return {
-            figure: self._record(figure, compares, count, notes=notes, **shared)
+            figure: self._record(f"{figure}_reference" if to_file else figure, compares, count, notes=notes, **shared)
             for figure, (compares, notes) in figures.items()
-        }
-
-    def with_reference_file(self, record: dict[str, Any], count: int) -> dict[str, Any]:
-        """The same record for a comparison with the `count` images of the statistics' reference file."""
-        reference = self.statistics.properties["reference"]
-        return record | {
-            "figure": f"{record['figure']}_reference",
-            "reference": f"images of {reference['uri']}",
-            "reference_digest": str(reference["sha256"]),
-            "reference_count": count,
         }
 
     def _record(self, figure: str, compares: str, count: int, **fields: Any) -> dict[str, Any]:
@@ -219,6 +209,27 @@ class SampleRecords:
             )
         rule = "not FID, which is defined on the 2015 Inception network"
         return f"Fréchet distance of the {network['kind']}'s features; {rule}"
+
+
+def neighbours_record(
+    network: dict[str, Any], images: Artifact, counts: tuple[int, int], sampling: dict[str, Any]
+) -> dict[str, Any]:
+    """Nearness of samples to training images; `counts` are samples and held-out images, `network` the evaluator."""
+    return Protocol(
+        figure="neighbours_near",
+        compares="the distance of a sample to the nearest training image with that of held-out images",
+        split="samples",
+        count=counts[0],
+        resize=str(network.get("preprocessing", "")),
+        network=str(network["kind"]),
+        network_digest=str(network["digest"]),
+        reference=f"train images; {counts[1]} test images for the scale",
+        reference_count=int(images.properties["splits"]["train"]),
+        reference_digest=images.digest,
+        sampling=sampling,
+        notes=f"exact search by Euclidean distance of the features behind {FigureNames.of_network(network).distance}; "
+        "near is below the first percentile of the held-out images' distances; ratio is of the medians",
+    ).record()
 
 
 def real_vs_real_record(

@@ -47,12 +47,12 @@ def add_reconstructions(
     records = protocols.reconstruction_records(images, inputs["reconstructions"], count, size, config.lpips_sha256)
     for name in PER_IMAGE:
         if values := columns[name]:
-            figures.put(name, float(np.mean(values)), records[name], bootstrap_interval(values), BOOTSTRAP)
+            figures.put(float(np.mean(values)), records[name], bootstrap_interval(values), BOOTSTRAP)
     if config.reconstructed and shards[0].spec is not None and count >= 2:
         value, interval, _ = distance_of_sides([shard.result for shard in shards], config.groups)
         record = protocols.reconstruction_distance_record(network_record(inputs), images, count, size)
         method = JACKKNIFE.format(groups=config.groups, fixed="an image goes with its reconstruction")
-        figures.put(record["figure"], value, record, interval, method)
+        figures.put(value, record, interval, method)
 
 
 def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str = "") -> None:
@@ -79,11 +79,11 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     usage = float(np.mean(shares))
     interval = student_interval(usage, shares) if len(shares) > 1 else None
     method = PARTS.format(parts=f"{len(shares)} batches of images")
-    figures.put("codebook_usage", usage, records["codebook_usage"], interval, method)
+    figures.put(usage, records["codebook_usage"], interval, method)
     counts = codebook.histogram(plain, vocabulary)
     perplexity, interval = codebook.perplexity(counts), None
     if config.groups and len(plain) >= 2 * config.groups:
         parts = [codebook.histogram(plain[group :: config.groups], vocabulary) for group in range(config.groups)]
         interval = jackknife_interval(perplexity, [codebook.perplexity(counts - part) for part in parts])
     method = JACKKNIFE.format(groups=config.groups, fixed="the tokenizer is taken as it is")
-    figures.put("perplexity", perplexity, records["perplexity"], interval, method)
+    figures.put(perplexity, records["perplexity"], interval, method)

@@ -15,7 +15,6 @@ from components.score.protocols import (
     PARTS,
     WILSON,
     Figures,
-    Interval,
     SampleRecords,
     accuracy_record,
 )
@@ -35,6 +34,7 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -72,22 +72,31 @@ def add_samples(
     Raises:
         DataError: the set has no images.
     """
+    from vim_core.metrics.feature_statistics import merge_files
     from vim_core.metrics.intervals import wilson_interval
 
     parts = [read_record(shard.result) for shard in shards]
-    merged = _merge_set(images, shards, parts)
-    for kind, part in merged.merged.items():
+    results = [shard.result for shard, part in zip(shards, parts, strict=True) if part["count"]]
+    if not results:
+        raise DataError(f"score: there is no image among the {images.name}")
+    optional = ((SCORES, shards[0].splits), (FEATURES, shards[0].features), (SPATIAL, shards[0].spatial))
+    kinds = [MOMENTS, *(kind for kind, wanted in optional if wanted)]
+    statistics = {kind: merge_files(statistics_file(result, kind) for result in results) for kind in kinds}
+    features = gather_features(results, "kept") if shards[0].cache_features else None
+    count, size = sum(part["count"] for part in parts), int(parts[0]["size"])
+    merged = SetStatistics(images, results, statistics, count, size, features)
+    for kind, part in statistics.items():
         io.write_bytes(ctx.path(merged_name(images.name, kind)), part.to_bytes())
-    count, own = merged.count, Figures(metrics={"samples": float(merged.count)})
+    own = Figures(metrics={"samples": float(count)})
     if shards[0].weights and all(part["labelled"] == part["count"] for part in parts):
         correct = sum(part["correct"] for part in parts)
-        record = accuracy_record(images.sampling, inputs["classifier"], count, merged.size)
-        own.put("conditional_accuracy", correct / count, record, wilson_interval(correct, count), WILSON)
+        record = accuracy_record(images.sampling, inputs["classifier"], count, size)
+        own.put(correct / count, record, wilson_interval(correct, count), WILSON)
     if "statistics" in inputs:
-        records = SampleRecords(inputs["statistics"], merged.size, images.sampling, config.protocol)
+        records = SampleRecords(inputs["statistics"], size, images.sampling, config.protocol)
         _add_distances(own, records, merged, config.groups)
         _add_inception_score(own, records, merged)
-        if FEATURES in merged.merged:
+        if FEATURES in statistics:
             _add_feature_metrics(own, records, merged, inputs["images"], config)
 
     def named(key: str) -> str:
@@ -98,20 +107,6 @@ def add_samples(
     figures.metrics |= {named(key): value for key, value in own.metrics.items()}
     figures.protocols |= {named(key): record for key, record in own.protocols.items()}
     return merged
-
-
-def _merge_set(images: ImageSet, shards: Sequence[SampleShard], records: list[dict[str, Any]]) -> SetStatistics:
-    from vim_core.metrics.feature_statistics import merge_files
-
-    results = [shard.result for shard, record in zip(shards, records, strict=True) if record["count"]]
-    if not results:
-        raise DataError(f"score: there is no image among the {images.name}")
-    optional = ((SCORES, shards[0].splits), (FEATURES, shards[0].features), (SPATIAL, shards[0].spatial))
-    kinds = [MOMENTS, *(kind for kind, wanted in optional if wanted)]
-    merged = {kind: merge_files(statistics_file(result, kind) for result in results) for kind in kinds}
-    features = gather_features(results, "kept") if shards[0].cache_features else None
-    count = sum(record["count"] for record in records)
-    return SetStatistics(images, results, merged, count, int(records[0]["size"]), features)
 
 
 def _add_distances(own: Figures, records: SampleRecords, merged: SetStatistics, groups: int) -> None:
@@ -128,7 +123,7 @@ def _add_distances(own: Figures, records: SampleRecords, merged: SetStatistics, 
     def put(name: str, own_moments: Any, features: Any, other: Any, record: dict[str, Any]) -> None:
         value = frechet_distance(own_moments, other)
         interval = distance_interval(value, [(own_moments, features)], groups, other)
-        own.put(name, value, record | {"figure": name}, interval, JACKKNIFE.format(groups=groups, fixed=FIXED))
+        own.put(value, record | {"figure": name}, interval, JACKKNIFE.format(groups=groups, fixed=FIXED))
 
     real = read_moments(statistics.uri(merged_name(split)))
     record = records.distance(moments.count, real.count)
@@ -162,9 +157,8 @@ def _add_inception_score(own: Figures, records: SampleRecords, merged: SetStatis
     value, deviation = sums.score()
     half = student_quantile(splits - 1) * deviation / (splits - 1) ** 0.5 if splits > 1 else 0.0
     interval = (value - half, value + half) if splits > 1 else None
-    own.put(record["figure"], value, record, interval, PARTS.format(parts=f"{splits} splits"))
-    name = f"{record['figure']}_std"
-    own.put(name, deviation, record | {"figure": name})
+    own.put(value, record, interval, PARTS.format(parts=f"{splits} splits"))
+    own.put(deviation, record | {"figure": f"{record['figure']}_std"})
 
 
 def _add_feature_metrics(
@@ -204,26 +198,23 @@ def _add_comparison(
     names, rules = records.names, CONVENTIONS[config.protocol]
     subset = SUBSET_SIZE if config.protocol else min(SUBSET_SIZE, len(x), len(y))
     kid = f"Bińkowski et al. 2018: mean over {SUBSETS} subsets of {subset}, (x·y / D + 1)^3, unbiased, seed {SEED}"
-    by_figure = records.features(len(x), len(y), kid)
+    by_figure = records.features(len(x), len(y), kid, to_file)
 
-    def put(figure: str, value: float, interval: Interval, method: str) -> None:
-        record = by_figure[figure]
-        if to_file:
-            record = records.with_reference_file(record, len(y))
-        own.put(record["figure"], value, record, interval, method)
+    def put_share(figure: str, hits: NDArray[np.bool_]) -> None:
+        own.put(float(hits.mean()), by_figure[figure], wilson_interval(int(hits.sum()), len(hits)), WILSON)
 
     precise, recalled = manifold_membership(y, x)
-    put(names.precision, float(precise.mean()), wilson_interval(int(precise.sum()), len(x)), WILSON)
-    put(names.recall, float(recalled.mean()), wilson_interval(int(recalled.sum()), len(y)), WILSON)
+    put_share(names.precision, precise)
+    put_share(names.recall, recalled)
     if rules.kernel:
-        value, _ = kernel_distance(x, y, size=subset)
+        value = kernel_distance(x, y, size=subset)
         interval, method = None, ""
         if config.groups and min(len(x), len(y)) >= 2 * config.groups:
             most = KID_INTERVAL_IMAGES
             interval = jackknife_interval(value, leave_one_group_out(x[:most], y[:most], config.groups))
             method = JACKKNIFE.format(groups=config.groups, fixed=f"of at most {most} images on both sides")
-        put(names.kernel, value, interval, method)
+        own.put(value, by_figure[names.kernel], interval, method)
     if not rules.name:
         density, covered = density_coverage(y, x)
-        put(names.density, float(density.mean()), bootstrap_interval(density), BOOTSTRAP)
-        put(names.coverage, float(covered.mean()), wilson_interval(int(covered.sum()), len(y)), WILSON)
+        own.put(float(density.mean()), by_figure[names.density], bootstrap_interval(density), BOOTSTRAP)
+        put_share(names.coverage, covered)

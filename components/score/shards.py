@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROUNDING_DB = 58.9
 """PSNR of an image that differs only by the rounding to 8 bits; equal images count as this instead of infinity."""
 
-GENERATED, REAL = SIDES = ("made", "real")
+SIDES = ("made", "real")
 """The two sides of a comparison, as their files are named."""
 
 

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.frechet import Gaussian, Moments, checked_gaussian
+from vim_core.metrics.frechet import TOLERANCE, Gaussian, Moments
 from vim_core.storage import io
 
 IMAGES = "arr_0"
@@ -127,7 +127,11 @@ def _open(path: str) -> zipfile.ZipFile:
 
 
 def _read_gaussian(file: zipfile.ZipFile, path: str, names: set[str], suffix: str) -> Gaussian | None:
-    """`mu` and `sigma` with this suffix; None where neither is there."""
+    """`mu` and `sigma` with this suffix in float64, `sigma` exactly symmetric; None where neither is there.
+
+    Raises `DataError` for shapes that do not fit, values that are not finite, and matrices that no features can have as
+    their covariance.
+    """
     mu, sigma = f"mu{suffix}", f"sigma{suffix}"
     if not names & {mu, sigma}:
         return None
@@ -135,7 +139,19 @@ def _read_gaussian(file: zipfile.ZipFile, path: str, names: set[str], suffix: st
         raise DataError(f"{path}: has only one of {mu} and {sigma}")
     mean, covariance = (_read_array(file, path, name) for name in (mu, sigma))
     count = int(_read_array(file, path, "count")) if not suffix and "count" in names else None
-    return checked_gaussian(mean, covariance, count, path)
+    floats = all(np.issubdtype(array.dtype, np.floating) for array in (mean, covariance))
+    if not floats or mean.ndim != 1 or covariance.shape != (mean.size, mean.size) or not mean.size:
+        shapes = f"{mean.dtype} {mean.shape} and {covariance.dtype} {covariance.shape}"
+        raise DataError(f"{path}: mu and sigma are {shapes}: expected floats of shapes [D] and [D, D]")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DataError(f"{path}: mu or sigma holds values that are not finite")
+    scale, asymmetry = float(np.abs(covariance).max()), float(np.abs(covariance - covariance.T).max())
+    if asymmetry > TOLERANCE * scale or float(np.diag(covariance).min()) < -TOLERANCE * scale:
+        raise DataError(f"{path}: sigma is no covariance: it is not symmetric, or a variance is negative")
+    if count is not None and count < 2:
+        raise DataError(f"{path}: statistics of {count} images have no covariance: at least 2 are needed")
+    return Gaussian(mean, (covariance + covariance.T) / 2, count)
 
 
 def _read_array(file: zipfile.ZipFile, path: str, name: str) -> NDArray[Any]:

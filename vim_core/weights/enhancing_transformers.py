@@ -59,7 +59,14 @@ def load_enhancing(uri: str, head_dim: int = HEAD_DIM) -> ViTVQGAN:
 
 def convert_state_dict(state: State, name: str = "state", head_dim: int = HEAD_DIM) -> ViTVQGAN:
     """The tokenizer of their state dict. Raises `DataError` naming a tensor that is missing or unknown."""
-    source = _StateDict(_by_newest_names(state), name)
+    names = {"encoder.norm.": "encoder.transformer.norm.", "decoder.norm.": "decoder.transformer.norm."}
+    names |= {"decoder.to_pixel.conv_out.": "decoder.to_pixel.1."}
+    newest = {}
+    for key, value in state.items():
+        old = next((old for old in names if key.startswith(old)), "")
+        if not key.startswith("loss."):
+            newest[names[old] + key.removeprefix(old) if old else key] = value
+    source = _StateDict(newest, name)
     config = _config(source, head_dim)
     model = ViTVQGAN(config)
     new = {"codebook.weight": source.take("quantizer.embedding.weight"), "codebook.usage": model.codebook.usage}
@@ -69,7 +76,8 @@ def convert_state_dict(state: State, name: str = "state", head_dim: int = HEAD_D
         new |= source.layer(f"{side}.transformer.norm", f"{side}.norm")
         for index in range(stack.blocks):
             new |= _block(source, f"{side}.transformer.layers.{index}", f"{side}.blocks.{index}", stack, head_dim)
-    source.finish()
+    if source.left:
+        raise DataError(f"{name}: has unknown tensors: {', '.join(sorted(source.left)[:4])}")
     try:
         model.load_state_dict({key: value.float() for key, value in new.items()}, strict=True)
     except RuntimeError as error:
@@ -94,23 +102,6 @@ class _StateDict:
     def layer(self, theirs: str, ours: str) -> State:
         """Weight and bias of a layer under our name."""
         return {f"{ours}.{part}": self.take(f"{theirs}.{part}") for part in ("weight", "bias")}
-
-    def finish(self) -> None:
-        """Raise `DataError` for tensors that were not taken."""
-        if self.left:
-            raise DataError(f"{self.name}: has unknown tensors: {', '.join(sorted(self.left)[:4])}")
-
-
-def _by_newest_names(state: State) -> State:
-    names = {"encoder.norm.": "encoder.transformer.norm.", "decoder.norm.": "decoder.transformer.norm."}
-    names |= {"decoder.to_pixel.conv_out.": "decoder.to_pixel.1."}
-    renamed = {}
-    for key, value in state.items():
-        if key.startswith("loss."):
-            continue
-        old = next((old for old in names if key.startswith(old)), "")
-        renamed[names[old] + key.removeprefix(old) if old else key] = value
-    return renamed
 
 
 def _config(source: _StateDict, head_dim: int) -> QuantizeConfig:

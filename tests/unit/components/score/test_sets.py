@@ -32,7 +32,7 @@ from vim_core.data.images import to_tensor
 from vim_core.errors import ConfigError, DataError, LineageError
 from vim_core.metrics.conventions import CONVENTIONS
 from vim_core.metrics.feature_statistics import FeatureSample, rank_of
-from vim_core.metrics.frechet import Gaussian, Moments, frechet_distance
+from vim_core.metrics.frechet import Moments, frechet_distance
 from vim_core.models.classifier import load_classifier
 from vim_core.storage import io
 
@@ -163,20 +163,28 @@ def test_without_the_floor_two_halves_are_compared(tmp_path: Path) -> None:
     assert (record["count"], record["reference_count"]) == (20, 20)
 
 
+def with_files(
+    made: dict[str, Artifact], root: Path, files: dict[str, Any], config: dict[str, Any], **properties: Any
+) -> dict[str, Artifact]:
+    """Statistics with further files, of other settings."""
+    old = made["statistics"]
+    names = [entry.name for entry in old.manifest.files]
+    copies = {name: lambda uri, name=name: io.write_bytes(uri, io.read_bytes(old.uri(name))) for name in names}
+    again = artifact(root / "again", "statistics", copies | files, properties=old.properties | properties)
+    return made | {"statistics": with_fields(again, config=config, inputs=old.manifest.inputs)}
+
+
+def sample_file(features: np.ndarray, keys: list[str]) -> Any:
+    """Writer of the features of all these images."""
+    ranks = np.array([rank_of(key) for key in keys], dtype=np.uint64)
+    sample = FeatureSample.from_batch(features, ranks, 50)
+    return lambda uri: io.write_bytes(uri, sample.to_bytes())
+
+
 def with_features(made: dict[str, Artifact], root: Path) -> dict[str, Artifact]:
     """Statistics that kept the features of all real images and summed the score of samples in two splits."""
-    statistics = made["statistics"]
-    keys = [f"image-{i:03d}" for i in range(12)]
-    ranks = np.array([rank_of(key) for key in keys], dtype=np.uint64)
-    sample = FeatureSample.from_batch(features_of(made, pictures(12, 0)), ranks, 50)
-    names = [entry.name for entry in statistics.manifest.files]
-    files: dict[str, Any] = {
-        name: lambda uri, source=name: io.write_bytes(uri, io.read_bytes(statistics.uri(source))) for name in names
-    }
-    files["features/test.npz"] = lambda uri: io.write_bytes(uri, sample.to_bytes())
-    again = artifact(root / "featured", "statistics", files, properties=statistics.properties)
-    manifest = {"config": {"features": 50, "score_splits": 2}, "inputs": statistics.manifest.inputs}
-    return made | {"statistics": with_fields(again, **manifest)}
+    file = sample_file(features_of(made, pictures(12, 0)), [f"image-{i:03d}" for i in range(12)])
+    return with_files(made, root, {"features/test.npz": file}, {"features": 50, "score_splits": 2})
 
 
 def test_figures_of_single_features(tmp_path: Path) -> None:
@@ -239,30 +247,19 @@ def test_the_images_of_a_reference_file_are_compared_with_too(tmp_path: Path) ->
     from vim_core.metrics.reference import write_reference
 
     made = with_features(everything(tmp_path), tmp_path)
-    statistics, other = made["statistics"], pictures(8, 11)
-    features = features_of(made, other)
-    keys = [f"reference-images-{i:08d}" for i in range(8)]
-    ranks = np.array([rank_of(key) for key in keys], dtype=np.uint64)
-    sample = FeatureSample.from_batch(features, ranks, 50)
-    moments = Moments.from_batch(features)
-    gaussian = Gaussian(moments.mean, moments.covariance, 8)
-    files: dict[str, Any] = {
-        entry.name: lambda uri, source=entry.name: io.write_bytes(uri, io.read_bytes(statistics.uri(source)))
-        for entry in statistics.manifest.files
+    features = features_of(made, pictures(8, 11))
+    gaussian = Moments.from_batch(features).gaussian()
+    files = {
+        "features/reference-images.npz": sample_file(features, [f"reference-images-{i:08d}" for i in range(8)]),
+        "reference.npz": lambda uri: write_reference(uri, gaussian),
     }
-    files["features/reference-images.npz"] = lambda uri: io.write_bytes(uri, sample.to_bytes())
-    files["reference.npz"] = lambda uri: write_reference(uri, gaussian)
     given = {"uri": "ref.npz", "sha256": "f" * 64, "count": 8, "statistics": "measured on its images", "images": 8}
-    again = artifact(tmp_path / "file", "statistics", files, properties=statistics.properties | {"reference": given})
-    fields = {"config": statistics.manifest.config, "inputs": statistics.manifest.inputs}
-    made["statistics"] = with_fields(again, **fields)
+    config = made["statistics"].manifest.config
+    made = with_files(made, tmp_path / "file", files, config, reference=given)
     outcome = scored(tmp_path, made, protocol="guided-diffusion")
     own = features_of(made, pictures(9, 3))
-    expected = dict(
-        zip(("precision", "recall"), (float(side.mean()) for side in manifold_membership(features, own)), strict=True)
-    )
-    for name, value in expected.items():
-        assert outcome.metrics[f"{name}_classifier_reference"] == pytest.approx(value)
+    for name, side in zip(("precision", "recall"), manifold_membership(features, own), strict=True):
+        assert outcome.metrics[f"{name}_classifier_reference"] == pytest.approx(side.mean())
     record = outcome.protocols["precision_classifier_reference"]
     assert (record["reference_digest"], record["reference_count"], record["count"]) == ("f" * 64, 8, 9)
     distance = frechet_distance(Moments.from_batch(own), gaussian)
@@ -283,15 +280,9 @@ def test_spatial_features_are_compared_where_statistics_have_them(
         monkeypatch.setattr(extractor, "extract", lambda batch: replace(extract(batch), spatial=batch.mean(dim=(2, 3))))
         return extractor
 
-    made = everything(tmp_path)
-    statistics, real = made["statistics"], Moments.from_batch(np.random.default_rng(0).normal(0.5, 0.1, (30, 3)))
-    files: dict[str, Any] = {
-        entry.name: lambda uri, source=entry.name: io.write_bytes(uri, io.read_bytes(statistics.uri(source)))
-        for entry in statistics.manifest.files
-    }
-    files["spatial/test.npz"] = lambda uri: io.write_bytes(uri, real.to_bytes())
-    again = artifact(tmp_path / "spatial", "statistics", files, properties=statistics.properties)
-    made["statistics"] = with_fields(again, config={"spatial": True}, inputs=statistics.manifest.inputs)
+    real = Moments.from_batch(np.random.default_rng(0).normal(0.5, 0.1, (30, 3)))
+    files = {"spatial/test.npz": lambda uri: io.write_bytes(uri, real.to_bytes())}
+    made = with_files(everything(tmp_path), tmp_path, files, {"spatial": True})
     monkeypatch.setattr(measuring, "cached_extractor", with_colours)
     outcome = scored(tmp_path, made, groups=2)
     colours = pictures(9, 3).mean(axis=(1, 2)) / 255

@@ -53,16 +53,19 @@ def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
         assert torch.equal(second.state_dict()[name], value)
 
 
+def save_changed(module: nn.Module, layer: str, change: str, path: Path) -> None:
+    """A file of the module's weights in which the layer's bias is `missing`, or of another `shape` or `type`."""
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    bias = state.pop(f"{layer}.bias")
+    changes = {"unknown": bias, "shape": torch.zeros(4), "type": bias.long()}
+    state |= {f"{layer}.bias": changes[change]} if change in changes else {}
+    state |= {f"{layer}.extra": torch.zeros(1)} if change == "unknown" else {}
+    save_file(state, path)
+
+
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
 def test_any_mismatch_is_refused(tmp_path: Path, change: str) -> None:
-    state = {name: value.clone() for name, value in network().state_dict().items()}
-    if change == "missing":
-        del state["0.bias"]
-    elif change == "unknown":
-        state["0.extra"] = torch.zeros(1)
-    else:
-        state["0.bias"] = torch.zeros(4)
-    save_file(state, tmp_path / "m.safetensors")
+    save_changed(network(), "0", change, tmp_path / "m.safetensors")
     with pytest.raises(DataError, match=r"m\.safetensors does not fit Sequential"):
         load_into(network(), str(tmp_path / "m.safetensors"))
 
@@ -230,14 +233,7 @@ def test_any_mismatch_is_refused_before_anything_is_allocated(
     change: str, reason: str, dtype: torch.dtype | None, tmp_path: Path
 ) -> None:
     prior = prior_network()
-    state = {name: value.clone() for name, value in prior.state_dict().items()}
-    if change == "missing":
-        del state["norm.bias"]
-    elif change == "unknown":
-        state["norm.extra"] = torch.zeros(1)
-    else:
-        state["norm.bias"] = torch.zeros(4) if change == "shape" else torch.zeros(16, dtype=torch.int64)
-    save_file(state, tmp_path / "m")
+    save_changed(prior, "norm", change, tmp_path / "m")
     network = empty(prior)
     reason = reason.replace("float32", "floating-point") if dtype else reason
     with pytest.raises(DataError, match=f"does not fit ImagePrior: {reason}"):
