@@ -66,18 +66,15 @@ def _power_iteration(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left, F.normalize(matrix.T @ left, dim=0)
 
 
-class EqualizedLayer(nn.Module):
-    """A layer whose weight [outputs, ...] is scaled at run time: by its fan-in, or by its largest singular value.
+class NormalLayer(nn.Module):
+    """A layer whose weight [outputs, ...] is drawn from a normal distribution and may be under spectral norm."""
 
-    Weights are stored at unit variance, so that all layers learn at the same rate (Karras et al. 2018, section 4.1).
-    Under spectral norm the fan-in would cancel.
-    """
+    deviation = 1.0
 
     def __init__(self, shape: tuple[int, ...], bias: bool, spectral: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
-        self.scale = 1 / math.sqrt(math.prod(shape[1:]))
         self.spectral: SpectralNorm | None = None
         self.reset_parameters()
         self.spectral = SpectralNorm(self.weight) if spectral else None
@@ -87,15 +84,28 @@ class EqualizedLayer(nn.Module):
         """Draw the weight, then the singular vectors; does nothing on the meta device."""
         if self.weight.is_meta:
             return
-        self.weight.normal_()
+        self.weight.normal_().mul_(self.deviation)
         if self.bias is not None:
             self.bias.zero_()
         if self.spectral is not None:
             self.spectral.draw(self.weight)
 
     def effective_weight(self) -> Tensor:
+        """The weight over its largest singular value, or as it is."""
+        return self.weight if self.spectral is None else self.spectral(self.weight)
+
+
+class EqualizedLayer(NormalLayer):
+    """A layer whose weight is scaled at run time by its fan-in, unless spectral norm does it, where this would cancel.
+
+    Weights are stored at unit variance, so that all layers learn at the same rate (Karras et al. 2018, section 4.1).
+    """
+
+    def effective_weight(self) -> Tensor:
         """The scaled or normalised weight."""
-        return self.weight * self.scale if self.spectral is None else self.spectral(self.weight)
+        if self.spectral is not None:
+            return super().effective_weight()
+        return self.weight * (1 / math.sqrt(math.prod(self.weight.shape[1:])))
 
 
 class EqualConv(EqualizedLayer):

@@ -7,7 +7,6 @@ Improving the Image Quality of StyleGAN'.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -22,44 +21,29 @@ from vim_core.layers.discriminator import (
     Blur,
     EqualConv,
     EqualLinear,
-    SpectralNorm,
+    NormalLayer,
     scaled_leaky_relu,
 )
 
 GROUPS = 32
 
 
-class PatchConv(nn.Module):
+class PatchConv(NormalLayer):
     """4x4 convolution, optional group norm, leaky ReLU unless it is the last layer."""
 
+    deviation = 0.02
+
     def __init__(self, inputs: int, outputs: int, stride: int, norm: bool, spectral: bool, last: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, 4, 4))
-        self.bias = None if norm else nn.Parameter(torch.empty(outputs))
+        super().__init__((outputs, inputs, 4, 4), not norm, spectral)
         # Not pix2pix's batch norm: logits would depend on how workers share a batch, and a batch with NaN would stay
         # in its running averages.
         self.norm = nn.GroupNorm(math.gcd(GROUPS, outputs), outputs) if norm else None
-        self.spectral: SpectralNorm | None = None
-        self.reset_parameters()
-        self.spectral = SpectralNorm(self.weight) if spectral else None
         self.stride = stride
         self.last = last
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the weight, then the singular vectors; does nothing on the meta device."""
-        if self.weight.is_meta:
-            return
-        self.weight.copy_(torch.randn_like(self.weight) * 0.02)
-        if self.bias is not None:
-            self.bias.zero_()
-        if self.spectral is not None:
-            self.spectral.draw(self.weight)
-
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H', W']: H' is H / 2 for stride 2, H - 1 for stride 1."""
-        weight = self.weight if self.spectral is None else self.spectral(self.weight)
-        x = F.conv2d(x, weight, self.bias, stride=self.stride, padding=1)
+        x = F.conv2d(x, self.effective_weight(), self.bias, stride=self.stride, padding=1)
         x = x if self.norm is None else self.norm(x)
         return x if self.last else F.leaky_relu(x, LEAKY_SLOPE)
 
@@ -72,6 +56,8 @@ class PatchDiscriminator(nn.Module):
     Raises:
         ConfigError: the halvings leave less than 3 pixels a side, or `channels` is not divisible by 8.
     """
+
+    draw_order = nn.Module.modules
 
     def __init__(self, config: DiscriminatorConfig, image_size: int) -> None:
         super().__init__()
@@ -91,10 +77,6 @@ class PatchDiscriminator(nn.Module):
         blocks += [PatchConv(widths[-2], widths[-1], 1, norm, spectral)]
         blocks += [PatchConv(widths[-1], 1, 1, False, spectral, last=True)]
         self.blocks = nn.Sequential(*blocks)
-
-    def draw_order(self) -> Iterator[nn.Module]:
-        """All modules in the order in which construction draws their weights."""
-        return self.modules()
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B, P, P] in fp32, P = S / 2^layers - 2."""
@@ -147,6 +129,8 @@ class StyleGANDiscriminator(nn.Module):
         ConfigError: the image size is not a power of two of at least 8.
     """
 
+    draw_order = nn.Module.modules
+
     def __init__(self, config: DiscriminatorConfig, image_size: int) -> None:
         super().__init__()
         levels = int(math.log2(image_size))
@@ -168,10 +152,6 @@ class StyleGANDiscriminator(nn.Module):
         self.conv = EqualConv(top + 1, top, 3, spectral=spectral)
         self.hidden = EqualLinear(top * 16, top, spectral)
         self.out = EqualLinear(top, 1, spectral)
-
-    def draw_order(self) -> Iterator[nn.Module]:
-        """All modules in the order in which construction draws their weights."""
-        return self.modules()
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B] in fp32."""

@@ -9,19 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vim_core.layers.transformer import init_weights
-
-
-class DrawableNetwork(Protocol):
-    """A network whose weights `materialise` can draw."""
-
-    def draw_order(self) -> Iterator[nn.Module]:
-        """All modules in the order in which construction draws their weights."""
 
 
 def allocate(module: nn.Module, device: str | torch.device) -> None:
@@ -57,11 +49,10 @@ def materialise(module: nn.Module, device: str | torch.device, init: bool = True
     allocate(module, device)
     if not init:
         return
-    draws: DrawableNetwork = module  # type: ignore[assignment]
     if not hasattr(module, "draw_order"):
         raise TypeError(f"{type(module).__name__} has no draw_order(): it can be allocated and loaded, not drawn")
     with torch.device("cpu"), torch.no_grad():
-        for part in draws.draw_order():
+        for part in module.draw_order():  # type: ignore[operator]
             if part._parameters:
                 reset = getattr(part, "reset_parameters", None)
                 if reset is None:

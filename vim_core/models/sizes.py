@@ -45,11 +45,9 @@ def tokenizer_settings(
 
     Args:
         name: `small`, `base`, `large` or `small-large`.
-        image_size: side of the square images it is trained at.
-        patch: side of a patch, one token each.
+        image_size, patch: sides in pixels of the square images it is trained at, and of a token's patch.
         positions: `learned` or `sincos`.
-        codes: entries of the codebook.
-        code_dim: width of a code, 4 to 256 in the paper's Table 4.
+        codes, code_dim: entries of the codebook and their width, 4 to 256 in the paper's Table 4.
         l2: normalise codes and latents.
         logit_laplace: six output channels, mean and log-scale of each logit, else three.
         recompute: run each block again in the backward pass instead of keeping its activations.

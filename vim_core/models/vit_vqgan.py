@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,6 +91,8 @@ class ViTVQGAN(nn.Module):
     Images of any other size that the patch divides work too, with positions made for their grid. With a logit-laplace
     term the decoder has six channels (mean and log-scale of each logit), else three.
     """
+
+    draw_order = nn.Module.modules
 
     def __init__(self, config: QuantizeConfig) -> None:
         super().__init__()
@@ -206,10 +207,6 @@ class ViTVQGAN(nn.Module):
             raise ValueError(f"grid {rows}x{columns} does not hold {tokens} codes")
         vectors = self.codebook.vectors(codes.long()).to(self.from_code.weight.dtype)
         return self.pixels(self.decode_vectors(vectors, (rows, columns)).float()).clamp(0, 1)
-
-    def draw_order(self) -> Iterator[nn.Module]:
-        """All modules in the order in which construction draws their weights."""
-        return self.modules()
 
     def pixels(self, raw: Tensor) -> Tensor:
         """Raw decoder output to images [B, 3, S, S], not clamped (losses need the gradient outside [0, 1])."""

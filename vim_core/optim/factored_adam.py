@@ -18,7 +18,7 @@ scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -158,16 +158,12 @@ class FactoredAdam(Optimizer):
         return MOMENTS[self.defaults["first_moment"]]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter.
 
         Raises:
             ValueError: a parameter has no gradient; the group's parameters share one count of steps.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             params: list[Tensor] = group["params"]
             missing = [list(p.shape) for p in params if p.grad is None]
@@ -180,7 +176,6 @@ class FactoredAdam(Optimizer):
                 if p.ndim >= 2:
                     self._update_matrix(p, c)
             self._update_vectors([p for p in params if p.ndim < 2], c)
-        return loss
 
     def _fresh(self, p: Tensor) -> dict[str, Tensor]:
         """State before the first update; names and dtypes are those of checkpoints."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -59,14 +59,8 @@ class MaskedAdamW(Optimizer):
             slots["step"] = slots["step"].to(parameter.device)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient.
-
-        Raises:
-            ValueError: a closure was given.
-        """
-        if closure is not None:
-            raise ValueError("MaskedAdamW takes no closure")
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:

@@ -86,12 +86,6 @@ def factored(module: nn.Module, config: OptimConfig) -> FactoredAdam:
     )
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
-    """Set every group's learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Total gradient norm; gradients are scaled down to `max_norm` where that is positive and exceeded."""
     params = list(parameters)
@@ -143,19 +137,17 @@ def update(
     Gradients are averaged over the workers and clipped, and the learning rate is set to that of step `step` of `steps`.
 
     Args:
-        module: network whose gradients are at hand.
-        optimizer: made with `config` for this network.
-        config: gives the limit of the norm and the schedule.
+        module, optimizer, config: the network, whose gradients are at hand, and its optimizer, made with `config`.
         runtime: gives the collectives.
-        step: counted from 0.
-        steps: of the whole training.
+        step, steps: number of the step, from 0, and steps of the whole training.
         loss: this worker's, a scalar without gradient.
         terms: this worker's scalars that `loss` was made of, to tell which one is not finite.
     """
     runtime.average_gradients(module.parameters())
     norm = clip(module.parameters(), config.clip_norm)
     rate = learning_rate(config, step, steps)
-    set_rate(optimizer, rate)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
     values = torch.stack([loss, *terms])
     # In one collective: the loss, and the share of workers with a term that is not finite. [1 + terms]
     shared = runtime.mean(torch.cat([values[:1], (~values[1:].isfinite()).to(values.dtype)]))

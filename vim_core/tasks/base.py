@@ -166,12 +166,7 @@ def build_network(
 
 
 def build_replicated(make: Callable[[], Network], runtime: Runtime) -> Network:
-    """A network that every worker holds whole, even if others are sharded; initialised on the device.
-
-    Args:
-        make: constructs the network, of modules that `meta.materialise` can initialise.
-        runtime: of this worker.
-    """
+    """A network, made as in `build_network`, that every worker holds whole, even if others are sharded."""
     if not runtime.sharded:
         return make().to(runtime.device)
     with torch.device("meta"):

@@ -79,7 +79,7 @@ def train(
     try:
         with TrainingMonitor(task, spool, start, peaks, on_evaluated) as monitor:
             watchdog.start(start)
-            for step, batch in enumerate(monitor.batches(batches(task, start, data_workers)), start):
+            for step, batch in enumerate(monitor.meter.time_batches(batches(task, start, data_workers)), start):
                 # 2. Step: forward, backward, update.
                 runtime.seed_step(config.seed, step)
                 figures = task.step(step, runtime.to_device(batch, config.accumulate))
@@ -102,7 +102,7 @@ def train(
                 notice = preemption.poll(done) if preemption else Preemption.NONE
                 if save_now or notice is not Preemption.NONE:
                     watchdog.stop()
-                    with monitor.paused():
+                    with monitor.meter.paused():
                         save(task, checkpoints, done, notice)
                         if save_now:
                             monitor.pictures(done)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +17,6 @@ from vim_core.training.flops import PeakRates
 from vim_core.training.spool import Spool
 from vim_core.training.throughput import ThroughputMeter, learning_rates, peak_memory
 
-T = TypeVar("T")
 OnEvaluated = Callable[[int, dict[str, float]], None]
 """Called with the steps done and the metrics of their weights, such as `psnr_db`, in the training's thread."""
 
@@ -68,14 +65,6 @@ class TrainingMonitor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._evaluator.close()
 
-    def batches(self, source: Iterable[T]) -> Iterator[T]:
-        """The same batches; waiting for them is measured."""
-        return self.meter.time_batches(source)
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Leaves the time of checkpoints and pictures out of the rates."""
-        return self.meter.paused()
-
     def step(self, done: int, figures: dict[str, Tensor]) -> None:
         """After every step: count it; when due, write a row and start or collect an evaluation."""
         self.meter.add(self.config.batch, figures)
@@ -84,7 +73,7 @@ class TrainingMonitor:
             self.spool.write(done - 1, rates | self.meter.row(figures))
         last = done == self.config.steps
         if self._due(done):
-            with self.paused():
+            with self.meter.paused():
                 self._collect(wait=last)
                 self._evaluate(done, not self._evaluator.busy)
         self._collect()

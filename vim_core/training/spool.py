@@ -51,7 +51,7 @@ class Spool:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the metrics of one step."""
-        self._append({"step": step, "t": int(time.time() * 1000), "m": dict(values)})
+        self._append(step, m=dict(values))
 
     def write_picture(self, step: int, name: str, png: bytes) -> None:
         """Write a picture beside the spool and append a row that names it."""
@@ -63,12 +63,11 @@ class Spool:
             log.warning("%s: %s; training goes on without the picture", path, error)
             path.unlink(missing_ok=True)
             return
-        self._append({"step": step, "t": int(time.time() * 1000), "png": str(path), "name": name})
+        self._append(step, png=str(path), name=name)
 
     def write_nonfinite(self, step: int, terms: Sequence[str], samples: Sequence[str]) -> None:
         """Append a skipped update: which terms were not finite, and the samples of its batch."""
-        row = {"step": step, "t": int(time.time() * 1000), "nonfinite": list(terms), "samples": list(samples)}
-        self._append(row)
+        self._append(step, nonfinite=list(terms), samples=list(samples))
 
     def rows(self) -> list[dict[str, Any]]:
         """All complete rows so far."""
@@ -76,13 +75,14 @@ class Spool:
 
     def write_summary(self, step: int, text: str) -> None:
         """Append the summary at the end of a training, whose last step is `step`."""
-        self._append({"step": step, "t": int(time.time() * 1000), "note": text, "summary": True})
+        self._append(step, note=text, summary=True)
 
     def write_note(self, text: str) -> None:
         """Append a message to people; it belongs to no step."""
-        self._append({"step": -1, "t": int(time.time() * 1000), "note": text})
+        self._append(-1, note=text)
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _append(self, step: int, **entries: Any) -> None:
+        row = {"step": step, "t": int(time.time() * 1000)} | entries
         self._pending.append(json.dumps(row).encode() + b"\n")
         size = self.path.stat().st_size if self.path.exists() else 0
         try:

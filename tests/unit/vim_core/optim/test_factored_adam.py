@@ -17,7 +17,7 @@ from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError
 from vim_core.optim.factored_adam import LEVELS, FactoredAdam, block_length, dequantise, quantise
-from vim_core.optim.optimizers import clip, factored, guarded_step, make_optimizer, set_rate
+from vim_core.optim.optimizers import clip, factored, guarded_step, make_optimizer
 
 MOMENTS = ["fp32", "bf16", "int8"]
 SHAPES = [(6, 32), (4, 3, 2, 2), (5,), ()]
@@ -155,6 +155,11 @@ def test_bytes_of_a_matrix() -> None:
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(32, 48), nn.LayerNorm(48), nn.Linear(48, 16))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def step(module: nn.Module, optimizer: torch.optim.Optimizer, number: int, scale: float = 1.0) -> float:
