@@ -52,11 +52,10 @@ def quantizer(folder: Path, precision: str, optim: OptimConfig) -> Task:
     return QuantizerTask(config, QuantizerData([table], [table]), runtime(precision))
 
 
-OPTIMIZERS = [OptimConfig(), OptimConfig(kind="factored"), OptimConfig(kind="factored", first_moment="int8")]
-
-
-@pytest.mark.parametrize("make", [prior, quantizer])
-@pytest.mark.parametrize("optim", OPTIMIZERS, ids=lambda o: f"{o.kind}-{o.first_moment}")
+@pytest.mark.parametrize(
+    ("make", "optim"),
+    [(quantizer, OptimConfig()), (prior, OptimConfig()), (prior, OptimConfig(kind="factored", first_moment="int8"))],
+)
 def test_products_in_bf16_and_state_in_fp32(tmp_path: Path, make: Any, optim: OptimConfig) -> None:
     task = make(tmp_path, "bf16", optim)
     with Products() as products:
@@ -80,10 +79,10 @@ def test_fp32_training_has_no_bf16_product(tmp_path: Path) -> None:
 
 
 def test_updates_too_small_for_bf16_are_kept(tmp_path: Path) -> None:
-    """A hundred steps of a ten-thousandth move a weight of 1; in bf16 each would be rounded away."""
+    """Thirty steps of a ten-thousandth move a weight of 1; in bf16 each would be rounded away."""
     task = prior(tmp_path, "bf16", OptimConfig(lr=1e-4, decay="constant", weight_decay=0.0))
     norm = dict(task.modules["model"].named_parameters())["norm.weight"]
-    for step in range(100):
+    for step in range(30):
         task.step(step % 6, task.batch(step % 6))
     moved = (norm.detach() - 1).abs()
     assert float(moved.max()) > 1e-3

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from tests.support.tiny import (
     STACK,
+    Make,
     assert_equal_bits,
     classify_config,
     code_table,
@@ -34,6 +35,7 @@ from vim_core.tasks.base import Task, build_network, build_replicated
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData
+from vim_core.training.nonfinite import NonFiniteUpdate
 
 CODES = np.random.default_rng(0).integers(0, 9, size=(13, 4))
 
@@ -188,8 +190,8 @@ def test_final_bits_are_those_of_the_exported_prior(codes: PriorData, tmp_path: 
 
 def test_prior_learns_a_constant(tmp_path: Path) -> None:
     table = code_table(tmp_path / "c.parquet", np.tile([[1, 2, 3, 4]], (8, 1)), np.zeros(8), 9)
-    task = PriorTask(prior_config(dropout=0.0, ema=0.0, steps=60), PriorData([table], [table], 1, ""), runtime())
-    losses = [float(row["loss"]) for row in stepped(task, 60)]
+    task = PriorTask(prior_config(dropout=0.0, ema=0.0, steps=40), PriorData([table], [table], 1, ""), runtime())
+    losses = [float(row["loss"]) for row in stepped(task, 40)]
     assert losses[0] > 1.5
     assert losses[-1] < 0.3
 
@@ -206,10 +208,19 @@ def test_final_accuracy_is_that_of_the_exported_classifier(images: QuantizerData
 
 
 def test_classifier_learns_its_training_images(images: QuantizerData) -> None:
-    config = classify_config(augment=AugmentConfig(), dropout=0.0, batch=13, steps=60, width=8, ema=0.0)
+    config = classify_config(augment=AugmentConfig(), dropout=0.0, batch=13, steps=40, width=8, ema=0.0)
     task = ClassifierTask(config, ClassifierData(images.train, images.train, 3), runtime())
-    stepped(task, 60)
+    stepped(task, 40)
     assert task.finish()["test_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("name", ["prior", "classifier"])
+def test_a_broken_update_is_skipped_and_named(makers: dict[str, Make], name: str) -> None:
+    task = makers[name]()
+    with torch.no_grad():
+        [*task.modules["model"].parameters()][-1].fill_(torch.nan)
+    assert float(task.step(0, task.batch(0))["skipped"]) == 1
+    assert task.nonfinite.drain() == [NonFiniteUpdate(0, ("loss", "gradient"))]
 
 
 def prior() -> ImagePrior:

@@ -52,21 +52,22 @@ def interrupted(make: Make, precision: str, folder: Path, kills: list[int]) -> d
     return finished(make(precision=precision), folder)
 
 
-CASES = [("quantizer", "fp32"), ("quantizer", "bf16"), ("prior", "fp32"), ("prior", "bf16"), ("classifier", "fp32")]
+@pytest.fixture(scope="module")
+def whole(makers: dict[str, Make], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The end of an uninterrupted training of the quantizer."""
+    return finished(makers["quantizer"](), tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize(("name", "precision"), CASES)
-def test_resumed_equals_uninterrupted(makers: dict[str, Make], name: str, precision: str, tmp_path: Path) -> None:
-    whole = finished(makers[name](precision=precision), tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("name", "precision"), [("quantizer", "fp32"), ("quantizer", "bf16"), ("prior", "bf16"), ("classifier", "fp32")]
+)
+def test_resumed_equals_uninterrupted_and_each_step_is_spooled_once(
+    makers: dict[str, Make], name: str, precision: str, tmp_path: Path
+) -> None:
+    uninterrupted = finished(makers[name](precision=precision), tmp_path / "whole")
     start = state_of(makers[name](precision=precision))
-    assert any(not torch.equal(a, b) for a, b in zip(whole.values(), start.values(), strict=False))
-    resumed = interrupted(makers[name], precision, tmp_path / "killed", [1, 3, 5])
-    assert_equal_bits(resumed, whole)
-
-
-@pytest.mark.parametrize("name", ["quantizer", "prior"])
-def test_each_step_is_spooled_once(makers: dict[str, Make], name: str, tmp_path: Path) -> None:
-    interrupted(makers[name], "fp32", tmp_path, [3, 5])
+    assert any(not torch.equal(a, b) for a, b in zip(uninterrupted.values(), start.values(), strict=False))
+    assert_equal_bits(interrupted(makers[name], precision, tmp_path, [1, 3]), uninterrupted)
     rows = parse_rows((tmp_path / "spool.jsonl").read_bytes())
     figures = [row for row in rows if "m" in row]
     assert [row["step"] for row in figures] == list(range(STEPS))
@@ -78,10 +79,10 @@ def test_each_step_is_spooled_once(makers: dict[str, Make], name: str, tmp_path:
         assert row["m"]["skipped"] == 0
 
 
-def test_other_data_workers_give_the_same_bits(makers: dict[str, Make], tmp_path: Path) -> None:
-    one = finished(makers["quantizer"](), tmp_path / "a", workers=0)
-    other = finished(makers["quantizer"](), tmp_path / "b", workers=1)
-    assert_equal_bits(one, other)
+def test_other_data_workers_give_the_same_bits(
+    makers: dict[str, Make], whole: dict[str, Tensor], tmp_path: Path
+) -> None:
+    assert_equal_bits(finished(makers["quantizer"](), tmp_path, workers=1), whole)
 
 
 def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
@@ -93,14 +94,15 @@ def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
 
 
 def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["prior"](), tmp_path)
+    ended = finished(makers["prior"](), tmp_path)
     again = killed_at(makers["prior"](), 0)
     assert train(again, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl")) == STEPS
-    assert_equal_bits(state_of(again) | exported(again), whole)
+    assert_equal_bits(state_of(again) | exported(again), ended)
 
 
-def test_a_notice_makes_a_checkpoint_between_the_planned_ones(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["quantizer"](), tmp_path / "whole")
+def test_a_notice_makes_a_checkpoint_between_the_planned_ones(
+    makers: dict[str, Make], whole: dict[str, Tensor], tmp_path: Path
+) -> None:
     notices = iter([NONE, NONE, SAVE, SAVE, NONE, NONE])
     task = killed_at(makers["quantizer"](), 3)
     monitor = PreemptionMonitor(runtime(), [lambda: next(notices)])
@@ -112,8 +114,9 @@ def test_a_notice_makes_a_checkpoint_between_the_planned_ones(makers: dict[str, 
     assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
 
 
-def test_told_to_stop_training_leaves_with_a_checkpoint(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["quantizer"](), tmp_path / "whole")
+def test_told_to_stop_training_leaves_with_a_checkpoint(
+    makers: dict[str, Make], whole: dict[str, Tensor], tmp_path: Path
+) -> None:
     notices = iter([NONE, STOP])
     monitor = PreemptionMonitor(runtime(), [lambda: next(notices)], every=2)
     with pytest.raises(Preempted, match="checkpoint of step 4 written below"):
@@ -121,8 +124,9 @@ def test_told_to_stop_training_leaves_with_a_checkpoint(makers: dict[str, Make],
     assert_equal_bits(finished(makers["quantizer"](), tmp_path), whole)
 
 
-def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(makers: dict[str, Make], tmp_path: Path) -> None:
-    whole = finished(makers["quantizer"](), tmp_path / "whole")
+def test_a_disk_full_for_a_while_costs_no_bit_and_no_step(
+    makers: dict[str, Make], whole: dict[str, Tensor], tmp_path: Path
+) -> None:
     task, before = makers["quantizer"](), resource.getrlimit(resource.RLIMIT_FSIZE)
     own: Callable[..., dict[str, Tensor]] = task.step
 
