@@ -13,7 +13,7 @@ from tests.benchmarks.shapes import GPT2_SIZE, VIM_BASE, VIM_LARGE, Stage2, toy_
 from tests.benchmarks.stage1 import peak_share
 from vim_core.config import OptimConfig, PriorConfig
 from vim_core.models.prior import ImagePrior
-from vim_core.optim.optimizers import adamw
+from vim_core.optim.optimizers import make_optimizer
 from vim_core.tasks.prior import PriorData, PriorTask
 
 GPT2 = "transformers GPT-2, sdpa"
@@ -66,7 +66,7 @@ def gpt2(shape: Stage2) -> nn.Module:
 def gpt2_step(bench: Bench, shape: Stage2, compile_it: bool) -> Callable[[Tensor], None]:
     """One training step with the optimizer that ours has."""
     model = gpt2(shape).to(bench.runtime.device).train()
-    optimizer = adamw(model, OptimConfig())
+    optimizer = make_optimizer(model, OptimConfig())
     if compile_it:
         compiled(model)
 

@@ -19,7 +19,7 @@ from vim_core.distributed.spmd import FSDP, specs_of
 from vim_core.errors import ConfigError
 from vim_core.layers.transformer import LayerNorm, Linear
 from vim_core.models.discriminator import StyleGANDiscriminator
-from vim_core.optim.optimizers import adamw, factored
+from vim_core.optim.optimizers import make_optimizer
 from vim_core.training.evaluation import snapshot
 
 pytestmark = pytest.mark.xla
@@ -41,7 +41,7 @@ def network(request: pytest.FixtureRequest, xla: Runtime) -> nn.Module:
 @pytest.mark.parametrize("fsdp", [4, 2, 1])
 def test_each_device_holds_its_part_of_weights_and_moments(network: nn.Module, fsdp: int) -> None:
     runtime = seam.create("xla", "fp32", threads=1, fsdp=fsdp)
-    optimizer = adamw(network, OptimConfig())
+    optimizer = make_optimizer(network, OptimConfig())
     before = {name: p.detach().cpu().clone() for name, p in network.named_parameters()}
     runtime.mark_sharding({"network": network}, {"network": optimizer})
     specs = specs_of(network)
@@ -60,7 +60,7 @@ def test_the_factored_adam_lies_in_parts_where_its_parameter_does(xla: Runtime) 
     prior = tiny.prior_network()
     prior.head = Linear(16, 12)
     prior = prior.to(xla.device)
-    optimizer = factored(prior, OptimConfig(kind="factored", first_moment="int8"))
+    optimizer = make_optimizer(prior, OptimConfig(kind="factored", first_moment="int8"))
     xla.mark_sharding({"prior": prior}, {"prior": optimizer})
     specs = specs_of(prior)
     for name, parameter in prior.named_parameters():

@@ -61,8 +61,8 @@ class SpectralNorm(nn.Module):
 
 def _power_iteration(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Left and right singular vector after one power iteration from the right one."""
-    matrix = weight.detach().flatten(1)
-    left = F.normalize(matrix @ right, dim=0)
+    matrix = weight.detach().flatten(1)  # [outputs, inputs]
+    left = F.normalize(matrix @ right, dim=0)  # [outputs]
     return left, F.normalize(matrix.T @ left, dim=0)
 
 

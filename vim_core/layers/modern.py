@@ -44,11 +44,11 @@ def rope_angles(grid: tuple[int, int], width: int) -> Tensor:
     rotated; the code in row r and column c is at (r + 1, c + 1), so no two tokens share a position.
     """
     pairs = width // 4
-    frequency = ROPE_BASE ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    code = torch.arange(grid[0] * grid[1])
+    frequency = ROPE_BASE ** (-torch.arange(pairs, dtype=torch.float64) / pairs)  # [width / 4]
+    code = torch.arange(grid[0] * grid[1])  # [T]
     position = torch.stack([code // grid[1], code % grid[1]], dim=1) + 1  # [T, 2]
     position = torch.cat([torch.zeros_like(position[:1]), position])  # [1 + T, 2]
-    return (position[:, :, None] * frequency).flatten(1)
+    return (position[:, :, None] * frequency).flatten(1)  # [1 + T, 2, width / 4] -> [1 + T, width / 2]
 
 
 class Rotary(nn.Module):
@@ -83,10 +83,10 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
         """Queries or keys [B, H, T, D / H] of the first T tokens, or of the one at `position` (int64 [1])."""
         if position is None:
-            cos, sin = self.cos[: x.shape[2]], self.sin[: x.shape[2]]
+            cos, sin = self.cos[: x.shape[2]], self.sin[: x.shape[2]]  # [T, D / H / 2]
         else:
             cos, sin = self.cos.index_select(0, position), self.sin.index_select(0, position)
-        a, b = x.float().chunk(2, dim=-1)
+        a, b = x.float().chunk(2, dim=-1)  # the pairs' components, [B, H, T, D / H / 2] each
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 

@@ -68,11 +68,12 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # [B, H, T, d]
         out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         heads, spans = _tile_layout(q.shape[1], q.shape[2], causal)
         scores, weights = _TileBuffer(q, heads, spans), _TileBuffer(q, heads, spans)
         for own_q, own_k, own_v, own_out in _chunks(heads, q, k, v, out):
+            # own_q and the others [h, T, d]; tile [h, rows, columns]
             for rows, seen in spans:
                 buffers = [buffer.cut(len(own_q), rows, seen) for buffer in (scores, weights)]
                 tile = _attention_weights(own_q[:, rows], own_k[:, seen], rows, buffers[0], buffers[1], causal)
@@ -108,6 +109,7 @@ def _tile_gradients(
     sums = [torch.zeros(k.shape, dtype=torch.float32) for _ in range(2)] if len(spans) > 1 else []
     for rows, seen in spans:
         scores, weights, slopes = (buffer.cut(len(q), rows, seen) for buffer in buffers)
+        # [h, rows, d], [h, columns, d], [h, rows, d]; all scores and weights [h, rows, columns].
         own_q, own_k, own_gradient = q[:, rows], k[:, seen], gradient[:, rows]
         weights = _attention_weights(own_q, own_k, rows, scores, weights, causal)
         torch.bmm(own_gradient, v[:, seen].transpose(1, 2), out=slopes)

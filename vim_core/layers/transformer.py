@@ -112,19 +112,18 @@ def keep_mask(x: Tensor, rate: float) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """Scaled dot-product attention over [B, H, T, D / H], by the kernel that is fastest on the device."""
     tokens = q.shape[2]
-    if q.device.type != "cpu" or q.dtype is not torch.bfloat16:
+    long = tokens > SHORT_SEQUENCE
+    if q.device.type != "cpu" or q.dtype is not torch.bfloat16 or (long and torch.compiler.is_compiling()):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    if tokens > SHORT_SEQUENCE and torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    if tokens > SHORT_SEQUENCE:
+    if long:
         return tiled_attention(q, k, v, causal)
-    bias = torch.zeros(tokens, tokens, dtype=q.dtype)
+    bias = torch.zeros(tokens, tokens, dtype=q.dtype)  # [T, T]
     if causal:
         bias = torch.full_like(bias, -torch.inf).triu(1)
-    flat = (q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+    flat = (q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))  # [B * H, T, D / H] each
     scores = torch.baddbmm(
         bias.expand(len(flat[0]), -1, -1), flat[0], flat[1].transpose(1, 2), alpha=q.shape[3] ** -0.5
-    )
+    )  # [B * H, T, T]
     return torch.bmm(scores.softmax(-1).to(q.dtype), flat[2]).view_as(q)
 
 
@@ -133,7 +132,7 @@ def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if q.device.type != "cpu" or mask is not None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[None])
     # A quarter less time than torch's kernel, which copies keys and values to another layout.
-    scores = torch.bmm((q * q.shape[3] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    scores = torch.bmm((q * q.shape[3] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))  # [B * H, 1, T]
     return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view_as(q)
 
 
@@ -151,13 +150,13 @@ class Attention(nn.Module):
     def project_qkv(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B, H, T, D / H]; `position` of a single token, which subclasses use."""
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)  # [B, T, 3, H, D / H]
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [3, B, H, T, D / H]
         return q, k, v
 
     def _project_out(self, x: Tensor) -> Tensor:
         """[B, H, T, D / H] -> [B, T, D]."""
-        merged = x.transpose(1, 2).flatten(2)
+        merged = x.transpose(1, 2).flatten(2)  # [B, T, D]
         return self.dropout(self.out(merged))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,7 +202,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        y = self.up(x)
+        y = self.up(x)  # [B, T, hidden]
         y = torch.tanh(y) if self.tanh else F.gelu(y, approximate="tanh")
         return self.dropout(self.down(self.dropout(y)))  # type: ignore[no-any-return]
 
@@ -292,8 +291,8 @@ def sincos_2d(height: int, width: int, dim: int) -> Tensor:
     frequency = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
 
     def axis(length: int) -> Tensor:
-        angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # [length, dim / 4]
+        return torch.cat([angle.sin(), angle.cos()], dim=1)  # [length, dim / 2]
 
     rows = axis(height)[:, None].expand(height, width, dim // 2)
     columns = axis(width)[None].expand(height, width, dim // 2)

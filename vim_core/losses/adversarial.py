@@ -38,7 +38,7 @@ def generator_term(discriminator: nn.Module, weight: Tensor, fake: Tensor) -> Te
 
 def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
     """Mean squared gradient norm of the logits at real images [B, 3, H, W] (Mescheder et al. 2018), without gamma/2."""
-    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)  # [B, 3, H, W]
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 

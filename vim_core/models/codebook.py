@@ -92,10 +92,10 @@ def rotation_trick(latents: Tensor, entries: Tensor) -> Tensor:
     With unit vectors a of e and b of q and r of a + b, R = I - 2 r r^T + 2 b a^T, applied without building it.
     """
     with torch.no_grad():
-        a, b = F.normalize(latents, dim=-1), F.normalize(entries, dim=-1)
-        r = F.normalize(a + b, dim=-1)
-        scale = entries.norm(dim=-1, keepdim=True) / latents.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    along_r, along_a = (latents * r).sum(-1, keepdim=True), (latents * a).sum(-1, keepdim=True)
+        a, b = F.normalize(latents, dim=-1), F.normalize(entries, dim=-1)  # [N, D]
+        r = F.normalize(a + b, dim=-1)  # [N, D]
+        scale = entries.norm(dim=-1, keepdim=True) / latents.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # [N, 1]
+    along_r, along_a = (latents * r).sum(-1, keepdim=True), (latents * a).sum(-1, keepdim=True)  # [N, 1]
     turned = scale * (latents - 2 * along_r * r + 2 * along_a * b)
     # The difference is exactly zero: only its gradient counts.
     return entries.detach() + (turned - turned.detach())  # type: ignore[no-any-return]
@@ -141,7 +141,7 @@ class Codebook(nn.Module):
     def nearest(self, latents: Tensor) -> Tensor:
         """Index of the nearest entry [N] for latents [N, code_dim], in fp32."""
         latents, entries = self._normalised(latents.float()), self._normalised(self.weight.float())
-        scores = latents @ entries.T
+        scores = latents @ entries.T  # [N, codes]
         if not self.config.l2:
             scores = scores - 0.5 * entries.square().sum(1)
         return scores.argmax(dim=1)
@@ -151,9 +151,9 @@ class Codebook(nn.Module):
         # The meta device has no autocast.
         device = latents.device.type
         with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-            z = self._normalised(latents.float())
-            codes = self.nearest(latents.detach())
-            entries = self.vectors(codes)
+            z = self._normalised(latents.float())  # [N, code_dim]
+            codes = self.nearest(latents.detach())  # [N]
+            entries = self.vectors(codes)  # [N, code_dim]
             rotate, entropy = self.config.gradient == "rotation", self.config.entropy
             return Quantized(
                 vectors=rotation_trick(z, entries) if rotate else z + (entries - z).detach(),
@@ -186,7 +186,7 @@ class Codebook(nn.Module):
             skipped: flag of a step whose update did not happen; then no code is replaced.
         """
         codes = self.config.codes
-        drawn = latents[draw].to(self.weight.dtype)
+        drawn = latents[draw].to(self.weight.dtype)  # [codes, code_dim]
         # Not by NaN: a step whose update is skipped must not enter the weights here either (contract 5).
         dead = (self.usage < self.config.restart.threshold / codes) & drawn.isfinite().all(dim=1)
         if skipped is not None:

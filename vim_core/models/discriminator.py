@@ -155,11 +155,11 @@ class StyleGANDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B] in fp32."""
-        x = scaled_leaky_relu(self.from_rgb(images * 2 - 1))
+        x = scaled_leaky_relu(self.from_rgb(images * 2 - 1))  # [B, C, S, S]
         for block in self.blocks:
-            x = block(x)
-        x = scaled_leaky_relu(self.conv(minibatch_stddev(x, self.group)))
-        x = scaled_leaky_relu(self.hidden(x.flatten(1)))
+            x = block(x)  # half the side each, down to [B, C, 4, 4]
+        x = scaled_leaky_relu(self.conv(minibatch_stddev(x, self.group)))  # [B, C, 4, 4]
+        x = scaled_leaky_relu(self.hidden(x.flatten(1)))  # [B, C]
         return self.out(x).squeeze(1).float()  # type: ignore[no-any-return]
 
 

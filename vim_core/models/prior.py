@@ -135,7 +135,7 @@ class ImagePrior(nn.Module):
 
     def embed(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Class token followed by embedded codes: codes [B, t], labels [B] -> [B, 1 + t, D]."""
-        tokens = self.code_embedding(codes)
+        tokens = self.code_embedding(codes)  # [B, t, D]
         if self.learned:
             tokens = tokens + self.positions()[: codes.shape[1]]
         return torch.cat([self.class_embedding(labels)[:, None], tokens], dim=1)
@@ -147,7 +147,7 @@ class ImagePrior(nn.Module):
             codes: int64 [B, T].
             labels: int64 [B], `null_class` for no class.
         """
-        x = self.dropout(self.embed(codes[:, :-1], labels))
+        x = self.dropout(self.embed(codes[:, :-1], labels))  # [B, T, D]: the class token, then all codes but the last
         for block in self.blocks:
             x = run_block(block, x, self.recompute)
         return self.head(self.norm(x))  # type: ignore[no-any-return]
@@ -155,7 +155,7 @@ class ImagePrior(nn.Module):
     def block_features(self, codes: Tensor) -> Iterator[Tensor]:
         """Mean over all T code positions of each block's output [B, D], under the null class (paper section 4.2)."""
         labels = torch.full((len(codes),), self.null_class, dtype=torch.int64, device=codes.device)
-        x = self.embed(codes, labels)
+        x = self.embed(codes, labels)  # [B, 1 + T, D]
         for block in self.blocks:
             x = block(x)
             yield x[:, 1:].float().mean(dim=1)

@@ -23,9 +23,7 @@ PRIOR_STACKS = {
 }
 """VIM's sizes."""
 
-TOKENIZERS = {"small": ("small", "small"), "base": ("base", "base"), "large": ("large", "large")} | {
-    "small-large": ("small", "large")
-}
+TOKENIZERS = {name: (name, name) for name in TOKENIZER_STACKS} | {"small-large": ("small", "large")}
 """Encoder and decoder of each tokenizer; the paper uses small, base and small-large (section 5.1)."""
 
 

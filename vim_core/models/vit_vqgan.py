@@ -65,8 +65,8 @@ class TransformerStack(nn.Module):
             return self.positions
         if not self.learned:
             return sincos_2d(*grid, self.dim).to(self.positions)
-        table = self.positions.float().T.reshape(1, self.dim, *self.grid)
-        resized = F.interpolate(table, size=grid, mode="bicubic", antialias=True)
+        table = self.positions.float().T.reshape(1, self.dim, *self.grid)  # [1, D, H, W]
+        resized = F.interpolate(table, size=grid, mode="bicubic", antialias=True)  # [1, D, h, w]
         return resized.flatten(2)[0].T.to(self.positions.dtype)
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
@@ -154,7 +154,7 @@ class ViTVQGAN(nn.Module):
 
     def latents(self, images: Tensor) -> Tensor:
         """Images to latents before lookup [B, T, code_dim]."""
-        x = self.embed(self._patchify(images * 2 - 1))
+        x = self.embed(self._patchify(images * 2 - 1))  # [B, T, D]
         return self.to_code(self.encoder_head(self.encoder(x, self.grid_of(images))))  # type: ignore[no-any-return]
 
     def decode_vectors(self, vectors: Tensor, grid: Grid | None = None) -> Tensor:
@@ -164,9 +164,9 @@ class ViTVQGAN(nn.Module):
 
     def forward(self, images: Tensor) -> Reconstruction:
         """A training pass over images [B, 3, S, S] in [0, 1]."""
-        latents = self.latents(images)
+        latents = self.latents(images)  # [B, T, code_dim]
         quantized = self.codebook(latents.flatten(0, 1))
-        vectors = quantized.vectors.view_as(latents)
+        vectors = quantized.vectors.view_as(latents)  # [B, T, code_dim]
         return Reconstruction(self.decode_vectors(vectors, self.grid_of(images)).float(), quantized)
 
     @torch.no_grad()
@@ -244,8 +244,8 @@ class Tokenizer:
             raise ValueError(f"expected images [N, 3, {self.image_size}, {self.image_size}], got {list(images.shape)}")
         parts = []
         for chunk in images.split(self.encode_batch):
-            latents = self.model.latents(self._padded(chunk.float()).to(self.device))
-            codes = self.model.codebook.nearest(latents.flatten(0, 1)).view(self.encode_batch, -1)
+            latents = self.model.latents(self._padded(chunk.float()).to(self.device))  # [encode_batch, T, code_dim]
+            codes = self.model.codebook.nearest(latents.flatten(0, 1)).view(self.encode_batch, -1)  # [encode_batch, T]
             # Cut on the CPU: on XLA each length would be another program.
             parts.append(codes.cpu()[: len(chunk)])
         tokens = self.grid[0] * self.grid[1]
@@ -256,8 +256,8 @@ class Tokenizer:
         """Codes [N, T] to images [N, 3, S, S] in [0, 1] on the CPU."""
         parts = []
         for chunk in codes.long().split(self.encode_batch):
-            vectors = self.model.codebook.vectors(self._padded(chunk).to(self.device))
-            images = self.model.pixels(self.model.decode_vectors(vectors)).clamp(0, 1)
+            vectors = self.model.codebook.vectors(self._padded(chunk).to(self.device))  # [encode_batch, T, code_dim]
+            images = self.model.pixels(self.model.decode_vectors(vectors)).clamp(0, 1)  # [encode_batch, 3, S, S]
             parts.append(images[: len(chunk)].cpu())
         size = self.image_size
         return torch.cat(parts) if parts else torch.empty(0, 3, size, size)

@@ -73,15 +73,15 @@ def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         step: count of updates, a scalar tensor; see `thresholds`.
     """
     length = block_length(x.shape[1])
-    blocks = x.reshape(len(x), -1, length)
-    scales = blocks.abs().amax(2) / LEVELS
+    blocks = x.reshape(len(x), -1, length)  # [R, C / block, block]
+    scales = blocks.abs().amax(2) / LEVELS  # [R, C / block]
     levels = torch.floor(blocks / scales.clamp_min(TINY)[:, :, None] + thresholds(length, step))
     return levels.clamp(-LEVELS, LEVELS).to(torch.int8).flatten(1), scales
 
 
 def dequantise(levels: Tensor, scales: Tensor) -> Tensor:
     """The fp32 matrix [R, C] of int8 levels [R, C] and scales [R, C / block]."""
-    blocks = levels.reshape(*scales.shape, -1).to(scales.dtype)
+    blocks = levels.reshape(*scales.shape, -1).to(scales.dtype)  # [R, C / block, block]
     return (blocks * scales[:, :, None]).flatten(1)
 
 
@@ -219,10 +219,10 @@ class FactoredAdam(Optimizer):
     def _update_matrix(self, p: Tensor, c: Coefficients) -> None:
         state = self.state[p]
         assert p.grad is not None
-        gradient = p.grad.flatten(1)
+        gradient = p.grad.flatten(1)  # [R, C]
         squares = gradient.square()
-        row = torch.lerp(state["row"], squares.mean(1), 1 - c.beta2)
-        column = torch.lerp(state["column"], squares.mean(0), 1 - c.beta2)
+        row = torch.lerp(state["row"], squares.mean(1), 1 - c.beta2)  # [R]
+        column = torch.lerp(state["column"], squares.mean(0), 1 - c.beta2)  # [C]
         del squares
         stored = state["exp_avg"].flatten(1)
         # Not bound to a name: in fp32 it is as large as the parameter.
@@ -248,7 +248,7 @@ class FactoredAdam(Optimizer):
         if not params:
             return
         states, sizes = [self.state[p] for p in params], [p.numel() for p in params]
-        gradient = _concatenated([p.grad for p in params if p.grad is not None])
+        gradient = _concatenated([p.grad for p in params if p.grad is not None])  # [all elements], as all below
         moment = torch.lerp(_concatenated([s["exp_avg"] for s in states]), gradient, 1 - c.beta1)
         second = torch.lerp(_concatenated([s["exp_avg_sq"] for s in states]), gradient.square(), 1 - c.beta2)
         update = moment / c.correction1 / ((second / c.correction2).sqrt() + c.eps)

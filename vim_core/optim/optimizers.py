@@ -36,28 +36,28 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer that `config.kind` names, over a module's trainable parameters.
+    """The optimizer that `config.kind` names, over a module's trainable parameters; all support `guarded_step`.
+
+    AdamW is torch's fused one, or on XLA, which has none, `MaskedAdamW`. Matrices have weight decay, vectors (biases,
+    norms) none.
 
     Raises:
-        ConfigError: it cannot train these parameters.
+        ConfigError: factored Adam of a module that is sharded by rows: its means would be those of a shard.
     """
-    return factored(module, config) if config.kind == "factored" else adamw(module, config)
-
-
-def _decay_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Parameter groups: matrices with weight decay, vectors (biases, norms) without."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters, betas = [p for p in module.parameters() if p.requires_grad], (config.beta1, config.beta2)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
-
-
-def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW over a module: fused, or `MaskedAdamW` on XLA, which has no fused one; both support `guarded_step`."""
-    betas, groups = (config.beta1, config.beta2), _decay_groups(module, config)
-    if groups[0]["params"][0].device.type == "xla":
+    groups = [group for group in groups if group["params"]]
+    if config.kind == "factored":
+        if any(isinstance(p, DTensor) for p in module.parameters()):
+            raise ConfigError(
+                "optim.kind='factored': takes whole parameters; use run.parallel=data or optim.kind=adamw"
+            )
+        clipping, moment = config.update_clip, config.first_moment
+        return FactoredAdam(groups, lr=config.lr, betas=betas, update_clip=clipping, first_moment=moment)
+    if parameters[0].device.type == "xla":
         return MaskedAdamW(groups, lr=config.lr, betas=betas)
     # Fused updates take either sharded or whole parameters.
     separate = [
@@ -67,23 +67,6 @@ def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     ]
     groups = [group for group in separate if group["params"]]
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
-
-
-def factored(module: nn.Module, config: OptimConfig) -> FactoredAdam:
-    """Adam with factored second moment over a module, decay as in `adamw`.
-
-    Raises:
-        ConfigError: the module is sharded by rows; row and column means would be those of a shard.
-    """
-    if any(isinstance(p, DTensor) for p in module.parameters()):
-        raise ConfigError("optim.kind='factored': takes whole parameters; use run.parallel=data or optim.kind=adamw")
-    return FactoredAdam(
-        _decay_groups(module, config),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        update_clip=config.update_clip,
-        first_moment=config.first_moment,
-    )
 
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -29,15 +29,15 @@ from vim_core.training import accumulation
 
 @dataclass(frozen=True)
 class HeadResult:
-    """A head's settings, the validation accuracy of its fit without validation images, the test accuracy of the other.
+    """A head's test accuracy, the validation accuracy of its fit without validation images, and its settings.
 
     For ridge regression `learning_rate` is None and `weight_decay` the penalty (times rows).
     """
 
+    accuracy: float
+    validation_accuracy: float
     learning_rate: float | None
     weight_decay: float
-    validation_accuracy: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,7 @@ class ProbeResult:
 
     def record(self) -> dict[str, Any]:
         """The entry in `accuracy.json`."""
-        entry: dict[str, Any] = {
-            "accuracy": self.softmax.accuracy,
-            "validation_accuracy": self.softmax.validation_accuracy,
-            "learning_rate": self.softmax.learning_rate,
-            "weight_decay": self.softmax.weight_decay,
-        }
+        entry = asdict(self.softmax)
         if self.ridge is not None:
             entry["ridge"] = {
                 "accuracy": self.ridge.accuracy,
@@ -79,7 +74,7 @@ def select_heads(
         test: likewise.
     """
     settings: list[tuple[float | None, float]] = [*pairs, *((None, penalty) for penalty in penalties)]
-    heads = [HeadResult(*pair, *scores) for pair, *scores in zip(settings, validation, test, strict=True)]
+    heads = [HeadResult(right, chosen, *pair) for right, chosen, pair in zip(test, validation, settings, strict=True)]
 
     def best(candidates: Sequence[HeadResult]) -> HeadResult:
         return max(candidates, key=lambda head: head.validation_accuracy)
@@ -207,7 +202,7 @@ class ProbeTask(Task):
 
         `rows` are the tensors `labels`, `fits` and `new` [B] of `ProbeRows.step`.
         """
-        labels, fits, new = rows
+        labels, fits, new = rows  # [B] each
         go = torch.isfinite(x).all().float()
         x = torch.where(go > 0, x, torch.zeros_like(x))
         targets = F.one_hot(labels, self.classes).float()  # [B, C]
@@ -219,8 +214,8 @@ class ProbeTask(Task):
         if damping and (first_epoch or name not in self._roots):
             self._roots[name] = gram.root(damping)
         mean, deviation = gram.scaling()
-        scaled = append_ones(((x - mean) / deviation).float())
-        shares = counted / counted.sum(0).clamp_min(1)
+        scaled = append_ones(((x - mean) / deviation).float())  # [B, D + 1]
+        shares = counted / counted.sum(0).clamp_min(1)  # [B, FITS]
         losses = self.heads[name].update(scaled, targets, shares, factor, go, self._roots.get(name))  # [FITS, H]
         return losses[-1].amin(), 1 - go
 

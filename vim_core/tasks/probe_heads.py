@@ -74,7 +74,7 @@ class SoftmaxHeads(nn.Module):
         # In place, because these are the largest tensors here. [b, F, H, C]
         errors = log_probabilities.exp_().sub_(targets[:, None, None]).mul_(shares[:, :, None, None])
         gradient = (x.T @ errors.flatten(1)).view_as(self.weight).addcmul_(self.weight, self.decays)  # [D, F, H, C]
-        velocity = self.velocity * self.momentum + gradient
+        velocity = self.velocity * self.momentum + gradient  # [D, F, H, C]
         direction = velocity
         if root is not None:
             features = torch.cholesky_solve(velocity[:-1].flatten(1), root).view_as(velocity[:-1])
@@ -115,7 +115,7 @@ class GramMatrices(nn.Module):
 
     def scaling(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [D - 1] of the features over all rows, in fp64; see `MIN_DEVIATION`."""
-        inner = self.inner[-1]
+        inner = self.inner[-1]  # [D, D]
         mean = inner[-1, :-1] / inner[-1, -1]
         variance = (inner.diagonal()[:-1] / inner[-1, -1] - mean.square()).clamp_min(0)
         return mean, variance.sqrt().clamp_min((MIN_DEVIATION * variance.mean().sqrt()).clamp_min(1e-12))

@@ -22,7 +22,7 @@ from vim_core.checkpoint.shard_files import SavedCheckpoint
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError, ResumeError, StorageError
-from vim_core.optim.optimizers import adamw
+from vim_core.optim.optimizers import make_optimizer
 from vim_core.storage import io, tensor_files
 
 Parts = tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]
@@ -35,7 +35,7 @@ class Training:
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-        self.optimizer = adamw(self.net, OptimConfig(lr=1e-2))
+        self.optimizer = make_optimizer(self.net, OptimConfig(lr=1e-2))
         self.parts: Parts = ({"net": self.net}, {"net": self.optimizer})
 
     def step(self, seed: int) -> None:

@@ -17,7 +17,7 @@ from vim_core.errors import ConfigError
 from vim_core.metrics.codebook import perplexity
 from vim_core.models import codebook
 from vim_core.models.codebook import Codebook, batch_perplexity, entropy_loss, rotation_trick, soft_assignment
-from vim_core.optim.optimizers import adamw
+from vim_core.optim.optimizers import make_optimizer
 
 
 def book(l2: bool = True, codes: int = 32, **restart: float) -> Codebook:
@@ -190,7 +190,7 @@ def test_usage_is_a_moving_average_of_shares() -> None:
 
 
 def trained(quantizer: Codebook) -> torch.optim.Optimizer:
-    optimizer = adamw(quantizer, OptimConfig(lr=1e-2))
+    optimizer = make_optimizer(quantizer, OptimConfig(lr=1e-2))
     quantizer.weight.square().sum().backward()
     optimizer.step()
     return optimizer
@@ -220,7 +220,7 @@ def test_restart_never_moves_a_code_onto_a_broken_latent() -> None:
     quantizer = book(codes=4, threshold=2.0)
     before = quantizer.weight.detach().clone()
     latents = torch.tensor([[torch.nan, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
-    dead = quantizer.restart(latents, torch.tensor([0, 1, 0, 1]), adamw(quantizer, OptimConfig()))
+    dead = quantizer.restart(latents, torch.tensor([0, 1, 0, 1]), make_optimizer(quantizer, OptimConfig()))
     assert dead.tolist() == [False, True, False, True]
     assert torch.equal(quantizer.weight[[0, 2]], before[[0, 2]])
 

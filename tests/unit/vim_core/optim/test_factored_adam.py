@@ -17,7 +17,7 @@ from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import OptimConfig
 from vim_core.errors import ConfigError
 from vim_core.optim.factored_adam import LEVELS, FactoredAdam, block_length, dequantise, quantise
-from vim_core.optim.optimizers import clip, factored, guarded_step, make_optimizer
+from vim_core.optim.optimizers import clip, guarded_step, make_optimizer
 
 MOMENTS = ["fp32", "bf16", "int8"]
 SHAPES = [(6, 32), (4, 3, 2, 2), (5,), ()]
@@ -201,7 +201,9 @@ def test_a_skipped_step_leaves_every_bit(first_moment: str) -> None:
 
 def test_a_skipped_first_step_leaves_a_fresh_optimizer() -> None:
     module, fresh = network(), network()
-    optimizer, other = (factored(net, OptimConfig(kind="factored", first_moment="int8")) for net in (module, fresh))
+    optimizer, other = (
+        make_optimizer(net, OptimConfig(kind="factored", first_moment="int8")) for net in (module, fresh)
+    )
     step(module, optimizer, 0, torch.nan)
     for net, opt in ((module, optimizer), (fresh, other)):
         step(net, opt, 1)
@@ -228,16 +230,16 @@ def test_restored_equals_uninterrupted(first_moment: str) -> None:
 
 def test_state_of_another_moment_is_refused() -> None:
     module = network()
-    saved = factored(module, OptimConfig(kind="factored"))
+    saved = make_optimizer(module, OptimConfig(kind="factored"))
     step(module, saved, 0)
-    other = factored(module, OptimConfig(kind="factored", first_moment="int8"))
+    other = make_optimizer(module, OptimConfig(kind="factored", first_moment="int8"))
     with pytest.raises(ValueError, match=r"optimizer state 0: saved .*float32.* expected .*int8"):
         other.load_state_dict(saved.state_dict())
 
 
 def test_the_rate_may_be_a_tensor() -> None:
     a, b = network(), network()
-    optimizers = [factored(net, OptimConfig(kind="factored", first_moment="bf16")) for net in (a, b)]
+    optimizers = [make_optimizer(net, OptimConfig(kind="factored", first_moment="bf16")) for net in (a, b)]
     for number in range(3):
         for net, optimizer in zip((a, b), optimizers, strict=True):
             net.zero_grad(set_to_none=True)

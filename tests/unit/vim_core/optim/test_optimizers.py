@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vim_core.config import OptimConfig
-from vim_core.optim.optimizers import Ema, adamw, clip, guarded_step, learning_rate
+from vim_core.optim.optimizers import Ema, clip, guarded_step, learning_rate, make_optimizer
 
 
 @st.composite
@@ -107,7 +107,7 @@ def test_updates_equal_the_plain_adamw_with_decay_on_matrices_only() -> None:
         {"params": [p for n, p in theirs.named_parameters() if n not in ("0.weight", "2.weight")], "weight_decay": 0.0},
     ]
     plain = torch.optim.AdamW(groups, lr=1e-2, betas=(0.8, 0.9), foreach=False, fused=False)
-    optimizer = adamw(mine, config)
+    optimizer = make_optimizer(mine, config)
     for step in range(5):
         backward(theirs, step)
         plain.step()
@@ -125,7 +125,7 @@ def copies(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Te
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(broken: str) -> None:
     module = network()
-    optimizer = adamw(module, OptimConfig(lr=1e-2))
+    optimizer = make_optimizer(module, OptimConfig(lr=1e-2))
     guarded_step(optimizer, backward(module, 0), clip(module.parameters(), 1.0))
     before = copies(module, optimizer)
     loss = backward(module, 1)
@@ -141,7 +141,7 @@ def test_a_step_that_is_not_finite_changes_nothing(broken: str) -> None:
 
 def test_a_broken_first_step_leaves_a_usable_optimizer() -> None:
     module, fresh = network(), network()
-    optimizer, other = adamw(module, OptimConfig(lr=1e-2)), adamw(fresh, OptimConfig(lr=1e-2))
+    optimizer, other = make_optimizer(module, OptimConfig(lr=1e-2)), make_optimizer(fresh, OptimConfig(lr=1e-2))
     guarded_step(optimizer, backward(module, 0, torch.nan), clip(module.parameters(), 1.0))
     for net, opt in ((module, optimizer), (fresh, other)):
         guarded_step(opt, backward(net, 1), clip(net.parameters(), 1.0))
