@@ -106,12 +106,12 @@ class Coefficients(NamedTuple):
 class FactoredAdam(Optimizer):
     """Adam with a factored second moment, by the formulas above.
 
-    Everything stays on the device: `lr` may be a tensor, and where `found_inf` (a tensor set by `guarded_step`) is
+    Everything stays on the device: where `found_inf` (a tensor set by `guarded_step`) is
     not 0 the update is computed and discarded, which leaves weights and state as they were to the last bit.
 
     Args:
         params: fp32 parameters, or groups of them with settings of their own.
-        lr: number or scalar tensor.
+        lr: may change between steps.
         betas: of the first and the second moment.
         eps: added to the root of the second moment.
         weight_decay: decoupled.
@@ -125,7 +125,7 @@ class FactoredAdam(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
+        lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.96),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -204,7 +204,7 @@ class FactoredAdam(Optimizer):
         beta1, beta2 = group["betas"]
         return Coefficients(
             # As data: a compiled program must not contain its value.
-            lr.to(device) if isinstance(lr := group["lr"], Tensor) else scalar(lr, device),
+            scalar(group["lr"], device),
             beta1,
             beta2,
             group["eps"],

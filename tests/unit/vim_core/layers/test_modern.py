@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,14 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.support.tiny import STACK, code_table, enlarge, prior_config, prior_network, runtime
+from tests.support.tiny import STACK, enlarge, prior_network
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
 from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary, rope_angles, swiglu_width
-from vim_core.models.prior import PriorShape, load_prior
-from vim_core.sampling.logits import SamplingSettings, sample_codes, sampling_noise
-from vim_core.sampling.sampler import Sampler
-from vim_core.tasks.prior import PriorData, PriorTask
+from vim_core.models.prior import PriorShape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -106,37 +100,6 @@ def test_block_by_its_formula() -> None:
     y = x + torch.cat(heads, dim=-1) @ block.attention.out.weight.T
     expected = y + block.mlp(rms(y, block.norm2.weight))  # type: ignore[arg-type]
     torch.testing.assert_close(block(x), expected, atol=1e-4, rtol=1e-4)
-
-
-def inputs() -> tuple[Tensor, Tensor]:
-    return torch.randint(0, 11, (4, 6), generator=torch.Generator().manual_seed(2)), torch.arange(4) % 3
-
-
-@torch.inference_mode()
-def test_sampling_equals_drawing_without_a_cache() -> None:
-    prior, how, labels = prior_network(variant="modern"), SamplingSettings(seed=4), torch.tensor([0, 2])
-    codes, uniform = torch.zeros(2, 6, dtype=torch.int64), sampling_noise(4, 0, 2, 6)
-    for t in range(6):
-        codes[:, t] = sample_codes(prior(codes, labels)[:, t], uniform[:, t], how)
-    assert torch.equal(Sampler(prior, how, 2).group(0, labels), codes)
-
-
-def test_the_task_trains_saves_and_reloads_the_variant_it_is_told(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    tables = [
-        code_table(tmp_path / split, rng.integers(0, 11, (12, 6)), np.arange(12) % 3, 11, split)
-        for split in ("train", "test")
-    ]
-    config = prior_config(variant="modern", embedding_dropout=False, ema=0.0)
-    task = PriorTask(config, PriorData(tables[:1], tables[1:], 3, "t"), runtime())
-    losses = [float(task.step(step, task.batch(step))["loss"]) for step in range(6)]
-    assert losses[-1] < losses[0]
-    for name, data in task.export().items():
-        (tmp_path / name).write_bytes(data)
-    loaded = load_prior(str(tmp_path / "model.safetensors"), str(tmp_path / "config.json"))
-    assert (loaded.shape.variant, loaded.shape.embedding_dropout, loaded.dropout.rate) == ("modern", False, 0.0)
-    codes, labels = inputs()
-    assert torch.equal(loaded(codes, labels), task.model.eval()(codes, labels))
 
 
 def test_variants_and_head_widths_are_checked() -> None:

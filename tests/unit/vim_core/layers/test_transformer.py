@@ -12,7 +12,6 @@ from tests.support.tiny import STACK, enlarge
 from vim_core.layers.tiled_attention import tiled_attention
 from vim_core.layers.transformer import (
     SHORT_SEQUENCE,
-    Attention,
     Block,
     Dropout,
     TanhHead,
@@ -50,12 +49,6 @@ def test_the_future_does_not_reach_the_past(dtype: torch.dtype) -> None:
     after = attend(q, k, v, True)
     assert torch.equal(before[:, :, :8], after[:, :, :8])
     assert not torch.equal(before[:, :, 8:], after[:, :, 8:])
-
-
-def test_attention_without_a_mask_does_not_know_the_order() -> None:
-    attention, x = Attention(16, 2), torch.randn(2, 5, 16)
-    order = torch.tensor([3, 0, 4, 1, 2])
-    torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]))
 
 
 def test_block_equals_the_library_layer() -> None:

@@ -81,33 +81,14 @@ def lpips_by_hand(features: nn.Sequential, a: Tensor, b: Tensor) -> Tensor:
 
 def test_equals_lpips_and_passes_gradients_into_the_fake(backbone: nn.Sequential, loss: Perceptual) -> None:
     fake, real = torch.rand(2, 3, 32, 32).requires_grad_(), torch.rand(2, 3, 32, 32)
-    value = loss(fake, real)
-    torch.testing.assert_close(value, lpips_by_hand(backbone, fake, real), atol=1e-5, rtol=1e-4)
+    value, expected = loss(fake, real), lpips_by_hand(backbone, fake, real)
+    torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
     assert float(value.detach()) > 0.01
     assert float(loss(real, real)) == 0
-    value.backward()
-    assert fake.grad is not None
-    assert fake.grad.abs().max() > 0
-    assert all(p.grad is None for p in loss.network.parameters())
-
-
-def test_equals_the_lpips_package_run_by_itself(
-    backbone: nn.Sequential, loss: Perceptual, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import lpips
-
-    skip_initialisation(monkeypatch)
-    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    for layer in range(1, 6):
-        for number, module in getattr(theirs.net, f"slice{layer}").named_children():
-            module.load_state_dict(backbone[int(number)].state_dict())
-    torch.manual_seed(1)
-    fake, real = torch.rand(2, 3, 32, 32).requires_grad_(), torch.rand(2, 3, 32, 32)
-    value, expected = loss(fake, real), theirs(fake, real, normalize=True).mean()
-    torch.testing.assert_close(value, expected)
-    found, wanted = (torch.autograd.grad(distance, fake, retain_graph=True)[0] for distance in (value, expected))
-    torch.testing.assert_close(found, wanted)
+    found, wanted = (torch.autograd.grad(distance, fake)[0] for distance in (value, expected))
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-3)
     assert wanted.abs().max() > 0
+    assert all(p.grad is None for p in loss.network.parameters())
 
 
 def test_heads_are_the_trained_ones(

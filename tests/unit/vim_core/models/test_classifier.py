@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
-from vim_core.errors import DataError
 from vim_core.models.classifier import Classifier, ClassifierShape, load_classifier, model_config
 from vim_core.weights.saving import to_bytes
 
@@ -31,11 +29,3 @@ def test_round_trip_keeps_batch_statistics(tmp_path: Path) -> None:
     assert not loaded.training
     assert torch.equal(loaded(images), network.eval()(images))
     assert not torch.equal(loaded(images), Classifier(SHAPE).eval()(images))
-
-
-def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        load_classifier(str(tmp_path / "m"), str(tmp_path / "c"))
-    (tmp_path / "c").write_bytes(model_config(SHAPE))
-    with pytest.raises(DataError, match="no such weight file"):
-        load_classifier(str(tmp_path / "m"), str(tmp_path / "c"))

@@ -70,16 +70,6 @@ def test_heads_together_equal_torch_sgd_on_each_alone(pair: int, fit: int) -> No
     torch.testing.assert_close(heads.fitted(fit)[pair], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_step_that_is_not_to_go_changes_nothing() -> None:
-    x, y = clusters(8, 1.0, 0)
-    heads = SoftmaxHeads(5, 3, RATES, DECAYS, 0.9)
-    given = append_ones(x), F.one_hot(y, 3).float(), shares_of(torch.ones(8)), torch.tensor(1.0)
-    heads.update(*given, torch.tensor(1.0))
-    before = {name: value.clone() for name, value in heads.state_dict().items()}
-    heads.update(*given, torch.tensor(0.0))
-    tiny.assert_equal_bits(before, heads.state_dict())
-
-
 @pytest.mark.parametrize("fit", [0, 1])
 def test_ridge_from_streamed_sums_equals_scikit_learn(fit: int) -> None:
     x, y = clusters(90, 2.0, 0)

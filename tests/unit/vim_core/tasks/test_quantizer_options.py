@@ -23,6 +23,7 @@ from tests.unit.vim_core.models.test_discriminator import reference
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, DiscriminatorConfig, EntropyConfig, LeCamConfig, LossConfig, RestartConfig
 from vim_core.distributed.runtimes.base import CpuRuntime
+from vim_core.losses.adversarial import adversarial_share
 from vim_core.models.codebook import batch_perplexity, entropy_loss
 from vim_core.models.discriminator import StyleGANDiscriminator
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
@@ -210,6 +211,8 @@ def test_adversarial_gradient_grows_with_the_ramp(images: QuantizerData) -> None
     assert whole.abs().max() > 0
     for step, share in ((0, 0.0), (2, 0.0), (3, 0.25), (4, 0.5), (9, 1.0)):
         torch.testing.assert_close(gradient(step), share * whole)
+    at_once = discriminator(ramp_start=3, ramp_steps=0)
+    assert [adversarial_share(at_once, step) for step in (2, 3)] == [0, 1]
 
 
 def test_spectral_vectors_move_once_a_step(images: QuantizerData) -> None:

@@ -21,7 +21,6 @@ from tests.support.tiny import (
     prior_config,
     quantizer,
     runtime,
-    state_of,
     stepped,
 )
 from vim_core.config import AugmentConfig, DiscriminatorConfig, LossConfig
@@ -63,16 +62,6 @@ def test_what_is_exported_says_nothing_of_how_it_was_run(images: QuantizerData) 
     plain = quantizer(images).export()
     assert quantizer(images, checkpoint_every=3, keep=5, compile="on", best="max psnr_db").export() == plain
     assert quantizer(images, batch=3).export()["config.json"] != plain["config.json"]
-
-
-def test_adversarial_weight_ramps_up_linearly(images: QuantizerData) -> None:
-    settings = DiscriminatorConfig(channels=4, base=64, ramp_start=10, ramp_steps=20)
-    loss = LossConfig(perceptual=0.0, adversarial=0.4)
-    task = quantizer(images, discriminator=settings, loss=loss)
-    assert [float(task.ramp(step)) for step in (0, 10, 15, 20, 30, 99)] == pytest.approx([0, 0, 0.1, 0.2, 0.4, 0.4])
-    at_once = DiscriminatorConfig(channels=4, base=64, ramp_start=3)
-    task = quantizer(images, discriminator=at_once, loss=loss)
-    assert [float(task.ramp(step)) for step in (2, 3)] == pytest.approx([0, 0.4])
 
 
 def test_loss_is_the_sum_of_its_terms(images: QuantizerData) -> None:
@@ -134,15 +123,6 @@ def test_final_psnr_is_that_of_the_exported_tokenizer(images: QuantizerData, tmp
     assert picture.shape[1] > picture.shape[0]
 
 
-def test_pictures_do_not_disturb_training(images: QuantizerData) -> None:
-    task = quantizer(images, ema=0.0)
-    before = {name: value.clone() for name, value in state_of(task).items()}
-    assert task.model.training
-    task.pictures()
-    assert task.model.training
-    assert all(torch.equal(before[name], value) for name, value in state_of(task).items())
-
-
 def test_labels_are_dropped_at_their_rate_keyed_by_the_step(codes: PriorData) -> None:
     config = prior_config(label_dropout=0.25, batch=12)
     task = PriorTask(config, codes, runtime())
@@ -168,6 +148,11 @@ def test_unconditional_prior_sees_the_null_class_only(codes: PriorData) -> None:
     assert task.shape.null_trained
     assert task.batch(0)["labels"].tolist() == [0] * 4
     assert math.isfinite(float(task.step(0, task.batch(0))["loss"]))
+
+
+def test_the_network_is_the_one_of_the_settings(codes: PriorData) -> None:
+    task = PriorTask(prior_config(variant="modern", embedding_dropout=False), codes, runtime())
+    assert (task.shape.variant, task.shape.embedding_dropout, task.model.dropout.rate) == ("modern", False, 0.0)
 
 
 @pytest.mark.parametrize(("dropped", "trained"), [(0.0, False), (0.1, True)])

@@ -32,21 +32,6 @@ def test_figures_come_back_with_their_step(evaluator: BackgroundEvaluator) -> No
     assert not evaluator.busy
 
 
-def test_it_runs_beside_its_caller(evaluator: BackgroundEvaluator) -> None:
-    go = threading.Event()
-
-    def job(check: CancelCheck) -> dict[str, float]:
-        assert go.wait(PATIENCE_S)
-        return {"other_thread": float(threading.current_thread() is not threading.main_thread())}
-
-    evaluator.start(1, job)
-    assert evaluator.poll() is None
-    go.set()
-    found = evaluator.poll(wait=True)
-    assert found is not None
-    assert found.figures["other_thread"] == 1
-
-
 def test_an_error_is_told_and_the_next_one_runs(
     evaluator: BackgroundEvaluator, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -94,10 +94,12 @@ def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
 
 
 def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_path: Path) -> None:
-    ended = finished(makers["prior"](), tmp_path)
-    again = killed_at(makers["prior"](), 0)
+    ended = finished(makers["prior"](evaluate_every=2), tmp_path)
+    rows = Spool(tmp_path / "spool.jsonl").rows()
+    again = killed_at(makers["prior"](evaluate_every=2), 0)
     assert train(again, checkpoints(tmp_path), Spool(tmp_path / "spool.jsonl")) == STEPS
     assert_equal_bits(state_of(again) | exported(again), ended)
+    assert Spool(tmp_path / "spool.jsonl").rows() == rows
 
 
 def test_a_notice_makes_a_checkpoint_between_the_planned_ones(

@@ -252,11 +252,6 @@ def test_figures_of_both_networks_and_the_codebook_are_logged(makers: dict[str, 
     assert 1 <= row["codebook_perplexity"] <= 16
 
 
-def test_a_finished_training_says_nothing_again(makers: dict[str, Make], tmp_path: Path) -> None:
-    rows = watched(makers["prior"](evaluate_every=2), tmp_path)
-    assert watched(makers["prior"](evaluate_every=2), tmp_path) == rows
-
-
 def test_figures_lost_with_the_process_are_made_up_for(tmp_path: Path, prompt: None) -> None:
     scores = {2: 1.0, 4: 4.0, 6: 2.0}
     first = Scripted(scores, steps=6, evaluate_every=2)
