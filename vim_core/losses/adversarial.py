@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,15 +91,6 @@ class LeCam(nn.Module):
             average.copy_(torch.where(unchanged, average, average.lerp(value.to(average.dtype), share)))
 
 
-@dataclass
-class DiscriminatorPass:
-    """The discriminator's loss terms on a batch, and its mean logits on real and reconstructed images."""
-
-    terms: dict[str, Tensor]
-    real: Tensor
-    fake: Tensor
-
-
 def discriminator_pass(
     discriminator: nn.Module,
     lecam: LeCam | None,
@@ -110,8 +99,12 @@ def discriminator_pass(
     step: int,
     images: Tensor,
     fake: Tensor,
-) -> DiscriminatorPass:
-    """Loss of the discriminator on real images and detached reconstructions [B, 3, S, S]; nothing is updated."""
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    """The discriminator's loss terms on real images and detached reconstructions [B, 3, S, S]; nothing is updated.
+
+    Returns:
+        The terms, and the mean logits on images and on reconstructions.
+    """
     with runtime.autocast():
         # Logits are [B], or [B, h, w] of patches.
         real_logits, fake_logits = discriminator(images), discriminator(fake)
@@ -123,4 +116,4 @@ def discriminator_pass(
         terms["r1"] = weight * r1_penalty(per_image(discriminator(real)), real)
     if lecam is not None:
         terms["lecam"] = lecam.penalty(real_logits, fake_logits)
-    return DiscriminatorPass(terms, real_logits.detach().mean(), fake_logits.detach().mean())
+    return terms, (real_logits.detach().mean(), fake_logits.detach().mean())

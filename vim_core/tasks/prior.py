@@ -52,13 +52,6 @@ class PriorData:
     cache: str = ""
 
 
-@dataclass
-class PriorPass:
-    """Cross-entropy per token, in nats."""
-
-    terms: dict[str, Tensor]
-
-
 def shape_of(config: PriorConfig, meta: CodeMeta, classes: int, tokenizer: str) -> PriorShape:
     """The network's shape for a code table with metadata `meta`, made by the tokenizer with digest `tokenizer`."""
     return PriorShape(
@@ -120,10 +113,11 @@ class PriorTask(NetworkTask[ImagePrior]):
             labels = labels.masked_fill(torch.from_numpy(dropped), self.model.null_class)
         return {**tensors, "labels": labels}
 
-    def _forward_pass(self, codes: Tensor, labels: Tensor) -> PriorPass:
+    def _forward_pass(self, codes: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], None]:
+        """Cross-entropy per token in nats, for codes [b, T] and labels [b]."""
         with self.runtime.autocast():
             logits = self.forward(codes, labels)  # [b, T, V]
-        return PriorPass({"loss": next_token_loss(logits, codes)})
+        return {"loss": next_token_loss(logits, codes)}, None
 
     def sample_ids(self, step: int) -> list[str]:
         """Image keys of the step's samples; those of a code table with their view."""
@@ -135,7 +129,7 @@ class PriorTask(NetworkTask[ImagePrior]):
         self.optimizer.zero_grad(set_to_none=True)
         samples = [self.source.codes(batch), batch["labels"]]
         terms, _ = accumulation.accumulate_gradients(
-            self._forward_pass, lambda result: None, samples, self.config.accumulate, self.runtime.microbatches
+            self._forward_pass, samples, self.config.accumulate, self.runtime.microbatches
         )
         result = self.update(step, self.model, self.optimizer, self.settings.optim, terms["loss"], {})
         if self.ema:

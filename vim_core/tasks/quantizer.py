@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from vim_core.data.sample_order import keyed_rng
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import advance_spectral
-from vim_core.losses.adversarial import DiscriminatorPass, LeCam, adversarial_share, discriminator_pass, generator_term
+from vim_core.losses.adversarial import LeCam, adversarial_share, discriminator_pass, generator_term
 from vim_core.losses.likelihood import logit_laplace
 from vim_core.losses.perceptual import Perceptual
 from vim_core.metrics.codebook import CodeUsageWindow
@@ -52,15 +51,11 @@ class QuantizerData:
 
 @dataclass
 class GeneratorPass:
-    """The generator's weighted loss terms, codes [B * T], latents [B * T, code_dim], reconstructions [B, 3, S, S]."""
+    """The generator's codes [B * T], latents [B * T, code_dim] and reconstructions [B, 3, S, S], without gradient."""
 
-    terms: dict[str, Tensor]
     codes: Tensor
     latents: Tensor
     fake: Tensor
-
-
-P = TypeVar("P", GeneratorPass, DiscriminatorPass)
 
 
 def check_accumulation(config: QuantizeConfig, world: int) -> None:
@@ -179,7 +174,7 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         """The mean over workers, with the gradient of this worker's value: exact once gradients are averaged."""
         return value + (self.runtime.mean(value.detach().clone()) - value.detach())
 
-    def generator_pass(self, step: int, images: Tensor) -> GeneratorPass:
+    def generator_pass(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], GeneratorPass]:
         """Loss terms of the generator on images [B, 3, S, S]; nothing is updated."""
         with self.runtime.autocast():
             result: Reconstruction = self.forward(images)
@@ -187,24 +182,12 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
             terms = self._terms(images, result, fake)
             if self.discriminator is not None:
                 terms["adversarial"] = generator_term(self.discriminator, self.ramp(step), fake)
-        return GeneratorPass(terms, result.quantized.codes, result.quantized.latents, fake.detach())
-
-    def discriminator_pass(self, step: int, images: Tensor, fake: Tensor) -> DiscriminatorPass:
-        """Loss terms of the discriminator on images and reconstructions [B, 3, S, S]; nothing is updated."""
-        assert self.discriminator is not None
-        self.discriminator.requires_grad_(True)
-        return discriminator_pass(
-            self.discriminator, self.lecam, self.settings.discriminator, self.runtime, step, images, fake
-        )
+        return terms, GeneratorPass(result.quantized.codes, result.quantized.latents, fake.detach())
 
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
         self.optimizer.zero_grad(set_to_none=True)
         terms, passes = accumulation.accumulate_gradients(
-            partial(self.generator_pass, step),
-            _without_terms,
-            [images],
-            self.config.accumulate,
-            self.runtime.microbatches,
+            partial(self.generator_pass, step), [images], self.config.accumulate, self.runtime.microbatches
         )
         loss = accumulation.total_loss(terms)
         result = self.update(step, self.model, self.optimizer, self.settings.optim, loss, terms)
@@ -213,19 +196,18 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
     def _discriminator_step(self, step: int, images: Tensor, fake: Tensor) -> dict[str, Tensor]:
         assert self.discriminator is not None
         advance_spectral(self.discriminator)
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        terms, passes = accumulation.accumulate_gradients(
-            partial(self.discriminator_pass, step),
-            _without_terms,
+        self.discriminator.requires_grad_(True)
+        optimizer, settings = self.discriminator_optimizer, self.settings.discriminator
+        optimizer.zero_grad(set_to_none=True)
+        terms, logits = accumulation.accumulate_gradients(
+            partial(discriminator_pass, self.discriminator, self.lecam, settings, self.runtime, step),
             [images, fake],
             self.config.accumulate,
             self.runtime.microbatches,
         )
         loss = accumulation.total_loss(terms)
-        optimizer, config = self.discriminator_optimizer, self.settings.discriminator.optim
-        result = self.update(step, self.discriminator, optimizer, config, loss, terms, "discriminator.")
-        logit_real = accumulation.mean([each.real for each in passes])
-        logit_fake = accumulation.mean([each.fake for each in passes])
+        result = self.update(step, self.discriminator, optimizer, settings.optim, loss, terms, "discriminator.")
+        logit_real, logit_fake = (accumulation.mean(parts) for parts in zip(*logits, strict=True))
         if self.lecam is not None:
             # Copies, because collectives work in place.
             real, generated = self.runtime.mean(logit_real.clone()), self.runtime.mean(logit_fake.clone())
@@ -314,8 +296,3 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         # The address of the initial tokenizer is not part of the result, its digest is.
         settings = without_execution(self.settings, **({"init_from": f"digest:{source.digest}"} if source else {}))
         return {"model.safetensors": to_bytes(model), "config.json": model_config(settings)}
-
-
-def _without_terms(result: P) -> P:
-    """The part of a pass that outlives its microbatch: loss terms would keep all activations."""
-    return replace(result, terms={})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,16 +11,6 @@ from torch import Tensor
 from vim_core.config import TrainConfig
 from vim_core.errors import ConfigError
 
-
-class ForwardPass(Protocol):
-    """The result of a forward pass over a microbatch."""
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """Weighted loss terms by name, each a scalar mean over samples; their sum is the loss."""
-
-
-P = TypeVar("P", bound=ForwardPass)
 K = TypeVar("K")
 Split = Callable[[Tensor, int], Sequence[Tensor]]
 
@@ -36,7 +26,7 @@ def check_batch(config: TrainConfig, world: int, component: str) -> None:
 
 
 def accumulate_gradients(
-    compute: Callable[..., P], keep: Callable[[P], K], batch: Sequence[Tensor], parts: int, split: Split
+    compute: Callable[..., tuple[dict[str, Tensor], K]], batch: Sequence[Tensor], parts: int, split: Split
 ) -> tuple[dict[str, Tensor], list[K]]:
     """Run `compute` and its backward pass over `parts` consecutive microbatches.
 
@@ -44,24 +34,24 @@ def accumulate_gradients(
     the gradients before and updates after.
 
     Args:
-        compute: takes the microbatch's share of each tensor in `batch`.
-        keep: maps each pass to what outlives its backward pass; activations are freed with the rest.
+        compute: takes the microbatch's share of each tensor in `batch`; returns weighted loss terms by name, each a
+            scalar mean over samples whose sum is the loss, and what outlives the backward pass, without gradient.
         batch: tensors of the same first axis.
         parts: number of microbatches; divides that axis.
         split: splits a tensor of the batch, such as `Runtime.microbatches`.
 
     Returns:
-        The terms, detached, as means over the whole batch, and the kept values of the microbatches in order.
+        The terms, detached, as means over the whole batch, and what `compute` returned beside them, in order.
     """
     terms: list[dict[str, Tensor]] = []
-    kept: list[K] = []
+    results: list[K] = []
     for microbatch in zip(*(split(tensor, parts) for tensor in batch), strict=True):
-        result = compute(*microbatch)
-        loss = total_loss(result.terms)
+        own, result = compute(*microbatch)
+        loss = total_loss(own)
         (loss / parts if parts > 1 else loss).backward()
-        terms.append({name: value.detach() for name, value in result.terms.items()})
-        kept.append(keep(result))
-    return {name: mean([part[name] for part in terms]) for name in terms[0]}, kept
+        terms.append({name: value.detach() for name, value in own.items()})
+        results.append(result)
+    return {name: mean([part[name] for part in terms]) for name in terms[0]}, results
 
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:

@@ -144,13 +144,6 @@ def decoder_embedding(config: QuantizeConfig) -> float:
     return linear((config.image_size // config.patch) ** 2, config.codebook.dim, config.decoder.dim)
 
 
-def generator(config: QuantizeConfig) -> float:
-    """Forward and backward pass of one image, without the lookup."""
-    if config.freeze_encoder:
-        return encoder(config) + 3 * decoder(config) - decoder_embedding(config)
-    return 3 * (encoder(config) + decoder(config)) - embedding(config)
-
-
 def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> FlopsByPart:
     """Stage 1 by part: `generator`, `lookup`, and where the settings have them `entropy`, `discriminator`, `r1`,
     `perceptual`.
@@ -161,7 +154,12 @@ def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Flo
     images and reconstructions in its own. R1 is one penalty (forward, gradient at the images, backward through both)
     over `r1_every`.
     """
-    parts = {"generator": generator(config), "lookup": lookup(config)}
+    forward = encoder(config), decoder(config)
+    if config.freeze_encoder:
+        generator = forward[0] + 3 * forward[1] - decoder_embedding(config)
+    else:
+        generator = 3 * (forward[0] + forward[1]) - embedding(config)
+    parts = {"generator": generator, "lookup": lookup(config)}
     if config.codebook.entropy.weight > 0:
         parts["entropy"] = 3 * lookup(config)
     if config.loss.adversarial > 0:

@@ -204,7 +204,7 @@ def test_adversarial_gradient_grows_with_the_ramp(images: QuantizerData) -> None
     batch = task.batch(0)["images"]
 
     def gradient(step: int) -> Tensor:
-        term = task.generator_pass(step, batch).terms["adversarial"]
+        term = task.generator_pass(step, batch)[0]["adversarial"]
         return torch.autograd.grad(term, next(task.model.decoder_head.parameters()))[0]
 
     whole = gradient(6)
