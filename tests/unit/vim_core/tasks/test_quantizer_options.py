@@ -26,9 +26,9 @@ from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.losses.adversarial import adversarial_share
 from vim_core.models.codebook import batch_perplexity, entropy_loss
 from vim_core.models.discriminator import StyleGANDiscriminator
+from vim_core.tasks.base import NonFiniteUpdate
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 from vim_core.training.loop import train
-from vim_core.training.nonfinite import NonFiniteUpdate
 from vim_core.training.spool import Spool
 
 RESTART = RestartConfig(every=2, threshold=0.5, decay=0.5, until=1)

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from tests.support.tiny import (
     STACK,
-    Make,
     assert_equal_bits,
     classify_config,
     code_table,
@@ -22,6 +21,7 @@ from tests.support.tiny import (
     quantizer,
     runtime,
     stepped,
+    tasks_on,
 )
 from vim_core.config import AugmentConfig, DiscriminatorConfig, LossConfig
 from vim_core.data.images import decode
@@ -30,11 +30,10 @@ from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.classifier import load_classifier
 from vim_core.models.prior import ImagePrior, PriorShape, load_prior
 from vim_core.models.vit_vqgan import load_tokenizer
-from vim_core.tasks.base import Task, build_network, build_replicated
+from vim_core.tasks.base import NonFiniteUpdate, Task, build_network, build_replicated
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData
-from vim_core.training.nonfinite import NonFiniteUpdate
 
 CODES = np.random.default_rng(0).integers(0, 9, size=(13, 4))
 
@@ -200,8 +199,8 @@ def test_classifier_learns_its_training_images(images: QuantizerData) -> None:
 
 
 @pytest.mark.parametrize("name", ["prior", "classifier"])
-def test_a_broken_update_is_skipped_and_named(makers: dict[str, Make], name: str) -> None:
-    task = makers[name]()
+def test_a_broken_update_is_skipped_and_named(images: QuantizerData, codes: PriorData, name: str) -> None:
+    task = tasks_on(images, codes)[name]()
     with torch.no_grad():
         [*task.modules["model"].parameters()][-1].fill_(torch.nan)
     assert float(task.step(0, task.batch(0))["skipped"]) == 1

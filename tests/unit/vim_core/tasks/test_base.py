@@ -12,9 +12,8 @@ from tests.support.tiny import runtime
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import TrainConfig
 from vim_core.errors import NonFiniteError
-from vim_core.tasks.base import Task
+from vim_core.tasks.base import NonFiniteTracker, NonFiniteUpdate, Task
 from vim_core.training.loop import train
-from vim_core.training.nonfinite import NonFiniteTracker, NonFiniteUpdate
 from vim_core.training.spool import Spool, parse_rows
 
 NAMES = ("l2", "perceptual", "loss", "gradient")
