@@ -130,17 +130,24 @@ def _chain(path: Path, folder: Path) -> list[dict[str, Any]]:
 
 def read(path: Path) -> dict[str, Any]:
     """Return a YAML file's own settings. Raises `ConfigError` for one that cannot be read or is no mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, origin: str) -> dict[str, Any]:
+    """Return the settings of YAML text. Raises `ConfigError`, which names `origin`, where it is no mapping."""
     import yaml
     from omegaconf import OmegaConf
 
     try:
-        loaded: Any = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")), resolve=False)
+        loaded: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: expected settings as `key: value`, found {type(loaded).__name__}")
+        raise ConfigError(f"{origin}: expected settings as `key: value`, found {type(loaded).__name__}")
     return loaded
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from components.report import metrics
 from components.report.grids import Picture
@@ -18,6 +18,8 @@ OWN_CODES = ("code table", "labels of the code table")
 UNKNOWN = "not recorded"
 IGNORED = "report"
 """A component whose settings change no metric."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,16 @@ class Run:
 
     def interval(self, metric: Metric) -> tuple[float, float] | None:
         """The ends of the metric's interval, or None where it has none."""
-        low, high = (self.record[metric.group].get(metric.name + end) for end in BOUNDS)
-        return None if low is None or high is None else (float(low), float(high))
+        ends = [float(end) for end in metrics.interval(self.record[metric.group], metric.name).values()]
+        return (ends[0], ends[1]) if len(ends) == len(BOUNDS) else None
+
+    def formatted(self, metric: Metric) -> tuple[str, str]:
+        """The metric's value and interval for people."""
+        return metrics.formatted(self.record, metric)
+
+    def comparable(self, metric: Metric) -> dict[str, Any]:
+        """The metric's protocol as `comparable_protocol` returns it."""
+        return comparable_protocol(self.record, self.protocols[metric.key])
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def compare(runs: Sequence[Run]) -> tuple[list[Line], list[Refusal]]:
             every.setdefault(metric.key, metric)
     for metric in every.values():
         measured = [run for run in runs if metric.key in run.protocols]
-        groups = _groups(measured, metric.key)
+        groups = comparable_groups((run, [run.comparable(metric)]) for run in measured)
         lines += [_line(metric, runs, group) for group in groups if len(group) > 1]
         refusals += [_refusal(metric, measured, group[0]) for group in groups[1:]]
     return lines, refusals
@@ -147,23 +157,22 @@ def comparable_protocol(record: Mapping[str, Any], protocol: Mapping[str, Any]) 
     return comparable
 
 
-def _groups(runs: Sequence[Run], key: str) -> list[list[Run]]:
-    """The runs sorted into sets whose values of the metric `key` were measured by one protocol."""
-    groups: list[list[Run]] = []
-    for run in runs:
-        protocol = comparable_protocol(run.record, run.protocols[key])
-        for group in groups:
-            if not differences(comparable_protocol(group[0].record, group[0].protocols[key]), protocol):
-                group.append(run)
+def comparable_groups(items: Iterable[tuple[T, Sequence[Mapping[str, Any]]]]) -> list[list[T]]:
+    """Items, given with their protocols, in lists whose protocols are equal, in the order of their first ones."""
+    groups: list[tuple[Sequence[Mapping[str, Any]], list[T]]] = []
+    for item, protocols in items:
+        for known, group in groups:
+            if not any(map(differences, known, protocols)):
+                group.append(item)
                 break
         else:
-            groups.append([run])
-    return groups
+            groups.append((protocols, [item]))
+    return [group for _, group in groups]
 
 
 def _line(metric: Metric, runs: Sequence[Run], group: Sequence[Run]) -> Line:
     best, verdict = _verdict(metric, group)
-    cells = tuple(_cell(run, metric, run is best) if run in group else Cell() for run in runs)
+    cells = tuple(Cell(*run.formatted(metric), run is best) if run in group else Cell() for run in runs)
     # Sampling may differ within a line; it is listed among the settings.
     sentence = metrics.sentence({**group[0].protocols[metric.key], "sampling": {}})
     return Line(metric.label, metric.key, sentence, cells, verdict)
@@ -172,11 +181,11 @@ def _line(metric: Metric, runs: Sequence[Run], group: Sequence[Run]) -> Line:
 def _refusal(metric: Metric, measured: Sequence[Run], other: Run) -> Refusal:
     """The refusal of a run whose protocol is not that of the first run that has the metric."""
     first = measured[0]
-    protocols = [comparable_protocol(run.record, run.protocols[metric.key]) for run in (first, other)]
+    protocols = [run.comparable(metric) for run in (first, other)]
     fields = [
         (name, _short(protocols[0].get(name)), _short(protocols[1].get(name))) for name in differences(*protocols)
     ]
-    values = [(run.name, _cell(run, metric).value, metrics.sentence(run.protocols[metric.key])) for run in measured]
+    values = [(run.name, run.formatted(metric)[0], metrics.sentence(run.protocols[metric.key])) for run in measured]
     return Refusal(metric.label, metric.key, (first.name, other.name), tuple(fields), tuple(values))
 
 
@@ -195,11 +204,6 @@ def _verdict(metric: Metric, group: Sequence[Run]) -> tuple[Run | None, str]:
     if all(end is not None and (end[1] < first[0] if sign > 0 else end[0] > first[1]) for end in others):
         return ranked[0], verdict
     return None, f"{verdict}; intervals overlap"
-
-
-def _cell(run: Run, metric: Metric, best: bool = False) -> Cell:
-    text = metrics.format_value(run.record[metric.group][metric.name], metric.style)
-    return Cell(text, metrics.format_interval(metrics.values(run.record), metric), best)
 
 
 def _short(value: Any, length: int = 80) -> str:

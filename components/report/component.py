@@ -9,7 +9,7 @@ from typing import Any
 from components.contract import registry
 from components.contract.api import Artifact, Context, Inputs, Outcome
 from components.report import page, sections
-from components.report.metrics import BOUNDS, METRICS, Metric, unlisted
+from components.report.metrics import BOUNDS, METRICS, Metric, interval, unlisted
 from vim_core.config import ReportConfig
 from vim_core.storage import io
 
@@ -98,8 +98,7 @@ def collect(preset: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
         value = manifest.metrics[source]
         group = results.setdefault(metric.group, {})
         group[metric.name] = int(value) if metric.style == "count" else value
-        bounds = {end: manifest.metrics.get(source + end) for end in BOUNDS}
-        group |= {metric.name + end: bound for end, bound in bounds.items() if bound is not None}
+        group |= {metric.name + end: bound for end, bound in interval(manifest.metrics, source).items()}
         if source in manifest.protocols:
             protocols[metric.key] = manifest.protocols[source]
     if "probe" in artifacts:

@@ -1,4 +1,4 @@
-"""The metrics that a report shows: where `results.json` has them, their names, units and directions."""
+"""The metrics that a report shows: where `results.json` has them, names, units, directions, protocols in words."""
 
 from __future__ import annotations
 
@@ -142,12 +142,16 @@ def format_value(value: float | int, style: str) -> str:
     return f"{value:,.{digits}f}{unit}"
 
 
-def format_interval(values: Mapping[str, Any], metric: Metric) -> str:
-    """A metric's interval for people, from values by dotted name; '' where it has none."""
-    low, high = (values.get(metric.key + end) for end in BOUNDS)
-    if low is None or high is None:
-        return ""
-    return f"{format_value(low, metric.style)} to {format_value(high, metric.style)}"
+def interval(values: Mapping[str, Any], name: str) -> dict[str, float]:
+    """The ends of a metric's interval by their endings (see `BOUNDS`), as far as `values` has them."""
+    return {end: values[name + end] for end in BOUNDS if values.get(name + end) is not None}
+
+
+def formatted(results: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
+    """The value and the interval ('' without one) of a metric that a `results.json` has, for people."""
+    group = results[metric.group]
+    ends = [format_value(end, metric.style) for end in interval(group, metric.name).values()]
+    return format_value(group[metric.name], metric.style), " to ".join(ends) if len(ends) == len(BOUNDS) else ""
 
 
 def sentence(protocol: Mapping[str, Any]) -> str:

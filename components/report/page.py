@@ -33,7 +33,7 @@ class Page:
     artifacts: Mapping[str, Artifact]
     samples: Sequence[Picture] = ()
     reconstructions: Sequence[Picture] = ()
-    accepted: sections.AcceptedSamples | None = None
+    accepted: sections.ByRate[Picture | None] | None = None
     neighbours: sections.Neighbours | None = None
     curves: dict[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
@@ -162,18 +162,18 @@ def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row of the table of numbers per metric: label, value, interval, and its protocol as sentence and fields."""
-    values = metrics.values(results)
     table = []
     for metric in metrics.present(results):
         if metrics.ACCEPTED in metric.name:
             continue
         protocol = results["protocols"].get(metric.key, {})
+        value, interval = metrics.formatted(results, metric)
         table.append(
             {
                 "label": metric.label,
                 "key": metric.key,
-                "value": metrics.format_value(values[metric.key], metric.style),
-                "interval": metrics.format_interval(values, metric),
+                "value": value,
+                "interval": interval,
                 "sentence": metrics.sentence(protocol),
                 "protocol": metrics.fields(protocol),
             }

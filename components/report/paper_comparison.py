@@ -134,11 +134,8 @@ def _excluded(table: Table, key: str, record: Record) -> Excluded:
     group, _, name = key.partition(".")
     unlisted = Metric(group, name, "", metrics.label(name))
     metric = next((metric for metric in metrics.present(record) if metric.key == key), unlisted)
-    values = metrics.values(record)
-    return Excluded(
-        key, reason, metric.label, metrics.format_value(values[key], metric.style),
-        metrics.format_interval(values, metric), metrics.sentence(record.get("protocols", {}).get(key, {})),
-    )  # fmt: skip
+    protocol = record.get("protocols", {}).get(key, {})
+    return Excluded(key, reason, metric.label, *metrics.formatted(record, metric), metrics.sentence(protocol))
 
 
 def _refusal(table: Table, column: Column, key: str, record: Record) -> str:

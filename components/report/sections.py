@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from components.contract.api import Artifact
 from components.report import charts, grids, metrics
@@ -15,21 +15,14 @@ from components.report.metrics import ACCEPTED, Metric
 SAMPLES_PER_RATE = 4
 """Samples shown of each class at each acceptance rate: a few, since every rate has its own column."""
 
-
-@dataclass(frozen=True)
-class AcceptedSamples:
-    """Acceptance rates as written in the settings, loosest first, and by class its name and a strip per rate."""
-
-    rates: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class MetricsByRate:
-    """Acceptance rates, and for each metric its label and a (value, interval) per rate."""
+class ByRate(NamedTuple, Generic[T]):
+    """Acceptance rates as written in the settings, loosest first, and named rows of a cell per rate."""
 
     rates: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    rows: tuple[tuple[str, tuple[T, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -65,13 +58,13 @@ class Probe:
     tokenizer: str
 
 
-def accepted_samples(selected: Artifact, max_classes: int, per_rate: int = SAMPLES_PER_RATE) -> AcceptedSamples | None:
-    """Samples that the artifact of `select` has at each acceptance rate; None where it has no images."""
+def accepted_samples(selected: Artifact, max_classes: int) -> ByRate[Picture | None] | None:
+    """Samples that the artifact of `select` has at each acceptance rate, a row a class; None where it has no images."""
     prefix = "images/accepted-"
     files = [entry.name.removeprefix(prefix) for entry in selected.manifest.files if entry.name.startswith(prefix)]
     rates = sorted({name.split("-")[0] for name in files}, key=float, reverse=True)
     classes = selected.properties.get("classes", [])
-    strips = [grids.accepted_by_class(selected, rate, classes, per_rate, max_classes) for rate in rates]
+    strips = [grids.accepted_by_class(selected, rate, classes, SAMPLES_PER_RATE, max_classes) for rate in rates]
     labels = sorted({label for strip in strips for label in strip})[:max_classes]
     if not labels:
         return None
@@ -79,10 +72,10 @@ def accepted_samples(selected: Artifact, max_classes: int, per_rate: int = SAMPL
         ("–" if label < 0 else grids.class_name(classes, label), tuple(strip.get(label) for strip in strips))
         for label in labels
     ]
-    return AcceptedSamples(tuple(rates), tuple(rows))
+    return ByRate(tuple(rates), tuple(rows))
 
 
-def metrics_by_rate(record: Mapping[str, Any]) -> MetricsByRate | None:
+def metrics_by_rate(record: Mapping[str, Any]) -> ByRate[tuple[str, str]] | None:
     """The metrics that `score` measured at each acceptance rate, on equally many images; None without selection."""
     by_name: dict[str, dict[str, Metric]] = {}
     for metric in metrics.present(record):
@@ -92,18 +85,12 @@ def metrics_by_rate(record: Mapping[str, Any]) -> MetricsByRate | None:
     rates = sorted({rate for by_rate in by_name.values() for rate in by_rate}, key=float, reverse=True)
     if not rates:
         return None
-    values = metrics.values(record)
     rows = []
     for by_rate in by_name.values():
         label = next(iter(by_rate.values())).label.partition(", acceptance ")[0]
-        cells = [("–", "")] * len(rates)
-        for i, rate in enumerate(rates):
-            if rate in by_rate:
-                metric = by_rate[rate]
-                text = metrics.format_value(values[metric.key], metric.style)
-                cells[i] = (text, metrics.format_interval(values, metric))
+        cells = (metrics.formatted(record, by_rate[rate]) if rate in by_rate else ("–", "") for rate in rates)
         rows.append((label, tuple(cells)))
-    return MetricsByRate(tuple(rates), tuple(rows))
+    return ByRate(tuple(rates), tuple(rows))
 
 
 def neighbours(record: Mapping[str, Any], picture: Picture | None) -> Neighbours:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from components.artifacts import execute, inventory, lease, store, usage
@@ -21,6 +22,8 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 PRIOR = "prior"
+ATTEMPTS = 3
+"""Times that the newest checkpoint may vanish while it is read."""
 
 
 def available_steps(config: PipelineConfig) -> list[int]:
@@ -36,9 +39,17 @@ def available_steps(config: PipelineConfig) -> list[int]:
     return sorted(steps)
 
 
-def training_fingerprint(config: PipelineConfig) -> str:
-    """The fingerprint of the training whose checkpoints these are. Raises `DataError`, see `available_steps`."""
-    return execute.prepare(PRIOR, config).fingerprint
+def available(config: PipelineConfig) -> list[tuple[str, str, int]]:
+    """(component, fingerprint of the training, step) of every checkpoint there is, oldest first.
+
+    The last step of a finished training is among them; none where what the training starts from was not made yet.
+    Lists files alone: no checkpoint is read, and no training framework is loaded.
+    """
+    try:
+        trained = execute.prepare(PRIOR, config).fingerprint
+        return [(PRIOR, trained, step) for step in available_steps(config)]
+    except DataError:
+        return []
 
 
 def checkpoint_fingerprint(training: str, step: int) -> str:
@@ -70,6 +81,42 @@ def make_artifact(config: PipelineConfig, step: int) -> Artifact:
     with lease.hold(leases, lambda text: None):
         usage.record_inputs(leases, request.inputs.values())
         return store.load(request.root, PRIOR, key) or _commit(request, config, key, step, checkpoint)
+
+
+def export(config: PipelineConfig, steps: Iterable[int]) -> tuple[dict[int, Artifact], dict[int, str]]:
+    """The artifacts of these checkpoints by step, and the reasons why others have none.
+
+    They are made at once, before any point is evaluated: the training goes on and keeps few of them.
+    """
+    artifacts: dict[int, Artifact] = {}
+    reasons: dict[int, str] = {}
+    for step in steps:
+        try:
+            artifacts[step] = make_artifact(config, step)
+        except DataError as error:
+            reasons[step] = str(error)
+    return artifacts, reasons
+
+
+def export_latest(config: PipelineConfig) -> int | None:
+    """The newest checkpoint's step after its artifact was made, or None where there is none.
+
+    The training may replace the newest one while it is read; then the next newest is tried.
+
+    Raises:
+        DataError: that happened every time.
+    """
+    for attempt in range(ATTEMPTS):
+        steps = available_steps(config)
+        if not steps:
+            return None
+        try:
+            make_artifact(config, steps[-1])
+            return steps[-1]
+        except DataError:
+            if attempt == ATTEMPTS - 1:
+                raise
+    return None
 
 
 def _commit(request: Request, config: PipelineConfig, key: str, step: int, checkpoint: str) -> Artifact:

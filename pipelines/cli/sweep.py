@@ -228,8 +228,8 @@ def _starting_now(schedule: Schedule, root: str) -> Schedule:
     """Return the same schedule, with ticks and checkpoints before now ignored."""
     known: list[str] = []
     if schedule.checkpoints_of:
+        from components.training import prior_checkpoints as checkpoints
         from pipelines.schedules import due, state
-        from pipelines.sweeps import checkpoints
 
         known = [
             due.checkpoint_name(checkpoint) for checkpoint in checkpoints.available(state.load_config(schedule, root))

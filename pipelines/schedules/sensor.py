@@ -11,9 +11,10 @@ import dagster as dg
 
 from components.engines.attempts import is_transient
 from components.tracking.progress import LineProgress
+from components.training import prior_checkpoints
 from pipelines.orchestration import assets, history
 from pipelines.schedules import due, state
-from pipelines.sweeps import checkpoints, runner, spec
+from pipelines.sweeps import runner, spec
 from pipelines.sweeps.spec import Sweep
 from vim_core.config import PipelineConfig
 from vim_core.errors import VimError
@@ -48,7 +49,7 @@ def sensor(config: PipelineConfig, jobs: Sequence[dg.JobDefinition]) -> dg.Senso
     def sweep_schedules(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         def list_checkpoints(schedule: state.Schedule) -> Sequence[due.Checkpoint] | None:
             try:
-                return checkpoints.available(state.load_config(schedule, root))
+                return prior_checkpoints.available(state.load_config(schedule, root))
             except VimError as error:
                 # the other schedules continue
                 context.log.error(f"schedule {schedule.name}: {error}")

@@ -11,13 +11,12 @@ from typing import Any
 
 from components.artifacts import lease, store, usage
 from components.contract.api import Artifact, Manifest
-from components.report.compare import comparable_protocol
-from components.report.metrics import ACCEPTED, BOUNDS
+from components.report.compare import comparable_groups, comparable_protocol
+from components.report.metrics import ACCEPTED, interval
 from components.tradeoff import grid
 from components.tradeoff.grid import ACCEPTANCE, Point
 from pipelines.sweeps.spec import BLOCK, NAME, PROBED, SWEEPS, Sweep
 from vim_core.errors import ConfigError, DataError
-from vim_core.metrics.protocol import differences
 from vim_core.storage import io
 
 RESULTS, PAGE = "results.json", "sweep.html"
@@ -123,31 +122,21 @@ def collect(
 
 
 def _figure(manifest: Manifest, name: str, protocol: Mapping[str, Any]) -> Record:
-    ends = {end.removeprefix("_"): manifest.metrics.get(f"{name}{end}") for end in BOUNDS}
-    bounds = {end: value for end, value in ends.items() if value is not None}
+    bounds = {end.removeprefix("_"): value for end, value in interval(manifest.metrics, name).items()}
     return {"value": manifest.metrics[name], **bounds, "protocol": dict(protocol)}
 
 
 def _comparable(outcomes: Sequence[Outcome], axes: Sequence[str]) -> list[list[Record]]:
     """Records of points that have both figures of the axes, in groups of equal protocols."""
     names = [grid.parse_axis(text).name for text in axes]
+    # an axis may be a setting that is the same for all points
+    records = [outcome.record() | {"settings": outcome.point.settings} for outcome in outcomes]
+    known = [record for record in records if not any(math.isnan(grid.measured(record, name)[0]) for name in names)]
 
     def protocols(record: Record) -> list[Record]:
         return [comparable_protocol({}, record["figures"].get(name, {}).get("protocol", {})) for name in names]
 
-    groups: list[list[Record]] = []
-    for outcome in outcomes:
-        # an axis may be a setting that is the same for all points
-        record = outcome.record() | {"settings": outcome.point.settings}
-        if any(math.isnan(grid.measured(record, name)[0]) for name in names):
-            continue
-        for group in groups:
-            if not any(map(differences, protocols(group[0]), protocols(record))):
-                group.append(record)
-                break
-        else:
-            groups.append([record])
-    return groups
+    return comparable_groups((record, protocols(record)) for record in known)
 
 
 def _pinned(artifacts: Sequence[Artifact]) -> dict[str, list[Record]]:

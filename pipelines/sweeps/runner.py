@@ -21,7 +21,8 @@ from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
 from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
 from components.tradeoff.grid import ACCEPTANCE, Point, default_axes, parse_axis
-from pipelines.sweeps import checkpoints, jobs, results, spec
+from components.training import prior_checkpoints as checkpoints
+from pipelines.sweeps import jobs, results, spec
 from pipelines.sweeps.jobs import EvaluationJob, JobResult
 from pipelines.sweeps.results import DONE, FAILED, Outcome
 from pipelines.sweeps.spec import ALL, CHECKPOINT, LATEST, Sweep

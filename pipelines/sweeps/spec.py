@@ -148,16 +148,7 @@ def load(name: str) -> Sweep:
 
 def parse(text: str, name: str = "sweep") -> Sweep:
     """A sweep from YAML text, such as that of `to_yaml`. Raises `ConfigError`."""
-    import yaml
-    from omegaconf import OmegaConf
-
-    try:
-        tree: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{name}: expected settings as `key: value`, found {type(tree).__name__}")
-    return decode(Sweep, {"name": name, **tree}, name, defaults=True)
+    return decode(Sweep, {"name": name, **settings.parse(text, name)}, name, defaults=True)
 
 
 def to_yaml(sweep: Sweep) -> str:

@@ -92,7 +92,7 @@ def test_intervals_and_new_figures_reach_the_record(whole: dict[str, Artifact]) 
     assert "unexplained" not in record["samples"]
     named = {figure.key: figure for figure in metrics.present(record)}
     assert named["samples.kd_classifier"].label == "Kernel distance, classifier"
-    assert metrics.format_interval(metrics.values(record), named["samples.conditional_accuracy"]) == "85.0 % to 94.0 %"
+    assert metrics.formatted(record, named["samples.conditional_accuracy"]) == ("90.0 %", "85.0 % to 94.0 %")
     assert record["tradeoff"]["judge"] == "judge"
     assert record["neighbours"] == reported.NEIGHBOURS
     assert record["compute"]["score"]["seconds"] == 2.5

@@ -16,7 +16,6 @@ from components.contract import registry
 from components.contract.api import Artifact, Context
 from components.contract.fingerprint import result_settings
 from components.training import prior_checkpoints
-from pipelines.sweeps import checkpoints
 from tests.support import tiny_artifacts
 from tests.support.common import SilentProgress, SilentTracker
 from tests.support.tiny import prior_config
@@ -86,14 +85,14 @@ def test_an_earlier_checkpoint_has_other_weights_and_is_made_once(trained: Train
 
 
 def test_the_checkpoints_there_are(trained: Trained) -> None:
-    assert checkpoints.available(trained.config) == [("prior", TRAINING, 4), ("prior", TRAINING, 6)]
-    assert checkpoints.export_latest(trained.config) == 6
+    assert prior_checkpoints.available(trained.config) == [("prior", TRAINING, 4), ("prior", TRAINING, 6)]
+    assert prior_checkpoints.export_latest(trained.config) == 6
 
 
 def test_one_that_the_training_removed_is_named_with_those_there_are(trained: Trained) -> None:
     with pytest.raises(DataError, match=r"checkpoint=2: .* keeps the newest prior.keep=2.*there are: 4, 6"):
         prior_checkpoints.make_artifact(trained.config, 2)
-    made, reasons = checkpoints.export(trained.config, [2, 4])
+    made, reasons = prior_checkpoints.export(trained.config, [2, 4])
     assert list(made) == [4]
     assert "checkpoint=2" in reasons[2]
 
@@ -128,7 +127,7 @@ def test_the_newest_is_sought_again_when_it_vanishes(trained: Trained, monkeypat
         return real(config, step)
 
     monkeypatch.setattr(prior_checkpoints, "make_artifact", racing)
-    assert checkpoints.export_latest(trained.config) == 4
+    assert prior_checkpoints.export_latest(trained.config) == 4
 
 
 def test_nothing_to_evaluate_where_nothing_was_made(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,4 +135,4 @@ def test_nothing_to_evaluate_where_nothing_was_made(trained: Trained, monkeypatc
         raise DataError("prior needs the output of tokenize, which was not made with these settings")
 
     monkeypatch.setattr(execute, "prepare", missing)
-    assert checkpoints.available(trained.config) == []
+    assert prior_checkpoints.available(trained.config) == []

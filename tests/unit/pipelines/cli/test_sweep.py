@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from components.training import prior_checkpoints
 from pipelines import presets
 from pipelines.cli import main as cli
 from pipelines.orchestration import history
 from pipelines.schedules import due, state
-from pipelines.sweeps import checkpoints
 
 SETTINGS = ["--preset", "smoke"]
 
@@ -53,7 +53,7 @@ def test_schedule_list_pause_resume_unschedule(root: str, capsys: pytest.Capture
 def test_a_schedule_keeps_sweep_and_settings(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(checkpoints, "available", lambda config: [("prior", "aa", config.prior.steps)])
+    monkeypatch.setattr(prior_checkpoints, "available", lambda config: [("prior", "aa", config.prior.steps)])
     monkeypatch.chdir(tmp_path)
     Path("own.yaml").write_text((presets.FOLDER / "smoke.yaml").read_text())
     Path("mine.yaml").write_text("points:\n- sample.guidance: 2.0\n")

@@ -10,10 +10,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from components.training import prior_checkpoints
 from pipelines.orchestration import assets, history
 from pipelines.schedules import due, sensor, state
 from pipelines.schedules.state import Schedule
-from pipelines.sweeps import checkpoints, runner
+from pipelines.sweeps import runner
 from vim_core.errors import DataError, VimError
 
 SWEEP = "name: two\npoints:\n- sample.guidance: 2.0\n"
@@ -64,7 +65,7 @@ def test_a_damaged_file_and_an_unknown_preset_stop_no_other(
 
 
 def test_new_checkpoints_become_runs(flow: Any, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "available", lambda config: [("prior", "aa", 20), ("prior", "aa", 40)])
+    monkeypatch.setattr(prior_checkpoints, "available", lambda config: [("prior", "aa", 20), ("prior", "aa", 40)])
     watching = Schedule("w", SWEEP, "smoke", checkpoints_of="prior", since=time.time(), known=["prior/aa/20"])
     state.add(flow.config.run.root, watching)
     (request,) = look(flow, instance).run_requests
