@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from components.report import metrics
 from components.report.grids import Picture
-from components.report.metrics import BOUNDS, Metric
+from components.report.metrics import Metric
 from vim_core.metrics.protocol import SUBJECTS, differences
 from vim_core.text import duration, flatten
 
@@ -37,19 +37,6 @@ class Run:
         """Protocols by the dotted names of metrics."""
         protocols: Mapping[str, Any] = self.record.get("protocols", {})
         return protocols
-
-    def value(self, metric: Metric) -> float:
-        """The run's value of a metric that it has."""
-        return float(self.record[metric.group][metric.name])
-
-    def interval(self, metric: Metric) -> tuple[float, float] | None:
-        """The ends of the metric's interval, or None where it has none."""
-        ends = [float(end) for end in metrics.interval(self.record[metric.group], metric.name).values()]
-        return (ends[0], ends[1]) if len(ends) == len(BOUNDS) else None
-
-    def formatted(self, metric: Metric) -> tuple[str, str]:
-        """The metric's value and interval for people."""
-        return metrics.formatted(self.record, metric)
 
     def comparable(self, metric: Metric) -> dict[str, Any]:
         """The metric's protocol as `comparable_protocol` returns it."""
@@ -172,7 +159,7 @@ def comparable_groups(items: Iterable[tuple[T, Sequence[Mapping[str, Any]]]]) ->
 
 def _line(metric: Metric, runs: Sequence[Run], group: Sequence[Run]) -> Line:
     best, verdict = _verdict(metric, group)
-    cells = tuple(Cell(*run.formatted(metric), run is best) if run in group else Cell() for run in runs)
+    cells = tuple(Cell(*metrics.formatted(run.record, metric), run is best) if run in group else Cell() for run in runs)
     # Sampling may differ within a line; it is listed among the settings.
     sentence = metrics.sentence({**group[0].protocols[metric.key], "sampling": {}})
     return Line(metric.label, metric.key, sentence, cells, verdict)
@@ -185,7 +172,10 @@ def _refusal(metric: Metric, measured: Sequence[Run], other: Run) -> Refusal:
     fields = [
         (name, _short(protocols[0].get(name)), _short(protocols[1].get(name))) for name in differences(*protocols)
     ]
-    values = [(run.name, run.formatted(metric)[0], metrics.sentence(run.protocols[metric.key])) for run in measured]
+    values = [
+        (run.name, metrics.formatted(run.record, metric)[0], metrics.sentence(run.protocols[metric.key]))
+        for run in measured
+    ]
     return Refusal(metric.label, metric.key, (first.name, other.name), tuple(fields), tuple(values))
 
 
@@ -194,15 +184,15 @@ def _verdict(metric: Metric, group: Sequence[Run]) -> tuple[Run | None, str]:
     sign = metrics.direction(metric.key)
     if not sign:
         return None, ""
-    ranked = sorted(group, key=lambda run: -sign * run.value(metric))
-    if ranked[0].value(metric) == ranked[1].value(metric):
+    measured = [(run, *metrics.measured(run.record, metric)) for run in group]
+    (best, value, first), *others = sorted(measured, key=lambda entry: -sign * entry[1])
+    if value == others[0][1]:
         return None, "equal"
-    verdict = f"{ranked[0].name} {'highest' if sign > 0 else 'lowest'}"
-    first, *others = [run.interval(metric) for run in ranked]
-    if first is None or None in others:
+    verdict = f"{best.name} {'highest' if sign > 0 else 'lowest'}"
+    if not all((first, *(ends for _, _, ends in others))):
         return None, f"{verdict}; without intervals"
-    if all(end is not None and (end[1] < first[0] if sign > 0 else end[0] > first[1]) for end in others):
-        return ranked[0], verdict
+    if all(ends[1] < first[0] if sign > 0 else ends[0] > first[1] for _, _, ends in others):
+        return best, verdict
     return None, f"{verdict}; intervals overlap"
 
 

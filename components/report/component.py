@@ -8,13 +8,18 @@ from typing import Any
 
 from components.contract import registry
 from components.contract.api import Artifact, Context, Inputs, Outcome
-from components.report import page, sections
+from components.report import grids, page, sections
 from components.report.metrics import BOUNDS, METRICS, Metric, interval, unlisted
 from vim_core.config import ReportConfig
 from vim_core.storage import io
 
 VERSION = 2
 INPUTS = {name: f"{name}?" for name in registry.NAMES[: registry.NAMES.index("report")]}
+
+COMPUTE = ("device", "dtype", "threads", "world")
+PER_BLOCK = ("accuracy_per_block", "ridge_accuracy_per_block")
+JSON_FILES = {"tradeoff": ("tradeoff", "tradeoff.json"), "neighbours": ("score", "neighbours.json")}
+"""Files that become a part of the record: key in `results.json`, component, file of its artifact."""
 
 
 def run(config: ReportConfig, inputs: Inputs, ctx: Context) -> Outcome:
@@ -23,7 +28,8 @@ def run(config: ReportConfig, inputs: Inputs, ctx: Context) -> Outcome:
     record = collect(ctx.pipeline.preset, inputs)
     io.write_bytes(ctx.path("results.json"), _json(record))
     ctx.progress.advance(1)
-    io.write_bytes(ctx.path("report.html"), page.render(_page(config, record, inputs)).encode())
+    html = page.render(config.title, record, inputs, _content(config, record, inputs))
+    io.write_bytes(ctx.path("report.html"), html.encode())
     ctx.progress.advance(2)
     return Outcome()
 
@@ -47,39 +53,29 @@ def _json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _page(config: ReportConfig, record: Mapping[str, Any], inputs: Inputs) -> page.Page:
-    """The page's content, with pictures of the artifacts that exist."""
-    from components.report import grids
-
-    content = page.Page(config.title, record, inputs)
+def _content(config: ReportConfig, record: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """Values of the page's template that are made of artifacts' files, such as pictures; None for what there is not."""
+    content: dict[str, Any] = dict.fromkeys(("samples", "reconstructions", "accepted", "neighbours"))
     if "sample" in inputs:
         classes = inputs["sample"].properties["classes"]
-        content.samples = grids.samples_by_class(
+        content["samples"] = grids.samples_by_class(
             inputs["sample"], classes, config.samples_per_class, config.max_classes
         )
     if "ingest" in inputs and "reconstruct" in inputs:
         psnr = grids.psnr_by_key(inputs["score"]) if "score" in inputs else {}
-        content.reconstructions = grids.reconstructions(
+        content["reconstructions"] = grids.reconstructions(
             inputs["ingest"], inputs["reconstruct"], psnr, config.reconstructions
         )
     if "select" in inputs:
-        content.accepted = sections.accepted_samples(inputs["select"], config.max_classes)
+        content["accepted"] = sections.accepted_samples(inputs["select"], config.max_classes)
     if "neighbours" in record:
         data = read_file(inputs, "score", "pictures/neighbours.png")
         alt = "Pairs of a sample and the training image nearest to it"
         picture = grids.embedded(data, alt) if data is not None else None
-        content.neighbours = sections.neighbours(record["neighbours"], picture)
-    for name in page.TRAINED:
-        lines = read_file(inputs, name, "curves.jsonl")
-        if lines is not None and (charts := page.training_charts(lines)):
-            content.curves[name] = charts
-    return content
-
-
-COMPUTE = ("device", "dtype", "threads", "world")
-PER_BLOCK = ("accuracy_per_block", "ridge_accuracy_per_block")
-JSON_FILES = {"tradeoff": ("tradeoff", "tradeoff.json"), "neighbours": ("score", "neighbours.json")}
-"""Files that become a part of the record: key in `results.json`, component, file of its artifact."""
+        content["neighbours"] = sections.neighbours(record["neighbours"], picture)
+    curves = {name: read_file(inputs, name, "curves.jsonl") for name in page.TRAINED}
+    drawn = {name: page.training_charts(lines) for name, lines in curves.items() if lines is not None}
+    return content | {"curves": {name: charts for name, charts in drawn.items() if charts}}
 
 
 def collect(preset: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:

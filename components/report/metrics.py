@@ -147,11 +147,16 @@ def interval(values: Mapping[str, Any], name: str) -> dict[str, float]:
     return {end: values[name + end] for end in BOUNDS if values.get(name + end) is not None}
 
 
+def measured(results: Mapping[str, Any], metric: Metric) -> tuple[float, tuple[float, ...]]:
+    """The value of a metric that a `results.json` has, and both ends of its interval, or () where one is missing."""
+    ends = tuple(map(float, interval(results[metric.group], metric.name).values()))
+    return float(results[metric.group][metric.name]), ends if len(ends) == len(BOUNDS) else ()
+
+
 def formatted(results: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
     """The value and the interval ('' without one) of a metric that a `results.json` has, for people."""
-    group = results[metric.group]
-    ends = [format_value(end, metric.style) for end in interval(group, metric.name).values()]
-    return format_value(group[metric.name], metric.style), " to ".join(ends) if len(ends) == len(BOUNDS) else ""
+    value, ends = measured(results, metric)
+    return format_value(value, metric.style), " to ".join(format_value(end, metric.style) for end in ends)
 
 
 def sentence(protocol: Mapping[str, Any]) -> str:

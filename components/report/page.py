@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.contract import registry
 from components.contract.api import Artifact
 from components.report import charts, compare, metrics, paper_comparison, sections, tradeoff
-from components.report.grids import Picture
 from vim_core.text import duration
 
 PRESET_MARK = "<!-- preset -->"
@@ -24,37 +22,26 @@ FIRST_CURVES = ("loss", "psnr", "test", "nll", "bits", "accuracy", "top1", "usag
 MOST_CURVES = 6
 
 
-@dataclass
-class Page:
-    """Everything that the template shows; `curves` are (name, SVG) by training component."""
+def render(title: str, results: Mapping[str, Any], artifacts: Mapping[str, Artifact], content: dict[str, Any]) -> str:
+    """The report's page as HTML without scripts or outside references. All text is escaped.
 
-    title: str
-    results: Mapping[str, Any]
-    artifacts: Mapping[str, Artifact]
-    samples: Sequence[Picture] = ()
-    reconstructions: Sequence[Picture] = ()
-    accepted: sections.ByRate[Picture | None] | None = None
-    neighbours: sections.Neighbours | None = None
-    curves: dict[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-
-
-def render(page: Page) -> str:
-    """The page as HTML without scripts or outside references. All text is escaped."""
+    `content` has further values of the template: `samples` and `reconstructions` (pictures), `accepted`, `neighbours`
+    (see `sections`), each None where there is none, and `curves`, a list of (name, SVG) by training component.
+    """
     return _filled(
         "report.html",
-        page=page,
-        summary=summary(page.artifacts),
-        highlights=highlights(page.results),
-        rows=rows(page.results),
-        probe=sections.probe(page.results),
-        tradeoff=tradeoff.report_section(page.results.get("tradeoff")),
-        accepted=page.accepted,
-        by_rate=sections.metrics_by_rate(page.results),
-        neighbours=page.neighbours,
-        tables=paper_comparison.tables([(paper_comparison.THIS_RUN, page.results)]),
-        artifacts=[page.artifacts[name] for name in registry.NAMES if name in page.artifacts],
+        title=title,
+        summary=summary(artifacts),
+        highlights=highlights(results),
+        rows=rows(results),
+        probe=sections.probe(results),
+        tradeoff=tradeoff.report_section(results.get("tradeoff")),
+        by_rate=sections.metrics_by_rate(results),
+        tables=paper_comparison.tables([(paper_comparison.THIS_RUN, results)]),
+        artifacts=[artifacts[name] for name in registry.NAMES if name in artifacts],
         preset_mark=PRESET_MARK,
         run_mark=RUN_MARK,
+        **content,
     )
 
 

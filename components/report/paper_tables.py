@@ -59,19 +59,21 @@ STAGE_1 = "128 CloudTPUv4, 500,000 steps of 256 images"
 STAGE_2 = "450,000 steps of 1,024 images after the tokenizer's training; the number of TPUs is not stated"
 CLOSE = "the paper names no FID implementation; its row of validation images (1.62) agrees with torch-fidelity"
 MODEL = Column("Model", ours="model")
+SIZES = Column("Encoder-decoder", ours="sizes")
+DATA = Column("Data set", ours="data")
+TOKENS = Column("Tokens", ours="grid")
+RATE = Column("images/s")
+L2 = Column("l2 (×10⁻³)", figure="quantizer.l2", count=50_000, scale=1e3)
+LAPLACE = Column("Logit-Laplace", figure="quantizer.logit_laplace", count=50_000)
+RFID = Column("FID", figure="quantizer.rfid", protocol=TORCH_FIDELITY, count=50_000)
+RECONSTRUCTION_IS = Column("IS", figure="quantizer.reconstruction_is", protocol=TORCH_FIDELITY, count=50_000, digits=1)
+FID = Column("FID", figure="samples.fid", protocol=TORCH_FIDELITY, count=50_000)
+IS = Column("IS", figure="samples.inception_score", protocol=TORCH_FIDELITY, count=50_000, digits=1)
 
 TABLE_1 = Table(
     1,
     "Speed and quality of tokenizers, ImageNet validation",
-    (
-        Column("Architecture", ours="model"),
-        Column("Encoder-decoder", ours="sizes"),
-        Column("images/s"),
-        Column("l2 (×10⁻³)", figure="quantizer.l2", count=50_000, scale=1e3),
-        Column("Logit-Laplace", figure="quantizer.logit_laplace", count=50_000),
-        Column("FID", figure="quantizer.rfid", protocol=TORCH_FIDELITY, count=50_000),
-        Column("IS", figure="quantizer.reconstruction_is", protocol=TORCH_FIDELITY, count=50_000, digits=1),
-    ),
+    (Column("Architecture", ours="model"), SIZES, RATE, L2, LAPLACE, RFID, RECONSTRUCTION_IS),
     (
         ("ViT-VQGAN", "Small-Small", "1520", "3.34", "-2.44", "1.99", "184.4"),
         ("CNN-VQGAN", "channels × 1", "946", "3.81", "-2.36", "2.26", "178.7"),
@@ -93,7 +95,7 @@ TABLE_3 = Table(
     "FID of reconstructed validation images",
     (
         MODEL,
-        Column("Data set", ours="data"),
+        DATA,
         Column("Latent", ours="grid"),
         Column("Codes", ours="codes"),
         Column("FID", figure="quantizer.rfid", protocol=TORCH_FIDELITY),
@@ -124,18 +126,18 @@ TABLE_4 = Table(
     4,
     "What each choice in the tokenizer does, ImageNet validation",
     (
-        Column("Encoder-decoder", ours="sizes"),
+        SIZES,
         Column("Architecture", ours="architecture"),
         Column("Discriminator", ours="discriminator"),
         Column("Code dim", ours="code_dim"),
         Column("l2-norm", ours="normalised"),
         Column("l1 (×10⁻²)", figure="quantizer.l1", count=50_000, scale=1e2),
-        Column("l2 (×10⁻³)", figure="quantizer.l2", count=50_000, scale=1e3),
-        Column("Logit-Laplace", figure="quantizer.logit_laplace", count=50_000),
-        Column("IS", figure="quantizer.reconstruction_is", protocol=TORCH_FIDELITY, count=50_000, digits=1),
-        Column("FID", figure="quantizer.rfid", protocol=TORCH_FIDELITY, count=50_000),
+        L2,
+        LAPLACE,
+        RECONSTRUCTION_IS,
+        RFID,
         Column("Usage (%)", figure="quantizer.codebook_usage", count=50_000 // 256 * 256, scale=100, digits=0),
-        Column("images/s"),
+        RATE,
     ),
     (
         ("Base-Base", "ViT", "StyleGAN", "32", "yes", "3.06", "3.09", "-2.54", "190.2", "1.55", "96", "960"),
@@ -164,11 +166,7 @@ TABLE_4 = Table(
 TABLE_5 = Table(
     5,
     "Unconditional faces at 256 × 256",
-    (
-        Column("Data set", ours="data"),
-        MODEL,
-        Column("FID", figure="samples.fid", protocol=TORCH_FIDELITY, digits=1),
-    ),
+    (DATA, MODEL, Column("FID", figure="samples.fid", protocol=TORCH_FIDELITY, digits=1)),
     tuple(
         (data, model, fid)
         for data, rows in (
@@ -196,12 +194,7 @@ TABLE_5 = Table(
 TABLE_6 = Table(
     6,
     "Class-conditional ImageNet at 256 × 256",
-    (
-        MODEL,
-        Column("Acceptance", ours="acceptance"),
-        Column("FID", figure="samples.fid", protocol=TORCH_FIDELITY, count=50_000),
-        Column("IS", figure="samples.inception_score", protocol=TORCH_FIDELITY, count=50_000, digits=1),
-    ),
+    (MODEL, Column("Acceptance", ours="acceptance"), FID, IS),
     (
         ("Validation data", "1.0", "1.62", "235.0"),
         ("DCTransformer", "1.0", "36.5", "n/a"),
@@ -231,7 +224,7 @@ TABLE_7 = Table(
     "Linear probe on ImageNet, top-1",
     (
         MODEL,
-        Column("Tokens", ours="grid"),
+        TOKENS,
         Column("Features", ours="features"),
         Column("Parameters", ours="prior"),
         Column("Top-1 (%)", figure="probe.top1", count=50_000, scale=100, digits=1),
@@ -272,13 +265,7 @@ TABLE_7 = Table(
 TABLE_8 = Table(
     8,
     "Size of the second stage, ImageNet at 256 × 256, nothing rejected",
-    (
-        MODEL,
-        Column("Second stage", ours="prior"),
-        Column("Tokens", ours="grid"),
-        Column("FID", figure="samples.fid", protocol=TORCH_FIDELITY, count=50_000),
-        Column("IS", figure="samples.inception_score", protocol=TORCH_FIDELITY, count=50_000, digits=1),
-    ),
+    (MODEL, Column("Second stage", ours="prior"), TOKENS, FID, IS),
     (
         ("VQGAN", "1.4B", "16×16", "17.04", "70.6"),
         ("ViT-VQGAN + VIM-Base", "650M", "16×16", "11.20", "97.2"),

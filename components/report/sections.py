@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -38,21 +39,15 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class ProbedBlock:
-    """One block's line in the probe's table; `ridge` is the accuracy of the head fitted by ridge regression."""
-
-    index: int
-    accuracy: str
-    ridge: str
-    best: bool
-
-
-@dataclass(frozen=True)
 class Probe:
-    """The linear probe: chart, table, the accuracy on raw pixels, and a remark on the tokenizer."""
+    """The linear probe: chart, the accuracy on raw pixels, and a remark on the tokenizer.
+
+    `blocks` are (accuracy, accuracy of the head fitted by ridge regression) of each block, `best` is one's number.
+    """
 
     chart: str
-    blocks: tuple[ProbedBlock, ...]
+    blocks: tuple[tuple[str, str], ...]
+    best: int
     baseline: str
     ridge: bool
     tokenizer: str
@@ -146,15 +141,14 @@ def probe(results: Mapping[str, Any]) -> Probe | None:
 
     baseline = record.get("pixel_baseline_top1")
     best = max(range(len(accuracies)), key=accuracies.__getitem__)
+    both = list(itertools.zip_longest(accuracies, ridge))[: len(accuracies)]
     label = f"Probe accuracy per block, best {share(accuracies[best])} at block {best}"
     if ridge:
         label += f"; by ridge regression at most {share(max(ridge))}"
     return Probe(
         chart=charts.block_chart(accuracies, baseline, label, ridge),
-        blocks=tuple(
-            ProbedBlock(i, share(value), share(ridge[i]) if i < len(ridge) else "–", i == best)
-            for i, value in enumerate(accuracies)
-        ),
+        blocks=tuple((share(own), "–" if other is None else share(other)) for own, other in both),
+        best=best,
         baseline="" if baseline is None else share(baseline),
         ridge=bool(ridge),
         tokenizer=_probed_tokenizer(results),

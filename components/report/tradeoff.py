@@ -13,19 +13,12 @@ from typing import Any
 from components.report import charts, metrics
 from components.report.charts import Mark, Series
 from components.tradeoff import grid
-from components.tradeoff.grid import (
-    ACCEPTANCE,
-    GUIDANCE,
-    TEMPERATURE,
-    format_value,
-    label,
-    measured,
-    parse_axis,
-    short_name,
-)
+from components.tradeoff.grid import ACCEPTANCE, format_value, label, measured, parse_axis, short_name
 
 Record = Mapping[str, Any]
-SETTINGS = (GUIDANCE, ACCEPTANCE, TEMPERATURE)
+SETTINGS = (grid.GUIDANCE, ACCEPTANCE, grid.TEMPERATURE)
+ENDS = {"value": "", "low": "_low", "high": "_high"}
+"""A figure's parts in `results.json` of a sweep, and the endings of their names in `tradeoff.json`."""
 NEUTRAL = 1.0
 """Guidance, acceptance and temperature that change nothing."""
 MOST_LABELS = 24
@@ -82,7 +75,11 @@ def from_step(step: Record) -> dict[str, Any]:
     points = []
     for number, given in enumerate(step["points"], 1):
         settings = {name: float(given.get(name, NEUTRAL)) for name in SETTINGS}
-        figures = {names[key]: _figure(given, key) for key in names if _finite(given.get(key))}
+        figures = {
+            name: {end: float(given[key + tail]) for end, tail in ENDS.items() if _finite(given.get(key + tail))}
+            for key, name in names.items()
+            if _finite(given.get(key))
+        }
         points.append({"number": number, "label": label(settings), "settings": settings, "figures": figures})
     axes = grid.default_axes(names["fd"], names["is"])
     best = f"min {names['fd']}"
@@ -183,11 +180,6 @@ def sharing(results: Record) -> str:
     parts = [f"{count} {name}" for name, count in counts["artifacts"].items()]
     text = ", ".join(parts[:-1]) + (f" and {parts[-1]}" if len(parts) > 1 else "".join(parts))
     return f"{counts['points']} points from {text}" if parts else f"{counts['points']} points"
-
-
-def _figure(given: Record, key: str) -> dict[str, float]:
-    figure = {"value": key, "low": f"{key}_low", "high": f"{key}_high"}
-    return {name: float(given[field]) for name, field in figure.items() if _finite(given.get(field))}
 
 
 def _finite(value: Any) -> bool:

@@ -33,11 +33,10 @@ from vim_core.storage import io
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A finished sweep: the content of its `results.json`, the folder of that file, and the URI of its page."""
+    """A finished sweep: the content of its `results.json`, and the folder of that file and of the page."""
 
     results: dict[str, Any]
     folder: str
-    page: str
 
     @property
     def total(self) -> int:
@@ -206,8 +205,7 @@ class _SweepRun:
         tracking.wait()
         record = self._save(tracking)
         folder = results.folder(self.root, self.sweep.name)
-        uri = io.join(folder, results.PAGE)
-        io.write_bytes(uri, page.sweep_page(record).encode())
+        io.write_bytes(io.join(folder, results.PAGE), page.sweep_page(record).encode())
         for name in (results.RESULTS, results.PAGE):
             if io.is_local(folder):
                 tracking.file(str(io.local_path(io.join(folder, name))), "sweep")
@@ -216,7 +214,7 @@ class _SweepRun:
             status = "FAILED"
         tracking.log_figures(_summary(record))
         tracking.close(status)
-        return SweepResult(record, folder, uri)
+        return SweepResult(record, folder)
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, float]:

@@ -85,7 +85,7 @@ def test_a_run_evaluates_the_sweep_on_the_schedules_settings(flow: Any, monkeypa
 
     def run(sweep: Any, config: Any, progress: Any, tags: Any) -> Any:
         asked.append((sweep, config, tags))
-        return runner.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder", "page")
+        return runner.SweepResult({"counts": {"points": 1, "failed": len(asked) - 1}}, "folder")
 
     monkeypatch.setattr(runner, "run", run)
     state.add(flow.config.run.root, dataclasses.replace(MINUTELY, overrides=["prior.steps=7"]))

@@ -144,7 +144,7 @@ def test_a_failing_point_is_recorded_and_tried_again(fakes: dict[str, Fake], mak
     failed = [point for point in result.results["points"] if point["status"] == "failed"]
     assert {point["reason"] for point in failed} == {"sample: sample.guidance=2.0: not today"}
     assert result.results["counts"]["done"] == 4
-    assert "not today" in Path(result.page).read_text()
+    assert "not today" in Path(result.folder, results.PAGE).read_text()
     fakes["sample"].act = sample
     runs = fakes["sample"].runs
     again = swept(GRID, config)
