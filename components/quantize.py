@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from components.artifacts import store
 from components.contract import fingerprint
-from components.contract.api import Artifact, Context, Inputs, Outcome
+from components.contract.api import Context, Inputs, Outcome
 from vim_core.config import QuantizeConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
@@ -30,6 +30,7 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     Raises:
         VimError: the training failed; the message is the worker's reason.
     """
+    from components.artifacts.execute import find
     from components.training.driver import train
     from vim_core.tasks.quantizer import QuantizerData
     from vim_core.tasks.warm_start import PretrainedTokenizer, encoder_digest
@@ -39,7 +40,9 @@ def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:
     if config.init_from:
         files = _pretrained_files(config.init_from)
         pretrained = PretrainedTokenizer(*files[WEIGHTS], *files[SETTINGS], _files_digest(files))
-    classifier = _classifier_files(images, ctx)
+    # The preset's classifier, if it exists; only curves use it, so it is not an input.
+    found = find("classify", ctx.pipeline, {"ingest": images}) if "classify" in ctx.pipeline.components else None
+    classifier = (found.uri(WEIGHTS), found.uri(SETTINGS)) if found is not None else None
     data = QuantizerData(images.uris("images/train-"), images.uris("images/test-"), pretrained, classifier)
     outcome = train("vim_core.tasks.quantizer:QuantizerTask", config, data, ctx)
     grid = config.image_size // config.patch
@@ -87,13 +90,3 @@ def _pretrained_files(folder: str) -> dict[str, tuple[str, str]]:
 def _files_digest(files: dict[str, tuple[str, str]]) -> str:
     """The digest that a quantize artifact of these two files has."""
     return fingerprint.merkle((name, sha256) for name, (_, sha256) in files.items())
-
-
-def _classifier_files(images: Artifact, ctx: Context) -> tuple[str, str] | None:
-    """Weights and config of the preset's classifier, if it exists; only curves use it, so it is not an input."""
-    from components.artifacts.execute import find
-
-    if "classify" not in ctx.pipeline.components:
-        return None
-    classifier = find("classify", ctx.pipeline, {"ingest": images})
-    return (classifier.uri(WEIGHTS), classifier.uri(SETTINGS)) if classifier is not None else None

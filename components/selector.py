@@ -1,19 +1,12 @@
-"""Train a second classifier on the ingested images: it selects samples, and so never evaluates them."""
+"""Train a second classifier on the ingested images: it selects samples, and so never evaluates them.
+
+The training is that of `classify`, with settings of its own.
+"""
 
 from __future__ import annotations
 
-from components import classify
-from components.contract.api import Context, Inputs, Outcome
-from vim_core.config import SelectorConfig
+from components.classify import INPUTS, run
+
+__all__ = ["INPUTS", "VERSION", "run"]
 
 VERSION = 1
-INPUTS = {"images": "ingest"}
-
-
-def run(config: SelectorConfig, inputs: Inputs, ctx: Context) -> Outcome:
-    """As `classify`, with settings of its own: weights `model.safetensors`, shape `config.json`, curves.
-
-    Raises:
-        VimError: the training failed; the message is the worker's reason.
-    """
-    return classify.run(config, inputs, ctx)

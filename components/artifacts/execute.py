@@ -158,7 +158,18 @@ def _make(request: Request, reporting: Reporting, force: bool, cache: ArtifactCa
             io.make_folder(request.work)
         tracking = reporting.tracking(request.name, request.fingerprint, request.work)
         with tracking as tracker, _attempt_folder(request, held) as out:
-            artifact, won = _run(request, out, progress, tracker, held, existing)
+            began, config = time.monotonic(), request.config
+            context = Context(
+                request.name, request.fingerprint, request.work, out, config.run, config, progress, tracker
+            )
+            outcome = request.module.run(getattr(config, request.name), request.inputs, context)
+            manifest = _manifest(request, context, outcome, time.monotonic() - began, held.owner.token)
+            held.check()
+            if existing is not None:
+                store.retire(request.root, existing)
+            artifact, won = store.commit(request.root, manifest)
+            if not won:
+                _discard(request, out, manifest.attempt)
         if held.owned():
             with store.guarded(request.root):
                 io.remove_tree(request.work)
@@ -188,23 +199,6 @@ def _discard(request: Request, out: str, attempt: str) -> None:
         existing = request.stored()
         if existing is None or existing.manifest.attempt != attempt:
             io.remove_tree(out)
-
-
-def _run(
-    request: Request, out: str, progress: Progress, tracker: Tracker, held: lease.Lease, existing: Artifact | None
-) -> tuple[Artifact, bool]:
-    """Run the component and commit; returns the artifact, and False where another run's commit came first."""
-    began, config = time.monotonic(), request.config
-    context = Context(request.name, request.fingerprint, request.work, out, config.run, config, progress, tracker)
-    outcome = request.module.run(getattr(config, request.name), request.inputs, context)
-    manifest = _manifest(request, context, outcome, time.monotonic() - began, held.owner.token)
-    held.check()
-    if existing is not None:
-        store.retire(request.root, existing)
-    artifact, won = store.commit(request.root, manifest)
-    if not won:
-        _discard(request, out, manifest.attempt)
-    return artifact, won
 
 
 def _manifest(request: Request, context: Context, outcome: Outcome, seconds: float, attempt: str) -> Manifest:

@@ -42,6 +42,13 @@ def mismatch(one: Mapping[str, str], other: Mapping[str, str], kind: str) -> str
     return text if sides == ["unknown"] * 2 else f"{text} (encoder and codebook {sides[0]}, not {sides[1]})"
 
 
+def check_tokenizer(name: str, made: Artifact, tokenizer: Artifact, kind: str, remedy: str = "") -> None:
+    """Raise `LineageError` unless an artifact was made with this encoder and codebook; `kind` as for `mismatch`."""
+    recorded, expected = recorded_digests(made.properties), tokenizer_digests(tokenizer)
+    if not same_codes(recorded, expected):
+        raise LineageError(f"the {name} {made.digest[:12]} {mismatch(recorded, expected, kind)}{remedy}")
+
+
 def check_same(component: str, kind: str, digests: Mapping[str, str], reference: str) -> None:
     """Raise `LineageError` unless all inputs of a component were made with the same artifact.
 

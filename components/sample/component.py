@@ -11,7 +11,7 @@ from components.contract import lineage
 from components.contract.api import Artifact, Context, Inputs, Outcome
 from components.sample.draw import DrawPlan, GroupAssembly, GroupDrawer, LaneGroup, sample_ranges, shard_name
 from vim_core.config import SampleConfig
-from vim_core.errors import ConfigError, LineageError
+from vim_core.errors import ConfigError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 def check(config: SampleConfig, prior: Artifact, tokenizer: Artifact) -> None:
     """Refuse a prior that does not fit the tokenizer or the guidance; see `run`."""
-    trained_on, expected = lineage.recorded_digests(prior.properties), lineage.tokenizer_digests(tokenizer)
-    if not lineage.same_codes(trained_on, expected):
-        raise LineageError(f"the prior {prior.digest[:12]} {lineage.mismatch(trained_on, expected, 'belongs to')}")
+    lineage.check_tokenizer("prior", prior, tokenizer, "belongs to")
     if config.guidance != 1.0 and not (prior.properties["null_trained"] and prior.properties["conditional"]):
         raise ConfigError(
             f"sample.guidance={config.guidance}: needs a class-conditional prior trained with "

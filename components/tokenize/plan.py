@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from components.contract import lineage
 from components.contract.api import Artifact, Inputs
 from vim_core.config import AugmentConfig, TokenizeConfig
-from vim_core.errors import LineageError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
@@ -107,9 +106,5 @@ def code_files(codes: Artifact, split: str) -> list[CodeFile]:
 
 def check_tokenizer(codes: Artifact, tokenizer: Artifact) -> None:
     """Raise `LineageError` unless the code table was made by this encoder and codebook."""
-    made_by, expected = lineage.recorded_digests(codes.properties), lineage.tokenizer_digests(tokenizer)
-    if not lineage.same_codes(made_by, expected):
-        raise LineageError(
-            f"the code table {codes.digest[:12]} {lineage.mismatch(made_by, expected, 'was made by')}; "
-            "run `vimctl run tokenize` for this tokenizer"
-        )
+    remedy = "; run `vimctl run tokenize` for this tokenizer"
+    lineage.check_tokenizer("code table", codes, tokenizer, "was made by", remedy)

@@ -12,7 +12,7 @@ from components.select import network
 from components.statistics.networks import FigureNames
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE
 from vim_core.config import TradeoffConfig
-from vim_core.errors import ConfigError, LineageError
+from vim_core.errors import ConfigError
 from vim_core.metrics.protocol import Protocol
 from vim_core.storage import io
 
@@ -89,10 +89,8 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
 def check(config: TradeoffConfig, inputs: Inputs) -> None:
     """Raise unless the inputs belong together and the prior can sample as configured; see `run`."""
-    prior, tokenizer = inputs["prior"], inputs["tokenizer"]
-    trained_on, given = lineage.recorded_digests(prior.properties), lineage.tokenizer_digests(tokenizer)
-    if not lineage.same_codes(trained_on, given):
-        raise LineageError(f"the prior {prior.digest[:12]} {lineage.mismatch(trained_on, given, 'belongs to')}")
+    prior = inputs["prior"]
+    lineage.check_tokenizer("prior", prior, inputs["tokenizer"], "belongs to")
     if not prior.properties["conditional"]:
         raise ConfigError("tradeoff: measures accuracy by class, and the prior has no classes; leave it out")
     if any(guidance != 1.0 for guidance in config.guidances) and not prior.properties["null_trained"]:

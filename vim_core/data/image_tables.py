@@ -191,13 +191,8 @@ def digest_line(split: str, key: str, label: int, sha256: str) -> str:
     return f"{split}\t{key!r}\t{label}\t{sha256}"
 
 
-def table_digest(lines: Iterable[str]) -> str:
-    """sha256 over the lines of a table in sorted order."""
-    return sorted_table_digest(sorted(lines))
-
-
 def sorted_table_digest(lines: Iterable[str]) -> str:
-    """`table_digest` of lines that are already sorted."""
+    """sha256 over the sorted lines of a table."""
     total = hashlib.sha256()
     for line in lines:
         total.update(line.encode() + b"\n")
@@ -206,8 +201,9 @@ def sorted_table_digest(lines: Iterable[str]) -> str:
 
 def image_digest(tables: Mapping[str, ImageTable]) -> str:
     """The digest of tables by split: independent of shards, order and file layout."""
-    return table_digest(
+    lines = [
         digest_line(split, row.key, row.label, hashlib.sha256(row.image).hexdigest())
         for split, table in tables.items()
         for row in table
-    )
+    ]
+    return sorted_table_digest(sorted(lines))

@@ -68,46 +68,34 @@ def assign_splits(paths: Iterable[str], lists: Sequence[SplitList]) -> SplitAssi
     Raises:
         DataError: a line names several files, or a file is named twice.
     """
-    index = _PathIndex(paths)
+    known = set(paths)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(known):
+        by_stem[_stem(path)].append(path)
+        by_name[_stem(path).rsplit("/", 1)[-1]].append(path)
     splits: dict[str, str] = {}
     named_by: dict[str, str] = {}
     missing: list[tuple[str, str]] = []
     for split_list in lists:
         for line in split_list.lines:
-            path = index.find(line, split_list.setting)
-            if path is None:
+            # A stem may itself hold a dot ("v1.5-cat"), so the complete line comes first.
+            matches = [line] if line in known else by_stem.get(line) or by_stem.get(_stem(line), [])
+            if not matches and "/" not in line:
+                matches = by_name.get(line) or by_name.get(_stem(line), [])
+            if not matches:
                 missing.append((line, f"listed in {split_list.setting} but not below the source"))
                 continue
+            if len(matches) > 1:
+                names = ", ".join(matches[:SHOWN_NAMES]) + (", …" if len(matches) > SHOWN_NAMES else "")
+                problem = f"{line!r} names {len(matches)} files ({names}); write the path of one of them"
+                raise DataError(f"{split_list.setting}: {problem}")
+            path = matches[0]
             entry = f"{split_list.setting} ({line})"
             if path in named_by:
                 raise DataError(f"{entry} and {named_by[path]} both name {path}: name every image once, in one list")
             splits[path], named_by[path] = split_list.split, entry
     return SplitAssignment(splits, missing)
-
-
-class _PathIndex:
-    """Finds files by path, by path without suffix and by name without suffix."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self.paths = set(paths)
-        self.by_stem: dict[str, list[str]] = defaultdict(list)
-        self.by_name: dict[str, list[str]] = defaultdict(list)
-        for path in sorted(self.paths):
-            self.by_stem[_stem(path)].append(path)
-            self.by_name[_stem(path).rsplit("/", 1)[-1]].append(path)
-
-    def find(self, line: str, setting: str) -> str | None:
-        """The file that a line names, or None. Raises `DataError` where it names several."""
-        if line in self.paths:
-            return line
-        # A stem may itself hold a dot ("v1.5-cat"), so the complete line comes first.
-        matches = self.by_stem.get(line) or self.by_stem.get(_stem(line), [])
-        if not matches and "/" not in line:
-            matches = self.by_name.get(line) or self.by_name.get(_stem(line), [])
-        if len(matches) > 1:
-            names = ", ".join(matches[:SHOWN_NAMES]) + (", …" if len(matches) > SHOWN_NAMES else "")
-            raise DataError(f"{setting}: {line!r} names {len(matches)} files ({names}); write the path of one of them")
-        return matches[0] if matches else None
 
 
 def _stem(path: str) -> str:

@@ -36,11 +36,9 @@ def as_storage_errors(uri: str, missing: bool = True) -> Iterator[None]:
         yield
     except VimError:
         raise
-    except FileNotFoundError as error:
-        if missing:
-            raise
-        raise StorageError(f"{uri}: {explain(error, uri)}") from error
     except Exception as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise
         raise StorageError(f"{uri}: {explain(error, uri)}") from error
 
 
@@ -61,7 +59,8 @@ def explain(error: BaseException, uri: str) -> str:
     if isinstance(error, FileNotFoundError):
         make = f"make it (`gcloud storage buckets create {bucket}`)" if scheme in GOOGLE_SCHEMES else "make it"
         return f"there is no bucket {bucket}, or it is hidden from this account; {make} or correct the address"
-    if _is_denied(error, text):
+    denied = isinstance(error, PermissionError) or getattr(error, "code", None) in (401, 403)
+    if denied or any(word in text.lower() for word in DENIED_WORDS):
         login = "log in to the store, and let this account read and write the bucket"
         if scheme in GOOGLE_SCHEMES:
             login = (
@@ -74,9 +73,3 @@ def explain(error: BaseException, uri: str) -> str:
         server = f"STORAGE_EMULATOR_HOST={emulated}" if emulated else "the store"
         return f"no answer from {server} ({text}); look at the network and try again"
     return text
-
-
-def _is_denied(error: BaseException, text: str) -> bool:
-    if isinstance(error, PermissionError) or getattr(error, "code", None) in (401, 403):
-        return True
-    return any(word in text.lower() for word in DENIED_WORDS)

@@ -13,7 +13,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -77,15 +76,13 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def exists(uri: str) -> bool:
     """True if a file or folder exists at the address."""
-    fs, path = filesystem(uri)
-    with _reading(uri):
+    with _store(uri) as (fs, path):
         return bool(fs.exists(path))
 
 
 def list_names(uri: str) -> list[str]:
     """Names directly below a folder, sorted; empty where there is none."""
-    fs, path = filesystem(uri)
-    with _reading(uri):
+    with _store(uri) as (fs, path):
         if not fs.exists(path):
             return []
         return sorted(item.rstrip("/").rsplit("/", 1)[-1] for item in fs.ls(path, detail=False))
@@ -93,9 +90,8 @@ def list_names(uri: str) -> list[str]:
 
 def find_files(uri: str) -> dict[str, dict[str, Any]]:
     """File information of every file below a folder, by path relative to it, sorted; empty where there is none."""
-    fs, base = filesystem(uri)
     try:
-        with _reading(uri):
+        with _store(uri) as (fs, base):
             infos: dict[str, dict[str, Any]] = fs.find(base, detail=True)
     except FileNotFoundError:
         return {}
@@ -107,7 +103,7 @@ def list_entries(uri: str) -> list[tuple[str, dict[str, Any]]]:
     fs, base = filesystem(uri)
     folder = base.rstrip("/")
     try:
-        with _reading(uri):
+        with as_storage_errors(uri):
             infos: list[dict[str, Any]] = fs.ls(folder, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -126,9 +122,8 @@ def version_of(info: dict[str, Any]) -> str:
 
 def version(uri: str) -> str:
     """A text that changes with the content of a file, without reading it; '' where there is none."""
-    fs, path = filesystem(uri)
     try:
-        with _reading(uri):
+        with _store(uri) as (fs, path):
             info = fs.info(path)
     except FileNotFoundError:
         return ""
@@ -150,9 +145,8 @@ def mtime_of(info: dict[str, Any]) -> float:
 
 def mtime(uri: str) -> float:
     """When a file was written, in Unix seconds by the store's clock; 0 where there is none."""
-    fs, path = filesystem(uri)
     try:
-        with _reading(uri):
+        with _store(uri) as (fs, path):
             return mtime_of(fs.info(path))
     except FileNotFoundError:
         return 0.0
@@ -175,10 +169,9 @@ def scratch(folder: str) -> Path:
 
 def open_read(uri: str) -> IO[bytes]:
     """Open for reading bytes. Raises `FileNotFoundError`."""
-    fs, path = filesystem(uri)
     # gcsfs' own cache reads ahead in tasks and warns of those that nobody waited for; fsspec's does not.
     options = {} if is_local(uri) else {"cache_type": "readahead"}
-    with _reading(uri):
+    with _store(uri) as (fs, path):
         stream: IO[bytes] = fs.open(path, "rb", **options)
     return stream
 
@@ -197,8 +190,7 @@ def open_write(uri: str) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         return
-    fs, path = filesystem(uri)
-    with _writing(uri):
+    with _store(uri, missing=False) as (fs, path):
         remote: Any = fs.open(path, "wb")
     try:
         yield remote
@@ -213,7 +205,7 @@ def open_write(uri: str) -> Iterator[IO[bytes]]:
         if is_store_error(error):
             raise StorageError(f"{uri}: {explain(error, uri)}") from error
         raise
-    with _writing(uri):
+    with as_storage_errors(uri, missing=False):
         remote.close()
 
 
@@ -221,18 +213,14 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     """Bytes `start … stop - 1` of a file. Raises `FileNotFoundError`."""
     if start == stop:
         return b""
-    fs, path = filesystem(uri)
-    with _reading(uri):
-        data: Any = fs.cat_file(path, start=start, end=stop)
-    return bytes(data)
+    with _store(uri) as (fs, path):
+        return bytes(fs.cat_file(path, start=start, end=stop))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises `FileNotFoundError`."""
-    fs, path = filesystem(uri)
-    with _reading(uri):
-        data: Any = fs.cat_file(path)
-    return bytes(data)
+    with _store(uri) as (fs, path):
+        return bytes(fs.cat_file(path))
 
 
 def checksum(uri: str, sync: bool = False) -> tuple[int, str]:
@@ -254,15 +242,14 @@ def local_copy(uri: str) -> Iterator[str]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    fs, path = filesystem(uri)
     if is_local(uri):
-        if not os.path.exists(path):
+        if not local_path(uri).exists():
             raise FileNotFoundError(uri)
-        yield path
+        yield str(local_path(uri).absolute())
         return
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "file")
-        with _reading(uri):
+        with _store(uri) as (fs, path):
             fs.get_file(path, target)
         yield target
 
@@ -272,8 +259,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_local(uri):
         _write_temporary(local_path(uri), data).replace(local_path(uri))
         return
-    fs, path = filesystem(uri)
-    with _writing(uri):
+    with _store(uri, missing=False) as (fs, path):
         fs.pipe_file(path, data)
 
 
@@ -300,8 +286,7 @@ def create_exclusive(uri: str, data: bytes) -> bool:
         finally:
             os.close(folder)
         return True
-    fs, path = filesystem(uri)
-    with _writing(uri):
+    with _store(uri, missing=False) as (fs, path):
         try:
             fs.pipe_file(path, data, mode="create")
         except FileExistsError:
@@ -327,8 +312,7 @@ def staged(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "file"
         yield temporary
-        fs, path = filesystem(uri)
-        with _writing(uri):
+        with _store(uri, missing=False) as (fs, path):
             fs.put_file(str(temporary), path)
 
 
@@ -345,20 +329,17 @@ def locked(path: Path) -> Iterator[None]:
 
 def remove_tree(uri: str) -> None:
     """Remove a file or a folder with its content; does nothing where there is none."""
-    fs, path = filesystem(uri)
-    with _reading(uri):
+    with _store(uri) as (fs, path):
         if fs.exists(path):
             fs.rm(path, recursive=True)
 
 
-def _reading(uri: str) -> AbstractContextManager[None]:
-    """Convert the errors of a remote store's client to `StorageError`, but for `FileNotFoundError`."""
-    return contextlib.nullcontext() if is_local(uri) else as_storage_errors(uri)
-
-
-def _writing(uri: str) -> AbstractContextManager[None]:
-    """Convert the errors of a remote store's client to `StorageError`; a missing file means a missing bucket."""
-    return contextlib.nullcontext() if is_local(uri) else as_storage_errors(uri, missing=False)
+@contextlib.contextmanager
+def _store(uri: str, missing: bool = True) -> Iterator[tuple[Any, str]]:
+    """The file system and the path inside it; errors of a remote store become `StorageError`, see `errors`."""
+    opened = filesystem(uri)
+    with contextlib.nullcontext() if is_local(uri) else as_storage_errors(uri, missing):
+        yield opened
 
 
 def _write_temporary(target: Path, data: bytes) -> Path:

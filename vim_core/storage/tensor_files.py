@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,33 +40,25 @@ def write_tensors(uri: str, tensors: Mapping[str, Tensor], meta: Mapping[str, st
     Raises:
         OSError, StorageError: writing failed; an incomplete file may remain.
     """
-    header = _header(tensors, meta)
-    digest, size = hashlib.sha256(), 0
-    with io.open_write(uri) as stream:
-        blocks: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header]
-        for block in (*blocks, *map(_memory, tensors.values())):
-            stream.write(block)
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
-
-
-def _header(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": dict(meta)}
     offset = 0
     for name, value in tensors.items():
         end = offset + value.numel() * value.element_size()
         entries[name] = {"dtype": DTYPE_NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [offset, end]}
         offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    header = json.dumps(entries, separators=(",", ":")).encode()
     # Data starts at a multiple of eight bytes, as safetensors' own writer has it.
-    return text + b" " * (-len(text) % 8)
-
-
-def _memory(value: Tensor) -> memoryview:
-    """The tensor's bytes; as uint8, because numpy has no bfloat16."""
-    raw: Any = value.reshape(-1).view(torch.uint8).numpy()
-    return memoryview(raw)
+    header += b" " * (-len(header) % 8)
+    # As uint8, because numpy has no bfloat16.
+    arrays: Iterator[Any] = (value.reshape(-1).view(torch.uint8).numpy() for value in tensors.values())
+    blocks: list[Any] = [len(header).to_bytes(8, "little"), header, *map(memoryview, arrays)]
+    digest, size = hashlib.sha256(), 0
+    with io.open_write(uri) as stream:
+        for block in blocks:
+            stream.write(block)
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
 
 
 @dataclass
