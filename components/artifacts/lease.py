@@ -101,7 +101,7 @@ def hold(
 
 
 @contextlib.contextmanager
-def hold_if_free(folder: str, abandoned: float = ABANDONED_S, heartbeat: float = HEARTBEAT_S) -> Iterator[Lease | None]:
+def hold_if_free(folder: str, abandoned: float = ABANDONED_S) -> Iterator[Lease | None]:
     """Own the work without waiting, or get None where a living owner has it. Raises `StorageError`."""
     with guarded(folder):
         number = _newest(folder)
@@ -109,7 +109,7 @@ def hold_if_free(folder: str, abandoned: float = ABANDONED_S, heartbeat: float =
     if held is None:
         yield None
         return
-    with _beating(held, heartbeat):
+    with _beating(held, HEARTBEAT_S):
         yield held
 
 

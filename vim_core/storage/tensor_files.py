@@ -51,7 +51,7 @@ def write_tensors(uri: str, tensors: Mapping[str, Tensor], meta: Mapping[str, st
     header += b" " * (-len(header) % 8)
     # As uint8, because numpy has no bfloat16.
     arrays: Iterator[Any] = (value.reshape(-1).view(torch.uint8).numpy() for value in tensors.values())
-    blocks: list[Any] = [len(header).to_bytes(8, "little"), header, *map(memoryview, arrays)]
+    blocks: list[Any] = [len(header).to_bytes(8, "little"), header, *(memoryview(array) for array in arrays)]
     digest, size = hashlib.sha256(), 0
     with io.open_write(uri) as stream:
         for block in blocks:

@@ -14,10 +14,10 @@ from components import probe
 from components.contract.api import Artifact
 from components.tokenize.plan import code_files
 from tests.support import tiny_artifacts
-from tests.support.synthetic import artifact, image_files, rows, with_fields
+from tests.support.synthetic import artifact, image_files, rows
 from tests.support.tiny import pixels, runtime
 from vim_core.config import ProbeConfig, RunConfig
-from vim_core.errors import ConfigError, LineageError
+from vim_core.errors import ConfigError
 from vim_core.tasks.probe import ProbeTask
 from vim_core.tasks.probe_data import ProbeData
 
@@ -116,13 +116,6 @@ def test_the_best_block_makes_the_figure(tmp_path: Path) -> None:
 )
 def test_a_cluster_is_used_where_there_is_one(fields: dict[str, Any], local: bool) -> None:
     assert probe.trains_locally(RunConfig(**fields)) is local
-
-
-def test_codes_and_prior_of_two_tokenizers_are_refused(tmp_path: Path) -> None:
-    given = inputs(tmp_path)
-    other = with_fields(given["codes"], properties={"tokenizer": "another"})
-    with pytest.raises(LineageError, match="belong to different tokenizers"):
-        probe.check(other, given["prior"])
 
 
 def test_a_prior_without_trained_null_class_is_refused(tmp_path: Path) -> None:

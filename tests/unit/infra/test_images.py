@@ -30,10 +30,6 @@ def installed(text: str) -> list[str]:
     return shlex.split(command.partition("pip install")[2].split("&&")[0])
 
 
-def test_all_kinds_are_there() -> None:
-    assert sorted(TEXTS) == ["cpu", "cuda", "server", "tpu"]
-
-
 @pytest.mark.parametrize("name", sorted(TEXTS))
 def test_what_is_copied_is_there_and_not_ignored(name: str) -> None:
     kept = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")]

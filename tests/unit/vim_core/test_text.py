@@ -30,6 +30,13 @@ def test_durations(seconds: float, words: str, clock: str) -> None:
     assert text.clock(seconds) == clock
 
 
+def test_durations_at_their_limits() -> None:
+    """Sixty seconds are a minute, sixty minutes an hour, also where only rounding makes them so."""
+    limits = {60: "1 min 0 s", 3599.4: "59 min 59 s", 3599.6: "1 h 0 min", 3600: "1 h 0 min", float("inf"): "–"}
+    assert {seconds: text.duration(seconds) for seconds in limits} == limits
+    assert [text.clock(seconds) for seconds in (60, 3599.4, 3600)] == ["1:00", "59:59", "1:00:00"]
+
+
 def test_durations_are_parsed() -> None:
     given = ("0", "90s", "30m", "12h", "7d", "2w")
     assert [text.parse_duration(each, "--older-than") for each in given] == [0, 90, 1800, 43200, 604800, 1209600]

@@ -12,8 +12,6 @@ from tests.support.common import CONF
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
-PRESETS = settings.presets(CONF)
-
 
 def load(preset: str, *overrides: str) -> PipelineConfig:
     return settings.load(preset, overrides, CONF)
@@ -23,14 +21,6 @@ def load(preset: str, *overrides: str) -> PipelineConfig:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "base.yaml").write_text("components: [ingest]\nprior: {steps: 7, optim: {lr: 1e-3}}\n")
     return tmp_path
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_whole(preset: str) -> None:
-    config = load(preset)
-    assert config.preset == preset
-    assert config.components[0] == "ingest"
-    assert config.components == sorted(config.components, key=registry.NAMES.index)
 
 
 @pytest.mark.parametrize(

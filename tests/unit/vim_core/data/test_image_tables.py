@@ -9,8 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vim_core.data.image_tables import ImageRow, ImageTable, image_digest, shard_of, write_images, write_sorted
 from vim_core.errors import DataError
@@ -109,12 +107,6 @@ def test_the_digest_by_an_independent_computation(tmp_path: Path) -> None:
     write_images(uri, rows(2))
     lines = [f"x\t'k0000{i}'\t{i}\t{hashlib.sha256(b'image %d' % i).hexdigest()}\n" for i in range(2)]
     assert image_digest({"x": ImageTable([uri])}) == hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-@given(st.text(), st.integers(1, 1000))
-def test_shards_are_in_range_and_fixed(key: str, shards: int) -> None:
-    assert 0 <= shard_of(key, shards) < shards
-    assert shard_of(key, shards) == shard_of(key, shards)
 
 
 def test_shards_are_about_equal() -> None:
