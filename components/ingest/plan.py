@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 from components.contract.api import Context
 from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
@@ -16,12 +15,9 @@ from components.ingest.index import ChunkHeader, build_index, read_chunks, read_
 from components.ingest.layouts.base import ScanContext, SourceParts
 from components.ingest.source_images import NO_LABEL, SourceImage, placement_key
 from vim_core.config import IngestConfig
-from vim_core.data.folders import split_by_hash
+from vim_core.data.folders import SplitList, assign_splits, read_list, split_by_hash
 from vim_core.errors import DataError
 from vim_core.storage import io
-
-if TYPE_CHECKING:
-    from vim_core.data.split_lists import SplitList
 
 SPLITS = ("train", "test")
 
@@ -68,8 +64,6 @@ class IngestPlan:
 
 def split_lists(config: IngestConfig) -> list[SplitList]:
     """The two lists of `ingest.split=lists`; none for other splits. Raises `DataError` for an unreadable one."""
-    from vim_core.data.split_lists import read_list
-
     if config.split != "lists":
         return []
     return [
@@ -163,19 +157,17 @@ def _listed_images(config: IngestConfig, chunks: Sequence[str], folder: str) -> 
 
     This holds the paths of all images in memory: the image of a line depends on all of them.
     """
-    from vim_core.data.split_lists import assign_splits
-
-    members = assign_splits((image.source for image in read_chunks(chunks)), split_lists(config))
+    splits, missing = assign_splits((image.source for image in read_chunks(chunks)), split_lists(config))
 
     def listed() -> Iterator[SourceImage]:
         for image in read_chunks(chunks):
-            if image.source in members.splits:
-                yield image._replace(split=members.splits[image.source])
-        for line, reason in members.missing:
+            if image.source in splits:
+                yield image._replace(split=splits[image.source])
+        for line, reason in missing:
             yield SourceImage(line, "path", "", "", NO_LABEL, line, "", "", reason=reason)
 
     total = sum(header.images for uri in chunks if (header := read_header(uri)) is not None)
-    return write_chunks(listed(), folder), total - len(members.splits)
+    return write_chunks(listed(), folder), total - len(splits)
 
 
 def _limited_images(limit: int, chunks: Sequence[str], folder: str) -> list[str]:

@@ -20,7 +20,7 @@ class IngestConfig:
     With `split: hash` a share `test_fraction` of the keys is held out; with `split: folders` the source's own
     validation part (`val/` beside `train/`, or files with that word in their names); with `split: lists` the text
     files `train_list` and `test_list` (paths or URIs) name the images of each split, one path or stem per line (rules
-    in vim_core/data/split_lists.py), and images in neither are left out.
+    in vim_core/data/folders.py), and images in neither are left out.
     With `labelled: false` no classes are needed and every label is -1, whatever the split.
 
     `keys: auto` makes a key of the file's ILSVRC stem if it has one, else of the image's content, so that every layout

@@ -1,10 +1,14 @@
-"""Image folders: listing and reading their files without leaving the folder, and the split of each file."""
+"""Image folders: listing and reading their files without leaving the folder, and the split of each file.
+
+Splits come from a hash of the key, or from list files such as taming-transformers' splits.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +22,9 @@ LAYOUTS = {
 }
 """The expected folder layout by `ingest.split`; without labels the class folder may be missing."""
 
+SHOWN_NAMES = 3
+"""File names shown in an error."""
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -30,6 +37,16 @@ class FileEntry:
     size: int
     state: str
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class SplitList:
+    """A list file: the setting that names it, its split, its lines (paths or stems) and the sha256 of its bytes."""
+
+    setting: str
+    split: str
+    lines: tuple[str, ...]
+    digest: str
 
 
 def list_files(source: str, split: str = "hash") -> Iterator[FileEntry]:
@@ -114,13 +131,6 @@ def _remote_entries(source: str, folder: str) -> Iterator[tuple[str, FileEntry |
             yield name, None if is_folder else FileEntry(path, int(info.get("size") or 0), io.version_of(info))
 
 
-def split_by_hash(key: str, test_fraction: float) -> str:
-    """'test' for keys whose sha256, read as a fraction, lies below `test_fraction`, else 'train'."""
-    from vim_core.data.image_tables import stable_hash  # imports pyarrow, which listing does not need
-
-    return "test" if stable_hash(key) / 2**256 < test_fraction else "train"
-
-
 def read_file(source: str, path: str) -> bytes:
     """The bytes of a listed file.
 
@@ -138,3 +148,78 @@ def read_file(source: str, path: str) -> bytes:
         raise DataError(f"a path that leaves the source: {error}") from error
     except (FileNotFoundError, PermissionError) as error:
         raise DataError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def split_by_hash(key: str, test_fraction: float) -> str:
+    """'test' for keys whose sha256, read as a fraction, lies below `test_fraction`, else 'train'."""
+    from vim_core.data.image_tables import stable_hash  # imports pyarrow, which listing does not need
+
+    return "test" if stable_hash(key) / 2**256 < test_fraction else "train"
+
+
+def read_list(uri: str, setting: str, split: str) -> SplitList:
+    """Read a list file from a path or URI; empty lines and spaces around names are ignored.
+
+    Raises:
+        DataError: the file is not there, is not UTF-8, or names nothing.
+    """
+    try:
+        data = io.read_bytes(uri)
+        text = data.decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{setting}={uri}: cannot be read ({reason}); give the path or URI of a text file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{setting}={uri}: is not UTF-8 text with one image a line ({error})") from error
+    lines = tuple(name for line in text.splitlines() if (name := line.strip().removeprefix("./")))
+    if not lines:
+        raise DataError(f"{setting}={uri}: names no image; expected one a line")
+    return SplitList(setting, split, lines, hashlib.sha256(data).hexdigest())
+
+
+def assign_splits(paths: Iterable[str], lists: Sequence[SplitList]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The split of every listed file of `paths` (relative, with '/'), and (line, reason) of lines that name no file.
+
+    A line names a file
+
+    1. whose path below the source is the line;
+    2. else whose path is the line but for the suffix: `imgHQ00000.npy` and `imgHQ00000` both name `imgHQ00000.png`;
+    3. else, if the line has no folder in it, whose own name is the line but for the suffix, in whatever folder it
+       lies: `00000.png` names `00000/00000.png`.
+
+    Raises:
+        DataError: a line names several files by the same rule, or two lines name one file.
+    """
+    known = set(paths)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(known):
+        by_stem[_stem(path)].append(path)
+        by_name[_stem(path).rsplit("/", 1)[-1]].append(path)
+    splits: dict[str, str] = {}
+    named_by: dict[str, str] = {}
+    missing: list[tuple[str, str]] = []
+    for split_list in lists:
+        for line in split_list.lines:
+            # A stem may itself hold a dot ("v1.5-cat"), so the complete line comes first.
+            matches = [line] if line in known else by_stem.get(line) or by_stem.get(_stem(line), [])
+            if not matches and "/" not in line:
+                matches = by_name.get(line) or by_name.get(_stem(line), [])
+            if not matches:
+                missing.append((line, f"listed in {split_list.setting} but not below the source"))
+                continue
+            if len(matches) > 1:
+                names = ", ".join(matches[:SHOWN_NAMES]) + (", …" if len(matches) > SHOWN_NAMES else "")
+                problem = f"{line!r} names {len(matches)} files ({names}); write the path of one of them"
+                raise DataError(f"{split_list.setting}: {problem}")
+            path = matches[0]
+            entry = f"{split_list.setting} ({line})"
+            if path in named_by:
+                raise DataError(f"{entry} and {named_by[path]} both name {path}: name every image once, in one list")
+            splits[path], named_by[path] = split_list.split, entry
+    return splits, missing
+
+
+def _stem(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
