@@ -25,7 +25,6 @@ class Perceptual:
 
     Args:
         backbone: state dict of torchvision's VGG16, trained on ImageNet; the heads are those of the lpips package.
-        device: where it runs.
 
     Raises:
         DataError: the network's heads are not the trained ones, so the distance would be another one.

@@ -191,7 +191,6 @@ def build_network(
 
     Args:
         make: constructs the network, of modules that `meta.materialise` can initialise.
-        runtime: of this worker.
         decay: of the average; 0 for none.
         keep: parameters that every worker holds whole.
         load: overwrites initial weights with given ones, in place and by rows.

@@ -30,7 +30,6 @@ class TrainingMonitor:
     of a sharded network.
 
     Args:
-        task: the training.
         spool: takes metrics and pictures; already truncated to `start`.
         start: steps done when the training continues from a checkpoint, else 0.
         peaks: rates that the achieved one is compared with.
