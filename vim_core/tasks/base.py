@@ -81,7 +81,6 @@ class Task(ABC):
     it; only the first one gets the whole network, and with it figures and files. The others get empty results.
     """
 
-    unit = "images"
     headline = ("loss", -1)
     """The metric of evaluations that says which weights are best; 1 if larger is better, else -1."""
 
