@@ -48,7 +48,7 @@ def test_equals_torchs_parametrization_step_by_step() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stylegan", "patch"])
-def test_vectors_move_only_when_told_and_are_kept(kind: str) -> None:
+def test_singular_vectors_move_in_advance_alone_and_are_saved(kind: str) -> None:
     torch.manual_seed(0)
     config = DiscriminatorConfig(kind=kind, spectral_norm=True, **SMALL)
     network = make_discriminator(config, 32).train()
