@@ -54,7 +54,7 @@ class FakeClient:
 
 def backend(cluster: Cluster = CLUSTER) -> tuple[ray_jobs.RayJobsBackend, FakeClient]:
     jobs, client = ray_jobs.RayJobsBackend(cluster), FakeClient()
-    jobs._cached_client = client
+    jobs._client = client
     return jobs, client
 
 
