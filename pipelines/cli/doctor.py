@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def doctor(arguments: Namespace) -> int:
     target = Target(presets.load(arguments.preset, arguments.words), cluster, arguments.try_job)
     results = run_checks(target, list_checks())
     if arguments.json:
-        common.print_line(json.dumps([vars(result) for result in results], indent=1))
+        sys.stdout.write(json.dumps([vars(result) for result in results], indent=1) + "\n")
     else:
         console = Console(soft_wrap=True, highlight=False)
         for result in results:

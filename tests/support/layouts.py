@@ -46,11 +46,11 @@ def class_folders(root: Path, photos: Sequence[Photo]) -> Path:
 def tar(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
     """A tar of these files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, "w") as made:
         for name, data in files:
             info = tarfile.TarInfo(name)
             info.size = len(data)
-            archive.addfile(info, memory.BytesIO(data))
+            made.addfile(info, memory.BytesIO(data))
     return path
 
 
@@ -94,11 +94,11 @@ def webdataset(root: Path, photos: Sequence[Photo], as_json: bool = False) -> Pa
 
 def varint(value: int) -> bytes:
     """An integer as protocol buffers write it."""
-    data = bytearray()
+    made = bytearray()
     while value > 0x7F:
-        data.append(value & 0x7F | 0x80)
+        made.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*data, value])
+    return bytes([*made, value])
 
 
 def field(number: int, data: bytes) -> bytes:

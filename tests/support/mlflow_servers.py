@@ -67,12 +67,12 @@ class Server:
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Server]:
     """One that runs, with its database in this folder."""
-    server = Server(folder)
+    made = Server(folder)
     try:
-        server.start()
-        yield server
+        made.start()
+        yield made
     finally:
-        server.close()
+        made.close()
 
 
 def history(address: str, run_id: str, key: str) -> list[tuple[int, float]]:
