@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.contract import registry
 from components.contract.api import Artifact
 from components.report import charts, compare, metrics, paper_comparison, sections, tradeoff
 from vim_core.text import duration
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PRESET_MARK = "<!-- preset -->"
 RUN_MARK = "<!-- what this run did -->"
@@ -74,6 +78,12 @@ def comparison_page(runs: Sequence[compare.Run]) -> str:
 
 def _filled(template: str, **values: Any) -> str:
     """A template with these values; all text is escaped, and a missing value is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    """The templates, each compiled once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -84,7 +94,7 @@ def _filled(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["duration"] = duration
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def stamped(html: str, record: Mapping[str, Any], folder: str) -> str:

@@ -60,10 +60,10 @@ def test_a_probe_of_two_heads_has_two_lines() -> None:
     assert sections.probe({}) is None
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, Artifact]:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     """Everything that the page can show, with made-up figures."""
-    return reported.whole(tmp_path)
+    return reported.whole(tmp_path_factory.mktemp("whole"))
 
 
 def headings(tmp_path: Path, inputs: dict[str, Artifact]) -> set[str | None]:
@@ -98,11 +98,11 @@ def test_intervals_and_new_figures_reach_the_record(whole: dict[str, Artifact]) 
 
 
 def test_circumstances_of_the_run_are_kept(whole: dict[str, Artifact]) -> None:
-    whole["quantize"] = with_fields(
+    quantize = with_fields(
         whole["quantize"], config={"steps": 7}, properties={"grid": [2, 2], "perceptual": False},
         numeric={"device": "cpu", "dtype": "fp32", "product_gflops": 1.0},
     )  # fmt: skip
-    record = component.collect("p", whole)
+    record = component.collect("p", {**whole, "quantize": quantize})
     assert record["settings"]["quantize"] == {"steps": 7}
     assert record["compute"]["quantize"] == {"seconds": 2.5, "device": "cpu", "dtype": "fp32"}
     assert record["tokenizer"] == {"grid": [2, 2], "perceptual": False}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,8 @@ def score(config: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
     return outcome
 
 
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
-    table = {
+def components() -> dict[str, Fake]:
+    return {
         "ingest": Fake(act=ingest),
         "classify": Fake({"images": "ingest"}),
         "statistics": Fake({"images": "ingest"}, statistics),
@@ -74,25 +74,46 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
         "select": Fake({"samples": "sample"}, select),
         "score": Fake({"samples": "sample?", "accepted": "select?", "statistics": "statistics?"}, score),
     }
+
+
+def config_of(root: Path) -> PipelineConfig:
+    place = RunConfig(root=str(root), tracking_uri="off")
+    return PipelineConfig(preset="fake", components=[*SHARED, "sample", "select", "score"], run=place)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which everything before sampling was made."""
+    root = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "component", components().__getitem__)
+        for component in SHARED:
+            run(component, config_of(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of a sweep that nothing interrupts."""
+    root = tmp_path_factory.mktemp("whole") / "root"
+    shutil.copytree(trained, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "component", components().__getitem__)
+        return plain(swept(GRID, config_of(root)))
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
+    table = components()
     monkeypatch.setattr(registry, "component", table.__getitem__)
     return table
 
 
-Make = Callable[[str], PipelineConfig]
-
-
 @pytest.fixture
-def make(tmp_path: Path, fakes: dict[str, Fake]) -> Make:
-    """A config with a root in which everything before sampling was made."""
-
-    def made(name: str = "root") -> PipelineConfig:
-        place = RunConfig(root=str(tmp_path / name), tracking_uri="off")
-        config = PipelineConfig(preset="fake", components=[*SHARED, "sample", "select", "score"], run=place)
-        for component in SHARED:
-            run(component, config)
-        return config
-
-    return made
+def config(tmp_path: Path, trained: Path, fakes: dict[str, Fake]) -> PipelineConfig:
+    """Settings with a root in which everything before sampling was made."""
+    shutil.copytree(trained, tmp_path / "root")
+    return config_of(tmp_path / "root")
 
 
 def swept(sweep: Sweep, config: PipelineConfig) -> SweepResult:
@@ -105,19 +126,23 @@ def plain(result: SweepResult) -> dict[str, Any]:
     return {"points": points} | {key: result.results[key] for key in ("groups", "counts", "fingerprint", "axes")}
 
 
-def test_points_that_differ_in_acceptance_share_their_candidates(fakes: dict[str, Fake], make: Make) -> None:
-    config = make("root")
+def test_points_that_differ_in_acceptance_share_their_candidates(
+    fakes: dict[str, Fake], config: PipelineConfig
+) -> None:
     result = swept(GRID, config)
     assert (result.total, result.failed) == (6, 0)
     assert [fakes[name].runs for name in ("sample", "select", "score")] == [3, 3, 3]
     assert result.results["counts"]["artifacts"] == {"sample": 3, "select": 3, "score": 3}
-    assert all(fakes[name].runs == 1 for name in SHARED)
+    assert not any(fakes[name].runs for name in SHARED)
     # 50 a class of 2 at the strictest rate take 200; the preset's own 1,000 are more.
     assert {p["figures"]["fd_classifier"]["protocol"]["count"] for p in result.results["points"]} == {100}
+    # what the remover must keep
+    kept = [record.component for record in inventory.survey(config.run.root).sweeps["trial"]]
+    assert [kept.count(name) for name in ("sample", "score", "prior")] == [3, 3, 1]
 
 
-def test_figures_are_those_of_the_point_and_the_best_is_marked(make: Make) -> None:
-    result = swept(GRID, make("root")).results
+def test_figures_are_those_of_the_point_and_the_best_is_marked(undisturbed: dict[str, Any]) -> None:
+    result = undisturbed
     assert result["axes"] == ["max conditional_accuracy", "min fd_classifier"]
     first, second, *_ = result["points"]
     assert first["settings"] == {"sample.guidance": 1.0, "acceptance": 1.0}
@@ -130,8 +155,7 @@ def test_figures_are_those_of_the_point_and_the_best_is_marked(make: Make) -> No
     assert group["best"] == 4  # between the least distance (3) and the highest accuracy (6)
 
 
-def test_a_failing_point_is_recorded_and_tried_again(fakes: dict[str, Fake], make: Make) -> None:
-    config = make("root")
+def test_a_failing_point_is_recorded_and_tried_again(fakes: dict[str, Fake], config: PipelineConfig) -> None:
 
     def broken(settings: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
         if settings.guidance == 2.0:
@@ -152,10 +176,10 @@ def test_a_failing_point_is_recorded_and_tried_again(fakes: dict[str, Fake], mak
     assert fakes["sample"].runs == runs + 1
 
 
-@pytest.mark.parametrize(("component", "cell"), [("sample", 0), ("select", 1), ("score", 1), ("score", 2)])
-def test_an_interrupted_sweep_ends_like_another(fakes: dict[str, Fake], make: Make, component: str, cell: int) -> None:
-    undisturbed = plain(swept(GRID, make("one")))
-    config = make("other")
+@pytest.mark.parametrize(("component", "cell"), [("sample", 0), ("select", 1), ("score", 2)])
+def test_an_interrupted_sweep_ends_like_another(
+    fakes: dict[str, Fake], config: PipelineConfig, undisturbed: dict[str, Any], component: str, cell: int
+) -> None:
     act, before = fakes[component].act, fakes[component].runs
     assert act is not None
 
@@ -175,41 +199,30 @@ def test_an_interrupted_sweep_ends_like_another(fakes: dict[str, Fake], make: Ma
     assert fakes[component].runs == before + 4
 
 
-def test_figures_of_different_protocols_have_fronts_of_their_own(make: Make) -> None:
+def test_figures_of_different_protocols_have_fronts_of_their_own(config: PipelineConfig) -> None:
     sweep = Sweep("trial", grid={"sample.count": [100, 200], "sample.guidance": [1.0, 2.0]})
-    groups = swept(sweep, make("root")).results["groups"]
+    groups = swept(sweep, config).results["groups"]
     assert [group["points"] for group in groups] == [[1, 2], [3, 4]]
     assert [group["best"] for group in groups] == [2, 4]
 
 
-def test_the_best_may_be_that_of_one_figure(make: Make) -> None:
+def test_the_best_may_be_that_of_one_figure(config: PipelineConfig) -> None:
     sweep = dataclasses.replace(GRID, best="max conditional_accuracy")
-    result = swept(sweep, make("root")).results
+    result = swept(sweep, config).results
     assert result["groups"][0]["best"] == 6
     assert result["best_rule"] == "The best point has the largest conditional_accuracy."
 
 
-def test_what_was_not_made_is_named_with_its_command(fakes: dict[str, Fake], make: Make, tmp_path: Path) -> None:
-    config = make("root")
+def test_what_was_not_made_is_named_with_its_command(
+    fakes: dict[str, Fake], config: PipelineConfig, tmp_path: Path
+) -> None:
     empty = dataclasses.replace(config, run=dataclasses.replace(config.run, root=str(tmp_path / "empty")))
     with pytest.raises(DataError, match=r"ingest was not made .* `vimctl run ingest --preset fake`"):
         swept(GRID, empty)
     assert fakes["sample"].runs == 0
 
 
-def test_what_a_sweep_is_made_of_is_listed_for_the_remover(make: Make) -> None:
-    config = make("root")
-    swept(GRID, config)
-    kept = inventory.survey(config.run.root).sweeps["trial"]
-    components = [record.component for record in kept]
-    assert {name: components.count(name) for name in ("sample", "score", "prior")} == {
-        "sample": 3,
-        "score": 3,
-        "prior": 1,
-    }
-
-
-def test_results_are_shown_with_what_failed(make: Make, fakes: dict[str, Fake]) -> None:
+def test_results_are_shown_with_what_failed(config: PipelineConfig, fakes: dict[str, Fake]) -> None:
     from rich.console import Console
 
     def broken(settings: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
@@ -218,7 +231,7 @@ def test_results_are_shown_with_what_failed(make: Make, fakes: dict[str, Fake]) 
         return sample(settings, inputs, ctx)
 
     fakes["sample"].act = broken
-    result = swept(GRID, make("root"))
+    result = swept(GRID, config)
     out = Console(record=True, width=160)
     summary.print_results(result.results, result.folder, out)
     text = out.export_text()
@@ -227,8 +240,8 @@ def test_results_are_shown_with_what_failed(make: Make, fakes: dict[str, Fake]) 
     assert "6 points from 2 sample, 2 score and 2 select" in text
 
 
-def test_a_sweep_is_one_whatever_its_axes_and_another_with_other_settings(make: Make) -> None:
-    config = make("root")
+def test_a_sweep_is_one_whatever_its_axes_and_another_with_other_settings(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
     known = runner.identity(GRID, config)
     assert runner.identity(dataclasses.replace(GRID, axes=["max a", "min b"], parallel=4), config) == known
     assert runner.identity(dataclasses.replace(GRID, settings={"sample.seed": 1}), config) != known
