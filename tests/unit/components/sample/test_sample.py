@@ -44,14 +44,17 @@ def draw(inputs: dict[str, Artifact], root: Path, **fields: Any) -> dict[str, tu
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_samples_do_not_depend_on_count_or_shards(inputs: dict[str, Artifact], tmp_path: Path, precision: str) -> None:
-    many = draw(inputs, tmp_path / "a", count=64, shards=3, precision=precision)
-    assert list(many) == [f"sample-{i:08d}" for i in range(64)]
-    assert [label for label, _ in many.values()] == [i % 3 for i in range(64)]
+    many = draw(inputs, tmp_path / "a", count=22, shards=3, precision=precision)
+    assert list(many) == [f"sample-{i:08d}" for i in range(22)]
+    assert [label for label, _ in many.values()] == [i % 3 for i in range(22)]
     assert len({picture for _, picture in many.values()}) > 9
-    for number, (count, files) in enumerate([(19, 1), (7, 2), (10, 4), (1, 1)]):
-        few = draw(inputs, tmp_path / str(number), count=count, shards=files, precision=precision)
+    for count, files in ((9, 1), (7, 4)):
+        few = draw(inputs, tmp_path / str(count), count=count, shards=files, precision=precision)
         assert few == {key: many[key] for key in few}
         assert len(few) == count
+    assert draw(inputs, tmp_path / "b", count=4, seed=1, precision=precision) != {
+        key: many[key] for key in list(many)[:4]
+    }
 
 
 def test_a_decoder_that_depends_on_the_place_in_the_batch_does_no_harm(
@@ -69,11 +72,8 @@ def test_a_decoder_that_depends_on_the_place_in_the_batch_does_no_harm(
     assert few == {key: many[key] for key in few}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_finished_shards_are_kept(
-    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
-    whole = draw(inputs, tmp_path / "whole", count=16, shards=4, precision=precision)
+def test_finished_shards_are_kept(inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = draw(inputs, tmp_path / "whole", count=16, shards=4)
     own, groups = Sampler.group, []
 
     def dying(self: Sampler, index: int, labels: Any, given: Any = None) -> Any:
@@ -84,13 +84,9 @@ def test_finished_shards_are_kept(
 
     monkeypatch.setattr(Sampler, "group", dying)
     with pytest.raises(KeyboardInterrupt):
-        draw(inputs, tmp_path / "killed", count=16, shards=4, precision=precision)
-    assert draw(inputs, tmp_path / "killed", count=16, shards=4, precision=precision) == whole
+        draw(inputs, tmp_path / "killed", count=16, shards=4)
+    assert draw(inputs, tmp_path / "killed", count=16, shards=4) == whole
     assert groups == [0, 1, 2, 2, 3]
-
-
-def test_another_seed_gives_other_pictures(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    assert draw(inputs, tmp_path / "a", count=4, seed=0) != draw(inputs, tmp_path / "b", count=4, seed=1)
 
 
 def test_an_unconditional_prior_gives_pictures_without_labels(inputs: dict[str, Artifact], tmp_path: Path) -> None:

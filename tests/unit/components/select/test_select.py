@@ -26,12 +26,17 @@ from vim_core.models.classifier import load_classifier
 COUNT = 30
 
 
-@pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]:
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    root = tmp_path_factory.mktemp("made")
+    made = selection.images(root)
+    selector = selection.classifier(root, "selector", made, seed=1)
+    return {"images": made, "selector": selector, "samples": selection.samples(root, COUNT)}
+
+
+@pytest.fixture(autouse=True)
+def without_beam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beam, "run_shards", selection.one_after_the_other)
-    made = selection.images(tmp_path)
-    selector = selection.classifier(tmp_path, "selector", made, seed=1)
-    return {"images": made, "selector": selector, "samples": selection.samples(tmp_path, COUNT)}
 
 
 def settings(**fields: Any) -> SelectConfig:
