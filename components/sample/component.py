@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from components.contract import lineage
 from components.contract.api import Artifact, Context, Inputs, Outcome
-from components.sample.draw import DrawPlan, GroupAssembly, GroupDrawer, LaneGroup, sample_ranges, shard_name
+from components.engines.devices import ray_device, ray_threads
+from components.sample import draw
+from components.sample.draw import Conditions, DrawPlan, GroupAssembly, LaneGroup, sample_ranges, shard_name
 from vim_core.config import SampleConfig
 from vim_core.errors import ConfigError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from components.sample.conditions import Conditions
     from vim_core.data.image_tables import ImageRow, ImageTable
 
 VERSION = 2
@@ -38,12 +39,10 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
         VimError: drawing failed, or an actor was lost too often.
     """
     from components.engines.attempts import publish
-    from components.engines.devices import ray_device, ray_threads
-    from components.sample.conditions import make_conditions
     from vim_core.data.image_tables import ImageTable, image_digest
 
     check(config, inputs["prior"], inputs["tokenizer"])
-    conditions = make_conditions(config, inputs, ctx)
+    conditions = draw.make_conditions(config, inputs, ctx)
     files = [(inputs[n].uri("model.safetensors"), inputs[n].uri("config.json")) for n in ("prior", "tokenizer")]
     plan = DrawPlan(files[0], files[1], config, ray_device(ctx.run), ray_threads(ctx.run))
     # Shards of another numeric class are not continued (contract 11).
@@ -112,7 +111,7 @@ def _draw_groups(
     lanes, count = plan.config.lanes, plan.config.count
     jobs = (conditions.group(group, lanes, min(lanes, count - group * lanes)) for group in groups)
     if ctx.run.workers == 1 and not ctx.run.ray_address:
-        drawer = GroupDrawer(plan)
+        drawer = draw.GroupDrawer(plan)
         for job in jobs:
             yield job, drawer.draw(job)
         return
@@ -120,7 +119,7 @@ def _draw_groups(
     from components.engines.ray.session import connect
 
     connect(ctx.run)
-    yield from map_actors(GroupDrawer, plan, "draw", jobs, ctx, actor_resources(plan.device, plan.threads))
+    yield from map_actors(draw.GroupDrawer, plan, "draw", jobs, ctx, actor_resources(plan.device, plan.threads))
 
 
 def _picture(table: ImageTable) -> bytes:

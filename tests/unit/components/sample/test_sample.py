@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from components.contract.api import Artifact
 from components.sample import component as sample
-from components.sample.conditions import Conditions, class_numbers
-from components.sample.draw import GroupAssembly, sample_ranges
+from components.sample.draw import Conditions, GroupAssembly, class_numbers, sample_ranges
 from tests.support import tiny_artifacts
 from tests.support.synthetic import context_of, with_fields
 from vim_core.config import SampleConfig
