@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact
@@ -19,6 +20,7 @@ TILE = 128
 """Largest side of a picture on the page, in pixels; larger images are shown smaller, which keeps the page small."""
 
 GAP = 4
+WIDEST = 1200
 EMBEDDED = "data:image/png;base64,"
 
 
@@ -66,18 +68,16 @@ def accepted_by_class(
     }
 
 
-def embedded(data: bytes, alt: str, most: int = 1200) -> Picture:
-    """A picture from its file, at most `most` pixels wide."""
-    import io as memory
-
+def embedded(data: bytes, alt: str) -> Picture:
+    """A picture from its file, at most `WIDEST` pixels wide."""
     import numpy as np
     from PIL import Image
 
-    with Image.open(memory.BytesIO(data)) as opened:
+    with Image.open(BytesIO(data)) as opened:
         image = opened.convert("RGBA")
-    if image.width > most:
-        image = image.resize((most, max(1, image.height * most // image.width)))
-    return _picture(np.asarray(image), 32 if image.width <= most // 3 else TILE, alt, "")
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, max(1, image.height * WIDEST // image.width)))
+    return _picture(np.asarray(image), 32 if image.width <= WIDEST // 3 else TILE, alt, "")
 
 
 def _rows_of(table: ImageTable) -> dict[int, list[int]]:
@@ -152,11 +152,9 @@ def _join(tiles: list[np.ndarray[Any, Any]], axis: int) -> np.ndarray[Any, Any]:
 
 
 def _picture(pixels: np.ndarray[Any, Any], tile: int, alt: str, caption: str) -> Picture:
-    import io as memory
-
     from PIL import Image
 
-    stream = memory.BytesIO()
+    stream = BytesIO()
     Image.fromarray(pixels, "RGBA").save(stream, "PNG", optimize=True)
     source = EMBEDDED + base64.b64encode(stream.getvalue()).decode("ascii")
     return Picture(source, pixels.shape[1], pixels.shape[0], max(1, 64 // tile), alt, caption)

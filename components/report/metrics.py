@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,8 +155,12 @@ def measured(results: Mapping[str, Any], metric: Metric) -> tuple[float, tuple[f
 
 def formatted(results: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
     """The value and the interval ('' without one) of a metric that a `results.json` has, for people."""
-    value, ends = measured(results, metric)
-    return format_value(value, metric.style), " to ".join(format_value(end, metric.style) for end in ends)
+    return format_figure(*measured(results, metric), metric.style)
+
+
+def format_figure(value: float, ends: Sequence[float], style: str) -> tuple[str, str]:
+    """A value and the ends of its interval for people, '' where there are none."""
+    return format_value(value, style), " to ".join(format_value(end, style) for end in ends)
 
 
 def sentence(protocol: Mapping[str, Any]) -> str:

@@ -170,8 +170,7 @@ def figure_text(point: Record, name: str) -> tuple[str, str]:
     value, interval = measured(point, name)
     if not math.isfinite(value):
         return "–", ""
-    texts = [metrics.format_value(number, metrics.style(name)) for number in (value, *(interval or ()))]
-    return texts[0], " to ".join(texts[1:])
+    return metrics.format_figure(value, interval or (), metrics.style(name))
 
 
 def sharing(results: Record) -> str:
