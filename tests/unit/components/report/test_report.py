@@ -88,14 +88,8 @@ def test_page_says_what_the_run_did(published: tuple[str, dict[str, Any]]) -> No
     assert "from ingest, quantize; made in 2.5 s" in text
     assert page.RUN_MARK not in published[0]
     assert page.PRESET_MARK not in published[0]
-
-
-def test_record_is_stamped(published: tuple[str, dict[str, Any]]) -> None:
     record = published[1]
-    assert record["preset"] == f"p {EVIL}"
-    assert record["reused"] == {"ingest": True, "prior": False}
-    assert record["seconds"] == {"ingest": 0.01, "prior": 75.0}
-    assert record["samples"] == {"count": 9}
+    assert (record["preset"], record["reused"]) == (f"p {EVIL}", {"ingest": True, "prior": False})
 
 
 def test_a_preset_with_little_makes_a_small_page(tmp_path: Path) -> None:

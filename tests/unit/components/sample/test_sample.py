@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from components.contract.api import Artifact
 from components.sample import component as sample
-from components.sample.draw import Conditions, GroupAssembly, class_numbers, sample_ranges
+from components.sample.draw import GroupAssembly, class_numbers, sample_ranges
 from tests.support import tiny_artifacts
 from tests.support.synthetic import context_of, with_fields
 from vim_core.config import SampleConfig
@@ -129,13 +129,6 @@ def test_shards_are_whole_once_their_groups_are_and_hold_no_more(
             made[shard] = rows
     assert made == {shard: list(range(*sample_ranges(config)[shard])) for shard in missing}
     assert not assembly._rows
-
-
-def test_labels_go_round_over_groups() -> None:
-    conditions = Conditions(range(3))
-    assert [label for group in range(3) for label in conditions.group(group, 4, 4).labels] == [i % 3 for i in range(12)]
-    assert Conditions([5, 2]).group(1, 3, 1).labels == (2, 5, 2)
-    assert Conditions([]).group(2, 4, 4).labels == (-1,) * 4
 
 
 def test_chosen_classes_by_name_or_number(inputs: dict[str, Artifact], tmp_path: Path) -> None:
