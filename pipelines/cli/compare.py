@@ -13,8 +13,6 @@ from pipelines.cli.common import print_field
 from vim_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from components.report.compare import Run
 
 RESULTS, PAGE = "results.json", "report.html"
@@ -35,10 +33,33 @@ def add_commands(subparsers: common.Subparsers) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """`vimctl compare`. Raises `DataError` for a run without a report."""
+    """`vimctl compare`: the comparable figures, the refused ones with the fields that differ, the page's address."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from components.report import compare
+    from vim_core.storage import io
+
     names = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
-    print_comparison(write(names, overrides, arguments.out), arguments.out, common.console())
+    runs = write(names, overrides, arguments.out)
+    lines, refusals = compare.compare(runs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("figure", no_wrap=True)
+    for run in runs:
+        table.add_column(run.name, justify="right")
+    table.add_column("")
+    for line in lines:
+        cells = [f"{cell.value} [{cell.interval}]" if cell.interval else cell.value for cell in line.cells]
+        table.add_row(line.key, *map(escape, cells), escape(line.verdict))
+    console = common.console()
+    console.print(table)
+    for refusal in refusals:
+        fields = ", ".join(name for name, _, _ in refusal.fields)
+        print_field(console, "refused", f"{refusal.key}: {' and '.join(refusal.runs)} differ in {fields}")
+    for name, values in compare.settings_that_differ(runs):
+        print_field(console, "setting", f"{name}: {' | '.join(values)}")
+    print_field(console, "page", io.absolute(arguments.out))
     return 0
 
 
@@ -101,29 +122,3 @@ def read(name: str, results: str, page: str) -> Run:
     folder = io.absolute(results).removesuffix(f"/{RESULTS}")
     title = str(record.get("preset") or name)
     return Run(title, record, folder, pictures.get("samples", ()), pictures.get("reconstructions", ()))
-
-
-def print_comparison(runs: list[Run], target: str, console: Console) -> None:
-    """Print the comparable figures, the refused ones with the fields that differ, and the page's address."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from components.report import compare
-    from vim_core.storage import io
-
-    lines, refusals = compare.compare(runs)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("figure", no_wrap=True)
-    for run in runs:
-        table.add_column(run.name, justify="right")
-    table.add_column("")
-    for line in lines:
-        cells = [f"{cell.value} [{cell.interval}]" if cell.interval else cell.value for cell in line.cells]
-        table.add_row(line.key, *map(escape, cells), escape(line.verdict))
-    console.print(table)
-    for refusal in refusals:
-        fields = ", ".join(name for name, _, _ in refusal.fields)
-        print_field(console, "refused", f"{refusal.key}: {' and '.join(refusal.runs)} differ in {fields}")
-    for name, values in compare.settings_that_differ(runs):
-        print_field(console, "setting", f"{name}: {' | '.join(values)}")
-    print_field(console, "page", io.absolute(target))

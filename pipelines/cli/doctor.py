@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ def doctor(arguments: Namespace) -> int:
     target = Target(presets.load(arguments.preset, arguments.words), cluster, arguments.try_job)
     results = run_checks(target, list_checks())
     if arguments.json:
-        sys.stdout.write(json.dumps([vars(result) for result in results], indent=1) + "\n")
+        common.print_line(json.dumps([vars(result) for result in results], indent=1))
     else:
         console = Console(soft_wrap=True, highlight=False)
         for result in results:

@@ -117,11 +117,9 @@ def status(arguments: Namespace) -> int:
 
 def logs(arguments: Namespace) -> int:
     """`vimctl logs`. Raises `DataError` where the cluster knows no such job."""
-    from pipelines.jobs import profile, submission
+    from pipelines.jobs import submission
 
-    cluster = profile.load(arguments.cluster)
-    jobs = submission.backend(cluster)
-    state = _find_job(jobs, cluster, arguments.job)
+    cluster, jobs, state = _find_job(arguments)
     if arguments.follow and not state.finished:
         try:
             state = submission.follow(jobs, state.job_id, print_line, cluster.retries)
@@ -136,11 +134,7 @@ def logs(arguments: Namespace) -> int:
 
 def cancel(arguments: Namespace) -> int:
     """`vimctl cancel`. Raises `DataError` where the cluster knows no such job."""
-    from pipelines.jobs import profile, submission
-
-    cluster = profile.load(arguments.cluster)
-    jobs = submission.backend(cluster)
-    state = _find_job(jobs, cluster, arguments.job)
+    _, jobs, state = _find_job(arguments)
     if state.finished:
         print_line(f"{state.job_id} has ended already: {state.status}")
         return 0
@@ -176,12 +170,16 @@ class LogPrinter:
         print_line(line)
 
 
-def _find_job(jobs: Backend, cluster: Cluster, name: str) -> JobState:
-    """The state of the job of this id, or of the newest job without one. Raises `DataError` where there is none."""
+def _find_job(arguments: Namespace) -> tuple[Cluster, Backend, JobState]:
+    """The job of this id, or the newest one without an id, on its cluster. Raises `DataError` where there is none."""
+    from pipelines.jobs import profile, submission
+
+    cluster, name = profile.load(arguments.cluster), arguments.job
+    jobs = submission.backend(cluster)
     states = jobs.jobs()
     for state in states:
         if state.job_id == name or not name:
-            return state
+            return cluster, jobs, state
     missing = f"no job {name!r}" if name else "no job"
     rest = f"; it has {', '.join(state.job_id for state in states[:5])}" if states else ""
     raise DataError(f"cluster {cluster.name} knows {missing}{rest}")

@@ -125,7 +125,7 @@ def show(arguments: Namespace) -> int:
         known = ", ".join(sweeps.names(root)) or "none"
         raise DataError(f"sweep {arguments.sweep!r}: not run in {root}, where there are: {known}")
     if arguments.json:
-        sys.stdout.write(json.dumps(results, indent=2) + "\n")
+        common.print_line(json.dumps(results, indent=2))
     else:
         summary.print_results(results, sweeps.folder(root, arguments.sweep), common.console())
     return 0

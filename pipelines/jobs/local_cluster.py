@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 from components.artifacts.process import ProcessId, start_time
-from pipelines.jobs.loopback_node import HOST
 from pipelines.orchestration import servers
+from pipelines.orchestration.servers import HOST
 from vim_core.config.decode import decode
 from vim_core.errors import ConfigError, VimError
 from vim_core.storage import io
@@ -162,7 +162,7 @@ def _prepare(cpus: int, port: int) -> LocalCluster:
 def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
     """Start one node and store its process at once, so that `down` finds it after any failure."""
     options = _ray_start_options(cluster, number, nodes)
-    command = [cluster.python, "-m", "pipelines.jobs.loopback_node", "start", *options]
+    command = [cluster.python, "-m", "pipelines.jobs.local_cluster", "start", *options]
     environment = {**os.environ, **SETTINGS, "RAY_AUTH_TOKEN_PATH": cluster.token_file, FOLDER_VARIABLE: cluster.folder}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")]))
     # Variables of the caller's shell could point workers and drivers to another cluster.
@@ -238,4 +238,19 @@ def _delete(cluster: LocalCluster) -> None:
             (state_folder() / name).unlink()
 
 
-TERMINATE_S = 10.0
+def _run_node() -> None:
+    """`python -m pipelines.jobs.local_cluster start …`: `ray start` for one of several nodes on loopback.
+
+    Ray would put the machine's own address in place of 127.0.0.1 and listen to the network, or, restricted to
+    loopback as on macOS (`LOOPBACK`), refuse a second node.
+    """
+    from ray._private import ray_constants, services
+    from ray.scripts import scripts
+
+    services.get_node_ip_address = lambda address=None: HOST
+    ray_constants.ENABLE_RAY_CLUSTER = True
+    scripts.main()
+
+
+if __name__ == "__main__":
+    _run_node()

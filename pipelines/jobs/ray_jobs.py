@@ -8,6 +8,7 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -33,14 +34,13 @@ class RayJobsBackend:
             start = "start one with `vimctl cluster up`" if cluster.is_local else "give the profile an address"
             raise ConfigError(f"cluster {cluster.name}: it has no address; {start}")
         self._cluster = cluster
-        self._cached_client: Any = None
 
     def submit(self, job_id: str, spec_uri: str) -> bool:
         """See `Backend`. Variables of the profile's `env` reach the driver and all workers of the job."""
         env = {"env_vars": dict(self._cluster.env)} if self._cluster.env else None
         try:
             with self._errors():
-                self._client().submit_job(
+                self._client.submit_job(
                     entrypoint=entrypoint(self._cluster, spec_uri), submission_id=job_id, runtime_env=env
                 )
         except VimError:
@@ -57,14 +57,14 @@ class RayJobsBackend:
     def jobs(self) -> list[JobState]:
         """See `Backend`."""
         with self._errors():
-            listed = self._client().list_jobs()
+            listed = self._client.list_jobs()
         ours = [_state(job) for job in listed if specs.JOB_ID.fullmatch(job.submission_id or "")]
         return sorted(ours, key=lambda state: state.started or 0.0, reverse=True)
 
     def follow(self, job_id: str) -> Iterator[str]:
         """See `Backend`."""
         with self._errors():
-            chunks = self._client().tail_job_logs(job_id)
+            chunks = self._client.tail_job_logs(job_id)
         rest = ""
         with contextlib.closing(asyncio.new_event_loop()) as loop:
             try:
@@ -82,7 +82,7 @@ class RayJobsBackend:
     def stop(self, job_id: str) -> None:
         """See `Backend`. Raises `VimError` if the job still runs after a minute."""
         with self._errors():
-            self._client().stop_job(job_id)
+            self._client.stop_job(job_id)
         deadline = time.monotonic() + STOP_S
         while (state := self.state(job_id)) is not None and not state.finished:
             if time.monotonic() > deadline:
@@ -94,35 +94,32 @@ class RayJobsBackend:
         base = self._cluster.address.rstrip("/")
         return f"{base}/#/jobs/{job_id}" if job_id else base
 
+    @cached_property
     def _client(self) -> Any:
-        if self._cached_client is None:
-            from ray.job_submission import JobSubmissionClient
+        from ray.job_submission import JobSubmissionClient
 
-            # Ray would log a line for each log that ends.
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            self._cached_client = JobSubmissionClient(self._cluster.address, headers=headers(self._cluster))
-        return self._cached_client
+        # Ray would log a line for each log that ends.
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        return JobSubmissionClient(self._cluster.address, headers=headers(self._cluster))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Raise any error of Ray's client as a `VimError` of one line that names the cluster."""
+        cluster = self._cluster
         try:
             yield
         except (VimError, StopAsyncIteration):
             raise
         except Exception as error:
-            raise VimError(self._reason(error)) from error
-
-    def _reason(self, error: Exception) -> str:
-        cluster = self._cluster
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        if type(error).__name__ == "AuthenticationError" or getattr(error, "status", 0) in (401, 403):
-            what = f"takes no token from {cluster.token_file}" if cluster.token_file else "wants a token"
-            return f"cluster {cluster.name}: {cluster.address} {what}; give the cluster's in token_file of the profile"
-        if isinstance(error, OSError):
-            start = "; `vimctl cluster up` starts it" if cluster.is_local else ""
-            return f"cluster {cluster.name}: no Ray cluster answers at {cluster.address} ({lines[0]}){start}"
-        return f"cluster {cluster.name} at {cluster.address}: {lines[-1]}"
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = f" at {cluster.address}: {lines[-1]}"
+            if type(error).__name__ == "AuthenticationError" or getattr(error, "status", 0) in (401, 403):
+                what = f"takes no token from {cluster.token_file}" if cluster.token_file else "wants a token"
+                reason = f": {cluster.address} {what}; give the cluster's in token_file of the profile"
+            elif isinstance(error, OSError):
+                start = "; `vimctl cluster up` starts it" if cluster.is_local else ""
+                reason = f": no Ray cluster answers at {cluster.address} ({lines[0]}){start}"
+            raise VimError(f"cluster {cluster.name}{reason}") from error
 
 
 def entrypoint(cluster: Cluster, spec_uri: str) -> str:

@@ -29,7 +29,7 @@ def config_of(spec: JobSpec) -> PipelineConfig:
 
 
 def base_id(spec: JobSpec) -> str:
-    """The part of the id that all attempts at this job share: `vim-<preset>-<fingerprint>`.
+    """The part of the id that all attempts at this job share: `vim-<preset>-<fingerprint>`, before `-a<number>`.
 
     The fingerprint follows from settings that change a result, root, command, and the versions of the components. As
     for artifacts, `run` settings are left out: a second submitter finds the job with any profile.
@@ -49,11 +49,6 @@ def base_id(spec: JobSpec) -> str:
 def preset_label(preset: str) -> str:
     """A preset's name as a part of a job's id: letters that paths, Ray and Kubernetes take."""
     return re.sub(r"[^a-z0-9]+", "-", preset.lower())[:PRESET_LENGTH].strip("-") or "custom"
-
-
-def attempt_id(base: str, attempt: int) -> str:
-    """The id of one attempt."""
-    return f"{base}-a{attempt}"
 
 
 def attempts(job_ids: Iterable[str], base: str) -> dict[int, str]:

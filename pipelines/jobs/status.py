@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
 
 from components.artifacts import inventory
 from components.artifacts.format import size
-from components.artifacts.inventory import Files, Inventory, short
+from components.artifacts.inventory import Inventory, short
 from components.contract.api import ArtifactKey
 from components.tracking.spool_mirror import SPOOL
 from pipelines.jobs import specs
@@ -44,11 +45,11 @@ def status_lines(root: str, cluster: Cluster, jobs: list[JobState]) -> Iterator[
     if not unfinished:
         yield "  nothing"
     yield "made last"
-    newest = sorted((each for each in survey.versions if each.current), key=_created_at, reverse=True)[:MAX_ARTIFACTS]
-    for version in newest:
-        age, took = clock(now - _created_at(version)), clock(version.artifact.manifest.seconds)
-        yield f"  {_name(version.key):<24} {age} ago, in {took}, {size(version.artifact.size)}"
-    if not newest:
+    current = [version.artifact for version in survey.versions if version.current]
+    for artifact in sorted(current, key=inventory.created_at, reverse=True)[:MAX_ARTIFACTS]:
+        age, took = clock(now - inventory.created_at(artifact)), clock(artifact.manifest.seconds)
+        yield f"  {_name(artifact.manifest.key):<24} {age} ago, in {took}, {size(artifact.size)}"
+    if not current:
         yield "  nothing"
 
 
@@ -67,27 +68,15 @@ def _progress(root: str, state: JobState, survey: Inventory) -> str:
 def _last_step(root: str, key: ArtifactKey, survey: Inventory, config: PipelineConfig | None = None) -> str:
     """`step 40 of 100`, by spool and checkpoints; '' before the first."""
     files = survey.work.get(key, {})
-    checkpoints = [int(match[1]) for match in map(CHECKPOINT.fullmatch, files) if match]
-    step = max([_spool_step(root, key, files), *checkpoints])
+    steps = [int(match[1]) for match in map(CHECKPOINT.fullmatch, files) if match]
+    if SPOOL in files:
+        length = int(files[SPOOL]["size"])
+        with contextlib.suppress(FileNotFoundError):
+            tail = io.read_range(io.join(root, inventory.WORK, *key, SPOOL), max(0, length - TAIL_BYTES), length)
+            steps += [int(row["step"]) for row in spool.parse_rows(b"\n" + tail) if isinstance(row, dict)]
     total = getattr(getattr(config, key[0], None), "steps", None)
-    return "" if step < 0 else f"step {step}" + (f" of {total}" if total else "")
-
-
-def _spool_step(root: str, key: ArtifactKey, files: Files) -> int:
-    """The last step in the spool's last lines, -1 where there is none."""
-    if SPOOL not in files:
-        return -1
-    length = int(files[SPOOL]["size"])
-    try:
-        tail = io.read_range(io.join(root, inventory.WORK, *key, SPOOL), max(0, length - TAIL_BYTES), length)
-    except FileNotFoundError:
-        return -1
-    return max((int(row["step"]) for row in spool.parse_rows(b"\n" + tail) if isinstance(row, dict)), default=-1)
+    return f"step {max(steps)}" + (f" of {total}" if total else "") if steps else ""
 
 
 def _name(key: ArtifactKey) -> str:
     return f"{key[0]}/{short(key[1])}"
-
-
-def _created_at(version: inventory.Version) -> float:
-    return inventory.created_at(version.artifact)

@@ -145,9 +145,8 @@ def _next_attempt(jobs: Backend, spec: JobSpec, root: str, base: str, say: Say) 
     # A stored spec that the cluster does not know was never sent, is being sent by another submitter, or belongs to a
     # cluster that started anew: if it is this one, sending it under its own id is right in each case.
     number = max([max(tried, default=0) + 1, *specs.attempts(specs.list_jobs(root), base)])
-    while not specs.write(root, specs.attempt_id(base, number), spec):
+    while not specs.write(root, job_id := f"{base}-a{number}", spec):
         number += 1
-    job_id = specs.attempt_id(base, number)
     if jobs.submit(job_id, specs.uri(root, job_id)):
         say(f"sent {job_id}")
     else:

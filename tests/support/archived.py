@@ -38,9 +38,9 @@ def make(root: str, component: str, number: int, inputs: Sequence[Artifact] = ()
         metrics={"psnr_db": 20.5}, properties={}, protocols={}, numeric={}, seconds=12.5, attempt=attempt,
         created=datetime.now(UTC).isoformat(),
     )  # fmt: skip
-    made, won = store.commit(root, dataclasses.replace(manifest, **fields))
+    artifact, won = store.commit(root, dataclasses.replace(manifest, **fields))
     assert won
-    return made
+    return artifact
 
 
 def report(root: str, preset: str, used: Mapping[str, Artifact]) -> None:
@@ -69,12 +69,12 @@ def leave_work(root: str, component: str, number: int, names: Sequence[str] = ("
 
 def there(root: str) -> set[str]:
     """The artifacts that readers find, as component/number."""
-    found = set()
+    names = set()
     for path in io.find_files(root):
         if path.endswith("/manifest.json"):
             component, fingerprint, _ = path.split("/")
-            made = store.load(root, component, fingerprint)
-            assert made is not None
-            store.verify(made)
-            found.add(f"{component}/{int(fingerprint, 16)}")
-    return found
+            artifact = store.load(root, component, fingerprint)
+            assert artifact is not None
+            store.verify(artifact)
+            names.add(f"{component}/{int(fingerprint, 16)}")
+    return names

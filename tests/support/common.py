@@ -187,15 +187,15 @@ def _end(pid: int) -> None:
 
 def manifests(root: str | Path, component: str) -> list[dict[str, Any]]:
     """All committed manifests of a component, oldest first."""
-    found = [json.loads(path.read_text()) for path in Path(root, component).glob("*/manifest.json")]
-    return sorted(found, key=lambda manifest: str(manifest["created"]))
+    records = [json.loads(path.read_text()) for path in Path(root, component).glob("*/manifest.json")]
+    return sorted(records, key=lambda manifest: str(manifest["created"]))
 
 
 def manifest(root: str | Path, component: str) -> dict[str, Any]:
     """The only committed manifest of a component."""
-    found = manifests(root, component)
-    assert len(found) == 1, f"{len(found)} manifests of {component} below {root}"
-    return found[0]
+    records = manifests(root, component)
+    assert len(records) == 1, f"{len(records)} manifests of {component} below {root}"
+    return records[0]
 
 
 def file_of(root: str | Path, manifest: Mapping[str, Any], name: str) -> Path:

@@ -21,9 +21,9 @@ USER = "vim"
 
 def programs() -> Path:
     """Where Postgres' programs lie (Debian keeps them by version)."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
-    if found:
-        return found[-1].parent
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    if programs:
+        return programs[-1].parent
     path = shutil.which("initdb")
     assert path is not None, "Postgres is not installed (Debian: apt-get install postgresql)"
     return Path(path).parent

@@ -19,7 +19,7 @@ from vim_core.storage import io
 def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) -> Artifact:
     """The output folder of a component as an artifact."""
     empty = artifact(Path(ctx.out).parent, ctx.name, {})
-    made = with_fields(
+    complete = with_fields(
         empty,
         files=files_in(ctx.out, ".", outcome.rows),
         config=asdict(config),
@@ -27,7 +27,7 @@ def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) ->
         properties=outcome.properties,
         metrics=outcome.metrics,
     )
-    return Artifact(ctx.out, made.manifest)
+    return Artifact(ctx.out, complete.manifest)
 
 
 def digits_table(root: Path, limit: int = 90, shards: int = 3) -> Artifact:

@@ -46,11 +46,11 @@ def class_folders(root: Path, photos: Sequence[Photo]) -> Path:
 def tar(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
     """A tar of these files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as made:
+    with tarfile.open(path, "w") as archive:
         for name, data in files:
             info = tarfile.TarInfo(name)
             info.size = len(data)
-            made.addfile(info, memory.BytesIO(data))
+            archive.addfile(info, memory.BytesIO(data))
     return path
 
 
@@ -94,11 +94,11 @@ def webdataset(root: Path, photos: Sequence[Photo], as_json: bool = False) -> Pa
 
 def varint(value: int) -> bytes:
     """An integer as protocol buffers write it."""
-    made = bytearray()
+    data = bytearray()
     while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
+        data.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*made, value])
+    return bytes([*data, value])
 
 
 def field(number: int, data: bytes) -> bytes:

@@ -29,21 +29,21 @@ def live_bytes() -> Iterator[LiveBytes]:
 
     What another thread frees seems to stay, so around collectives the figures are too high.
     """
-    found = LiveBytes()
+    measured = LiveBytes()
     # Not torch.profiler's own, which imports the compiler for seconds.
     with profile(profile_memory=True) as profiled:
-        yield found
+        yield measured
     results = profiled.kineto_results
     assert results is not None
     events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
     alive = list(accumulate((size for _, size in events), initial=0))
-    found.peak, found.kept = max(alive), alive[-1]
+    measured.peak, measured.kept = max(alive), alive[-1]
 
 
 @contextmanager
 def gathered_bytes() -> Iterator[LiveBytes]:
     """Follow the whole tensors that come of sharded ones."""
-    found, known = LiveBytes(), list[weakref.ref[Tensor]]()
+    measured, known = LiveBytes(), list[weakref.ref[Tensor]]()
     gather = DTensor.full_tensor
 
     def alive() -> int:
@@ -53,9 +53,9 @@ def gathered_bytes() -> Iterator[LiveBytes]:
     def followed(value: DTensor, **options: Any) -> Tensor:
         result: Tensor = gather(value, **options)
         known.append(weakref.ref(result))
-        found.peak = max(found.peak, alive())
+        measured.peak = max(measured.peak, alive())
         return result
 
     with patch.object(DTensor, "full_tensor", followed):
-        yield found
-    found.kept = alive()
+        yield measured
+    measured.kept = alive()

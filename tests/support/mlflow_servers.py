@@ -67,12 +67,12 @@ class Server:
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Server]:
     """One that runs, with its database in this folder."""
-    made = Server(folder)
+    server = Server(folder)
     try:
-        made.start()
-        yield made
+        server.start()
+        yield server
     finally:
-        made.close()
+        server.close()
 
 
 def history(address: str, run_id: str, key: str) -> list[tuple[int, float]]:

@@ -23,8 +23,8 @@ def picture(page: Path) -> bytes:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         opened = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
         opened.goto(page.absolute().as_uri())
-        found = [opened.locator(name) for name in SHOWN]
-        shots = [Image.open(io.BytesIO(part.first.screenshot())).convert("RGB") for part in found if part.count()]
+        parts = [opened.locator(name) for name in SHOWN]
+        shots = [Image.open(io.BytesIO(part.first.screenshot())).convert("RGB") for part in parts if part.count()]
         browser.close()
     return stacked(shots)
 

@@ -78,18 +78,19 @@ def swept(root: Path) -> Artifact:
 
 def whole(root: Path) -> dict[str, Artifact]:
     """All artifacts by component."""
-    made = everything(root)
-    made |= {"select": selected(root), "score": scored(root), "tradeoff": swept(root)}
+    artifacts = everything(root)
+    artifacts |= {"select": selected(root), "score": scored(root), "tradeoff": swept(root)}
     per_block = {"accuracy_per_block": [0.5, 0.75, 0.625], "ridge_accuracy_per_block": [0.5, 0.7, 0.65]}
-    made["probe"] = artifact(
+    artifacts["probe"] = artifact(
         root, "probe", {}, metrics={"top1": 0.75, "pixel_baseline_top1": 0.6}, properties=per_block,
         protocols={"top1": {"figure": "top1", "split": "test", "count": 12}},
     )  # fmt: skip
     stack = {"blocks": 2, "heads": 2, "dim": 8, "mlp": 16}
     config = {"image_size": 16, "encoder": stack, "decoder": stack, "codebook": {"codes": 8, "dim": 4, "l2": True},
               "steps": 10, "batch": 4}  # fmt: skip
-    made["quantize"] = with_fields(made["quantize"], config=config, properties={"grid": [2, 2], "perceptual": False})
-    return made
+    properties = {"grid": [2, 2], "perceptual": False}
+    artifacts["quantize"] = with_fields(artifacts["quantize"], config=config, properties=properties)
+    return artifacts
 
 
 def published(root: Path) -> Path:
@@ -97,6 +98,6 @@ def published(root: Path) -> Path:
     ctx = context_of(root, "report")
     report.run(ReportConfig(title="Made up", samples_per_class=3, reconstructions=4), whole(root / "made"), ctx)
     files = {name: functools.partial(shutil.copy, ctx.path(name)) for name in ("report.html", "results.json")}
-    made = artifact(root / "made", "report", files)
+    page = artifact(root / "made", "report", files)
     record = {"preset": "made-up", "seconds": {"prior": 75.0}, "reused": {"prior": False}, "mlflow": {"run_id": "r"}}
-    return Path(report.publish(made, record, str(root / "reports")))
+    return Path(report.publish(page, record, str(root / "reports")))

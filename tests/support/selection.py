@@ -37,11 +37,11 @@ def classifier(root: Path, component: str, images: Artifact, seed: int) -> Artif
 def samples(root: Path, count: int, shards: int = 3, **properties: Any) -> Artifact:
     """Random pictures of the classes in turn, contiguous shards as `sample` writes them."""
     pixels = np.random.default_rng(7).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
-    given = rows([f"sample-{i:08d}" for i in range(count)], [i % 3 for i in range(count)], pixels)
+    table = rows([f"sample-{i:08d}" for i in range(count)], [i % 3 for i in range(count)], pixels)
     bounds = [count * shard // shards for shard in range(shards + 1)]
     files: dict[str, Callable[[str], Any]] = {}
     for shard in range(shards):
-        (write,) = image_files("samples", given[bounds[shard] : bounds[shard + 1]], 1).values()
+        (write,) = image_files("samples", table[bounds[shard] : bounds[shard + 1]], 1).values()
         files[f"images/samples-{shard:05d}-of-{shards:05d}.parquet"] = write
     described = {
         "classes": tiny_artifacts.CLASSES,

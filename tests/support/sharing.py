@@ -120,12 +120,12 @@ def _bytes(make: Callable[[Path, CpuRuntime], Made], rank: int, folder: Path) ->
     """Shares of a full copy: kept after construction, the most during it, the most while it is put together."""
     with live_bytes() as ordinary:
         whole = make(folder, runtime_of(rank, 2, "data"))
-    with live_bytes() as made:
+    with live_bytes() as sharded:
         split = make(folder, runtime_of(rank, 2, "fsdp"))
     full = size(whole.model)
     with gathered_bytes() as gathered:
         files = split.export()
-    shares = {"whole": ordinary.kept, "kept": made.kept, "peak": made.peak, "gathered": gathered.peak}
+    shares = {"whole": ordinary.kept, "kept": sharded.kept, "peak": sharded.peak, "gathered": gathered.peak}
     return {name: value / full for name, value in shares.items()} | {"files": len(files)}
 
 

@@ -64,9 +64,9 @@ def provide(own: Path) -> SmokeRun:
     shutil.copytree(shared / "root", own / "root")
     _move_mlflow(own / "root" / "mlflow.db", str(shared / "root"), str(own / "root"))
     root = own / "root"
-    found = {path.name: manifest(root, path.name) for path in root.iterdir() if list(path.glob("*/manifest.json"))}
+    manifests = {path.name: manifest(root, path.name) for path in root.iterdir() if list(path.glob("*/manifest.json"))}
     page = Path(root, "reports", "smoke", "report.html").read_text()
-    return SmokeRun(root, (shared / "printed").read_text(), results(root), found, page)
+    return SmokeRun(root, (shared / "printed").read_text(), results(root), manifests, page)
 
 
 def sign(folder: Path) -> None:

@@ -68,9 +68,9 @@ def context_of(root: Path, name: str, preset: str = "test") -> Context:
     return Context(name, "0" * 20, work, out, run, pipeline, SilentProgress(), SilentTracker())
 
 
-def with_fields(given: Artifact, **fields: Any) -> Artifact:
+def with_fields(original: Artifact, **fields: Any) -> Artifact:
     """The same artifact with other fields in its manifest."""
-    return Artifact(given.folder, replace(given.manifest, **fields))
+    return Artifact(original.folder, replace(original.manifest, **fields))
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
@@ -85,10 +85,10 @@ def rows(keys: Sequence[str], labels: Sequence[int], images: np.ndarray) -> list
     return [ImageRow(key, label, encode_png(p), p.shape[0], p.shape[1], "test") for key, label, p in pairs]
 
 
-def image_files(prefix: str, given: Sequence[ImageRow], shards: int) -> dict[str, Callable[[str], Any]]:
+def image_files(prefix: str, table: Sequence[ImageRow], shards: int) -> dict[str, Callable[[str], Any]]:
     """Writers of an image table's shards: row i goes to shard i mod shards."""
     return {
-        f"images/{prefix}-{s:05d}-of-{shards:05d}.parquet": lambda uri, s=s: write_images(uri, given[s::shards])  # type: ignore[misc]
+        f"images/{prefix}-{s:05d}-of-{shards:05d}.parquet": lambda uri, s=s: write_images(uri, table[s::shards])  # type: ignore[misc]
         for s in range(shards)
     }
 
@@ -191,16 +191,16 @@ def statistics(root: Path, ingest: Artifact, network: Artifact) -> Artifact:
 
 def everything(root: Path) -> dict[str, Artifact]:
     """All of the above by component."""
-    made = tables(root)
-    made["classify"] = classifier(root, made["ingest"])
-    made["statistics"] = statistics(root, made["ingest"], made["classify"])
-    return made | generated(root, made["quantize"])
+    artifacts = tables(root)
+    artifacts["classify"] = classifier(root, artifacts["ingest"])
+    artifacts["statistics"] = statistics(root, artifacts["ingest"], artifacts["classify"])
+    return artifacts | generated(root, artifacts["quantize"])
 
 
-def inputs_of(wanted: Mapping[str, str], made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+def inputs_of(wanted: Mapping[str, str], artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """The inputs of a component with these `INPUTS`, from artifacts by component."""
     sources = {name: source.removesuffix("?") for name, source in wanted.items()}
-    return {name: made[source] for name, source in sources.items() if source in made}
+    return {name: artifacts[source] for name, source in sources.items() if source in artifacts}
 
 
 def curves(series: Mapping[str, Sequence[float]]) -> str:

@@ -38,6 +38,15 @@ from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 STACK = StackConfig(blocks=1, heads=2, dim=16, mlp=32)
 VIEW = AugmentConfig(rotate_degrees=5.0, zoom=0.1, shift=0.1)
+TRAINING: dict[str, Any] = {
+    "steps": 6,
+    "batch": 4,
+    "precision": "fp32",
+    "ema": 0.9,
+    "checkpoint_every": 2,
+    "log_every": 1,
+}
+"""Settings of every training here."""
 
 
 def runtime(precision: str = "fp32") -> CpuRuntime:
@@ -102,11 +111,7 @@ def tasks_on(
 
 def quantize_config(**fields: Any) -> QuantizeConfig:
     """Images of 8x8 as 2x2 codes, with everything switched on: discriminator, R1, restarts, average."""
-    base: dict[str, Any] = {
-        "steps": 6,
-        "batch": 4,
-        "precision": "fp32",
-        "ema": 0.9,
+    base = TRAINING | {
         "image_size": 8,
         "patch": 4,
         "encoder": STACK,
@@ -119,8 +124,6 @@ def quantize_config(**fields: Any) -> QuantizeConfig:
         "augment": VIEW,
         "encode_batch": 5,
         "optim": OptimConfig(lr=1e-2, warmup=2),
-        "checkpoint_every": 2,
-        "log_every": 1,
     }
     return QuantizeConfig(**base | fields)
 
@@ -134,36 +137,14 @@ def tokenizer_network(seed: int = 0, **fields: Any) -> ViTVQGAN:
 
 
 def prior_config(**fields: Any) -> PriorConfig:
-    base: dict[str, Any] = {
-        "steps": 6,
-        "batch": 4,
-        "precision": "fp32",
-        "ema": 0.9,
-        "stack": STACK,
-        "dropout": 0.2,
-        "label_dropout": 0.3,
-        "optim": OptimConfig(lr=1e-2, warmup=2, clip_norm=1.0),
-        "checkpoint_every": 2,
-        "log_every": 1,
-    }
+    optim = OptimConfig(lr=1e-2, warmup=2, clip_norm=1.0)
+    base = TRAINING | {"stack": STACK, "dropout": 0.2, "label_dropout": 0.3, "optim": optim}
     return PriorConfig(**base | fields)
 
 
 def classify_config(**fields: Any) -> ClassifyConfig:
-    base: dict[str, Any] = {
-        "steps": 6,
-        "batch": 4,
-        "precision": "fp32",
-        "ema": 0.9,
-        "image_size": 8,
-        "width": 4,
-        "features": 8,
-        "dropout": 0.2,
-        "augment": VIEW,
-        "optim": OptimConfig(lr=1e-2, warmup=2),
-        "checkpoint_every": 2,
-        "log_every": 1,
-    }
+    base = TRAINING | {"image_size": 8, "width": 4, "features": 8, "dropout": 0.2, "augment": VIEW}
+    base["optim"] = OptimConfig(lr=1e-2, warmup=2)
     return ClassifyConfig(**base | fields)
 
 

@@ -64,22 +64,22 @@ def task(name: str, folder: Path, runtime: CpuRuntime, **fields: Any) -> Task:
 
 def runtime_of(rank: int = 0, world: int = 1, parallel: str = "data", precision: str = "fp32") -> CpuRuntime:
     """This worker's runtime."""
-    found = CpuRuntime(precision, 1, rank, world)
-    found.parallel = parallel
-    return found
+    runtime = CpuRuntime(precision, 1, rank, world)
+    runtime.parallel = parallel
+    return runtime
 
 
-def run(given: Task, place: Path, stop: int | None = None) -> Path:
+def run(trained: Task, place: Path, stop: int | None = None) -> Path:
     """Train in `place` to the end, or until killed before step `stop`; leaves `figures.json` and `weights`."""
-    runtime = given.runtime
+    runtime = trained.runtime
     checkpoints = Checkpoints(str(place / "checkpoints"), {"of": "test"}, runtime)
     spool = Spool(place / "spool.jsonl") if runtime.rank == 0 else None
     if stop is not None:
         with suppress(Killed):
-            train(killed_at(given, stop), checkpoints, spool)
+            train(killed_at(trained, stop), checkpoints, spool)
         return place
-    train(given, checkpoints, spool)
-    figures, files = given.finish(), given.export()
+    train(trained, checkpoints, spool)
+    figures, files = trained.finish(), trained.export()
     if runtime.rank == 0:
         (place / "figures.json").write_text(json.dumps(figures))
         for name in {"model.safetensors", "accuracy.json"} & files.keys():
@@ -126,9 +126,9 @@ def broken_loss(rank: int) -> Iterator[None]:
         yield
 
 
-def job(rank: int, world: int, given: TrainingJob) -> None:
+def job(rank: int, world: int, training: TrainingJob) -> None:
     """A worker of a component's training, as Ray would start it."""
-    run_task(given, rank, world, rank)
+    run_task(training, rank, world, rank)
 
 
 def everything(rank: int, world: int, folder: Path) -> None:
@@ -156,9 +156,9 @@ def _shares(rank: int, world: int, folder: Path) -> None:
     """How much of the network and of the optimizer's state this worker keeps."""
     from vim_core.distributed.fsdp import local
 
-    given = task("prior", folder, runtime_of(rank, world, "fsdp"))
-    given.step(0, given.batch(0))
-    state = flat_state_dict(given.modules, given.optimizers)
+    prior = task("prior", folder, runtime_of(rank, world, "fsdp"))
+    prior.step(0, prior.batch(0))
+    state = flat_state_dict(prior.modules, prior.optimizers)
     here = {name: local(value).numel() for name, value in state.items()}
     record = {"here": here, "shapes": {name: list(value.shape) for name, value in state.items()}}
     (folder / f"shares-{rank}.json").write_text(json.dumps(record))
@@ -169,14 +169,14 @@ def _skipping(rank: int, world: int, folder: Path) -> None:
     from vim_core.distributed.fsdp import local
 
     for parallel in ("data", "fsdp"):
-        given = task("prior", folder, runtime_of(rank, world, parallel), ema=0.0)
-        given.step(0, given.batch(0))
+        prior = task("prior", folder, runtime_of(rank, world, parallel), ema=0.0)
+        prior.step(0, prior.batch(0))
         before = {
-            name: local(value).clone() for name, value in flat_state_dict(given.modules, given.optimizers).items()
+            name: local(value).clone() for name, value in flat_state_dict(prior.modules, prior.optimizers).items()
         }
         with broken_loss(1):
-            skipped = float(given.step(1, given.batch(1))["skipped"])
-        after = flat_state_dict(given.modules, given.optimizers)
+            skipped = float(prior.step(1, prior.batch(1))["skipped"])
+        after = flat_state_dict(prior.modules, prior.optimizers)
         same = all(torch.equal(before[name], local(value)) for name, value in after.items())
         (folder / f"skipping-{parallel}-{rank}.json").write_text(json.dumps({"skipped": skipped, "same": same}))
 
@@ -187,7 +187,7 @@ def _one_cannot_write(rank: int, world: int, folder: Path) -> None:
 
     said: list[str] = []
     runtime = runtime_of(rank, world)
-    given = task("prior", folder, runtime)
+    prior = task("prior", folder, runtime)
     checkpoints = Checkpoints(str(folder / "full"), {}, runtime, note=said.append)
     write = tensor_files.write_tensors
 
@@ -202,11 +202,11 @@ def _one_cannot_write(rank: int, world: int, folder: Path) -> None:
     tensor_files.write_tensors = write
     checkpoints.save(4, state)
     second = checkpoints.wait()
-    found = checkpoints.latest()
+    latest = checkpoints.latest()
     record = {
         "said": said,
         "settled": [first, second],
-        "step": found.step if found else None,
-        "batch": given.config.batch,
+        "step": latest.step if latest else None,
+        "batch": prior.config.batch,
     }
     (folder / f"full-{rank}.json").write_text(json.dumps(record))

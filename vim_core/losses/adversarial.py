@@ -46,14 +46,10 @@ def per_image(logits: Tensor) -> Tensor:
 
 
 def lecam_penalty(real_logits: Tensor, fake_logits: Tensor, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
-    """LeCam regularisation: mean(relu(real - mean_fake)^2) + mean(relu(mean_real - fake)^2).
+    """LeCam regularisation of logits of any shape: mean(relu(real - mean_fake)^2) + mean(relu(mean_real - fake)^2).
 
-    This is the form of the authors' code; the text of the paper (arXiv 2104.03310) has no relu and so also pulls at
-    logits on the wrong side.
-
-    Args:
-        real_logits, fake_logits: of any shape.
-        mean_real, mean_fake: moving averages of the logits, scalars without gradient.
+    `mean_real` and `mean_fake` are moving averages of the logits, scalars without gradient. This is the form of the
+    authors' code; the text of the paper (arXiv 2104.03310) has no relu and so also pulls at logits on the wrong side.
     """
     above, below = F.relu(real_logits - mean_fake), F.relu(mean_real - fake_logits)
     return above.square().mean() + below.square().mean()

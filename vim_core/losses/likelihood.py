@@ -31,13 +31,10 @@ def laplace_mean(raw: Tensor) -> Tensor:
 
 
 def logit_laplace(raw: Tensor, images: Tensor) -> Tensor:
-    """Mean negative log-likelihood per sub-pixel, in nats, of the logit-laplace distribution.
+    """Mean negative log-likelihood per sub-pixel, in nats, of images [B, 3, H, W] in [0, 1].
 
-    f(x | mu, b) = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)) on (0, 1).
-
-    Args:
-        raw: [B, 6, H, W], three means and three log-scales.
-        images: [B, 3, H, W] in [0, 1].
+    f(x | mu, b) = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)) on (0, 1); `raw` [B, 6, H, W] are three means and three
+    log-scales.
     """
     x = images * (1 - 2 * EPSILON) + EPSILON  # [B, 3, H, W]
     mean, log_scale = laplace_mean(raw), raw[:, 3:].clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)  # [B, 3, H, W] each

@@ -25,7 +25,6 @@ class Perceptual:
 
     Args:
         backbone: state dict of torchvision's VGG16, trained on ImageNet; the heads are those of the lpips package.
-        device: where it runs.
 
     Raises:
         DataError: the network's heads are not the trained ones, so the distance would be another one.
@@ -53,12 +52,12 @@ class Perceptual:
         """
         if config.perceptual == 0:
             return None
-        if not config.perceptual_weights and config.perceptual_optional:
-            log.warning(
-                "no perceptual loss: quantize.loss.perceptual_weights is empty, which perceptual_optional allows"
-            )
-            return None
         if not config.perceptual_weights:
+            if config.perceptual_optional:
+                log.warning(
+                    "no perceptual loss: quantize.loss.perceptual_weights is empty, which perceptual_optional allows"
+                )
+                return None
             raise ConfigError(
                 f"quantize.loss.perceptual={config.perceptual} needs quantize.loss.perceptual_weights (a path or URI "
                 f"of {file.name}); set quantize.loss.perceptual=0 or perceptual_optional=true to train without it"

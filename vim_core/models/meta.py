@@ -40,7 +40,6 @@ def materialise(module: nn.Module, device: str | torch.device, init: bool = True
 
     Args:
         module: the network; with `init` it needs `draw_order()`.
-        device: of its tensors.
         init: draw the weights; else parameters and saved buffers are undefined until they are loaded.
 
     Raises:

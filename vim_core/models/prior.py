@@ -62,10 +62,7 @@ class ImagePrior(nn.Module):
 
     The paper's variant has learned positions, factorised in rows and columns (the paper says 2D, not whether
     factorised), LayerNorm, GELU and one more norm at the end; the modern one is described in `modern`.
-
-    Args:
-        shape: the network.
-        recompute: keep the blocks' inputs alone in training and run each block again in the backward pass.
+    With `recompute` training keeps the blocks' inputs alone and runs each block again in the backward pass.
     """
 
     def __init__(self, shape: PriorShape, recompute: bool = False) -> None:
@@ -141,11 +138,9 @@ class ImagePrior(nn.Module):
         return torch.cat([self.class_embedding(labels)[:, None], tokens], dim=1)
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Logits [B, T, V] for every code, each from the class token and the codes before it.
+        """Logits [B, T, V] for codes int64 [B, T], each from the class token and the codes before it.
 
-        Args:
-            codes: int64 [B, T].
-            labels: int64 [B], `null_class` for no class.
+        `labels` int64 [B] are `null_class` for no class.
         """
         x = self.dropout(self.embed(codes[:, :-1], labels))  # [B, T, D]: the class token, then all codes but the last
         for block in self.blocks:
@@ -161,11 +156,9 @@ class ImagePrior(nn.Module):
             yield x[:, 1:].float().mean(dim=1)
 
     def features(self, codes: Tensor, block: int) -> Tensor:
-        """Mean-pooled output [B, D] of one block under the null class; later blocks are not run.
+        """Mean-pooled output [B, D] of one block, counted from 0, for codes int64 [B, T] under the null class.
 
-        Args:
-            codes: int64 [B, T].
-            block: counted from 0, as the probe's figures are.
+        Later blocks are not run.
 
         Raises:
             ConfigError: there is no such block.

@@ -66,11 +66,7 @@ def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 
     The error of an element is less than one level, its block's largest magnitude / 127, and over the steps it is
     rounded up in proportion to its fraction, so that errors do not add up in one direction. A moment that decays by
-    beta and is stored at each step lies within 1 / (1 - beta) levels of the exact one.
-
-    Args:
-        x: fp32.
-        step: count of updates, a scalar tensor; see `thresholds`.
+    beta and is stored at each step lies within 1 / (1 - beta) levels of the exact one. See `thresholds` for the step.
     """
     length = block_length(x.shape[1])
     blocks = x.reshape(len(x), -1, length)  # [R, C / block, block]

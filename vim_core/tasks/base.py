@@ -81,7 +81,6 @@ class Task(ABC):
     it; only the first one gets the whole network, and with it figures and files. The others get empty results.
     """
 
-    unit = "images"
     headline = ("loss", -1)
     """The metric of evaluations that says which weights are best; 1 if larger is better, else -1."""
 
@@ -191,7 +190,6 @@ def build_network(
 
     Args:
         make: constructs the network, of modules that `meta.materialise` can initialise.
-        runtime: of this worker.
         decay: of the average; 0 for none.
         keep: parameters that every worker holds whole.
         load: overwrites initial weights with given ones, in place and by rows.

@@ -79,7 +79,14 @@ class PriorTask(NetworkTask[ImagePrior]):
         self.train_table, self.test_table = CodeTable(data.train, data.cache), CodeTable(data.test, data.cache)
         meta = self.train_table.meta
         self.shape = shape_of(config, meta, data.classes, data.tokenizer)
-        self.source = self._make_source(data)
+        if config.source == "codes":
+            self.source: PriorSource = CodeSource(self.train_table, config.seed)
+        elif data.tokenizer_files is None:
+            raise ConfigError("prior.source='images': needs the tokenizer's files; use prior.source=codes without them")
+        else:
+            tokenizer = load_tokenizer(*data.tokenizer_files, str(runtime.device))
+            self.test_table.check(data.tokenizer, tokenizer.grid, tokenizer.vocabulary)
+            self.source = ImageSource(data.images, tokenizer, config.augment, config.seed)
         torch.manual_seed(config.seed)
         self.model, self.ema = build_network(lambda: ImagePrior(self.shape, config.recompute), runtime, config.ema)
         self.forward = runtime.compile(self.model)
@@ -87,16 +94,6 @@ class PriorTask(NetworkTask[ImagePrior]):
         self.tokenizer_files = data.tokenizer_files
         self._decoder: Tokenizer | None = None
         self._unigram: float | None = None
-
-    def _make_source(self, data: PriorData) -> PriorSource:
-        config = self.settings
-        if config.source == "codes":
-            return CodeSource(self.train_table, config.seed)
-        if data.tokenizer_files is None:
-            raise ConfigError("prior.source='images': needs the tokenizer's files; use prior.source=codes without them")
-        tokenizer = load_tokenizer(*data.tokenizer_files, str(self.runtime.device))
-        self.test_table.check(data.tokenizer, tokenizer.grid, tokenizer.vocabulary)
-        return ImageSource(data.images, tokenizer, config.augment, config.seed)
 
     def _condition(self, labels: Tensor) -> Tensor:
         """The class input for labels [b]: the null class of an unconditional prior."""

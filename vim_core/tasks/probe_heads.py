@@ -23,13 +23,6 @@ class SoftmaxHeads(nn.Module):
 
     Momentum and update are those of `torch.optim.SGD`, without weight decay of the bias. There is no autograd: the
     gradient of a softmax layer is one product, for all heads together.
-
-    Args:
-        width: number of features.
-        classes: number of classes.
-        rates: learning rates.
-        decays: weight decays.
-        momentum: of SGD.
     """
 
     weight: Tensor

@@ -108,7 +108,15 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         self.train_images = ImageLoader(data.train, config.image_size, config.augment, config.seed)
         self.held_out = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         self.window = CodeUsageWindow(config.codebook.codes, config.batch, runtime.device)
-        self.scorer = self._make_scorer(data) if config.evaluate_every else None
+        self.scorer: ReconstructionScorer | None = None
+        if config.evaluate_every:
+            # Its own loader, because loaders are for one thread.
+            images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
+            classifier: Classifier | None = None
+            if data.classifier is not None:
+                with torch.random.fork_rng([]):
+                    classifier = load_classifier(*data.classifier, str(evaluation_device(runtime.device)))
+            self.scorer = ReconstructionScorer(images, config.evaluate_limit, classifier)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -150,39 +158,33 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         weight = self.settings.loss.adversarial * adversarial_share(self.settings.discriminator, step)
         return scalar(weight, self.runtime.device)
 
-    def _terms(self, images: Tensor, result: Reconstruction, fake: Tensor) -> dict[str, Tensor]:
-        """Weighted loss terms of reconstructions `fake` of images [B, 3, S, S], without the adversarial one."""
-        weights, quantized = self.settings.loss, result.quantized
-        terms = {
-            "codebook": quantized.codebook_loss,
-            "commitment": self.settings.codebook.commitment * quantized.commitment_loss,
-            "l2": weights.l2 * F.mse_loss(fake, images),
-        }
-        if weights.l1 > 0:
-            terms["l1"] = weights.l1 * F.l1_loss(fake, images)
-        if weights.logit_laplace > 0:
-            terms["logit_laplace"] = weights.logit_laplace * logit_laplace(result.raw, images)
-        if self.perceptual is not None:
-            terms["perceptual"] = weights.perceptual * self.perceptual(fake, images)
-        if quantized.assignment is not None:
-            entropy, assignment = self.settings.codebook.entropy, quantized.assignment
-            mean = self._global_mean(assignment.mean)
-            terms["entropy"] = entropy.weight * entropy_loss(assignment.sample_entropy, mean, entropy.diversity)
-        return terms
-
     def _global_mean(self, value: Tensor) -> Tensor:
         """The mean over workers, with the gradient of this worker's value: exact once gradients are averaged."""
         return value + (self.runtime.mean(value.detach().clone()) - value.detach())
 
     def generator_pass(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], GeneratorPass]:
-        """Loss terms of the generator on images [B, 3, S, S]; nothing is updated."""
+        """Weighted loss terms of the generator on images [B, 3, S, S]; nothing is updated."""
+        weights, entropy = self.settings.loss, self.settings.codebook.entropy
         with self.runtime.autocast():
             result: Reconstruction = self.forward(images)
-            fake = self.model.pixels(result.raw)
-            terms = self._terms(images, result, fake)
+            fake, quantized = self.model.pixels(result.raw), result.quantized  # [B, 3, S, S]
+            terms = {
+                "codebook": quantized.codebook_loss,
+                "commitment": self.settings.codebook.commitment * quantized.commitment_loss,
+                "l2": weights.l2 * F.mse_loss(fake, images),
+            }
+            if weights.l1 > 0:
+                terms["l1"] = weights.l1 * F.l1_loss(fake, images)
+            if weights.logit_laplace > 0:
+                terms["logit_laplace"] = weights.logit_laplace * logit_laplace(result.raw, images)
+            if self.perceptual is not None:
+                terms["perceptual"] = weights.perceptual * self.perceptual(fake, images)
+            if (assignment := quantized.assignment) is not None:
+                mean = self._global_mean(assignment.mean)  # [codes]
+                terms["entropy"] = entropy.weight * entropy_loss(assignment.sample_entropy, mean, entropy.diversity)
             if self.discriminator is not None:
                 terms["adversarial"] = generator_term(self.discriminator, self.ramp(step), fake)
-        return terms, GeneratorPass(result.quantized.codes, result.quantized.latents, fake.detach())
+        return terms, GeneratorPass(quantized.codes, quantized.latents, fake.detach())
 
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -276,16 +278,6 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
             return None
         tokenizer = Tokenizer(model, device)
         return lambda check: scorer(tokenizer, check)
-
-    def _make_scorer(self, data: QuantizerData) -> ReconstructionScorer:
-        config, device = self.settings, evaluation_device(self.runtime.device)
-        # Its own loader, because loaders are for one thread.
-        images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
-        classifier: Classifier | None = None
-        if data.classifier is not None:
-            with torch.random.fork_rng([]):
-                classifier = load_classifier(*data.classifier, str(device))
-        return ReconstructionScorer(images, config.evaluate_limit, classifier)
 
     def export(self) -> dict[str, bytes]:
         """Weights (of the average, if there is one) and settings; on the first worker of a sharded network."""

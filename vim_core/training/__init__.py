@@ -1,1 +1,1 @@
-"""The training loop, its monitoring, evaluation and metrics spool, preemption, non-finite updates, FLOP counts."""
+"""The training loop, its monitoring, evaluation and metrics spool, interruptions, FLOP counts."""

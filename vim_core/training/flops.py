@@ -177,12 +177,9 @@ def quantizer_step(config: QuantizeConfig, perceptual_loss: bool = False) -> Flo
 def prior_step(
     shape: PriorShape, batch: int, pairs: str = "causal", tokenizer: QuantizeConfig | None = None
 ) -> FlopsByPart:
-    """Stage 2 by part: `blocks`, `attention` (scores and values only), `head`; `tokenizer` where images are encoded.
+    """Stage 2 by part: `blocks`, `attention` (scores and values only), `head`, and `tokenizer` where it encodes images.
 
-    Args:
-        shape, batch: the network and the global batch.
-        pairs: see `attention`.
-        tokenizer: settings of the tokenizer that encodes every image at every use; None where codes are read.
+    `batch` is the global one; `pairs` is explained in `attention`.
     """
     tokens, dim, blocks = shape.tokens, shape.stack.dim, shape.stack.blocks
     scores = blocks * attention(tokens, dim, pairs)

@@ -37,7 +37,6 @@ class PreemptionMonitor:
     A notice to one worker counts for all: they must write their shards of the same step. SAVE is obeyed once.
 
     Args:
-        runtime: of this worker.
         sources: each returns the notice that this worker got.
         every: steps between two polls, the same on every worker.
     """

@@ -51,8 +51,6 @@ def train(
     """Train the task to its last step, continuing from the newest checkpoint.
 
     Args:
-        task: networks, data and step.
-        checkpoints: where they are read and written.
         spool: takes metrics; rank 0 alone has one.
         data_workers: processes that prepare batches; 0 for this one.
         preemption: polled after every step.

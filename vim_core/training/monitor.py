@@ -30,7 +30,6 @@ class TrainingMonitor:
     of a sharded network.
 
     Args:
-        task: the training.
         spool: takes metrics and pictures; already truncated to `start`.
         start: steps done when the training continues from a checkpoint, else 0.
         peaks: rates that the achieved one is compared with.
@@ -46,7 +45,7 @@ class TrainingMonitor:
         on_evaluated: OnEvaluated | None = None,
     ) -> None:
         self.task, self.spool, self.config = task, spool, task.config
-        self.meter = ThroughputMeter(task.unit, sum(task.flops().values()), peaks or PeakRates())
+        self.meter = ThroughputMeter(sum(task.flops().values()), peaks or PeakRates())
         self.start = start
         self.best: tuple[int, float] | None = None
         self._evaluator = BackgroundEvaluator(evaluation_device(task.runtime.device))
@@ -101,9 +100,9 @@ class TrainingMonitor:
 
     def summary(self) -> str:
         """Steps, time, rate, utilisation and the best evaluation, in one line."""
-        total, unit = self.meter.total, self.task.unit
+        total = self.meter.total
         speed, seconds = self.meter.speed(total), time.perf_counter() - self._began
-        parts = [f"{total.steps:,} steps in {duration(seconds)}", f"{speed[f'{unit}_per_s']:,.1f} {unit}/s"]
+        parts = [f"{total.steps:,} steps in {duration(seconds)}", f"{speed['images_per_s']:,.1f} images/s"]
         shares = {"system/mfu": "MFU {:.1%}", "system/share_of_measured": "{:.1%} of the measured product rate"}
         parts += [text.format(speed[name]) for name, text in shares.items() if name in speed]
         if self.best is not None:

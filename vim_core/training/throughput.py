@@ -44,13 +44,11 @@ class ThroughputMeter:
     """Counts steps between log lines without synchronising the device; `total` sums all lines so far.
 
     Args:
-        unit: what a sample is, for the name of the rate.
         flops: operations of one step over the global batch, 0 if not counted.
         peaks: rates that the achieved one is compared with.
         clock: monotonic seconds.
     """
 
-    unit: str
     flops: float = 0.0
     peaks: PeakRates = field(default_factory=PeakRates)
     clock: Callable[[], float] = time.perf_counter
@@ -114,7 +112,7 @@ class ThroughputMeter:
         """
         seconds = max(1e-9, interval.seconds)
         values = {
-            f"{self.unit}_per_s": interval.samples / seconds,
+            "images_per_s": interval.samples / seconds,
             "system/step_seconds": seconds / max(1, interval.steps),
             "system/data_wait_share": min(1.0, interval.waited / seconds),
         }

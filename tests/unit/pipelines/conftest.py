@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -76,31 +74,22 @@ class Flow:
 @pytest.fixture
 def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
     """The fake flow in place of the registry's components."""
-    made = Flow(tmp_path / "root")
+    fakes = Flow(tmp_path / "root")
     real = registry.component
-    monkeypatch.setattr(registry, "component", lambda name: made.component(name) if name in INPUTS else real(name))
+    monkeypatch.setattr(registry, "component", lambda name: fakes.component(name) if name in INPUTS else real(name))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    monkeypatch.setattr(history, "instance", lambda config: contextlib.nullcontext(in_memory()))
-    return made
+    monkeypatch.setattr(history, "instance", lambda config: _in_memory())
+    return fakes
 
 
-@functools.cache
-def in_memory() -> Any:
-    """A Dagster instance in memory, which tests share: one takes a tenth of a second to make."""
+def _in_memory() -> Any:
     import dagster
 
     return dagster.DagsterInstance.ephemeral()
 
 
 @pytest.fixture
-def fake(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Every preset is the fake flow; `loaded` has the preset and the overrides of each load."""
-    made: Any = flow
-    made.loaded = []
-
-    def load(preset: str, overrides: list[str]) -> Any:
-        made.loaded.append((preset, overrides))
-        return flow.config
-
-    monkeypatch.setattr(presets, "load", load)
-    return made
+def fake(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> Flow:
+    """The fake flow, which every preset is."""
+    monkeypatch.setattr(presets, "load", lambda preset, overrides: flow.config)
+    return flow

@@ -43,23 +43,42 @@ class Paper:
     perceptual: float = 0.1
     dropout: float = 0.1
     conditional: bool = True
+    tables: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    hours: tuple[int, ...] = ()
 
 
-SS, SS16 = (SMALL, SMALL, 55.8), (SMALL, SMALL, 57.7)
+SS = (SMALL, SMALL, 55.8)
 PAPER = {
-    "imagenet256_base": Paper(*SS, VIM_BASE, 706.8),
-    "imagenet256_large": Paper(*SS, VIM_LARGE, 1848.6),
-    "imagenet256_large_rejection": Paper(*SS, VIM_LARGE, 1848.6),
-    "imagenet256_base_16x16": Paper(*SS16, VIM_BASE, 706.7, patch=16),
-    "imagenet256_large_16x16": Paper(*SS16, VIM_LARGE, 1848.6, patch=16),
-    "imagenet256_tokenizer_ss": Paper(*SS),
-    "imagenet256_tokenizer_bb": Paper(BASE, BASE, 180.4),
-    "imagenet256_tokenizer_sl": Paper(SMALL, LARGE, 667.8),
-    "imagenet256_probe": Paper(*SS, VIM_LARGE, 1846.6, perceptual=0.0, dropout=0.0, conditional=False),
-    "imagenet256_probe_base": Paper(*SS, VIM_BASE, 705.2, perceptual=0.0, conditional=False),
-    "celebahq256": Paper(*SS, VIM_LARGE, 1846.6, conditional=False),
-    "ffhq256": Paper(*SS, VIM_LARGE, 1846.6, conditional=False),
-}
+    "imagenet256_base": Paper(*SS, VIM_BASE, 706.8, tables=("4", "8"), numbers=("1.99", "8.81"), hours=(23, 43)),
+    "imagenet256_large": Paper(*SS, VIM_LARGE, 1848.6, tables=("6", "8"), numbers=("4.17", "3.04"), hours=(111,)),
+    "imagenet256_large_rejection": Paper(
+        *SS, VIM_LARGE, 1848.6, tables=("6",), numbers=("3.04", "227.4"), hours=(111,)
+    ),
+    "imagenet256_base_16x16": Paper(
+        SMALL, SMALL, 57.7, VIM_BASE, 706.7, patch=16, tables=("8",), numbers=("11.20", "97.2"), hours=(18, 10)
+    ),
+    "imagenet256_large_16x16": Paper(
+        SMALL, SMALL, 57.7, VIM_LARGE, 1848.6, patch=16, tables=("8",), numbers=("5.3", "149.9"), hours=(26,)
+    ),
+    "imagenet256_tokenizer_ss": Paper(*SS, tables=("4",), numbers=("1.99", "184.4"), hours=(23,)),
+    "imagenet256_tokenizer_bb": Paper(BASE, BASE, 180.4, tables=("4",), numbers=("1.55", "190.2"), hours=(37,)),
+    "imagenet256_tokenizer_sl": Paper(SMALL, LARGE, 667.8, tables=("3", "4"), numbers=("1.28", "192.3"), hours=(93,)),
+    "imagenet256_probe": Paper(
+        *SS, VIM_LARGE, 1846.6, perceptual=0.0, dropout=0.0, conditional=False,
+        tables=("7",), numbers=("73.2", "15 of 36"), hours=(23, 111),
+    ),
+    "imagenet256_probe_base": Paper(
+        *SS, VIM_BASE, 705.2, perceptual=0.0, conditional=False,
+        tables=("7",), numbers=("65.1", "10 of 24"), hours=(43,),
+    ),
+    "celebahq256": Paper(
+        *SS, VIM_LARGE, 1846.6, conditional=False, tables=("3", "5"), numbers=("4.66", "7.0"), hours=(23, 111)
+    ),
+    "ffhq256": Paper(
+        *SS, VIM_LARGE, 1846.6, conditional=False, tables=("3", "5"), numbers=("3.13", "5.3"), hours=(23, 111)
+    ),
+}  # fmt: skip
 OWN = ["digits", "smoke", "tiny_imagenet", "tiny_imagenet_cpu"]
 NAMES = sorted([*PAPER, *OWN])
 CLASSES = 1000
@@ -81,8 +100,8 @@ def header(preset: str) -> str:
 
 def field(preset: str, name: str) -> str:
     """The text of a header below `Name:`, in one line."""
-    found = re.search(rf"^{name}:(.*?)(?=^[A-Z][a-z]+:|\Z)", header(preset), re.MULTILINE | re.DOTALL)
-    return " ".join(found.group(1).split()) if found else ""
+    match = re.search(rf"^{name}:(.*?)(?=^[A-Z][a-z]+:|\Z)", header(preset), re.MULTILINE | re.DOTALL)
+    return " ".join(match.group(1).split()) if match else ""
 
 
 def millions(module: nn.Module) -> float:
@@ -98,19 +117,33 @@ def test_the_header_is_the_experiments_record(preset: str) -> None:
     first = header(preset).splitlines()[0]
     assert first.endswith(".")
     assert all(field(preset, name) for name in ("Source", "Expected", "Cost"))
-    if preset in PAPER:
-        assert "2110.04627" in field(preset, "Source")
-        assert "estimate" in field(preset, "Cost")
-        assert field(preset, "Data")
     assert field(preset, "Command").split() == ["vimctl", "run", "--preset", preset]
 
 
-@pytest.mark.parametrize("preset", ["smoke", "imagenet256_large_rejection", "imagenet256_probe", "ffhq256"])
-def test_config_prints_what_loads_again(preset: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert cli.main(["config", "--preset", preset]) == 0
-    printed = capsys.readouterr().out
-    (tmp_path / "printed.yaml").write_text(printed)
-    assert settings.load(str(tmp_path / "printed.yaml")) == load(preset)
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_header_gives_the_papers_numbers_and_hours(preset: str) -> None:
+    paper = PAPER[preset]
+    source, expected, cost = (field(preset, name) for name in ("Source", "Expected", "Cost"))
+    assert "2110.04627" in source
+    assert field(preset, "Data")
+    for table in paper.tables:
+        assert re.search(rf"Tables? [\d, and]*{table}", f"{source} {expected}"), table
+    for number in paper.numbers:
+        assert number in expected, number
+    assert "estimate" in cost
+    for hours in paper.hours:
+        assert f"{hours} hours" in cost, hours
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_settings_as_yaml_load_again(preset: str) -> None:
+    assert settings.from_yaml(settings.to_yaml(load(preset)), preset) == load(preset)
+
+
+def test_config_prints_what_loads_as_a_preset(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["config", "--preset", "smoke"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert settings.load(str(tmp_path / "printed.yaml")) == load("smoke")
 
 
 @pytest.mark.parametrize("preset", PAPER)

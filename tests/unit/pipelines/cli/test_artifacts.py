@@ -86,7 +86,7 @@ def test_pins_are_put_on_and_taken_off(filled: str, capsys: Output) -> None:
     assert "is not pinned" in output(capsys, "unpin", "ingest", "--root", filled, status=1)
 
 
-def test_gc_says_first_and_does_when_told(filled: str, capsys: Output) -> None:
+def test_gc_prints_its_plan_and_executes_it_with_delete(filled: str, capsys: Output) -> None:
     leave_work(filled, "prior", 9)
     before = there(filled)
     text = output(capsys, "gc", "--root", filled)
@@ -110,7 +110,7 @@ def test_the_root_is_the_presets(filled: str, capsys: Output, monkeypatch: pytes
     assert output(capsys, "list").splitlines()[-1] == "0 artifacts, 0 B"
 
 
-def test_old_work_and_its_size_are_told(filled: str, capsys: Output) -> None:
+def test_old_work_is_listed_with_its_size(filled: str, capsys: Output) -> None:
     leave_work(filled, "prior", 9)
     then = time.time() - 8 * DAY
     os.utime(Path(filled, ".work", "prior", key(9), "spool.jsonl"), (then, then))

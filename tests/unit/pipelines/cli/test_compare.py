@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,13 @@ def test_an_artifact_of_report_is_read_through_its_manifest(tmp_path: Path) -> N
         name: lambda uri, name=name: Path(uri).write_bytes((source / name).read_bytes())
         for name in (compare.RESULTS, compare.PAGE)
     }
-    made = artifact(tmp_path, "report", files)
+    stored = artifact(tmp_path, "report", files)
     for name in (compare.RESULTS, compare.PAGE):
-        moved = Path(made.folder, f"attempt-{name}")
-        Path(made.folder, name).rename(moved)
-    entries = [
-        entry.__class__(entry.name, f"attempt-{entry.name}", entry.bytes, entry.sha256) for entry in made.manifest.files
-    ]
-    from dataclasses import replace
-
-    Path(made.folder, "manifest.json").write_bytes(store.dump(replace(made.manifest, files=entries)))
-    found = compare.locate(made.folder, [])
-    assert [Path(uri).name for uri in found] == ["attempt-results.json", "attempt-report.html"]
+        Path(stored.folder, name).rename(Path(stored.folder, f"attempt-{name}"))
+    entries = [replace(entry, path=f"attempt-{entry.name}") for entry in stored.manifest.files]
+    Path(stored.folder, "manifest.json").write_bytes(store.dump(replace(stored.manifest, files=entries)))
+    uris = compare.locate(stored.folder, [])
+    assert [Path(uri).name for uri in uris] == ["attempt-results.json", "attempt-report.html"]
     other = artifact(tmp_path, "prior", {})
     Path(other.folder).mkdir(parents=True)
     Path(other.folder, "manifest.json").write_bytes(store.dump(other.manifest))

@@ -20,7 +20,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> str:
+def folder(tmp_path: Path) -> str:
+    """An artifact of a tiny tokenizer."""
     return artifact(tmp_path).folder
 
 
@@ -34,19 +35,19 @@ def pictures(tmp_path: Path) -> list[str]:
     return [str(file) for file in files]
 
 
-def test_encode_says_the_codes_of_each_picture(place: str, pictures: list[str], capsys: Capture) -> None:
-    assert cli.main(["encode", *pictures, "--tokenizer", place]) == 0
+def test_encode_says_the_codes_of_each_picture(folder: str, pictures: list[str], capsys: Capture) -> None:
+    assert cli.main(["encode", *pictures, "--tokenizer", folder]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    tokenizer = Tokenizer.from_pretrained(place)
+    tokenizer = Tokenizer.from_pretrained(folder)
     assert [line["image"] for line in lines] == pictures
     assert [line["codes"] for line in lines] == tokenizer.encode(tokenizer.read(*pictures)).tolist()
 
 
-def test_encode_writes_a_code_table(place: str, pictures: list[str], tmp_path: Path, capsys: Capture) -> None:
+def test_encode_writes_a_code_table(folder: str, pictures: list[str], tmp_path: Path, capsys: Capture) -> None:
     out = str(tmp_path / "codes.parquet")
-    assert cli.main(["encode", *pictures, "--tokenizer", place, "--out", out]) == 0
+    assert cli.main(["encode", *pictures, "--tokenizer", folder, "--out", out]) == 0
     assert "codes of 6 pictures, 2 x 2 each" in capsys.readouterr().out
-    table, tokenizer = CodeTable([out], str(tmp_path / "cache")), Tokenizer.from_pretrained(place)
+    table, tokenizer = CodeTable([out], str(tmp_path / "cache")), Tokenizer.from_pretrained(folder)
     table.check(tokenizer.digest, (2, 2), 16)
     assert list(table.keys) == pictures
     assert table.codes.tolist() == tokenizer.encode(tokenizer.read(*pictures)).tolist()
@@ -55,10 +56,10 @@ def test_encode_writes_a_code_table(place: str, pictures: list[str], tmp_path: P
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_reconstruct_writes_png_files(
-    place: str, pictures: list[str], tmp_path: Path, capsys: Capture, beside: bool
+    folder: str, pictures: list[str], tmp_path: Path, capsys: Capture, beside: bool
 ) -> None:
-    out, tokenizer = tmp_path / "again", Tokenizer.from_pretrained(place)
-    words = ["reconstruct", *pictures, "--tokenizer", place, "--out", str(out)]
+    out, tokenizer = tmp_path / "again", Tokenizer.from_pretrained(folder)
+    words = ["reconstruct", *pictures, "--tokenizer", folder, "--out", str(out)]
     assert cli.main(words + ["--side-by-side"] * beside) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
@@ -66,35 +67,35 @@ def test_reconstruct_writes_png_files(
     images = tokenizer.read(*pictures)
     decoded = tokenizer.decode(tokenizer.encode(images))
     for i, picture in enumerate(pictures):
-        found = torch.from_numpy(decode((out / Path(picture).name).read_bytes())).movedim(2, 0) / 255
-        assert found.shape == (3, 8, 20 if beside else 8)
-        torch.testing.assert_close(found[:, :, -8:], decoded[i], atol=0.5 / 255 + 1e-6, rtol=0)
+        written = torch.from_numpy(decode((out / Path(picture).name).read_bytes())).movedim(2, 0) / 255
+        assert written.shape == (3, 8, 20 if beside else 8)
+        torch.testing.assert_close(written[:, :, -8:], decoded[i], atol=0.5 / 255 + 1e-6, rtol=0)
         if beside:
-            assert torch.equal(found[:, :, :8], images[i])
+            assert torch.equal(written[:, :, :8], images[i])
 
 
 def test_export_and_import_give_folders_that_encode(
-    place: str, pictures: list[str], tmp_path: Path, capsys: Capture
+    folder: str, pictures: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
     out = str(tmp_path / "exported")
-    assert cli.main(["export", place, "--out", out, "--license", "CC0"]) == 0
+    assert cli.main(["export", folder, "--out", out, "--license", "CC0"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("README.md")
     torch.manual_seed(0)
     file = checkpoint(tmp_path / "last.ckpt", Theirs(NARROW, NARROW))
     theirs = str(tmp_path / "theirs")
     assert cli.main(["import", file, "--out", theirs, "--head-dim", str(HEAD)]) == 0
     assert "tokenizer of 12 x 12 pixels, 2 and 2 blocks, 24 codes" in capsys.readouterr().out
-    for folder, tokens in ((out, 4), (theirs, 9)):
-        assert cli.main(["encode", pictures[0], "--tokenizer", folder]) == 0
+    for exported, tokens in ((out, 4), (theirs, 9)):
+        assert cli.main(["encode", pictures[0], "--tokenizer", exported]) == 0
         assert len(json.loads(capsys.readouterr().out)["codes"]) == tokens
 
 
 def test_errors_name_the_picture_or_the_weights_in_one_line(
-    place: str, pictures: list[str], tmp_path: Path, capsys: Capture
+    folder: str, pictures: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_text("no picture")
-    words = ["--tokenizer", place, "--out", str(tmp_path / "o")]
+    words = ["--tokenizer", folder, "--out", str(tmp_path / "o")]
     for images, status, message in (
         ([str(broken)], 1, "broken.jpg: not an image"),
         ([str(tmp_path / "none.png")], 1, "none.png: no such file"),
@@ -106,7 +107,7 @@ def test_errors_name_the_picture_or_the_weights_in_one_line(
         assert error.count("\n") == 1
     assert cli.main(["encode", pictures[0], "--tokenizer", str(tmp_path)]) == 1
     assert "give the folder of an artifact or of an exported model" in capsys.readouterr().err
-    weights = Path(place) / "model.safetensors"
+    weights = Path(folder) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
-    assert cli.main(["encode", pictures[0], "--tokenizer", place]) == 1
+    assert cli.main(["encode", pictures[0], "--tokenizer", folder]) == 1
     assert "it was changed or cut off" in capsys.readouterr().err

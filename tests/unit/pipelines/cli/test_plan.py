@@ -13,14 +13,13 @@ SMOKE = ["plan", "--preset", "smoke", "--topology", "2x2x1"]
 
 def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*SMOKE, "--mfu", "0.4", "--price", "2", "--json", "prior.batch=30"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["preset"], found["chips"], found["mfu_from"]) == (
-        "smoke", 4, "given: --mfu 0.4, for every training",
-    )  # fmt: skip
-    prior = next(each for each in found["components"] if each["name"] == "prior")
+    plan = json.loads(capsys.readouterr().out)
+    mfu = "given: --mfu 0.4, for every training"
+    assert (plan["preset"], plan["chips"], plan["mfu_from"]) == ("smoke", 4, mfu)
+    prior = next(each for each in plan["components"] if each["name"] == "prior")
     assert prior["time"]["cost"] == 2 * prior["time"]["chip_hours"]
     assert prior["memory"]["peak"] > 0
-    assert any("prior.batch=30" in warning for warning in found["warnings"])
+    assert any("prior.batch=30" in warning for warning in plan["warnings"])
 
 
 def test_tables_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +41,6 @@ def test_another_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
     assert "smoke on 2 x H200, FSDP2 over 2 of 2 chips" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("topology", ["4x4", "5x5x5", "2x2xz"])
-def test_a_malformed_topology_is_a_config_error(topology: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "--preset", "smoke", "--topology", topology]) == 2
-    assert f"run.topology='{topology}'" in capsys.readouterr().err
+def test_a_malformed_topology_is_a_config_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--preset", "smoke", "--topology", "5x5x5"]) == 2
+    assert "run.topology='5x5x5'" in capsys.readouterr().err

@@ -29,8 +29,9 @@ def test_only_and_force(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "quantize"]) == 0
     assert cli.main(["run", "quantize", "--force"]) == 0
     assert fake.ran == ["ingest", "quantize", "quantize"]
+    fake.config.components = ["ingest", "quantize"]
     assert cli.main(["run", "--force"]) == 0
-    assert fake.ran[3:] == ["ingest", "quantize", "tokenize", "prior"]
+    assert fake.ran[3:] == ["ingest", "quantize"]
 
 
 def test_report_prints_the_published_page_or_figures(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -89,11 +90,13 @@ def test_mistakes_are_named_when_they_are_made(
     assert state.names(root) == []
 
 
-def test_the_last_run_is_listed(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_run_is_listed(root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import dagster as dg
 
     output(capsys, "schedule", "smoke", "--cron", "* * * * *", *SETTINGS)
-    with history.instance(presets.load("smoke", [])) as instance:
-        for tag, status in (("smoke", dg.DagsterRunStatus.FAILURE), ("other", dg.DagsterRunStatus.SUCCESS)):
-            instance.add_run(dg.DagsterRun(job_name="scheduled_sweep", tags={due.TAG: tag}, status=status))
+    instance = dg.DagsterInstance.ephemeral()
+    for tag, status in (("smoke", dg.DagsterRunStatus.FAILURE), ("other", dg.DagsterRunStatus.SUCCESS)):
+        instance.add_run(dg.DagsterRun(job_name="scheduled_sweep", tags={due.TAG: tag}, status=status))
+    monkeypatch.setenv("DAGSTER_HOME", root)
+    monkeypatch.setattr(history, "instance", lambda config: contextlib.nullcontext(instance))
     assert "failure 20" in output(capsys, "list", *SETTINGS)

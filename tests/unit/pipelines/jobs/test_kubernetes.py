@@ -7,15 +7,16 @@ import json
 import os
 import sys
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.jobs import kubernetes_api
-from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, JobSpec
+from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, JobSpec, JobState
 from pipelines.jobs.kubernetes import KubernetesBackend
 from pipelines.jobs.manifests import JOB_LABEL, ROLE_LABEL, object_name
 from pipelines.jobs.profile import Cluster, KubernetesSettings
@@ -53,7 +54,7 @@ def login(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def backend(login: None) -> KubernetesBackend:
-    return made()
+    return backend_with()
 
 
 @pytest.fixture
@@ -63,20 +64,26 @@ def spec_uri(tmp_path: Path) -> str:
     return str(path)
 
 
-def made(**place: Any) -> KubernetesBackend:
-    return KubernetesBackend(Cluster("k", "kubernetes", kubernetes=KubernetesSettings(image="vim:1", **place)))
+def backend_with(**settings: Any) -> KubernetesBackend:
+    return KubernetesBackend(Cluster("k", "kubernetes", kubernetes=KubernetesSettings(image="vim:1", **settings)))
 
 
-def tell(server: str, **order: Any) -> None:
+def state_of(backend: KubernetesBackend, job_id: str) -> JobState:
+    state = backend.state(job_id)
+    assert state is not None
+    return state
+
+
+def write(server: str, **order: Any) -> None:
     """Write what the operator or the kubelet would."""
     urllib.request.urlopen(f"{server}/_set", json.dumps(order).encode()).close()
 
 
-def status(server: str, job_id: str, **fields: Any) -> None:
-    tell(server, job=object_name(job_id), status=fields)
+def set_job(server: str, job_id: str, **fields: Any) -> None:
+    write(server, job=object_name(job_id), status=fields)
 
 
-def pod(server: str, job_id: str, name: str, phase: str = "Running", **more: Any) -> None:
+def set_pod(server: str, job_id: str, name: str, phase: str = "Running", **more: Any) -> None:
     labels = {JOB_LABEL: object_name(job_id), **more.pop("labels", {ROLE_LABEL: "submitter"})}
     body = {
         "kind": "Pod",
@@ -84,7 +91,7 @@ def pod(server: str, job_id: str, name: str, phase: str = "Running", **more: Any
         "spec": {"nodeName": more.pop("node", ""), "containers": []},
         "status": {"phase": phase, **more},
     }
-    tell(server, pod=body)
+    write(server, pod=body)
 
 
 def test_a_job_is_made_once_and_the_second_submitter_attaches(
@@ -92,9 +99,8 @@ def test_a_job_is_made_once_and_the_second_submitter_attaches(
 ) -> None:
     assert backend.state("vim-once") is None
     assert backend.submit("vim-once", spec_uri)
-    assert not made().submit("vim-once", spec_uri)
-    state = backend.state("vim-once")
-    assert state is not None
+    assert not backend_with().submit("vim-once", spec_uri)
+    state = state_of(backend, "vim-once")
     assert (state.status, state.message) == (PENDING, "the operator has not seen it yet")
     assert backend.dashboard("vim-once") == ""
 
@@ -103,22 +109,20 @@ def test_states_follow_the_object_and_its_pods(backend: KubernetesBackend, serve
     backend.submit("vim-states", spec_uri)
 
     def seen() -> tuple[str, str]:
-        state = backend.state("vim-states")
-        assert state is not None
+        state = state_of(backend, "vim-states")
         return state.status, state.message
 
-    status(server, "vim-states", jobDeploymentStatus="Suspended")
+    set_job(server, "vim-states", jobDeploymentStatus="Suspended")
     assert seen() == (PENDING, "waits in the queue vim for its place")
-    status(server, "vim-states", jobDeploymentStatus="Initializing")
+    set_job(server, "vim-states", jobDeploymentStatus="Initializing")
     condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: google.com/tpu"}
-    pod(server, "vim-states", "worker-0", "Pending", labels={ROLE_LABEL: "ray"}, conditions=[condition])
+    set_pod(server, "vim-states", "worker-0", "Pending", labels={ROLE_LABEL: "ray"}, conditions=[condition])
     assert seen() == (PENDING, "worker-0 has no node yet: 0/3 nodes are available: google.com/tpu")
-    pod(server, "vim-states", "head-0", labels={ROLE_LABEL: "ray", "ray.io/node-type": "head"}, node="node-7")
-    status(server, "vim-states", jobDeploymentStatus="Running", jobStatus="RUNNING", startTime="2026-01-01T00:00:10Z")
-    state = backend.state("vim-states")
-    assert state is not None
+    set_pod(server, "vim-states", "head-0", labels={ROLE_LABEL: "ray", "ray.io/node-type": "head"}, node="node-7")
+    set_job(server, "vim-states", jobDeploymentStatus="Running", jobStatus="RUNNING", startTime="2026-01-01T00:00:10Z")
+    state = state_of(backend, "vim-states")
     assert (state.status, state.node, state.started, state.ended) == (RUNNING, "node-7", 1767225610.0, None)
-    status(server, "vim-states", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", endTime="2026-01-01T00:00:20Z")
+    set_job(server, "vim-states", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", endTime="2026-01-01T00:00:20Z")
     assert backend.state("vim-states") == dataclasses.replace(
         state, status=SUCCEEDED, message="", started=None, ended=1767225620.0
     )
@@ -142,38 +146,34 @@ def test_own_errors_and_lost_jobs_are_told_apart(
 ) -> None:
     job_id = object_name(f"vim-{reason}-{message}")
     assert backend.submit(job_id, spec_uri)
-    status(server, job_id, jobDeploymentStatus="Failed", jobStatus="FAILED", reason=reason, message=message)
-    state = backend.state(job_id)
-    assert state is not None
-    assert state.job_id == job_id
-    assert state.status == expected
-    assert reason in state.message
-    assert message in state.message
+    set_job(server, job_id, jobDeploymentStatus="Failed", jobStatus="FAILED", reason=reason, message=message)
+    state = state_of(backend, job_id)
+    assert (state.job_id, state.status) == (job_id, expected)
+    assert state.message == f"{reason}: {message}"
 
 
 @pytest.mark.parametrize(
-    "taken",
-    [{"reason": "Evicted"}, {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Preemption"}]}],
+    ("job_id", "pod_status"),
+    [
+        ("vim-evicted", {"reason": "Evicted"}),
+        ("vim-taken", {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Preemption"}]}),
+    ],
 )
 def test_an_error_after_a_node_was_taken_away_is_no_error_of_the_user(
-    backend: KubernetesBackend, server: str, spec_uri: str, taken: dict[str, Any]
+    backend: KubernetesBackend, server: str, spec_uri: str, job_id: str, pod_status: dict[str, Any]
 ) -> None:
-    job_id = f"vim-taken-{len(taken.get('conditions', []))}"
     backend.submit(job_id, spec_uri)
-    pod(server, job_id, f"{job_id}-w", "Failed", labels={ROLE_LABEL: "ray"}, node="node-3", **taken)
-    status(server, job_id, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=OWN)
-    state = backend.state(job_id)
-    assert state is not None
+    set_pod(server, job_id, f"{job_id}-w", "Failed", labels={ROLE_LABEL: "ray"}, node="node-3", **pod_status)
+    set_job(server, job_id, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=OWN)
+    state = state_of(backend, job_id)
     assert state.status == LOST
     assert f"{job_id}-w on node-3" in state.message
 
 
 def test_complete_without_a_word_of_the_job_is_lost(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
     backend.submit("vim-silent", spec_uri)
-    status(server, "vim-silent", jobDeploymentStatus="Complete")
-    state = backend.state("vim-silent")
-    assert state is not None
-    assert state.status == LOST
+    set_job(server, "vim-silent", jobDeploymentStatus="Complete")
+    assert state_of(backend, "vim-silent").status == LOST
 
 
 def test_stopping_is_remembered_until_the_job_is_sent_again(
@@ -181,8 +181,7 @@ def test_stopping_is_remembered_until_the_job_is_sent_again(
 ) -> None:
     backend.submit("VIM stop/1", spec_uri)
     backend.stop("VIM stop/1")
-    state = made().state("VIM stop/1")
-    assert state is not None
+    state = state_of(backend_with(), "VIM stop/1")
     assert (state.job_id, state.status) == ("VIM stop/1", STOPPED)
     assert [each.status for each in backend.jobs() if each.job_id == "VIM stop/1"] == [STOPPED]
     assert backend.submit("VIM stop/1", spec_uri)
@@ -197,64 +196,60 @@ def test_the_log_is_followed_across_a_broken_connection_and_a_new_pod(
 ) -> None:
     backend.submit("vim-log", spec_uri)
     lines: list[str] = []
-    thread = threading.Thread(target=lambda: lines.extend(_counted(backend, "vim-log", seen)), daemon=True)
-    seen: list[str] = []
+
+    def read() -> None:
+        for line in backend.follow("vim-log"):
+            lines.append(line)
+
+    thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    pod(server, "vim-log", "log-a")
-    tell(server, log={"log-a": ["one", "two"]})
-    until(lambda: seen == ["one", "two"])
-    tell(server, cut=["log-a"])
-    tell(server, log={"log-a": ["three"]})
-    until(lambda: seen[2:] == ["three"])
-    pod(server, "vim-log", "log-a", "Failed")
-    pod(server, "vim-log", "log-b")
-    tell(server, log={"log-b": ["one", "four"]})
-    until(lambda: "four" in seen)
-    tell(server, log={"log-b": ["last"]})
-    status(server, "vim-log", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
-    pod(server, "vim-log", "log-b", "Succeeded")
+    set_pod(server, "vim-log", "log-a")
+    write(server, log={"log-a": ["one", "two"]})
+    until(lambda: lines == ["one", "two"])
+    write(server, cut=["log-a"])
+    write(server, log={"log-a": ["three"]})
+    until(lambda: lines[2:] == ["three"])
+    set_pod(server, "vim-log", "log-a", "Failed")
+    set_pod(server, "vim-log", "log-b")
+    write(server, log={"log-b": ["one", "four"]})
+    until(lambda: "four" in lines)
+    write(server, log={"log-b": ["last"]})
+    set_job(server, "vim-log", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    set_pod(server, "vim-log", "log-b", "Succeeded")
     thread.join(20)
     assert not thread.is_alive()
     assert [line for line in lines if not line.startswith("--")] == ["one", "two", "three", "one", "four", "last"]
     assert "replaced by log-b" in lines[3]
 
 
-def _counted(backend: KubernetesBackend, job_id: str, seen: list[str]) -> Iterator[str]:
-    for line in backend.follow(job_id):
-        seen.append(line)
-        yield line
-
-
-def until(there: Any) -> None:
-    """Wait for `there()`, half a minute at most."""
-    done = threading.Event()
-    for _ in range(600):
-        if there():
-            return
-        done.wait(0.05)
-    raise AssertionError("not there in time")
+def until(ready: Callable[[], bool]) -> None:
+    """Wait for `ready()`, half a minute at most."""
+    end = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_the_dashboard_is_behind_the_gateway(login: None, server: str, spec_uri: str) -> None:
-    backend = made(domain="vim.example.org")
+    backend = backend_with(domain="vim.example.org")
     assert backend.dashboard() == "https://ray.vim.example.org/"
     backend.submit("vim-dash", spec_uri)
     assert backend.dashboard("vim-dash") == ""
-    status(server, "vim-dash", jobDeploymentStatus="Running", rayClusterName="vim-dash-abcde")
+    set_job(server, "vim-dash", jobDeploymentStatus="Running", rayClusterName="vim-dash-abcde")
     assert backend.dashboard("vim-dash") == "https://ray.vim.example.org/vim-dash-abcde-head-svc/"
 
 
 def test_faults_are_named(login: None, spec_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VimError, match="no namespace elsewhere"):
-        made(namespace="elsewhere").submit("vim-x", spec_uri)
+        backend_with(namespace="elsewhere").submit("vim-x", spec_uri)
     with pytest.raises(ConfigError, match=r"kubernetes\.context='nowhere'.*get-contexts"):
-        made(context="nowhere").state("vim-x")
+        backend_with(context="nowhere").state("vim-x")
     with pytest.raises(ConfigError, match=r"kubernetes\.image=''"):
         KubernetesBackend(Cluster("k", "kubernetes"))
     config = Path(os.environ["KUBECONFIG"])
     config.write_text(config.read_text().replace(TOKEN, "wrong"))
     with pytest.raises(VimError, match=r"refuses \(401 .*vim-submitter"):
-        made().state("vim-x")
+        backend_with().state("vim-x")
     config.write_text(KUBECONFIG.format(address=f"http://127.0.0.1:{free_port()}", token=TOKEN))
     with pytest.raises(VimError, match="does not answer"):
-        made().state("vim-x")
+        backend_with().state("vim-x")

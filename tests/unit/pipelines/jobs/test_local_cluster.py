@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from components.artifacts import process as processes
-from components.artifacts.process import ProcessId
+from components.artifacts.process import ProcessId, current, start_time
 from pipelines.jobs import local_cluster, profile
 from vim_core.errors import ConfigError, VimError
 
@@ -21,8 +20,9 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of this test's own; gives the place of the local cluster in it."""
+    """The folder of the local cluster, which is this test's own."""
     monkeypatch.setenv("VIM_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(local_cluster, "POLL_S", 0.01)
     return local_cluster.state_folder()
 
 
@@ -39,7 +39,7 @@ def recorded(state: Path, *nodes: ProcessId) -> local_cluster.LocalCluster:
 
 def test_the_profile_is_completed_from_a_running_cluster(state: Path) -> None:
     assert profile.load("local").address == ""
-    record = recorded(state, processes.current())
+    record = recorded(state, current())
     assert local_cluster.read() == record
     cluster = profile.load("local")
     assert (cluster.address, cluster.token_file, cluster.python) == (record.address, record.token_file, "py")
@@ -60,7 +60,7 @@ def test_down_ends_the_recorded_processes_what_they_started_and_no_other(state: 
     orphan = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local_cluster.FOLDER_VARIABLE: folder})
     other = subprocess.Popen(SLEEP, start_new_session=True)
     try:
-        ours = [ProcessId(each.pid, processes.start_time(each.pid) or "") for each in (node, orphan)]
+        ours = [ProcessId(each.pid, start_time(each.pid) or "") for each in (node, orphan)]
         recorded(state, ours[0], ProcessId(other.pid, "1"))
         assert local_cluster.down() is not None
         assert [process.alive for process in ours] == [False, False]
@@ -74,27 +74,32 @@ def test_down_ends_the_recorded_processes_what_they_started_and_no_other(state: 
             process.wait()
 
 
-def test_a_node_that_does_not_start_is_told_with_its_log_and_nothing_stays(
-    state: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_node_that_does_not_start_is_reported_with_its_log_and_nothing_stays(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_cluster, "_ray_start_options", lambda *given: ["--no-such-word"])
-    with pytest.raises(VimError, match=r"node 0 of the local cluster ended; the end of its log: .*no-such-word"):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho $* | grep -o 'pipelines.*start'; echo No such option; exit 2\n")
+    python.chmod(0o700)
+    prepare = local_cluster._prepare
+    monkeypatch.setattr(local_cluster, "_prepare", lambda *args: replace(prepare(*args), python=str(python)))
+    log = r"pipelines\.jobs\.local_cluster start \| No such option"
+    with pytest.raises(VimError, match=f"node 0 of the local cluster ended; the end of its log: {log}"):
         local_cluster.up(2, 1, 0, lambda text: None)
     assert [path.name for path in state.iterdir()] == ["lock"]
 
 
-def test_a_node_that_ray_found_too_late_is_started_again(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_timed_out_in_ray_is_started_again(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = recorded(state, ProcessId(os.getpid(), "1"))
     Path(record.folder, "node-0.log").write_text("Exception: The current node timed out during startup.")
     started: list[int] = []
 
-    def start(given: local_cluster.LocalCluster, number: int, nodes: int) -> local_cluster.LocalCluster:
+    def start(cluster: local_cluster.LocalCluster, number: int, nodes: int) -> local_cluster.LocalCluster:
         started.append(number)
-        return given
+        return cluster
 
     joined = iter([0, 0, 1])
     monkeypatch.setattr(local_cluster, "_start_node", start)
-    monkeypatch.setattr(local_cluster, "count_nodes", lambda given: next(joined))
+    monkeypatch.setattr(local_cluster, "count_nodes", lambda cluster: next(joined))
     said: list[str] = []
     local_cluster._wait_for_nodes(record, 1, 1, said.append)
     assert started == [0, 0]
@@ -114,10 +119,10 @@ def test_the_token_is_new_each_time_and_nobody_elses_to_read(state: Path) -> Non
     assert len(tokens) == 2
 
 
-@pytest.mark.parametrize(("nodes", "cpus"), [(0, 1), (1, 0)])
-def test_numbers_that_make_no_sense_are_refused(state: Path, nodes: int, cpus: int) -> None:
-    with pytest.raises(ConfigError, match="at least one node"):
-        local_cluster.up(nodes, cpus, 0, print)
+def test_less_than_one_node_or_cpu_is_refused(state: Path) -> None:
+    for nodes, cpus in ((0, 1), (1, 0)):
+        with pytest.raises(ConfigError, match="at least one node"):
+            local_cluster.up(nodes, cpus, 0, print)
 
 
 def test_a_damaged_record_is_named(state: Path) -> None:

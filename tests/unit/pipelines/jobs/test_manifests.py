@@ -23,30 +23,28 @@ PLACES: dict[str, dict[str, Any]] = {
 }
 
 
-def cluster(**place: Any) -> Cluster:
+def cluster(**settings: Any) -> Cluster:
     return Cluster(
         "k", "kubernetes", env={"B": "2", "A": "1"}, components=PLACES,
-        kubernetes=KubernetesSettings(**{"image": "vim:1", **place}),
+        kubernetes=KubernetesSettings(**{"image": "vim:1", **settings}),
     )  # fmt: skip
 
 
-def job(made: Cluster | None = None, **spec: Any) -> dict[str, Any]:
-    given = {"command": "run", "preset": "p", "settings": SETTINGS, **spec}
-    return manifests.ray_job(made or cluster(), "vim-run-1", "gs://b/.jobs/a b.json", JobSpec(**given))
+def job(profile: Cluster | None = None, **spec: Any) -> dict[str, Any]:
+    fields = {"command": "run", "preset": "p", "settings": SETTINGS, **spec}
+    return manifests.ray_job(profile or cluster(), "vim-run-1", "gs://b/.jobs/a b.json", JobSpec(**fields))
 
 
-def groups(made: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    found = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    return {group["groupName"]: (group["replicas"], group["numOfHosts"]) for group in found}
-
-
-def test_a_slice_shape_is_there_as_often_as_the_neediest_component_wants() -> None:
-    assert groups(job()) == {"tpu-2x2x4": (2, 4), "tpu-4x4x4": (2, 16)}
+def groups(ray_job: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Replicas and hosts of each group of workers."""
+    specs = ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    return {group["groupName"]: (group["replicas"], group["numOfHosts"]) for group in specs}
 
 
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
+        ({}, {"tpu-2x2x4": (2, 4), "tpu-4x4x4": (2, 16)}),
         ({"target": "prior", "only": True}, {"tpu-4x4x4": (2, 16)}),
         ({"target": "tokenize"}, {"tpu-2x2x4": (1, 4)}),
         ({"start": "prior"}, {"tpu-2x2x4": (2, 4), "tpu-4x4x4": (2, 16)}),
@@ -56,7 +54,9 @@ def test_a_slice_shape_is_there_as_often_as_the_neediest_component_wants() -> No
         ({"places": {"prior": {"device": "cpu", "topology": "", "workers": 3}}}, {"tpu-2x2x4": (2, 4), "cpu": (3, 1)}),
     ],
 )
-def test_components_that_do_not_run_hold_no_slice(spec: dict[str, Any], expected: dict[str, tuple[int, int]]) -> None:
+def test_slices_suffice_for_each_component_that_runs(
+    spec: dict[str, Any], expected: dict[str, tuple[int, int]]
+) -> None:
     assert groups(job(**spec)) == expected
 
 
@@ -74,13 +74,13 @@ def test_a_tpu_host_asks_for_all_its_chips_on_nodes_of_its_topology() -> None:
 
 
 def test_the_job_waits_in_the_queue_cleans_up_and_has_a_token() -> None:
-    made = job(cluster(queue="q", ttl_s=5, service_account="sa", tpu_image="tpu:1"))
-    spec = made["spec"]
-    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "q"
+    ray_job = job(cluster(queue="q", ttl_s=5, service_account="sa", tpu_image="tpu:1"))
+    spec = ray_job["spec"]
+    assert ray_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "q"
     assert (spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"], spec["backoffLimit"]) == (True, 5, 0)
     assert spec["entrypoint"] == "python -m pipelines.cli job 'gs://b/.jobs/a b.json'"
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-    pods = pod_templates(made)
+    pods = pod_templates(ray_job)
     assert {pod["spec"]["serviceAccountName"] for pod in pods} == {"sa"}
     assert [pod["spec"]["containers"][0]["image"] for pod in pods] == ["vim:1", "vim:1", "tpu:1", "tpu:1"]
     head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
@@ -95,35 +95,30 @@ def test_a_job_fits_the_schema_of_kuberay(target: str, test_data: Path) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda made: made["spec"].update(entryPoint="x"),
-        lambda made: made["spec"]["rayClusterSpec"]["headGroupSpec"].pop("template"),
-        lambda made: made["metadata"].update(label="a"),
-        lambda made: made["spec"]["rayClusterSpec"]["workerGroupSpecs"][0].update(numOfHosts="4"),
-        lambda made: pod_templates(made)[1]["spec"]["containers"][0].update(images="x"),
+        lambda job: job["spec"]["rayClusterSpec"]["headGroupSpec"].pop("template"),
+        lambda job: job["metadata"].update(label="a"),
+        lambda job: pod_templates(job)[1]["spec"]["containers"][0].update(images="x"),
     ],
 )
 def test_the_schemas_find_mistakes(spoil: Any, test_data: Path) -> None:
-    made = job()
-    spoil(made)
+    spoiled = job()
+    spoil(spoiled)
     with pytest.raises(jsonschema.ValidationError):
-        validate(made, test_data / "crds")
+        validate(spoiled, test_data / "crds")
 
 
-@pytest.mark.parametrize("job_id", ["vim-run-0a1b", "Vim_Run/1", "9lives", "a" * 60, "a" * 59 + "b", "ünter", "-", ""])
-def test_every_identity_gets_a_name_that_kubernetes_takes(job_id: str) -> None:
-    name = manifests.object_name(job_id)
-    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name), name
-    assert len(name) <= manifests.MAX_NAME_LENGTH
-
-
-def test_names_are_stable_and_different() -> None:
-    assert manifests.object_name("vim-run-0a1b") == "vim-run-0a1b"
-    given = ["a" * 60, "a" * 61, "Vim-1", "vim-1", "vim_1", "vim.1"]
-    assert len({manifests.object_name(each) for each in given}) == len(given)
+def test_every_id_gets_a_name_of_its_own_that_kubernetes_takes() -> None:
+    ids = ["vim-run-0a1b", "Vim_Run/1", "9lives", "a" * 60, "a" * 61, "ünter", "-", "", "Vim-1", "vim-1", "vim_1"]
+    names = [manifests.object_name(job_id) for job_id in ids]
+    assert names[0] == "vim-run-0a1b"
+    assert len(set(names)) == len(ids)
+    for name in names:
+        assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name), name
+        assert len(name) <= manifests.MAX_NAME_LENGTH
 
 
 @pytest.mark.parametrize(
-    ("place", "run", "named"),
+    ("kubernetes", "run", "named"),
     [
         ({"image": ""}, {}, r"kubernetes\.image=''"),
         ({"accelerator": ""}, {}, r"kubernetes\.accelerator=''.*2x2x4"),
@@ -132,9 +127,9 @@ def test_names_are_stable_and_different() -> None:
         ({}, {"quantize": {"device": "xla", "topology": "3x3x3", "workers": 1}}, r"run\.topology='3x3x3'"),
     ],
 )
-def test_what_cannot_be_placed_is_named(place: dict[str, Any], run: dict[str, Any], named: str) -> None:
+def test_what_cannot_be_placed_is_named(kubernetes: dict[str, Any], run: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        job(cluster(**place), places=run)
+        job(cluster(**kubernetes), places=run)
 
 
 def test_more_shapes_than_kueue_admits_are_refused() -> None:

@@ -20,8 +20,8 @@ CLUSTER = Cluster(name="mine", address="http://127.0.0.1:8265", python="/env/bin
 
 def details(name: str = NAME, status: str = "RUNNING", **fields: Any) -> SimpleNamespace:
     empty = {"message": "Job is running.", "error_type": None, "driver_exit_code": None, "end_time": None}
-    given = {"driver_agent_http_address": "http://10.0.0.7:52365", "start_time": 5000, **empty, **fields}
-    return SimpleNamespace(submission_id=name, status=SimpleNamespace(value=status), **given)
+    fields = {"driver_agent_http_address": "http://10.0.0.7:52365", "start_time": 5000, **empty, **fields}
+    return SimpleNamespace(submission_id=name, status=SimpleNamespace(value=status), **fields)
 
 
 class FakeClient:
@@ -54,7 +54,7 @@ class FakeClient:
 
 def backend(cluster: Cluster = CLUSTER) -> tuple[ray_jobs.RayJobsBackend, FakeClient]:
     jobs, client = ray_jobs.RayJobsBackend(cluster), FakeClient()
-    jobs._cached_client = client
+    jobs._client = client
     return jobs, client
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from components.artifacts import format
 from components.tracking.progress import QuietProgress
-from pipelines.orchestration import assets, history, session
+from pipelines.orchestration import assets, session
 from vim_core.errors import DataError
 
 PNG = b"\x89PNG\r\n\x1a\n of no size"
@@ -19,8 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n of no size"
 def materialize(flow: Any, names: list[str], **options: Any) -> dagster.ExecuteInProcessResult:
     job = assets.build(flow.config).resolve_implicit_global_asset_job_def()
     keys = [dagster.AssetKey(name) for name in names]
-    with history.instance(flow.config) as instance:
-        return job.execute_in_process(asset_selection=keys, instance=instance, **options)
+    return job.execute_in_process(asset_selection=keys, instance=dagster.DagsterInstance.ephemeral(), **options)
 
 
 def test_assets_depend_on_each_other_as_the_components_do(flow: Any) -> None:
@@ -35,10 +34,29 @@ def test_assets_depend_on_each_other_as_the_components_do(flow: Any) -> None:
             assert {parent.to_user_string() for parent in graph.get(key).parent_keys} == parents[name]
 
 
+def test_one_asset_takes_its_inputs_from_the_store(flow: Any) -> None:
+    materialize(flow, ["ingest", "quantize"])
+    result = materialize(flow, ["tokenize"])
+    assert result.success
+    assert flow.ran == ["ingest", "quantize", "tokenize"]
+    (event,) = result.asset_materializations_for_node("tokenize")
+    assert event.metadata["reused"].value is False
+    assert event.metadata["metric/rows"].value == 3.0
+    assert str(event.metadata["folder"].value).startswith(flow.config.run.root)
+    assert event.tags is not None
+    assert event.tags["dagster/data_version"] == event.metadata["digest"].value
+
+
+def test_one_asset_without_its_inputs_fails_with_the_remedy(flow: Any) -> None:
+    with pytest.raises(DataError, match="prior needs the output of"):
+        materialize(flow, ["prior"])
+
+
 def test_config_and_tags_make_existing_artifacts_again(flow: Any) -> None:
     names = ["ingest", "quantize", "tokenize", "prior"]
     materialize(flow, names)
     for options, ran in (
+        ({}, []),
         ({"run_config": {"ops": {"ingest": {"config": {"force": True}}}}}, ["ingest"]),
         ({"tags": {assets.FORCE_TAG: "true"}}, names),
         ({"tags": {assets.FROM_TAG: "tokenize"}}, ["tokenize", "prior"]),
@@ -69,7 +87,7 @@ def test_gates_are_checks_that_block(flow: Any) -> None:
     assert flow.ran == ["ingest", "quantize"]
 
 
-def test_metadata_with_pictures_and_headline_figures_first(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_and_headline_figures_come_first(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(format.HEADLINES, "quantize", ("rows",))
     result = materialize(flow, ["ingest", "quantize"])
     (event,) = result.asset_materializations_for_node("quantize")
@@ -80,14 +98,6 @@ def test_metadata_with_pictures_and_headline_figures_first(flow: Any, monkeypatc
     result = materialize(flow, ["quantize"])
     (event,) = result.asset_materializations_for_node("quantize")
     assert str(event.metadata["picture/reconstructions"].value).endswith("/pictures/reconstructions-00000009.png")
-    # A single asset takes its inputs from the store.
-    result = materialize(flow, ["tokenize"])
-    assert flow.ran == ["ingest", "quantize", "tokenize"]
-    (event,) = result.asset_materializations_for_node("tokenize")
-    assert (event.metadata["reused"].value, event.metadata["metric/rows"].value) == (False, 3.0)
-    assert str(event.metadata["folder"].value).startswith(flow.config.run.root)
-    assert event.tags is not None
-    assert event.tags["dagster/data_version"] == event.metadata["digest"].value
 
 
 def test_the_link_to_mlflow_is_there_where_a_server_is_known(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +128,11 @@ def test_runs_of_the_page_take_turns_on_the_accelerator_and_carry_tags(flow: Any
     }  # fmt: skip
     own = assets.build(flow.config, dagster.ResourceDefinition.none_resource())
     assert own.resolve_assets_def("prior").op.pool is None
-    result = materialize(flow, ["ingest"])
-    with history.instance(flow.config) as instance:
-        run = instance.get_run_by_id(result.run_id)
+    instance = dagster.DagsterInstance.ephemeral()
+    result = made.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[dagster.AssetKey("ingest")], instance=instance
+    )
+    run = instance.get_run_by_id(result.run_id)
     assert run is not None
     assert run.tags["vim/preset"] == "fake"
     assert {"vim/fingerprint", "vim/host", "vim/pid"} <= set(run.tags)

@@ -48,36 +48,36 @@ def test_equals_torchs_parametrization_step_by_step() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stylegan", "patch"])
-def test_vectors_move_only_when_told_and_are_kept(kind: str) -> None:
+def test_singular_vectors_move_in_advance_alone_and_are_saved(kind: str) -> None:
     torch.manual_seed(0)
     config = DiscriminatorConfig(kind=kind, spectral_norm=True, **SMALL)
-    judge = make_discriminator(config, 32).train()
+    network = make_discriminator(config, 32).train()
     images = torch.rand(4, 3, 32, 32)
-    before = copy.deepcopy(judge.state_dict())
-    first = judge(images)
-    judge(images + 1).sum().backward()
-    assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
+    before = copy.deepcopy(network.state_dict())
+    first = network(images)
+    network(images + 1).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with torch.no_grad():
-        for parameter in judge.parameters():
+        for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    advance_spectral(judge)
-    moved = {name for name, value in judge.state_dict().items() if not torch.equal(value, before[name])}
+    advance_spectral(network)
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     vectors = {name for name in before if "spectral" in name}
     weights = {name for name in before if name.endswith("weight")}
     assert {name for name in vectors if before[name].numel() > 1} <= moved
     assert len(vectors) == 2 * len(weights)
     again = make_discriminator(config, 32)
-    again.load_state_dict(judge.state_dict())
-    assert torch.equal(again(images), judge(images))
-    assert not torch.equal(first, judge(images))
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again(images), network(images))
+    assert not torch.equal(first, network(images))
 
 
 def test_without_the_option_nothing_is_added() -> None:
-    judge = StyleGANDiscriminator(DiscriminatorConfig(**SMALL), 8)
-    before = copy.deepcopy(judge.state_dict())
-    advance_spectral(judge)
+    network = StyleGANDiscriminator(DiscriminatorConfig(**SMALL), 8)
+    before = copy.deepcopy(network.state_dict())
+    advance_spectral(network)
     assert not any("spectral" in name for name in before)
-    assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def patch_reference(images: Tensor, state: dict[str, Tensor], groups: list[int | None]) -> Tensor:
@@ -99,23 +99,23 @@ def patch_reference(images: Tensor, state: dict[str, Tensor], groups: list[int |
 
 def test_patch_discriminator_is_pix2pixs_stack() -> None:
     torch.manual_seed(0)
-    judge = PatchDiscriminator(DiscriminatorConfig(kind="patch", channels=64), 32)
+    network = PatchDiscriminator(DiscriminatorConfig(kind="patch", channels=64), 32)
     with torch.no_grad():
-        for parameter in judge.parameters():
+        for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    blocks: Any = judge.blocks
+    blocks: Any = network.blocks
     assert [tuple(block.weight.shape[:2]) for block in blocks] == [(8, 3), (16, 8), (32, 16), (64, 32), (1, 64)]
     images = torch.rand(2, 3, 32, 32)
-    expected = patch_reference(images, judge.state_dict(), [None, 16, 32, 32, None])
-    torch.testing.assert_close(judge(images), expected, atol=1e-4, rtol=1e-4)
-    assert judge(images).shape == (2, 2, 2)
+    expected = patch_reference(images, network.state_dict(), [None, 16, 32, 32, None])
+    torch.testing.assert_close(network(images), expected, atol=1e-4, rtol=1e-4)
+    assert network(images).shape == (2, 2, 2)
 
 
 def test_a_logit_of_the_default_stack_sees_70_pixels() -> None:
     torch.manual_seed(0)
-    judge = PatchDiscriminator(DiscriminatorConfig(kind="patch", channels=8, spectral_norm=True), 256)
+    network = PatchDiscriminator(DiscriminatorConfig(kind="patch", channels=8, spectral_norm=True), 256)
     images = torch.rand(1, 3, 256, 256, requires_grad=True)
-    logits = judge(images)
+    logits = network(images)
     assert logits.shape == (1, 30, 30)
     (gradient,) = torch.autograd.grad(logits[0, 15, 15], images)
     rows = gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
@@ -123,9 +123,9 @@ def test_a_logit_of_the_default_stack_sees_70_pixels() -> None:
 
 
 def test_patch_logits_do_not_depend_on_the_other_images() -> None:
-    judge = PatchDiscriminator(DiscriminatorConfig(kind="patch", channels=16), 32)
+    network = PatchDiscriminator(DiscriminatorConfig(kind="patch", channels=16), 32)
     images = torch.rand(4, 3, 32, 32)
-    torch.testing.assert_close(judge(images), torch.cat([judge(images[:1]), judge(images[1:])]))
+    torch.testing.assert_close(network(images), torch.cat([network(images[:1]), network(images[1:])]))
 
 
 def test_patch_sizes_that_do_not_work_are_refused() -> None:

@@ -32,14 +32,14 @@ def test_lecam_by_hand() -> None:
 def test_r1_is_what_finite_differences_say() -> None:
     torch.manual_seed(0)
     convolution = torch.nn.Conv2d(3, 4, 3)
-    judge = torch.nn.Sequential(convolution, torch.nn.Softplus(), torch.nn.Flatten(), torch.nn.Linear(16, 1))
-    judge.double()
+    network = torch.nn.Sequential(convolution, torch.nn.Softplus(), torch.nn.Flatten(), torch.nn.Linear(16, 1))
+    network.double()
     images = torch.rand(2, 3, 4, 4, dtype=torch.float64).requires_grad_()
-    penalty = r1_penalty(judge(images).squeeze(1), images)
+    penalty = r1_penalty(network(images).squeeze(1), images)
     with torch.no_grad():
         step, total = 1e-5, 0.0
         for place in torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4):
-            slope = (judge(images + step * place) - judge(images - step * place)) / (2 * step)
+            slope = (network(images + step * place) - network(images - step * place)) / (2 * step)
             total += float(slope.square().sum())
     assert float(penalty.detach()) == pytest.approx(total / 2, rel=1e-7)
     weight = convolution.weight
@@ -48,7 +48,7 @@ def test_r1_is_what_finite_differences_say() -> None:
     for sign in (1, -1):
         with torch.no_grad():
             weight[1, 2, 0, 1] += sign * step
-        bumped.append(float(r1_penalty(judge(images).squeeze(1), images).detach()))
+        bumped.append(float(r1_penalty(network(images).squeeze(1), images).detach()))
         with torch.no_grad():
             weight[1, 2, 0, 1] -= sign * step
     assert float(gradient[1, 2, 0, 1]) == pytest.approx((bumped[0] - bumped[1]) / (2 * step), rel=1e-6)

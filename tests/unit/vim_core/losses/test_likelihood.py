@@ -15,7 +15,7 @@ from vim_core.losses.likelihood import logit_laplace, next_token_loss
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (130, 40), (1000, 300)])
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (130, 40), (60, 300)])
 def test_equals_torch_bit_for_bit(dtype: torch.dtype, rows: int, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "CHUNK", 500)
     torch.manual_seed(0)

@@ -18,9 +18,9 @@ SMALL = DiscriminatorConfig(channels=8, base=128, stddev_group=2)
 
 
 def test_channels_halve_with_every_doubling_up_to_a_limit() -> None:
-    judge = StyleGANDiscriminator(SMALL, 64)
-    assert judge.from_rgb.weight.shape[0] == 2  # 128 // 64
-    assert [block.skip.weight.shape[0] for block in judge.blocks] == [4, 8, 8, 8]  # type: ignore[union-attr,index]
+    network = StyleGANDiscriminator(SMALL, 64)
+    assert network.from_rgb.weight.shape[0] == 2  # 128 // 64
+    assert [block.skip.weight.shape[0] for block in network.blocks] == [4, 8, 8, 8]  # type: ignore[union-attr,index]
 
 
 @pytest.mark.parametrize("size", [4, 24, 100])
@@ -30,11 +30,11 @@ def test_other_image_sizes_are_refused(size: int) -> None:
 
 
 def test_groups_do_not_depend_on_how_workers_split_the_batch() -> None:
-    judge, images = StyleGANDiscriminator(SMALL, 8), torch.rand(8, 3, 8, 8)
+    network, images = StyleGANDiscriminator(SMALL, 8), torch.rand(8, 3, 8, 8)
     whole = minibatch_stddev(images, 2)
     parts = torch.cat([minibatch_stddev(images[:2], 2), minibatch_stddev(images[2:], 2)])
     assert torch.equal(whole, parts)
-    torch.testing.assert_close(judge(images), torch.cat([judge(images[:4]), judge(images[4:])]))
+    torch.testing.assert_close(network(images), torch.cat([network(images[:4]), network(images[4:])]))
 
 
 def test_group_that_does_not_divide_the_batch_is_refused() -> None:

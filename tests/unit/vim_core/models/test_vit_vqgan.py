@@ -65,9 +65,9 @@ def test_training_pass_and_tokenizer_agree(tokenizer: Tokenizer, images: Tensor)
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 23), max_size=5), st.randoms(use_true_random=False))
-def test_codes_do_not_depend_on_number_or_neighbours(cuts: list[int], random: object) -> None:
-    tokenizer = Tokenizer(tokenizer_network())
-    images = torch.rand(23, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+def test_codes_do_not_depend_on_number_or_neighbours(
+    tokenizer: Tokenizer, images: Tensor, cuts: list[int], random: object
+) -> None:
     whole = tokenizer.encode(images)
     order = list(range(23))
     random.shuffle(order)  # type: ignore[attr-defined]

@@ -260,8 +260,8 @@ def test_an_element_moves_by_less_than_one_level(seed: int, rows: int, columns: 
 
 def test_errors_do_not_add_up_over_the_steps() -> None:
     x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
-    mean = torch.stack([dequantise(*quantise(x, count(step))) for step in range(1024)]).mean(0)
-    assert ((mean - x).abs() <= level(x) * 5e-3).all()
+    mean = torch.stack([dequantise(*quantise(x, count(step))) for step in range(512)]).mean(0)
+    assert ((mean - x).abs() <= level(x) * 1e-2).all()
 
 
 def test_zeros_stay_zero_and_a_moment_without_gradient_fades() -> None:

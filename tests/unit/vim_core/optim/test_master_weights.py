@@ -47,8 +47,8 @@ def prior(folder: Path, precision: str, optim: OptimConfig) -> Task:
 def quantizer(folder: Path, precision: str, optim: OptimConfig) -> Task:
     table = image_table(folder / "images.parquet", 8)
     # Without R1, whose double backward pass stays in fp32.
-    judge = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
-    config = quantize_config(precision=precision, optim=optim, discriminator=judge)
+    settings = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
+    config = quantize_config(precision=precision, optim=optim, discriminator=settings)
     return QuantizerTask(config, QuantizerData([table], [table]), runtime(precision))
 
 

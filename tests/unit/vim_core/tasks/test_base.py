@@ -59,7 +59,6 @@ def test_noting_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -
 class Sometimes(Task):
     """A task whose term is not finite at some steps; its samples are named after the step."""
 
-    unit = "things"
     modules = {"m": torch.nn.Linear(1, 1)}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     broken = (2, 5)
@@ -101,7 +100,7 @@ def test_skip_records_steps_terms_and_samples(tmp_path: Path) -> None:
     assert found[1]["samples"] == made.sample_ids(5)
     sums = [(row["step"], row["m"]["skipped"], row["m"]["other_skipped"]) for row in rows(tmp_path, "m")]  # type: ignore[index]
     assert sums == [(3, 1, 2), (7, 1, 2), (8, 0, 0)]
-    assert all(row["m"]["things_per_s"] > 0 for row in rows(tmp_path, "m"))  # type: ignore[index]
+    assert all(row["m"]["images_per_s"] > 0 for row in rows(tmp_path, "m"))  # type: ignore[index]
 
 
 @pytest.mark.parametrize("spooled", [True, False])

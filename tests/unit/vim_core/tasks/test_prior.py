@@ -155,9 +155,8 @@ def test_resumed_equals_uninterrupted(data: PriorData, tmp_path: Path) -> None:
         return task_of(data, source="images", augment=VIEW, batch=8, accumulate=2)
 
     whole = finished(make(), tmp_path / "whole")
-    for step in (1, 3, 5):
-        with pytest.raises(Killed):
-            finished(killed_at(make(), step), tmp_path / "killed")  # type: ignore[arg-type]
+    with pytest.raises(Killed):
+        finished(killed_at(make(), 3), tmp_path / "killed")  # type: ignore[arg-type]
     assert_equal_bits(finished(make(), tmp_path / "killed", workers=1), whole)
 
 

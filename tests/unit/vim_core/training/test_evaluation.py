@@ -72,7 +72,7 @@ def products() -> tuple[torch.Tensor, int]:
     """Products large enough to be split over threads, and over how many."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(300, 300, generator=generator)
-    for _ in range(30):
+    for _ in range(10):
         x = torch.softmax(x @ x.T / 10, -1) @ x
     return x, torch.get_num_threads()
 

@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 
 def meter(clock: Clock, flops: float = 0.0, peaks: PeakRates | None = None) -> ThroughputMeter:
-    made = ThroughputMeter("images", flops, peaks or PeakRates(), clock)
+    made = ThroughputMeter(flops, peaks or PeakRates(), clock)
     made.begin()
     return made
 
