@@ -43,42 +43,23 @@ class Paper:
     perceptual: float = 0.1
     dropout: float = 0.1
     conditional: bool = True
-    tables: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
-    hours: tuple[int, ...] = ()
 
 
 SS = (SMALL, SMALL, 55.8)
 PAPER = {
-    "imagenet256_base": Paper(*SS, VIM_BASE, 706.8, tables=("4", "8"), numbers=("1.99", "8.81"), hours=(23, 43)),
-    "imagenet256_large": Paper(*SS, VIM_LARGE, 1848.6, tables=("6", "8"), numbers=("4.17", "3.04"), hours=(111,)),
-    "imagenet256_large_rejection": Paper(
-        *SS, VIM_LARGE, 1848.6, tables=("6",), numbers=("3.04", "227.4"), hours=(111,)
-    ),
-    "imagenet256_base_16x16": Paper(
-        SMALL, SMALL, 57.7, VIM_BASE, 706.7, patch=16, tables=("8",), numbers=("11.20", "97.2"), hours=(18, 10)
-    ),
-    "imagenet256_large_16x16": Paper(
-        SMALL, SMALL, 57.7, VIM_LARGE, 1848.6, patch=16, tables=("8",), numbers=("5.3", "149.9"), hours=(26,)
-    ),
-    "imagenet256_tokenizer_ss": Paper(*SS, tables=("4",), numbers=("1.99", "184.4"), hours=(23,)),
-    "imagenet256_tokenizer_bb": Paper(BASE, BASE, 180.4, tables=("4",), numbers=("1.55", "190.2"), hours=(37,)),
-    "imagenet256_tokenizer_sl": Paper(SMALL, LARGE, 667.8, tables=("3", "4"), numbers=("1.28", "192.3"), hours=(93,)),
-    "imagenet256_probe": Paper(
-        *SS, VIM_LARGE, 1846.6, perceptual=0.0, dropout=0.0, conditional=False,
-        tables=("7",), numbers=("73.2", "15 of 36"), hours=(23, 111),
-    ),
-    "imagenet256_probe_base": Paper(
-        *SS, VIM_BASE, 705.2, perceptual=0.0, conditional=False,
-        tables=("7",), numbers=("65.1", "10 of 24"), hours=(43,),
-    ),
-    "celebahq256": Paper(
-        *SS, VIM_LARGE, 1846.6, conditional=False, tables=("3", "5"), numbers=("4.66", "7.0"), hours=(23, 111)
-    ),
-    "ffhq256": Paper(
-        *SS, VIM_LARGE, 1846.6, conditional=False, tables=("3", "5"), numbers=("3.13", "5.3"), hours=(23, 111)
-    ),
-}  # fmt: skip
+    "imagenet256_base": Paper(*SS, VIM_BASE, 706.8),
+    "imagenet256_large": Paper(*SS, VIM_LARGE, 1848.6),
+    "imagenet256_large_rejection": Paper(*SS, VIM_LARGE, 1848.6),
+    "imagenet256_base_16x16": Paper(SMALL, SMALL, 57.7, VIM_BASE, 706.7, patch=16),
+    "imagenet256_large_16x16": Paper(SMALL, SMALL, 57.7, VIM_LARGE, 1848.6, patch=16),
+    "imagenet256_tokenizer_ss": Paper(*SS),
+    "imagenet256_tokenizer_bb": Paper(BASE, BASE, 180.4),
+    "imagenet256_tokenizer_sl": Paper(SMALL, LARGE, 667.8),
+    "imagenet256_probe": Paper(*SS, VIM_LARGE, 1846.6, perceptual=0.0, dropout=0.0, conditional=False),
+    "imagenet256_probe_base": Paper(*SS, VIM_BASE, 705.2, perceptual=0.0, conditional=False),
+    "celebahq256": Paper(*SS, VIM_LARGE, 1846.6, conditional=False),
+    "ffhq256": Paper(*SS, VIM_LARGE, 1846.6, conditional=False),
+}
 OWN = ["digits", "smoke", "tiny_imagenet", "tiny_imagenet_cpu"]
 NAMES = sorted([*PAPER, *OWN])
 CLASSES = 1000
@@ -118,21 +99,10 @@ def test_the_header_is_the_experiments_record(preset: str) -> None:
     assert first.endswith(".")
     assert all(field(preset, name) for name in ("Source", "Expected", "Cost"))
     assert field(preset, "Command").split() == ["vimctl", "run", "--preset", preset]
-
-
-@pytest.mark.parametrize("preset", PAPER)
-def test_the_header_gives_the_papers_numbers_and_hours(preset: str) -> None:
-    paper = PAPER[preset]
-    source, expected, cost = (field(preset, name) for name in ("Source", "Expected", "Cost"))
-    assert "2110.04627" in source
-    assert field(preset, "Data")
-    for table in paper.tables:
-        assert re.search(rf"Tables? [\d, and]*{table}", f"{source} {expected}"), table
-    for number in paper.numbers:
-        assert number in expected, number
-    assert "estimate" in cost
-    for hours in paper.hours:
-        assert f"{hours} hours" in cost, hours
+    if preset in PAPER:
+        assert field(preset, "Data")
+        assert "2110.04627" in field(preset, "Source")
+        assert "estimate" in field(preset, "Cost")
 
 
 @pytest.mark.parametrize("preset", NAMES)
@@ -222,16 +192,3 @@ def test_presets_that_share_a_stage_share_its_artifact() -> None:
         first, second = load(one), load(other)
         assert (first.quantize, first.tokenize) == (second.quantize, second.tokenize)
         assert first.prior != second.prior
-
-
-def test_faces_have_no_labels_and_the_splits_of_taming_transformers() -> None:
-    for preset, lists in (("celebahq256", "celebahq"), ("ffhq256", "ffhq")):
-        config = load(preset)
-        assert (config.ingest.split, config.ingest.labelled) == ("lists", False)
-        assert config.ingest.train_list.endswith(f"{lists}train.txt")
-        assert config.ingest.test_list.endswith(f"{lists}validation.txt")
-        assert not {"classify", "statistics", "probe"} & set(config.components)
-        assert (config.quantize.loss, config.prior.optim) == (
-            load("imagenet256_large").quantize.loss,
-            load("imagenet256_large").prior.optim,
-        )

@@ -15,6 +15,8 @@ from pipelines.cli import main as cli
 from pipelines.orchestration import launch
 from vim_core.errors import ConfigError, DataError
 
+Capture = pytest.CaptureFixture[str]
+
 EXAMPLE = re.compile(r"^  vimctl (.+?)(?:   .*)?$", re.MULTILINE)
 
 
@@ -42,7 +44,7 @@ def test_every_command_explains_itself_with_examples_that_parse(name: str) -> No
         assert cli.parse(shlex.split(example)).action is not None
 
 
-def test_the_help_of_all_lists_every_command_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_all_lists_every_command_in_a_group(capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     assert ended.value.code == 0
@@ -73,7 +75,7 @@ def test_component_and_overrides_may_stand_anywhere(words: str) -> None:
     ],
 )
 def test_an_error_for_people_is_one_line_and_a_status(
-    fake: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    fake: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture,
     error: BaseException, status: int, printed: str,
 ) -> None:  # fmt: skip
     def fail(*_: Any, **__: Any) -> None:
@@ -84,7 +86,7 @@ def test_an_error_for_people_is_one_line_and_a_status(
     assert capsys.readouterr().err == f"{printed}\n"
 
 
-def test_mistakes_in_words_are_config_errors(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_in_words_are_config_errors(fake: Any, capsys: Capture) -> None:
     assert cli.main(["run", "quantize", "prior"]) == 2
     assert "quantize prior: name one component" in capsys.readouterr().err
     assert cli.main(["run", "proir"]) == 2

@@ -10,8 +10,10 @@ import pytest
 
 from pipelines.cli import main as cli
 
+Capture = pytest.CaptureFixture[str]
 
-def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+
+def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: Capture) -> None:
     assert cli.main(["run", "--preset", "fake"]) == 0
     first = capsys.readouterr().out
     assert fake.ran == ["ingest", "quantize", "tokenize", "prior"]
@@ -23,7 +25,7 @@ def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: pytes
     assert rows == [[name, "reused"] for name in ("ingest", "quantize", "tokenize", "prior")]
 
 
-def test_only_and_force(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_and_force(fake: Any, capsys: Capture) -> None:
     assert cli.main(["run", "tokenize", "--only"]) == 1
     assert "needs the output of" in capsys.readouterr().err
     assert cli.main(["run", "quantize"]) == 0
@@ -34,7 +36,7 @@ def test_only_and_force(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert fake.ran[3:] == ["ingest", "quantize"]
 
 
-def test_report_prints_the_published_page_or_figures(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_prints_the_published_page_or_figures(fake: Any, capsys: Capture) -> None:
     assert cli.main(["report"]) == 1
     assert "no report yet; make it with `vimctl run --preset fake`" in capsys.readouterr().err
     folder = Path(fake.config.run.root) / "reports" / "fake"
@@ -47,7 +49,7 @@ def test_report_prints_the_published_page_or_figures(fake: Any, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {"preset": "fake"}
 
 
-def test_presets_are_listed_with_their_headlines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_are_listed_with_their_headlines(capsys: Capture) -> None:
     assert cli.main(["presets"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert {"smoke", "digits", "tiny_imagenet", "imagenet256_base"} <= set(lines)

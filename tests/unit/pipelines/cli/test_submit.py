@@ -25,6 +25,8 @@ from tests.support.fake_cluster import FakeCluster
 from vim_core.errors import VimError
 from vim_core.storage import io
 
+Capture = pytest.CaptureFixture[str]
+
 NAME = "vim-fake-0123456789ab-a1"
 
 
@@ -53,9 +55,7 @@ def stored(flow: Any, name: str = NAME, **fields: Any) -> str:
     return specs.uri(root, name)
 
 
-def test_a_job_is_sent_and_finished_work_is_not(
-    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_is_sent_and_finished_work_is_not(flow: Any, jobs: FakeCluster, capsys: Capture) -> None:
     words = ["submit", "ingest", "--preset", "fake"]
     assert main([*words, "--detach"]) == 0
     said = capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_options_of_the_command_line_override_the_profile(flow: Any, jobs: FakeC
         jobs.stop(jobs.sent[-1][0])
 
 
-def test_success_ends_with_where_to_look(flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_success_ends_with_where_to_look(flow: Any, jobs: FakeCluster, capsys: Capture) -> None:
     follow = jobs.follow
 
     def work(job_id: str) -> Iterator[str]:
@@ -103,7 +103,7 @@ def test_success_ends_with_where_to_look(flow: Any, jobs: FakeCluster, capsys: p
 
 
 def test_a_failure_shows_node_reason_and_the_last_lines(
-    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flow: Any, jobs: FakeCluster, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = JobState(NAME, FAILED, "exit status 1", "10.0.0.7")
 
@@ -121,7 +121,7 @@ def test_a_failure_shows_node_reason_and_the_last_lines(
 
 
 def test_ctrl_c_detaches_and_says_how_to_stop_the_job(
-    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flow: Any, jobs: FakeCluster, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(job_id: str) -> Iterator[str]:
         raise KeyboardInterrupt
@@ -133,9 +133,7 @@ def test_ctrl_c_detaches_and_says_how_to_stop_the_job(
     assert jobs.known[name].status == RUNNING
 
 
-def test_logs_and_cancel_take_the_newest_or_a_name(
-    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_logs_and_cancel_take_the_newest_or_a_name(flow: Any, jobs: FakeCluster, capsys: Capture) -> None:
     assert main(["logs"]) == 1
     assert "cluster local knows no job" in capsys.readouterr().err
     main(["submit", "--preset", "fake", "--detach"])
@@ -153,7 +151,7 @@ def test_logs_and_cancel_take_the_newest_or_a_name(
 
 
 def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
-    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
+    flow: Any, jobs: FakeCluster, capsys: Capture
 ) -> None:
     root = flow.config.run.root
     main(["submit", "--preset", "fake", "--detach"])
@@ -175,9 +173,7 @@ def test_status_says_what_runs_what_is_unfinished_and_what_was_made(
     assert "no owner; the same command continues it" in capsys.readouterr().out
 
 
-def test_status_of_a_cluster_that_is_away_still_shows_the_root(
-    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_of_a_cluster_that_is_away_still_shows_the_root(flow: Any, jobs: FakeCluster, capsys: Capture) -> None:
     jobs.away = 1
     assert main(["status", "--preset", "fake"]) == 0
     text = capsys.readouterr().out
@@ -185,7 +181,7 @@ def test_status_of_a_cluster_that_is_away_still_shows_the_root(
     assert "made last\n  nothing" in text
 
 
-def test_cluster_list_says_who_answers(jobs: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cluster_list_says_who_answers(jobs: FakeCluster, capsys: Capture) -> None:
     jobs.known["vim-x-0123456789ab-a1"] = JobState("vim-x-0123456789ab-a1", RUNNING)
     jobs.away = 1
     assert main(["cluster", "list"]) == 0
@@ -195,20 +191,14 @@ def test_cluster_list_says_who_answers(jobs: FakeCluster, capsys: pytest.Capture
     assert lines[1].endswith("answers, 1 of 1 jobs unfinished")
 
 
-def test_a_cluster_that_runs_nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
-    monkeypatch.setenv("VIM_STATE", str(tmp_path))
-    assert main(["cancel", "vim-x-0123456789ab-a1"]) == 2
-    assert "start one with `vimctl cluster up`" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("words", [["prior"], ["--only"], ["--force"], ["--from", "prior"]], ids=str)
-def test_a_sweep_takes_no_component(flow: Any, jobs: FakeCluster, words: list[str], capsys: Any) -> None:
+def test_a_sweep_takes_no_component(flow: Any, jobs: FakeCluster, words: list[str], capsys: Capture) -> None:
     assert main(["submit", "--preset", "fake", "--sweep", "s.yaml", *words]) == 2
     assert "a sweep runs its points and nothing else" in capsys.readouterr().err
 
 
 def test_a_source_that_cannot_be_seen_from_here_is_left_to_the_job(
-    flow: Any, jobs: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flow: Any, jobs: FakeCluster, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def blind(*_: Any) -> None:
         raise VimError("no such folder")

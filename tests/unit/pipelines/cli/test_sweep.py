@@ -14,6 +14,8 @@ from pipelines.cli import main as cli
 from pipelines.orchestration import history
 from pipelines.schedules import due, state
 
+Capture = pytest.CaptureFixture[str]
+
 SETTINGS = ["--preset", "smoke"]
 
 
@@ -24,14 +26,14 @@ def own_root(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
 
-def output(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+def output(capsys: Capture, *words: str, code: int = 0) -> str:
     """The text that `vimctl sweep …` prints, on both streams."""
     assert cli.main(["sweep", *words]) == code
     captured = capsys.readouterr()
     return captured.out + captured.err
 
 
-def test_schedule_list_pause_resume_unschedule(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_schedule_list_pause_resume_unschedule(root: str, capsys: Capture) -> None:
     text = output(capsys, "schedule", "smoke", "--cron", "*/30 * * * *", "--missed", "latest", *SETTINGS)
     assert text.startswith("smoke: smoke at */30 * * * *, next 20")
     stored = state.read(root, "smoke")
@@ -52,7 +54,7 @@ def test_schedule_list_pause_resume_unschedule(root: str, capsys: pytest.Capture
 
 
 def test_a_schedule_keeps_sweep_and_settings(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(prior_checkpoints, "available", lambda config: [("prior", "aa", config.prior.steps)])
     monkeypatch.chdir(tmp_path)
@@ -81,7 +83,7 @@ def test_a_schedule_keeps_sweep_and_settings(
     ],
 )
 def test_mistakes_are_named_when_they_are_made(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture,
     words: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -90,7 +92,7 @@ def test_mistakes_are_named_when_they_are_made(
     assert state.names(root) == []
 
 
-def test_the_last_run_is_listed(root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_run_is_listed(root: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     import dagster as dg
 
     output(capsys, "schedule", "smoke", "--cron", "* * * * *", *SETTINGS)
