@@ -107,11 +107,7 @@ def touch(leases: str) -> None:
 
 
 def read_pin(root: str, component: str, fingerprint: str) -> Pin | None:
-    """The pin of an artifact, or None.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """The pin of an artifact, or None. Raises `DataError` for a damaged file."""
     uri = _pin_uri(root, component, fingerprint)
     data = store.read_bytes(root, uri)
     if data is None:
@@ -123,11 +119,7 @@ def read_pin(root: str, component: str, fingerprint: str) -> Pin | None:
 
 
 def pin(root: str, manifest: Manifest, reason: str, by: str = "") -> Pin:
-    """Keep an artifact until it is unpinned.
-
-    Raises:
-        DataError: it is pinned already, or was removed meanwhile.
-    """
+    """Keep an artifact until it is unpinned. Raises `DataError` where it is pinned already or was removed meanwhile."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     new = Pin(by or whoami(), since, reason, manifest.digest, uuid.uuid4().hex)
     name, uri = "/".join(manifest.key), _pin_uri(root, *manifest.key)

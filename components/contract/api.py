@@ -131,8 +131,7 @@ class Artifact:
 
     def uris(self, prefix: str) -> list[str]:
         """Those of all files whose logical name starts with `prefix`, in name order."""
-        names = sorted(entry.name for entry in self.manifest.files if entry.name.startswith(prefix))
-        return [self.uri(name) for name in names]
+        return [self.uri(name) for name in sorted(e.name for e in self.manifest.files if e.name.startswith(prefix))]
 
 
 Inputs = Mapping[str, Artifact]

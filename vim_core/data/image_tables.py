@@ -104,7 +104,17 @@ class ImageTable:
         self.row_groups: list[int] = []
         self._groups: list[tuple[str, int]] = []
         self._clear()
-        labels = [self._add_file(uri) for uri in self.uris]
+        labels: list[NDArray[np.int64]] = []
+        for uri in self.uris:
+            file = self._file(uri)
+            if not file.schema_arrow.equals(IMAGE_SCHEMA, check_metadata=False):
+                raise DataError(f"{uri}: columns {file.schema_arrow.names} are not those of an image table")
+            columns = file.read(columns=["key", "label"])
+            self.keys += columns["key"].to_pylist()
+            labels.append(columns["label"].to_numpy())
+            for group in range(file.num_row_groups):
+                self._groups.append((uri, group))
+                self.row_groups.append(file.metadata.row_group(group).num_rows)
         self.labels: NDArray[np.int64] = np.concatenate([*labels, np.empty(0)]).astype(np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.row_groups, dtype=np.int64)])
 
@@ -115,19 +125,6 @@ class ImageTable:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}, "_cache": OrderedDict()}
-
-    def _add_file(self, uri: str) -> NDArray[np.int64]:
-        """Add the keys and row groups of a file; returns its labels."""
-        file = self._file(uri)
-        if not file.schema_arrow.equals(IMAGE_SCHEMA, check_metadata=False):
-            raise DataError(f"{uri}: columns {file.schema_arrow.names} are not those of an image table")
-        columns = file.read(columns=["key", "label"])
-        self.keys += columns["key"].to_pylist()
-        for group in range(file.num_row_groups):
-            self._groups.append((uri, group))
-            self.row_groups.append(file.metadata.row_group(group).num_rows)
-        labels: NDArray[np.int64] = columns["label"].to_numpy()
-        return labels
 
     def _file(self, uri: str) -> Any:
         if self._process != os.getpid():  # after a fork: file positions would be shared with the parent

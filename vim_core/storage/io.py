@@ -257,7 +257,8 @@ def local_copy(uri: str) -> Iterator[str]:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write or replace a file atomically: readers see the old bytes or the new ones."""
     if is_local(uri):
-        _write_temporary(local_path(uri), data).replace(local_path(uri))
+        with staged(uri) as temporary:
+            temporary.write_bytes(data)
         return
     with _store(uri, missing=False) as (fs, path):
         fs.pipe_file(path, data)
@@ -272,19 +273,15 @@ def create_exclusive(uri: str, data: bytes) -> bool:
     """
     if is_local(uri):
         target = local_path(uri)
-        temporary = _write_temporary(target, data)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+        with _hidden_beside(target) as temporary:
+            temporary.write_bytes(data)
+            _sync(temporary)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
         # The link is durable only with its folder.
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(target.parent)
         return True
     with _store(uri, missing=False) as (fs, path):
         try:
@@ -299,15 +296,10 @@ def staged(uri: str) -> Iterator[Path]:
     """A local path to write a large file to; it becomes `uri` atomically on leaving without an error."""
     if is_local(uri):
         target = local_path(uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
+        with _hidden_beside(target) as temporary:
             yield temporary
-            with open(temporary, "rb") as stream:
-                os.fsync(stream.fileno())
+            _sync(temporary)
             temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
         return
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "file"
@@ -342,12 +334,21 @@ def _store(uri: str, missing: bool = True) -> Iterator[tuple[Any, str]]:
         yield opened
 
 
-def _write_temporary(target: Path, data: bytes) -> Path:
-    """Write and sync a hidden file beside the target, whose folder is made."""
+@contextlib.contextmanager
+def _hidden_beside(target: Path) -> Iterator[Path]:
+    """A path for a new hidden file beside the target, whose folder is made; the file is removed unless renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    with open(temporary, "xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return temporary
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Write a file or the entries of a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

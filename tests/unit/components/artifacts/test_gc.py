@@ -73,13 +73,13 @@ def test_nothing_young_is_removed(root: str) -> None:
     assert len(collect(root, Rules(older_than_s=0, now=time.time() + 1)).removals) == 3
 
 
-def test_a_pinned_artifact_and_all_it_was_made_from_stay(anywhere: str) -> None:
-    images = make(anywhere, "ingest", 1)
-    tokenizer = make(anywhere, "quantize", 2, [images])
-    usage.pin(anywhere, tokenizer.manifest, "for the paper")
-    assert collect(anywhere, LATER, delete=True).removals == []
-    usage.unpin(anywhere, tokenizer.manifest)
-    assert names(collect(anywhere, LATER)) == ["artifact ingest/1 manifest.json", "artifact quantize/2 manifest.json"]
+def test_a_pinned_artifact_and_all_it_was_made_from_stay(root: str) -> None:
+    images = make(root, "ingest", 1)
+    tokenizer = make(root, "quantize", 2, [images])
+    usage.pin(root, tokenizer.manifest, "for the paper")
+    assert collect(root, LATER, delete=True).removals == []
+    usage.unpin(root, tokenizer.manifest)
+    assert names(collect(root, LATER)) == ["artifact ingest/1 manifest.json", "artifact quantize/2 manifest.json"]
 
 
 def test_what_an_artifact_names_by_folder_stays_with_it(root: str) -> None:
@@ -97,15 +97,15 @@ def test_the_report_itself_stays_with_what_it_shows(root: str) -> None:
     assert names(collect(root, LATER)) == ["artifact ingest/4 manifest.json", "artifact report/3 manifest.json"]
 
 
-def test_files_that_no_manifest_names_go(anywhere: str) -> None:
-    made = make(anywhere, "ingest", 1)
-    usage.pin(anywhere, made.manifest, "")
+def test_files_that_no_manifest_names_go(root: str) -> None:
+    made = make(root, "ingest", 1)
+    usage.pin(root, made.manifest, "")
     for name in ("data-lost/x", "data-lost/y", "data-first1/late"):
         io.write_bytes(io.join(made.folder, name), b"12345")
-    done = collect(anywhere, LATER, delete=True)
+    done = collect(root, LATER, delete=True)
     assert names(done) == ["attempt ingest/1 data-first1", "attempt ingest/1 data-lost"]
     assert done.totals()["attempt"] == 15
-    assert there(anywhere) == {"ingest/1"}
+    assert there(root) == {"ingest/1"}
     assert not [path for path in io.find_files(made.folder) if path.endswith(("x", "y", "late"))]
 
 
@@ -123,15 +123,15 @@ def test_a_replaced_version_stays_while_something_was_made_from_it(root: str) ->
     assert len(files_below(Path(root, "quantize"))) == 3
 
 
-def test_nothing_of_a_living_owner_is_touched_nor_what_it_uses(anywhere: str) -> None:
-    images, other = make(anywhere, "ingest", 1), make(anywhere, "ingest", 2)
-    leave_work(anywhere, "quantize", 3)
-    io.write_bytes(io.join(anywhere, "quantize", key(3), "data-now", "x"), b"written now")
-    own(anywhere, "quantize", 3, [images])
-    assert names(collect(anywhere, LATER, delete=True)) == ["artifact ingest/2 removed-first2.json"]
-    assert there(anywhere) == {"ingest/1"}
+def test_nothing_of_a_living_owner_is_touched_nor_what_it_uses(root: str) -> None:
+    images, other = make(root, "ingest", 1), make(root, "ingest", 2)
+    leave_work(root, "quantize", 3)
+    io.write_bytes(io.join(root, "quantize", key(3), "data-now", "x"), b"written now")
+    own(root, "quantize", 3, [images])
+    assert names(collect(root, LATER, delete=True)) == ["artifact ingest/2 removed-first2.json"]
+    assert there(root) == {"ingest/1"}
     assert other.manifest.fingerprint == key(2)
-    assert io.exists(io.join(anywhere, ".work", "quantize", key(3), "spool.jsonl"))
+    assert io.exists(io.join(root, ".work", "quantize", key(3), "spool.jsonl"))
 
 
 def test_unfinished_work_keeps_what_it_was_made_from_until_it_is_old(root: str) -> None:
@@ -408,20 +408,20 @@ def steps(folder: Path) -> Sequence[str]:
     return sorted(path.name for path in folder.glob("step-*"))
 
 
-def test_the_newest_whole_one_and_the_best_stay_per_numeric_class(anywhere: str) -> None:
-    work = io.join(anywhere, ".work", "prior", key(1))
+def test_the_newest_whole_one_and_the_best_stay_per_numeric_class(root: str) -> None:
+    work = io.join(root, ".work", "prior", key(1))
     for step in (10, 20, 30, 40):
         save(io.join(work, "cpu-float32"), step)
     save(io.join(work, "cuda-bfloat16"), 10)
     io.write_bytes(io.join(work, "cpu-float32", "best.json"), json.dumps({"step": 20}).encode())
     # The newest one is damaged: the one before it is what a training would go on from.
     io.write_bytes(io.join(work, "cpu-float32", "step-00000040", "w-00000-of-00001.safetensors"), b"cut")
-    done = collect(anywhere, Rules(), delete=True)
+    done = collect(root, Rules(), delete=True)
     assert [each.what for each in done.removals] == ["cpu-float32/step-00000010", "cpu-float32/step-00000040"]
     assert done.totals()["checkpoint"] > 0
     left = {path.rsplit("/", 1)[0] for path in io.find_files(work) if path.endswith("index.json")}
     assert left == {"cpu-float32/step-00000020", "cpu-float32/step-00000030", "cuda-bfloat16/step-00000010"}
-    assert collect(anywhere, Rules(), delete=True).removals == []
+    assert collect(root, Rules(), delete=True).removals == []
 
 
 def test_more_stay_where_more_are_wanted(root: str) -> None:

@@ -16,7 +16,7 @@ from components.contract.api import Artifact, Manifest
 from components.contract.fingerprint import fingerprint, merkle, result_settings
 from vim_core.config import PipelineConfig, PriorConfig, RunConfig
 
-NAMES = st.text(min_size=1, max_size=8)
+NAMES = st.text("ab/.é", min_size=1, max_size=8)
 HASHES = st.text("0123456789abcdef", min_size=4, max_size=4)
 
 

@@ -19,28 +19,13 @@ from components.score import component as score
 from components.tokenize import component as tokenize
 from components.tokenize.plan import make_plan, make_shards
 from tests.support import tiny_artifacts
-from tests.support.common import train_here
-from tests.support.synthetic import artifact, context_of, everything, image_files, rows, with_fields
-from tests.support.tiny import pixels, prior_config, quantize_config
+from tests.support.synthetic import artifact, context_of, everything, with_fields
+from tests.support.tiny import prior_config, quantize_config
 from vim_core.config import CodebookConfig, PipelineConfig, RunConfig, SampleConfig, StackConfig, TokenizeConfig
 from vim_core.errors import LineageError
 from vim_core.tasks.warm_start import encoder_digest, is_decoder_tensor
 
 OLD, NEW = {"tokenizer": "a" * 64, "encoder": "e" * 64}, {"tokenizer": "b" * 64, "encoder": "f" * 64}
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    train_here(monkeypatch)
-
-
-def images_of(root: Path) -> Artifact:
-    files: dict[str, Any] = {}
-    for split, count in {"train": 13, "test": 5}.items():
-        keys = [f"{split}-{i:03d}" for i in range(count)]
-        files |= image_files(split, rows(keys, [i % 3 for i in range(count)], pixels(count, 8)), 1)
-    properties = {"classes": tiny_artifacts.CLASSES, "splits": {"train": 13, "test": 5}}
-    return artifact(root, "ingest", files, config={"max_pixels": 10_000}, properties=properties)
 
 
 def trained(images: Artifact, root: Path, digest: str, **fields: Any) -> Artifact:
@@ -65,8 +50,11 @@ def coded(images: Artifact, tokenizer: Artifact, root: Path) -> Artifact:
     return with_fields(made, properties=outcome.properties)
 
 
-def test_a_prior_is_taken_with_a_finetuned_decoder_and_refused_with_another_encoder(tmp_path: Path) -> None:
-    images = images_of(tmp_path)
+@pytest.mark.usefixtures("trained_here")
+def test_a_prior_is_taken_with_a_finetuned_decoder_and_refused_with_another_encoder(
+    images: Artifact, tmp_path: Path
+) -> None:
+    images = with_fields(images, config={"max_pixels": 10_000})
     first = trained(images, tmp_path / "first", "1" * 64)
     frozen: dict[str, Any] = {"freeze_encoder": True, "codebook": CodebookConfig(codes=16, dim=4)}
     decoder = StackConfig(blocks=2, heads=2, dim=24, mlp=40)

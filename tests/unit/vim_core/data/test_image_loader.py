@@ -97,7 +97,7 @@ def test_defaults_are_exactly_the_square(height: int, width: int, size: int) -> 
         zoom=st.floats(0, 0.9),
         shift=st.floats(0, 0.9),
     ),
-    key=st.tuples(st.integers(), st.text(max_size=5)),
+    key=st.tuples(st.integers(), st.text("abé", max_size=5)),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_view_is_a_pure_function_of_its_key(

@@ -35,7 +35,7 @@ def test_png_round_trip_is_exact_and_repeatable() -> None:
     assert encode_png(pixels) == encode_png(pixels.copy())
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", [1, 6])
 def test_exif_orientation_is_ignored_as_torchvision_does(orientation: int, tmp_path: Path) -> None:
     from torchvision.datasets.folder import pil_loader
 

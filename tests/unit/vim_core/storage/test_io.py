@@ -24,8 +24,8 @@ from vim_core.data.images import encode_png
 from vim_core.errors import StorageError
 from vim_core.storage import io
 
-LARGE = bytes(range(256)) * (40 << 10)
-"""Ten MiB: gcsfs sends more than five in several requests."""
+LARGE = bytes(range(256)) * (24 << 10)
+"""Six MiB: gcsfs sends more than five in several requests."""
 
 
 @pytest.mark.parametrize("data", [b"", LARGE], ids=["empty", "large"])
