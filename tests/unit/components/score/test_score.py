@@ -17,7 +17,6 @@ from components.score.shards import ROUNDING_DB, ReconstructionShard, SampleShar
 from tests.support.synthetic import (
     CLASSES,
     artifact,
-    everything,
     generated,
     image_files,
     inputs_of,
@@ -100,14 +99,13 @@ def test_rows_are_paired_by_key_and_not_by_place() -> None:
 
 
 @pytest.mark.parametrize("batch", [2, 64])
-def test_samples_are_evaluated_by_the_classifier(tmp_path: Path, batch: int) -> None:
+def test_samples_are_evaluated_by_the_classifier(tmp_path: Path, made: dict[str, Any], batch: int) -> None:
     import torch
 
     from vim_core.data.images import to_tensor
     from vim_core.metrics.frechet import Moments
     from vim_core.models.classifier import load_classifier
 
-    made = everything(tmp_path)
     shard = sampled(made, tmp_path / "result", batch)
     measure(shard)
     images, labels = pictures(9, 3)[0::2], [i % len(CLASSES) for i in range(0, 9, 2)]
@@ -136,16 +134,14 @@ def test_samples_are_evaluated_by_the_classifier(tmp_path: Path, batch: int) -> 
     ],
 )
 def test_inputs_of_another_origin_are_refused(
-    tmp_path: Path, component: str, change: dict[str, Any], message: str
+    tmp_path: Path, made: dict[str, Any], component: str, change: dict[str, Any], message: str
 ) -> None:
-    made = everything(tmp_path)
     made[component] = with_fields(made[component], properties=made[component].properties | change)
     with pytest.raises(LineageError, match=message):
         score.check_lineage(inputs_of(score.INPUTS, made))
 
 
-def test_a_code_table_of_other_images_is_refused(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_a_code_table_of_other_images_is_refused(tmp_path: Path, made: dict[str, Any]) -> None:
     stranger = with_fields(made["ingest"], digest="other")
     made["tokenize"] = artifact(
         tmp_path / "other", "tokenize", {}, {"images": stranger}, properties=made["tokenize"].properties
@@ -180,8 +176,7 @@ def test_too_few_images_for_codebook_usage_name_the_setting(tmp_path: Path) -> N
         reconstructions.add_codes(Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
 
 
-def test_all_figures_have_a_protocol(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_all_figures_have_a_protocol(tmp_path: Path, made: dict[str, Any]) -> None:
     outcome = scored(tmp_path, made)
     bounds = {name for name in outcome.metrics if name.endswith(("_low", "_high"))}
     assert set(outcome.metrics) - {"samples"} - bounds == set(outcome.protocols)
@@ -220,8 +215,7 @@ def test_without_samples_their_figures_are_absent(tmp_path: Path) -> None:
     assert set(metrics) == {*figures, "perplexity", *(f"{name}_{end}" for name in figures for end in ("low", "high"))}
 
 
-def test_samples_without_classes_have_a_distance_and_no_accuracy(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_samples_without_classes_have_a_distance_and_no_accuracy(tmp_path: Path, made: dict[str, Any]) -> None:
     made |= generated(tmp_path / "unconditional", made["quantize"], labelled=False)
     metrics = scored(tmp_path, made).metrics
     assert "conditional_accuracy" not in metrics

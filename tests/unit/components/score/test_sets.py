@@ -20,7 +20,6 @@ from tests.support.synthetic import (
     CLASSES,
     artifact,
     context_of,
-    everything,
     image_files,
     inputs_of,
     pictures,
@@ -62,8 +61,7 @@ def accepted(root: Path, made: dict[str, Artifact], counts: dict[str, int], sele
     return artifact(root, "select", files, {"samples": made["sample"]}, properties=properties)
 
 
-def test_every_rate_is_scored_under_a_name_of_its_own(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_every_rate_is_scored_under_a_name_of_its_own(tmp_path: Path, made: dict[str, Artifact]) -> None:
     made["select"] = accepted(tmp_path, made, {"accepted-1.0": 6, "accepted-0.25": 6})
     outcome = scored(tmp_path, made)
     real = Moments.from_bytes(io.read_bytes(made["statistics"].uri("moments/test.npz")))
@@ -78,16 +76,14 @@ def test_every_rate_is_scored_under_a_name_of_its_own(tmp_path: Path) -> None:
     assert outcome.metrics["samples"] == 9
 
 
-def test_rates_of_unequal_counts_are_refused(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_rates_of_unequal_counts_are_refused(tmp_path: Path, made: dict[str, Artifact]) -> None:
     made["select"] = accepted(tmp_path, made, {"accepted-1.0": 6, "accepted-0.25": 4})
     with pytest.raises(DataError, match=r"unequal numbers of images \(accepted-0\.25 4, accepted-1\.0 6\)"):
         scored(tmp_path, made)
 
 
 @pytest.mark.parametrize("evaluator", ["classifier", "statistics"])
-def test_an_evaluator_that_selected_is_refused(tmp_path: Path, evaluator: str) -> None:
-    made = everything(tmp_path)
+def test_an_evaluator_that_selected_is_refused(tmp_path: Path, made: dict[str, Artifact], evaluator: str) -> None:
     if evaluator == "statistics":
         network = {"kind": "torchvision:resnet18", "digest": "abcd"}
         properties = made["statistics"].properties | {"network": network}
@@ -98,8 +94,7 @@ def test_an_evaluator_that_selected_is_refused(tmp_path: Path, evaluator: str) -
         score.check_lineage(inputs_of(score.INPUTS, made))
 
 
-def test_a_selection_of_other_samples_is_refused(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_a_selection_of_other_samples_is_refused(tmp_path: Path, made: dict[str, Artifact]) -> None:
     chosen = accepted(tmp_path, made, {"accepted-1.0": 6})
     made["select"] = with_fields(chosen, properties=chosen.properties | {"samples": made["sample"].digest})
     score.check_lineage(inputs_of(score.INPUTS, made))
@@ -108,17 +103,16 @@ def test_a_selection_of_other_samples_is_refused(tmp_path: Path) -> None:
         score.check_lineage(inputs_of(score.INPUTS, made))
 
 
-def test_intervals_leave_out_groups(tmp_path: Path) -> None:
-    outcome = scored(tmp_path, everything(tmp_path), groups=2)
+def test_intervals_leave_out_groups(tmp_path: Path, made: dict[str, Artifact]) -> None:
+    outcome = scored(tmp_path, made, groups=2)
     for name in ("fd_classifier", "rfd_classifier", "perplexity"):
         low, value, high = (outcome.metrics[f"{name}{end}"] for end in ("_low", "", "_high"))
         assert low < value < high
         assert "jackknife over 2 groups" in outcome.protocols[name]["interval"]
-    assert "fd_classifier_low" not in scored(tmp_path, everything(tmp_path / "b"), "none", groups=0).metrics
+    assert "fd_classifier_low" not in scored(tmp_path, made, "none", groups=0).metrics
 
 
-def test_reconstructions_are_compared_with_their_originals_as_sets(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_reconstructions_are_compared_with_their_originals_as_sets(tmp_path: Path, made: dict[str, Artifact]) -> None:
     outcome = scored(tmp_path, made)
     originals = pictures(12, 0)
     noise = np.random.default_rng(1).integers(-20, 21, size=originals.shape)
@@ -142,8 +136,7 @@ def test_real_sets_are_as_large_as_the_samples_figure_has_them(
         assert partition.set_sizes(samples, real, pool) == expected
 
 
-def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path) -> None:
-    made = everything(tmp_path)
+def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path, made: dict[str, Artifact]) -> None:
     counted = made["statistics"].properties | {"count": 3}
     made["statistics"] = with_fields(made["statistics"], properties=counted)
     outcome = scored(tmp_path, made)
@@ -158,8 +151,8 @@ def test_the_floor_is_of_as_many_real_images_that_do_not_overlap(tmp_path: Path)
     assert outcome.metrics["fd_classifier_real_vs_real"] == pytest.approx(frechet_distance(*sets), rel=1e-4)
 
 
-def test_without_the_floor_two_halves_are_compared(tmp_path: Path) -> None:
-    record = scored(tmp_path, everything(tmp_path), floor=False).protocols["fd_classifier_real_vs_real"]
+def test_without_the_floor_two_halves_are_compared(tmp_path: Path, made: dict[str, Artifact]) -> None:
+    record = scored(tmp_path, made, floor=False).protocols["fd_classifier_real_vs_real"]
     assert (record["count"], record["reference_count"]) == (20, 20)
 
 
@@ -187,10 +180,10 @@ def with_features(made: dict[str, Artifact], root: Path) -> dict[str, Artifact]:
     return with_files(made, root, {"features/test.npz": file}, {"features": 50, "score_splits": 2})
 
 
-def test_figures_of_single_features(tmp_path: Path) -> None:
+def test_figures_of_single_features(tmp_path: Path, made: dict[str, Artifact]) -> None:
     from vim_core.metrics.neighbours import density_coverage, manifold_membership
 
-    made = with_features(everything(tmp_path), tmp_path)
+    made = with_features(made, tmp_path)
     outcome = scored(tmp_path, made)
     x, y = features_of(made, pictures(9, 3)), features_of(made, pictures(12, 0))
     precision, recall = (side.mean() for side in manifold_membership(y, x))
@@ -205,8 +198,8 @@ def test_figures_of_single_features(tmp_path: Path) -> None:
     assert outcome.metrics["is_classifier_low"] <= outcome.metrics["is_classifier"]
 
 
-def test_the_rules_of_others_are_followed_and_told(tmp_path: Path) -> None:
-    made = with_features(everything(tmp_path), tmp_path)
+def test_the_rules_of_others_are_followed_and_told(tmp_path: Path, made: dict[str, Artifact]) -> None:
+    made = with_features(made, tmp_path)
     outcome = scored(tmp_path, made, protocol="guided-diffusion")
     for name in ("fd_classifier", "is_classifier", "precision_classifier"):
         assert outcome.protocols[name]["protocol"] == "guided-diffusion"
@@ -219,16 +212,15 @@ def test_the_rules_of_others_are_followed_and_told(tmp_path: Path) -> None:
     assert outcome.metrics["is_classifier"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_rules_that_want_every_image_refuse_fewer(tmp_path: Path) -> None:
-    made = with_features(everything(tmp_path), tmp_path)
+def test_rules_that_want_every_image_refuse_fewer(tmp_path: Path, made: dict[str, Artifact]) -> None:
+    made = with_features(made, tmp_path)
     made["statistics"] = with_fields(made["statistics"], config={"features": 8, "score_splits": 0})
     with pytest.raises(ConfigError, match=r"all 9 samples, and statistics\.features=8"):
         scored(tmp_path, made, protocol="torch-fidelity")
 
 
 @pytest.mark.parametrize("form", ["outside.npz", "outside"])
-def test_images_from_outside_are_scored_like_samples(tmp_path: Path, form: str) -> None:
-    made = everything(tmp_path)
+def test_images_from_outside_are_scored_like_samples(tmp_path: Path, made: dict[str, Artifact], form: str) -> None:
     target = str(tmp_path / form)
     exchange.export_table(made["sample"].uris("images/"), target, CLASSES)
     inside, outside = scored(tmp_path, made), scored(tmp_path, made, "again", samples_from=target)
@@ -242,11 +234,11 @@ def test_images_from_outside_are_scored_like_samples(tmp_path: Path, form: str) 
     assert score.source_state(ScoreConfig()) == ""
 
 
-def test_the_images_of_a_reference_file_are_compared_with_too(tmp_path: Path) -> None:
+def test_the_images_of_a_reference_file_are_compared_with_too(tmp_path: Path, made: dict[str, Artifact]) -> None:
     from vim_core.metrics.neighbours import manifold_membership
     from vim_core.metrics.reference import write_reference
 
-    made = with_features(everything(tmp_path), tmp_path)
+    made = with_features(made, tmp_path)
     features = features_of(made, pictures(8, 11))
     gaussian = Moments.from_batch(features).gaussian()
     files = {
@@ -267,7 +259,7 @@ def test_the_images_of_a_reference_file_are_compared_with_too(tmp_path: Path) ->
 
 
 def test_spatial_features_are_compared_where_statistics_have_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network with three spatial features beside the classifier's own: the mean of each colour."""
     from components.score import measure as measuring
@@ -282,7 +274,7 @@ def test_spatial_features_are_compared_where_statistics_have_them(
 
     real = Moments.from_batch(np.random.default_rng(0).normal(0.5, 0.1, (30, 3)))
     files = {"spatial/test.npz": lambda uri: io.write_bytes(uri, real.to_bytes())}
-    made = with_files(everything(tmp_path), tmp_path, files, {"spatial": True})
+    made = with_files(made, tmp_path, files, {"spatial": True})
     monkeypatch.setattr(measuring, "cached_extractor", with_colours)
     outcome = scored(tmp_path, made, groups=2)
     colours = pictures(9, 3).mean(axis=(1, 2)) / 255
@@ -293,13 +285,13 @@ def test_spatial_features_are_compared_where_statistics_have_them(
 
 
 def test_kid_is_torch_fidelitys_on_the_same_images_in_their_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metric = pytest.importorskip("torch_fidelity.metric_kid")
     from vim_core.metrics import kernel_distance
 
     monkeypatch.setattr(kernel_distance, "SUBSET_SIZE", 5)
-    made = with_features(everything(tmp_path), tmp_path)
+    made = with_features(made, tmp_path)
     made["statistics"] = with_fields(made["statistics"], config={"features": 50, "score_splits": 0})
     monkeypatch.setitem(CONVENTIONS, "torch-fidelity", replace(CONVENTIONS["torch-fidelity"], splits="hash"))
     found = scored(tmp_path, made, protocol="torch-fidelity")

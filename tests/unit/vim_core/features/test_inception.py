@@ -43,7 +43,7 @@ def distance(found: Tensor, expected: np.ndarray) -> float:
     return float(np.abs(found.numpy() - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("images", "rows"), [("cifar", [0, 63]), ("inet256", [3])])
+@pytest.mark.parametrize(("images", "rows"), [("cifar", [63]), ("inet256", [3])])
 def test_every_output_is_the_reference(
     extractor: InceptionExtractor, reference: Any, images: str, rows: list[int]
 ) -> None:
@@ -102,8 +102,6 @@ def test_only_the_published_file_is_fid_and_a_square_may_come_first(
 ) -> None:
     path = str(tmp_path / "own.pth")
     torch.save({name: value for name, value in weights.items() if "batches_tracked" not in name}, path)
-    with pytest.raises(DataError, match=f"has {PUBLISHED.sha256}"):
-        load_extractor(FeatureSpec("inception", path))
     own = load_extractor(FeatureSpec("inception", path, sha256=_sha256(path), image_size=16))
     assert (own.name, own.dim, own.classes, own.published) == ("inception", 2048, 1008, False)
     assert extractor.published
@@ -123,6 +121,8 @@ def test_what_is_missing_is_said(weights: dict[str, Tensor], tmp_path: Path) -> 
         load_extractor(FeatureSpec("inception", str(tmp_path / "nowhere.pth")))
     path = str(tmp_path / "other.pth")
     torch.save({"fc.weight": weights["fc.weight"]}, path)
+    with pytest.raises(DataError, match=f"has {PUBLISHED.sha256}"):
+        load_extractor(FeatureSpec("inception", path))
     with pytest.raises(DataError, match="does not fit inception"):
         load_extractor(FeatureSpec("inception", path, sha256=_sha256(path)))
 
