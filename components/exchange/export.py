@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from components.artifacts import store
 from components.contract.api import Artifact
@@ -66,14 +65,26 @@ def export(folder: str, target: str, licence: str = "") -> list[str]:
 
 def model_card(artifact: Artifact, lineage: Mapping[str, str], sha256: str, licence: str) -> str:
     """The model card: purpose, training data, figures with their protocols, lineage, licence, usage."""
+    from vim_core.models.prior import PriorShape
+    from vim_core.weights.saving import read_config
+
     manifest, kind = artifact.manifest, KINDS[artifact.manifest.component]
     figures = []
     for name, value in sorted(manifest.metrics.items()):
         protocol = [f"{key}: {item}" for key, item in manifest.protocols.get(name, {}).items() if key != "figure"]
         figures.append((name, f"{value:.6g}", "; ".join(protocol) or "held-out images at the end of training"))
+    properties = artifact.properties
+    if kind == "Tokenizer":
+        grid, vocabulary, size = properties["grid"], properties["vocabulary"], properties["image_size"]
+    else:
+        shape = read_config(artifact.uri("config.json"), "image_prior", "shape", PriorShape)
+        grid, vocabulary, size = shape.grid, shape.vocabulary, 0
+    sizes = {"grid": " x ".join(map(str, grid)), "vocabulary": f"{vocabulary:,}", "size": size}
+    classes = list(properties.get("classes") or [])
+    condition = f"given one of {len(classes)} classes" if classes else "unconditional"
     sections = [
         f"# {kind}",
-        PURPOSE[kind].format(**_sizes(artifact)),
+        PURPOSE[kind].format(**sizes, classes=condition),
         f"Loaded by `vim_core.pretrained.{kind}`; weights in fp32, `model.safetensors`, sha256 `{sha256}`.",
         "## Training",
         _training_table(artifact),
@@ -88,22 +99,6 @@ def model_card(artifact: Artifact, lineage: Mapping[str, str], sha256: str, lice
         f"Made by {manifest.component}, version {manifest.version}, at {manifest.created}.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _sizes(artifact: Artifact) -> dict[str, Any]:
-    """Values for the placeholders of `PURPOSE`."""
-    from vim_core.models.prior import PriorShape
-    from vim_core.weights.saving import read_config
-
-    properties = artifact.properties
-    classes = list(properties.get("classes") or [])
-    condition = f"given one of {len(classes)} classes" if classes else "unconditional"
-    if artifact.manifest.component == "quantize":
-        grid, vocabulary, size = properties["grid"], properties["vocabulary"], properties["image_size"]
-    else:
-        shape = read_config(artifact.uri("config.json"), "image_prior", "shape", PriorShape)
-        grid, vocabulary, size = shape.grid, shape.vocabulary, 0
-    return {"grid": " x ".join(map(str, grid)), "vocabulary": f"{vocabulary:,}", "size": size, "classes": condition}
 
 
 def _training_table(artifact: Artifact) -> str:

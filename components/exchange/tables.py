@@ -33,14 +33,19 @@ def export_table(uris: Sequence[str], target: str, classes: Sequence[str] = (), 
         DataError: there are no images, or, for npz, their sizes differ.
     """
     from vim_core.data.image_tables import ImageTable
+    from vim_core.data.images import decode, encode_png
 
     table = ImageTable(uris)
     if not len(table):
         raise DataError(f"{target}: there is no image to write")
     if target.endswith(NPZ):
         _write_npz(table, target, max_pixels)
-    else:
-        _write_folder(table, target, classes)
+        return len(table)
+    for row in table:
+        folder = _file_name(str(classes[row.label]) if classes else f"{row.label:05d}") if row.label >= 0 else ""
+        data = row.image if row.image.startswith(b"\x89PNG") else encode_png(decode(row.image))
+        name = f"{_file_name(row.key)}.png"
+        io.write_bytes(io.join(target, folder, name) if folder else io.join(target, name), data)
     return len(table)
 
 
@@ -115,16 +120,6 @@ def _write_npz(table: ImageTable, target: str, max_pixels: int) -> None:
 
     with io.staged(target) as path:
         write_batch(str(path), blocks(), (len(table), *shape))
-
-
-def _write_folder(table: ImageTable, target: str, classes: Sequence[str]) -> None:
-    from vim_core.data.images import decode, encode_png
-
-    for row in table:
-        folder = _file_name(str(classes[row.label]) if classes else f"{row.label:05d}") if row.label >= 0 else ""
-        data = row.image if row.image.startswith(b"\x89PNG") else encode_png(decode(row.image))
-        name = f"{_file_name(row.key)}.png"
-        io.write_bytes(io.join(target, folder, name) if folder else io.join(target, name), data)
 
 
 def _file_name(name: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 from components.contract.api import Context, Inputs, Outcome
 from components.ingest.detect_layout import DIGITS, check_source
 from components.ingest.index import read_chunk
-from components.ingest.labels import file_digest
-from components.ingest.plan import SPLITS, Classes, IngestPlan, assigner, first_reasons, make_plan, split_lists
+from components.ingest.labels import ClassList, file_digest
+from components.ingest.plan import SPLITS, IngestPlan, assigner, first_reasons, make_plan, split_lists
 from components.ingest.shards import (
     DeadLetter,
     IngestShard,
@@ -125,7 +125,7 @@ def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: Inges
     run_pipeline(ctx.run, build, ctx.progress, finished_counter(shards, lambda shard: io.exists(shard.record)))
 
 
-def _assigned_images(config: IngestConfig, classes: Classes, uri: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _assigned_images(config: IngestConfig, classes: ClassList, uri: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """The images of a chunk with label and split, each behind the name of its shard."""
     for image in map(assigner(config, classes), read_chunk(uri)[1]):
         yield shard_of_image(config, image), tuple(image)

@@ -53,7 +53,8 @@ def build_index(context: ScanContext, layout: str, parts: SourceParts, ctx: Cont
 
     from components.engines.beam import run_pipeline
 
-    groups = list(enumerate(parts.groups()))
+    starts = range(0, len(parts.parts), parts.group_size)
+    groups = [(number, parts.parts[start : start + parts.group_size]) for number, start in enumerate(starts)]
 
     def build(pipeline: Any) -> None:
         spread = pipeline | "parts of the source" >> beam.Create(groups) | "spread" >> beam.Reshuffle()

@@ -24,11 +24,23 @@ NUMBER = re.compile(r"_(\d{8})$")
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes in the order of their labels: ids (wnids), names for people, ids by ILSVRC's own number if given."""
+    """Classes in the order of their labels.
 
-    ids: tuple[str, ...]
-    names: tuple[str, ...]
+    Attributes:
+        ids: wnids or folder names.
+        names: for people.
+        origin: for messages.
+        numbers: ids by ILSVRC's own number if given.
+    """
+
+    ids: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    origin: str = ""
     numbers: dict[int, str] = field(default_factory=dict)
+
+    def labels(self) -> dict[str, int]:
+        """Label by id."""
+        return {name: label for label, name in enumerate(self.ids)}
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,16 @@ def read_classes(uri: str) -> ClassList:
     setting = "ingest.class_list"
     data = _read(uri, setting, META_FILE)
     if uri.endswith((".mat", *ARCHIVES)):
-        return _parse_meta(data, uri)
+        from scipy.io import loadmat
+
+        try:
+            synsets: Any = loadmat(memory.BytesIO(data), squeeze_me=True)["synsets"]
+            leaves = synsets[synsets["num_children"] == 0]
+            rows = sorted((str(s["WNID"]), str(s["words"]), int(s["ILSVRC2012_ID"])) for s in leaves)
+        except (KeyError, ValueError, IndexError, NotImplementedError, TypeError) as error:
+            raise DataError(f"{setting}={uri}: is not ILSVRC's meta.mat ({error})") from error
+        wnids, words = tuple(r[0] for r in rows), tuple(r[1] for r in rows)
+        return ClassList(wnids, words, "the class list", {r[2]: r[0] for r in rows})
     ids: list[str] = []
     names: list[str] = []
     numbers: dict[int, str] = {}
@@ -73,19 +94,7 @@ def read_classes(uri: str) -> ClassList:
             numbers[number] = first
     if not ids or len(set(ids)) != len(ids):
         raise DataError(f"{setting}={uri}: expected one class a line, each once: `wnid name` or `number wnid name`")
-    return ClassList(tuple(ids), tuple(names), numbers)
-
-
-def _parse_meta(data: bytes, uri: str) -> ClassList:
-    from scipy.io import loadmat
-
-    try:
-        synsets: Any = loadmat(memory.BytesIO(data), squeeze_me=True)["synsets"]
-        leaves = synsets[synsets["num_children"] == 0]
-        rows = sorted((str(s["WNID"]), str(s["words"]), int(s["ILSVRC2012_ID"])) for s in leaves)
-    except (KeyError, ValueError, IndexError, NotImplementedError, TypeError) as error:
-        raise DataError(f"ingest.class_list={uri}: is not ILSVRC's meta.mat ({error})") from error
-    return ClassList(tuple(r[0] for r in rows), tuple(r[1] for r in rows), {r[2]: r[0] for r in rows})
+    return ClassList(tuple(ids), tuple(names), "the class list", numbers)
 
 
 @lru_cache(maxsize=4)

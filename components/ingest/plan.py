@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from components.contract.api import Context
 from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
 from components.ingest.index import ChunkHeader, build_index, read_chunks, read_header, write_chunks
+from components.ingest.labels import ClassList
 from components.ingest.layouts.base import ScanContext, SourceParts
 from components.ingest.source_images import NO_LABEL, SourceImage, placement_key
 from vim_core.config import IngestConfig
@@ -20,19 +21,6 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes by label: ids (wnids, folder names), names for people, and their origin, for messages."""
-
-    ids: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    origin: str = ""
-
-    def labels(self) -> dict[str, int]:
-        """Label by id."""
-        return {name: label for label, name in enumerate(self.ids)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class IngestPlan:
 
     layout: str
     chunks: list[str]
-    classes: Classes
+    classes: ClassList
     total: int
     dead: int
     left_out: int
@@ -108,7 +96,7 @@ def make_plan(config: IngestConfig, ctx: Context) -> IngestPlan:
     )
 
 
-def assigner(config: IngestConfig, classes: Classes) -> Callable[[SourceImage], SourceImage]:
+def assigner(config: IngestConfig, classes: ClassList) -> Callable[[SourceImage], SourceImage]:
     """A function that gives an image its label and split, or the reason why it belongs to no class."""
     labels = classes.labels()
 
@@ -133,23 +121,23 @@ def first_reasons(config: IngestConfig, plan: IngestPlan, count: int) -> list[tu
     return heapq.nsmallest(count, ((image.source, image.reason) for image in images if image.reason))
 
 
-def _find_classes(context: ScanContext, parts: SourceParts, headers: Sequence[ChunkHeader]) -> Classes:
+def _find_classes(context: ScanContext, parts: SourceParts, headers: Sequence[ChunkHeader]) -> ClassList:
     """The classes by the settings, else by the source, else those of the training images by name."""
     config = context.config
     if not config.labelled:
-        return Classes()
+        return ClassList()
     if config.classes:
-        return Classes(tuple(config.classes), tuple(config.classes), "ingest.classes")
+        return ClassList(tuple(config.classes), tuple(config.classes), "ingest.classes")
     if context.classes:
-        return Classes(context.classes.ids, context.classes.names, "the class list")
+        return context.classes
     if parts.classes:
-        return Classes(parts.classes, parts.classes, "the classes that the source names")
+        return ClassList(parts.classes, parts.classes, "the classes that the source names")
     split = "" if config.split == "hash" else "train"
     names = sorted({name for header in headers for name in header.names.get(split, {}) if name})
     if not names:  # numbers alone: they are kept unchanged, also if some are missing
         names = [str(label) for label in range(max((header.highest for header in headers), default=-1) + 1)]
     train = "train/" if config.split == "folders" else "ingest.train_list"
-    return Classes(tuple(names), tuple(names), f"the classes of {train}")
+    return ClassList(tuple(names), tuple(names), f"the classes of {train}")
 
 
 def _listed_images(config: IngestConfig, chunks: Sequence[str], folder: str) -> tuple[list[str], int]:

@@ -147,8 +147,14 @@ class ImageReader:
             raise DataError(f"{image.size} bytes are more than the {self._config.max_bytes} of ingest.max_bytes")
         if image.offset == WHOLE_FILE:
             return self._read_file(image.file)
-        base = self._work if image.layout in WORK_LAYOUTS else self._config.source
-        data = self._read_range(io.join(base, image.file), image.offset, image.size)
+        uri = io.join(self._work if image.layout in WORK_LAYOUTS else self._config.source, image.file)
+        try:
+            if io.is_local(uri):
+                data = os.pread(self._descriptor(uri), image.size, image.offset)
+            else:
+                data = io.read_range(uri, image.offset, image.offset + image.size)
+        except (FileNotFoundError, PermissionError) as error:
+            raise DataError(f"cannot be read: {error.strerror or type(error).__name__}") from error
         if len(data) != image.size:
             raise DataError(f"{len(data)} of {image.size} bytes are there: {image.file} is cut off")
         return data
@@ -176,15 +182,11 @@ class ImageReader:
             self._folders[folder] = str(resolved) if resolved.is_relative_to(root) else None
         return self._folders[folder]
 
-    def _read_range(self, uri: str, offset: int, size: int) -> bytes:
-        try:
-            if not io.is_local(uri):
-                return io.read_range(uri, offset, offset + size)
-            if uri not in self._open:
-                self._open[uri] = os.open(io.local_path(uri), os.O_RDONLY)
-                if len(self._open) > OPEN_FILES:
-                    os.close(self._open.popitem(last=False)[1])
-            self._open.move_to_end(uri)
-            return os.pread(self._open[uri], size, offset)
-        except (FileNotFoundError, PermissionError) as error:
-            raise DataError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+    def _descriptor(self, uri: str) -> int:
+        """An open file; the one that was used longest ago is closed for it."""
+        if uri not in self._open:
+            self._open[uri] = os.open(io.local_path(uri), os.O_RDONLY)
+            if len(self._open) > OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(uri)
+        return self._open[uri]

@@ -69,7 +69,7 @@ def reconstruction_distance_record(network: dict[str, Any], images: Artifact, co
     """Fréchet distance of reconstructions to their originals; `network` is the evaluator's record."""
     crop = _crop(size)
     return Protocol(
-        figure=FigureNames.of_network(network).reconstructed,
+        figure=FigureNames(network).reconstructed,
         compares="reconstructions, rounded to 8 bits, with their originals, as sets",
         split="test",
         count=count,
@@ -137,7 +137,7 @@ class SampleRecords:
     @property
     def names(self) -> FigureNames:
         """Names of the network's figures."""
-        return FigureNames.of_network(self.statistics.properties["network"])
+        return FigureNames(self.statistics.properties["network"])
 
     def distance(self, count: int, real: int) -> dict[str, Any]:
         """Fréchet distance of `count` samples to the `real` images of the statistics' split."""
@@ -227,7 +227,7 @@ def neighbours_record(
         reference_count=int(images.properties["splits"]["train"]),
         reference_digest=images.digest,
         sampling=sampling,
-        notes=f"exact search by Euclidean distance of the features behind {FigureNames.of_network(network).distance}; "
+        notes=f"exact search by Euclidean distance of the features behind {FigureNames(network).distance}; "
         "near is below the first percentile of the held-out images' distances; ratio is of the medians",
     ).record()
 
@@ -238,7 +238,7 @@ def real_vs_real_record(
     """Fréchet distance of real images to others of the same splits."""
     splits = " and ".join(str(name) for name in statistics.properties["halves"])
     return Protocol(
-        figure=f"{FigureNames.of_network(statistics.properties['network']).distance}_real_vs_real",
+        figure=f"{FigureNames(statistics.properties['network']).distance}_real_vs_real",
         compares=compares,
         split=splits,
         count=counts[0],

@@ -61,7 +61,7 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         DataError: a split or a half has fewer than two images, an image cannot be decoded, or the reference is another.
     """
     from components.engines.attempts import publish
-    from vim_core.features import check_spec
+    from vim_core.features import CLASSIFIER, check_spec
     from vim_core.metrics.reference import write_reference
 
     check_spec(configured_spec(config, inputs, ctx))
@@ -79,7 +79,20 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
             splits = " and ".join(config.halves) if name in HALVES else config.split
             raise DataError(f"statistics: {name} has {part.count} images, needs 2: too few in split {splits}")
     total = moments[merged_name(config.split)]
-    properties = _properties(config, inputs, shards[0], total)
+    spec = shards[0].spec
+    network: dict[str, Any] = {"kind": config.network, "digest": spec.sha256}
+    if config.network != CLASSIFIER:
+        extractor = cached_extractor(spec)
+        network |= {name: getattr(extractor, name) for name in ("digest", "preprocessing", "published")}
+    properties = {
+        "network": network,
+        "images": inputs["images"].digest,
+        "split": config.split,
+        "halves": sorted(set(config.halves)),
+        "count": total.count,
+        "dim": total.dim,
+        "half_rule": "sha256('half', key) mod 2",
+    }
     if reference is not None:
         names = {kind: merged_name(REFERENCE_IMAGES, kind) for kind in (MOMENTS, SPATIAL)}
         measured = {kind: read_moments(ctx.path(name)) for kind, name in names.items() if name in merged}
@@ -92,9 +105,9 @@ def run(config: StatisticsConfig, inputs: Inputs, ctx: Context) -> Outcome:
         from vim_core.metrics.inception_score import ScoreSums
 
         sums = ScoreSums.from_bytes(io.read_bytes(ctx.path(merged_name(config.split, SCORES))))
-        score = FigureNames.of_network(properties["network"]).score
+        score = FigureNames(network).score
         metrics[score], metrics[f"{score}_std"] = sums.score()
-    numeric = {"device": shards[0].spec.device, "dtype": "fp32", "threads": shards[0].threads}
+    numeric = {"device": spec.device, "dtype": "fp32", "threads": shards[0].threads}
     return Outcome(metrics=metrics, properties=properties, numeric=numeric)
 
 
@@ -149,24 +162,6 @@ def write_reference_file(
     images = reference.images[0] if reference.images else 0
     record = {"uri": config.reference, "sha256": reference.sha256, "count": gaussian.count or 0}
     return {**record, "statistics": origin, "images": images}
-
-
-def _properties(config: StatisticsConfig, inputs: Inputs, shard: StatisticsShard, total: Moments) -> dict[str, Any]:
-    from vim_core.features import CLASSIFIER
-
-    network: dict[str, Any] = {"kind": config.network, "digest": shard.spec.sha256}
-    if config.network != CLASSIFIER:
-        extractor = cached_extractor(shard.spec)
-        network |= {name: getattr(extractor, name) for name in ("digest", "preprocessing", "published")}
-    return {
-        "network": network,
-        "images": inputs["images"].digest,
-        "split": config.split,
-        "halves": sorted(set(config.halves)),
-        "count": total.count,
-        "dim": total.dim,
-        "half_rule": "sha256('half', key) mod 2",
-    }
 
 
 def _measure(shards: list[StatisticsShard], merged: list[str], ctx: Context) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact, Context, Inputs
@@ -62,33 +61,21 @@ def cached_extractor(spec: FeatureSpec) -> FeatureExtractor:
     return load_extractor(spec)
 
 
-@dataclass(frozen=True)
 class FigureNames:
-    """Names of the figures of a feature network (contract 8); FID and IS stand for the published Inception alone."""
+    """Names of the figures of a feature network, by the property `network` of a statistics artifact (contract 8).
 
-    distance: str
-    score: str
-    precision: str
-    recall: str
-    spatial: str
-    kernel: str
-    density: str
-    coverage: str
-    reconstructed: str
+    FID and IS stand for the published Inception alone.
+    """
 
-    @staticmethod
-    def of_network(network: Mapping[str, Any]) -> FigureNames:
-        """From the property `network` of a statistics artifact."""
+    def __init__(self, network: Mapping[str, Any]) -> None:
         name = str(network["kind"]).rsplit(":", 1)[-1]
         published = bool(network.get("published"))
-        return FigureNames(
-            distance="fid" if published else f"fd_{name}",
-            score="is" if published else f"is_{name}",
-            precision=f"precision_{name}",
-            recall=f"recall_{name}",
-            spatial="sfid" if published else f"sfd_{name}",
-            kernel="kid" if published else f"kd_{name}",
-            density=f"density_{name}",
-            coverage=f"coverage_{name}",
-            reconstructed="rfid" if published else f"rfd_{name}",
-        )
+        self.distance = "fid" if published else f"fd_{name}"
+        self.score = "is" if published else f"is_{name}"
+        self.precision = f"precision_{name}"
+        self.recall = f"recall_{name}"
+        self.spatial = "sfid" if published else f"sfd_{name}"
+        self.kernel = "kid" if published else f"kd_{name}"
+        self.density = f"density_{name}"
+        self.coverage = f"coverage_{name}"
+        self.reconstructed = "rfid" if published else f"rfd_{name}"

@@ -16,7 +16,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from components.engines import devices
 from components.tokenize.plan import TokenizePlan, TokenizeShard
-from components.tokenize.stages import Batch, ShardAssembly, decode_shard, encode_batch, finished
+from components.tokenize.stages import Batch, decode_shard, encode_batch, finished, write_batches
 from vim_core.errors import VimError
 from vim_core.models.vit_vqgan import Tokenizer
 
@@ -68,7 +68,7 @@ class TokenizerHandler(ModelHandler[Any, Any, Tokenizer]):
 
 
 class Write(beam.DoFn):
-    """Code batches to files, in whatever order they come.
+    """Code batches to files, in whatever order they come; some may come twice.
 
     Raises:
         VimError: the runner sent a shard's batches to several workers, so that none has them all.
@@ -79,15 +79,14 @@ class Write(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Called by Beam."""
-        self.incomplete: dict[str, ShardAssembly] = {}
+        self.incomplete: dict[str, dict[int, Batch]] = {}
 
     def process(self, batch: Batch) -> Iterator[str]:
         """Called by Beam."""
-        name = batch.shard.name
-        assembly = self.incomplete.setdefault(name, ShardAssembly(batch.shard, batch.batches))
-        if assembly.add(batch):
-            del self.incomplete[name]
-            yield assembly.write(self.plan)
+        batches = self.incomplete.setdefault(batch.shard.name, {})
+        batches[batch.index] = batch
+        if len(batches) == batch.batches:
+            yield write_batches(self.plan, self.incomplete.pop(batch.shard.name))
 
     def finish_bundle(self) -> None:
         """Called by Beam."""

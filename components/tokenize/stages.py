@@ -5,7 +5,7 @@ Every batch has the tokenizer's `encode_batch` images, except a shard's last one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,30 +92,19 @@ def encode_batch(batch: Batch, tokenizer: Tokenizer) -> Batch:
     return replace(batch, values=codes.astype(np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32))
 
 
-class ShardAssembly:
-    """The code batches of a shard, collected until all are there; they may come in any order."""
-
-    def __init__(self, shard: TokenizeShard, batches: int) -> None:
-        self.shard, self.batches = shard, batches
-        self._collected: dict[int, Batch] = {}
-
-    def add(self, batch: Batch) -> bool:
-        """Add a batch, which may be a repeated one; True if the shard is complete."""
-        self._collected[batch.index] = batch
-        return len(self._collected) == self.batches
-
-    def write(self, plan: TokenizePlan) -> str:
-        """Write the shard's code file as one atomic act; returns the shard's name."""
-        batches = [self._collected[index] for index in range(self.batches)]
-        write_codes(
-            self.shard.result,
-            keys=[key for batch in batches for key in batch.keys],
-            labels=np.array([label for batch in batches for label in batch.labels], dtype=np.int64),
-            views=np.array([view for batch in batches for view in batch.views], dtype=np.int64),
-            codes=np.concatenate([batch.values for batch in batches]),
-            meta=plan.metas[self.shard.split],
-        )
-        return self.shard.name
+def write_batches(plan: TokenizePlan, batches: Mapping[int, Batch]) -> str:
+    """Write a shard's code file from all its batches by index, as one atomic act; returns the shard's name."""
+    ordered = [batches[index] for index in sorted(batches)]
+    shard = ordered[0].shard
+    write_codes(
+        shard.result,
+        keys=[key for batch in ordered for key in batch.keys],
+        labels=np.array([label for batch in ordered for label in batch.labels], dtype=np.int64),
+        views=np.array([view for batch in ordered for view in batch.views], dtype=np.int64),
+        codes=np.concatenate([batch.values for batch in ordered]),
+        meta=plan.metas[shard.split],
+    )
+    return shard.name
 
 
 def tokenize_shard(plan: TokenizePlan, shard: TokenizeShard, tokenizer: Tokenizer) -> str:
@@ -126,12 +115,7 @@ def tokenize_shard(plan: TokenizePlan, shard: TokenizeShard, tokenizer: Tokenize
     """
     if finished(shard):
         return shard.name
-    assembly: ShardAssembly | None = None
-    for batch in decode_shard(plan, shard):
-        assembly = assembly or ShardAssembly(shard, batch.batches)
-        if assembly.add(encode_batch(batch, tokenizer)):
-            return assembly.write(plan)
-    raise DataError(f"{shard.images}: changed while it was read; run ingest again with --force")
+    return write_batches(plan, {batch.index: encode_batch(batch, tokenizer) for batch in decode_shard(plan, shard)})
 
 
 def finished(shard: TokenizeShard) -> bool:

@@ -167,7 +167,7 @@ def describe_points(
 ) -> Record:
     """The content of `tradeoff.json`; `selector` describes the network that selects, and is empty without one."""
     statistics = inputs["statistics"]
-    names = FigureNames.of_network(statistics.properties["network"])
+    names = FigureNames(statistics.properties["network"])
     protocol = {
         "count_per_class": config.count,
         "noise": f"seed {config.seed}, keyed by (seed, sample index), the same at every point",

@@ -100,7 +100,7 @@ class _SweepRun:
         if not self.axes:
             if "statistics" not in self.shared:
                 raise ConfigError("axes=[]: the preset has no statistics, so samples have no distance; name two axes")
-            names = FigureNames.of_network(self.shared["statistics"].properties["network"])
+            names = FigureNames(self.shared["statistics"].properties["network"])
             self.axes = default_axes(names.distance, names.score)
         self.bar.start(len(self.outcomes), "point")
         params = {"settings": self.sweep.settings, "grid": self.sweep.grid}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from components.contract.api import Outcome
 from components.ingest import component as ingest
+from components.ingest import index as listing
 from tests.support import layouts
 from tests.support.ingested import contents
 from tests.support.layouts import Photo
@@ -119,7 +120,7 @@ def compressed(source: Path, suffix: str = ".gz") -> Path:
     return source
 
 
-@pytest.mark.parametrize(("layout", "suffix"), [("webdataset", ".gz"), ("webdataset", ".tgz"), ("tfrecord", "")])
+@pytest.mark.parametrize(("layout", "suffix"), [("webdataset", ".tgz"), ("tfrecord", "")])
 def test_compressed_files_give_the_same_table(layout: str, suffix: str, reference: str, tmp_path: Path) -> None:
     """Also without a suffix that says that they are compressed."""
     source = compressed(layouts.ALL[layout](tmp_path / "source", photos()), suffix)
@@ -148,20 +149,6 @@ def test_images_in_compressed_files_are_held_to_the_same_bounds(tmp_path: Path) 
         assert reasons[2].startswith("damaged image")
 
 
-@pytest.mark.parametrize("layout", ["parquet", "webdataset"])
-def test_content_is_read_after_all_of_it_is_unpacked(
-    layout: str, nameless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Keys follow listing without a shuffle between them, as with many files."""
-    from components.ingest import index
-
-    monkeypatch.setattr(index, "CHUNK_IMAGES", 2)
-    monkeypatch.setattr(index, "FEW_GROUPS", 0)
-    source = layouts.ALL[layout](tmp_path / "source", photos(named=False))
-    outcome, _ = run_ingest(tmp_path, settings(compressed(source) if layout == "webdataset" else source))
-    assert (outcome.properties["dead_letter"], outcome.digest) == (0, nameless[0].digest)
-
-
 @pytest.fixture(scope="module")
 def nameless(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The run over class folders of images whose names say nothing."""
@@ -169,13 +156,24 @@ def nameless(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run_ingest(root, settings(layouts.class_folders(root / "photos", photos(named=False))))
 
 
-@pytest.mark.parametrize("layout", ["webdataset", "tfrecord", "parquet"])
-def test_without_names_the_content_is_the_key(layout: str, nameless: Any, tmp_path: Path) -> None:
-    """Three of the images have equal bytes and different classes: their occurrences fall to the same classes."""
-    given = photos(named=False)
-    source = layouts.ALL[layout](tmp_path / "source", given)
+@pytest.mark.parametrize(
+    ("layout", "at_once"), [("webdataset", False), ("tfrecord", False), ("parquet", True), ("webdataset", True)]
+)
+def test_without_names_the_content_is_the_key(
+    layout: str, at_once: bool, nameless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of the images have equal bytes and different classes: their occurrences fall to the same classes.
+
+    With `at_once` keys follow listing without a shuffle between them, as with many files: content is read after all of
+    it is unpacked.
+    """
+    source = layouts.ALL[layout](tmp_path / "source", photos(named=False))
+    if at_once:
+        monkeypatch.setattr(listing, "CHUNK_IMAGES", 2)
+        monkeypatch.setattr(listing, "FEW_GROUPS", 0)
+        source = compressed(source) if layout == "webdataset" else source
     outcome, ctx = run_ingest(tmp_path, settings(source))
-    assert outcome.digest == nameless[0].digest
+    assert (outcome.properties["dead_letter"], outcome.digest) == (0, nameless[0].digest)
     assert sorted(outcome.properties["key_rule"].values()) == [6, 15]
     keys = tables(ctx)["train"].keys
     assert len({key.rsplit("-", 1)[0] for key in keys}) == 13
@@ -205,7 +203,7 @@ def test_an_image_table_of_ingest_goes_through_again(nameless: Any, tmp_path: Pa
     assert tables(other)["test"].keys
 
 
-@pytest.mark.parametrize("layout", ["ilsvrc", "tfrecord", "parquet"])
+@pytest.mark.parametrize("layout", ["ilsvrc", "parquet"])
 def test_undecodable_images_are_dead_letters_in_every_layout(layout: str, tmp_path: Path) -> None:
     given = photos()
     bad = {0: b"nothing of an image", 3: given[3].data[:-400], 5: b""}
@@ -219,41 +217,30 @@ def test_undecodable_images_are_dead_letters_in_every_layout(layout: str, tmp_pa
     assert {reason.split(":")[0][:14] for reason in table["reason"].to_pylist()} == {"not an image", "damaged image "}
 
 
-def test_runs_are_repeatable_and_an_interrupted_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = layouts.hugging_face(tmp_path / "source", photos(named=False))
-    _, whole = run_ingest(tmp_path / "whole", settings(source))
-    ctx = context_of(tmp_path, "ingest")
-    with monkeypatch.context() as patch:
-        patch.setattr(ingest, "write_shard", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            ingest.run(settings(source), {}, ctx)
-    index = {path: path.stat().st_mtime_ns for path in Path(ctx.work, "index").iterdir()}
-    unpacked = {path: path.stat().st_mtime_ns for path in Path(ctx.work, "unpacked").iterdir()}
-    assert index
-    assert unpacked
-    ingest.run(settings(source), {}, ctx)
-    assert contents(ctx) == contents(whole)
-    assert {path: path.stat().st_mtime_ns for path in index} == index
-    assert {path: path.stat().st_mtime_ns for path in unpacked} == unpacked
-
-
-def killed(shard: Any, group: Any) -> None:
+def killed(*_: Any) -> None:
     raise RuntimeError("killed")
 
 
-def test_keys_wait_for_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between listing and keying: chunks without keys do not count as finished."""
-    from components.ingest import index
-
-    source = layouts.webdataset(tmp_path / "source", photos(named=False))
+@pytest.mark.parametrize(
+    ("layout", "module", "function"), [("parquet", ingest, "write_shard"), ("webdataset", listing, "key_by_content")]
+)
+def test_an_interrupted_run_goes_on(
+    layout: str, module: Any, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks with keys and unpacked files are kept; chunks without keys do not count as finished."""
+    source = layouts.ALL[layout](tmp_path / "source", photos(named=False))
     _, whole = run_ingest(tmp_path / "whole", settings(source))
     ctx = context_of(tmp_path, "ingest")
     with monkeypatch.context() as patch:
-        patch.setattr(index, "key_by_content", killed)
+        patch.setattr(module, function, killed)
         with pytest.raises(RuntimeError, match="killed"):
             ingest.run(settings(source), {}, ctx)
+    folders = ("index", "unpacked") if function == "write_shard" else ()
+    done = {path: path.stat().st_mtime_ns for name in folders for path in Path(ctx.work, name).iterdir()}
+    assert {path.parent.name for path in done} == set(folders)
     ingest.run(settings(source), {}, ctx)
     assert contents(ctx) == contents(whole)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
 @pytest.mark.parametrize("layout", ["folders", "webdataset", "parquet"])

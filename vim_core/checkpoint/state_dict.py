@@ -55,9 +55,14 @@ def restore(saved: SavedCheckpoint, modules: Mapping[str, nn.Module], optimizers
         optimizer.state.clear()
         for path, parameter in _optimized(modules, name, optimizer):
             if path in slots:
-                optimizer.state[parameter] = {
-                    slot.rpartition("/")[2]: _optimizer_slot(saved, slot, parameter) for slot in slots.pop(path)
-                }
+                for slot in slots.pop(path):
+                    key = slot.rpartition("/")[2]
+                    # Sharded as the parameter where it has its shape.
+                    if isinstance(parameter, DTensor) and saved.describe(slot)[0] == tuple(parameter.shape):
+                        rows = _own_rows(saved, slot, parameter).to(parameter.device)
+                        optimizer.state[parameter][key] = like(parameter, rows)
+                    else:
+                        optimizer.state[parameter][key] = saved.rows(slot).to(parameter.device, copy=True)
     _check_names(set(), set(slots))
 
 
@@ -72,13 +77,6 @@ def _optimized(modules: Mapping[str, nn.Module], name: str, optimizer: Optimizer
 def _own_rows(saved: SavedCheckpoint, name: str, target: Tensor) -> Tensor:
     """This worker's rows of a tensor that is sharded as `target`."""
     return saved.rows(name, *rows_here(target)) if isinstance(target, DTensor) else saved.rows(name)
-
-
-def _optimizer_slot(saved: SavedCheckpoint, name: str, parameter: nn.Parameter) -> Tensor:
-    """Optimizer state of a parameter, sharded as the parameter where it has its shape."""
-    if isinstance(parameter, DTensor) and saved.describe(name)[0] == tuple(parameter.shape):
-        return like(parameter, _own_rows(saved, name, parameter).to(parameter.device))
-    return saved.rows(name).to(parameter.device, copy=True)
 
 
 def _check_names(expected: set[str], found: set[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,16 +26,11 @@ COLUMNS: Spec = (None, FSDP)
 OUTPUTS: Spec = (FSDP, None, None, None)
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """Parameters whose whole name matches `pattern` and that have as many dimensions as `spec`."""
 
     pattern: str
     spec: Spec
-
-    def matches(self, name: str, shape: Sequence[int]) -> bool:
-        """True if the rule applies to this parameter."""
-        return len(shape) == len(self.spec) and re.fullmatch(self.pattern, name) is not None
 
 
 TOKENIZER = (
@@ -61,11 +56,7 @@ BLOCK = re.compile(r"(.+\.)?blocks\.\d+")
 
 
 def resolve(shapes: Mapping[str, Sequence[int]], rules: Iterable[Rule]) -> dict[str, Spec]:
-    """The spec of every parameter; one that no rule matches is replicated.
-
-    Args:
-        shapes: of the parameters, by name.
-        rules: in any order.
+    """The spec of every parameter by name; one that no rule matches is replicated. The order of rules has no effect.
 
     Raises:
         ConfigError: a rule matches no parameter, or a parameter has two different specs.
@@ -73,31 +64,28 @@ def resolve(shapes: Mapping[str, Sequence[int]], rules: Iterable[Rule]) -> dict[
     specs: dict[str, Spec] = {name: (None,) * len(shape) for name, shape in shapes.items()}
     chosen: dict[str, Rule] = {}
     for rule in rules:
-        names = [name for name, shape in shapes.items() if rule.matches(name, shape)]
+        pattern, spec = rule
+        names = [n for n, shape in shapes.items() if len(shape) == len(spec) and re.fullmatch(pattern, n)]
         if not names:
             present = ", ".join([f"{name} {list(shape)}" for name, shape in shapes.items()][:5])
             more = f" and {len(shapes) - 5} more" if len(shapes) > 5 else ""
             raise ConfigError(
-                f"sharding pattern {rule.pattern!r} with {len(rule.spec)} dimensions matches no parameter; "
+                f"sharding pattern {pattern!r} with {len(spec)} dimensions matches no parameter; "
                 f"there are {present}{more}"
             )
         for name in names:
             other = chosen.setdefault(name, rule)
-            if other.spec != rule.spec:
+            if other.spec != spec:
                 raise ConfigError(
-                    f"parameter {name!r} is matched by {other.pattern!r} as {other.spec} and by "
-                    f"{rule.pattern!r} as {rule.spec}; let one pattern match it"
+                    f"parameter {name!r} is matched by {other.pattern!r} as {other.spec} and by {pattern!r} as {spec}; "
+                    "let one pattern match it"
                 )
-            specs[name] = rule.spec
+            specs[name] = spec
     return specs
 
 
 def check_divisible(shapes: Mapping[str, Sequence[int]], specs: Mapping[str, Spec], sizes: Mapping[str, int]) -> None:
-    """Refuse uneven shards, which would be padded on every device.
-
-    Args:
-        shapes, specs: of the parameters, by name.
-        sizes: devices along each axis of the mesh.
+    """Refuse uneven shards, which would be padded on every device; `sizes` are the devices along each axis of the mesh.
 
     Raises:
         ConfigError: a dimension is not divisible by the size of its axis.
@@ -112,11 +100,7 @@ def check_divisible(shapes: Mapping[str, Sequence[int]], specs: Mapping[str, Spe
 
 
 def specs_of(module: nn.Module) -> dict[str, Spec]:
-    """The specs of a network's parameters by the rules of its class.
-
-    Raises:
-        ConfigError: see `resolve`.
-    """
+    """The specs of a network's parameters by the rules of its class. Raises `ConfigError` as `resolve` does."""
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     return resolve(shapes, RULES.get(type(module).__name__, ()))
 
@@ -127,12 +111,6 @@ def slot_spec(name: str, slot: Tensor, parameter: Tensor, spec: Spec, sizes: Map
     Slots of the factored Adam lack the axis that they are means over: `row` [R] and `column` [C] of a parameter [R, …],
     C its other axes flattened. Scales of int8 blocks follow both, unless a block would lie on two devices. All others
     are replicated.
-
-    Args:
-        name: of the slot.
-        slot, parameter: the tensors.
-        spec: of the parameter.
-        sizes: devices along each axis of the mesh.
     """
     if slot.shape == parameter.shape:
         return spec
@@ -148,13 +126,7 @@ def slot_spec(name: str, slot: Tensor, parameter: Tensor, spec: Spec, sizes: Map
 def optimizer_specs(
     optimizer: Optimizer, specs: Mapping[Tensor, Spec], sizes: Mapping[str, int]
 ) -> list[tuple[Tensor, Spec]]:
-    """The optimizer's slots with their specs.
-
-    Args:
-        optimizer: with its state made.
-        specs: of the parameters.
-        sizes: devices along each axis of the mesh.
-    """
+    """The slots of an optimizer whose state is made, with their specs; `specs` are those of the parameters."""
     slot_specs = []
     for parameter, slots in optimizer.state.items():
         spec = specs.get(parameter, (None,) * parameter.ndim)

@@ -78,18 +78,14 @@ def accept(
     if not np.isfinite(scores).all():
         raise DataError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores of the selector are not finite")
     members = candidates_by_class(keys, labels, classes)
-    kept: dict[float, list[RowIndices]] = {}
+    kept: dict[float, RowIndices] = {}
     for rate in rates:
         needed = candidates_needed(count, rate)
         require_candidates(min(map(len, members), default=0), classes, count, rate)
         # Stable: among equal scores the first by key stays first.
-        kept[rate] = [rows[:needed][np.argsort(-scores[rows[:needed]], kind="stable")[:count]] for rows in members]
-    by_key = np.argsort(np.argsort(np.asarray(keys, dtype=object), kind="stable"), kind="stable")
-    in_order: dict[float, RowIndices] = {}
-    for rate, by_class in kept.items():
-        rows = np.concatenate(by_class)
-        in_order[rate] = rows[np.argsort(by_key[rows])]
-    return in_order
+        best = [rows[:needed][np.argsort(-scores[rows[:needed]], kind="stable")[:count]] for rows in members]
+        kept[rate] = np.array(sorted(np.concatenate(best).tolist(), key=keys.__getitem__), dtype=np.int64)
+    return kept
 
 
 def require_candidates(available: int, classes: int, count: int, rate: float) -> None:

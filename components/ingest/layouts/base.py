@@ -67,10 +67,6 @@ class SourceParts:
     classes: tuple[str, ...] = ()
     group_size: int = 1
 
-    def groups(self) -> list[list[SourcePart]]:
-        """The parts by the worker that scans them."""
-        return [self.parts[at : at + self.group_size] for at in range(0, len(self.parts), self.group_size)]
-
 
 class Layout(NamedTuple):
     """A way in which data sets of images are kept.

@@ -50,6 +50,8 @@ class Runtime(ABC):
     """One worker of a training job: its device, rank, precision and collectives."""
 
     kind: str
+    device: torch.device
+    """Device of this worker's tensors."""
     compiled = False
     """`compile` uses torch.compile; set before the task is built."""
     parallel = "data"
@@ -64,11 +66,6 @@ class Runtime(ABC):
         bf16 = precision == "bf16" or (precision == "auto" and self.has_bf16())
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self._mesh: DeviceMesh | None = None
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Device of this worker's tensors."""
 
     @abstractmethod
     def has_bf16(self) -> bool:
@@ -207,15 +204,11 @@ class CpuRuntime(Runtime):
     """gloo between workers; sets torch's thread count explicitly: it is part of the numeric class."""
 
     kind = "cpu"
+    device = torch.device("cpu")
 
     def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1) -> None:
         torch.set_num_threads(threads)
         super().__init__(precision, threads, rank, world)
-
-    @property
-    def device(self) -> torch.device:
-        """The CPU."""
-        return torch.device("cpu")
 
     def has_bf16(self) -> bool:
         """True if this processor has AVX512-BF16 or AMX products (three to four times fp32)."""
@@ -236,16 +229,11 @@ class CudaRuntime(Runtime):
     def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1, local_rank: int = 0) -> None:
         if not torch.cuda.is_available():
             raise ConfigError("run.device='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
-        self._device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(self._device)
+        self.device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(self.device)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         super().__init__(precision, threads, rank, world)
-
-    @property
-    def device(self) -> torch.device:
-        """This process's GPU."""
-        return self._device
 
     def has_bf16(self) -> bool:
         """True from Ampere on."""

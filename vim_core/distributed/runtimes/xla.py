@@ -63,7 +63,7 @@ class XlaRuntime(Runtime):
             xr.initialize_cache(cache)
         if not xr.is_spmd():
             xr.use_spmd()
-        self._device: torch.device = torch_xla.device()
+        self.device = torch_xla.device()  # the virtual device of all devices
         # With several hosts even reading a sharded tensor is a program of all of them.
         self.lockstep = world > 1
         self.platform = str(xr.device_type()).lower()
@@ -76,11 +76,6 @@ class XlaRuntime(Runtime):
                 "worker per host (run.workers), and on CPU one in all"
             )
         super().__init__(precision, threads, rank if world == 1 else int(xr.process_index()), world)
-
-    @property
-    def device(self) -> torch.device:
-        """The virtual device of all devices."""
-        return self._device
 
     def has_bf16(self) -> bool:
         """True on TPUs."""

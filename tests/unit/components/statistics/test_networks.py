@@ -19,5 +19,5 @@ from components.statistics.networks import FigureNames
 def test_figures_are_named_by_their_network(
     network: dict[str, object], distance: str, score: str, precision: str
 ) -> None:
-    names = FigureNames.of_network(network)
+    names = FigureNames(network)
     assert (names.distance, names.score, names.precision) == (distance, score, precision)

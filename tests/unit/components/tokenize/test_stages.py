@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.tokenize import stages
+from components.tokenize.beam_engine import Write
 from components.tokenize.plan import TokenizePlan, TokenizeShard, finished_files
-from components.tokenize.stages import Batch, ShardAssembly, decode_shard
+from components.tokenize.stages import Batch, decode_shard
 from tests.support import tiny
 from vim_core.config import AugmentConfig
 from vim_core.data.code_files import CodeMeta
@@ -87,10 +88,9 @@ def test_batches_may_come_in_any_order_and_twice(
         if name == "mixed":
             batches += batches[:-1] if repeated else []
             random.Random(seed).shuffle(batches)
-        assembly = ShardAssembly(shard, count)
-        complete = [assembly.add(batch) for batch in batches]
-        assert complete.index(True) >= count - 1
-        assembly.write(PLAN)
+        write = Write(PLAN)
+        write.start_bundle()
+        assert [written for batch in batches for written in write.process(batch)] == [name]
         files.append(Path(root, name).read_bytes())
     assert files[0] == files[1]
 

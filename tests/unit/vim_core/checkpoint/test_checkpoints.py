@@ -135,9 +135,9 @@ def test_nothing_there_is_a_start(anywhere: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "gone", "index", "format", "all"])
-def test_a_damaged_newest_is_passed_over(anywhere: str, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoints = saved(anywhere, 1, 2)
-    newest, index = f"{anywhere}/step-00000002", f"{anywhere}/step-00000002/index.json"
+def test_a_damaged_newest_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = saved(tmp_path, 1, 2)
+    newest, index = f"{tmp_path}/step-00000002", f"{tmp_path}/step-00000002/index.json"
     (shard,) = [f"{newest}/{name}" for name in io.list_names(newest) if name.endswith(".safetensors")]
     content = io.read_bytes(shard)
     if damage in ("cut", "empty", "flipped"):
@@ -150,7 +150,7 @@ def test_a_damaged_newest_is_passed_over(anywhere: str, damage: str, caplog: pyt
     else:
         io.remove_tree(shard)
     if damage == "all":
-        io.write_bytes(f"{anywhere}/step-00000001/index.json", b"")
+        io.write_bytes(f"{tmp_path}/step-00000001/index.json", b"")
         assert checkpoints.latest() is None
         return
     found = checkpoints.latest()
@@ -236,7 +236,7 @@ class Died(BaseException):
 @pytest.mark.parametrize("where", ["shard", "index"])
 def test_an_unfinished_write_is_never_read(anywhere: str, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     saved(anywhere, 1)
-    checkpoints, write = made(anywhere), io.write_bytes
+    checkpoints, write, open_write = made(anywhere), io.write_bytes, io.open_write
 
     def dying(uri: str, data: bytes) -> None:
         if uri.endswith("index.json"):
@@ -244,12 +244,16 @@ def test_an_unfinished_write_is_never_read(anywhere: str, monkeypatch: pytest.Mo
             raise Died
         write(uri, data)
 
-    def half(*_: Any) -> memoryview:
-        raise Died
+    @contextlib.contextmanager
+    def half(uri: str) -> Iterator[Any]:
+        with open_write(uri) as stream:
+            stream.write(b"half")
+            raise Died
+        yield stream
 
     with monkeypatch.context() as patch:
         if where == "shard":
-            patch.setattr(tensor_files, "_memory", half)
+            patch.setattr(io, "open_write", half)
         else:
             patch.setattr(io, "write_bytes", dying)
         checkpoints.save(2, trained(2).state())

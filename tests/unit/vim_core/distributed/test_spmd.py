@@ -32,16 +32,6 @@ WHOLE: Spec = (None, None)
 SHAPES = {"embed.weight": (8, 4), "blocks.0.up.weight": (16, 8), "blocks.0.up.bias": (16,), "norm.weight": (8,)}
 
 
-def test_a_rule_concerns_whole_names_of_its_rank() -> None:
-    specs = resolve(SHAPES, [Rule(r"blocks\.\d+\..+", ROWS), Rule(r"embed\.weight", COLUMNS)])
-    assert specs == {
-        "embed.weight": (None, FSDP),
-        "blocks.0.up.weight": (FSDP, None),
-        "blocks.0.up.bias": (None,),
-        "norm.weight": (None,),
-    }
-
-
 @pytest.mark.parametrize("pattern", ["embed", r"mbed\.weight", r"blocks\.1\..+", "norm.weight"])
 def test_a_pattern_that_matches_nothing_is_an_error(pattern: str) -> None:
     with pytest.raises(ConfigError, match=r"matches no parameter; there are embed.weight") as caught:

@@ -51,25 +51,15 @@ def test_it_is_the_definition_in_any_order(case: tuple[int, int, list[tuple[str,
 
 @settings(max_examples=40)
 @given(drawn())
-def test_rate_one_keeps_the_first_and_all_rates_keep_equally_many(
+def test_all_rates_keep_equally_many_and_stricter_ones_the_surer_of_more_candidates(
     case: tuple[int, int, list[tuple[str, int, float]]],
 ) -> None:
     classes, count, rows = case
+    label_of, score_of = {key: label for key, label, _ in rows}, {key: score for key, _, score in rows}
     found = chosen(rows, classes, count, [1.0, 0.5, 0.25])
     assert found[1.0] == sorted(key for key, _, _ in sorted(rows)[: classes * count])
-    label_of = {key: label for key, label, _ in rows}
     for kept in found.values():
         assert np.bincount([label_of[key] for key in kept], minlength=classes).tolist() == [count] * classes
-
-
-@settings(max_examples=40)
-@given(drawn())
-def test_stricter_rates_look_at_more_of_the_same_candidates_and_are_surer(
-    case: tuple[int, int, list[tuple[str, int, float]]],
-) -> None:
-    classes, count, rows = case
-    score_of = {key: score for key, _, score in rows}
-    found = chosen(rows, classes, count, [1.0, 0.5, 0.25])
     means = [sum(score_of[key] for key in found[rate]) for rate in (1.0, 0.5, 0.25)]
     assert means == sorted(means)
     # nested: what the stricter rate keeps of the looser one's candidates, the looser one keeps too

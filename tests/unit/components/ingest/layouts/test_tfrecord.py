@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.ingest.layouts.tfrecord import FILE_NAME, parse_example, records
-from tests.support.layouts import example as write_example
 from vim_core.errors import DataError
 
 
@@ -46,7 +45,7 @@ VALUES = st.one_of(st.binary(max_size=300), st.integers(0, 2**40), st.floats(wid
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.text(max_size=20), VALUES, max_size=6))
+@given(st.dictionaries(st.text("abc/é€", max_size=20), VALUES, max_size=6))
 def test_features_are_those_of_protocol_buffers(features: dict[str, bytes | int | float]) -> None:
     message = EXAMPLE()
     for name, value in features.items():
@@ -58,15 +57,6 @@ def test_features_are_those_of_protocol_buffers(features: dict[str, bytes | int 
     for name, (start, size) in found.items():
         value = features[name]
         assert value == (data[start : start + size] if isinstance(value, bytes) else start)
-
-
-@given(st.dictionaries(st.text(max_size=9), st.one_of(st.binary(max_size=200), st.integers(0, 2**62)), max_size=4))
-def test_the_writer_of_the_tests_agrees_with_protocol_buffers(features: dict[str, bytes | int]) -> None:
-    message = EXAMPLE.FromString(write_example(features))
-    assert set(message.features.feature) == set(features)
-    for name, value in features.items():
-        kind = "byteslist" if isinstance(value, bytes) else "int64list"
-        assert list(getattr(message.features.feature[name], kind).value) == [value]
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5))
