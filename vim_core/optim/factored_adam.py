@@ -115,7 +115,7 @@ class FactoredAdam(Optimizer):
         first_moment: fp32, bf16 (rounded to nearest) or int8 (see `quantise`), of matrices.
 
     Raises:
-        ConfigError: the parameters are not fp32 or are sharded tensors.
+        ConfigError: the parameters are not fp32.
     """
 
     def __init__(
@@ -141,11 +141,6 @@ class FactoredAdam(Optimizer):
         for p in self.param_groups[-1]["params"]:
             if p.dtype is not torch.float32:
                 raise ConfigError(f"optim.kind='factored': needs fp32 weights, found {p.dtype} {list(p.shape)}")
-            if hasattr(p, "placements"):
-                raise ConfigError(
-                    "optim.kind='factored': the weights are sharded tensors (FSDP2), whose row and column means would "
-                    "need collectives; use optim.kind=adamw there, or data parallelism without sharding"
-                )
             self.state[p] = self._fresh(p)
 
     @property
