@@ -63,14 +63,26 @@ def evaluated(rows: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
     return dict(found)
 
 
-@pytest.mark.parametrize(("name", "precision"), [("quantizer", "bf16"), ("prior", "fp32"), ("classifier", "fp32")])
-def test_watching_changes_no_bit(makers: dict[str, Make], name: str, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "precision", "inside", "final"),
+    [
+        ("quantizer", "bf16", "psnr_db", "test_psnr_db"),
+        ("prior", "fp32", "nll_bits_per_token", "nll_bits_per_token"),
+        ("classifier", "fp32", "accuracy", "test_accuracy"),
+    ],
+)
+def test_watching_changes_no_bit_and_the_last_evaluation_is_that_of_the_final_weights(
+    makers: dict[str, Make], name: str, precision: str, inside: str, final: str, tmp_path: Path
+) -> None:
     quiet, seen = makers[name](precision=precision), makers[name](precision=precision, evaluate_every=1)
     if isinstance(quiet, PriorTask):
         quiet.tokenizer_files = None
     quiet_rows, rows = watched(quiet, tmp_path / "quiet"), watched(seen, tmp_path / "seen")
     assert evaluated(quiet_rows) == {}
-    assert evaluated(rows)
+    found, figures = evaluated(rows), seen.finish()
+    assert found[6][f"eval/{inside}"] == pytest.approx(figures[final], rel=1e-6)
+    unigram = [row["eval/unigram_bits_per_token"] for row in found.values() if "eval/unigram_bits_per_token" in row]
+    assert unigram == ([figures["unigram_bits_per_token"]] if name == "prior" else []), "computed once"
     assert_equal_bits(state_of(seen), state_of(quiet))
     assert (name == "prior") == (pictures(rows) != pictures(quiet_rows))
     losses, quiet_losses = ([row["m"]["loss"] for row in r if "loss" in row.get("m", {})] for r in (rows, quiet_rows))
@@ -90,18 +102,6 @@ def test_samples_are_drawn_at_every_checkpoint_and_decoded(makers: dict[str, Mak
     assert pictures(watched(makers["prior"](preview=0), tmp_path / "none")) == []
 
 
-def test_the_last_evaluation_is_that_of_the_final_weights(makers: dict[str, Make], tmp_path: Path) -> None:
-    for name, inside, final in (
-        ("quantizer", "psnr_db", "test_psnr_db"),
-        ("prior", "nll_bits_per_token", "nll_bits_per_token"),
-        ("classifier", "accuracy", "test_accuracy"),
-    ):
-        task = makers[name](evaluate_every=4)
-        found = evaluated(watched(task, tmp_path / name))
-        assert list(found)[-1] == 6
-        assert found[6][f"eval/{inside}"] == pytest.approx(task.finish()[final], rel=1e-6)
-
-
 def test_a_limit_looks_at_the_first_images_alone(makers: dict[str, Make], tmp_path: Path) -> None:
     task = makers["quantizer"](evaluate_every=6, evaluate_limit=2)
     found = evaluated(watched(task, tmp_path))[6]
@@ -111,14 +111,6 @@ def test_a_limit_looks_at_the_first_images_alone(makers: dict[str, Make], tmp_pa
     error = (tokenizer.decode(tokenizer.encode(images)) - images).double().square().flatten(1).mean(1)
     assert found["eval/psnr_db"] == pytest.approx(float((-10 * error.log10()).mean()), rel=1e-5)
     assert "eval/codebook_usage_of_2_images" in found
-
-
-def test_unigram_bits_come_once(makers: dict[str, Make], tmp_path: Path) -> None:
-    task = makers["prior"](evaluate_every=1)
-    found = evaluated(watched(task, tmp_path))
-    with_unigram = [step for step, figures in found.items() if "eval/unigram_bits_per_token" in figures]
-    assert with_unigram == [next(iter(found))]
-    assert found[with_unigram[0]]["eval/unigram_bits_per_token"] == task.finish()["unigram_bits_per_token"]
 
 
 class Scripted(Task):
@@ -225,7 +217,9 @@ def test_a_failed_evaluation_is_said_and_stops_nothing(tmp_path: Path) -> None:
     assert [row["step"] for row in rows if "m" in row] == [3]
 
 
-def test_the_last_line_names_steps_rate_and_shares(makers: dict[str, Make], tmp_path: Path) -> None:
+def test_figures_of_both_networks_are_logged_and_the_last_line_names_steps_rate_and_shares(
+    makers: dict[str, Make], tmp_path: Path
+) -> None:
     task = makers["quantizer"](evaluate_every=6)
     rows = watched(task, tmp_path, peaks=PeakRates(1e15, 1e12))
     summary = next(row for row in rows if row.get("summary"))
@@ -237,17 +231,14 @@ def test_the_last_line_names_steps_rate_and_shares(makers: dict[str, Make], tmp_
     assert row["system/mfu"] == pytest.approx(row["system/flops_per_s"] / 1e15)
     expected = sum(task.flops().values()) / row["system/step_seconds"]
     assert row["system/flops_per_s"] == pytest.approx(expected)
-
-
-def test_figures_of_both_networks_and_the_codebook_are_logged(makers: dict[str, Make], tmp_path: Path) -> None:
-    row = watched(makers["quantizer"](), tmp_path)[0]["m"]
+    first = rows[0]["m"]
     names = {"gradient_norm", "discriminator_gradient_norm", "learning_rate", "discriminator_learning_rate"}
     names |= {"batch_usage", "codebook_usage", "codebook_perplexity", "images_per_s", "system/data_wait_share"}
-    assert names <= row.keys()
-    assert row["discriminator_gradient_norm"] > 0
-    assert row["learning_rate"] == pytest.approx(1e-2 / 2)
-    assert 0 < row["batch_usage"] <= 1
-    assert 1 <= row["codebook_perplexity"] <= 16
+    assert names <= first.keys()
+    assert first["discriminator_gradient_norm"] > 0
+    assert first["learning_rate"] == pytest.approx(1e-2 / 2)
+    assert 0 < first["batch_usage"] <= 1
+    assert 1 <= first["codebook_perplexity"] <= 16
 
 
 def test_figures_lost_with_the_process_are_made_up_for(tmp_path: Path, prompt: None) -> None:
