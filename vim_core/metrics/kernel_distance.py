@@ -32,8 +32,8 @@ def kernel_distance(
         )
     if min(len(generated), len(real)) < size or size < 2:
         raise DataError(
-            f"KID takes subsets of {size} images (2 at least) and there are {len(generated)} and {len(real)}: raise "
-            "statistics.features or set score.kid_subset lower"
+            f"KID takes subsets of {size} images (2 at least) and there are {len(generated)} and {len(real)}: compare "
+            "more images, and raise statistics.features"
         )
     random = np.random.RandomState(SEED)
     values = np.zeros(subsets)

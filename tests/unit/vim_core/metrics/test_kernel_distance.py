@@ -35,7 +35,7 @@ def test_the_estimate_by_definition() -> None:
 
 
 def test_too_few_images_name_the_settings() -> None:
-    with pytest.raises(DataError, match=r"subsets of 1000 .* 30 and 40.*score\.kid_subset"):
+    with pytest.raises(DataError, match=r"subsets of 1000 .* 30 and 40.*statistics\.features"):
         kernel_distance(np.zeros((30, 2)), np.zeros((40, 2)))
     with pytest.raises(DataError, match="two networks"):
         kernel_distance(np.zeros((30, 2)), np.zeros((40, 3)), 1, 5)
