@@ -15,8 +15,7 @@ from typing import Any
 from components.artifacts.inventory import short_name
 from components.contract import lineage
 from components.contract.api import Artifact, FileEntry, Inputs
-from components.tracking.backfill import CURVES
-from components.tracking.shipping import NONFINITE
+from components.tracking.shipping import CURVES, NONFINITE
 from vim_core.config import PipelineConfig
 from vim_core.errors import GateError
 from vim_core.storage import io

@@ -1,24 +1,31 @@
-"""The connection to one MLflow server: short timeouts, and a pause after a failure, then later calls fail at once."""
+"""The connection to one MLflow server, which fails at once during an outage, and the queue of deliveries over it."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.contract.api import Row
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 from vim_core.storage import io
 
 log = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
 
 REST_S = 5.0
+RETRY_S = 2.0
 RETRY_LATER = (408, 425, 429)
+BATCH_ROWS = 50
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -97,8 +104,7 @@ class Link:
                     self._client = self._connect(self.uri)
             return act(self._client)
         except Exception as error:
-            status = getattr(error, "get_http_status_code", None)
-            code = status() if callable(status) else 500
+            code = http_status(error)
             if 400 <= code < 500 and code not in RETRY_LATER:
                 raise ServerRefused(str(error)) from error
             self._resting_until = self._clock() + self._rest
@@ -109,6 +115,12 @@ class Link:
                     "MLflow at %s does not answer (%s); work goes on, figures are delivered later", self.uri, reason
                 )
             raise ServerAway(f"{self.uri}: {error}") from error
+
+
+def http_status(error: Exception) -> int:
+    """The status code of an error of MLflow's, 500 for another error."""
+    status = getattr(error, "get_http_status_code", None)
+    return int(status()) if callable(status) else 500
 
 
 def silent(error: ServerAway) -> bool:
@@ -131,3 +143,102 @@ def _mlflow_client(uri: str) -> Any:
     # The client creates or upgrades the tables at once; two that do so together break each other's work.
     with io.locked(database.with_name(f".{database.name}.lock")):
         return MlflowClient(uri)
+
+
+@dataclass(frozen=True, eq=False)
+class _Delivery:
+    label: str
+    source: object
+    send: Callable[[list[Row]], None]
+    row: Row | None = None
+
+
+class DeliveryQueue:
+    """Deliveries over one link; one that raises `ServerAway` stays first and is retried after `retry_s`.
+
+    One that raises `ServerRefused` is dropped and noted in `link.refused`; on any other error it is dropped and logged.
+    With a link to no address, where tracking is off, everything is dropped.
+    """
+
+    def __init__(self, link: Link, retry_s: float = RETRY_S) -> None:
+        self._link, self._retry = link, retry_s
+        self._waiting: deque[_Delivery] = deque()
+        self._changed = threading.Condition()
+        self._away = self._closed = False
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        threading.Thread(target=self._run, name="mlflow-delivery", daemon=True).start()
+
+    def add(self, label: str, act: Callable[[], None], source: object = None) -> None:
+        """Queue an act; `label` names it for people, `source` may withdraw it."""
+        self._put([_Delivery(label, source, lambda rows: act())])
+
+    def add_rows(self, label: str, rows: Sequence[Row], send: Callable[[list[Row]], None], source: object) -> None:
+        """Queue rows of figures; up to `BATCH_ROWS` that wait one behind the other are sent at once."""
+        self._put([_Delivery(label, source, send, row) for row in rows])
+
+    def withdraw(self, source: object) -> int:
+        """Withdraw all undelivered entries of `source`; returns the number of acts and rows."""
+        with self._changed:
+            left = [entry for entry in self._waiting if entry.source is not source]
+            count = len(self._waiting) - len(left)
+            self._waiting = deque(left)
+            self._changed.notify_all()
+            return count
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until everything is delivered (True), or the server is away or the time is over (False)."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting or self._away, timeout_s)
+            return not self._waiting
+
+    def close(self, timeout_s: float) -> list[str]:
+        """Keep delivering for at most `timeout_s` seconds, then stop; returns the labels of undelivered entries."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, timeout_s)
+            self._closed = True
+            self._changed.notify_all()
+            return [entry.label for entry in self._waiting]
+
+    def deliver_next(self) -> bool:
+        """Deliver the first act, or the rows at the front; False when nothing waits or the server is away."""
+        with self._changed:
+            batch: list[_Delivery] = []
+            for entry in itertools.islice(self._waiting, BATCH_ROWS):
+                if batch and (batch[0].row is None or entry.row is None or entry.send != batch[0].send):
+                    break
+                batch.append(entry)
+        if not batch:
+            return False
+        delivered = True
+        try:
+            batch[0].send([entry.row for entry in batch if entry.row is not None])
+        except ServerAway:
+            delivered = False
+        except ServerRefused as error:
+            self._link.refused.append(str(error))
+        except Exception:
+            log.exception("%s cannot be delivered", batch[0].label)
+        with self._changed:
+            self._away = not delivered
+            for entry in batch if delivered else []:
+                if self._waiting and self._waiting[0] is entry:  # it may have been withdrawn meanwhile
+                    self._waiting.popleft()
+            self._changed.notify_all()
+        return delivered
+
+    def _put(self, entries: list[_Delivery]) -> None:
+        with self._changed:
+            self._waiting.extend(entries if self._link.uri else [])
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
+                if self._closed:
+                    return
+            if not self.deliver_next():
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or not self._away, self._retry)

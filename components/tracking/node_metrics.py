@@ -1,16 +1,31 @@
-"""The load of a machine: processor, memory, disk, network, and GPUs or TPUs where there are any."""
+"""Load of the machines: processor, memory, disk, network, GPUs or TPUs, sampled at intervals on every node.
+
+The samples of nodes that train go to the work folder, from which the driver fetches them. Nothing there talks to
+MLflow: the driver's shipper delivers the rows with the training's own, once, whenever the server is there. A chunk is a
+file of its own, because buckets cannot append: `nodes/node-0-<milliseconds>.jsonl`.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import json
 import logging
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
+
+from components.contract.api import Row
+from components.tracking.run import MlflowRun
+from vim_core.errors import StorageError
+from vim_core.storage import io
+from vim_core.training import spool
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +34,28 @@ MIB = 2**20
 DUTY, USED, TOTAL = "duty_cycle_pct", "hbm_capacity_usage", "hbm_capacity_total"
 """libtpu's names: percent of the time since the last look, bytes, bytes; a value for every chip of this host."""
 
+NODES = "nodes"
+SYSTEM = "system.jsonl"
+"""All of a training's samples, in its artifact."""
+EVERY_S, SLOWEST_S = 10.0, 120.0
+GROWTH = 0.01
+"""A pause is at least this share of the time so far: a week gives thousands of points, not a hundred thousand."""
+FLUSH_S = 30.0
+MAX_WAITING = 1000
+"""Rows that wait for a store that does not answer at most; older ones are dropped."""
+
+Rows = list[dict[str, Any]]
+Write = Callable[[Rows], None]
+"""Takes rows {"t": milliseconds, "m": figures}; raises `StorageError` or `OSError` if they have to be passed again."""
+
 
 class Host:
     """Processor, memory, disk and network of this machine; rates are since the last call."""
 
-    def __init__(self, folder: str = "/") -> None:
+    def __init__(self) -> None:
         import psutil
 
         self._psutil: Any = psutil
-        self._folder = folder
         psutil.cpu_percent()
         self._seen = self._network()
 
@@ -38,7 +66,7 @@ class Host:
         return {
             "cpu_percent": float(self._psutil.cpu_percent()),
             "memory_percent": float(self._psutil.virtual_memory().percent),
-            "disk_percent": float(self._psutil.disk_usage(self._folder).percent),
+            "disk_percent": float(self._psutil.disk_usage("/").percent),
             "received_mib_per_s": (self._seen[1] - before[1]) / MIB / seconds,
             "sent_mib_per_s": (self._seen[2] - before[2]) / MIB / seconds,
         }
@@ -49,71 +77,58 @@ class Host:
         return (time.monotonic(), *((counted.bytes_recv, counted.bytes_sent) if counted else (0.0, 0.0)))
 
 
-class Tpu:
-    """Duty cycle and memory of this host's chips, from libtpu's monitoring in the process that uses them.
+def read_tpus(monitoring: Any) -> dict[str, float]:
+    """The mean duty cycle of this host's chips and the fullest one's memory, in percent.
 
-    `monitoring` is libtpu's module `libtpu.sdk.tpumonitoring`, or a substitute. Figures that it does not offer, or not
-    yet, before the first program has run, are left out.
+    `monitoring` is libtpu's module `libtpu.sdk.tpumonitoring` in the process that uses the chips. Figures that it does
+    not offer, or not yet, before the first program has run, are left out.
     """
 
-    def __init__(self, monitoring: Any) -> None:
-        self._monitoring = monitoring
-
-    def __call__(self) -> dict[str, float]:
-        """The chips' mean duty cycle and the fullest chip's memory, both in percent."""
-        figures: dict[str, float] = {}
-        duty, used, total = self._values(DUTY), self._values(USED), self._values(TOTAL)
-        if duty:
-            figures["tpu_duty_cycle_percent"] = sum(duty) / len(duty)
-        if used and len(used) == len(total) and min(total) > 0:
-            figures["tpu_memory_percent"] = max(100 * part / whole for part, whole in zip(used, total, strict=True))
-        return figures
-
-    def _values(self, name: str) -> list[float]:
+    def values(name: str) -> list[float]:
         try:
-            return [float(value) for value in self._monitoring.get_metric(name).data()]
+            return [float(value) for value in monitoring.get_metric(name).data()]
         except Exception as error:
             # libtpu has no error class for a missing figure.
             log.debug("libtpu: %s: %s", name, error)
             return []
 
-
-class Gpu:
-    """Use and memory of this machine's NVIDIA GPUs by all processes; `ask` returns the output of nvidia-smi."""
-
-    def __init__(self, ask: Callable[[], str] | None = None) -> None:
-        self._ask = ask or _nvidia_smi
-
-    def __call__(self) -> dict[str, float]:
-        """The mean use and the fullest one's memory, both in percent."""
-        rows = [[float(word) for word in line.split(",")] for line in self._ask().splitlines() if line.strip()]
-        if not rows:
-            return {}
-        return {
-            "gpu_percent": sum(row[0] for row in rows) / len(rows),
-            "gpu_memory_percent": max(100 * used / total for _, used, total in rows),
-        }
+    figures: dict[str, float] = {}
+    duty, used, total = values(DUTY), values(USED), values(TOTAL)
+    if duty:
+        figures["tpu_duty_cycle_percent"] = sum(duty) / len(duty)
+    if used and len(used) == len(total) and min(total) > 0:
+        figures["tpu_memory_percent"] = max(100 * part / whole for part, whole in zip(used, total, strict=True))
+    return figures
 
 
-def _nvidia_smi() -> str:
+def read_gpus() -> dict[str, float]:
+    """The mean use of this machine's NVIDIA GPUs by all processes and the fullest one's memory, in percent."""
     # A library would open the GPUs in this process, and torch's own calls cost memory on each.
     command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    rows = [[float(word) for word in line.split(",")] for line in output.splitlines() if line.strip()]
+    if not rows:
+        return {}
+    return {
+        "gpu_percent": sum(row[0] for row in rows) / len(rows),
+        "gpu_memory_percent": max(100 * used / total for _, used, total in rows),
+    }
 
 
 def accelerators() -> list[Reading]:
     """Readings of this machine's GPUs, and of its TPU chips in the process that uses them."""
-    tpu = list(_tpu()) if os.environ.get("PJRT_DEVICE") == "TPU" else []
-    return [*tpu, Gpu()] if shutil.which("nvidia-smi") else tpu
+    readings = [functools.partial(read_tpus, _tpu_monitoring())] if os.environ.get("PJRT_DEVICE") == "TPU" else []
+    return [*readings, read_gpus] if shutil.which("nvidia-smi") else [*readings]
 
 
 @functools.cache
-def _tpu() -> list[Reading]:
+def _tpu_monitoring() -> Any:
+    """libtpu's monitoring, or None where this libtpu has none."""
     try:
-        return [Tpu(importlib.import_module("libtpu.sdk").tpumonitoring)]
+        return importlib.import_module("libtpu.sdk").tpumonitoring
     except (ImportError, AttributeError) as error:
         log.warning("no TPU metrics: this libtpu has no monitoring (%s)", error)
-        return []
+        return None
 
 
 def read_all(readings: Sequence[Reading], node: str) -> dict[str, float]:
@@ -123,5 +138,111 @@ def read_all(readings: Sequence[Reading], node: str) -> dict[str, float]:
         try:
             figures |= {f"system/{node}/{name}": value for name, value in reading().items()}
         except Exception as error:
-            log.debug("%s: %s", type(reading).__name__, error)
+            log.debug("%s: %s", reading, error)
     return figures
+
+
+class Sampler:
+    """A thread that samples this machine at intervals while it runs."""
+
+    def __init__(self, node: str, write: Write, every_s: float = EVERY_S, flush_s: float = FLUSH_S) -> None:
+        self._node, self._write, self._every, self._flush = node, write, every_s, flush_s
+        self._rows: Rows = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="node-samples", daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        host = Host()
+        began = flushed = time.monotonic()
+        while not self._over.wait(min(SLOWEST_S, max(self._every, GROWTH * (time.monotonic() - began)))):
+            self._sample(host)
+            if time.monotonic() - flushed >= self._flush:
+                self._offer()
+                flushed = time.monotonic()
+        # So that a training of a few seconds has a point, too.
+        self._sample(host)
+        self._offer()
+
+    def _sample(self, host: Host) -> None:
+        # Looked up each time: the training opens its accelerators after this thread has started.
+        readings: list[Reading] = [host, *accelerators()]
+        self._rows.append({"t": int(time.time() * 1000), "m": read_all(readings, self._node)})
+
+    def _offer(self) -> None:
+        try:
+            self._write(self._rows)
+            self._rows = []
+        except (StorageError, OSError) as error:
+            log.warning("this node's figures are not kept for now: %s", error)
+            self._rows = self._rows[-MAX_WAITING:]
+
+
+def chunk_writer(work: str, node: str) -> Write:
+    """Keeps rows as files of the work folder, where the driver finds them."""
+
+    def write(rows: Rows) -> None:
+        if rows:
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            io.write_bytes(io.join(work, NODES, f"{node}-{rows[0]['t']:015d}.jsonl"), text.encode())
+
+    return write
+
+
+def queue_writer(run: MlflowRun, add: Callable[[Callable[[], None]], None]) -> Write:
+    """Queues rows of this process's own machine for its MLflow run by `add`.
+
+    Their steps are seconds since the work began, behind those of an earlier attempt in the same run.
+    """
+    began = int(time.time() * 1000)
+    first_step: list[int] = []
+
+    def deliver(rows: Rows) -> None:
+        if not first_step:
+            first_step.append(run.last_step(next(iter(rows[0]["m"]))) + 1)
+        run.rows([Row(first_step[0] + (int(row["t"]) - began) // 1000, int(row["t"]), row["m"]) for row in rows])
+
+    def write(rows: Rows) -> None:
+        with_figures = [row for row in rows if row["m"]]
+        if with_figures:
+            add(lambda: deliver(with_figures))
+
+    return write
+
+
+def sampled(work: str, node_rank: int, local_rank: int, wanted: bool) -> AbstractContextManager[object]:
+    """In a worker: samples its node meanwhile, if that is configured and no other worker of the node does it."""
+    name = f"node-{node_rank}"
+    return Sampler(name, chunk_writer(work, name)) if wanted and not local_rank else nullcontext()
+
+
+class Collector:
+    """The driver's side: brings new chunks to one local spool, each row with its second since the first as step."""
+
+    def __init__(self, work: str, local: Path) -> None:
+        self._folder, self._local = io.join(work, NODES), local
+        self._seen: set[str] = set()
+        self._began = -1
+        # The chunks of an earlier driver are fetched again; MLflow's last step says which of them it has.
+        local.parent.mkdir(parents=True, exist_ok=True)
+        local.write_bytes(b"")
+
+    def fetch(self) -> None:
+        """Append new rows. Raises `StorageError` if the store does not answer."""
+        fresh = [name for name in io.list_names(self._folder) if name not in self._seen and name.endswith(".jsonl")]
+        for name in sorted(fresh, key=lambda name: int(name.removesuffix(".jsonl").rsplit("-", 1)[-1])):
+            rows = spool.parse_rows(io.read_bytes(io.join(self._folder, name)))
+            if self._began < 0 and rows:
+                self._began = int(rows[0]["t"])
+            with open(self._local, "ab") as stream:
+                for row in rows:
+                    stepped = {"step": max(0, int(row["t"]) - self._began) // 1000, **row}
+                    stream.write(json.dumps(stepped).encode() + b"\n")
+            self._seen.add(name)

@@ -1,21 +1,36 @@
-"""The common part of tracking pipelines and sweeps: a parent run, its experiment, and one delivery queue."""
+"""The common part of tracking pipelines and sweeps: a parent run, its owner, its experiment, one delivery queue."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
+import subprocess
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from components.tracking.delivery import DeliveryQueue, NoDelivery
-from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, run_page, tracking_uri
+from components.artifacts import process
+from components.tracking.link import (
+    DeliveryQueue,
+    Link,
+    ServerAway,
+    ServerRefused,
+    artifact_location,
+    run_page,
+    tracking_uri,
+)
 from components.tracking.run import MlflowRun
 from vim_core.config import PipelineConfig
 
 log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"
+GONE_S = 120.0
+"""Age of a heartbeat at which a run of another host counts as abandoned."""
 
 
 class ParentTracker(ABC):
@@ -36,7 +51,7 @@ class ParentTracker(ABC):
     def __init__(self, config: PipelineConfig, name: str, link: Link | None = None) -> None:
         self._config = config
         self._link = link or Link(tracking_uri(config.run) or "")
-        self._queue = DeliveryQueue(self._link) if self._link.uri else NoDelivery(self._link)
+        self._queue = DeliveryQueue(self._link)
         self._parent = MlflowRun(self._link, self._experiment, name, self._tags)
         self.experiment_id = ""
 
@@ -127,6 +142,42 @@ class ParentTracker(ABC):
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
+
+
+def owner_tags() -> dict[str, str]:
+    """Host, process id and start time of this process, and the first heartbeat: who else looks can tell if it runs."""
+    me = process.current()
+    tags = {"vim.host": socket.gethostname(), "vim.pid": str(me.pid), "vim.pid_started": me.started}
+    return {**tags, **heartbeat_tag()}
+
+
+def heartbeat_tag() -> dict[str, str]:
+    """The heartbeat: now, in seconds since 1970."""
+    return {"vim.beat": str(int(time.time()))}
+
+
+def is_owner_gone(tags: Mapping[str, str]) -> bool:
+    """True if the process behind a run has ended: looked up on this host, by heartbeat on another one."""
+    if tags.get("vim.host") != socket.gethostname():
+        return time.time() - float(tags.get("vim.beat", "0")) > GONE_S
+    try:
+        pid = int(tags.get("vim.pid", "-1"))
+    except ValueError:
+        return True
+    return not process.ProcessId(pid, tags.get("vim.pid_started", "")).alive
+
+
+def commit_tag() -> dict[str, str]:
+    """The git commit of the code where it runs from a checkout."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return {}
+    command = ["git", "-C", os.fspath(here), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": done.stdout.strip()}
 
 
 def final_status(error: BaseException | None) -> str:

@@ -11,8 +11,7 @@ from io import BytesIO
 from typing import Any
 
 from components.contract.api import Row
-from components.tracking.delivery import DeliveryQueue
-from components.tracking.link import Link, ServerAway, ServerRefused
+from components.tracking.link import DeliveryQueue, Link, ServerAway, ServerRefused
 from vim_core.storage import io
 from vim_core.text import flatten
 

@@ -1,4 +1,9 @@
-"""Delivery of a training's spool: each step to the progress bar at once, and to MLflow exactly once."""
+"""A training's spool: copied to a bucket, followed by the driver, each step to the bar and to MLflow exactly once.
+
+The worker appends to a file on its own disk. Where the work folder is in a bucket, `SpoolUploader` copies the file and
+its pictures there: before every checkpoint, every few seconds, and at the end. A worker that continues elsewhere begins
+with that copy; the driver's `SpoolDownloader` brings it to a local file, which the `Shipper` reads.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,26 @@ import contextlib
 import functools
 import json
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.contract.api import Progress, Row, Tracker
+from vim_core.errors import StorageError
 from vim_core.storage import io
 from vim_core.training import spool
 
 log = logging.getLogger(__name__)
 
+SPOOL, PICTURES = "spool.jsonl", "pictures"
+EVERY_S = 5.0
+PAUSE_FACTOR = 9
+"""A pause is at least this many times as long as the last copy took: spools grow, and buckets can be slow."""
+CURVES = "curves.jsonl"
+"""The figures of every log line, in artifacts."""
 NONFINITE = "nonfinite.jsonl"
 """Steps whose update was skipped, their non-finite terms and samples: in artifacts and in MLflow runs."""
 NONFINITE_COUNT = "train/nonfinite_steps"
@@ -26,6 +39,95 @@ NONFINITE_EVERY_S = 30.0
 SHOWN = ("loss", "images_per_s")
 POLL_S = 0.5
 FLUSH_S = 10.0
+
+
+class SpoolUploader:
+    """The worker's side: `local` is the spool it appends to, pictures lie beside it."""
+
+    def __init__(self, work: str, local: Path) -> None:
+        self._uri, self._local = io.join(work, SPOOL), local
+        self._pictures = io.join(work, PICTURES)
+        # Pictures' paths in the rows begin with one of these.
+        self._local_prefix = f'"{local.parent / PICTURES}/'.encode()
+        self._remote_prefix = f'"{self._pictures}/'.encode()
+        self._sent: set[str] = set()
+        self._state = (0, 0)
+        self._lock = threading.Lock()
+
+    def fetch(self) -> None:
+        """Start from the copy in the work folder, written by any machine, or from nothing."""
+        self._local.parent.mkdir(parents=True, exist_ok=True)
+        self._local.unlink(missing_ok=True)
+        shutil.rmtree(self._local.parent / PICTURES, ignore_errors=True)
+        if not io.exists(self._uri):
+            return
+        for name in io.list_names(self._pictures):
+            io.write_bytes(str(self._local.parent / PICTURES / name), io.read_bytes(io.join(self._pictures, name)))
+        self._local.write_bytes(io.read_bytes(self._uri).replace(self._remote_prefix, self._local_prefix))
+
+    def send(self) -> None:
+        """Copy new content. Raises `StorageError` if the store does not accept it."""
+        with self._lock:
+            if not self._local.exists():
+                return
+            status = self._local.stat()
+            state = (status.st_mtime_ns, status.st_size)
+            if state == self._state:
+                return
+            data = self._local.read_bytes()
+            for path in sorted(self._local.parent.glob(f"{PICTURES}/*.png")):
+                if path.name not in self._sent:
+                    io.write_bytes(io.join(self._pictures, path.name), path.read_bytes())
+                    self._sent.add(path.name)
+            # After the pictures it names.
+            io.write_bytes(self._uri, data.replace(self._local_prefix, self._remote_prefix))
+            self._state = state
+
+
+class SpoolDownloader:
+    """The driver's side: brings the copy to `local` whenever it has changed."""
+
+    def __init__(self, work: str, local: Path) -> None:
+        self._uri, self._local = io.join(work, SPOOL), local
+        self._seen = ""
+        if not io.exists(self._uri):
+            # A new training; files here are left over from one that had the same folder.
+            shutil.rmtree(local.parent, ignore_errors=True)
+
+    def fetch(self) -> None:
+        """Download the copy if it has changed. Raises `StorageError` if the store does not answer."""
+        version = io.version(self._uri)
+        if version and version != self._seen:
+            io.write_bytes(str(self._local), io.read_bytes(self._uri))
+            self._seen = version
+
+
+@contextlib.contextmanager
+def repeating(act: Callable[[], None], every_s: float = EVERY_S) -> Iterator[None]:
+    """Call `act` every few seconds from a thread, and once more at the end; a failure of the store is only logged."""
+    over = threading.Event()
+
+    def attempt() -> None:
+        try:
+            act()
+        except (StorageError, OSError) as error:
+            log.warning("the training's spool is not copied for now: %s", error)
+
+    def loop() -> None:
+        pause = every_s
+        while not over.wait(pause):
+            began = time.monotonic()
+            attempt()
+            pause = max(every_s, PAUSE_FACTOR * (time.monotonic() - began))
+
+    thread = threading.Thread(target=loop, name="spool-copy", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        attempt()
 
 
 class Tail:
@@ -100,51 +202,47 @@ def rows_of(entries: Iterable[Mapping[str, Any]], faults: FaultLog) -> list[Row]
     return rows
 
 
+def user_note(entry: Mapping[str, Any]) -> str:
+    """The line that the user sees of a spool entry: its note, or the terms that were not finite; '' without either."""
+    if "nonfinite" in entry:
+        return f"step {entry['step']}: not finite: {', '.join(entry['nonfinite'])}; update skipped"
+    return str(entry.get("note") or "")
+
+
 class Shipper:
     """Follows a spool while a training component runs; use it as a context manager.
 
-    Every entry moves the bar, prints the line that `announce` makes of it, and is queued for MLflow. `total` in units
-    of `unit` starts the bar, `shown` are the figures beside it, `beside` further files with rows for MLflow. Leaving
-    waits at most `flush_s` seconds for the server and then logs in one line what it did not accept.
+    Every entry moves the bar, prints its note, and is queued for MLflow. `beside` are further files with rows for
+    MLflow. Leaving waits at most `flush_s` seconds for the server and then logs in one line what it did not accept.
     """
 
     def __init__(
-        self, spool_path: str, tracker: Tracker, progress: Progress, total: int | None = None, unit: str = "step", *,
-        announce: Callable[[dict[str, Any]], str | None] = lambda row: None, shown: Sequence[str] = SHOWN,
-        beside: Sequence[Path] = (), poll_s: float = POLL_S, flush_s: float = FLUSH_S,
+        self, path: Path, tracker: Tracker, progress: Progress, beside: Sequence[Path] = (), *,
+        poll_s: float = POLL_S, flush_s: float = FLUSH_S,
     ) -> None:  # fmt: skip
-        self._path = io.local_path(spool_path)
-        self._tails = [Tail(path) for path in (self._path, *beside)]
-        self._tracker, self._progress, self._total, self._unit = tracker, progress, total, unit
-        self._announce, self._shown = announce, tuple(shown)
+        self._path, self._tracker, self._progress = path, tracker, progress
+        self._tails = [Tail(each) for each in (path, *beside)]
         self._poll, self._flush = poll_s, flush_s
         self._started_ms = int(time.time() * 1000)
         self._faults = FaultLog()
         # MLflow stores a picture again if it is sent again: delivered ones are noted beside the spool.
-        self._delivered = self._path.with_name("shipped-pictures.txt")
+        self._delivered = path.with_name("shipped-pictures.txt")
         self._pictures = set(self._delivered.read_text().splitlines()) if self._delivered.exists() else set[str]()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="shipper", daemon=True)
 
     def __enter__(self) -> Shipper:
-        if self._total is not None:
-            self._progress.start(self._total, self._unit)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.close()
-
-    def close(self) -> int:
-        """Read the rest and wait for its delivery; returns the number of entries that MLflow did not accept in time."""
         self.read()
         self._ship_faults(now=True)
         left = self._tracker.flush(self._flush)
         if left:
             log.warning("MLflow did not take %d entries of %s; the artifact keeps them for later", left, self._path)
-        return left
 
     def read(self) -> None:
         """Queue new entries for MLflow, print their lines and move the bar to the last of them."""
@@ -154,14 +252,14 @@ class Shipper:
                 self._ship_picture(str(entry["name"]), int(entry["step"]), str(entry["png"]))
             else:
                 self._tracker.rows(rows_of([entry], self._faults))
-            text = self._announce(entry) if entry["t"] >= self._started_ms else None
+            text = user_note(entry) if entry["t"] >= self._started_ms else ""
             if text:
                 self._progress.note(text)
         self._ship_faults()
         # Evaluations come later than the steps they belong to.
-        rows = [entry for entry in entries if "m" in entry and any(name in entry["m"] for name in self._shown)]
+        rows = [entry for entry in entries if "m" in entry and any(name in entry["m"] for name in SHOWN)]
         if rows:
-            figures = {name: float(rows[-1]["m"][name]) for name in self._shown if name in rows[-1]["m"]}
+            figures = {name: float(rows[-1]["m"][name]) for name in SHOWN if name in rows[-1]["m"]}
             self._progress.advance(int(rows[-1]["step"]) + 1, **figures)
 
     def _ship_picture(self, name: str, step: int, path: str) -> None:

@@ -11,8 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from components.tracking.link import Link
-from components.tracking.owner import commit_tag, owner_tags
-from components.tracking.parent import PARENT, ParentTracker
+from components.tracking.parent import PARENT, ParentTracker, commit_tag, owner_tags
 from components.tracking.run import MlflowRun
 from vim_core.config import PipelineConfig
 

@@ -11,17 +11,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from components.artifacts import format
+from components.artifacts.inventory import short
 from components.contract import registry
 from components.contract.api import Artifact, Tracker
 from components.contract.fingerprint import result_settings
-from components.tracking import backfill, describe, models
-from components.tracking.link import Link, ServerAway, silent
-from components.tracking.node_samples import Sampler, queue_writer
-from components.tracking.owner import commit_tag, heartbeat_tag, is_owner_gone, owner_tags
-from components.tracking.parent import ParentTracker, final_status
+from components.tracking import describe
+from components.tracking.link import BATCH_ROWS, Link, ServerAway, ServerRefused, silent
+from components.tracking.node_metrics import SYSTEM, Sampler, queue_writer
+from components.tracking.parent import ParentTracker, commit_tag, final_status, heartbeat_tag, is_owner_gone, owner_tags
 from components.tracking.run import MlflowRun, QueuedRun
+from components.tracking.shipping import CURVES, NONFINITE, PICTURES, FaultLog, rows_of
 from vim_core.config import PipelineConfig, TrainConfig
 from vim_core.storage import io
+from vim_core.training import spool
 
 RUN_ID_FILE = "mlflow_run_id"
 BEAT_S = 30.0
@@ -33,7 +36,7 @@ class PipelineTracker(ParentTracker):
 
     def __init__(self, config: PipelineConfig, tags: Mapping[str, str], link: Link | None = None) -> None:
         self._fingerprint = config_fingerprint(config)
-        super().__init__(config, describe.run_name(config.preset, self._fingerprint), link)
+        super().__init__(config, f"{config.preset} {short(self._fingerprint)}", link)
         self._given_tags = tags
         self._running: dict[str, MlflowRun] = {}
         self._artifacts: dict[str, tuple[Artifact, bool]] = {}
@@ -86,11 +89,12 @@ class PipelineTracker(ParentTracker):
             self._queue.add(f"the run of {name}", lambda: self._complete(artifact))
         self._artifacts[name] = (artifact, reused)
         # The parent's columns and description: one row of the experiment says how a run went.
-        highlights, created_ms = describe.highlights(artifact), describe.created_ms(artifact)
+        figures, created_ms = format.headline_figures(artifact), describe.created_ms(artifact)
+        highlights = {f"{manifest.component}/{key}": value for key, value in figures.items()}
         if highlights:
             self._queue.add(f"the headlines of {name}", lambda: self._parent.metrics(0, highlights, created_ms))
         self._describe()
-        if self._config.run.register and name in models.KINDS:
+        if self._config.run.register and name in describe.KINDS:
             self._queue.add(f"the model of {name}", lambda: self._register(artifact, run))
 
     def report(self, page: str) -> None:
@@ -141,7 +145,7 @@ class PipelineTracker(ParentTracker):
         """Make the network a version of its registered model."""
         run_ids = (run.run_id if run else "", artifact.manifest.mlflow_run_id, self.run_id)
         try:
-            self._link.call(lambda client: models.register(client, self._config.preset, artifact, run_ids))
+            self._link.call(lambda client: describe.register(client, self._config.preset, artifact, run_ids))
         except ServerAway as error:
             if silent(error):
                 raise
@@ -163,29 +167,41 @@ class PipelineTracker(ParentTracker):
             self._queue.add(f"the inputs of {name}", lambda: run.datasets(datasets))
         if run.incomplete:
             # Otherwise a server that answers again would count the run as complete.
-            self._queue.add(f"the rest of the curves of {name}", lambda: backfill.complete(run, artifact))
+            self._queue.add(f"the rest of the curves of {name}", lambda: deliver_missing(run, artifact))
         self._queue.add(f"the end of {name}", lambda: run.end("FINISHED"))
 
     def _complete(self, artifact: Artifact) -> None:
         """Deliver the entries that an unavailable server missed when this artifact was made."""
         name, manifest = artifact.manifest.component, artifact.manifest
-        if backfill.is_complete(self._link, self._experiment(), artifact):
+        if self._has_whole(artifact):
             return
         run = self._child(name, self._component_tags(name, manifest.fingerprint), manifest.mlflow_run_id)
         run.incomplete = True
         self._log_settings(run, manifest.config)
         self._log_artifact(run, artifact)
 
-    @contextlib.contextmanager
-    def _sampler(self, run: MlflowRun) -> Iterator[None]:
-        """Sample this machine into the run meanwhile, if configured and no training samples its own nodes."""
+    def _has_whole(self, artifact: Artifact) -> bool:
+        """True if the server has this artifact's run to its end. Raises `ServerAway`.
+
+        A run id that the server does not know belongs to another server, which has it.
+        """
+        run_id = artifact.manifest.mlflow_run_id
+        if run_id:
+            try:
+                return bool(self._link.call(lambda client: client.get_run(run_id).info.status) == "FINISHED")
+            except ServerRefused:
+                return True
+        fingerprint = artifact.manifest.fingerprint
+        query = f"tags.`vim.digest` = '{artifact.digest}' and tags.`vim.fingerprint` = '{fingerprint}'"
+        return self._newest_run(f"{query} and attributes.status = 'FINISHED'") is not None
+
+    def _sampler(self, run: MlflowRun) -> contextlib.AbstractContextManager[object]:
+        """Samples this machine into the run meanwhile, if configured and no training samples its own nodes."""
         training = isinstance(getattr(self._config, run.name), TrainConfig)
         if training or not self._config.run.system_metrics or not self.uri:
-            yield
-            return
+            return contextlib.nullcontext()
         label = f"the system metrics of {run.name}"
-        with Sampler(DRIVER, queue_writer(run, lambda act: self._queue.add(label, act))):
-            yield
+        return Sampler(DRIVER, queue_writer(run, lambda act: self._queue.add(label, act)))
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
@@ -193,6 +209,26 @@ class PipelineTracker(ParentTracker):
             if self.run_id:
                 with contextlib.suppress(ServerAway):
                     self._parent.tag(heartbeat_tag())
+
+
+def deliver_missing(run: MlflowRun, artifact: Artifact) -> None:
+    """Deliver from an artifact the points, pictures and skipped updates that its run lacks. Raises `ServerAway`."""
+    names = [entry.name for entry in artifact.manifest.files]
+    faults = FaultLog()
+    for name, key in ((CURVES, "m"), (NONFINITE, "nonfinite"), (SYSTEM, "m")):
+        if name in names:
+            rows = rows_of(
+                [entry for entry in spool.parse_rows(io.read_bytes(artifact.uri(name))) if key in entry], faults
+            )
+            for start in range(0, len(rows), BATCH_ROWS):
+                run.new_rows(rows[start : start + BATCH_ROWS])
+    skipped = faults.due(now=True)
+    if skipped:
+        run.text(NONFINITE, skipped)
+    for name in names:
+        folder, _, picture = name.partition("/")
+        if folder == PICTURES and picture.endswith(".png"):
+            run.image(picture.removesuffix(".png"), io.read_bytes(artifact.uri(name)))
 
 
 def config_fingerprint(config: PipelineConfig) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from components.contract.api import Context, Outcome
-from components.tracking.node_samples import SYSTEM, Collector
-from components.tracking.shipping import NONFINITE
-from components.tracking.spool_mirror import SPOOL, SpoolDownloader, repeating
-from components.training.worker import CURVES, FIGURES, FINAL, TrainingJob, raise_refusal, work
+from components.tracking.node_metrics import SYSTEM, Collector
+from components.tracking.shipping import CURVES, NONFINITE, SPOOL, SpoolDownloader, repeating
+from components.training.worker import FIGURES, FINAL, TrainingJob, raise_refusal, work
 from vim_core.config import TrainConfig
 from vim_core.errors import VimError
 from vim_core.storage import io
@@ -34,7 +33,8 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     from components.engines.ray.session import fit
     from components.tracking.shipping import Shipper
 
-    spool = Path(spool_path(ctx))
+    # Rank 0 appends its metrics to it, always on a disk of its machine.
+    spool = io.scratch(ctx.work) / SPOOL
     stuck = str(spool.with_name("stuck"))
     identity = {"component": ctx.name, "fingerprint": ctx.fingerprint}
     job = TrainingJob(task, config, data, ctx.work, str(spool), identity, ctx.run, stuck)
@@ -47,7 +47,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     following = nullcontext() if local_work else repeating(SpoolDownloader(ctx.work, followed).fetch)
     nodes = spool.with_name("driver") / SYSTEM
     collector = Collector(ctx.work, nodes)
-    shipper = Shipper(str(followed), ctx.tracker, ctx.progress, announce=user_note, beside=[nodes])
+    shipper = Shipper(followed, ctx.tracker, ctx.progress, [nodes])
     with shipper, following, repeating(collector.fetch):
         try:
             trained_by = fit(work, {"job": job}, ctx, local)
@@ -60,19 +60,6 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
         finally:
             raise_refusal(ctx.work)
     return _make_outcome(trained_by, ctx, nodes)
-
-
-def spool_path(ctx: Context) -> str:
-    """Return the file to which rank 0 appends its metrics, always on a disk of its machine."""
-    return str(io.scratch(ctx.work) / SPOOL)
-
-
-def user_note(row: dict[str, Any]) -> str | None:
-    """The line that the user sees of a spool row: its note, or the terms that were not finite; None without either."""
-    if "nonfinite" in row:
-        return f"step {row['step']}: not finite: {', '.join(row['nonfinite'])}; update skipped"
-    note = row.get("note")
-    return str(note) if note else None
 
 
 def _make_outcome(trained_by: str, ctx: Context, nodes: Path) -> Outcome:

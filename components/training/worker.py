@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.tracking.node_samples import sampled
-from components.tracking.shipping import NONFINITE
-from components.tracking.spool_mirror import SpoolUploader, repeating
+from components.tracking.node_metrics import sampled
+from components.tracking.shipping import CURVES, NONFINITE, SpoolUploader, repeating
 from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig
 from vim_core.storage import io
@@ -23,10 +22,8 @@ FINAL = "final"
 FIGURES = "figures.json"
 REFUSAL = "refusal.json"
 """File that a worker leaves after a user's error, which no retry can fix."""
-CURVES = "curves.jsonl"
-"""The figures of every log line."""
-PICTURES = 8
-"""The newest pictures that are kept."""
+KEPT_PICTURES = 8
+"""The number of newest pictures that are kept."""
 
 
 @dataclass
@@ -183,7 +180,7 @@ def _final_files(
     summaries = [row["note"] for row in rows if row.get("summary")]
     properties = properties | ({"summary": summaries[-1]} if summaries else {})
     pictures = sorted(spool.with_name("pictures").glob("*.png"))
-    files |= {f"pictures/{path.name}": path.read_bytes() for path in pictures[-PICTURES:]}
+    files |= {f"pictures/{path.name}": path.read_bytes() for path in pictures[-KEPT_PICTURES:]}
     figures = {"files": list(files), "metrics": metrics, "properties": properties, "numeric": numeric}
     return {**files, FIGURES: json.dumps(figures).encode()}
 

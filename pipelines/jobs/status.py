@@ -11,7 +11,7 @@ from components.artifacts import inventory
 from components.artifacts.format import size
 from components.artifacts.inventory import Inventory, short
 from components.contract.api import ArtifactKey
-from components.tracking.spool_mirror import SPOOL
+from components.tracking.shipping import SPOOL
 from pipelines.jobs import specs
 from pipelines.jobs.api import JobState
 from pipelines.jobs.profile import Cluster

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.tracking.owner import is_owner_gone
+from components.tracking.parent import is_owner_gone
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, StorageError
 from vim_core.storage import io

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from components.contract.api import Context, Outcome
+from components.tracking.shipping import SPOOL
 from components.training import driver
 from components.training.worker import FINAL, TrainingJob
 from tests.support import workers
@@ -25,6 +26,7 @@ from tests.support.synthetic import context_of
 from tests.support.tiny import prior_config, quantize_config
 from vim_core.config import PriorConfig, QuantizeConfig, RunConfig
 from vim_core.errors import VimError
+from vim_core.storage import io
 from vim_core.tasks.prior import PriorData
 from vim_core.tasks.quantizer import QuantizerData
 from vim_core.training.spool import parse_rows
@@ -83,7 +85,7 @@ class Trial:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What the training has said so far."""
-        spool = Path(driver.spool_path(self.ctx))
+        spool = io.scratch(self.ctx.work) / SPOOL
         return parse_rows(spool.read_bytes()) if spool.exists() else []
 
     @property

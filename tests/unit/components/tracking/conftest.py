@@ -1,14 +1,49 @@
-"""A real MLflow store in SQLite for every test, whose client can be made to fail."""
+"""A real MLflow store in SQLite whose client can be made to fail, and a run that needs no MLflow."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.contract.api import Row
 from components.tracking import link
+from components.tracking.run import MlflowRun
+from vim_core.storage import io
+
+
+class Server(MlflowRun):
+    """A run whose server keeps points, pictures and texts; while `away` it answers nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(link.Link("memory"), lambda: "", "run", dict)
+        self.points: list[tuple[str, int, float]] = []
+        self.pictures: list[tuple[str, int | None, bytes]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.away = False
+
+    def _answer(self) -> None:
+        if self.away:
+            raise link.ServerAway
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        self._answer()
+        self.points += [(name, row.step, value) for row in rows for name, value in row.values.items()]
+
+    def last_step(self, metric: str) -> int:
+        self._answer()
+        return max((step for name, step, _ in self.points if name == metric), default=-1)
+
+    def image(self, name: str, png: bytes, step: int | None = None) -> None:
+        self._answer()
+        self.pictures.append((name, step, png))
+
+    def text(self, name: str, content: str) -> None:
+        self._answer()
+        self.texts.append((name, content))
 
 
 class Client:
@@ -50,10 +85,16 @@ class Client:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: their migrations take seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    link._mlflow_client(f"sqlite:///{path}").search_experiments()
+def empty_database(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """MLflow's tables, made once for all processes of this session: their migrations take seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "mlflow"
+    folder.mkdir(exist_ok=True)
+    path = folder / "mlflow.db"
+    with io.locked(folder / "made.lock"):
+        if not path.exists():
+            link._mlflow_client(f"sqlite:///{folder}/new.db").search_experiments()
+            (folder / "new.db").rename(path)
     return path
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.contract.api import Row
-from components.tracking.delivery import DeliveryQueue
-from components.tracking.link import Link, ServerAway
-from components.tracking.run import MlflowRun, QueuedRun
-from components.tracking.shipping import FaultLog, Shipper, Tail
-from tests.support.common import SilentTracker
+from components.tracking.link import DeliveryQueue, Link
+from components.tracking.run import QueuedRun
+from components.tracking.shipping import FaultLog, Shipper, SpoolDownloader, SpoolUploader, Tail, repeating
+from tests.support.common import SilentProgress, SilentTracker
+from tests.unit.components.tracking.conftest import Server
+from vim_core.errors import StorageError
+from vim_core.storage import io
 from vim_core.training.spool import Spool
-
-
-class Server(MlflowRun):
-    """A run whose server keeps points, pictures and texts; while `away` it answers nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(Link("memory"), lambda: "", "run", dict)
-        self.points: list[tuple[str, int, float]] = []
-        self.pictures: list[tuple[str, int | None, bytes]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.away = False
-
-    def _answer(self) -> None:
-        if self.away:
-            raise ServerAway
-
-    def rows(self, rows: Sequence[Row]) -> None:
-        self._answer()
-        self.points += [(name, row.step, value) for row in rows for name, value in row.values.items()]
-
-    def last_step(self, metric: str) -> int:
-        self._answer()
-        return max((step for name, step, _ in self.points if name == metric), default=-1)
-
-    def image(self, name: str, png: bytes, step: int | None = None) -> None:
-        self._answer()
-        self.pictures.append((name, step, png))
-
-    def text(self, name: str, content: str) -> None:
-        self._answer()
-        self.texts.append((name, content))
 
 
 class Bar:
     def __init__(self) -> None:
-        self.total = 0
         self.seen: list[tuple[int, dict[str, float]]] = []
         self.notes: list[str] = []
 
     def start(self, total: int, unit: str) -> None:
-        self.total = total
+        pass
 
     def advance(self, done: int, **figures: float) -> None:
         self.seen.append((done, figures))
@@ -72,7 +42,7 @@ class Life:
 
     def __init__(self, path: Path, server: Server, bar: Bar | None = None) -> None:
         self.queue = DeliveryQueue(Link("memory"))
-        self.shipper = Shipper(str(path), QueuedRun(server, self.queue), bar or Bar())
+        self.shipper = Shipper(path, QueuedRun(server, self.queue), bar or Bar())
 
     def deliver(self) -> None:
         self.shipper.read()
@@ -243,7 +213,7 @@ def test_the_count_is_that_of_the_steps_up_to_it(steps: list[int]) -> None:
 def test_notes_of_this_life_are_announced_and_older_ones_are_not(tmp_path: Path) -> None:
     spool, bar = Spool(tmp_path / "spool.jsonl"), Bar()
     spool.path.write_text('{"step": -1, "t": 1000, "note": "of an earlier life"}\n')
-    shipper = Shipper(str(spool.path), SilentTracker(), bar, announce=lambda row: row.get("note"))
+    shipper = Shipper(spool.path, SilentTracker(), bar)
     spool.write_note("resumed at step 40")
     shipper.read()
     assert bar.notes == ["resumed at step 40"]
@@ -251,11 +221,10 @@ def test_notes_of_this_life_are_announced_and_older_ones_are_not(tmp_path: Path)
 
 def test_leaving_delivers_the_rest(tmp_path: Path, queue: DeliveryQueue) -> None:
     spool, server, bar = Spool(tmp_path / "spool.jsonl"), Server(), Bar()
-    with Shipper(str(spool.path), QueuedRun(server, queue), bar, 200, poll_s=0.01):
+    with Shipper(spool.path, QueuedRun(server, queue), bar, poll_s=0.01):
         for step in range(200):
             spool.write(step, {"loss": 0.5})
     assert steps(server) == list(range(200))
-    assert bar.total == 200
     assert bar.seen[-1][0] == 200
     assert not server.incomplete
 
@@ -265,7 +234,7 @@ def test_leaving_a_dead_server_says_what_was_not_taken(
 ) -> None:
     spool, server = Spool(tmp_path / "spool.jsonl"), Server()
     server.away = True
-    with Shipper(str(spool.path), QueuedRun(server, queue), Bar(), poll_s=0.01, flush_s=60.0):
+    with Shipper(spool.path, QueuedRun(server, queue), Bar(), poll_s=0.01, flush_s=60.0):
         spool.write(0, {"loss": 1.0})
         spool.write(1, {"loss": 1.0})
     assert len(caplog.records) == 1
@@ -311,3 +280,93 @@ def test_whatever_happens_every_step_arrives_exactly_once(tmp_path_factory: Any,
     arrived = steps(server)
     assert len(set(arrived)) == len(arrived)
     assert set(range(step)) <= set(arrived) <= set(range(highest))
+
+
+def mirrored(folder: Path, remote: str) -> tuple[Spool, SpoolUploader]:
+    """A spool of two steps and a picture on one machine, sent."""
+    spool = Spool(folder / "spool.jsonl")
+    mirror = SpoolUploader(remote, spool.path)
+    spool.write(0, {"loss": 2.0})
+    spool.write_picture(0, "grid", b"first")
+    spool.write(1, {"loss": 1.0})
+    mirror.send()
+    return spool, mirror
+
+
+def test_another_machine_continues_where_the_first_one_was(remote: str, tmp_path: Path) -> None:
+    first, _ = mirrored(tmp_path / "first", remote)
+    there = tmp_path / "second" / "spool.jsonl"
+    mirror = SpoolUploader(remote, there)
+    mirror.fetch()
+    rows = Spool(there).rows()
+    assert [row["step"] for row in rows] == [0, 0, 1]
+    assert rows[0::2] == first.rows()[0::2]
+    assert Path(rows[1]["png"]) == tmp_path / "second" / "pictures" / "grid-00000000.png"
+    assert Path(rows[1]["png"]).read_bytes() == b"first"
+
+
+def test_a_new_training_begins_with_nothing(remote: str, tmp_path: Path) -> None:
+    """The machine may have had one of the same folder before."""
+    old = Spool(tmp_path / "spool.jsonl")
+    old.write(5, {"loss": 9.0})
+    old.write_picture(5, "grid", b"old")
+    (tmp_path / "driver").mkdir()
+    (tmp_path / "driver" / "shipped-pictures.txt").write_text("5 grid\n")
+    SpoolUploader(remote, old.path).fetch()
+    assert old.rows() == []
+    assert not (tmp_path / "pictures").exists()
+    SpoolDownloader(remote, tmp_path / "driver" / "spool.jsonl")
+    assert not (tmp_path / "driver").exists()
+
+
+def test_a_driver_elsewhere_delivers_figures_and_pictures(remote: str, tmp_path: Path) -> None:
+    spool, mirror = mirrored(tmp_path / "worker", remote)
+    follower, tracker = SpoolDownloader(remote, tmp_path / "driver" / "spool.jsonl"), SilentTracker()
+    follower.fetch()
+    for path in (tmp_path / "worker" / "pictures").iterdir():
+        path.unlink()
+
+    def shipped() -> list[int]:
+        with Shipper(tmp_path / "driver" / "spool.jsonl", tracker, SilentProgress()):
+            pass
+        return [row.step for row in tracker.logged]
+
+    assert shipped() == [0, 1]
+    assert tracker.pictures == {"grid": b"first"}
+    spool.truncate(1)
+    spool.write(1, {"loss": 1.0})
+    spool.write(2, {"loss": 0.5})
+    mirror.send()
+    follower.fetch()
+    assert shipped() == [0, 1, 2]
+
+
+def test_nothing_is_copied_twice(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mirror = mirrored(tmp_path / "worker", remote)
+    follower = SpoolDownloader(remote, tmp_path / "driver" / "spool.jsonl")
+    follower.fetch()
+    for name in ("read_bytes", "write_bytes"):
+        monkeypatch.setattr(io, name, lambda *_: pytest.fail("copied again"))
+    mirror.send()
+    follower.fetch()
+
+
+def test_copying_goes_on_when_the_store_was_away_and_ends_with_the_last_state() -> None:
+    calls, failed = list[int](), threading.Event()
+
+    def act() -> None:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            failed.set()
+            raise StorageError("away")
+
+    with repeating(act, every_s=0.001):
+        assert failed.wait(30)
+    assert calls[-1] >= 2
+
+
+def test_what_lies_on_a_disk_for_a_bucket_has_a_place_of_its_own(tmp_path: Path) -> None:
+    assert io.scratch(str(tmp_path)) == tmp_path
+    one, other = io.scratch("gs://a/.work/prior/f1"), io.scratch("gs://b/.work/prior/f1")
+    assert one != other
+    assert one == io.scratch("gs://a/.work/prior/f1")

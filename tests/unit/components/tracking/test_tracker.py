@@ -12,10 +12,10 @@ import pytest
 
 from components import quantize
 from components.contract.api import Artifact, FileEntry, InputRecord, Manifest, Row
-from components.tracking import describe, models, owner
+from components.tracking import describe
 from components.tracking import tracker as tracking
 from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
-from components.tracking.parent import ParentTracker
+from components.tracking.parent import ParentTracker, is_owner_gone, owner_tags
 from components.tracking.run import MlflowRun
 from components.tracking.shipping import Shipper
 from tests.support.common import SilentProgress
@@ -182,7 +182,7 @@ def test_a_server_that_is_back_only_after_the_training_gets_all_of_it(
         tracker.rows([Row(0, 0, {"train/loss": 1.0})])
         run.wait()
         client.away = True
-        with Shipper(str(tmp_path / "spool.jsonl"), tracker, SilentProgress(), poll_s=0.01, flush_s=0.05):
+        with Shipper(tmp_path / "spool.jsonl", tracker, SilentProgress(), poll_s=0.01, flush_s=0.05):
             pass
         client.away = False
     run.finished("quantize", artifact(tmp_path, tracker.run_id, curves=curves(5)), reused=False)
@@ -245,11 +245,11 @@ def test_where_it_runs_is_no_part_of_the_settings_fingerprint(config: Any) -> No
 
 
 def test_an_owner_is_gone_when_its_process_is_or_its_beat_is_old() -> None:
-    alive = owner.owner_tags()
-    assert not owner.is_owner_gone(alive)
-    assert owner.is_owner_gone({**alive, "vim.pid_started": "1"})
-    assert not owner.is_owner_gone({**alive, "vim.host": "another"})
-    assert owner.is_owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
+    alive = owner_tags()
+    assert not is_owner_gone(alive)
+    assert is_owner_gone({**alive, "vim.pid_started": "1"})
+    assert not is_owner_gone({**alive, "vim.host": "another"})
+    assert is_owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
 
 
 def test_an_answer_lost_on_the_way_does_not_make_a_second_run(client: Client) -> None:
@@ -356,7 +356,7 @@ def test_of_two_that_register_at_once_one_stays(tmp_path: Path, client: Client) 
 
     client.replaced["create_model_version"] = raced
     result = artifact(tmp_path)
-    models.register(client, "fake", result, ())
+    describe.register(client, "fake", result, ())
     (version,) = client.search_model_versions("name = 'vim-fake-tokenizer'")
     assert (int(version.version), version.run_id, version.source) == (1, None, result.folder)
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from components.contract.api import Row
-from components.tracking.delivery import DeliveryQueue, NoDelivery
-from components.tracking.link import Link, ServerAway, ServerRefused
+from components.tracking.link import DeliveryQueue, Link, ServerAway, ServerRefused
 
 
 @pytest.fixture
@@ -72,8 +71,8 @@ def test_what_is_withdrawn_is_not_delivered_and_the_rest_is(link: Link) -> None:
     assert done == ["other"]
 
 
-def test_where_tracking_is_off_nothing_is_kept(link: Link) -> None:
-    queue = NoDelivery(link)
+def test_where_tracking_is_off_nothing_is_kept() -> None:
+    queue = DeliveryQueue(Link(""))
     queue.start()
     queue.add("act", away)
     assert queue.wait(10.0)

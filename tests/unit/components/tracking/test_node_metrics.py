@@ -1,8 +1,9 @@
-"""Samples of the nodes that train: read there, kept in the work folder, fetched once, in seconds since the first."""
+"""Load of the machines: read on every node, kept in the work folder, fetched once, in seconds since the first."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from components.tracking import node_metrics, node_samples
+from components.tracking import node_metrics
 from components.tracking.link import ServerAway
-from components.tracking.node_samples import Collector, Sampler, chunk_writer, queue_writer
-from components.tracking.run import MlflowRun
-from tests.unit.components.tracking.conftest import Client
+from components.tracking.node_metrics import Collector, Sampler, chunk_writer, queue_writer
+from tests.unit.components.tracking.conftest import Server
 from vim_core.errors import StorageError
 from vim_core.storage import io
 from vim_core.training import spool
@@ -42,19 +42,18 @@ def test_a_host_says_how_busy_it_is() -> None:
 
 
 def test_chips_are_two_figures_a_host_whatever_their_number() -> None:
-    assert node_metrics.Tpu(Chips())() == {"tpu_duty_cycle_percent": 60.0, "tpu_memory_percent": 75.0}
+    assert node_metrics.read_tpus(Chips()) == {"tpu_duty_cycle_percent": 60.0, "tpu_memory_percent": 75.0}
 
 
-def test_what_libtpu_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_figures_of_libtpu_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Chips, "figures", {"duty_cycle_pct": [], "hbm_capacity_usage": ["8"]})
-    assert node_metrics.Tpu(Chips())() == {}
+    assert node_metrics.read_tpus(Chips()) == {}
 
 
-def test_gpus_are_read_as_nvidia_smi_prints_them() -> None:
-    assert node_metrics.Gpu(lambda: "90, 100, 400\n10, 300, 400\n")() == {
-        "gpu_percent": 50.0,
-        "gpu_memory_percent": 75.0,
-    }
+def test_gpus_are_read_as_nvidia_smi_prints_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = SimpleNamespace(stdout="90, 100, 400\n10, 300, 400\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: output)
+    assert node_metrics.read_gpus() == {"gpu_percent": 50.0, "gpu_memory_percent": 75.0}
 
 
 def test_a_reading_that_fails_costs_only_itself() -> None:
@@ -66,11 +65,11 @@ def test_a_reading_that_fails_costs_only_itself() -> None:
 
 def test_even_a_short_training_has_a_point_of_every_node(anywhere: str, tmp_path: Path) -> None:
     for rank in range(2):
-        with node_samples.sampled(anywhere, rank, local_rank=0, wanted=True):
+        with node_metrics.sampled(anywhere, rank, local_rank=0, wanted=True):
             pass
-    with node_samples.sampled(anywhere, 2, local_rank=1, wanted=True):
+    with node_metrics.sampled(anywhere, 2, local_rank=1, wanted=True):
         pass
-    with node_samples.sampled(anywhere, 3, local_rank=0, wanted=False):
+    with node_metrics.sampled(anywhere, 3, local_rank=0, wanted=False):
         pass
     local = tmp_path / "driver" / "system.jsonl"
     Collector(anywhere, local).fetch()
@@ -116,7 +115,7 @@ def test_rows_wait_for_a_store_that_does_not_answer() -> None:
     offered: list[int] = []
     answers = iter([StorageError("away"), None])
 
-    def write(rows: node_samples.Rows) -> None:
+    def write(rows: node_metrics.Rows) -> None:
         offered.append(len(rows))
         fault = next(answers, None)
         if fault is not None:
@@ -131,19 +130,18 @@ def test_rows_wait_for_a_store_that_does_not_answer() -> None:
     assert offered == [1, 2, 0]
 
 
-def test_the_drivers_own_rows_follow_those_of_an_earlier_attempt(client: Client) -> None:
-    run = MlflowRun(client.link(), lambda: "0", "ingest", dict)
-    name, acts = "system/node-0/cpu_percent", list[Any]()
+def test_the_drivers_own_rows_follow_those_of_an_earlier_attempt() -> None:
+    run, acts, name = Server(), list[Any](), "system/node-0/cpu_percent"
     run.metrics(40, {name: 1.0})
     write, now = queue_writer(run, acts.append), int(time.time() * 1000) + 5000
     write([{"t": now, "m": {name: 2.0}}, {"t": now, "m": {}}])
     (act,) = acts
-    client.away = True
+    run.away = True
     with pytest.raises(ServerAway):
         act()
-    client.away = False
+    run.away = False
     act()
-    (_, (step, value)) = client.points(run.run_id, name)
+    (_, (_, step, value)) = run.points
     assert step > 40
     assert value == 2.0
 
