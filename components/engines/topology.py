@@ -94,15 +94,9 @@ def check_divisible(run: RunConfig, devices: int, batch: int) -> None:
 
 
 def tpu_scaling(run: RunConfig, batch: int, threads: int) -> dict[str, Any]:
-    """Arguments of Ray's `ScalingConfig` for one worker on every host of the slices.
+    """Arguments of Ray's `ScalingConfig` for one worker with so many threads on every host of the slices.
 
-    Args:
-        run: with `topology`, `accelerator` and `workers`.
-        batch: global batch of the training.
-        threads: CPUs of each worker.
-
-    Raises:
-        ConfigError: see `slices_of` and `check_split`.
+    Raises `ConfigError` as `resolve_slices` and `check_divisible` do, for the global `batch`.
     """
     tpu_slice, slices = resolve_slices(run)
     check_divisible(run, tpu_slice.chips * slices, batch)
@@ -119,8 +113,7 @@ def tpu_scaling(run: RunConfig, batch: int, threads: int) -> dict[str, Any]:
 def cpu_scaling(run: RunConfig, batch: int, threads: int, devices: int) -> dict[str, Any]:
     """Arguments of Ray's `ScalingConfig` where XLA runs on one machine's CPU, as in tests.
 
-    Raises:
-        ConfigError: several workers, a topology, or an uneven split.
+    Raises `ConfigError` for several workers, a topology, or an uneven split.
     """
     if run.workers != 1:
         raise ConfigError(f"run.workers={run.workers}: XLA on CPU works in one process; its processes cannot reduce")

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, plain lines elsewhere, silence in tests."""
+"""Progress for people: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -65,22 +65,6 @@ def status_line(figures: dict[str, float], pace: Pace, unit: str, total: int) ->
     if left:
         parts.append(f"ETA {clock(left)}")
     return " · ".join(parts)
-
-
-class QuietProgress:
-    """Shows nothing."""
-
-    def start(self, total: int, unit: str) -> None:
-        """Show nothing."""
-
-    def advance(self, done: int, **figures: float) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class LineProgress:

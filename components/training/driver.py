@@ -9,7 +9,7 @@ from typing import Any
 
 from components.contract.api import Context, Outcome
 from components.tracking.node_metrics import SYSTEM, Collector
-from components.tracking.shipping import CURVES, NONFINITE, SPOOL, SpoolDownloader, repeating
+from components.tracking.shipping import CURVES, NONFINITE, SPOOL, Shipper, SpoolDownloader, repeating
 from components.training.worker import FIGURES, FINAL, TrainingJob, raise_refusal, work
 from vim_core.config import TrainConfig
 from vim_core.errors import VimError
@@ -31,7 +31,6 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
         VimError: a worker refused the settings or the data, or the training failed.
     """
     from components.engines.ray.session import fit
-    from components.tracking.shipping import Shipper
 
     # Rank 0 appends its metrics to it, always on a disk of its machine.
     spool = io.scratch(ctx.work) / SPOOL

@@ -15,7 +15,7 @@ from components.tracking.shipping import CURVES, NONFINITE, SpoolUploader, repea
 from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig
 from vim_core.storage import io
-from vim_core.training.interruptions import Preemption, PreemptionMonitor, Watchdog, read_report
+from vim_core.training.interruptions import Preemption, PreemptionMonitor, Watchdog, read_report, termination_notice
 
 FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `FIGURES` last."""
@@ -55,22 +55,27 @@ def work(arguments: dict[str, Any]) -> None:
     """
     from ray import train as ray_train
 
-    from components.engines.ray import preemption
-
     job: TrainingJob = arguments["job"]
     context = ray_train.get_context()
     raise_refusal(job.work)  # a retry after a refusal ends at once
     local_rank = context.get_local_rank()
     system_metrics = job.run.system_metrics and job.run.tracking_uri != "off"
-    notices = [preemption.termination_notice, preemption.preemption_notice]
+    rank, world = context.get_world_rank(), context.get_world_size()
     try:
         with sampled(job.work, context.get_node_rank(), local_rank, system_metrics):
-            run_task(job, context.get_world_rank(), context.get_world_size(), local_rank, notices)
+            run_task(job, rank, world, local_rank, [termination_notice, drain_notice])
     except errors.VimError as error:
         record = {"type": type(error).__name__, "message": str(error)}
         _write_final(job, {REFUSAL: json.dumps(record).encode()})
-        if context.get_world_size() > 1:
+        if world > 1:
             raise
+
+
+def drain_notice() -> Preemption:
+    """SAVE while Ray drains a node of this training; a barrier of all workers."""
+    from ray import train as ray_train
+
+    return Preemption.SAVE if ray_train.get_preemption_info() is not None else Preemption.NONE
 
 
 def raise_refusal(work: str) -> None:

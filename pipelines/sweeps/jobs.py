@@ -21,7 +21,7 @@ from components.artifacts.execute import ArtifactCache, Reporting
 from components.contract import settings
 from components.contract.api import Artifact
 from components.engines.ray.pool import cluster_address, map_tasks, task_threads
-from components.tracking.progress import QuietProgress
+from components.tracking.progress import LineProgress
 from components.tracking.tracker import untracked
 from components.tradeoff.grid import ACCEPTANCE, Point, candidate_count, share_candidates
 from pipelines.sweeps.spec import BLOCK, CHECKPOINT, SPECIAL, Sweep
@@ -112,7 +112,7 @@ def evaluate(job: EvaluationJob) -> JobResult:
     known = job.known()
     artifacts: dict[str, Artifact] = {}
     # Each point has an MLflow run, and runs of its components would hide it.
-    services = Reporting(lambda name: QuietProgress(), untracked(job.config).component)
+    services = Reporting(lambda name: LineProgress(name, lambda text: None), untracked(job.config).component)
     for name in job.components:
         try:
             artifacts[name] = execute.execute(name, job.config, services, cache=known).artifact

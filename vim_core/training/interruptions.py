@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vim_core.distributed.runtimes.base import Runtime
+
+_terminated = threading.Event()
 
 
 class Preemption(IntEnum):
@@ -29,6 +33,17 @@ class Preemption(IntEnum):
 
 class Preempted(Exception):
     """The training wrote a checkpoint and left, because a worker was told to end; it can be started again."""
+
+
+def listen() -> None:
+    """Take SIGTERM as a notice from now on. Call it in the main thread, which Ray keeps free of the training."""
+    _terminated.clear()
+    signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
+
+
+def termination_notice() -> Preemption:
+    """STOP once this process got SIGTERM."""
+    return Preemption.STOP if _terminated.is_set() else Preemption.NONE
 
 
 class PreemptionMonitor:

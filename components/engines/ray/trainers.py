@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
-from components.engines.ray.preemption import listen
+from vim_core.training.interruptions import listen
 
 SINGLE_NODE_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 """The only node is never drained; the controller polls its workers twice a second for completion."""

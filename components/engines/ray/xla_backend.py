@@ -149,7 +149,7 @@ class XlaBackend(Backend):
         import ray
         from ray.train._internal.utils import get_address_and_port
 
-        from components.engines.ray.preemption import listen
+        from vim_core.training.interruptions import listen
 
         worker_group.execute(listen)
         if backend_config.platform == "TPU":

@@ -18,6 +18,7 @@ from components import classify, prior, quantize
 from components.contract.api import Artifact, Context, Outcome
 from components.contract.fingerprint import result_settings
 from components.engines.ray import session
+from components.training.worker import drain_notice
 from tests.support import tiny_artifacts
 from tests.support.synthetic import artifact, context_of, with_fields
 from tests.support.tiny import classify_config, prior_config, quantize_config
@@ -25,6 +26,7 @@ from vim_core.config import AugmentConfig
 from vim_core.errors import ConfigError, LineageError, VimError
 from vim_core.models.vit_vqgan import load_tokenizer
 from vim_core.storage import io
+from vim_core.training.interruptions import Preemption
 from vim_core.training.spool import parse_rows
 
 pytestmark = pytest.mark.usefixtures("trained_here")
@@ -281,3 +283,12 @@ def test_checkpoints_of_any_number_of_workers_lie_in_one_place(images: Artifact,
     quantize.run(quantize_config(keep=1), {"images": images}, ctx)
     found = [str(path.relative_to(ctx.work)) for path in Path(ctx.work).rglob("index.json")]
     assert found == ["cpu-fp32-t1/step-00000006/index.json"]
+
+
+@pytest.mark.parametrize(("info", "expected"), [(None, Preemption.NONE), (object(), Preemption.SAVE)])
+def test_a_drained_node_is_a_notice_to_save(
+    monkeypatch: pytest.MonkeyPatch, info: object, expected: Preemption
+) -> None:
+    stand_in = SimpleNamespace(train=SimpleNamespace(get_preemption_info=lambda: info))
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    assert drain_notice() is expected

@@ -9,7 +9,7 @@ import dagster
 import pytest
 
 from components.artifacts import format
-from components.tracking.progress import QuietProgress
+from components.tracking.progress import LineProgress
 from pipelines.orchestration import assets, session
 from vim_core.errors import DataError
 
@@ -106,7 +106,7 @@ def test_the_link_to_mlflow_is_there_where_a_server_is_known(flow: Any, monkeypa
     class Tracked:
         uri, experiment_id = "sqlite:////somewhere/mlflow.db", "3"
 
-    current: Any = session.Session(flow.config, lambda name: QuietProgress(), Tracked())  # type: ignore[arg-type]
+    current: Any = session.Session(flow.config, lambda name: LineProgress(name, print), Tracked())  # type: ignore[arg-type]
     assert assets.mlflow_url(current, "abc") == ""
     monkeypatch.setenv(session.MLFLOW_URL, "http://127.0.0.1:5001")
     assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"

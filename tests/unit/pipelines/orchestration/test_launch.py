@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from components.tracking.progress import QuietProgress
+from components.tracking.progress import LineProgress
 from pipelines.orchestration import assets, history, launch
 from vim_core.errors import ConfigError, DataError, GateError
 
@@ -21,7 +21,7 @@ ON_DISK = history.instance
 def run(flow: Any, names: list[str] | None = None, **options: Any) -> Any:
     """A run of `names`, or of the whole preset."""
     planned = launch.plan(flow.config, None) if names is None else names
-    return launch.run(flow.config, planned, [], lambda name: QuietProgress(), **options)
+    return launch.run(flow.config, planned, [], lambda name: LineProgress(name, print), **options)
 
 
 def test_every_component_runs_after_its_inputs_and_is_reused_the_next_time(flow: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from components.artifacts import inventory
 from components.contract import registry
 from components.contract.api import Artifact, Context, Outcome
-from components.tracking.progress import QuietProgress
+from components.tracking.progress import LineProgress
 from pipelines.sweeps import results, runner, summary
 from pipelines.sweeps.runner import SweepResult
 from pipelines.sweeps.spec import Sweep
@@ -117,7 +117,7 @@ def config(tmp_path: Path, trained: Path, fakes: dict[str, Fake]) -> PipelineCon
 
 
 def swept(sweep: Sweep, config: PipelineConfig) -> SweepResult:
-    return runner.run(sweep, config, lambda name: QuietProgress())
+    return runner.run(sweep, config, lambda name: LineProgress(name, print))
 
 
 def plain(result: SweepResult) -> dict[str, Any]:

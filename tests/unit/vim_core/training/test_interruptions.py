@@ -1,12 +1,14 @@
-"""The watchdog: a stuck step ends the process and writes its stacks down; a quick one leaves nothing behind."""
+"""A stuck step ends the process and writes its stacks down; a quick one leaves nothing behind; SIGTERM is a notice."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from vim_core.training.interruptions import Watchdog, read_report
+from vim_core.training.interruptions import Preemption, Watchdog, listen, read_report, termination_notice
 
 STUCK = """
 import ctypes, sys, time
@@ -58,3 +60,16 @@ def test_quick_steps_leave_nothing(tmp_path: Path) -> None:
 def test_without_a_limit_there_is_no_timer(tmp_path: Path) -> None:
     Watchdog(tmp_path / "worker.txt", 0).start(0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_is_a_notice_to_stop() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        listen()
+        assert termination_notice() is Preemption.NONE
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert termination_notice() is Preemption.STOP
+        listen()
+        assert termination_notice() is Preemption.NONE, "a worker process may be used again"
+    finally:
+        signal.signal(signal.SIGTERM, before)
