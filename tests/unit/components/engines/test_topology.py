@@ -29,25 +29,19 @@ def test_accepted_are_exactly_the_topologies_that_ray_accepts(x: int, y: int, z:
             parse(text)
 
 
-@given(st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3, 4]))
-def test_hosts_hold_four_chips_each_and_names_count_cores(x: int, y: int, z: int) -> None:
-    from ray._private.accelerators.tpu import infer_tpu_pod_type_from_topology
+def test_hosts_hold_four_chips_each_and_names_count_cores() -> None:
+    from ray._private.accelerators.tpu import VALID_TPU_TOPOLOGY, infer_tpu_pod_type_from_topology
     from ray.util.tpu import get_tpu_worker_resources
 
-    text = f"{4 * x}x{4 * y}x{4 * z}"
-    tpu_slice = parse(text)
-    assert tpu_slice.hosts * 4 == tpu_slice.chips == 64 * x * y * z
-    assert tpu_slice.hosts == get_tpu_worker_resources(text, "TPU-V4")[0]
-    assert tpu_slice.pod_type == infer_tpu_pod_type_from_topology(text, "TPU-V4")
+    for text in VALID_TPU_TOPOLOGY["v4"]:
+        tpu_slice = parse(text)
+        assert tpu_slice.hosts * 4 == tpu_slice.chips
+        assert tpu_slice.hosts == get_tpu_worker_resources(text, "TPU-V4")[0]
+        assert tpu_slice.pod_type == infer_tpu_pod_type_from_topology(text, "TPU-V4")
+    assert parse("2X4X4").pod_type == "v4-64"
 
 
-@pytest.mark.parametrize(("text", "chips", "hosts", "name"), [("2x2x1", 4, 1, "v4-8"), ("2X4X4", 32, 8, "v4-64")])
-def test_the_small_slices(text: str, chips: int, hosts: int, name: str) -> None:
-    tpu_slice = parse(text)
-    assert (tpu_slice.chips, tpu_slice.hosts, tpu_slice.pod_type) == (chips, hosts, name)
-
-
-@pytest.mark.parametrize("text", ["", "4", "2x2", "2x2x", "2x2x4x1", "axbxc", "2x2x-4", "02x2x4", "2x2x²", "v4-32"])
+@pytest.mark.parametrize("text", ["", "2x2", "2x2x", "2x2x4x1", "axbxc", "2x2x-4", "02x2x4", "2x2x²", "v4-32"])
 def test_malformed_topologies_are_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"run\.topology=.*takes three numbers such as 2x2x4"):
         parse(text)

@@ -11,6 +11,7 @@ import pytest
 
 from components.contract.api import Row
 from components.tracking import link
+from components.tracking.parent import ParentTracker
 from components.tracking.run import MlflowRun
 from vim_core.storage import io
 
@@ -103,3 +104,11 @@ def client(empty_database: Path, tmp_path: Path) -> Client:
     """A client of a store of its own."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return Client(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine changes nothing, and a server that is back is asked at once."""
+    monkeypatch.setattr(ParentTracker, "START_S", 60.0)
+    monkeypatch.setattr(ParentTracker, "FLUSH_S", 60.0)
+    monkeypatch.setattr(link.DeliveryQueue.__init__, "__defaults__", (0.05,))

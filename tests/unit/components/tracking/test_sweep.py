@@ -12,6 +12,8 @@ from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
 from tests.unit.components.tracking.conftest import Client
 from vim_core.config import PipelineConfig, RunConfig
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 POINT = PointRecord(
     key="k1",
     number=1,
@@ -28,13 +30,6 @@ FAILED = dataclasses.replace(POINT, key="k2", number=2, label="guidance 9", figu
 @pytest.fixture
 def config(tmp_path: Path) -> PipelineConfig:
     return PipelineConfig(preset="fake", run=RunConfig(root=str(tmp_path)))
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow machine changes nothing."""
-    monkeypatch.setattr(ParentTracker, "START_S", 60.0)
-    monkeypatch.setattr(ParentTracker, "FLUSH_S", 60.0)
 
 
 def swept(config: PipelineConfig, client: Client, points: list[PointRecord], identity: str = "s1") -> SweepTracker:

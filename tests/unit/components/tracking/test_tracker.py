@@ -23,12 +23,7 @@ from tests.unit.components.tracking.conftest import Client
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import ConfigError, DataError
 
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow machine changes nothing."""
-    monkeypatch.setattr(ParentTracker, "START_S", 60.0)
-    monkeypatch.setattr(ParentTracker, "FLUSH_S", 60.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture

@@ -16,7 +16,13 @@ from vim_core.errors import ConfigError
 CONF = Path(__file__).resolve().parents[4] / "pipelines" / "conf"
 
 
-@pytest.mark.parametrize("name", settings.presets(CONF))
+QUICK = ("smoke", "imagenet256_probe", "imagenet256_large_rejection")
+"""One small preset, one with a probe, one with a selector; the others are planned by `make test-all`."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in settings.presets(CONF)]
+)
 def test_every_preset_plans(name: str) -> None:
     config = settings.load(name, ["run.topology=2x2x1"], CONF)
     result = plan.make_plan(config, "0.4", 1.0)
@@ -95,17 +101,18 @@ def test_a_record_without_figures_is_refused(tmp_path: Path) -> None:
 
 
 def test_numbers_out_of_range_are_refused() -> None:
+    config = small()
     with pytest.raises(ConfigError, match=r"--mfu=1\.5"):
-        plan.make_plan(small(), "1.5")
+        plan.make_plan(config, "1.5")
     with pytest.raises(ConfigError, match="--mfu=nan"):
-        plan.make_plan(small(), "nan")
+        plan.make_plan(config, "nan")
     with pytest.raises(ConfigError, match="--price"):
-        plan.make_plan(small(), price=-1.0)
+        plan.make_plan(config, price=-1.0)
     with pytest.raises(ConfigError, match="--images=0"):
-        plan.make_plan(small(), images=0)
+        plan.make_plan(config, images=0)
     for rate, words in (("sample", "write component=images"), ("prior=3", "rates are of"), ("sample=0", "positive")):
         with pytest.raises(ConfigError, match=words):
-            plan.make_plan(small(), rates=[rate])
+            plan.make_plan(config, rates=[rate])
 
 
 def test_rates_give_hours() -> None:
