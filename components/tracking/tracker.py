@@ -171,29 +171,23 @@ class PipelineTracker(ParentTracker):
         self._queue.add(f"the end of {name}", lambda: run.end("FINISHED"))
 
     def _complete(self, artifact: Artifact) -> None:
-        """Deliver the entries that an unavailable server missed when this artifact was made."""
+        """Deliver the entries that an unavailable server missed when this artifact was made. Raises `ServerAway`."""
         name, manifest = artifact.manifest.component, artifact.manifest
-        if self._has_whole(artifact):
+        run_id, fingerprint = manifest.mlflow_run_id, manifest.fingerprint
+        if run_id:
+            try:
+                complete = self._link.call(lambda client: client.get_run(run_id).info.status) == "FINISHED"
+            except ServerRefused:  # a run that this server does not know is another server's, which has it
+                complete = True
+        else:
+            query = f"tags.`vim.digest` = '{artifact.digest}' and tags.`vim.fingerprint` = '{fingerprint}'"
+            complete = self._newest_run(f"{query} and attributes.status = 'FINISHED'") is not None
+        if complete:
             return
-        run = self._child(name, self._component_tags(name, manifest.fingerprint), manifest.mlflow_run_id)
+        run = self._child(name, self._component_tags(name, fingerprint), run_id)
         run.incomplete = True
         self._log_settings(run, manifest.config)
         self._log_artifact(run, artifact)
-
-    def _has_whole(self, artifact: Artifact) -> bool:
-        """True if the server has this artifact's run to its end. Raises `ServerAway`.
-
-        A run id that the server does not know belongs to another server, which has it.
-        """
-        run_id = artifact.manifest.mlflow_run_id
-        if run_id:
-            try:
-                return bool(self._link.call(lambda client: client.get_run(run_id).info.status) == "FINISHED")
-            except ServerRefused:
-                return True
-        fingerprint = artifact.manifest.fingerprint
-        query = f"tags.`vim.digest` = '{artifact.digest}' and tags.`vim.fingerprint` = '{fingerprint}'"
-        return self._newest_run(f"{query} and attributes.status = 'FINISHED'") is not None
 
     def _sampler(self, run: MlflowRun) -> contextlib.AbstractContextManager[object]:
         """Samples this machine into the run meanwhile, if configured and no training samples its own nodes."""

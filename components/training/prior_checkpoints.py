@@ -122,13 +122,20 @@ def export_latest(config: PipelineConfig) -> int | None:
 def _commit(request: Request, config: PipelineConfig, key: str, step: int, checkpoint: str) -> Artifact:
     """Read the checkpoint, write its files and commit the manifest; leaves nothing behind when that fails."""
     from components import prior
+    from components.tokenize.plan import code_files
     from vim_core.checkpoint.shard_files import DamagedCheckpoint
+    from vim_core.data.code_tables import CodeTable
+    from vim_core.tasks.prior import export_checkpoint, shape_of
 
     began, attempt = time.monotonic(), uuid.uuid4().hex[:12]
     out = io.join(store.folder(request.root, PRIOR, key), f"data-{attempt}")
+    codes = request.inputs["codes"]
+    meta = CodeTable(code_files(codes, "train"), config.run.code_cache).meta
+    tokenizer = lineage.recorded_digests(codes.properties)[lineage.TOKENIZER]
+    shape = shape_of(config.prior, meta, len(codes.properties["classes"]), tokenizer)
     try:
-        contents = _read_checkpoint(request, config, checkpoint)
-    except DamagedCheckpoint as error:
+        contents = export_checkpoint(checkpoint, {"component": PRIOR, "fingerprint": request.fingerprint}, shape)
+    except DamagedCheckpoint as error:  # removed meanwhile
         raise _no_checkpoint(request, step, config) from error
     try:
         for name, data in contents.items():
@@ -160,19 +167,6 @@ def _commit(request: Request, config: PipelineConfig, key: str, step: int, check
     if not won:
         io.remove_tree(out)
     return artifact
-
-
-def _read_checkpoint(request: Request, config: PipelineConfig, checkpoint: str) -> dict[str, bytes]:
-    """The files of a prior artifact from a checkpoint folder. `DamagedCheckpoint` where it is removed meanwhile."""
-    from components.tokenize.plan import code_files
-    from vim_core.data.code_tables import CodeTable
-    from vim_core.tasks.prior import export_checkpoint, shape_of
-
-    codes = request.inputs["codes"]
-    meta = CodeTable(code_files(codes, "train"), config.run.code_cache).meta
-    tokenizer = lineage.recorded_digests(codes.properties)[lineage.TOKENIZER]
-    shape = shape_of(config.prior, meta, len(codes.properties["classes"]), tokenizer)
-    return export_checkpoint(checkpoint, {"component": PRIOR, "fingerprint": request.fingerprint}, shape)
 
 
 def _work_checkpoints(request: Request) -> dict[int, str]:
