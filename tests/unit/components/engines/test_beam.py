@@ -78,17 +78,13 @@ def test_a_missing_flag_is_named_with_all_that_are_needed(runner: str, flags: li
         ({"root": "artifacts"}, r"run\.root='artifacts': workers of DataflowRunner cannot reach it"),
         ({"threads": 0}, r"run\.threads=0: the cores of DataflowRunner's workers"),
         ({"device": "auto"}, r"run\.device='auto': the devices of DataflowRunner's workers"),
+        ({"temp": "/tmp/temp"}, "--temp_location=/tmp/temp: Dataflow needs a gs:// folder"),
     ],
 )
 def test_nothing_is_guessed_about_remote_workers(fields: dict[str, Any], message: str) -> None:
+    flags = [*DATAFLOW, f"--temp_location={fields.pop('temp', 'gs://some-bucket/temp')}"]
     with pytest.raises(ConfigError, match=message):
-        pipeline_options(run("DataflowRunner", DATAFLOW, **fields))
-
-
-def test_dataflow_needs_a_bucket() -> None:
-    flags = [flag.replace("gs://some-bucket", "/tmp") for flag in DATAFLOW]
-    with pytest.raises(ConfigError, match="--temp_location=/tmp/temp: Dataflow needs a gs:// folder"):
-        pipeline_options(run("DataflowRunner", flags))
+        pipeline_options(run("DataflowRunner", flags, **fields))
 
 
 def test_the_error_of_a_step_is_read_from_beams_text() -> None:

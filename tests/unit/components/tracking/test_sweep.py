@@ -102,11 +102,3 @@ def test_a_point_half_delivered_is_sent_again(config: PipelineConfig, client: Cl
     (again,) = client.runs("point")
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
     assert client.points(run.info.run_id, "fd_classifier") == [(0, 2.5)]
-
-
-def test_off_is_off(config: PipelineConfig) -> None:
-    off = dataclasses.replace(config, run=dataclasses.replace(config.run, tracking_uri="off"))
-    tracker = open_sweep(off, "trial", "s1", {}, {})
-    tracker.point(POINT)
-    tracker.close("FINISHED")
-    assert tracker.record() == {}

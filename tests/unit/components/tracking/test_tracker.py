@@ -122,14 +122,6 @@ def test_descriptions_say_how_training_ended_and_where_the_report_lies(
     assert "| quantize | ran | test_psnr_db 22.5 |" in text
 
 
-def test_reuse_is_a_tag_of_the_parent_and_no_second_run(tmp_path: Path, config: Any, client: Client) -> None:
-    result = made(config, client, tmp_path)
-    run = reuse(config, client, result)
-    assert len(client.runs("component")) == 1
-    tags = client.get_run(run.run_id).data.tags
-    assert tags["reused.quantize"] == f"f1 run {result.manifest.mlflow_run_id}"
-
-
 def test_an_outage_stops_nothing_and_the_next_run_makes_up_for_it(
     tmp_path: Path, config: Any, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,15 +222,6 @@ def test_only_an_abandoned_run_of_the_same_settings_is_continued(
     assert begin(config, client).run_id != newest
 
 
-def test_where_it_runs_is_no_part_of_the_settings_fingerprint(config: Any) -> None:
-    before = tracking.config_fingerprint(config)
-    config.run.root = "elsewhere"
-    config.quantize.log_every = 3
-    assert tracking.config_fingerprint(config) == before
-    config.quantize.seed = 3
-    assert tracking.config_fingerprint(config) != before
-
-
 def test_an_owner_is_gone_when_its_process_is_or_its_beat_is_old() -> None:
     alive = owner_tags()
     assert not is_owner_gone(alive)
@@ -322,13 +305,16 @@ def test_addresses(tmp_path: Path) -> None:
         tracking_uri(RunConfig(root="gs://bucket/x"))
 
 
-def test_a_trained_network_is_one_version_of_its_model(tmp_path: Path, config: Any, client: Client) -> None:
+def test_a_reused_artifact_has_one_run_and_one_model_version(tmp_path: Path, config: Any, client: Client) -> None:
     def versions() -> list[Any]:
         found = client.search_model_versions("name = 'vim-fake-tokenizer'")
         return sorted(found, key=lambda version: int(version.version))
 
     result = made(config, client, tmp_path)
-    reuse(config, client, result)
+    again = reuse(config, client, result)
+    assert len(client.runs("component")) == 1
+    tags = client.get_run(again.run_id).data.tags
+    assert tags["reused.quantize"] == f"f1 run {result.manifest.mlflow_run_id}"
     (version,) = versions()
     assert version.run_id == result.manifest.mlflow_run_id
     assert version.tags["vim.digest"] == "e" * 64

@@ -22,9 +22,6 @@ def tpu_slice(hosts: int, name: str = "a") -> list[TpuHost]:
 @pytest.mark.parametrize(("hosts", "slices"), [(1, 1), (4, 1), (4, 2), (1, 3)])
 def test_hosts_in_the_order_of_their_numbers_pass(hosts: int, slices: int) -> None:
     check_host_order([host for number in range(slices) for host in tpu_slice(hosts, f"s{number}")], slices)
-
-
-def test_a_lone_host_needs_no_hostnames() -> None:
     check_host_order([TpuHost("0", "", "")], 1)
 
 
