@@ -1,4 +1,4 @@
-"""The Dockerfiles as far as they can be checked without building: what they copy, install and run as."""
+"""The lock has exact versions of all that the project asks for; Dockerfiles copy, install and run as they should."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import tomllib
 from fnmatch import fnmatch
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.common import REPOSITORY
 from tests.support.kubernetes_objects import read_base
@@ -15,6 +17,7 @@ from tests.support.kubernetes_objects import read_base
 FOLDER = REPOSITORY / "infra" / "images"
 IMAGES = sorted(FOLDER.glob("*.Dockerfile"))
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+LOCKED = [line for line in (REPOSITORY / "infra" / "constraints.txt").read_text().splitlines() if line.strip()]
 TEXTS = {path.name.removesuffix(".Dockerfile"): path.read_text() for path in IMAGES}
 
 
@@ -47,10 +50,7 @@ def test_everything_is_installed_at_the_locks_versions(name: str) -> None:
     assert words[words.index("--constraint") + 1] == "infra/constraints.txt"
     ((extras,),) = [re.findall(r"^\.\[(.*)\]$", word) for word in words if word.startswith(".[")]
     assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
-    locked = dict(
-        line.split(" ;")[0].split("==")
-        for line in (REPOSITORY / words[words.index("--constraint") + 1]).read_text().splitlines()
-    )
+    locked = dict(line.split(" ;")[0].split("==") for line in LOCKED)
     for word in words:
         if "==" in word:
             package, version = word.split("==")
@@ -78,3 +78,20 @@ def test_the_accelerators_have_what_they_need() -> None:
 def test_pg_dump_is_as_new_as_the_server() -> None:
     (container,) = read_base("postgres.yaml", "StatefulSet")["spec"]["template"]["spec"]["containers"]
     assert f"postgresql-client-{container['image'].partition(':')[2]}" in TEXTS["server"]
+
+
+def test_every_line_is_one_exact_version() -> None:
+    assert [line for line in LOCKED if not re.fullmatch(r"[a-z0-9.-]+==[0-9][\w.+!]*( ; [^/@]+)?", line)] == []
+
+
+def test_it_covers_and_satisfies_the_project() -> None:
+    here = [line for line in map(Requirement, LOCKED) if line.marker is None or line.marker.evaluate()]
+    versions = {canonicalize_name(line.name): str(line.specifier).removeprefix("==") for line in here}
+    wanted = [*PROJECT["dependencies"]]
+    for extra in ("gcp", "bench", "dev"):
+        wanted += PROJECT["optional-dependencies"][extra]
+    for text in wanted:
+        asked = Requirement(text)
+        locked = versions.get(canonicalize_name(asked.name))
+        assert locked is not None, f"{text} is not in infra/constraints.txt; run `make lock`"
+        assert asked.specifier.contains(locked), f"{text}, but {locked} is locked; run `make lock`"

@@ -354,7 +354,7 @@ def closure(graph: Graph, roots: set[int]) -> set[int]:
         found = more
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data(), graph=graphs())
 def test_exactly_the_upstream_closure_of_pins_reports_and_living_owners_stays(
     data: st.DataObject, graph: Graph

@@ -83,12 +83,6 @@ def test_a_list_of_components_in_any_order_is_the_same_list() -> None:
     assert load("digits", f"components=[{','.join(reversed(components))}]").components == components
 
 
-def test_printed_settings_load_again(tmp_path: Path) -> None:
-    config = load("smoke", "prior.optim.lr=1.0e-7", "ingest.classes=[a,b]")
-    (tmp_path / "mine.yaml").write_text(settings.to_yaml(config))
-    assert settings.load(str(tmp_path / "mine.yaml")) == config
-
-
 def test_a_preset_may_extend_another_from_anywhere(folder: Path) -> None:
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
