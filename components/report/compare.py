@@ -88,7 +88,13 @@ def compare(runs: Sequence[Run]) -> tuple[list[Line], list[Refusal]]:
     for metric in every.values():
         measured = [run for run in runs if metric.key in run.protocols]
         groups = comparable_groups((run, [run.comparable(metric)]) for run in measured)
-        lines += [_line(metric, runs, group) for group in groups if len(group) > 1]
+        for group in groups:
+            if len(group) > 1:
+                best, verdict = _verdict(metric, group)
+                cells = [Cell(*metrics.formatted(r.record, metric), r is best) if r in group else Cell() for r in runs]
+                # Sampling may differ within a line; it is listed among the settings.
+                sentence = metrics.sentence({**group[0].protocols[metric.key], "sampling": {}})
+                lines.append(Line(metric.label, metric.key, sentence, tuple(cells), verdict))
         refusals += [_refusal(metric, measured, group[0]) for group in groups[1:]]
     return lines, refusals
 
@@ -155,14 +161,6 @@ def comparable_groups(items: Iterable[tuple[T, Sequence[Mapping[str, Any]]]]) ->
         else:
             groups.append((protocols, [item]))
     return [group for _, group in groups]
-
-
-def _line(metric: Metric, runs: Sequence[Run], group: Sequence[Run]) -> Line:
-    best, verdict = _verdict(metric, group)
-    cells = tuple(Cell(*metrics.formatted(run.record, metric), run is best) if run in group else Cell() for run in runs)
-    # Sampling may differ within a line; it is listed among the settings.
-    sentence = metrics.sentence({**group[0].protocols[metric.key], "sampling": {}})
-    return Line(metric.label, metric.key, sentence, cells, verdict)
 
 
 def _refusal(metric: Metric, measured: Sequence[Run], other: Run) -> Refusal:

@@ -15,6 +15,12 @@ from components.report.metrics import ACCEPTED, Metric
 
 SAMPLES_PER_RATE = 4
 """Samples shown of each class at each acceptance rate: a few, since every rate has its own column."""
+PROBED_TOKENIZER = {
+    True: "The tokenizer was trained with the perceptual loss, whose network was trained on labels: the paper leaves "
+    "it out for its probes, so this accuracy stands apart from its Table 7.",
+    False: "The tokenizer was trained without the perceptual loss, as the paper's was, so that no label reached it.",
+}
+"""Labels in the codes: the perceptual loss carries those of the network behind it (section 3.3)."""
 
 T = TypeVar("T")
 
@@ -140,6 +146,7 @@ def probe(results: Mapping[str, Any]) -> Probe | None:
         return metrics.format_value(value, "share")
 
     baseline = record.get("pixel_baseline_top1")
+    perceptual = results.get("tokenizer", {}).get("perceptual")
     best = max(range(len(accuracies)), key=accuracies.__getitem__)
     both = list(itertools.zip_longest(accuracies, ridge))[: len(accuracies)]
     label = f"Probe accuracy per block, best {share(accuracies[best])} at block {best}"
@@ -151,18 +158,5 @@ def probe(results: Mapping[str, Any]) -> Probe | None:
         best=best,
         baseline="" if baseline is None else share(baseline),
         ridge=bool(ridge),
-        tokenizer=_probed_tokenizer(results),
+        tokenizer="" if perceptual is None else PROBED_TOKENIZER[bool(perceptual)],
     )
-
-
-def _probed_tokenizer(results: Mapping[str, Any]) -> str:
-    """A sentence on labels in the codes: the perceptual loss carries those of the network behind it (section 3.3)."""
-    perceptual = results.get("tokenizer", {}).get("perceptual")
-    if perceptual is None:
-        return ""
-    if perceptual:
-        return (
-            "The tokenizer was trained with the perceptual loss, whose network was trained on labels: the paper leaves "
-            "it out for its probes, so this accuracy stands apart from its Table 7."
-        )
-    return "The tokenizer was trained without the perceptual loss, as the paper's was, so that no label reached it."

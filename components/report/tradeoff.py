@@ -60,13 +60,26 @@ class Section:
 
 
 def report_section(step: Record | None) -> Section | None:
-    """The report's section for the content of `tradeoff.json`, or None without points."""
+    """The report's section for the content of `tradeoff.json`, or None without points.
+
+    Beside the points it has the best guidance at each temperature and acceptance with the interval of its location, and
+    as notes the digests of the evaluator and the selector and the protocol's plain values.
+    """
     if step is None or not step.get("points"):
         return None
     record = from_step(step)
-    return section(
-        record, record["groups"][0], _locations(step, title(parse_axis(record["axes"][1]).name)), _notes(step)
-    )
+    distance = title(parse_axis(record["axes"][1]).name)
+    locations = []
+    for place in step.get("best_guidance", []):
+        text = f"At acceptance {place['acceptance']:g} and temperature {place['temperature']:g}, {distance} is smallest"
+        text += f" at guidance {place['guidance']:g} (interval {place['low']:g} to {place['high']:g})"
+        end = "." if place.get("inside", True) else "; the grid ends there, so the best may lie beyond."
+        locations.append(text + end)
+    roles = (("judge", "evaluated by"), ("selector", "selected by"))
+    notes = [f"{text} {str(step[name])[:12]}" for name, text in roles if step.get(name)]
+    plain = {key: value for key, value in step.get("protocol", {}).items() if isinstance(value, str | int | float)}
+    notes += [f"{key.replace('_', ' ')} {value}" for key, value in plain.items() if "digest" not in key]
+    return section(record, record["groups"][0], locations, notes)
 
 
 def from_step(step: Record) -> dict[str, Any]:
@@ -271,23 +284,3 @@ def _best(record: Record, points: Sequence[Record], group: Record) -> str:
         near += other is not best and ends is not None and ends[0] <= interval[1] and ends[1] >= interval[0]
     verb = f"overlaps with {f'those of {near} other points' if near > 1 else 'that of 1 other point'}"
     return f"{text}; its interval {verb if near else 'overlaps with no other'}."
-
-
-def _locations(step: Record, distance: str) -> list[str]:
-    """The best guidance at each temperature and acceptance in a sentence, with the interval of its location."""
-    sentences = []
-    for place in step.get("best_guidance", []):
-        text = f"At acceptance {place['acceptance']:g} and temperature {place['temperature']:g}, {distance} is smallest"
-        text += f" at guidance {place['guidance']:g} (interval {place['low']:g} to {place['high']:g})"
-        sentences.append(
-            text + ("." if place.get("inside", True) else "; the grid ends there, so the best may lie beyond.")
-        )
-    return sentences
-
-
-def _notes(step: Record) -> list[str]:
-    """Digests of the evaluator and the selector, and the protocol's plain values."""
-    roles = (("judge", "evaluated by"), ("selector", "selected by"))
-    notes = [f"{text} {str(step[name])[:12]}" for name, text in roles if step.get(name)]
-    plain = {key: value for key, value in step.get("protocol", {}).items() if isinstance(value, str | int | float)}
-    return notes + [f"{key.replace('_', ' ')} {value}" for key, value in plain.items() if "digest" not in key]

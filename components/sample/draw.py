@@ -79,8 +79,32 @@ def make_conditions(config: SampleConfig, inputs: Inputs, ctx: Context) -> Condi
         ConfigError: the prior does not know a class; there is nothing to complete, or no rows of codes to begin with.
         LineageError: the held-out codes are another tokenizer's.
     """
+    import numpy as np
+
+    from vim_core.data.code_tables import CodeTable
+
     classes = class_numbers(config.classes, inputs["prior"])
-    return Conditions(classes, _held_out_prefixes(config, classes, inputs, ctx) if config.prefix else None)
+    if not config.prefix:
+        return Conditions(classes)
+    if "codes" not in inputs:
+        raise ConfigError(
+            f"sample.prefix={config.prefix}: completes held-out images; add tokenize to the preset's components"
+        )
+    check_tokenizer(inputs["codes"], inputs["tokenizer"])
+    table = CodeTable(code_files(inputs["codes"], "test"), ctx.run.code_cache)
+    height, width = table.meta.grid
+    rows = round(config.prefix * height)
+    if not 0 < rows < height:
+        raise ConfigError(
+            f"sample.prefix={config.prefix}: gives {rows} of {height} rows of codes; at least one must be given and "
+            "one be left to draw"
+        )
+    chosen = np.arange(len(table))
+    if classes:
+        chosen = chosen[np.isin(table.labels, classes)]
+    if not len(chosen):
+        raise ConfigError(f"sample.prefix={config.prefix}: no held-out image is of sample.classes={config.classes}")
+    return Conditions(classes, Prefixes(table, chosen, rows * width))
 
 
 def class_numbers(classes: Sequence[str], prior: Artifact) -> list[int]:
@@ -112,32 +136,6 @@ def class_numbers(classes: Sequence[str], prior: Artifact) -> list[int]:
             raise ConfigError(f"{setting}: {text!r} is there twice")
         numbers.append(number)
     return numbers
-
-
-def _held_out_prefixes(config: SampleConfig, classes: Sequence[int], inputs: Inputs, ctx: Context) -> Prefixes:
-    import numpy as np
-
-    from vim_core.data.code_tables import CodeTable
-
-    if "codes" not in inputs:
-        raise ConfigError(
-            f"sample.prefix={config.prefix}: completes held-out images; add tokenize to the preset's components"
-        )
-    check_tokenizer(inputs["codes"], inputs["tokenizer"])
-    table = CodeTable(code_files(inputs["codes"], "test"), ctx.run.code_cache)
-    height, width = table.meta.grid
-    rows = round(config.prefix * height)
-    if not 0 < rows < height:
-        raise ConfigError(
-            f"sample.prefix={config.prefix}: gives {rows} of {height} rows of codes; at least one must be given and "
-            "one be left to draw"
-        )
-    chosen = np.arange(len(table))
-    if classes:
-        chosen = chosen[np.isin(table.labels, classes)]
-    if not len(chosen):
-        raise ConfigError(f"sample.prefix={config.prefix}: no held-out image is of sample.classes={config.classes}")
-    return Prefixes(table, chosen, rows * width)
 
 
 @dataclass(frozen=True)
