@@ -20,6 +20,15 @@ PRESET_MARK = "<!-- preset -->"
 RUN_MARK = "<!-- what this run did -->"
 """Where `stamped` inserts the data of one run; the artifact's own page is the same for all runs that reuse it."""
 
+HIGHLIGHTS = (
+    ("Reconstruction", "quantizer.psnr_db", "SSIM", "quantizer.ssim"),
+    ("Codebook usage", "quantizer.codebook_usage", "on held-out images", ""),
+    ("Prior, per token", "prior.nll_bits_per_token", "unigram", "prior.unigram_bits_per_token"),
+    ("Samples recognised", "samples.conditional_accuracy", "of", "samples.count"),
+    ("Fréchet distance", "samples.fd_classifier", "real vs real", "samples.fd_classifier_real_vs_real"),
+    ("Linear probe", "probe.top1", "raw pixels", "probe.pixel_baseline_top1"),
+)
+"""Metrics at the top of the report: label, dotted name, and words before another metric that is shown beside it."""
 TRAINED = ("quantize", "prior", "classify")
 HIDDEN_CURVES = ("images_per_s", "learning_rate", "discriminator_learning_rate", "skipped", "eval/seconds")
 FIRST_CURVES = ("loss", "psnr", "test", "nll", "bits", "accuracy", "top1", "usage")
@@ -135,25 +144,12 @@ def summary(artifacts: Mapping[str, Artifact]) -> str:
 
 def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The metrics at the top: label, value, and a number to compare it with."""
-    values = metrics.values(results)
-    tiles: list[tuple[str, str, str]] = []
-
-    def tile(label: str, key: str, style: str, beside: str) -> None:
+    values, styles = metrics.values(results), {metric.key: metric.style for metric in metrics.METRICS}
+    tiles = []
+    for label, key, words, other in HIGHLIGHTS:
         if key in values:
-            tiles.append((label, metrics.format_value(values[key], style), beside))
-
-    def other(text: str, key: str, style: str) -> str:
-        return f"{text} {metrics.format_value(values[key], style)}" if key in values else ""
-
-    tile("Reconstruction", "quantizer.psnr_db", "db", other("SSIM", "quantizer.ssim", "number"))
-    tile("Codebook usage", "quantizer.codebook_usage", "share", "on held-out images")
-    tile(
-        "Prior, per token", "prior.nll_bits_per_token", "bits", other("unigram", "prior.unigram_bits_per_token", "bits")
-    )
-    tile("Samples recognised", "samples.conditional_accuracy", "share", other("of", "samples.count", "count"))
-    real_vs_real = other("real vs real", "samples.fd_classifier_real_vs_real", "number")
-    tile("Fréchet distance", "samples.fd_classifier", "number", real_vs_real)
-    tile("Linear probe", "probe.top1", "share", other("raw pixels", "probe.pixel_baseline_top1", "share"))
+            beside = f"{words} {metrics.format_value(values[other], styles[other])}" if other in values else ""
+            tiles.append((label, metrics.format_value(values[key], styles[key]), beside if other else words))
     return tiles
 
 

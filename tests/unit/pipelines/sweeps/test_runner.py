@@ -17,7 +17,7 @@ from components.tracking.progress import LineProgress
 from pipelines.sweeps import results, runner, summary
 from pipelines.sweeps.runner import SweepResult
 from pipelines.sweeps.spec import Sweep
-from tests.support.fakes import Fake, run
+from tests.support.fakes import Act, Fake, run
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.errors import ConfigError, DataError
 
@@ -36,6 +36,17 @@ def statistics(config: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Out
 def sample(config: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
     about = {"guidance": config.guidance, "temperature": config.temperature}
     return Outcome(properties={"sampling": about, "count": config.count}, digest=f"samples of {about} {config.count}")
+
+
+def failing(guidance: float, error: Exception) -> Act:
+    """`sample` that fails at one guidance."""
+
+    def act(config: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
+        if config.guidance == guidance:
+            raise error
+        return sample(config, inputs, ctx)
+
+    return act
 
 
 def select(config: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
@@ -156,13 +167,7 @@ def test_figures_are_those_of_the_point_and_the_best_is_marked(undisturbed: dict
 
 
 def test_a_failing_point_is_recorded_and_tried_again(fakes: dict[str, Fake], config: PipelineConfig) -> None:
-
-    def broken(settings: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
-        if settings.guidance == 2.0:
-            raise ConfigError("sample.guidance=2.0: not today")
-        return sample(settings, inputs, ctx)
-
-    fakes["sample"].act = broken
+    fakes["sample"].act = failing(2.0, ConfigError("sample.guidance=2.0: not today"))
     result = swept(GRID, config)
     assert (result.failed, result.total) == (2, 6)
     failed = [point for point in result.results["points"] if point["status"] == "failed"]
@@ -225,12 +230,7 @@ def test_what_was_not_made_is_named_with_its_command(
 def test_results_are_shown_with_what_failed(config: PipelineConfig, fakes: dict[str, Fake]) -> None:
     from rich.console import Console
 
-    def broken(settings: Any, inputs: Mapping[str, Artifact], ctx: Context) -> Outcome:
-        if settings.guidance == 3.0:
-            raise DataError("the disk of guidance 3 is gone")
-        return sample(settings, inputs, ctx)
-
-    fakes["sample"].act = broken
+    fakes["sample"].act = failing(3.0, DataError("the disk of guidance 3 is gone"))
     result = swept(GRID, config)
     out = Console(record=True, width=160)
     summary.print_results(result.results, result.folder, out)
