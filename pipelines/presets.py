@@ -1,4 +1,4 @@
-"""The presets that ship with the package: names, headlines, loading."""
+"""The presets that ship with the package: names and loading."""
 
 from __future__ import annotations
 
@@ -27,11 +27,3 @@ def load(preset: str, overrides: list[str]) -> PipelineConfig:
 def absolute(name: str) -> str:
     """The absolute path of a YAML file, for use from another folder; the name of a preset or profile as it is."""
     return os.path.abspath(name) if name.endswith((".yaml", ".yml")) else name
-
-
-def headlines() -> dict[str, str]:
-    """Every preset's name and the first line of its header."""
-    from components.contract import settings
-
-    texts = {name: (FOLDER / f"{name}.yaml").read_text(encoding="utf-8") for name in settings.presets(FOLDER)}
-    return {name: text.partition("\n")[0].lstrip("# ").strip() for name, text in texts.items()}

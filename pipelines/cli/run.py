@@ -121,10 +121,15 @@ def print_config(arguments: Namespace) -> int:
 
 
 def list_presets(arguments: Namespace) -> int:
-    """`vimctl presets`: names and headlines."""
-    headlines = presets.headlines()
-    width = max(map(len, headlines), default=0)
-    return common.print_lines(f"{name:<{width}}  {headline}" for name, headline in headlines.items())
+    """`vimctl presets`: every preset's name and the first line of its header."""
+    from components.contract import settings
+
+    names = settings.presets(presets.FOLDER)
+    width = max(map(len, names), default=0)
+    for name in names:
+        headline = (presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip()
+        common.print_line(f"{name:<{width}}  {headline}")
+    return 0
 
 
 def print_report(arguments: Namespace) -> int:

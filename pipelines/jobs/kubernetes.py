@@ -16,7 +16,6 @@ from pipelines.jobs.manifests import JOB_ID_ANNOTATION, JOB_LABEL, MANAGED, QUEU
 from pipelines.jobs.profile import Cluster
 from vim_core.errors import VimError
 
-GROUP, VERSION, KIND = "ray.io", "v1", "rayjobs"
 SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED.items())
 STOPPED_LABEL = "vim/stopped"
 DELETE_S = 120.0
@@ -37,6 +36,7 @@ class KubernetesBackend:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.settings = manifests.kubernetes_settings(cluster)
+        self._resource = ("ray.io", "v1", self.settings.namespace, "rayjobs")
 
     @cached_property
     def api(self) -> Api:
@@ -52,7 +52,7 @@ class KubernetesBackend:
         def create() -> bool:
             try:
                 self.api.custom.create_namespaced_custom_object(
-                    *self._resource(), body, _request_timeout=(CONNECT_S, READ_S)
+                    *self._resource, body, _request_timeout=(CONNECT_S, READ_S)
                 )
             except kubernetes.client.ApiException as error:
                 # Two submitters at once: one created it, this one attaches.
@@ -84,7 +84,7 @@ class KubernetesBackend:
     def jobs(self) -> list[JobState]:
         """Those of this namespace that `vimctl` made, newest first."""
         listed: Any = self.api.call(
-            lambda: self.api.custom.list_namespaced_custom_object(*self._resource(), label_selector=SELECTOR),
+            lambda: self.api.custom.list_namespaced_custom_object(*self._resource, label_selector=SELECTOR),
             {"items": []},
         )
         timed = {
@@ -124,7 +124,7 @@ class KubernetesBackend:
         self.api.call(lambda: self.api.core.create_namespaced_config_map(self.settings.namespace, record))
         self.api.call(
             lambda: self.api.custom.delete_namespaced_custom_object(
-                *self._resource(), object_name(job_id), propagation_policy="Foreground"
+                *self._resource, object_name(job_id), propagation_policy="Foreground"
             )
         )
         end = time.monotonic() + DELETE_S
@@ -148,13 +148,10 @@ class KubernetesBackend:
         cluster = (job.get("status") or {}).get("rayClusterName", "")
         return f"{base}{cluster}-head-svc/" if cluster else ""
 
-    def _resource(self) -> tuple[str, str, str, str]:
-        return GROUP, VERSION, self.settings.namespace, KIND
-
     def _get(self, job_id: str) -> dict[str, Any] | None:
         return self.api.call(
             lambda: self.api.custom.get_namespaced_custom_object(
-                *self._resource(), object_name(job_id), _request_timeout=(CONNECT_S, READ_S)
+                *self._resource, object_name(job_id), _request_timeout=(CONNECT_S, READ_S)
             )
         )
 

@@ -168,7 +168,7 @@ def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
     # Variables of the caller's shell could point workers and drivers to another cluster.
     for variable in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(variable, None)
-    with open(_log(cluster, number), "wb") as out:
+    with open(Path(cluster.folder, f"node-{number}.log"), "wb") as out:
         node = subprocess.Popen(
             command, cwd=cluster.folder, env=environment, stdin=subprocess.DEVNULL, stdout=out,
             stderr=subprocess.STDOUT, start_new_session=True,
@@ -202,7 +202,7 @@ def _wait_for_nodes(cluster: LocalCluster, wanted: int, nodes: int, say: Callabl
     deadline, again = time.monotonic() + START_S, MAX_RESTARTS
     while (joined := count_nodes(cluster)) < wanted:
         for number in [number for number, node in enumerate(cluster.nodes) if not node.alive]:
-            lines = _log(cluster, number).read_text(errors="replace").strip().splitlines()
+            lines = Path(cluster.folder, f"node-{number}.log").read_text(errors="replace").strip().splitlines()
             if not again or STARTUP_TIMEOUT not in " ".join(lines):
                 raise VimError(
                     f"node {number} of the local cluster ended; the end of its log: {' | '.join(lines[-5:])}"
@@ -213,10 +213,6 @@ def _wait_for_nodes(cluster: LocalCluster, wanted: int, nodes: int, say: Callabl
             raise VimError(f"the local cluster has {joined} of {nodes} nodes after {START_S:.0f} s; try again")
         time.sleep(POLL_S)
     return cluster
-
-
-def _log(cluster: LocalCluster, number: int) -> Path:
-    return Path(cluster.folder, f"node-{number}.log")
 
 
 def _delete(cluster: LocalCluster) -> None:

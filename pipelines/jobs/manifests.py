@@ -7,6 +7,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 from components.contract import registry
@@ -95,13 +96,6 @@ def kubernetes_settings(cluster: Cluster) -> KubernetesSettings:
     return cluster.kubernetes
 
 
-def ray_version() -> str:
-    """The version of Ray in this environment; the images have the same."""
-    from importlib.metadata import version
-
-    return version("ray")
-
-
 def _ray_cluster_spec(cluster: Cluster, spec: JobSpec, labels: Mapping[str, str]) -> Manifest:
     """A head on CPUs, and a group of workers for each topology."""
     settings = cluster.kubernetes
@@ -119,7 +113,7 @@ def _ray_cluster_spec(cluster: Cluster, spec: JobSpec, labels: Mapping[str, str]
         worker = _container("ray-worker", settings.image, env, cpus)
         groups.append(_worker_group("cpu", cpu_workers, 1, _pod_template(settings, labels, worker)))
     return {
-        "rayVersion": ray_version(),
+        "rayVersion": version("ray"),  # the images have the same as this environment
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             "rayStartParams": {"dashboard-host": "0.0.0.0"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_a_copy_of_the_overlay_moves_to_another_namespace(tmp_path: Path, test_d
     validate(cluster, test_data / "crds")
     images = [each["image"] for spec in pod_specs(cluster) for each in spec["containers"]]
     assert images == [f"us-central2-docker.pkg.dev/my-project/vim/{kind}:1" for kind in ("cpu", "tpu")]
-    assert cluster["spec"]["rayVersion"] == manifests.ray_version()
+    assert cluster["spec"]["rayVersion"] == version("ray")
 
 
 def test_what_objects_refer_to_is_there(rendered: list[Manifest]) -> None:
