@@ -145,8 +145,8 @@ def read_all(readings: Sequence[Reading], node: str) -> dict[str, float]:
 class Sampler:
     """A thread that samples this machine at intervals while it runs."""
 
-    def __init__(self, node: str, write: Write, every_s: float = EVERY_S, flush_s: float = FLUSH_S) -> None:
-        self._node, self._write, self._every, self._flush = node, write, every_s, flush_s
+    def __init__(self, node: str, write: Write) -> None:
+        self._node, self._write = node, write
         self._rows: Rows = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="node-samples", daemon=True)
@@ -162,9 +162,9 @@ class Sampler:
     def _run(self) -> None:
         host = Host()
         began = flushed = time.monotonic()
-        while not self._over.wait(min(SLOWEST_S, max(self._every, GROWTH * (time.monotonic() - began)))):
+        while not self._over.wait(min(SLOWEST_S, max(EVERY_S, GROWTH * (time.monotonic() - began)))):
             self._sample(host)
-            if time.monotonic() - flushed >= self._flush:
+            if time.monotonic() - flushed >= FLUSH_S:
                 self._offer()
                 flushed = time.monotonic()
         # So that a training of a few seconds has a point, too.

@@ -88,11 +88,11 @@ class ParentTracker(ABC):
         """Wait briefly for queued entries; True if all are delivered."""
         return self._queue.wait(self.FLUSH_S)
 
-    def file(self, path: str, folder: str = "") -> None:
-        """Upload a local file to the parent run; it replaces one of this name."""
+    def file(self, path: str, folder: str) -> None:
+        """Upload a local file to a folder of the parent run; it replaces one of this name."""
 
         def log_file() -> None:
-            self._parent.change(lambda client, run_id: client.log_artifact(run_id, path, folder or None))
+            self._parent.change(lambda client, run_id: client.log_artifact(run_id, path, folder))
 
         self._queue.add(path, log_file)
 

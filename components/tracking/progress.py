@@ -30,8 +30,8 @@ class ClosingProgress(Progress, Protocol):
 class Pace:
     """Speed over the last minute. The first observation is the baseline, so resumed work does not count as fast."""
 
-    def __init__(self, window_s: float = PACE_WINDOW_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._window, self._clock = window_s, clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._seen: deque[tuple[float, int]] = deque()
 
     def observe(self, done: int) -> None:
@@ -40,7 +40,7 @@ class Pace:
         if self._seen and done < self._seen[-1][1]:
             self._seen.clear()
         self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[1][0] >= self._window:
+        while len(self._seen) > 2 and now - self._seen[1][0] >= PACE_WINDOW_S:
             self._seen.popleft()
 
     def per_second(self) -> float | None:
@@ -68,13 +68,10 @@ def status_line(figures: dict[str, float], pace: Pace, unit: str, total: int) ->
 
 
 class LineProgress:
-    """Plain lines for logs: one at most every `every_s` seconds, and one when a bar fills."""
+    """Plain lines for logs: one at most every 15 seconds, and one when a bar fills."""
 
-    def __init__(
-        self, name: str, write: Callable[[str], None], every_s: float = LINE_EVERY_S,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        self._name, self._write, self._every, self._clock = name, write, every_s, clock
+    def __init__(self, name: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._write, self._clock = name, write, clock
         self._total, self._unit, self._last = 0, "step", clock()
         self._pace = Pace(clock=clock)
         self._closed = False
@@ -88,7 +85,7 @@ class LineProgress:
         """Write a line when the last one is old enough or the work is complete."""
         self._pace.observe(done)
         now = self._clock()
-        if self._closed or (now - self._last < self._every and done != self._total):
+        if self._closed or (now - self._last < LINE_EVERY_S and done != self._total):
             return
         self._last = now
         rest = status_line(figures, self._pace, self._unit, self._total)

@@ -210,10 +210,9 @@ class QueuedRun:
         """The MLflow run id, or '' while there is none."""
         return self._run.run_id
 
-    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> None:
-        """Queue one row of figures; the time is now unless given."""
-        stamp = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
-        self.rows([Row(step, stamp, dict(values))])
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Queue one row of figures of this moment."""
+        self.rows([Row(step, int(time.time() * 1000), dict(values))])
 
     def rows(self, rows: Sequence[Row]) -> None:
         """Queue rows of figures; a point whose metric has its step or a later one already is left out."""

@@ -162,8 +162,8 @@ class FaultLog:
     A spool that was cut back is read from its start again: an entry takes the place of all at its step or later.
     """
 
-    def __init__(self, every_s: float = NONFINITE_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._every, self._clock = every_s, clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lines: dict[int, str] = {}
         self._next, self._grown = float("-inf"), False
 
@@ -180,7 +180,7 @@ class FaultLog:
         """The file's text where it has grown since the last call and it is time, or `now`; else ''."""
         if not self._grown or not (now or self._clock() >= self._next):
             return ""
-        self._next, self._grown = self._clock() + self._every, False
+        self._next, self._grown = self._clock() + NONFINITE_EVERY_S, False
         return "".join(self._lines.values())
 
 

@@ -59,8 +59,8 @@ class SilentTracker:
     pictures: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 
-    def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> None:
-        self.rows([Row(step, timestamp_ms or 0, dict(values))])
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.rows([Row(step, 0, dict(values))])
 
     def rows(self, rows: Sequence[Row]) -> None:
         for row in rows:

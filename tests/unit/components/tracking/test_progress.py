@@ -21,7 +21,7 @@ class Clock:
 
 def test_pace_counts_from_the_first_observation_so_resumed_work_is_not_fast() -> None:
     clock = Clock()
-    pace = Pace(clock=clock)
+    pace = Pace(clock)
     pace.observe(800)
     assert pace.per_second() is None
     clock.now += 10
@@ -32,7 +32,7 @@ def test_pace_counts_from_the_first_observation_so_resumed_work_is_not_fast() ->
 
 def test_pace_forgets_what_is_older_than_its_window_and_starts_anew_when_work_goes_back() -> None:
     clock = Clock()
-    pace = Pace(window_s=60, clock=clock)
+    pace = Pace(clock)
     for _ in range(100):
         pace.observe(int(clock.now) * 10)
         clock.now += 1
@@ -46,7 +46,7 @@ def test_pace_forgets_what_is_older_than_its_window_and_starts_anew_when_work_go
 
 def test_description_shows_figures_then_pace_and_time_left() -> None:
     clock = Clock()
-    pace = Pace(clock=clock)
+    pace = Pace(clock)
     pace.observe(0)
     clock.now += 10
     pace.observe(50)

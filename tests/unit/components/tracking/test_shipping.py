@@ -146,7 +146,7 @@ def test_skipped_updates_are_counted_and_their_file_says_which(tmp_path: Path) -
 
 def test_the_file_of_skipped_updates_waits_for_its_time_but_not_at_the_end() -> None:
     now = [0.0]
-    log = FaultLog(every_s=30.0, clock=lambda: now[0])
+    log = FaultLog(lambda: now[0])
     assert not log.due(now=True), "there is nothing to send"
 
     def add(step: int) -> int:
