@@ -78,12 +78,17 @@ def reuse(config: PipelineConfig, client: Client, result: Artifact) -> tracking.
     return run
 
 
-def test_parent_and_child_carry_settings_results_and_inputs(tmp_path: Path, config: Any, client: Client) -> None:
+def test_parent_and_child_carry_settings_results_inputs_and_descriptions(
+    tmp_path: Path, config: Any, client: Client
+) -> None:
     run = begin(config, client)
     with run.component("quantize", "f1", str(tmp_path)) as tracker:
         tracker.rows([Row(0, 1, {"loss": 2.0})])
         assert (tmp_path / "mlflow_run_id").read_text() == tracker.run_id
-    run.finished("quantize", artifact(tmp_path, tracker.run_id), reused=False)
+    result = artifact(tmp_path, tracker.run_id)
+    result = replace(result, manifest=replace(result.manifest, properties={"summary": "3 steps in 0.01 h"}))
+    run.finished("quantize", result, reused=False)
+    run.report("gs://bucket/reports/fake/report.html")
     run.close("FINISHED")
     (parent,), (child,) = client.runs("pipeline"), client.runs("component")
     fingerprint = tracking.config_fingerprint(config)
@@ -101,20 +106,6 @@ def test_parent_and_child_carry_settings_results_and_inputs(tmp_path: Path, conf
     assert given.dataset.digest == "d" * 36
     assert json.loads(given.dataset.profile)["digest"] == "d" * 64
     assert json.loads(given.dataset.source)["uri"].endswith("ingest/f0")
-
-
-def test_descriptions_say_how_training_ended_and_where_the_report_lies(
-    tmp_path: Path, config: Any, client: Client
-) -> None:
-    run = begin(config, client)
-    with run.component("quantize", "f1", str(tmp_path)) as tracker:
-        pass
-    result = artifact(tmp_path, tracker.run_id)
-    result = replace(result, manifest=replace(result.manifest, properties={"summary": "3 steps in 0.01 h"}))
-    run.finished("quantize", result, reused=False)
-    run.report("gs://bucket/reports/fake/report.html")
-    run.close("FINISHED")
-    (parent,), (child,) = client.runs("pipeline"), client.runs("component")
     text = child.data.tags["mlflow.note.content"]
     assert text.startswith("3 steps in 0.01 h\n\ntest_psnr_db 22.5\n\nMade from ingest/f0.")
     text = parent.data.tags["mlflow.note.content"]
