@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ BUCKET = "vim-tests"
 for _name in SERIAL:  # read by the libraries when they are first imported
     os.environ[_name] = "1"
 os.environ |= PASSIVE
+# A shell's background job ignores SIGINT. Dagster makes SIGTERM do what SIGINT does, and processes inherit what is ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no reason to fail.
 hypothesis.settings.register_profile("unhurried", deadline=None)
