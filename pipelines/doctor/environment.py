@@ -10,13 +10,9 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines.doctor.checks import Result, Target, fail, ok, warn
 from vim_core.storage import io
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
 
 PACKAGE = "vim-image-modeling"
 GIB = 2**30
@@ -57,7 +53,13 @@ def check_packages(target: Target) -> list[Result]:
         each for each in requirements
         if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *extras))
     ]  # fmt: skip
-    mismatches = [text for each in needed if (text := _mismatch(each))]
+    mismatches = []
+    for each in needed:
+        version = _installed(each.name)
+        if not version:
+            mismatches.append(f"{each.name} is missing ({each.specifier or 'any version'})")
+        elif not each.specifier.contains(version, prereleases=True):
+            mismatches.append(f"{each.name} is {version}, not {each.specifier}")
     if mismatches:
         brackets = f"[{','.join(extras)}]" if extras else ""
         advice = f"`uv pip install '{PACKAGE}{brackets}'` or the lock in infra/constraints.txt"
@@ -147,15 +149,6 @@ def check_open_files(target: Target) -> list[Result]:
     if 0 <= soft < MIN_OPEN_FILES:
         return [warn("open files", f"at most {soft}", "Ray needs many: `ulimit -n 65536`")]
     return [ok("open files", f"at most {soft if soft >= 0 else 'any number of'}")]
-
-
-def _mismatch(requirement: Requirement) -> str:
-    """The difference between one requirement and the installed version, '' where it is met."""
-    name, bounds = requirement.name, requirement.specifier
-    version = _installed(name)
-    if not version:
-        return f"{name} is missing ({bounds or 'any version'})"
-    return "" if bounds.contains(version, prereleases=True) else f"{name} is {version}, not {bounds}"
 
 
 def _installed(name: str) -> str:

@@ -22,7 +22,16 @@ def check_server(target: Target) -> list[Result]:
     if uri is None:
         return [ok(CHECK, "off (run.tracking_uri=off)")]
     if uri.startswith("sqlite:///"):
-        return [_check_database(uri.removeprefix("sqlite:///"))]
+        path = uri.removeprefix("sqlite:///")
+        if not os.path.exists(path):
+            return [ok(CHECK, f"{path}: made by the first run")]
+        try:
+            with sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=2) as database:
+                count = database.execute("SELECT count(*) FROM runs").fetchone()[0]
+        except sqlite3.Error as error:
+            advice = "another program may hold it, or it is no database of MLflow: move it away and run again"
+            return [fail(CHECK, f"{path}: {error}", advice)]
+        return [ok(CHECK, f"{path}: {count} runs")]
     if not uri.startswith(("http://", "https://")):
         parts = urlsplit(uri)
         shown = f"{parts.scheme}://…@{parts.hostname}{parts.path}" if "@" in parts.netloc else uri  # no password
@@ -80,15 +89,3 @@ def _auth_headers() -> dict[str, str]:
         pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
     return {}
-
-
-def _check_database(path: str) -> Result:
-    if not os.path.exists(path):
-        return ok(CHECK, f"{path}: made by the first run")
-    try:
-        with sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=2) as database:
-            count = database.execute("SELECT count(*) FROM runs").fetchone()[0]
-    except sqlite3.Error as error:
-        advice = "another program may hold it, or it is no database of MLflow: move it away and run again"
-        return fail(CHECK, f"{path}: {error}", advice)
-    return ok(CHECK, f"{path}: {count} runs")

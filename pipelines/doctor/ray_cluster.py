@@ -59,7 +59,12 @@ def check_cluster(target: Target) -> list[Result]:
         if here != there:
             advice = "install the same version on both sides"
             version = fail("Ray", f"{there} on the cluster, {here} here", advice)
-        results += [version, _count_nodes(nodes), *_check_resources(target, nodes)]
+        cpus, gpus, chips = (sum(node.resources.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU", "TPU"))
+        more = "".join(f", {count:.0f} {name}" for name, count in (("GPUs", gpus), ("TPU chips", chips)) if count)
+        alive = ok("nodes", f"{len(nodes)} alive with {cpus:.0f} CPUs{more}")
+        if not nodes:
+            alive = fail("nodes", "none is alive", "look at the cluster's own logs")
+        results += [version, alive, *_check_resources(target, nodes)]
         results += _check_slices(target, nodes)
         return [*results, _try_job(cluster, headers)] if target.try_job else results
     except NoAnswer as error:
@@ -104,40 +109,26 @@ def _authenticate(cluster: Cluster) -> tuple[list[Result], dict[str, str] | None
     if bare.status != 401:
         advice = "correct `address`: the dashboard's, such as http://head:8265"
         return [fail("cluster", f"{cluster.address}: no Ray server answers there (status {bare.status})", advice)], None
-    token = _read_token(cluster)
-    if isinstance(token, Result):
-        return [token], None
-    headers = {"Authorization": f"Bearer {token}"}
-    if request(cluster.address, "/api/version", headers).status != 200:
-        advice = "put the token of this cluster there (`ray get-auth-token` on its head)"
-        return [fail("token", f"{cluster.token_file} holds a token that {cluster.address} refuses", advice)], None
-    path = Path(cluster.token_file).expanduser()
-    accepted = ok("token", f"{path} is accepted")
-    if path.stat().st_mode & 0o077:
-        accepted = warn("token", f"{path} is accepted, but other users can read it", f"`chmod 600 {path}`")
-    return [ok("cluster", f"{cluster.name}: {cluster.address} answers"), accepted], headers
-
-
-def _read_token(cluster: Cluster) -> str | Result:
-    """The token of the profile's file, or why there is none."""
     if not cluster.token_file:
         text = f"{cluster.address} wants a token, and the profile {cluster.name} names none"
-        return fail("token", text, "set `token_file` to a file with it, such as ~/.ray/auth_token")
+        return [fail("token", text, "set `token_file` to a file with it, such as ~/.ray/auth_token")], None
     path = Path(cluster.token_file).expanduser()
     try:
         token = path.read_text().strip()
     except OSError as error:
         advice = "write the cluster's token there (`ray get-auth-token` on its head), readable by you alone"
-        return fail("token", f"{cluster.address} wants a token, and {path} cannot be read: {error.strerror}", advice)
-    return token or fail("token", f"{path} is empty", "write the cluster's token there")
-
-
-def _count_nodes(nodes: list[Node]) -> Result:
-    if not nodes:
-        return fail("nodes", "none is alive", "look at the cluster's own logs")
-    cpus, gpus, chips = (sum(node.resources.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU", "TPU"))
-    more = "".join(f", {count:.0f} {name}" for name, count in (("GPUs", gpus), ("TPU chips", chips)) if count)
-    return ok("nodes", f"{len(nodes)} alive with {cpus:.0f} CPUs{more}")
+        text = f"{cluster.address} wants a token, and {path} cannot be read: {error.strerror}"
+        return [fail("token", text, advice)], None
+    if not token:
+        return [fail("token", f"{path} is empty", "write the cluster's token there")], None
+    headers = {"Authorization": f"Bearer {token}"}
+    if request(cluster.address, "/api/version", headers).status != 200:
+        advice = "put the token of this cluster there (`ray get-auth-token` on its head)"
+        return [fail("token", f"{cluster.token_file} holds a token that {cluster.address} refuses", advice)], None
+    accepted = ok("token", f"{path} is accepted")
+    if path.stat().st_mode & 0o077:
+        accepted = warn("token", f"{path} is accepted, but other users can read it", f"`chmod 600 {path}`")
+    return [ok("cluster", f"{cluster.name}: {cluster.address} answers"), accepted], headers
 
 
 def _check_resources(target: Target, nodes: list[Node]) -> list[Result]:
@@ -196,8 +187,18 @@ def _check_slices(target: Target, nodes: Sequence[Node]) -> list[Result]:
                 requested[run.topology.lower(), topology.resolve_slices(run)[1]].append(name)
             except ConfigError as error:
                 invalid.append(fail("topology", f"{name}: {error}", "correct it in the cluster's profile"))
-    results = [_check_slice(shape, count, names, tpus) for (shape, count), names in requested.items()]
-    return [*_check_labels(tpus), *results, *invalid]
+    results, available = _check_labels(tpus), _count_slices(tpus)
+    have = ", ".join(f"{count} x {name}" for name, count in sorted(available.items())) or "no whole slice"
+    for (shape, wanted), components in requested.items():
+        names, slice_ = ", ".join(components), topology.parse(shape)
+        if available.get(shape, 0) >= wanted:
+            results.append(ok("topology", f"{names}: {available[shape]} x {shape} ({slice_.pod_type}) is there"))
+            continue
+        wish = f"{wanted} x {shape} ({slice_.pod_type}, {slice_.hosts} hosts)"
+        advice = f"make a node pool of {shape}, or set run.topology to what is there"
+        advice = f"{advice}; {WEBHOOK}" if not available and tpus else advice
+        results.append(fail("topology", f"{names}: wants {wish}, and the cluster has {have}", advice))
+    return [*results, *invalid]
 
 
 def _check_labels(tpus: Sequence[Node]) -> list[Result]:
@@ -215,17 +216,6 @@ def _check_labels(tpus: Sequence[Node]) -> list[Result]:
     return [fail("topology labels", text, WEBHOOK)]
 
 
-def _check_slice(shape: str, wanted: int, components: list[str], tpus: Sequence[Node]) -> Result:
-    available, names = _count_slices(tpus), ", ".join(components)
-    slice_ = topology.parse(shape)
-    if available.get(shape, 0) >= wanted:
-        return ok("topology", f"{names}: {available[shape]} x {shape} ({slice_.pod_type}) is there")
-    have = ", ".join(f"{count} x {name}" for name, count in sorted(available.items())) or "no whole slice"
-    text = f"{names}: wants {wanted} x {shape} ({slice_.pod_type}, {slice_.hosts} hosts), and the cluster has {have}"
-    advice = f"make a node pool of {shape}, or set run.topology to what is there"
-    return fail("topology", text, f"{advice}; {WEBHOOK}" if not available and tpus else advice)
-
-
 def _count_slices(tpus: Sequence[Node]) -> dict[str, int]:
     """The number of whole slices of each topology: all its hosts, numbered without a gap, one of them the head."""
     hosts: dict[tuple[str, str], list[Node]] = defaultdict(list)
@@ -233,16 +223,12 @@ def _count_slices(tpus: Sequence[Node]) -> dict[str, int]:
         hosts[node.labels.get(NAME, ""), node.labels.get(TOPOLOGY, "")].append(node)
     counts: dict[str, int] = defaultdict(int)
     for (name, shape), members in hosts.items():
-        if name and shape and _is_complete(shape, members):
+        try:
+            expected = topology.parse(shape)
+        except ConfigError:
+            continue
+        numbers = sorted(node.labels.get(WORKER, "") for node in members)
+        has_head = any(node.resources.get(f"TPU-{expected.pod_type}-head") for node in members)
+        if name and numbers == sorted(map(str, range(expected.hosts))) and has_head:
             counts[shape] += 1
     return dict(counts)
-
-
-def _is_complete(shape: str, members: Sequence[Node]) -> bool:
-    try:
-        expected = topology.parse(shape)
-    except ConfigError:
-        return False
-    numbers = sorted(node.labels.get(WORKER, "") for node in members)
-    has_head = any(node.resources.get(f"TPU-{expected.pod_type}-head") for node in members)
-    return numbers == sorted(map(str, range(expected.hosts))) and has_head

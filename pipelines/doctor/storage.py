@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from pipelines.doctor.checks import Result, Target, fail, ok
 from vim_core.errors import VimError
@@ -46,45 +46,39 @@ def check_root(target: Target) -> list[Result]:
 def _failures(uri: str, folder: str) -> dict[str, str]:
     """The operations that fail, and why; reading and deleting need an object that was created."""
     name, data = uri.rsplit("/", 1)[-1], uri.encode()
-    failures = _attempt("create", lambda: _create_twice(uri, data))
-    if not failures:
-        failures |= _attempt("read", lambda: None if io.read_bytes(uri) == data else "not the bytes that were written")
-    failures |= _attempt("list", lambda: _check_listed(name, folder, bool(failures)))
-    if "create" not in failures:
-        failures |= _attempt("delete", lambda: _delete(uri))
+    failures: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def attempt(operation: str) -> Iterator[None]:
+        try:
+            yield
+        except (VimError, OSError) as error:
+            failures[operation] = str(error)
+
+    with attempt("create"):
+        if not io.create_exclusive(uri, data):
+            failures["create"] = "the store reports that a new object exists already"
+        elif io.create_exclusive(uri, data + b"again"):
+            failures["create"] = "an object was created twice: two runs at once would not notice each other"
+    created = not failures
+    if created:
+        with attempt("read"):
+            if io.read_bytes(uri) != data:
+                failures["read"] = "not the bytes that were written"
+    with attempt("list"):
+        names = [path for path, _ in io.list_entries(folder)] if not io.is_local(folder) else io.list_names(folder)
+        if not failures and name not in names:
+            failures["list"] = "an object that was just created is not listed"
+    if created:
+        with attempt("delete"):
+            fs, path = io.filesystem(uri)
+            try:
+                fs.rm_file(path)
+            except Exception as error:
+                from vim_core.storage.errors import explain
+
+                raise OSError(explain(error, uri)) from error
     return failures
-
-
-def _attempt(name: str, operation: Callable[[], str | None]) -> dict[str, str]:
-    """The reason by the operation's name where it fails, else nothing."""
-    try:
-        reason = operation()
-    except (VimError, OSError) as error:
-        reason = str(error)
-    return {name: reason} if reason else {}
-
-
-def _create_twice(uri: str, data: bytes) -> str | None:
-    if not io.create_exclusive(uri, data):
-        return "the store reports that a new object exists already"
-    if io.create_exclusive(uri, data + b"again"):
-        return "an object was created twice: two runs at once would not notice each other"
-    return None
-
-
-def _check_listed(name: str, folder: str, absent: bool) -> str | None:
-    names = [path for path, _ in io.list_entries(folder)] if not io.is_local(folder) else io.list_names(folder)
-    return None if absent or name in names else "an object that was just created is not listed"
-
-
-def _delete(uri: str) -> None:
-    fs, path = io.filesystem(uri)
-    try:
-        fs.rm_file(path)
-    except Exception as error:
-        from vim_core.storage.errors import explain
-
-        raise OSError(explain(error, uri)) from error
 
 
 def _advice(root: str, name: str) -> str:

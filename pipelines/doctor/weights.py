@@ -26,8 +26,21 @@ class InputFile:
 
 
 def check_files(target: Target) -> list[Result]:
-    """Check that every weight file and list exists and has the expected hash."""
-    return [*map(_check_file, input_files(target.config)), *_empty_settings(target.config)]
+    """Check that every weight file and list is given, exists and has the expected hash."""
+    config = target.config
+    results = [_check_file(file) for file in input_files(config)]
+    loss, wanted = config.quantize.loss, config.components
+    if "quantize" in wanted and loss.perceptual > 0 and not loss.perceptual_weights:
+        key, text = "quantize.loss.perceptual_weights", f"empty, and quantize.loss.perceptual={loss.perceptual}"
+        if loss.perceptual_optional:
+            results.append(warn(key, text, "trains without the perceptual loss, which perceptual_optional allows"))
+        else:
+            advice = "give torchvision's vgg16-397923af.pth, or quantize.loss.perceptual=0"
+            results.append(fail(key, text, advice))
+    if "statistics" in wanted and config.statistics.network != "classifier" and not config.statistics.weights:
+        text = f"empty, and statistics.network={config.statistics.network}"
+        results.append(fail("statistics.weights", text, "give the path or URI of the network's weights"))
+    return results
 
 
 def check_source(target: Target) -> list[Result]:
@@ -103,23 +116,6 @@ def _score_files(config: PipelineConfig) -> Iterator[InputFile]:
         yield InputFile("score.lpips_weights", own.lpips_weights, VGG16.name, own.lpips_sha256 or VGG16.sha256)
     if own.samples_from:
         yield InputFile("score.samples_from", own.samples_from, "images to score")
-
-
-def _empty_settings(config: PipelineConfig) -> list[Result]:
-    """Settings that are empty although the file is needed."""
-    results = []
-    loss, wanted = config.quantize.loss, config.components
-    if "quantize" in wanted and loss.perceptual > 0 and not loss.perceptual_weights:
-        key, text = "quantize.loss.perceptual_weights", f"empty, and quantize.loss.perceptual={loss.perceptual}"
-        if loss.perceptual_optional:
-            results.append(warn(key, text, "trains without the perceptual loss, which perceptual_optional allows"))
-        else:
-            advice = "give torchvision's vgg16-397923af.pth, or quantize.loss.perceptual=0"
-            results.append(fail(key, text, advice))
-    if "statistics" in wanted and config.statistics.network != "classifier" and not config.statistics.weights:
-        text = f"empty, and statistics.network={config.statistics.network}"
-        results.append(fail("statistics.weights", text, "give the path or URI of the network's weights"))
-    return results
 
 
 def _check_file(file: InputFile) -> Result:

@@ -25,39 +25,28 @@ def plan(config: PipelineConfig, target: str | None, only: bool = False, start: 
     Raises:
         ConfigError: a target that is no component, or not one of this preset; one that is not made from `start`.
     """
-    if start:
-        return _plan_from(config, target, only, start)
-    if target is None:
+    components, names = config.components, [name for name in (start or None, target) if name is not None]
+    if not names:
         if only:
             raise ConfigError("--only: name the component that shall run, such as `vimctl run prior --only`")
-        return registry.in_flow_order(config.components)
-    _check(config, target)
-    return [target] if only else [*registry.upstream(target, config.components, config), target]
-
-
-def _plan_from(config: PipelineConfig, target: str | None, only: bool, start: str) -> list[str]:
-    components = config.components
-    for name in (start, target or start):
-        _check(config, name)
-    if only:
+        return registry.in_flow_order(components)
+    for name in names:
+        registry.component(name)
+        if name not in components:
+            known = ", ".join(components)
+            raise ConfigError(f"components: {name} is not in the preset {config.preset}, which has {known}")
+    if only and start:
         raise ConfigError(f"--only and --from={start}: one says a single component, the other says several; give one")
-    remade = registry.downstream(start, components, config)
-    if target is not None and target not in remade:
-        raise ConfigError(
-            f"--from={start}: {target} is not made from {start}; those are {', '.join(remade[1:]) or 'none'}"
-        )
-    if target is not None:
-        remade = [name for name in remade if name in {target, *registry.upstream(target, components, config)}]
-    needed = {source for name in remade for source in registry.upstream(name, components, config)}
-    return registry.in_flow_order(needed | set(remade))
-
-
-def _check(config: PipelineConfig, name: str) -> None:
-    """Raise `ConfigError` for an unknown component, or one that the preset lacks."""
-    registry.component(name)
-    if name not in config.components:
-        known = ", ".join(config.components)
-        raise ConfigError(f"components: {name} is not in the preset {config.preset}, which has {known}")
+    if only:
+        return names
+    wanted = registry.downstream(start, components, config) if start else names
+    if start and target is not None:
+        if target not in wanted:
+            made = ", ".join(wanted[1:]) or "none"
+            raise ConfigError(f"--from={start}: {target} is not made from {start}; those are {made}")
+        wanted = [name for name in wanted if name in {target, *registry.upstream(target, components, config)}]
+    needed = {source for name in wanted for source in registry.upstream(name, components, config)}
+    return registry.in_flow_order(needed | set(wanted))
 
 
 def run(

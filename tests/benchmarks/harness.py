@@ -82,6 +82,17 @@ class Bench:
         ours, theirs = rates
         return self.row(name, rounded(ours), unit, peer, rounded(theirs), rounded(ours / theirs), shape)
 
+    def compare(
+        self, name: str, unit: str, amount: float, ours: Callable[[], object], theirs: Callable[[], object] | None,
+        peer: str, shape: str, warmup: int = 1,
+    ) -> Row:  # fmt: skip
+        """A row of two rates, `amount` over the median seconds of a side; ours alone where there is no peer."""
+        sides = {"ours": ours} | ({"theirs": theirs} if theirs else {})
+        rates = {side: amount / seconds for side, seconds in self.medians(sides, warmup).items()}
+        if theirs is None:
+            return self.absent(name, unit, peer, shape, "not installed: not measured", rounded(rates["ours"]))
+        return self.faster(name, unit, (rates["ours"], rates["theirs"]), peer, shape)
+
     def absent(self, name: str, unit: str, peer: str, shape: str, reason: str, value: Figure = NOT_MEASURED) -> Row:
         """A row whose peer, or which itself, could not be measured."""
         return self.row(name, value, unit, f"{peer} ({reason})", NOT_MEASURED, NOT_MEASURED, shape)

@@ -52,19 +52,17 @@ def imagenet_rates(bench: Bench) -> list[Row]:
 def _tokenize(bench: Bench, photos: Sequence[bytes], kind: str) -> Row:
     size = TOY if bench.toy else SIZE
     work = Work(bench, size, photos)
-    seconds = bench.medians({"beam": work.by_beam(1), "loop": work.by_loop})
-    rates = size.images / seconds["beam"], size.images / seconds["loop"]
     tokens = f"{(size.side // size.patch) ** 2} tokens, {size.stack.blocks} blocks of {size.stack.dim}"
-    return bench.faster(TOKENIZE, "images/s", rates, PEER, f"{size.images} of {kind}, {tokens}")
+    words = f"{size.images} of {kind}, {tokens}"
+    return bench.compare(TOKENIZE, "images/s", size.images, work.by_beam(1), work.by_loop, PEER, words)
 
 
 def _statistics(bench: Bench, photos: Sequence[bytes], kind: str) -> Row:
     """Decoding, the network and its moments, by Beam and by a loop."""
     measured = Measured(bench.folder / "statistics", photos[: 2 if bench.toy else 3 * BATCH])
-    seconds = bench.medians({"beam": measured.by_beam, "loop": measured.by_loop})
-    rates = measured.images / seconds["beam"], measured.images / seconds["loop"]
-    peer = "bare loop of the same decoder and network"
-    return bench.faster(STATISTICS, "images/s", rates, peer, f"{measured.images} of {kind}, 299x299")
+    peer, words = "bare loop of the same decoder and network", f"{measured.images} of {kind}, 299x299"
+    sides = measured.by_beam, measured.by_loop
+    return bench.compare(STATISTICS, "images/s", measured.images, *sides, peer, words)
 
 
 class Measured:
@@ -132,14 +130,7 @@ def _code_table(bench: Bench) -> Row:
     path = bench.folder / "codes"
     keys = [f"n01440764_{index:05d}" for index in range(count)]
     zeros = np.zeros(count, dtype=np.int64)
-    write_codes(
-        str(path),
-        keys=keys,
-        labels=zeros,
-        views=zeros,
-        codes=drawn,
-        meta=CodeMeta("train", (side, side), codes, "benchmark"),
-    )
+    write_codes(str(path), keys, zeros, zeros, drawn, CodeMeta("train", (side, side), codes, "benchmark"))
     rates = per_megabyte(count, path.stat().st_size), per_megabyte(count, drawn.nbytes)
     shape = f"{count} images of {side * side} codes among {codes}"
     return bench.faster(CODES, "images/MB", rates, "two bytes a code", shape)

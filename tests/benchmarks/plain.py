@@ -169,10 +169,10 @@ class PlainStep:
             "weight_decay": optim.weight_decay,
         }
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
-        self.judge: StyleGANDiscriminator | None = None
+        self.discriminator: StyleGANDiscriminator | None = None
         if config.loss.adversarial > 0:
-            self.judge = StyleGANDiscriminator(config.discriminator, config.image_size).to(device)
-            self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), **settings)
+            self.discriminator = StyleGANDiscriminator(config.discriminator, config.image_size).to(device)
+            self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), **settings)
 
     def __call__(self, images: Tensor, penalised: bool = False) -> Tensor:
         """One update of the generator and, where there is one, of the discriminator; returns the generator's loss."""
@@ -180,36 +180,36 @@ class PlainStep:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self.judge is not None:
-            self.judge_optimizer.zero_grad()
-            self.judge_loss(images, fake.detach(), penalised).backward()
-            self.judge_optimizer.step()
+        if self.discriminator is not None:
+            self.discriminator_optimizer.zero_grad()
+            self.discriminator_loss(images, fake.detach(), penalised).backward()
+            self.discriminator_optimizer.step()
         return loss.detach()
 
     def generator_loss(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's loss and its images; the discriminator's weights want no gradient here."""
-        if self.judge is not None:
-            self.judge.requires_grad_(False)
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
         with self.autocast():
             raw, codebook_loss, commitment_loss = self.model(images)
             loss, fake = reconstruction_terms(raw, images, self.config)
             loss = loss + codebook_loss + self.config.codebook.commitment * commitment_loss
-            if self.judge is not None:
-                loss = loss + self.config.loss.adversarial * F.softplus(-self.judge(fake)).mean()
+            if self.discriminator is not None:
+                loss = loss + self.config.loss.adversarial * F.softplus(-self.discriminator(fake)).mean()
         return loss, fake
 
-    def judge_loss(self, images: Tensor, fake: Tensor, penalised: bool) -> Tensor:
+    def discriminator_loss(self, images: Tensor, fake: Tensor, penalised: bool) -> Tensor:
         """The discriminator's loss, with lazy R1 where `penalised`."""
-        assert self.judge is not None
-        self.judge.requires_grad_(True)
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(True)
         settings = self.config.discriminator
         with self.autocast():
-            loss = 0.5 * (F.softplus(-self.judge(images)).mean() + F.softplus(self.judge(fake)).mean())
+            loss = 0.5 * (F.softplus(-self.discriminator(images)).mean() + F.softplus(self.discriminator(fake)).mean())
         if not penalised:
             return loss
         real = images.detach().requires_grad_(True)
         with self.autocast():
-            logits = self.judge(real)
+            logits = self.discriminator(real)
         (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
         penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
         return loss + 0.5 * settings.r1_gamma * settings.r1_every * penalty

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from tests.benchmarks.harness import Bench, Row, free, installed, rounded
 from tests.benchmarks.shapes import SMALL, VIM_BASE, VIM_LARGE, Stage2, toy_stage2
+from tests.benchmarks.stage2 import gpt2
 from vim_core.models.prior import ImagePrior
 from vim_core.sampling.logits import SamplingSettings
 from vim_core.sampling.sampler import Sampler
@@ -30,30 +30,12 @@ def ours(shape: Stage2, dtype: torch.dtype, device: torch.device) -> Callable[[]
     return lambda: sampler.group(0, labels)
 
 
-def gpt2(shape: Stage2) -> nn.Module:
-    """GPT-2 of the same width, depth, vocabulary and length, softmax weights not tied, as ours."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    stack = shape.stack
-    config = GPT2Config(
-        vocab_size=shape.vocabulary + 1,  # one to begin with, which is never drawn
-        n_positions=shape.side**2 + 1,
-        n_embd=stack.dim,
-        n_layer=stack.blocks,
-        n_head=stack.heads,
-        n_inner=stack.mlp,
-        tie_word_embeddings=False,
-        bos_token_id=shape.vocabulary,
-        eos_token_id=None,
-        pad_token_id=shape.vocabulary,
-    )
-    config._attn_implementation = "sdpa"
-    return GPT2LMHeadModel(config)
-
-
 def theirs(shape: Stage2, dtype: torch.dtype, device: torch.device, cache: str) -> Callable[[], object]:
     """`generate` of the same number of tokens, drawn from the whole distribution, with one kind of cache."""
-    model: Any = gpt2(shape).to(device, dtype).eval()
+    # one code to begin with, which is never drawn
+    sizes = {"vocab_size": shape.vocabulary + 1, "n_positions": shape.side**2 + 1}
+    special = {"bos_token_id": shape.vocabulary, "eos_token_id": None, "pad_token_id": shape.vocabulary}
+    model: Any = gpt2(shape.stack, **sizes, **special).to(device, dtype).eval()
     start = torch.full((shape.batch, 1), shape.vocabulary, device=device)
     tokens = shape.side**2
     options: dict[str, Any] = {"do_sample": True, "top_k": 0, "min_new_tokens": tokens, "max_new_tokens": tokens}

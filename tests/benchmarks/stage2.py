@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from tests.benchmarks.data import code_table
 from tests.benchmarks.harness import NOT_MEASURED, Bench, Row, compiled, free, installed, rounded
 from tests.benchmarks.shapes import GPT2_SIZE, VIM_BASE, VIM_LARGE, Stage2, toy_stage2
 from tests.benchmarks.stage1 import peak_share
-from vim_core.config import OptimConfig, PriorConfig
+from vim_core.config import OptimConfig, PriorConfig, StackConfig
 from vim_core.models.prior import ImagePrior
 from vim_core.optim.optimizers import make_optimizer
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -36,36 +38,25 @@ def batch_of(bench: Bench, shape: Stage2) -> dict[str, Tensor]:
     return {"codes": codes.to(bench.runtime.device), "labels": labels.to(bench.runtime.device)}
 
 
-def gpt2(shape: Stage2) -> nn.Module:
-    """GPT-2 of the same width, depth and vocabulary, softmax weights not tied, as ours.
-
-    Dropout follows embedding, attention and feed-forward, never attention's probabilities: where ours has it too.
-    """
+def gpt2(stack: StackConfig, **settings: Any) -> nn.Module:
+    """GPT-2 of the same width and depth, softmax weights not tied, as ours."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    stack = shape.stack
-    config = GPT2Config(
-        vocab_size=shape.vocabulary,
-        n_positions=shape.side**2,
-        n_embd=stack.dim,
-        n_layer=stack.blocks,
-        n_head=stack.heads,
-        n_inner=stack.mlp,
-        resid_pdrop=shape.dropout,
-        embd_pdrop=shape.dropout,
-        attn_pdrop=0.0,
-        tie_word_embeddings=False,
-        use_cache=False,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    size: dict[str, Any] = {"n_embd": stack.dim, "n_layer": stack.blocks, "n_head": stack.heads, "n_inner": stack.mlp}
+    config = GPT2Config(**size, tie_word_embeddings=False, **settings)
     config._attn_implementation = "sdpa"
     return GPT2LMHeadModel(config)
 
 
 def gpt2_step(bench: Bench, shape: Stage2, compile_it: bool) -> Callable[[Tensor], None]:
-    """One training step with the optimizer that ours has."""
-    model = gpt2(shape).to(bench.runtime.device).train()
+    """One training step with the optimizer that ours has.
+
+    Dropout follows embedding, attention and feed-forward, never attention's probabilities: where ours has it too.
+    """
+    dropout = {"resid_pdrop": shape.dropout, "embd_pdrop": shape.dropout, "attn_pdrop": 0.0}
+    sizes = {"vocab_size": shape.vocabulary, "n_positions": shape.side**2}
+    model = gpt2(shape.stack, **sizes, **dropout, use_cache=False, bos_token_id=0, eos_token_id=0)
+    model = model.to(bench.runtime.device).train()
     optimizer = make_optimizer(model, OptimConfig())
     if compile_it:
         compiled(model)
@@ -83,19 +74,14 @@ def gpt2_step(bench: Bench, shape: Stage2, compile_it: bool) -> Callable[[Tensor
 def against_gpt2(bench: Bench, shape: Stage2, compile_it: bool) -> Row:
     """One row: tokens/s of both, both compiled or neither."""
     how = "compiled" if compile_it else "eager"
-    name, unit, tokens = f"prior step, {how}", "tokens/s", shape.batch * shape.side**2
     task, batch = ours(bench, shape), batch_of(bench, shape)
     if compile_it:
         compiled(task.model)
-    sides: dict[str, Callable[[], object]] = {"ours": lambda: task.step(1, batch)}
-    warmup = 3 if compile_it else 1
-    if not installed("transformers"):
-        value = rounded(tokens / bench.medians(sides, warmup)["ours"])
-        return bench.absent(name, unit, f"{GPT2}, {how}", shape.words(), "not installed: not measured", value)
-    theirs = gpt2_step(bench, shape, compile_it)
-    seconds = bench.medians(sides | {"theirs": lambda: theirs(batch["codes"])}, warmup)
-    rates = (tokens / seconds["ours"], tokens / seconds["theirs"])
-    return bench.faster(name, unit, rates, f"{GPT2}, {how}", shape.words())
+    theirs = partial(gpt2_step(bench, shape, compile_it), batch["codes"]) if installed("transformers") else None
+    return bench.compare(
+        f"prior step, {how}", "tokens/s", shape.batch * shape.side**2, partial(task.step, 1, batch), theirs,
+        f"{GPT2}, {how}", shape.words(), warmup=3 if compile_it else 1,
+    )  # fmt: skip
 
 
 def stage2_gpt2(bench: Bench) -> list[Row]:

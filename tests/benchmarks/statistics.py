@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,22 +87,17 @@ def statistics_features(bench: Bench) -> list[Row]:
 
 
 def _speed(bench: Bench, size: Size) -> Row:
-    name, unit = "statistics from features", "images/s"
     a, b = (theirs(size.few, size.dim, seed) for seed in (0, 1))
 
     def run() -> float:
         sides = (ours((part.numpy() for part in each.split(BATCH)), size.dim) for each in (a, b))
         return frechet_distance(*sides)
 
-    sides = {OURS: run}
-    if installed("torch_fidelity"):
-        np.testing.assert_allclose(run(), fidelity(a, b), rtol=1e-6)
-        sides[THEIRS] = lambda: fidelity(a, b)
-    seconds = bench.medians(sides, warmup=0)
-    rates = {side: 2 * size.few / value for side, value in seconds.items()}
-    if THEIRS not in rates:
-        return bench.absent(name, unit, PEER, size.words(size.few), "not installed", rounded(rates[OURS]))
-    return bench.faster(name, unit, (rates[OURS], rates[THEIRS]), PEER, size.words(size.few))
+    theirs_too = partial(fidelity, a, b) if installed("torch_fidelity") else None
+    if theirs_too:
+        np.testing.assert_allclose(run(), theirs_too(), rtol=1e-6)
+    name, words = "statistics from features", size.words(size.few)
+    return bench.compare(name, "images/s", 2 * size.few, run, theirs_too, PEER, words, warmup=0)
 
 
 def _memory(bench: Bench, size: Size) -> list[Row]:
@@ -111,10 +107,8 @@ def _memory(bench: Bench, size: Size) -> list[Row]:
     rows = [bench.row(name, flat, "of 1", "flat", 1.0, flat, size.words(size.many))]
     name, unit = f"statistics of {size.many:,} images", "images per MiB of peak memory"
     if not installed("torch_fidelity"):
-        return [
-            *rows,
-            bench.absent(name, unit, PEER, size.words(size.many), "not installed", rounded(size.many / many)),
-        ]
+        value = rounded(size.many / many)
+        return [*rows, bench.absent(name, unit, PEER, size.words(size.many), "not installed", value)]
     rates = (size.many / many, size.many / peak(bench, THEIRS, size.many, size.dim))
     return [*rows, bench.faster(name, unit, rates, PEER, size.words(size.many))]
 

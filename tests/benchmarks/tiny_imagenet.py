@@ -37,7 +37,7 @@ from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 PRESET = "tiny_imagenet_cpu"
 ARCHIVE = "tiny_imagenet_train_100_per_class.tar.gz"
 RESULT = Path(__file__).with_name("results") / "tiny_imagenet-cpu.json"
-JUDGED = 256
+EVALUATED = 256
 """Held-out images behind every point of the curve: one of the paper's batches for codebook usage."""
 
 Row = dict[str, float]
@@ -82,9 +82,9 @@ def effective_rank(latents: np.ndarray) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def judged(task: QuantizerTask, usage_batch: int) -> Row:
+def evaluated(task: QuantizerTask, usage_batch: int) -> Row:
     """Mean PSNR in dB and codebook figures over the first held-out images."""
-    images = task.held_out.plain(range(min(JUDGED, len(task.held_out))))
+    images = task.held_out.plain(range(min(EVALUATED, len(task.held_out))))
     tokenizer = Tokenizer(task.model)
     codes = tokenizer.encode(images)
     error = (tokenizer.decode(codes) - images).square().mean(dim=(1, 2, 3))
@@ -116,7 +116,7 @@ def train(config: PipelineConfig, data: QuantizerData, work: Path, seconds: floa
         restore(found, task.modules, task.optimizers)
     rows = [row for row in rows if row["step"] <= start]
     if not rows:
-        rows.append({"step": 0.0, **judged(task, config.score.usage_batch)})
+        rows.append({"step": 0.0, **evaluated(task, config.score.usage_batch)})
     for step in range(start, quantize.steps):
         tick = time.monotonic()
         runtime.seed_step(quantize.seed, step)
@@ -126,7 +126,7 @@ def train(config: PipelineConfig, data: QuantizerData, work: Path, seconds: floa
         if done % quantize.log_every and done != quantize.steps:
             continue
         values = {name: round(float(value), 5) for name, value in figures.items()}
-        rows.append({"step": float(done), **values, **judged(task, config.score.usage_batch)})
+        rows.append({"step": float(done), **values, **evaluated(task, config.score.usage_batch)})
         report(rows[-1])
         checkpoints.save(done, flat_state_dict(task.modules, task.optimizers))
         checkpoints.wait()
@@ -138,18 +138,8 @@ def train(config: PipelineConfig, data: QuantizerData, work: Path, seconds: floa
 
 def report(row: Row) -> None:
     """One line for people."""
-    names = (
-        "test_psnr_db",
-        "test_usage",
-        "test_spread",
-        "batch_usage",
-        "loss",
-        "l2",
-        "adversarial",
-        "discriminator",
-        "step_seconds",
-    )
-    figures = "  ".join(f"{name} {row[name]:.4g}" for name in names if name in row)
+    names = ("test_psnr_db", "test_usage", "test_spread", "batch_usage", "loss", "l2", "adversarial", "discriminator")
+    figures = "  ".join(f"{name} {row[name]:.4g}" for name in (*names, "step_seconds") if name in row)
     sys.stdout.write(f"step {row['step']:.0f}  {figures}\n")
     sys.stdout.flush()
 
@@ -162,7 +152,7 @@ def record(config: PipelineConfig, rows: list[Row], threads: int) -> dict[str, A
         "name": PRESET,
         "data": f"Tiny ImageNet's first 100 training images a class at 64x64, {share} of them held out by hash",
         "protocol": {
-            "test_psnr_db": f"mean over the first {JUDGED} held-out images",
+            "test_psnr_db": f"mean over the first {EVALUATED} held-out images",
             "test_usage": f"share of the codes found in {batch} held-out images (the paper's Table 4)",
             "test_spread": "dimensions that their code vectors fill, by entropy of the variances of the principal axes",
             "others": "of the training batch at that step",

@@ -85,14 +85,14 @@ def test_the_plain_step_computes_what_ours_does(adversarial: bool, tmp_path: Pat
     tiny.enlarge(task.model)
     plain = PlainStep(config, run.runtime.device, run.runtime.autocast)
     plain.model.load_state_dict(task.model.state_dict())
-    if plain.judge is not None and task.discriminator is not None:
-        plain.judge.load_state_dict(task.discriminator.state_dict())
+    if plain.discriminator is not None and task.discriminator is not None:
+        plain.discriminator.load_state_dict(task.discriminator.state_dict())
     images = stage1.images_of(run, shape)
     figures = task.step(0, {"images": images})
     loss, fake = plain.generator_loss(images)
     torch.testing.assert_close(loss, figures["loss"], rtol=1e-5, atol=1e-6)
     if adversarial:
-        judged = plain.judge_loss(images, fake.detach(), penalised=True)
+        judged = plain.discriminator_loss(images, fake.detach(), penalised=True)
         torch.testing.assert_close(judged, figures["discriminator"], rtol=1e-5, atol=1e-5)
 
 

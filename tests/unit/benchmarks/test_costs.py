@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import costs
-from tests.benchmarks.costs import INGEST, Step, duration, main, page, seconds
+from tests.benchmarks.costs import INGEST, duration, main, page
 from tests.benchmarks.imagenet import CODES, IMAGES, STATISTICS, TOKENIZE
 from tests.benchmarks.tokenizing import STARTING
 
@@ -33,12 +33,6 @@ def test_a_table_by_hand(results: Path) -> None:
     assert lines[2] == "| ingest | 500 | 33.5 min | 30 s | 100.0 GB |"
     assert lines[3] == "| tokenize (small encoder, 1,024 tokens) | 2 | 5.8 days | 83.5 min | 2.0 GB |"
     assert lines[4] == "| statistics (Inception) | 8 | 34.7 h | 21.0 min | – |"
-
-
-def test_twice_the_workers_take_half_the_time_beyond_the_start() -> None:
-    step = Step("any", 3.0)
-    assert seconds(step, 600, 1, 7.0) - 7.0 == pytest.approx(200.0)
-    assert seconds(step, 600, 4, 7.0) - 7.0 == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize(

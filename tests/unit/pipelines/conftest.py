@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -78,11 +80,13 @@ def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
     real = registry.component
     monkeypatch.setattr(registry, "component", lambda name: fakes.component(name) if name in INPUTS else real(name))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    monkeypatch.setattr(history, "instance", lambda config: _in_memory())
+    monkeypatch.setattr(history, "instance", lambda config: contextlib.nullcontext(in_memory()))
     return fakes
 
 
-def _in_memory() -> Any:
+@functools.cache
+def in_memory() -> Any:
+    """A Dagster instance in memory, which tests share: one takes a tenth of a second to make."""
     import dagster
 
     return dagster.DagsterInstance.ephemeral()

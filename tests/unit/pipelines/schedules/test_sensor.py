@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ MINUTELY = Schedule("minutely", SWEEP, "smoke", cron="* * * * *", missed="latest
 
 
 @pytest.fixture
-def instance(monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInstance:
-    monkeypatch.setattr(history, "fail_dead_runs", lambda instance: None)
-    return dg.DagsterInstance.ephemeral()
+def instance(flow: Any) -> Iterator[dg.DagsterInstance]:
+    with history.instance(flow.config) as instance:
+        yield instance
 
 
 def look(flow: Any, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
@@ -77,7 +78,8 @@ def fired(flow: Any, fire: due.DueRun) -> Any:
     """The job of one tick, run in this process."""
     job = sensor.build(flow.config).resolve_job_def(sensor.LOCAL)
     settings = {"ops": {"evaluate": {"config": dataclasses.asdict(fire)}}}
-    return job.execute_in_process(run_config=settings, instance=dg.DagsterInstance.ephemeral())
+    with history.instance(flow.config) as instance:
+        return job.execute_in_process(run_config=settings, instance=instance)
 
 
 def test_a_run_evaluates_the_sweep_on_the_schedules_settings(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,13 @@ from vim_core.planning.plan import MODEL, ComponentPlan, PlanInputs, PresetPlan,
 
 V4, H200 = CHIPS["TPU-V4"], CHIPS["H200"]
 WIDE = StackConfig(blocks=1, heads=2, dim=128, mlp=128)
+SMALL: dict[str, Any] = {"image_size": 32, "encoder": WIDE, "decoder": WIDE, "batch": 32}
 
 
 def planned(kind: Chip = V4, chips: int = 4, inputs: PlanInputs | None = None, **fields: Any) -> PresetPlan:
     base: dict[str, Any] = {
         "components": ["ingest", "quantize", "tokenize", "prior", "sample"],
-        "quantize": QuantizeConfig(image_size=32, encoder=WIDE, decoder=WIDE, batch=32),
+        "quantize": QuantizeConfig(**SMALL, discriminator=DiscriminatorConfig(channels=32, base=256)),
         "prior": PriorConfig(stack=WIDE, batch=32, steps=100),
         "sample": SampleConfig(count=7200),
     }
@@ -126,14 +127,11 @@ def test_what_a_training_would_refuse() -> None:
     factored = PriorConfig(stack=WIDE, batch=32, optim=OptimConfig(kind="factored"))
     split = planned(H200, 4, prior=factored, run=RunConfig(parallel="fsdp", workers=4))
     assert any("prior.optim.kind='factored'" in warning for warning in split.warnings)
-    small = {"image_size": 32, "encoder": WIDE, "decoder": WIDE, "batch": 32}
     entropy = CodebookConfig(entropy=EntropyConfig(weight=0.1))
-    made = planned(quantize=QuantizeConfig(**small, codebook=entropy, accumulate=2))  # type: ignore[arg-type]
+    made = planned(quantize=QuantizeConfig(**SMALL, codebook=entropy, accumulate=2))
     assert any("entropy" in warning for warning in made.warnings)
-    groups = QuantizeConfig(**small, discriminator=DiscriminatorConfig(stddev_group=5))  # type: ignore[arg-type]
-    assert any(
-        "stddev_group=5" in warning and "batch of 32" in warning for warning in planned(quantize=groups).warnings
-    )
+    groups = QuantizeConfig(**SMALL, discriminator=DiscriminatorConfig(channels=32, base=256, stddev_group=5))
+    assert any("stddev_group=5" in text and "batch of 32" in text for text in planned(quantize=groups).warnings)
     # Workers of their own see their share alone.
     assert any("batch of 8" in warning for warning in planned(H200, 4, quantize=groups).warnings)
 
