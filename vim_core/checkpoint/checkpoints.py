@@ -26,7 +26,6 @@ from vim_core.checkpoint.shard_files import (
     ShardRecord,
     TensorShard,
     open_checkpoint,
-    read_shard_record,
     shard_name,
     shard_state_dict,
     step_folder,
@@ -81,7 +80,7 @@ class Checkpoints:
         self._before_commit = before_commit
         self._writer = ""
         self._pool = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: tuple[int, Future[None], Future[None] | None] | None = None
+        self._pending: tuple[int, Future[ShardRecord], Future[None] | None] | None = None
         self._confirmed = threading.Event()
         self._abandoned = threading.Event()
         self._scores: dict[int, float] = {}
@@ -103,9 +102,8 @@ class Checkpoints:
         self._abandoned.clear()
         self._writer = self._writer or f"{self._from_rank_0(secrets.randbits(62)):016x}"
         folder, name = step_folder(self.folder, step), shard_name(self._writer, rank, world)
-        record: Future[ShardRecord] = Future()
-        written = self._pool.submit(_write, folder, name, shards, rank > 0, record)
-        committed = self._pool.submit(self._commit, step, record) if rank == 0 else None
+        written = self._pool.submit(_write, folder, name, shards, rank > 0)
+        committed = self._pool.submit(self._commit, step, written) if rank == 0 else None
         self._pending = (step, written, committed)
 
     def wait(self) -> bool:
@@ -177,11 +175,6 @@ class Checkpoints:
         self._scores[step] = figures[figure] if mode == "max" else -figures[figure]
         self._update_best(self._committed())
 
-    def best_step(self) -> int | None:
-        """The step of the best checkpoint so far; None before the first evaluation."""
-        uri = io.join(self.folder, BEST)
-        return int(json.loads(io.read_bytes(uri))["step"]) if io.exists(uri) else None
-
     def _any_worker(self, flag: bool) -> bool:
         """True if the flag is set on any worker."""
         if self.runtime.world == 1:
@@ -209,7 +202,7 @@ class Checkpoints:
         records = [io.join(folder, f"{shard_name(self._writer, rank, world)}.json") for rank in range(1, world)]
         own_record = own.result()
         self._wait_for_files(records)
-        parts = [own_record, *map(read_shard_record, records)]
+        parts = [own_record, *(ShardRecord(**json.loads(io.read_bytes(record))) for record in records)]
         self._before_commit()
         index = CheckpointIndex(step, self.identity, {"world": world, "name": self._writer}, parts)
         io.write_bytes(io.join(folder, INDEX), to_json_bytes(index))
@@ -256,15 +249,14 @@ class Checkpoints:
         return [best]
 
 
-def _write(folder: str, name: str, shards: dict[str, TensorShard], publish: bool, done: Future[ShardRecord]) -> None:
+def _write(folder: str, name: str, shards: dict[str, TensorShard], publish: bool) -> ShardRecord:
     """Write this worker's shard; with `publish` also its record, for rank 0 to find."""
     try:
         record = write_shard(folder, name, shards)
         if publish:
             io.write_bytes(io.join(folder, f"{name}.json"), to_json_bytes(record))
-        done.set_result(record)
-    except BaseException as error:
-        done.set_exception(error)
+        return record
+    except BaseException:
         # Nothing refers to this file, and a full disk needs the space.
         file = io.join(folder, f"{name}.safetensors")
         try:

@@ -117,11 +117,6 @@ def to_json_bytes(value: ShardRecord | CheckpointIndex) -> bytes:
     return json.dumps(asdict(value)).encode()
 
 
-def read_shard_record(uri: str) -> ShardRecord:
-    """The record that a worker wrote. Raises `FileNotFoundError`."""
-    return ShardRecord(**json.loads(io.read_bytes(uri)))
-
-
 def open_checkpoint(
     folder: str, identity: dict[str, Any] | None = None, rank: int = 0, world: int = 1
 ) -> SavedCheckpoint:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,10 @@ class FeatureSample:
 
     @staticmethod
     def from_batch(features: Any, hashes: NDArray[np.uint64], limit: int) -> FeatureSample:
-        """The sample of features [N, D], an array or tensor, whose images have these hashes [N].
+        """The sample of features [N, D] whose images have these hashes [N].
 
         Raises `DataError` for other shapes and values that are not finite.
         """
-        if hasattr(features, "detach"):
-            features = features.detach().cpu().float().numpy()
         values = np.asarray(features, dtype=np.float32)
         if values.ndim != 2 or hashes.shape != values.shape[:1]:
             raise DataError(f"features of shape {values.shape} and {hashes.shape} hashes: expected one per row")
@@ -88,19 +86,7 @@ class FeatureSample:
         return FeatureSample(int(arrays["limit"]), arrays["hashes"], arrays["features"])
 
 
-class Mergeable(Protocol):
-    """Statistics of some images that merge with those of others and are stored as bytes."""
-
-    def merge(self, other: Self) -> Self:
-        """Statistics of both sets together."""
-        ...
-
-    def to_bytes(self) -> bytes:
-        """As a file; equal statistics give equal bytes."""
-        ...
-
-
-P = TypeVar("P", bound=Mergeable)
+P = TypeVar("P", Moments, ScoreSums, FeatureSample)
 Nodes = dict[tuple[int, int], P]
 """Nodes of a merge tree by (level, index); a node covers parts index * 2^level to (index + 1) * 2^level - 1."""
 

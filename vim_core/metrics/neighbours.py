@@ -114,9 +114,13 @@ def nearest(
     best = np.full((len(points), 0), np.inf), np.zeros((len(points), 0), np.int64)
     for first in range(0, len(vectors), columns):
         part = np.asarray(vectors[first : first + columns], np.float64)
-        found = [_smallest(tile, count + 1) for tile in squared_distances(points, part, block)]
-        rows = np.concatenate(found) if found else np.zeros((0, 0), np.int64)  # [N, up to count + 1]
-        exact = np.stack([_exact(points, part, rows[:, rank]) for rank in range(rows.shape[1])], axis=1)
+        kept = min(count + 1, len(part))
+        exact, rows = np.zeros((len(points), kept)), np.zeros((len(points), kept), np.int64)
+        for number, tile in enumerate(squared_distances(points, part, block)):
+            own = slice(number * block, (number + 1) * block)
+            rows[own] = np.sort(np.argpartition(tile, kept - 1, axis=1)[:, :kept], axis=1)
+            for rank in range(kept):
+                exact[own, rank] = np.sqrt(np.square(points[own] - part[rows[own, rank]]).sum(axis=1))
         best = merge_nearest(best, (exact, rows + first), count)
     return best
 
@@ -129,19 +133,3 @@ def merge_nearest(
     entries = np.concatenate([one[1], other[1]], axis=1)
     order = np.argsort(distances, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(distances, order, 1), np.take_along_axis(entries, order, 1)
-
-
-def _smallest(tile: Array, count: int) -> NDArray[np.int64]:
-    """Columns of the smallest entries of each row, in the order of columns."""
-    if tile.shape[1] <= count:
-        return np.broadcast_to(np.arange(tile.shape[1]), tile.shape).astype(np.int64)
-    return np.sort(np.argpartition(tile, count - 1, axis=1)[:, :count], axis=1)
-
-
-def _exact(queries: Array, vectors: Array, rows: NDArray[np.int64]) -> Array:
-    """Distance [N] of each query [N, D] to the vector in its row, in blocks of `ROWS`."""
-    parts = [
-        np.sqrt(np.square(queries[start : start + ROWS] - vectors[rows[start : start + ROWS]]).sum(axis=1))
-        for start in range(0, len(queries), ROWS)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -110,19 +109,13 @@ class BackgroundEvaluator:
 
     def _run(self, evaluation: Evaluation, copied: torch.cuda.Event | None) -> dict[str, float]:
         start = time.perf_counter()
-        with _own_stream(self._device, copied):
+        if copied is None:
             figures = evaluation(self._check_cancelled)
+        else:
+            # A stream for this thread, which waits until the copy of the weights is complete.
+            stream = torch.cuda.Stream(self._device)
+            with torch.cuda.device(self._device), torch.cuda.stream(stream):
+                stream.wait_event(copied)
+                figures = evaluation(self._check_cancelled)
+                stream.synchronize()
         return figures | {"seconds": time.perf_counter() - start}
-
-
-@contextlib.contextmanager
-def _own_stream(device: torch.device, copied: torch.cuda.Event | None) -> Iterator[None]:
-    """On CUDA a stream for this thread, which waits until the copy of the weights is complete."""
-    if copied is None:
-        yield
-        return
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.device(device), torch.cuda.stream(stream):
-        stream.wait_event(copied)
-        yield
-        stream.synchronize()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
@@ -20,21 +20,13 @@ from vim_core.training.monitor import OnEvaluated, TrainingMonitor
 from vim_core.training.spool import Spool
 
 
-class _StepDataset(Dataset[Batch]):
-    """Batches by step number; workers may prepare them in any order because each is a pure function of its step."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.task.batch(step)
-
-
 def batches(task: Task, start: int, workers: int) -> Iterator[Batch]:
-    """Batches of steps `start …` in order, prepared by `workers` processes (0: in this one)."""
+    """Batches of steps `start …` in order, prepared by `workers` processes (0: in this one).
+
+    Workers may prepare them in any order, because each is a pure function of its step.
+    """
     steps = range(start, task.config.steps)
-    loader = DataLoader(_StepDataset(task), batch_size=None, sampler=steps, num_workers=workers)
-    return iter(loader)
+    return iter(DataLoader(steps, batch_size=None, shuffle=False, num_workers=workers, collate_fn=task.batch))  # type: ignore[arg-type]
 
 
 def train(

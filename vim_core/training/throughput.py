@@ -63,15 +63,11 @@ class ThroughputMeter:
 
     def time_batches(self, batches: Iterable[T]) -> Iterator[T]:
         """The same batches; the time until each arrives counts as waiting for data."""
-        source = iter(batches)
-        while True:
-            start = self.clock()
-            try:
-                batch = next(source)
-            except StopIteration:
-                return
+        start = self.clock()
+        for batch in batches:
             self._interval.waited += self.clock() - start
             yield batch
+            start = self.clock()
 
     def add(self, samples: int, figures: Mapping[str, Tensor]) -> None:
         """Count one step and its skipped updates (figures whose name ends in `skipped`)."""

@@ -196,7 +196,7 @@ def test_files_of_any_subset_merge_to_the_whole(tmp_path: Path, kind: int) -> No
 
 def test_bytes_round_trip_and_bad_input_is_named() -> None:
     hashes = np.arange(4, dtype=np.uint64)
-    sample = FeatureSample.from_batch(torch.ones(4, 2, dtype=torch.bfloat16), hashes, 3)
+    sample = FeatureSample.from_batch(np.ones((4, 2)), hashes, 3)
     data = sample.to_bytes()
     assert FeatureSample.from_bytes(data).to_bytes() == data
     assert sample.merge(FeatureSample.empty(2, 3)).to_bytes() == data
