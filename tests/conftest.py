@@ -25,7 +25,7 @@ BUCKET = "vim-tests"
 for _name in SERIAL:  # read by the libraries when they are first imported
     os.environ[_name] = "1"
 os.environ |= PASSIVE
-# A shell's background job ignores SIGINT. Dagster makes SIGTERM do what SIGINT does, and processes inherit what is ignored.
+# Background jobs of a shell ignore SIGINT; Dagster makes SIGTERM do what SIGINT does, and child processes inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
