@@ -17,7 +17,7 @@ from vim_core.errors import ConfigError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.data.image_tables import ImageRow, ImageTable
+    from vim_core.data.image_tables import ImageRow
 
 VERSION = 2
 INPUTS = {"prior": "prior", "tokenizer": "quantize", "codes": "tokenize?"}
@@ -38,8 +38,11 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: this prior cannot give the guidance, classes or completions of the settings.
         VimError: drawing failed, or an actor was lost too often.
     """
+    import numpy as np
+
     from components.engines.attempts import publish
     from vim_core.data.image_tables import ImageTable, image_digest
+    from vim_core.data.images import decode, grid_png, to_tensor
 
     check(config, inputs["prior"], inputs["tokenizer"])
     conditions = draw.make_conditions(config, inputs, ctx)
@@ -53,7 +56,11 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
     for name in names:
         publish(ctx, io.join(work, name), name)
     table = ImageTable([ctx.path(name) for name in names])
-    picture = _picture(table)
+    # The first samples of each class, one row a class; a single row without classes.
+    classes = [np.flatnonzero(table.labels == label)[:COLUMNS] for label in np.unique(table.labels)[:MAX_ROWS]]
+    columns = min(map(len, classes))
+    shown = [decode(table.image(int(row))) for rows in classes for row in rows[:columns]]
+    picture = grid_png(to_tensor(np.stack(shown)), columns)
     io.write_bytes(ctx.path(PICTURE), picture)
     ctx.tracker.image("samples", picture)
     return Outcome(
@@ -122,29 +129,12 @@ def _draw_groups(
     yield from map_actors(draw.GroupDrawer, plan, "draw", jobs, ctx, actor_resources(plan.device, plan.threads))
 
 
-def _picture(table: ImageTable) -> bytes:
-    """The first samples of each class, one row a class; a single row without classes."""
-    import numpy as np
-
-    from vim_core.data.images import decode, grid_png, to_tensor
-
-    labels = table.labels
-    rows = [np.flatnonzero(labels == label)[:COLUMNS] for label in np.unique(labels)[:MAX_ROWS]]
-    columns = min(map(len, rows))
-    indices = np.concatenate([row[:columns] for row in rows])
-    return grid_png(to_tensor(np.stack([decode(table.image(int(index))) for index in indices])), columns)
-
-
 def _properties(config: SampleConfig, inputs: Inputs, conditions: Conditions) -> dict[str, Any]:
     prior, classes = inputs["prior"], inputs["prior"].properties["classes"]
     protocol = {
         "count": config.count,
         "labels": "balanced" if prior.properties["conditional"] else "none",
-        "seed": config.seed,
-        "temperature": config.temperature,
-        "top_k": config.top_k,
-        "top_p": config.top_p,
-        "guidance": config.guidance,
+        **{name: getattr(config, name) for name in ("seed", "temperature", "top_k", "top_p", "guidance")},
     }
     if config.guidance_schedule != "constant":
         protocol |= {"guidance_schedule": config.guidance_schedule, "guidance_power": config.guidance_power}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -162,15 +162,7 @@ class GroupDrawer:
 
         set_threads(plan.threads)
         config, device = plan.config, torch_device(plan.device, plan.threads)
-        settings = SamplingSettings(
-            seed=config.seed,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            guidance=config.guidance,
-            guidance_schedule=config.guidance_schedule,
-            guidance_power=config.guidance_power,
-        )
+        settings = SamplingSettings(**{entry.name: getattr(config, entry.name) for entry in fields(SamplingSettings)})
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.threads = plan.threads
         self.sampler = Sampler(load_prior(*plan.prior, device), settings, config.lanes, dtype)

@@ -111,6 +111,18 @@ def _outcome(
     counts = {split: len(chosen) for split, chosen in splits.items()}
     count = config.count * len(samples.properties["classes"])
     sampling = {name: value for name, value in samples.properties["protocol"].items() if name != "count"}
+    likeliest = "the selector's most likely class with the class the sample was drawn for"
+    probability = "mean probability of the class the sample was drawn for, by the selector"
+    measured = [("agreeing", likeliest, "samples", len(scored.keys))]
+    measured += [(f"agreeing_{split}", likeliest, split, number) for split, number in counts.items()]
+    measured += [(f"score_{split}", probability, split, number) for split, number in counts.items()]
+    shared = {
+        "resize": selector["preprocessing"],
+        "network": selector["name"],
+        "network_digest": selector["digest"],
+        "sampling": sampling,
+        "notes": "by the network that selects: no measure of quality",
+    }
     return Outcome(
         metrics={
             "candidates": float(len(scored.keys)),
@@ -136,28 +148,12 @@ def _outcome(
                 "rule": RULE,
             },
         },
-        protocols=_protocols(sampling, selector, {"": len(scored.keys)} | counts),
+        protocols={
+            figure: Protocol(figure, compares, split, number, **shared).record()
+            for figure, compares, split, number in measured
+        },
         numeric={"device": beam_device(ctx.run), "dtype": "fp32", "threads": beam_threads(ctx.run)},
         rows=written,
         extras=frozenset({PICTURE}),
         digest=image_digest(tables),
     )
-
-
-def _protocols(sampling: dict[str, Any], selector: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
-    """Records of the selector's own figures: of all candidates (the empty name), and of each rate."""
-    likeliest = "the selector's most likely class with the class the sample was drawn for"
-    probability = "mean probability of the class the sample was drawn for, by the selector"
-    wanted = {f"agreeing_{split}".rstrip("_"): (likeliest, split) for split in counts}
-    wanted |= {f"score_{split}": (probability, split) for split in counts if split}
-    shared = {
-        "resize": selector["preprocessing"],
-        "network": selector["name"],
-        "network_digest": selector["digest"],
-        "sampling": sampling,
-        "notes": "by the network that selects: no measure of quality",
-    }
-    return {
-        figure: Protocol(figure, compares, split or "samples", counts[split], **shared).record()
-        for figure, (compares, split) in wanted.items()
-    }

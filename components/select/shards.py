@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,8 @@ from numpy.typing import NDArray
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from vim_core.features.selectors import SelectorSpec
-from itertools import pairwise
-
-if TYPE_CHECKING:
-    pass
     from vim_core.data.image_tables import ImageTable
-
+    from vim_core.features.selectors import SelectorSpec
 
 SHOWN, MOST_ROWS = 4, 10
 """Accepted and rejected images of each class in the picture, and classes in it at most."""
@@ -71,16 +67,13 @@ def measure(shard: ScoreShard) -> str:
 
     set_threads(shard.threads)
     selector, table = cached_selector(shard.spec), ImageTable([shard.images])
-    probabilities, likeliest = [np.empty(0)], [np.empty(0, bool)]
+    parts = [(np.empty(0), np.empty(0, bool))]
     for start in range(0, len(table), shard.batch):
         rows = range(start, min(start + shard.batch, len(table)))
         images = [decode(table.image(row), shard.max_pixels) for row in rows]
-        scores, best = selector.score(images, torch.from_numpy(table.labels[rows.start : rows.stop]))
-        probabilities.append(scores.numpy())
-        likeliest.append(best.numpy())
-    write_scores(
-        shard.result, Scores(table.keys, table.labels, np.concatenate(probabilities), np.concatenate(likeliest))
-    )
+        scores, likeliest = selector.score(images, torch.from_numpy(table.labels[rows.start : rows.stop]))
+        parts.append((scores.numpy(), likeliest.numpy()))
+    write_scores(shard.result, Scores(table.keys, table.labels, *map(np.concatenate, zip(*parts, strict=True))))
     return shard.result
 
 
@@ -101,14 +94,13 @@ def write_scores(uri: str, scores: Scores) -> None:
 
 def read_scores(uris: list[str]) -> Scores:
     """The scores of all shards, one after the other."""
+    import pyarrow as pa
+
     from vim_core.data.image_tables import open_parquet
 
-    tables = [open_parquet(uri).read() for uri in uris]
-    columns = {
-        name: np.concatenate([table[name].to_numpy() for table in tables]) for name in ("label", "score", "likeliest")
-    }
-    keys = [key for table in tables for key in table["key"].to_pylist()]
-    return Scores(keys, columns["label"].astype(np.int64), columns["score"], columns["likeliest"].astype(bool))
+    table = pa.concat_tables([open_parquet(uri).read() for uri in uris])
+    label, score, likeliest = (table[name].to_numpy() for name in ("label", "score", "likeliest"))
+    return Scores(table["key"].to_pylist(), label, score, likeliest)
 
 
 def split_name(rate: float) -> str:
