@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Context, Inputs
@@ -30,12 +30,7 @@ class ImageSet:
 
     name: str
     uris: tuple[str, ...]
-    sampling: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def suffix(self) -> str:
-        """Suffix of the names of its figures: none for the samples themselves, else _accepted_<rate>."""
-        return "" if self.name == SAMPLES else f"_{self.name.replace('-', '_')}"
+    sampling: dict[str, Any]
 
 
 def image_sets(config: ScoreConfig, inputs: Inputs, ctx: Context) -> list[ImageSet]:

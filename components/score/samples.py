@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact, Context, Inputs
 from components.score.feature_cache import distance_interval, gather_features
-from components.score.partition import ImageSet
+from components.score.partition import SAMPLES, ImageSet
 from components.score.protocols import (
     BOOTSTRAP,
     JACKKNIFE,
@@ -99,10 +99,12 @@ def add_samples(
         if FEATURES in statistics:
             _add_feature_metrics(own, records, merged, inputs["images"], config)
 
+    suffix = "" if images.name == SAMPLES else f"_{images.name.replace('-', '_')}"
+
     def named(key: str) -> str:
-        """The name with the set's suffix, which comes before _low, _high and _std."""
+        """The name with the set's suffix, none for the samples themselves, before _low, _high and _std."""
         end = next((end for end in ("_low", "_high", "_std") if key.endswith(end)), "")
-        return f"{key.removesuffix(end)}{images.suffix}{end}"
+        return f"{key.removesuffix(end)}{suffix}{end}"
 
     figures.metrics |= {named(key): value for key, value in own.metrics.items()}
     figures.protocols |= {named(key): record for key, record in own.protocols.items()}

@@ -194,30 +194,24 @@ def read_rows(file: CodeFile, parquet: Any, meta: CodeMeta) -> Iterator[CodeRows
             raise DataError(f"{file.uri}: row group {group} cannot be read ({error}); {REMEDY}") from error
         if not len(table):
             continue
-        last = _check_order(file.uri, table, last)
-        keys = table["key"].chunk(0)
+        keys, views = table["key"].chunk(0), table["view"].chunk(0)
+        before, after = slice(None, -1), slice(1, None)
+        ascending = pc.or_(
+            pc.less(keys[before], keys[after]),
+            pc.and_(pc.equal(keys[before], keys[after]), pc.less(views[before], views[after])),
+        )
+        first = keys[0].as_py(), views[0].as_py()
+        if not pc.all(ascending, min_count=0).as_py() or (last is not None and first <= last):
+            raise DataError(f"{file.uri}: rows are not in the order of key and view, each once; {REMEDY}")
+        last = keys[-1].as_py(), views[-1].as_py()
         codes = table["codes"].chunk(0).flatten().to_numpy().reshape(len(table), meta.tokens)
-        labels, views = table["label"].to_numpy(), table["view"].to_numpy()
+        labels, views = table["label"].to_numpy(), views.to_numpy()
         _check_range(file.uri, "codes", codes, 0, meta.vocabulary)
         _check_range(file.uri, "views", views, 0, meta.views)
         _check_range(file.uri, "labels", labels, -1, 1 << 31)
         lengths = pc.binary_length(keys).to_numpy().astype(np.int64)
         text = "".join(keys.to_pylist()).encode()
         yield CodeRows(codes, labels.astype(np.int64), views.astype(np.int32), lengths, text)
-
-
-def _check_order(uri: str, table: Any, last: Any) -> Any:
-    """Check that rows ascend by (key, view), from `last` of the row group before; returns the last row's."""
-    keys, views = table["key"].chunk(0), table["view"].chunk(0)
-    before, after = slice(None, -1), slice(1, None)
-    ascending = pc.or_(
-        pc.less(keys[before], keys[after]),
-        pc.and_(pc.equal(keys[before], keys[after]), pc.less(views[before], views[after])),
-    )
-    first, end = (keys[0].as_py(), views[0].as_py()), (keys[-1].as_py(), views[-1].as_py())
-    if not pc.all(ascending, min_count=0).as_py() or (last is not None and first <= last):
-        raise DataError(f"{uri}: rows are not in the order of key and view, each once; {REMEDY}")
-    return end
 
 
 def _check_range(uri: str, column: str, values: NDArray[Any], low: int, high: int) -> None:

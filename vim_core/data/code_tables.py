@@ -92,7 +92,7 @@ class CodeTable:
     its metadata and, for `CodeFile`s, its manifest; all processes map that copy. Pickling transfers only the addresses.
 
     Attributes: `codes` uint16 [N, T] (uint32 above 65,536 codes; read only), `keys`, `labels` int64 [N] (-1 for none),
-    `view` int32 [N], `views` and `meta`.
+    `view` int32 [N] and `meta`.
 
     Args:
         files: addresses, or `CodeFile`s with the manifest's entries.
@@ -133,11 +133,6 @@ class CodeTable:
     def __len__(self) -> int:
         return self._rows
 
-    @property
-    def views(self) -> int:
-        """Views per image."""
-        return self.meta.views
-
     def check(self, tokenizer: str, grid: tuple[int, int] | None = None, vocabulary: int | None = None) -> None:
         """Raise `LineageError` for codes of another tokenizer, `DataError` for another grid or vocabulary."""
         check_meta("code table", self.meta, tokenizer, grid, vocabulary)
@@ -147,7 +142,14 @@ def _decoded_table(files: Sequence[CodeFile], cache: str) -> Path:
     """The folder of the decoded table, which the first process that asks builds; raises as `CodeTable`."""
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parent = Path(cache).expanduser().absolute() if cache else user_cache / "vim" / "codes"
-    folder = parent / _content_name(files)
+    # Named by the files' checksums; by address and version where there is no manifest.
+    lines = [str(LAYOUT)]
+    for file in files:
+        version = "" if file.sha256 else io.version(file.uri)
+        if not file.sha256 and not version:
+            raise DataError(f"{file.uri}: no such file; run the component that makes it again with --force")
+        lines.append(file.sha256 or f"{file.uri} {version}")
+    folder = parent / hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
     if _is_complete(folder):
         with contextlib.suppress(PermissionError):  # another user's folder
             os.utime(folder / INDEX)
@@ -164,17 +166,6 @@ def _decoded_table(files: Sequence[CodeFile], cache: str) -> Path:
 
 def _code_dtype(meta: CodeMeta) -> str:
     return "<u2" if code_type(meta.vocabulary).bit_width == 16 else "<u4"
-
-
-def _content_name(files: Sequence[CodeFile]) -> str:
-    """A hash of the files' checksums; of address and version where there is no manifest."""
-    lines = [str(LAYOUT)]
-    for file in files:
-        version = "" if file.sha256 else io.version(file.uri)
-        if not file.sha256 and not version:
-            raise DataError(f"{file.uri}: no such file; run the component that makes it again with --force")
-        lines.append(file.sha256 or f"{file.uri} {version}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
 def _is_complete(folder: Path) -> bool:

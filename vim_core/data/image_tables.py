@@ -133,7 +133,11 @@ class ImageTable:
             self._files[uri] = open_parquet(uri)
         return self._files[uri]
 
-    def _group(self, index: int) -> Any:
+    def _locate(self, row: int) -> tuple[Any, int]:
+        """The row group of a row, and its number in there."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of an image table of {len(self)} rows")
+        index = int(np.searchsorted(self._starts, row, side="right")) - 1
         uri, group = self._groups[index]
         file = self._file(uri)
         if index not in self._cache:
@@ -141,13 +145,7 @@ class ImageTable:
             if len(self._cache) > self.cached_groups:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(index)
-        return self._cache[index]
-
-    def _locate(self, row: int) -> tuple[Any, int]:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of an image table of {len(self)} rows")
-        index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._group(index), row - int(self._starts[index])
+        return self._cache[index], row - int(self._starts[index])
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -11,6 +11,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -76,11 +78,9 @@ def select_heads(
     settings: list[tuple[float | None, float]] = [*pairs, *((None, penalty) for penalty in penalties)]
     heads = [HeadResult(right, chosen, *pair) for right, chosen, pair in zip(test, validation, settings, strict=True)]
 
-    def best(candidates: Sequence[HeadResult]) -> HeadResult:
-        return max(candidates, key=lambda head: head.validation_accuracy)
-
-    split = len(pairs)
-    return ProbeResult(best(heads[:split]), best(heads[split:]) if penalties else None)
+    by_validation = attrgetter("validation_accuracy")
+    softmax, ridge = heads[: len(pairs)], heads[len(pairs) :]
+    return ProbeResult(max(softmax, key=by_validation), max(ridge, key=by_validation, default=None))
 
 
 def accuracy_csv(results: Mapping[str, ProbeResult]) -> str:
@@ -140,7 +140,6 @@ class ProbeTask(Task):
         }
         self.grams = {name: GramMatrices(width, data.classes).to(runtime.device) for name, width in widths.items()}
         self._roots: dict[str, Tensor] = {}
-        self._results: dict[str, ProbeResult] | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -183,7 +182,7 @@ class ProbeTask(Task):
         skipped: list[Tensor] = []
         for source, rows in self.sources.items():
             labels, fits, new = (self.runtime.gather(batch[f"{source}.{key}"]) for key in ("labels", "fits", "new"))
-            first_epoch = step * self.config.batch < rows.total
+            first_epoch = step * self.config.batch < rows.order.total
             for name, features in self.feature_sets(source, batch[f"{source}.inputs"]).items():
                 x = self.runtime.gather(features.float())  # of the global batch [B, D]
                 losses[name], flag = self._update_heads(name, x, (labels, fits, new), factor, first_epoch)
@@ -219,14 +218,13 @@ class ProbeTask(Task):
         losses = self.heads[name].update(scaled, targets, shares, factor, go, self._roots.get(name))  # [FITS, H]
         return losses[-1].amin(), 1 - go
 
+    @cached_property
     @torch.no_grad()
     def results(self) -> dict[str, ProbeResult]:
         """The selected heads of every feature set; computed once, by all workers together."""
-        if self._results is None:
-            pairs, penalties = next(iter(self.heads.values())).pairs, self.settings.ridge
-            validation, test = (self._accuracies(fit) for fit in (0, 1))
-            self._results = {name: select_heads(pairs, penalties, validation[name], test[name]) for name in self.heads}
-        return self._results
+        pairs, penalties = next(iter(self.heads.values())).pairs, self.settings.ridge
+        validation, test = (self._accuracies(fit) for fit in (0, 1))
+        return {name: select_heads(pairs, penalties, validation[name], test[name]) for name in self.heads}
 
     def _accuracies(self, fit: int) -> dict[str, list[float]]:
         """Accuracies of softmax layers, then ridge regressions: fit 0 on validation images, 1 on the test split."""
@@ -253,14 +251,14 @@ class ProbeTask(Task):
 
     def finish(self) -> dict[str, float]:
         """Test accuracy of every block, and of pixels."""
-        return {name: result.softmax.accuracy for name, result in self.results().items()}
+        return {name: result.softmax.accuracy for name, result in self.results.items()}
 
     def export(self) -> dict[str, bytes]:
         """`accuracy.json` and the table `accuracy.csv`."""
-        results = self.results()
+        results = self.results
         record: dict[str, object] = {"blocks": [value.record() for name, value in results.items() if name != PIXELS]}
         if PIXELS in results:
             record["pixels"] = results[PIXELS].record()
-        rows = min(self.config.steps * self.config.batch, self.sources["codes"].total)
+        rows = min(self.config.steps * self.config.batch, self.sources["codes"].order.total)
         record["rows"] = {"seen_by_ridge": rows, "epochs": self.config.steps * self.config.batch / max(1, rows)}
         return {"accuracy.json": json.dumps(record, indent=1).encode(), "accuracy.csv": accuracy_csv(results).encode()}

@@ -46,33 +46,26 @@ def is_validation(key: str, config: ProbeConfig) -> bool:
 class ProbeRows(ABC):
     """Labelled rows of both splits: training rows by step, validation and test rows in plain view.
 
+    `labels` and `keys` are those of the training rows, of which `plain` are the numbers of those in plain view; the
+    test split, with `test_labels`, has only such.
+
     Raises:
         DataError: a training row has no label, or there is no validation row.
     """
 
     order: SampleOrder
 
-    def __init__(self, config: ProbeConfig, labels: np.ndarray, keys: Sequence[str]) -> None:
+    def __init__(
+        self, config: ProbeConfig, labels: np.ndarray, keys: Sequence[str], plain: Ids, test_labels: np.ndarray
+    ) -> None:
         self.config, self.labels, self.keys = config, labels, keys
+        self.plain, self.test_labels = plain, test_labels
         if int(labels.min(initial=0)) < 0:
             raise DataError("probe: a training image has no label; ingest it with its class, or leave probe out")
 
     @abstractmethod
     def read(self, rows: Ids, test: bool) -> Tensor:
         """Inputs of these rows of the training or test split."""
-
-    @abstractmethod
-    def plain(self) -> Ids:
-        """Numbers of the training rows in plain view."""
-
-    @abstractmethod
-    def test_labels(self) -> np.ndarray:
-        """Labels of the test split, which has only plain views."""
-
-    @property
-    def total(self) -> int:
-        """Number of training rows."""
-        return self.order.total
 
     def step(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """This rank's share of a step: `inputs`, `labels` [b], and as 0.0 or 1.0 `fits` [b] and `new` [b].
@@ -85,12 +78,12 @@ class ProbeRows(ABC):
             "inputs": self.read(rows, test=False),
             "labels": torch.from_numpy(self.labels[rows].astype(np.int64)),
             "fits": 1.0 - torch.tensor(validation, dtype=torch.float32),
-            "new": torch.from_numpy((positions < self.total).astype(np.float32)),
+            "new": torch.from_numpy((positions < self.order.total).astype(np.float32)),
         }
 
     def validation(self) -> Ids:
         """Numbers of the validation rows: training rows in plain view. Raises `DataError` if there is none."""
-        rows = [row for row in self.plain() if is_validation(self.keys[int(row)], self.config)]
+        rows = [row for row in self.plain if is_validation(self.keys[int(row)], self.config)]
         if not rows:
             share = self.config.validation_share
             raise DataError(f"probe.validation_share={share}: no image of the training split falls into it; raise it")
@@ -101,7 +94,7 @@ class ProbeRows(ABC):
 
         The last one is padded with rows of label `PADDING_LABEL`.
         """
-        labels = self.test_labels() if test else self.labels
+        labels = self.test_labels if test else self.labels
         rows = np.arange(len(labels)) if test else self.validation()
         batch = self.config.batch
         for start in range(0, len(rows), batch):
@@ -118,19 +111,12 @@ class CodeProbeRows(ProbeRows):
     def __init__(self, config: ProbeConfig, data: ProbeData) -> None:
         self.train, self.test = CodeTable(data.train, data.cache), CodeTable(data.test, data.cache)
         self.order = SampleOrder([len(self.train)], config.seed)
-        super().__init__(config, self.train.labels, self.train.keys)
+        plain = np.flatnonzero(self.train.view == 0)
+        super().__init__(config, self.train.labels, self.train.keys, plain, self.test.labels)
 
     def read(self, rows: Ids, test: bool) -> Tensor:
         """Codes int64 [b, T]."""
         return torch.from_numpy((self.test if test else self.train).codes[rows].astype(np.int64))
-
-    def plain(self) -> Ids:
-        """Rows of view 0."""
-        return np.flatnonzero(self.train.view == 0)
-
-    def test_labels(self) -> np.ndarray:
-        """Labels of the code table."""
-        return self.test.labels
 
 
 class PixelProbeRows(ProbeRows):
@@ -142,16 +128,9 @@ class PixelProbeRows(ProbeRows):
             ImageLoader(uris, size, AugmentConfig(), config.seed) for uris in (data.train_images, data.test_images)
         )
         self.order = SampleOrder(self.train.table.row_groups, config.seed, INTERLEAVE)
-        super().__init__(config, self.train.labels.numpy(), self.train.table.keys)
+        labels, test_labels = (images.labels.numpy() for images in (self.train, self.test))
+        super().__init__(config, labels, self.train.table.keys, np.arange(len(self.train)), test_labels)
 
     def read(self, rows: Ids, test: bool) -> Tensor:
         """Images [b, 3, P, P] in [0, 1]."""
         return (self.test if test else self.train).plain(rows)
-
-    def plain(self) -> Ids:
-        """All rows."""
-        return np.arange(len(self.train))
-
-    def test_labels(self) -> np.ndarray:
-        """Labels of the image table."""
-        return self.test.labels.numpy()

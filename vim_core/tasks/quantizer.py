@@ -153,11 +153,6 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
             self.ema.update(step)
         return figures
 
-    def ramp(self, step: int) -> Tensor:
-        """Weight of the adversarial term at a step, as a tensor: the graph stays the same while it grows."""
-        weight = self.settings.loss.adversarial * adversarial_share(self.settings.discriminator, step)
-        return scalar(weight, self.runtime.device)
-
     def _global_mean(self, value: Tensor) -> Tensor:
         """The mean over workers, with the gradient of this worker's value: exact once gradients are averaged."""
         return value + (self.runtime.mean(value.detach().clone()) - value.detach())
@@ -183,7 +178,9 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
                 mean = self._global_mean(assignment.mean)  # [codes]
                 terms["entropy"] = entropy.weight * entropy_loss(assignment.sample_entropy, mean, entropy.diversity)
             if self.discriminator is not None:
-                terms["adversarial"] = generator_term(self.discriminator, self.ramp(step), fake)
+                # A tensor: the graph stays the same while the weight grows.
+                share = weights.adversarial * adversarial_share(self.settings.discriminator, step)
+                terms["adversarial"] = generator_term(self.discriminator, scalar(share, self.runtime.device), fake)
         return terms, GeneratorPass(quantized.codes, quantized.latents, fake.detach())
 
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:

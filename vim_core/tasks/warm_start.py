@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -34,14 +35,6 @@ def is_decoder_tensor(name: str) -> bool:
     return name.split(".", 1)[0] in DECODER_PARTS
 
 
-def setting(config: QuantizeConfig, key: str) -> object:
-    """The value of a dotted key."""
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def encoder_digest(weights_uri: str, config_uri: str) -> str:
     """sha256 of encoder, codebook, their settings and the encode batch.
 
@@ -55,7 +48,7 @@ def encoder_digest(weights_uri: str, config_uri: str) -> str:
 
     config = read_config(config_uri, "vit_vqgan", "quantize", QuantizeConfig)
     # Another encode batch may round differently (contract 7).
-    values = {key: setting(config, key) for key in (*CODE_SETTINGS, "encode_batch")}
+    values = {key: attrgetter(key)(config) for key in (*CODE_SETTINGS, "encode_batch")}
     settings = {key: value for key, value in values.items() if LATER_DEFAULTS.get(key, ...) != value}
     settings |= {"encoder": asdict(config.encoder)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -127,7 +120,7 @@ def _check_settings(config: QuantizeConfig, source: QuantizeConfig) -> None:
     keys += ["encode_batch"] if config.freeze_encoder else []
     keys += ["decoder"] if config.init_decoder == "load" else []
     for key in keys:
-        value, expected = setting(config, key), setting(source, key)
+        value, expected = map(attrgetter(key), (config, source))
         if value != expected:
             raise ConfigError(
                 f"quantize.{key}={value!r}: the tokenizer of quantize.init_from has {expected!r}; use the same"

@@ -289,7 +289,7 @@ def test_round_trip_sorted_by_key_and_view(tmp_path: Path) -> None:
     assert table.view.tolist() == [0, 1, 0, 1]
     assert table.labels.tolist() == [3, 3, 5, 5]
     assert table.labels.dtype == np.int64
-    assert (table.views, len(table), table.meta) == (2, 4, META)
+    assert (len(table), table.meta) == (4, META)
 
 
 def test_codes_are_a_fixed_size_list_of_the_narrowest_width(tmp_path: Path) -> None:

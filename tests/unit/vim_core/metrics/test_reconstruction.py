@@ -44,9 +44,7 @@ def test_known_error_has_a_known_psnr() -> None:
     assert psnr(x, x + 0.1).item() == pytest.approx(20.0, abs=1e-5)
 
 
-def test_wrong_shapes_are_named() -> None:
+def test_images_below_the_window_are_refused() -> None:
     x = torch.zeros(1, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"\(1, 3, 16, 16\) and \(1, 3, 8, 8\)"):
-        psnr(x, x[..., :8, :8])
     with pytest.raises(ValueError, match="at least 11"):
         ssim(x[..., :10, :], x[..., :10, :])
