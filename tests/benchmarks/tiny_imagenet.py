@@ -92,7 +92,7 @@ def evaluated(task: QuantizerTask, usage_batch: int) -> Row:
     looked_up = task.model.codebook.vectors(codes).flatten(0, 1)
     figures = {
         "test_psnr_db": float((-10 * error.log10()).mean()),
-        "test_usage": codebook.usage(found, vocabulary, min(usage_batch, len(found))),
+        "test_usage": float(np.mean(codebook.usages(found, vocabulary, min(usage_batch, len(found))))),
         "test_perplexity": codebook.perplexity(codebook.histogram(found, vocabulary)),
         "test_spread": effective_rank(looked_up.detach().numpy()),
     }

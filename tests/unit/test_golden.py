@@ -21,7 +21,7 @@ from vim_core.config import AugmentConfig, ProbeConfig, TrainConfig
 from vim_core.data import digits
 from vim_core.data.image_loader import augment
 from vim_core.data.images import decode, to_tensor
-from vim_core.metrics.codebook import perplexity, usage
+from vim_core.metrics.codebook import perplexity, usages
 from vim_core.metrics.frechet import Moments, frechet_distance
 from vim_core.metrics.reconstruction import psnr, ssim
 from vim_core.metrics.tradeoff import (
@@ -121,7 +121,7 @@ def score(folder: Path) -> Figures:
     moments = [Moments.from_batch(rng.normal(size=(20, 3)) * scale) for scale in (1, 2)]
     pictures = [*psnr(a, b).tolist(), *ssim(a, b).tolist()]
     distance = frechet_distance(*moments)
-    return [*pictures, usage(codes, 8, 4), perplexity(np.bincount(codes.ravel())), distance]
+    return [*pictures, float(np.mean(usages(codes, 8, 4))), perplexity(np.bincount(codes.ravel())), distance]
 
 
 def select(folder: Path) -> Figures:

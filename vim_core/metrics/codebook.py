@@ -17,19 +17,13 @@ CHUNK = 1 << 24
 """Codes counted at once: numpy widens them to 64 bits, and a table may hold billions."""
 
 
-def usage(codes: NDArray[Any], vocabulary: int, batch: int = IMAGES) -> float:
-    """Share of the vocabulary found in a batch of images, in (0, 1], averaged over the full batches of codes [N, T].
+def usages(codes: NDArray[Any], vocabulary: int, batch: int = IMAGES) -> list[float]:
+    """Share of the vocabulary found in each full batch of images, in (0, 1], for codes [N, T]; usage is their mean.
 
     The paper's definition (caption of Table 4): distinct codes of 256 test images, over the whole test set. Images
     beyond the last full batch are left out, because a smaller batch would count lower. Raises `DataError` for fewer
-    images than one batch and for codes outside the vocabulary.
+    images than one batch.
     """
-    return float(np.mean(usages(codes, vocabulary, batch)))
-
-
-def usages(codes: NDArray[Any], vocabulary: int, batch: int = IMAGES) -> list[float]:
-    """The share of the vocabulary in each full batch; raises as `usage`, which is their mean."""
-    _check_codes(codes, vocabulary)
     full = codes.shape[0] // batch
     if full == 0:
         raise DataError(
@@ -41,7 +35,6 @@ def usages(codes: NDArray[Any], vocabulary: int, batch: int = IMAGES) -> list[fl
 
 def histogram(codes: NDArray[Any], vocabulary: int) -> NDArray[np.int64]:
     """Number of occurrences of each code in codes [N, T]: int64 [vocabulary]; histograms of parts add up."""
-    _check_codes(codes, vocabulary)
     return np.bincount(codes.reshape(-1), minlength=vocabulary).astype(np.int64)
 
 
@@ -97,10 +90,3 @@ class CodeUsageWindow(nn.Module):
         shares = total / total.sum()
         entropy = -torch.xlogy(shares, shares).sum()
         return {"codebook_usage": (total > 0).float().mean(), "codebook_perplexity": entropy.exp()}
-
-
-def _check_codes(codes: NDArray[Any], vocabulary: int) -> None:
-    if codes.ndim != 2:
-        raise DataError(f"codes of shape {codes.shape}: expected [images, tokens]")
-    if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= vocabulary):
-        raise DataError(f"codes from {int(codes.min())} to {int(codes.max())} outside a vocabulary of {vocabulary}")

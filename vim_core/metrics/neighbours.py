@@ -56,9 +56,9 @@ def manifold_membership(
     nearest in the set. The mean of the first [M] is precision, of the second [N] recall. Distances are float64.
 
     Raises:
-        DataError: unequal dimensions, or a side has no more vectors than neighbours.
+        DataError: a side has no more vectors than neighbours.
     """
-    x, y = _comparable(real, generated)
+    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     if min(len(x), len(y)) <= neighbours:
         raise DataError(f"precision and recall need more than {neighbours} images a side: {len(x)} and {len(y)}")
     return _inside(y, x, neighbour_radii(x, neighbours)), _inside(x, y, neighbour_radii(y, neighbours))
@@ -74,9 +74,9 @@ def density_coverage(
     vectors on its surface are outside. Distances are float64.
 
     Raises:
-        DataError: unequal dimensions, or there are no more real vectors than neighbours.
+        DataError: there are no more real vectors than neighbours.
     """
-    x, y = _comparable(real, generated)
+    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     if len(x) <= neighbours or not len(y):
         raise DataError(
             f"density and coverage need more than {neighbours} real images and a sample: {len(x)}, {len(y)}"
@@ -88,13 +88,6 @@ def density_coverage(
         density.append(inside.sum(axis=1) / neighbours)
         covered |= inside.any(axis=0)
     return np.concatenate(density), covered
-
-
-def _comparable(real: NDArray[Any], generated: NDArray[Any]) -> tuple[Array, Array]:
-    x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
-    if x.shape[1:] != y.shape[1:]:
-        raise DataError(f"features of shapes {x.shape} and {y.shape} do not compare: they come from two networks")
-    return x, y
 
 
 def _inside(vectors: Array, centres: Array, radii: Array) -> NDArray[np.bool_]:

@@ -43,6 +43,7 @@ class ReconstructionScorer:
         self._images = images
         self._count = min(limit or len(images), len(images))
         self._classifier = classifier
+        self._has_distance = classifier is not None and self._count > classifier.shape.features
         self._originals: Moments | None = None
 
     def __call__(self, tokenizer: Tokenizer, check: CancelCheck) -> dict[str, float]:
@@ -74,10 +75,6 @@ class ReconstructionScorer:
             figures["reconstruction_fd_classifier"] = distance
         return figures
 
-    @property
-    def _has_distance(self) -> bool:
-        return self._classifier is not None and self._count > self._classifier.shape.features
-
     @torch.no_grad()
     def _moments(self, images: Tensor) -> Moments:
         """Moments of the features of images [N, 3, S, S], rounded to 8 bits and resized to the classifier's input."""
@@ -98,7 +95,7 @@ def code_metrics(codes: np.ndarray, vocabulary: int) -> dict[str, float]:
     images = min(IMAGES, len(codes))
     name = "codebook_usage" if images == IMAGES else f"codebook_usage_of_{images}_images"
     perplexity = codebook.perplexity(codebook.histogram(codes, vocabulary))
-    return {name: codebook.usage(codes, vocabulary, images), "code_perplexity": perplexity}
+    return {name: float(np.mean(codebook.usages(codes, vocabulary, images))), "code_perplexity": perplexity}
 
 
 @torch.no_grad()

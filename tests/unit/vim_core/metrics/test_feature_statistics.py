@@ -204,10 +204,6 @@ def test_bytes_round_trip_and_bad_input_is_named() -> None:
         FeatureSample.from_bytes(b"text")
     with pytest.raises(DataError, match="do not merge"):
         sample.merge(FeatureSample.empty(2, 4))
-    with pytest.raises(DataError, match="one per row"):
-        FeatureSample.from_batch(np.ones((3, 2)), hashes, 3)
-    with pytest.raises(DataError, match="not finite"):
-        FeatureSample.from_batch(np.full((4, 2), np.inf), hashes, 3)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

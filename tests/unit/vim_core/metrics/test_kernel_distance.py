@@ -37,8 +37,6 @@ def test_the_estimate_by_definition() -> None:
 def test_too_few_images_name_the_settings() -> None:
     with pytest.raises(DataError, match=r"subsets of 1000 .* 30 and 40.*statistics\.features"):
         kernel_distance(np.zeros((30, 2)), np.zeros((40, 2)))
-    with pytest.raises(DataError, match="two networks"):
-        kernel_distance(np.zeros((30, 2)), np.zeros((40, 3)), 1, 5)
 
 
 def test_leaving_groups_out_in_one_pass() -> None:
@@ -48,5 +46,3 @@ def test_leaving_groups_out_in_one_pass() -> None:
     sides = [(np.arange(23) % 5, np.arange(17) % 5)] * 5
     expected = [unbiased_mmd2(x[a != group], y[b != group]) for group, (a, b) in enumerate(sides)]
     assert found == pytest.approx(expected)
-    with pytest.raises(DataError, match="9 groups of 23 and 17"):
-        leave_one_group_out(x, y, 9)

@@ -77,7 +77,7 @@ def test_too_few_images_for_a_distance_give_none(loader: ImageLoader, tokenizer:
 def test_usage_is_the_papers_from_256_images_on() -> None:
     codes = (np.random.default_rng(0).random((600, 3)) ** 2 * 40).astype(np.int64)
     many = code_metrics(codes, 40)
-    assert many["codebook_usage"] == codebook.usage(codes, 40, 256)
+    assert many["codebook_usage"] == np.mean(codebook.usages(codes, 40, 256))
     assert many["code_perplexity"] == codebook.perplexity(np.bincount(codes.ravel(), minlength=40))
     few = code_metrics(codes[:100], 40)
     assert few.keys() == {"codebook_usage_of_100_images", "code_perplexity"}
