@@ -26,7 +26,6 @@ settings: {score.neighbours: 0, score.floor: false, score.reconstructed: false}
 points:
 - sample.guidance: 1.0
 """
-ASSETS = "{ assetNodes { assetKey { path } dependencyKeys { path } } }"
 REPOSITORY = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 LAUNCH = """
 mutation ($location: String!, $repository: String!, $asset: String!) {
@@ -170,29 +169,6 @@ def newest(server: str) -> str:
     found = ask(server, query)["runsOrError"]["results"]
     alone = [run["runId"] for run in found if run["assetSelection"] == [{"path": ["ingest"]}]]
     return str(alone[0]) if alone else ""
-
-
-@pytest.mark.browser
-def test_mlflow_shows_runs(browser: Any, ui: Servers, smoke_run: SmokeRun) -> None:
-    from mlflow import MlflowClient
-
-    experiment = MlflowClient(f"sqlite:///{smoke_run.root}/mlflow.db").get_experiment_by_name("smoke")
-    assert experiment is not None
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    runs = f"{ui.mlflow}/#/experiments/{experiment.experiment_id}/runs"
-    page.goto(runs)
-    shows(page, "smoke", "Run Name")
-    page.goto(f"{runs}/{smoke_run.manifests['quantize']['mlflow_run_id']}")
-    shows(page, "quantize", "train/loss", "encoder.dim")
-    page.close()
-
-
-def test_one_asset_per_component(ui: Servers, smoke_run: SmokeRun) -> None:
-    nodes = {node["assetKey"]["path"][-1]: node for node in ask(ui.dagster, ASSETS)["assetNodes"]}
-    assert set(nodes) == set(smoke_run.manifests)
-    for name, node in nodes.items():
-        wanted = {record["component"] for record in smoke_run.manifests[name]["inputs"].values()}
-        assert {key["path"][-1] for key in node["dependencyKeys"]} == wanted, name
 
 
 def test_launching_one_asset_reuses_it_and_checks_it_again(ui: Servers, smoke_run: SmokeRun) -> None:

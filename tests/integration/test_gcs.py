@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,12 +14,10 @@ from components.artifacts import execute, store
 from components.artifacts.execute import ArtifactCache, Reporting, Result
 from components.contract import settings
 from components.contract.api import Artifact
-from tests.support.common import CONF, SilentProgress, SilentTracker
+from tests.support.common import CONF, SilentProgress, SilentTracker, train_here
 from tests.support.fakes import reporting
 from tests.support.tiny import Killed
 from vim_core.config import PipelineConfig
-from vim_core.data.code_tables import CodeTable
-from vim_core.data.image_tables import ImageTable, image_digest
 from vim_core.storage import io
 from vim_core.tasks.quantizer import QuantizerTask
 
@@ -49,20 +48,12 @@ def made(config: PipelineConfig) -> dict[str, Result]:
 
 
 @pytest.fixture(scope="module")
-def trained_here_once() -> Any:
-    """One worker, in this process, for the whole file."""
-    from tests.support.common import train_here
-
+def both(gcs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Result]]]:
+    """The same settings with a local root and with one in the bucket; trainings are one worker in this process."""
+    local = str(tmp_path_factory.mktemp("local") / "root")
     with pytest.MonkeyPatch.context() as patch:
         train_here(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def both(trained_here_once: None, gcs: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Result]]:
-    """The same settings with a local root and with one in the bucket."""
-    local = str(tmp_path_factory.mktemp("local") / "root")
-    return {"local": made(config_of(local)), "gs": made(config_of(f"{gcs}/pipeline"))}
+        yield {"local": made(config_of(local)), "gs": made(config_of(f"{gcs}/pipeline"))}
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -76,19 +67,6 @@ def test_manifest_and_files_are_those_of_a_local_root(both: dict[str, dict[str, 
     for entry in remote.manifest.files:
         if not entry.name.startswith(("curves", "pictures")):
             assert io.read_bytes(remote.uri(entry.name)) == io.read_bytes(local.uri(entry.name)), entry.name
-
-
-def test_tables_are_read_from_the_bucket(both: dict[str, dict[str, Result]]) -> None:
-    images, codes = both["gs"]["ingest"].artifact, both["gs"]["tokenize"].artifact
-    tables = {split: ImageTable(images.uris(f"images/{split}-")) for split in ("train", "test")}
-    assert image_digest(tables) == images.digest
-    table = CodeTable(codes.uris("codes/train-"))
-    table.check(both["gs"]["quantize"].artifact.digest)
-    assert set(table.keys) == set(tables["train"].keys)
-
-
-def test_no_unfinished_work_is_left(both: dict[str, dict[str, Result]], gcs: str) -> None:
-    assert [path for path in io.find_files(f"{gcs}/pipeline") if path.startswith(".work")] == []
 
 
 def test_what_is_finished_is_found_again(

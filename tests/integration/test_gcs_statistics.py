@@ -17,9 +17,6 @@ from components.statistics import shards
 from tests.support.fakes import reporting
 from tests.support.synthetic import everything
 from vim_core.config import PipelineConfig, RunConfig, ScoreConfig, StatisticsConfig
-from vim_core.data.image_tables import ImageTable
-from vim_core.metrics.frechet import Moments
-from vim_core.metrics.inception_score import ScoreSums
 from vim_core.storage import io
 
 COMPONENTS = ["ingest", "classify", "statistics", "quantize", "tokenize", "reconstruct", "prior", "sample", "score"]
@@ -78,22 +75,6 @@ def test_manifest_and_files_are_those_of_a_local_root(both: dict[str, ArtifactCa
     assert [entry.name for entry in remote.manifest.files] == [entry.name for entry in local.manifest.files]
     for entry in remote.manifest.files:
         assert io.read_bytes(remote.uri(entry.name)) == io.read_bytes(local.uri(entry.name)), entry.name
-
-
-def test_shards_in_the_bucket_merge_to_the_whole(both: dict[str, ArtifactCache]) -> None:
-    made, images = both["gs"]["statistics"], both["gs"]["ingest"]
-    parts = [Moments.from_bytes(io.read_bytes(uri)) for uri in made.uris("moments/test-")]
-    tables = [ImageTable([uri]) for uri in images.uris("images/test-")]
-    assert [part.count for part in parts] == [len(table) for table in tables] == [6, 6]
-    whole = Moments.from_bytes(io.read_bytes(made.uri("moments/test.npz")))
-    halves = [Moments.from_bytes(io.read_bytes(made.uri(f"moments/half-{half}.npz"))) for half in range(2)]
-    for merged in (parts[1].merge(parts[0]), halves[0].merge(halves[1])):
-        assert merged.count == whole.count == 12
-        assert merged.mean == pytest.approx(whole.mean, abs=1e-10)
-        assert merged.covariance == pytest.approx(whole.covariance, abs=1e-10)
-    sums = [ScoreSums.from_bytes(io.read_bytes(uri)) for uri in made.uris("inception_score/test-")]
-    total = ScoreSums.from_bytes(io.read_bytes(made.uri("inception_score/test.npz")))
-    assert sums[0].merge(sums[1]).score() == pytest.approx(total.score())
 
 
 def test_a_killed_run_leaves_its_shards_in_the_bucket_and_the_next_does_the_rest(

@@ -46,11 +46,10 @@ class Seen:
     def __init__(self, address: str, run_id: str) -> None:
         from mlflow import MlflowClient
 
-        self.client, self.run_id = MlflowClient(address), run_id
+        self.address, self.client, self.run_id = address, MlflowClient(address), run_id
 
     def counts(self) -> list[tuple[int, float]]:
-        history = self.client.get_metric_history(self.run_id, "train/nonfinite_steps")
-        return [(point.step, point.value) for point in history]
+        return mlflow_servers.history(self.address, self.run_id, "train/nonfinite_steps")
 
     def rows(self, folder: Path) -> list[dict[str, Any]]:
         if "nonfinite.jsonl" not in [item.path for item in self.client.list_artifacts(self.run_id)]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.artifacts import lease, store, usage
-from components.contract.api import Artifact, FileEntry, InputRecord, Manifest
+from components.contract.api import Artifact, FileEntry, Manifest
 from vim_core.storage import io
 
 DAY = 86400.0
@@ -18,11 +18,6 @@ DAY = 86400.0
 def key(number: int) -> str:
     """A fingerprint."""
     return f"{number:020x}"
-
-
-def record(made: Artifact) -> InputRecord:
-    """An artifact as an input."""
-    return made.record
 
 
 def make(root: str, component: str, number: int, inputs: Sequence[Artifact] = (), **fields: Any) -> Artifact:
@@ -34,7 +29,7 @@ def make(root: str, component: str, number: int, inputs: Sequence[Artifact] = ()
     files: list[FileEntry] = store.files_in(io.join(folder, f"data-{attempt}"), f"data-{attempt}", {})
     manifest = Manifest(
         component=component, version=1, fingerprint=key(number), digest=f"digest-{component}-{number}-{attempt}",
-        config={}, inputs={f"input{i}": record(each) for i, each in enumerate(inputs)}, files=files,
+        config={}, inputs={f"input{i}": each.record for i, each in enumerate(inputs)}, files=files,
         metrics={"psnr_db": 20.5}, properties={}, protocols={}, numeric={}, seconds=12.5, attempt=attempt,
         created=datetime.now(UTC).isoformat(),
     )  # fmt: skip

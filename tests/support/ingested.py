@@ -13,7 +13,6 @@ from components.contract.api import Artifact, Context, Outcome
 from tests.support.synthetic import artifact, context_of, with_fields
 from vim_core.config import CodebookConfig, IngestConfig, LossConfig, QuantizeConfig, StackConfig
 from vim_core.data.image_tables import ImageTable
-from vim_core.storage import io
 
 
 def kept(outcome: Outcome, ctx: Context, config: Any, digest: str = "d" * 64) -> Artifact:
@@ -43,8 +42,8 @@ def tiny_tokenizer(root: Path, encode_batch: int = 7) -> Artifact:
     """An untrained tokenizer of 16x16 images: 2x2 codes of 32."""
     import torch
 
+    from tests.support.tiny_artifacts import files
     from vim_core.models.vit_vqgan import ViTVQGAN, model_config
-    from vim_core.weights.saving import to_bytes
 
     stack = StackConfig(blocks=1, heads=2, dim=16, mlp=32)
     config = QuantizeConfig(
@@ -57,14 +56,10 @@ def tiny_tokenizer(root: Path, encode_batch: int = 7) -> Artifact:
         encode_batch=encode_batch,
     )
     torch.manual_seed(0)
-    weights = to_bytes(ViTVQGAN(config))
     return artifact(
         root,
         "quantize",
-        {
-            "model.safetensors": lambda uri: io.write_bytes(uri, weights),
-            "config.json": lambda uri: io.write_bytes(uri, model_config(config)),
-        },
+        files(ViTVQGAN(config), model_config(config)),
         properties={
             "image_size": 16,
             "grid": [2, 2],

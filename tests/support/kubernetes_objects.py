@@ -38,10 +38,10 @@ def render(overlay: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def read_base(file: str, kind: str = "Deployment", name: str = "") -> Manifest:
+def read_base(file: str, kind: str = "Deployment") -> Manifest:
     """One object of a file of the base, as it is written there."""
     objects = yaml.safe_load_all((KUBERNETES / "base" / file).read_text())
-    (found,) = [each for each in objects if each["kind"] == kind and name in ("", each["metadata"]["name"])]
+    (found,) = [each for each in objects if each["kind"] == kind]
     return dict(found)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from components.contract.api import Artifact
 from tests.support import tiny_artifacts
@@ -27,10 +26,7 @@ def classifier(root: Path, component: str, images: Artifact, seed: int) -> Artif
     shape = ClassifierShape(SIZE, 3, 4, FEATURES)
     network = Classifier(shape)
     enlarge(network)
-    files: dict[str, Callable[[str], Any]] = {
-        "model.safetensors": lambda uri: save_file(network.state_dict(), uri),
-        "config.json": lambda uri: io.write_bytes(uri, model_config(shape)),
-    }
+    files = tiny_artifacts.files(network, model_config(shape))
     return artifact(root, component, files, {"images": images}, properties={"classes": tiny_artifacts.CLASSES})
 
 

@@ -5,7 +5,6 @@ Options that do not touch each other share a training, because compiling one tak
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from tests.support import tiny
+from tests.support import sharing, tiny
 from tests.unit.vim_core.losses.test_perceptual import skip_initialisation
 from tests.xla.run import Row, on_cpu, stepped
 from vim_core.config import (
@@ -38,6 +37,7 @@ from vim_core.tasks.warm_start import PretrainedTokenizer, is_decoder_tensor
 from vim_core.weights.saving import to_bytes
 
 pytestmark = pytest.mark.xla
+Compare = Callable[[Callable[[Runtime], Task]], list[Row]]
 STEPS = 10
 R1 = 4
 """R1 comes at steps 0, 4 and 8: both programs have run twice after step 4."""
@@ -51,35 +51,35 @@ def prior(codes: PriorData, runtime: Runtime, **fields: Any) -> PriorTask:
     return PriorTask(tiny.prior_config(**base | fields), codes, runtime)
 
 
-def compared(make: Callable[[Runtime], Task], xla: Runtime, cpu: Runtime, compiled: Callable[[], int]) -> list[Row]:
-    """The figures of a training on XLA, its losses compared with the CPU's and its programs counted."""
-    rows, seen = stepped(make(xla), STEPS, compiled)
-    expected, _ = stepped(make(cpu), STEPS)
-    assert [row.keys() for row in rows] == [row.keys() for row in expected]
-    for name in expected[0]:
-        if "norm" not in name and "perplexity" not in name:
-            found, wanted = ([row[name] for row in given if name in row] for given in (rows, expected))
-            assert found == pytest.approx(wanted, abs=1e-4), name
-    assert seen[R1:] == [seen[R1]] * (STEPS - R1)
-    return rows
+@pytest.fixture
+def compared(xla: Runtime, cpu: Runtime, compiled: Callable[[], int], fallbacks: Callable[[], list[str]]) -> Compare:
+    """The figures of a training on XLA: losses as on the CPU, no program late, no operation left to the CPU."""
+
+    def compare(make: Callable[[Runtime], Task]) -> list[Row]:
+        rows, seen = stepped(make(xla), STEPS, compiled)
+        expected, _ = stepped(make(cpu), STEPS)
+        assert [row.keys() for row in rows] == [row.keys() for row in expected]
+        for name in expected[0]:
+            if "norm" not in name and "perplexity" not in name:
+                found, wanted = ([row[name] for row in given if name in row] for given in (rows, expected))
+                assert found == pytest.approx(wanted, abs=1e-4), name
+        assert seen[R1:] == [seen[R1]] * (STEPS - R1)
+        assert fallbacks() == []
+        return rows
+
+    return compare
 
 
-def test_the_papers_adam_with_accumulated_gradients(
-    codes: PriorData, xla: Runtime, cpu: Runtime, compiled: Callable[[], int], fallbacks: Callable[[], list[str]]
-) -> None:
-    compared(lambda runtime: prior(codes, runtime, optim=PAPER, accumulate=2), xla, cpu, compiled)
-    assert fallbacks() == []
+def test_the_papers_adam_with_accumulated_gradients(codes: PriorData, compared: Compare) -> None:
+    compared(lambda runtime: prior(codes, runtime, optim=PAPER, accumulate=2))
 
 
-def test_the_modern_prior_running_its_blocks_again(
-    codes: PriorData, xla: Runtime, cpu: Runtime, compiled: Callable[[], int], fallbacks: Callable[[], list[str]]
-) -> None:
+def test_the_modern_prior_running_its_blocks_again(codes: PriorData, xla: Runtime, compared: Compare) -> None:
     fields: dict[str, Any] = {"variant": "modern", "stack": StackConfig(blocks=2, heads=2, dim=16, mlp=32)}
-    again = compared(lambda runtime: prior(codes, runtime, recompute=True, **fields), xla, cpu, compiled)
+    again = compared(lambda runtime: prior(codes, runtime, recompute=True, **fields))
     plain, _ = stepped(prior(codes, xla, **fields), STEPS)
     for name in ("loss", "gradient_norm"):
         assert [row[name] for row in again] == pytest.approx([row[name] for row in plain], abs=1e-5)
-    assert fallbacks() == []
 
 
 def test_blocks_that_run_again_draw_the_same_noise(codes: PriorData, xla: Runtime) -> None:
@@ -118,23 +118,11 @@ def quantizer(data: QuantizerData, runtime: Runtime, judge: dict[str, Any], **fi
     return QuantizerTask(tiny.quantize_config(**base | fields), data, runtime)
 
 
-def test_rotation_entropy_patches_lecam_and_the_papers_adam(
-    images: QuantizerData,
-    xla: Runtime,
-    cpu: Runtime,
-    compiled: Callable[[], int],
-    fallbacks: Callable[[], list[str]],
-) -> None:
+def test_rotation_entropy_patches_lecam_and_the_papers_adam(images: QuantizerData, compared: Compare) -> None:
     book = CodebookConfig(codes=16, dim=4, gradient="rotation", entropy=EntropyConfig(weight=0.1, temperature=0.1))
     judge = {"kind": "patch", "patch_layers": 1, "lecam": LECAM, "optim": OptimConfig(lr=1e-3)}
-    rows = compared(
-        lambda runtime: quantizer(images, runtime, judge, codebook=book, optim=PAPER, recompute=True),
-        xla,
-        cpu,
-        compiled,
-    )
+    rows = compared(lambda runtime: quantizer(images, runtime, judge, codebook=book, optim=PAPER, recompute=True))
     assert {"entropy", "r1", "lecam"} <= rows[0].keys()
-    assert fallbacks() == []
 
 
 def backbone() -> dict[str, Tensor]:
@@ -150,21 +138,12 @@ def backbone() -> dict[str, Tensor]:
 def source(folder: Path) -> PretrainedTokenizer:
     """A tokenizer to start from, as files."""
     network = tiny.tokenizer_network(seed=3, image_size=16)
-    files = {"model.safetensors": to_bytes(network), "config.json": model_config(network.config)}
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    weights, config = [(str(folder / name), hashlib.sha256(data).hexdigest()) for name, data in files.items()]
-    return PretrainedTokenizer(*weights, *config, "d")
+    (folder / "model.safetensors").write_bytes(to_bytes(network))
+    (folder / "config.json").write_bytes(model_config(network.config))
+    return sharing.source(folder)
 
 
-def test_a_decoder_on_a_frozen_encoder_with_perception(
-    large: QuantizerData,
-    tmp_path: Path,
-    xla: Runtime,
-    cpu: Runtime,
-    compiled: Callable[[], int],
-    fallbacks: Callable[[], list[str]],
-) -> None:
+def test_a_decoder_on_a_frozen_encoder_with_perception(large: QuantizerData, tmp_path: Path, compared: Compare) -> None:
     weights, data = backbone(), replace(large, pretrained=source(tmp_path))
     before = tiny.tokenizer_network(seed=3, image_size=16).state_dict()
     made: list[QuantizerTask] = []
@@ -180,18 +159,14 @@ def test_a_decoder_on_a_frozen_encoder_with_perception(
             made.append(quantizer(data, runtime, {}, loss=loss, **fields))
         return made[-1]
 
-    rows = compared(make, xla, cpu, compiled)
+    rows = compared(make)
     assert rows[0]["perceptual"] > 0
     assert rows[-1]["loss"] < rows[0]["loss"]
     after = on_cpu(made[0].model)
     assert [name for name in before if not is_decoder_tensor(name) and not torch.equal(after[name], before[name])] == []
-    assert fallbacks() == []
 
 
-def test_accumulated_gradients_of_both_networks_with_spectral_norm(
-    images: QuantizerData, xla: Runtime, cpu: Runtime, compiled: Callable[[], int], fallbacks: Callable[[], list[str]]
-) -> None:
+def test_accumulated_gradients_of_both_networks_with_spectral_norm(images: QuantizerData, compared: Compare) -> None:
     """The discriminator looks at groups of four images: those of a microbatch."""
     judge = {"spectral_norm": True, "channels": 4, "r1_gamma": 0.0, "optim": OptimConfig(lr=1e-3)}
-    compared(lambda runtime: quantizer(images, runtime, judge, accumulate=2), xla, cpu, compiled)
-    assert fallbacks() == []
+    compared(lambda runtime: quantizer(images, runtime, judge, accumulate=2))

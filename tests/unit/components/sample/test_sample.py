@@ -222,10 +222,10 @@ def test_settings_that_make_no_sense(fields: dict[str, Any], message: str) -> No
         SampleConfig(**fields)
 
 
-def test_a_prior_of_another_tokenizer_is_refused(inputs: dict[str, Artifact]) -> None:
+def test_a_prior_of_another_tokenizer_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     other = with_fields(inputs["tokenizer"], digest="another-tokenizer")
     with pytest.raises(LineageError, match="belongs to tokenizer digest-of-qu, not to another-toke"):
-        sample.check(SampleConfig(), inputs["prior"], other)
+        sample.run(SampleConfig(), {**inputs, "tokenizer": other}, context_of(tmp_path, "sample"))
 
 
 @pytest.mark.parametrize(("conditional", "null_trained"), [(True, False), (False, True)])

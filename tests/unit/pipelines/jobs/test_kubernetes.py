@@ -126,6 +126,8 @@ def test_states_follow_the_object_and_its_pods(backend: KubernetesBackend, serve
     assert backend.state("vim-states") == dataclasses.replace(
         state, status=SUCCEEDED, message="", started=None, ended=1767225620.0
     )
+    set_job(server, "vim-states", jobDeploymentStatus="Complete", jobStatus="")
+    assert state_of(backend, "vim-states").status == LOST
 
 
 OWN = "Job entrypoint command failed with exit code 2, last available logs: vimctl: prior.steps=0: must be positive"
@@ -168,12 +170,6 @@ def test_an_error_after_a_node_was_taken_away_is_no_error_of_the_user(
     state = state_of(backend, job_id)
     assert state.status == LOST
     assert f"{job_id}-w on node-3" in state.message
-
-
-def test_complete_without_a_word_of_the_job_is_lost(backend: KubernetesBackend, server: str, spec_uri: str) -> None:
-    backend.submit("vim-silent", spec_uri)
-    set_job(server, "vim-silent", jobDeploymentStatus="Complete")
-    assert state_of(backend, "vim-silent").status == LOST
 
 
 def test_stopping_is_remembered_until_the_job_is_sent_again(

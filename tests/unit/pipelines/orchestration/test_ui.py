@@ -74,12 +74,6 @@ def test_dagster_gets_the_preset_the_overrides_and_the_absolute_root(
     assert ui.dagster_server(flow.config, "digits", [], 0).environment["VIM_PRESET"] == "digits"
 
 
-def test_mlflow_serves_the_roots_database(flow: Any) -> None:
-    made = ui.mlflow_server(flow.config, "sqlite:////data/mlflow.db", 0)
-    assert made.command[made.command.index("--backend-store-uri") + 1] == "sqlite:////data/mlflow.db"
-    assert made.command[made.command.index("--host") + 1] == HOST
-
-
 def test_assets_link_to_the_mlflow_that_people_see(flow: Any) -> None:
     flow.config.run.tracking_uri = ""
     mlflow, dagster = ui.servers(flow.config, "digits", [], 0, 0)
