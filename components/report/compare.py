@@ -35,8 +35,7 @@ class Run:
     @property
     def protocols(self) -> Mapping[str, Any]:
         """Protocols by the dotted names of metrics."""
-        protocols: Mapping[str, Any] = self.record.get("protocols", {})
-        return protocols
+        return dict(self.record.get("protocols", {}))
 
     def comparable(self, metric: Metric) -> dict[str, Any]:
         """The metric's protocol as `comparable_protocol` returns it."""
@@ -107,17 +106,14 @@ def settings_that_differ(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]
     recorded = [
         {name: value for name, value in run.record.get("settings", {}).items() if name != IGNORED} for run in runs
     ]
-    names = sorted({name for settings in recorded for name in settings})
-    missing = [name for name in names if any(settings and name not in settings for settings in recorded)]
-    rows = [
-        (name, tuple("present" if name in settings else "–" if settings else UNKNOWN for settings in recorded))
-        for name in missing
-    ]
-    flat = [
-        {key: _short(value) for key, value in flatten(settings).items() if key.split(".")[0] not in missing}
-        for settings in recorded
-    ]
-    for key in sorted({key for settings in flat for key in settings}):
+    names = {name for settings in recorded for name in settings}
+    missing = {name for name in names if any(settings and name not in settings for settings in recorded)}
+    flat = []
+    for settings in recorded:
+        shown = {name: "present" if name in missing else value for name, value in settings.items()}
+        flat.append({key: _short(value) for key, value in flatten(shown).items()})
+    rows = []
+    for key in sorted({key for settings in flat for key in settings}, key=lambda key: (key not in missing, key)):
         values = tuple(settings.get(key, "–") if settings else UNKNOWN for settings in flat)
         if len({*values} - {UNKNOWN}) > 1:
             rows.append((key, values))

@@ -57,12 +57,12 @@ def _content(config: ReportConfig, record: Mapping[str, Any], inputs: Inputs) ->
     """Values of the page's template that are made of artifacts' files, such as pictures; None for what there is not."""
     content: dict[str, Any] = dict.fromkeys(("samples", "reconstructions", "accepted", "neighbours"))
     if "sample" in inputs:
-        classes = inputs["sample"].properties["classes"]
-        content["samples"] = grids.samples_by_class(
-            inputs["sample"], classes, config.samples_per_class, config.max_classes
-        )
+        samples = inputs["sample"]
+        classes, count = samples.properties["classes"], config.samples_per_class
+        content["samples"] = grids.samples_by_class(samples, classes, count, config.max_classes)
     if "ingest" in inputs and "reconstruct" in inputs:
-        psnr = grids.psnr_by_key(inputs["score"]) if "score" in inputs else {}
+        measured = read_file(inputs, "score", "reconstructions.parquet")
+        psnr = grids.psnr_by_key(measured) if measured is not None else {}
         content["reconstructions"] = grids.reconstructions(
             inputs["ingest"], inputs["reconstruct"], psnr, config.reconstructions
         )

@@ -107,16 +107,11 @@ def reconstructions(images: Artifact, reconstructed: Artifact, psnr_db: dict[str
     return pictures
 
 
-def psnr_by_key(score: Artifact) -> dict[str, float]:
-    """PSNR of each reconstruction, as `score` measured it; none where it measured none."""
-    if all(entry.name != "reconstructions.parquet" for entry in score.manifest.files):
-        return {}
+def psnr_by_key(measured: bytes) -> dict[str, float]:
+    """PSNR of each reconstruction by the file `reconstructions.parquet` of `score`."""
     import pyarrow.parquet as pq
 
-    from vim_core.storage import io
-
-    with io.open_read(score.uri("reconstructions.parquet")) as stream:
-        table = pq.read_table(stream, columns=["key", "psnr_db"])
+    table = pq.read_table(BytesIO(measured), columns=["key", "psnr_db"])
     return dict(zip(table["key"].to_pylist(), table["psnr_db"].to_pylist(), strict=True))
 
 

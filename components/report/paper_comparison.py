@@ -142,7 +142,11 @@ def _refusal(table: Table, column: Column, key: str, record: Record) -> str:
     """The reason why the metric `key` may not enter a column, '' if it may."""
     protocol = record.get("protocols", {}).get(key, {})
     if _data_set(record) not in table.datasets:
-        return f"measured on {_images(record)}, not on {' or '.join(table.datasets)} at {SIZE} × {SIZE}"
+        size = record.get("settings", {}).get("quantize", {}).get("image_size")
+        count = record.get("data", {}).get("splits", {}).get("test")
+        images = f"{count:,} held-out images" if isinstance(count, int) else "other images"
+        images += f" at {size} × {size}" if size else ""
+        return f"measured on {images}, not on {' or '.join(table.datasets)} at {SIZE} × {SIZE}"
     if key.startswith("probe.") and record.get("tokenizer", {}).get("perceptual"):
         return "the tokenizer was trained with the perceptual loss, which carries labels"
     name = str(protocol.get("protocol", ""))
@@ -166,14 +170,6 @@ def _data_set(record: Record) -> str:
     size = record.get("settings", {}).get("quantize", {}).get("image_size")
     counts = (splits.get("train"), splits.get("test"))
     return next((name for name, known in SPLITS.items() if known == counts and size == SIZE), "")
-
-
-def _images(record: Record) -> str:
-    """The run's images in words, such as '302 held-out images at 32 × 32'."""
-    size = record.get("settings", {}).get("quantize", {}).get("image_size")
-    count = record.get("data", {}).get("splits", {}).get("test")
-    text = f"{count:,} held-out images" if isinstance(count, int) else "other images"
-    return f"{text} at {size} × {size}" if size else text
 
 
 def _description(record: Record) -> dict[str, str]:

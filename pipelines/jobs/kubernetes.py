@@ -175,16 +175,13 @@ def _stopped(record: Any) -> JobState:
 def _read_state(job: dict[str, Any], pods: Sequence[Any] = ()) -> JobState:
     """The state of a RayJob object; its pods tell the job's own failure from a lost node, and why it waits."""
     times = job.get("status") or {}
-    status, message = _status(job, pods)
     heads = [pod for pod in pods if HEAD.items() <= (pod.metadata.labels or {}).items()]
     node = str(heads[0].spec.node_name or "") if heads else ""
-    return JobState(
-        _job_id(job), status, message, node, _seconds(times.get("startTime")), _seconds(times.get("endTime"))
-    )
+    started, ended = _seconds(times.get("startTime")), _seconds(times.get("endTime"))
+    return JobState(_job_id(job), *_status(job, pods), node, started, ended)
 
 
 def _job_id(job: dict[str, Any]) -> str:
-    """The job's id."""
     metadata = job["metadata"]
     return str((metadata.get("annotations") or {}).get(JOB_ID_ANNOTATION, metadata["name"]))
 

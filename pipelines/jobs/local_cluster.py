@@ -161,8 +161,21 @@ def _prepare(cpus: int, port: int) -> LocalCluster:
 
 def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
     """Start one node and store its process at once, so that `down` finds it after any failure."""
-    options = _ray_start_options(cluster, number, nodes)
-    command = [cluster.python, "-m", "pipelines.jobs.local_cluster", "start", *options]
+    command = [
+        cluster.python, "-m", "pipelines.jobs.local_cluster", "start", "--block", f"--node-ip-address={HOST}",
+        "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
+        f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false", "--disable-usage-stats",
+    ]  # fmt: skip
+    if number:
+        # Several nodes share the machine's GPUs, which Ray would count for each of them.
+        gpus = [] if number == 1 else ["--num-gpus=0"]
+        command += [f"--address={cluster.ray_address}", f"--num-cpus={cluster.cpus}", *gpus]
+    else:
+        command += [
+            "--head", f"--port={cluster.ray_address.rpartition(':')[2]}", f"--temp-dir={cluster.folder}",
+            f"--dashboard-host={HOST}", f"--dashboard-port={cluster.address.rpartition(':')[2]}",
+            f"--ray-client-server-port={servers.free_port(0)}", f"--num-cpus={cluster.cpus if nodes == 1 else 0}",
+        ]  # fmt: skip
     environment = {**os.environ, **SETTINGS, "RAY_AUTH_TOKEN_PATH": cluster.token_file, FOLDER_VARIABLE: cluster.folder}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")]))
     # Variables of the caller's shell could point workers and drivers to another cluster.
@@ -177,24 +190,6 @@ def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
     cluster = replace(cluster, nodes=[*cluster.nodes[:number], started, *cluster.nodes[number + 1 :]])
     io.write_bytes(os.fspath(state_folder() / "cluster.json"), json.dumps(asdict(cluster), indent=2).encode())
     return cluster
-
-
-def _ray_start_options(cluster: LocalCluster, number: int, nodes: int) -> list[str]:
-    """The options of `ray start` for the head (0) or a worker."""
-    common = [
-        "--block", f"--node-ip-address={HOST}", "--dashboard-agent-listen-port=0", "--min-worker-port=0",
-        "--max-worker-port=0", f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
-        "--disable-usage-stats",
-    ]  # fmt: skip
-    if number:
-        # Several nodes share the machine's GPUs, which Ray would count for each of them.
-        gpus = [] if number == 1 else ["--num-gpus=0"]
-        return [*common, f"--address={cluster.ray_address}", f"--num-cpus={cluster.cpus}", *gpus]
-    return [
-        *common, "--head", f"--port={cluster.ray_address.rpartition(':')[2]}", f"--temp-dir={cluster.folder}",
-        f"--dashboard-host={HOST}", f"--dashboard-port={cluster.address.rpartition(':')[2]}",
-        f"--ray-client-server-port={servers.free_port(0)}", f"--num-cpus={cluster.cpus if nodes == 1 else 0}",
-    ]  # fmt: skip
 
 
 def _wait_for_nodes(cluster: LocalCluster, wanted: int, nodes: int, say: Callable[[str], None]) -> LocalCluster:

@@ -103,11 +103,8 @@ def _ray_cluster_spec(cluster: Cluster, spec: JobSpec, labels: Mapping[str, str]
     env = [{"name": key, "value": value} for key, value in sorted(cluster.env.items())]
     cpus = {"cpu": str(settings.head_cpus), "memory": settings.head_memory}
     head = _container("ray-head", settings.image, env, cpus)
-    head["ports"] = [
-        {"name": "gcs", "containerPort": 6379},
-        {"name": "dashboard", "containerPort": 8265},
-        {"name": "client", "containerPort": 10001},
-    ]
+    ports = {"gcs": 6379, "dashboard": 8265, "client": 10001}
+    head["ports"] = [{"name": name, "containerPort": port} for name, port in ports.items()]
     groups = [_slice_group(settings, env, labels, shape, count) for shape, count in slices.items()]
     if cpu_workers:
         worker = _container("ray-worker", settings.image, env, cpus)

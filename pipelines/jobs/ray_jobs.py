@@ -27,7 +27,7 @@ POLL_S, STOP_S = 0.5, 60.0
 
 
 class RayJobsBackend:
-    """The Jobs API of a profile's cluster. The driver of a job runs on the head, so it survives a lost worker node."""
+    """A `Backend` of a profile's Jobs API. The driver of a job runs on the head, so it survives a lost worker node."""
 
     def __init__(self, cluster: Cluster) -> None:
         if not cluster.address:
@@ -36,13 +36,12 @@ class RayJobsBackend:
         self._cluster = cluster
 
     def submit(self, job_id: str, spec_uri: str) -> bool:
-        """See `Backend`. Variables of the profile's `env` reach the driver and all workers of the job."""
+        """Variables of the profile's `env` reach the driver and all workers of the job."""
         env = {"env_vars": dict(self._cluster.env)} if self._cluster.env else None
+        command = entrypoint(self._cluster, spec_uri)
         try:
             with self._errors():
-                self._client.submit_job(
-                    entrypoint=entrypoint(self._cluster, spec_uri), submission_id=job_id, runtime_env=env
-                )
+                self._client.submit_job(entrypoint=command, submission_id=job_id, runtime_env=env)
         except VimError:
             # Ray reports a taken id only in the error text; so look the job up.
             if self.state(job_id) is None:
@@ -51,18 +50,15 @@ class RayJobsBackend:
         return True
 
     def state(self, job_id: str) -> JobState | None:
-        """See `Backend`."""
         return next((state for state in self.jobs() if state.job_id == job_id), None)
 
     def jobs(self) -> list[JobState]:
-        """See `Backend`."""
         with self._errors():
             listed = self._client.list_jobs()
         ours = [_state(job) for job in listed if specs.JOB_ID.fullmatch(job.submission_id or "")]
         return sorted(ours, key=lambda state: state.started or 0.0, reverse=True)
 
     def follow(self, job_id: str) -> Iterator[str]:
-        """See `Backend`."""
         with self._errors():
             chunks = self._client.tail_job_logs(job_id)
         rest = ""
@@ -80,7 +76,7 @@ class RayJobsBackend:
                 loop.run_until_complete(chunks.aclose())
 
     def stop(self, job_id: str) -> None:
-        """See `Backend`. Raises `VimError` if the job still runs after a minute."""
+        """Raises `VimError` if the job still runs after a minute."""
         with self._errors():
             self._client.stop_job(job_id)
         deadline = time.monotonic() + STOP_S
@@ -90,7 +86,6 @@ class RayJobsBackend:
             time.sleep(POLL_S)
 
     def dashboard(self, job_id: str = "") -> str:
-        """See `Backend`."""
         base = self._cluster.address.rstrip("/")
         return f"{base}/#/jobs/{job_id}" if job_id else base
 
@@ -150,8 +145,5 @@ def _state(job: Any) -> JobState:
         status = LOST
     node = urlparse(job.driver_agent_http_address or "").hostname or ""
     message = f"exit status {code}" if code else str(job.message or "").split(", last available logs")[0]
-    return JobState(job.submission_id, status, message, node, _seconds(job.start_time), _seconds(job.end_time))
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return milliseconds / 1000 if milliseconds else None
+    started, ended = (each / 1000 if each else None for each in (job.start_time, job.end_time))  # from milliseconds
+    return JobState(job.submission_id, status, message, node, started, ended)
