@@ -14,28 +14,21 @@ from components import probe
 from components.contract.api import Artifact
 from components.tokenize.plan import code_files
 from tests.support import tiny_artifacts
-from tests.support.synthetic import artifact, image_files, rows
-from tests.support.tiny import pixels, runtime
+from tests.support.synthetic import with_fields
+from tests.support.tiny import runtime
 from vim_core.config import ProbeConfig, RunConfig
 from vim_core.errors import ConfigError
 from vim_core.tasks.probe import ProbeTask
 from vim_core.tasks.probe_data import ProbeData
 
-COUNTS = {"train": 30, "test": 9}
-
 
 def inputs(root: Path, shift: int = 0) -> dict[str, Artifact]:
     """All inputs; the labels of the code table are turned by `shift`."""
-    labels = {split: (np.arange(count) + shift) % 3 for split, count in COUNTS.items()}
+    labels = {split: (np.arange(count) + shift) % 3 for split, count in {"train": 13, "test": 5}.items()}
     tokenizer = tiny_artifacts.tokenizer(root)
-    images: dict[str, Any] = {}
-    for split, count in COUNTS.items():
-        keys = [f"{split}-{i:03d}" for i in range(count)]
-        images |= image_files(split, rows(keys, [i % 3 for i in range(count)], pixels(count, 8)), 1)
+    images = {"image_size": [8, 8], "splits": {"train": 40, "test": 20}}
     return {
-        "images": artifact(
-            root, "ingest", images, properties={"image_size": [8, 8], "splits": {"train": 40, "test": 20}}
-        ),
+        "images": with_fields(tiny_artifacts.images(root), properties=images),
         "codes": tiny_artifacts.codes(root, tokenizer, labels),
         "prior": tiny_artifacts.prior(root, tokenizer),
     }

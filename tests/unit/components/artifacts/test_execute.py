@@ -70,22 +70,19 @@ def test_extras_and_own_digests(fakes: dict[str, Fake], config: PipelineConfig) 
     assert digests[2] == "a" * 64
 
 
-def test_a_changed_setting_runs_that_component_and_what_follows(fakes: dict[str, Fake], config: PipelineConfig) -> None:
-    for name in config.components:
-        run(name, config)
-    config.tokenize.views = 2
-    fakes["tokenize"].act = lambda config, inputs, ctx: Outcome(digest=f"{config.views}" * 64)
-    reused = {name: run(name, config).reused for name in config.components}
-    assert reused == {"ingest": True, "quantize": True, "tokenize": False, "prior": False}
-
-
-def test_an_equal_result_downstream_is_reused(fakes: dict[str, Fake], config: PipelineConfig) -> None:
+def test_a_changed_setting_runs_that_component_and_what_its_result_reaches(
+    fakes: dict[str, Fake], config: PipelineConfig
+) -> None:
     """Digests, not fingerprints, reach downstream: other settings with the same codes leave the prior as it is."""
     for name in config.components:
         run(name, config)
     config.tokenize.seed = 5
     assert not run("tokenize", config).reused
     assert run("prior", config).reused
+    config.tokenize.views = 2
+    fakes["tokenize"].act = lambda config, inputs, ctx: Outcome(digest=f"{config.views}" * 64)
+    reused = {name: run(name, config).reused for name in config.components}
+    assert reused == {"ingest": True, "quantize": True, "tokenize": False, "prior": False}
 
 
 def test_an_input_that_plays_no_part_is_neither_waited_for_nor_asked_about(
@@ -106,19 +103,16 @@ def test_an_input_that_plays_no_part_is_neither_waited_for_nor_asked_about(
     assert not run("prior", config).reused
 
 
-def test_a_new_version_runs_again(fakes: dict[str, Fake], config: PipelineConfig) -> None:
-    run("ingest", config)
-    fakes["ingest"].version = 2
-    assert execute.find("ingest", config) is None
-    assert not run("ingest", config).reused
-
-
-def test_the_state_of_the_source_counts(fakes: dict[str, Fake], config: PipelineConfig) -> None:
+def test_a_new_version_and_the_state_of_the_source_count(fakes: dict[str, Fake], config: PipelineConfig) -> None:
     fakes["ingest"].source = lambda config: "listing one"
     run("ingest", config)
     assert execute.find("ingest", config) is not None
     fakes["ingest"].source = lambda config: "listing two"
     assert execute.find("ingest", config) is None
+    assert not run("ingest", config).reused
+    fakes["ingest"].version = 2
+    assert execute.find("ingest", config) is None
+    assert not run("ingest", config).reused
 
 
 @pytest.mark.usefixtures("fakes")

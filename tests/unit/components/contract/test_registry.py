@@ -32,14 +32,10 @@ def test_an_unknown_component_names_the_nearest() -> None:
 
 
 @pytest.mark.usefixtures("wired")
-def test_optional_inputs_follow_the_preset() -> None:
+def test_optional_inputs_follow_the_preset_and_a_missing_required_one_is_named() -> None:
     without = ["ingest", "quantize", "tokenize", "score"]
     assert registry.inputs_of("score", without) == {"codes": "tokenize"}
     assert registry.inputs_of("score", [*without, "classify"]) == {"codes": "tokenize", "classifier": "classify"}
-
-
-@pytest.mark.usefixtures("wired")
-def test_a_missing_required_input_is_named() -> None:
     with pytest.raises(ConfigError, match="tokenize needs quantize; add quantize"):
         registry.inputs_of("tokenize", ["ingest", "tokenize"])
 

@@ -72,15 +72,12 @@ def test_the_arguments_pass_rays_own_check_and_take_whole_hosts() -> None:
     assert (scaling.total_resources["CPU"], scaling.total_resources["TPU"]) == (24, 32)
 
 
-def test_a_batch_must_divide_over_all_chips() -> None:
+def test_a_batch_must_divide_over_all_chips_and_a_sharding_too() -> None:
     tpu_scaling(replace(RUN, fsdp=8), batch=32, threads=1)
     with pytest.raises(ConfigError, match=r"batch=40: not divisible by the 16 XLA devices .*run\.topology='2x2x4'"):
         tpu_scaling(RUN, batch=40, threads=1)
     with pytest.raises(ConfigError, match=r"batch=16: not divisible by the 32 XLA devices of run\.workers=8"):
         tpu_scaling(replace(RUN, workers=8), batch=16, threads=1)
-
-
-def test_a_sharding_must_divide_the_devices() -> None:
     with pytest.raises(ConfigError, match=r"run\.fsdp=3: does not divide the 16 XLA devices"):
         check_divisible(replace(RUN, fsdp=3), 16, 32)
 

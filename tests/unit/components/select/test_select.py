@@ -136,13 +136,12 @@ def test_too_few_candidates_are_refused_before_any_is_looked_at(
         done(inputs, tmp_path, rates=[1.0, 0.1])
 
 
-def test_a_selector_of_other_images_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+def test_inputs_that_do_not_belong_together_or_are_missing_are_refused(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
     other = with_fields(inputs["images"], digest="other-images")
     with pytest.raises(LineageError, match="selector was made with images digest-of-in, images with other-images"):
         done({**inputs, "images": other}, tmp_path)
-
-
-def test_what_selects_must_be_there_and_samples_must_have_classes(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     without = {name: made for name, made in inputs.items() if name != "selector"}
     with pytest.raises(ConfigError, match=r"select\.network\.name='selector': needs the component selector"):
         done(without, tmp_path)

@@ -41,11 +41,8 @@ def test_a_host_says_how_busy_it_is() -> None:
     assert found["system/node-3/sent_mib_per_s"] >= 0
 
 
-def test_chips_are_two_figures_a_host_whatever_their_number() -> None:
+def test_chips_are_two_figures_a_host_and_missing_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert node_metrics.read_tpus(Chips()) == {"tpu_duty_cycle_percent": 60.0, "tpu_memory_percent": 75.0}
-
-
-def test_missing_figures_of_libtpu_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Chips, "figures", {"duty_cycle_pct": [], "hbm_capacity_usage": ["8"]})
     assert node_metrics.read_tpus(Chips()) == {}
 
@@ -98,17 +95,8 @@ def test_chunks_are_fetched_once_in_order_of_time(tmp_path: Path) -> None:
         collector.fetch()
     assert steps(local) == [(0, "node-0"), (2, "node-1"), (12, "node-1")]
     put(work, "node-0", (35_000, 1.0))
-    collector.fetch()
+    Collector(work, local).fetch()  # a driver that continues counts from the same moment
     assert steps(local)[-1] == (30, "node-0")
-
-
-def test_a_driver_that_continues_counts_from_the_same_moment(tmp_path: Path) -> None:
-    work = str(tmp_path / "work")
-    put(work, "node-0", (5_000, 1.0))
-    put(work, "node-0", (9_000, 1.0))
-    collector = Collector(work, tmp_path / "system.jsonl")
-    collector.fetch()
-    assert steps(tmp_path / "system.jsonl") == [(0, "node-0"), (4, "node-0")]
 
 
 def test_rows_wait_for_a_store_that_does_not_answer() -> None:

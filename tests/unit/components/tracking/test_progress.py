@@ -62,15 +62,7 @@ def test_lines_come_at_most_every_fifteen_seconds_and_at_the_end() -> None:
     for done in range(1, 101):
         clock.now += 1
         bar.advance(done, loss=1.0)
-    assert [line.split(" ")[1] for line in lines] == [
-        "15/100",
-        "30/100",
-        "45/100",
-        "60/100",
-        "75/100",
-        "90/100",
-        "100/100",
-    ]
+    assert [line.split(" ")[1] for line in lines] == [f"{done}/100" for done in (*range(15, 100, 15), 100)]
     assert lines[0] == "prior: 15/100 steps · loss 1 · steps/s 1 · ETA 1:25"
     bar.note("took over")
     assert lines[-1] == "prior: took over"

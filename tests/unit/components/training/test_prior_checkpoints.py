@@ -84,9 +84,15 @@ def test_an_earlier_checkpoint_has_other_weights_and_is_made_once(trained: Train
     assert prior_checkpoints.available_steps(trained.config) == [4]
 
 
-def test_the_checkpoints_there_are(trained: Trained) -> None:
+def test_the_checkpoints_there_are(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     assert prior_checkpoints.available(trained.config) == [("prior", TRAINING, 4), ("prior", TRAINING, 6)]
     assert prior_checkpoints.export_latest(trained.config) == 6
+
+    def missing(name: str, config: PipelineConfig) -> Request:
+        raise DataError("prior needs the output of tokenize, which was not made with these settings")
+
+    monkeypatch.setattr(execute, "prepare", missing)
+    assert prior_checkpoints.available(trained.config) == []
 
 
 def test_one_that_the_training_removed_is_named_with_those_there_are(trained: Trained) -> None:
@@ -128,11 +134,3 @@ def test_the_newest_is_sought_again_when_it_vanishes(trained: Trained, monkeypat
 
     monkeypatch.setattr(prior_checkpoints, "make_artifact", racing)
     assert prior_checkpoints.export_latest(trained.config) == 4
-
-
-def test_nothing_to_evaluate_where_nothing_was_made(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, config: PipelineConfig) -> Request:
-        raise DataError("prior needs the output of tokenize, which was not made with these settings")
-
-    monkeypatch.setattr(execute, "prepare", missing)
-    assert prior_checkpoints.available(trained.config) == []

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.support.tiny import STACK, enlarge, prior_network
 from vim_core.config import StackConfig
 from vim_core.errors import ConfigError
-from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary, rope_angles, swiglu_width
+from vim_core.layers.modern import ModernBlock, RMSNorm, Rotary, swiglu_width
 from vim_core.models.prior import PriorShape
 
 
@@ -66,12 +66,6 @@ def test_products_depend_on_the_offset_alone(r1: int, c1: int, r2: int, c2: int,
     assert product(r1, c1, r2, c2) == pytest.approx(moved, abs=1e-4)
     other = product(r1 + down + 1, c1 + right, r2 + down, c2 + right)
     assert abs(other - moved) > 1e-3
-
-
-def test_every_token_has_a_place_of_its_own_and_the_class_token_is_not_turned() -> None:
-    angles = rope_angles((4, 6), 8)
-    assert torch.equal(angles[0], torch.zeros(4, dtype=torch.float64))
-    assert len(angles.unique(dim=0)) == 1 + 24
 
 
 @pytest.mark.parametrize("mlp", [32, 256, 768, 3072, 6144, 8192])

@@ -1,4 +1,4 @@
-"""Running blocks again in the backward pass changes memory, never a bit of the gradients."""
+"""Running blocks again in the backward pass changes memory (planning/test_memory.py), never a bit of the gradients."""
 
 from __future__ import annotations
 
@@ -63,34 +63,6 @@ def test_gradients_of_the_tokenizer_are_the_same_bits(bf16: bool) -> None:
         assert set(runs.values()) == {2 if recompute else 1}
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert_equal_bits(*found)
-
-
-def kept(recompute: bool) -> int:
-    """Bytes that the forward pass of a prior keeps for the backward pass, weights left out."""
-    torch.manual_seed(0)
-    prior = ImagePrior(PriorShape(StackConfig(6, 2, 16, 64), [4, 4], 11, 3, dropout=0.3), recompute).train()
-    codes = torch.randint(0, 11, (8, 16))
-    weights = {p.untyped_storage().data_ptr() for p in prior.parameters()}
-    seen: dict[int, int] = {}
-
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return value
-
-    alive = []
-    hooks = [block.register_forward_pre_hook(lambda module, given: alive.append(given[0])) for block in prior.blocks]
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        prior(codes, torch.zeros(8, dtype=torch.int64))
-    for hook in hooks:
-        hook.remove()
-    inputs = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in alive}
-    return sum((seen | inputs).values())
-
-
-def test_less_is_kept_for_the_backward_pass() -> None:
-    assert kept(recompute=True) < 0.25 * kept(recompute=False)
 
 
 @pytest.mark.parametrize("name", ["prior", "quantizer"])

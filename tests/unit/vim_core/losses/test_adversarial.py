@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vim_core.losses.adversarial import discriminator_loss, generator_loss, lecam_penalty, r1_penalty
+from vim_core.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 
 
 def test_adversarial_losses_are_binary_cross_entropies() -> None:
@@ -16,17 +16,6 @@ def test_adversarial_losses_are_binary_cross_entropies() -> None:
     torch.testing.assert_close(generator_loss(fake), with_logits(fake, ones))
     expected = with_logits(real, ones) + with_logits(fake, zeros)
     torch.testing.assert_close(discriminator_loss(real, fake), expected)
-
-
-def test_lecam_by_hand() -> None:
-    real, fake = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([[-1.0, 0.25], [3.0, 1.0]])
-    mean_real, mean_fake = torch.tensor(1.0), torch.tensor(-0.5)
-    above = (2.5**2 + 0.0 + 1.0**2) / 3  # relu(real + 0.5)
-    below = (2.0**2 + 0.75**2 + 0.0 + 0.0) / 4  # relu(1 - fake)
-    assert float(lecam_penalty(real, fake, mean_real, mean_fake)) == pytest.approx(above + below)
-    real.requires_grad_()
-    lecam_penalty(real, fake, mean_real, mean_fake).backward()
-    torch.testing.assert_close(real.grad, torch.tensor([2 * 2.5, 0.0, 2 * 1.0]) / 3)
 
 
 def test_r1_is_what_finite_differences_say() -> None:

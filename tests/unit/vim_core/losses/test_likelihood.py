@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,13 +42,6 @@ def test_keeps_no_fp32_copy_of_the_logits() -> None:
     assert (64 * 32, torch.float32) not in kept
 
 
-def test_the_loss_of_ignorance_is_the_log_of_the_vocabulary() -> None:
-    codes = torch.randint(0, 8, (3, 5))
-    assert float(next_token_loss(torch.zeros(3, 5, 8), codes)) == pytest.approx(math.log(8))
-    sure = F.one_hot(codes, 8) * 50.0
-    assert float(next_token_loss(sure, codes)) == pytest.approx(0.0, abs=1e-6)
-
-
 EPS = 0.1
 
 
@@ -63,42 +54,9 @@ def remapped(images: Tensor) -> Tensor:
     return images * (1 - 2 * EPS) + EPS
 
 
-def test_logit_laplace_is_finite_at_black_and_white() -> None:
-    raw = raw_output().requires_grad_()
-    images = torch.stack([torch.zeros(3, 3, 3), torch.ones(3, 3, 3)]).double()
-    loss = logit_laplace(raw, images)
-    loss.backward()
-    assert loss.isfinite()
-    assert raw.grad is not None
-    assert raw.grad.isfinite().all()
-
-
-@pytest.mark.parametrize(("mean", "log_scale"), [(0.3, -0.7), (0.0, -3.0)])
-def test_density_integrates_to_one(mean: float, log_scale: float) -> None:
-    count = 40_000
-    x = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    raw = torch.tensor([mean] * 3 + [log_scale] * 3, dtype=torch.float64).view(6, 1, 1)
-    images = ((x - EPS) / (1 - 2 * EPS)).view(count, 1, 1, 1).expand(count, 3, 1, 1)
-    density = torch.vmap(lambda image: torch.exp(-logit_laplace(raw[None], image[None])))(images)
-    assert float(density.mean()) == pytest.approx(1.0, abs=1e-4)
-
-
-@pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_log_scale_is_clamped_and_lets_no_gradient_through(sign: float) -> None:
-    images = torch.rand(2, 3, 3, 3, dtype=torch.float64)
-    at_limit, beyond = raw_output(), raw_output()
-    at_limit[:, 3:], beyond[:, 3:] = 7.0 * sign, 200.0 * sign
-    beyond.requires_grad_()
-    loss = logit_laplace(beyond, images)
-    loss.backward()
-    torch.testing.assert_close(loss, logit_laplace(at_limit, images))
-    assert beyond.grad is not None
-    assert beyond.grad[:, 3:].abs().max() == 0
-    assert beyond.grad[:, :3].abs().min() > 0
-
-
 def test_logit_laplace_is_the_log_density_of_a_squashed_laplace() -> None:
     raw, images = raw_output().requires_grad_(), torch.rand(2, 3, 3, 3, dtype=torch.float64)
+    images[:, :, 0, :2] = torch.tensor([0.0, 1.0])  # black and white
     with torch.no_grad():
         raw[0, 3:] *= 9  # some scales beyond the clamp
     loss = logit_laplace(raw, images)

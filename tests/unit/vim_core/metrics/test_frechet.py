@@ -15,12 +15,6 @@ from vim_core.metrics.feature_statistics import merge_all
 from vim_core.metrics.frechet import Gaussian, Moments, frechet_distance
 
 
-def assert_close(a: Moments, b: Moments, tolerance: float = 1e-10) -> None:
-    assert a.count == b.count
-    np.testing.assert_allclose(a.mean, b.mean, rtol=tolerance, atol=tolerance * max(1.0, np.abs(b.mean).max()))
-    np.testing.assert_allclose(a.m2, b.m2, rtol=tolerance, atol=tolerance * max(1e-30, np.abs(b.m2).max()))
-
-
 def test_mean_and_covariance_are_numpys() -> None:
     features = np.random.default_rng(0).normal(size=(50, 7)) + 3
     moments = merge_all(Moments.from_batch(part) for part in np.array_split(features, 5))
@@ -38,21 +32,15 @@ def test_a_large_offset_costs_no_digits() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_tensors_count_as_their_float64_values(dtype: torch.dtype) -> None:
     tensor = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-    assert_close(Moments.from_batch(tensor), Moments.from_batch(tensor.detach().double().numpy()), 0)
-
-
-def test_nothing_is_the_neutral_element() -> None:
-    moments = Moments.from_batch(np.arange(12.0).reshape(4, 3))
-    for merged in (moments.merge(Moments.empty(3)), Moments.empty(3).merge(moments)):
-        assert_close(merged, moments, 0)
-    assert Moments.from_batch(np.zeros((0, 3))).count == 0
+    expected = Moments.from_batch(tensor.detach().double().numpy())
+    assert Moments.from_batch(tensor).to_bytes() == expected.to_bytes()
 
 
 def test_bytes_round_trip_and_repeat() -> None:
     moments = Moments.from_batch(np.random.default_rng(2).normal(size=(9, 5)))
     data = moments.to_bytes()
     back = Moments.from_bytes(data)
-    assert_close(back, moments, 0)
+    np.testing.assert_array_equal(back.m2, moments.m2)
     assert back.to_bytes() == data
 
 
@@ -177,32 +165,21 @@ def test_a_matrix_that_is_no_covariance_is_refused() -> None:
         frechet_distance(Gaussian(mean, indefinite, 9), Gaussian(mean, good, 9))
 
 
-def test_closed_forms() -> None:
-    a = features(400, 6, 4)
-    assert ours(a, a) == pytest.approx(0, abs=1e-9 * np.trace(np.cov(a, rowvar=False)))
-    assert ours(a, a + 2.0) == pytest.approx(6 * 4.0)
-    centre = a.mean(0)
-    scaled = centre + 3.0 * (a - centre)
-    assert ours(a, scaled) == pytest.approx(4 * np.trace(np.cov(a, rowvar=False)))
-
-
 def test_symmetric_and_never_negative() -> None:
     a, b = features(50, 20, 5), features(60, 20, 6)
     assert ours(a, b) == pytest.approx(ours(b, a), rel=1e-9)
+    assert ours(a, a) == pytest.approx(0, abs=1e-9 * np.trace(np.cov(a, rowvar=False)))
     assert ours(a * 1e-9, a * 1e-9) >= 0
 
 
-def test_few_images_warn_and_one_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_few_images_warn_and_one_or_two_networks_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         ours(features(8, 8, 7), features(100, 8, 8))
     assert "8 images in 8 dimensions" in caplog.text
     with pytest.raises(DataError, match="at least 2"):
         ours(features(1, 8, 7), features(100, 8, 8))
-
-
-def test_two_networks_are_refused() -> None:
     with pytest.raises(DataError, match="dimension 3 and 4"):
-        frechet_distance(Moments.from_batch(features(9, 3, 0)), Moments.from_batch(features(9, 4, 0)))
+        ours(features(9, 3, 0), features(9, 4, 0))
 
 
 @pytest.mark.parametrize("count", [200, 20])

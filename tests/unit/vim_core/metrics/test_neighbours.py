@@ -15,8 +15,6 @@ from vim_core.metrics.neighbours import (
     manifold_membership,
     merge_nearest,
     nearest,
-    neighbour_radii,
-    squared_distances,
 )
 
 
@@ -49,13 +47,6 @@ def test_answers_of_parts_make_the_answer_of_the_whole() -> None:
     np.testing.assert_allclose(merged[0], whole[0], rtol=1e-12)
 
 
-def test_radii_by_hand() -> None:
-    line = np.array([[0.0], [1.0], [3.0], [7.0]])
-    assert neighbour_radii(line, 1).tolist() == pytest.approx([1, 1, 4, 16])
-    assert neighbour_radii(line, 2).tolist() == pytest.approx([9, 4, 9, 36])
-    assert [len(tile) for tile in squared_distances(line, line, 3)] == [3, 1]
-
-
 def precision_recall(real: np.ndarray, generated: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
     precise, recalled = manifold_membership(real, generated, neighbours)
     return float(precise.mean()), float(recalled.mean())
@@ -68,12 +59,6 @@ def test_equals_torch_fidelity_over_two_blocks(shift: float) -> None:
     real, made = rng.normal(size=(1200, 6)), rng.normal(size=(1050, 6)) * 0.8 + shift
     expected = metric.calculate_precision_recall_full(torch.from_numpy(made), torch.from_numpy(real), 3)
     assert precision_recall(real, made) == pytest.approx(expected, rel=1e-6)
-
-
-def test_by_hand_on_a_line() -> None:
-    """Real 0 1 2 3 with one neighbour: radius 1 each, so [-1, 4] is real; made 0.5 0.6 has radius 0.1: no real in."""
-    real, made = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([[0.5], [0.6], [9.0], [9.5]])
-    assert precision_recall(real, made, neighbours=1) == (0.5, 0.0)
 
 
 def test_large_offsets_cost_no_digits() -> None:
@@ -122,13 +107,6 @@ def test_equals_the_equations(n: int, m: int, k: int, shift: float) -> None:
     density, covered = density_coverage(real, made, k)
     assert (density.shape, covered.shape) == ((m,), (n,))
     assert (density.mean(), covered.mean()) == pytest.approx(density_by_the_equations(real, made, k))
-
-
-def test_density_on_a_line_by_hand() -> None:
-    """Real 0 1 3 with one neighbour reach 1, 1, 2: 0.5 lies in the balls of 0 and 1, 2 in that of 3, 9 in none."""
-    density, covered = density_coverage(np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [2.5], [9.0]]), 1)
-    assert density.tolist() == [2, 1, 0]
-    assert covered.tolist() == [True, True, True]
 
 
 def test_density_of_too_few_is_refused() -> None:

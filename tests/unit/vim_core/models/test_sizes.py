@@ -108,29 +108,21 @@ def test_a_pass_needs_no_storage() -> None:
     assert result.raw.shape == (2, 6, 256, 256)
     assert result.quantized.codes.shape == (2 * 1024,)
     codes = torch.empty(2, 256, dtype=torch.int64, device="meta")
-    assert on_meta(ImagePrior, "base", grid=[16, 16])(codes, codes[:, 0]).shape == (2, 256, 8192)
+    prior = on_meta(ImagePrior, "base", variant="modern", grid=(16, 16), classes=0)
+    assert all(value.is_meta for value in [*prior.parameters(), *prior.buffers()])
+    assert (prior.shape.grid, prior.shape.tokens, prior.null_class) == ([16, 16], 256, 0)
+    assert prior(codes, codes[:, 0]).shape == (2, 256, 8192)
 
 
-def test_small_large_is_a_small_encoder_with_a_large_decoder() -> None:
-    model = on_meta(ViTVQGAN, "small-large")
-    assert (len(model.encoder.blocks), model.embed.out_features) == (8, 512)
-    assert (len(model.decoder.blocks), model.from_code.out_features) == (32, 1280)
-
-
-def test_overrides_of_the_tokenizer() -> None:
+def test_overrides_of_the_tokenizer_and_a_larger_decoder() -> None:
     fields = {"image_size": 64, "patch": 16, "positions": "sincos", "codes": 512, "code_dim": 8, "l2": False}
     model = on_meta(ViTVQGAN, "small", **fields, logit_laplace=False)
     assert (model.grid, model.out_channels, model.codebook.weight.shape) == (4, 3, (512, 8))
     assert not model.codebook.config.l2
     assert not model.encoder.learned
-
-
-@pytest.mark.parametrize(("name", "variant"), [("base", "modern"), ("large", "paper")])
-def test_priors_need_no_storage(name: str, variant: str) -> None:
-    model = on_meta(ImagePrior, name, variant=variant, grid=(16, 16), classes=0)
-    assert all(value.is_meta for value in [*model.parameters(), *model.buffers()])
-    assert (model.shape.grid, model.shape.tokens) == ([16, 16], 256)
-    assert (model.null_class, model.class_embedding.num_embeddings) == (0, 1)
+    model = on_meta(ViTVQGAN, "small-large")
+    assert (len(model.encoder.blocks), model.embed.out_features) == (8, 512)
+    assert (len(model.decoder.blocks), model.from_code.out_features) == (32, 1280)
 
 
 @pytest.mark.parametrize("kind", [ViTVQGAN, ImagePrior])

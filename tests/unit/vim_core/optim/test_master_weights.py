@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.tiny import (
-    code_data,
-    image_table,
-    prior_config,
-    quantize_config,
-    runtime,
-    state_of,
-)
+from tests.support.tiny import Make, state_of
 from vim_core.config import DiscriminatorConfig, OptimConfig
-from vim_core.tasks.base import Task
-from vim_core.tasks.prior import PriorTask
-from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
 
@@ -40,47 +29,42 @@ class Products(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def prior(folder: Path, precision: str, optim: OptimConfig) -> Task:
-    return PriorTask(prior_config(precision=precision, optim=optim), code_data(folder, 8), runtime(precision))
-
-
-def quantizer(folder: Path, precision: str, optim: OptimConfig) -> Task:
-    table = image_table(folder / "images.parquet", 8)
-    # Without R1, whose double backward pass stays in fp32.
-    settings = DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)
-    config = quantize_config(precision=precision, optim=optim, discriminator=settings)
-    return QuantizerTask(config, QuantizerData([table], [table]), runtime(precision))
-
-
 @pytest.mark.parametrize(
-    ("make", "optim"),
-    [(quantizer, OptimConfig()), (prior, OptimConfig()), (prior, OptimConfig(kind="factored", first_moment="int8"))],
+    ("name", "optim"),
+    [
+        ("quantizer", OptimConfig()),
+        ("prior", OptimConfig()),
+        ("prior", OptimConfig(kind="factored", first_moment="int8")),
+    ],
 )
-def test_products_in_bf16_and_state_in_fp32(tmp_path: Path, make: Any, optim: OptimConfig) -> None:
-    task = make(tmp_path, "bf16", optim)
+def test_products_in_bf16_and_state_in_fp32(makers: dict[str, Make], name: str, optim: OptimConfig) -> None:
+    # Without R1, whose double backward pass stays in fp32.
+    plain = {"discriminator": DiscriminatorConfig(channels=4, base=64, r1_gamma=0.0)} if name == "quantizer" else {}
+    task = makers[name](precision="bf16", optim=optim, **plain)
     with Products() as products:
         for step in range(2):
             task.step(step, task.batch(step))
     assert products.found[torch.bfloat16] > 30
     # The codebook's lookup stays in fp32: one product a step.
-    assert products.found[torch.float32] == (2 if make is quantizer else 0)
-    for name, value in state_of(task).items():
-        short = optim.first_moment == "int8" and name.startswith("optimizer/model") and name.endswith("/exp_avg")
-        assert value.dtype == torch.float32 or (short and value.dtype == torch.int8), name
+    assert products.found[torch.float32] == (2 if name == "quantizer" else 0)
+    for key, value in state_of(task).items():
+        short = optim.first_moment == "int8" and key.startswith("optimizer/model") and key.endswith("/exp_avg")
+        assert value.dtype == torch.float32 or (short and value.dtype == torch.int8), key
     for module in task.modules.values():
         assert all(p.grad is None or p.grad.dtype == torch.float32 for p in module.parameters())
 
 
-def test_fp32_training_has_no_bf16_product(tmp_path: Path) -> None:
-    task = prior(tmp_path, "fp32", OptimConfig())
+def test_fp32_training_has_no_bf16_product(makers: dict[str, Make]) -> None:
+    task = makers["prior"](precision="fp32")
     with Products() as products:
         task.step(0, task.batch(0))
     assert products.found.keys() == {torch.float32}
 
 
-def test_updates_too_small_for_bf16_are_kept(tmp_path: Path) -> None:
+def test_updates_too_small_for_bf16_are_kept(makers: dict[str, Make]) -> None:
     """Thirty steps of a ten-thousandth move a weight of 1; in bf16 each would be rounded away."""
-    task = prior(tmp_path, "bf16", OptimConfig(lr=1e-4, decay="constant", weight_decay=0.0))
+    optim = OptimConfig(lr=1e-4, decay="constant", weight_decay=0.0)
+    task = makers["prior"](precision="bf16", optim=optim)
     norm = dict(task.modules["model"].named_parameters())["norm.weight"]
     for step in range(30):
         task.step(step % 6, task.batch(step % 6))

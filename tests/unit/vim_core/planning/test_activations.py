@@ -66,10 +66,6 @@ def test_logits_on_an_accelerator_and_in_pieces() -> None:
     )
 
 
-def test_passes_add_up_and_share_the_fullest_moment() -> None:
-    assert Activations(1, 5) + Activations(2, 3) == Activations(3, 5)
-
-
 def test_work_on_the_meta_device_counts_each_storage_once() -> None:
     x = torch.empty(8, 16, device="meta", requires_grad=True)
     assert activations.saved_bytes(lambda: x * x, ElementSizes()) == 4 * 8 * 16

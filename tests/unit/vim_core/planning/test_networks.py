@@ -22,7 +22,6 @@ from vim_core.config import (
 from vim_core.models.classifier import Classifier, ClassifierShape
 from vim_core.models.discriminator import make_discriminator
 from vim_core.models.sizes import prior_stack, tokenizer_settings
-from vim_core.optim.optimizers import make_optimizer
 from vim_core.planning import networks
 from vim_core.planning.networks import Layout, PlannedNetwork, largest_block, prior_networks, quantize_networks
 
@@ -167,11 +166,3 @@ def test_uneven_widths_are_said() -> None:
 def test_the_largest_block_counts_matrices() -> None:
     assert largest_block(prior_part().module) == 16 * (3 * 16 + 16 + 2 * 32)
     assert largest_block(nn.Linear(2, 2)) == 0
-
-
-def test_slots_are_those_of_a_real_optimizer() -> None:
-    torch.manual_seed(0)
-    config = OptimConfig(kind="factored", first_moment="int8")
-    layer = nn.Linear(64, 32)
-    state = make_optimizer(layer, config).state.values()
-    assert ONE.slots(linear(config)) == sum(v.numel() * v.element_size() for slots in state for v in slots.values())

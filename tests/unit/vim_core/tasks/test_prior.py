@@ -128,13 +128,6 @@ def test_codes_are_those_of_the_augmented_images(data: PriorData) -> None:
     assert not codes.is_inference()
 
 
-def test_ranks_slice_one_global_batch(data: PriorData) -> None:
-    whole = task_of(data, source="images", augment=VIEW, batch=6).batch(5)
-    parts = [task_of(data, rank, 3, source="images", augment=VIEW, batch=6).batch(5) for rank in range(3)]
-    for name, value in whole.items():
-        assert torch.equal(torch.cat([part[name] for part in parts]), value)
-
-
 def test_a_table_of_many_row_groups_keeps_their_order(data: PriorData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior_source, "INTERLEAVE", 2)
     source = task_of(data, source="images").source

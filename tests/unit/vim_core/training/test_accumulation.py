@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from tests.support.tiny import (
     assert_equal_bits,
-    code_data,
-    image_data,
     prior_config,
     quantize_config,
     runtime,
@@ -29,16 +27,6 @@ STEPS = 3
 RATE = OptimConfig(lr=1e-3)
 DISCRIMINATOR = DiscriminatorConfig(channels=4, base=64, r1_every=2, stddev_group=2, optim=RATE)
 BOOK = CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=2, threshold=0.5, decay=0.5, until=1))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> QuantizerData:
-    return image_data(tmp_path_factory.mktemp("images"), train=21)
-
-
-@pytest.fixture(scope="module")
-def codes(tmp_path_factory: pytest.TempPathFactory) -> PriorData:
-    return code_data(tmp_path_factory.mktemp("codes"), 21)
 
 
 def quantizer(images: QuantizerData, parts: int, **fields: Any) -> QuantizerTask:

@@ -50,22 +50,18 @@ def test_an_error_is_told_and_the_next_one_runs(
 
 
 def test_closing_ends_an_evaluation_at_its_next_batch() -> None:
-    batches, begun = [], threading.Event()
+    begun = threading.Event()
 
     def endless(check: CancelCheck) -> dict[str, float]:
         while True:
             check()
-            batches.append(1)
             begun.set()
 
     evaluator = BackgroundEvaluator(torch.device("cpu"))
     evaluator.start(1, endless)
     assert begun.wait(PATIENCE_S)
     evaluator.close()
-    count = len(batches)
-    assert count > 0
     assert not any(thread.name.startswith("evaluation") for thread in threading.enumerate())
-    assert len(batches) == count
 
 
 def products() -> tuple[torch.Tensor, int]:

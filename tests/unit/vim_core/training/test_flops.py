@@ -170,15 +170,6 @@ def test_causal_attention_counts_half_and_its_diagonal() -> None:
     assert (causal["blocks"], causal["head"]) == (full["blocks"], full["head"])
 
 
-def test_vim_base_is_six_operations_a_weight_and_token() -> None:
-    """The usual rule of thumb, from the honest count of weights that take part in products (paper Table 2's sizes)."""
-    stack = StackConfig(blocks=24, heads=16, dim=1536, mlp=6144)
-    parts = flops.prior_step(PriorShape(stack, [32, 32], 8192, 1000), 1)
-    weights = 24 * (4 * 1536**2 + 2 * 1536 * 6144) + 1536 * 8192
-    assert parts["blocks"] + parts["head"] == 6 * weights * 1024
-    assert 0.04 < parts["attention"] / sum(parts.values()) < 0.06
-
-
 def test_parts_come_with_their_settings_and_grow_with_the_batch() -> None:
     plain = tokenizer(loss=LossConfig(perceptual=0.0, adversarial=0.0))
     assert flops.quantizer_step(plain).keys() == {"generator", "lookup"}

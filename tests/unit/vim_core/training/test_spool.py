@@ -25,6 +25,8 @@ def test_rows_and_pictures_come_back(tmp_path: Path) -> None:
 
 def test_cutting_drops_what_will_be_written_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
+    spool.truncate(3)
+    assert not spool.path.exists()
     spool.write_note("start")
     for step in range(6):
         spool.write(step, {"loss": float(step)})
@@ -32,11 +34,6 @@ def test_cutting_drops_what_will_be_written_again(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(spool.path)] == [-1, 0, 1, 2, 3]
     spool.truncate(0)
     assert [row["step"] for row in rows(spool.path)] == [-1]
-
-
-def test_cutting_nothing_is_fine(tmp_path: Path) -> None:
-    Spool(tmp_path / "spool.jsonl").truncate(3)
-    assert not (tmp_path / "spool.jsonl").exists()
 
 
 def test_a_torn_line_is_left_out_and_does_not_swallow_the_next(tmp_path: Path) -> None:
