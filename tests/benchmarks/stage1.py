@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from tests.benchmarks.data import image_table
 from tests.benchmarks.harness import NOT_MEASURED, Bench, Row, compiled, installed
 from tests.benchmarks.plain import PlainStep
 from tests.benchmarks.shapes import BASE, SMALL, Stage1, toy_stage1
+from tests.support.tiny import image_table
 from vim_core.config import QuantizeConfig
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
@@ -58,7 +58,7 @@ def images_of(bench: Bench, shape: Stage1) -> Tensor:
 
 def ours(bench: Bench, config: QuantizeConfig) -> QuantizerTask:
     """The task that VIM trains with, ready to step."""
-    table = image_table(bench.folder / "images.parquet", config.image_size)
+    table = image_table(bench.folder / "images.parquet", 2, config.image_size)
     task = QuantizerTask(config, QuantizerData([table], [table]), bench.runtime)
     task.model.train()
     return task

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.data import code_table
 from tests.benchmarks.harness import NOT_MEASURED, Bench, Row, compiled, free, installed, rounded
 from tests.benchmarks.shapes import GPT2_SIZE, VIM_BASE, VIM_LARGE, Stage2, toy_stage2
 from tests.benchmarks.stage1 import peak_share
 from vim_core.config import OptimConfig, PriorConfig, StackConfig
+from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.models.prior import ImagePrior
 from vim_core.optim.optimizers import make_optimizer
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -24,7 +25,10 @@ GIB = 2.0**30
 
 def ours(bench: Bench, shape: Stage2) -> PriorTask:
     """The task that VIM trains with, ready to step."""
-    table = code_table(bench.folder / f"codes-{shape.side}.parquet", shape.side, shape.vocabulary)
+    codes, zeros = np.random.default_rng(0).integers(0, shape.vocabulary, (2, shape.side**2)), np.zeros(2, np.int32)
+    meta = CodeMeta("train", (shape.side, shape.side), shape.vocabulary, "random")
+    table = str(bench.folder / f"codes-{shape.side}.parquet")
+    write_codes(table, ["image-0", "image-1"], zeros, zeros, codes, meta)
     config = PriorConfig(
         batch=shape.batch, stack=shape.stack, dropout=shape.dropout, optim=OptimConfig(decay="constant")
     )

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.common import REPOSITORY, environment
+from tests.support.common import REPOSITORY, environment, running
 from tests.support.layouts import tar
 
 pytestmark = pytest.mark.cluster
@@ -125,15 +123,10 @@ def test_killed_and_run_again_gives_the_same_bytes_and_does_the_rest_only(shards
         (few / shard.name).hardlink_to(shard)
     ingested(few, tmp_path / "whole")
     root = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.support.peak_memory", "ingest", str(few), str(root), "0.2"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(root), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(found := finished(root)) < 3:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    arguments = [sys.executable, "-m", "tests.support.peak_memory", "ingest", str(few), str(root), "0.2"]
+    with running(arguments, root) as process:
+        process.wait_for(lambda: len(finished(root)) >= 3, 120)
+        process.kill()
     found = finished(root)
     assert len(found) < 16
     ingested(few, root)

@@ -85,10 +85,13 @@ def _outside(url: str) -> bool:
 
 @pytest.mark.parametrize("width", [1200, 390, 320])
 @pytest.mark.parametrize("name", ["report", "compare"])
-def test_it_fits_the_screen_closed_and_open(
+def test_it_fits_the_screen_closed_and_open_and_its_pictures_have_words(
     opened: Callable[..., Any], made_up: dict[str, Path], name: str, width: int
 ) -> None:
     page = opened(made_up[name], width)
+    assert page.evaluate("document.images.length") > 3
+    assert page.evaluate("[...document.images].filter(image => image.naturalWidth === 0 || !image.alt).length") == 0
+    assert page.evaluate("[...document.querySelectorAll('svg[role=img]')].filter(s => !s.ariaLabel).length") == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -103,14 +106,6 @@ def test_the_report_of_a_real_run_fits_and_shows_its_pictures(
     broken = "[...document.images].filter(image => !image.complete || image.naturalWidth === 0).length"
     assert page.evaluate("document.images.length") > 0
     assert page.evaluate(broken) == 0
-
-
-@pytest.mark.parametrize("name", ["report", "compare"])
-def test_pictures_load_and_have_words(opened: Callable[..., Any], made_up: dict[str, Path], name: str) -> None:
-    page = opened(made_up[name])
-    assert page.evaluate("document.images.length") > 3
-    assert page.evaluate("[...document.images].filter(image => image.naturalWidth === 0 || !image.alt).length") == 0
-    assert page.evaluate("[...document.querySelectorAll('svg[role=img]')].filter(s => !s.ariaLabel).length") == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

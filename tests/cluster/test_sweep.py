@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from components.artifacts import store
 from tests.conftest import SmokeRun
-from tests.support.common import REPOSITORY, command, environment, ray_cluster, vimctl
+from tests.support.common import REPOSITORY, ray_cluster, started, vimctl
 from vim_core.storage import io
 
 pytestmark = pytest.mark.cluster
@@ -52,14 +50,9 @@ def plain(found: dict[str, Any]) -> dict[str, Any]:
 
 def killed(sweep: str, root: Path) -> None:
     """Start the sweep and kill it without a word once it has drawn images."""
-    running = subprocess.Popen(command("sweep", "run", sweep), cwd=REPOSITORY, env=environment(root))
-    try:
-        while not list(root.glob("sample/*/manifest.json")):
-            assert running.poll() is None, "the sweep ended before it could be killed"
-            time.sleep(0.05)
-    finally:
-        running.kill()
-        running.wait()
+    with started(root, "sweep", "run", sweep) as process:
+        process.wait_for(lambda: bool(list(root.glob("sample/*/manifest.json"))))
+        process.kill()
 
 
 def test_a_killed_sweep_with_a_failing_point_goes_on(copied: Path, tmp_path: Path) -> None:

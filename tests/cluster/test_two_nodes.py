@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,30 +23,23 @@ SETTINGS = [
 """Each worker asks for all the cores of a node, so two workers need two nodes."""
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A Ray cluster on this machine whose head has the cores of one worker."""
-    with ray_cluster(CORES) as cluster:
-        yield cluster
-
-
 def quantize(address: str) -> list[str]:
     """Arguments of `vimctl` that train the tokenizer on a cluster."""
     return ["run", "quantize", "--preset", "smoke", f"run.ray_address={address}", *SETTINGS]
 
 
-def test_two_nodes_and_a_lost_one_end_with_the_same_weights(smoke_run: SmokeRun, cluster: Any, tmp_path: Path) -> None:
-    second = cluster.add_node(num_cpus=CORES)
+def test_two_nodes_and_a_lost_one_end_with_the_same_weights(smoke_run: SmokeRun, tmp_path: Path) -> None:
     calm = branched(smoke_run, tmp_path / "calm", ["ingest"])
-    vimctl(*quantize(cluster.address), root=calm)
-    assert manifest(calm, "quantize")["properties"]["trained_by"] == "Ray Train, 2 worker process(es)"
-
     rough = branched(smoke_run, tmp_path / "rough", ["ingest"])
-    with started(rough, *quantize(cluster.address)) as process:
-        process.wait_for(lambda: bool(list(rough.glob(".work/quantize/**/step-*/index.json"))))
-        cluster.remove_node(second, allow_graceful=False)
-        cluster.add_node(num_cpus=CORES)
-        assert process.process.wait(timeout=600) == 0, process.text[-4000:]
+    with ray_cluster(CORES) as cluster:
+        second = cluster.add_node(num_cpus=CORES)
+        vimctl(*quantize(cluster.address), root=calm)
+        assert manifest(calm, "quantize")["properties"]["trained_by"] == "Ray Train, 2 worker process(es)"
+        with started(rough, *quantize(cluster.address)) as process:
+            process.wait_for(lambda: bool(list(rough.glob(".work/quantize/**/step-*/index.json"))))
+            cluster.remove_node(second, allow_graceful=False)
+            cluster.add_node(num_cpus=CORES)
+            assert process.process.wait(timeout=600) == 0, process.text[-4000:]
     assert manifest(rough, "quantize")["properties"]["resumed_from"] > 0
     assert manifest(rough, "quantize")["digest"] == manifest(calm, "quantize")["digest"]
 

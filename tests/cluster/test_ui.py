@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmokeRun
-from tests.support.common import Running, manifests, started, vimctl
+from tests.support.common import Running, eventually, manifests, started, vimctl
 
 pytestmark = [pytest.mark.cluster]
 
@@ -93,16 +92,6 @@ def ask(address: str, query: str, **variables: str) -> dict[str, Any]:
     return data
 
 
-def waited(look: Callable[[], Any], what: str, patience: float = 240) -> Any:
-    """The first result of `look` that is true."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        if result := look():
-            return result
-        time.sleep(0.5)
-    raise AssertionError(f"{what}: not after {patience} s")
-
-
 def launched(server: str, asset: str) -> dict[str, Any]:
     """The ended run of one asset, launched as the page does."""
     (repository,) = ask(server, REPOSITORY)["repositoriesOrError"]["nodes"]
@@ -119,7 +108,7 @@ def ended(server: str, run: str) -> dict[str, Any]:
         state = ask(server, STATUS, run=run)["runOrError"]
         return state if state["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-    last: dict[str, Any] = waited(over, f"the end of run {run}")
+    last: dict[str, Any] = eventually(over, f"the end of run {run}", 240)
     return last
 
 
@@ -132,7 +121,7 @@ def shows(page: Any, *texts: str) -> None:
 def pictures(page: Any, begins: str = "") -> int:
     """The number of pictures larger than icons, with such an address, that the page has drawn."""
     script = "begins => [...document.images].filter(i => i.src.startsWith(begins) && i.naturalWidth > 100).length"
-    return int(waited(lambda: page.evaluate(script, begins), f"a picture {begins}…", 60))
+    return int(eventually(lambda: page.evaluate(script, begins), f"a picture {begins}…"))
 
 
 @pytest.mark.browser
@@ -144,7 +133,7 @@ def test_from_the_graph_to_an_assets_run_and_its_pictures(browser: Any, ui: Serv
     shows(page, "ingest", "quantize", "prior", "report")
     page.goto(f"{ui.dagster}/assets/ingest")
     page.get_by_role("button", name="Materialize").first.click()
-    run = waited(lambda: newest(ui.dagster), "a run of the page")
+    run = eventually(lambda: newest(ui.dagster), "a run of the page", 240)
     assert ended(ui.dagster, run)["status"] == "SUCCESS"
     page.goto(f"{ui.dagster}/assets/ingest?view=events")
     page.get_by_text("[Show Markdown]").locator("visible=true").first.click(timeout=60_000)
@@ -208,7 +197,7 @@ def test_a_scheduled_sweep_runs_by_itself(ui: Servers, smoke_run: SmokeRun) -> N
         )
         return list(found)
 
-    (run, *_) = waited(tracked, "a scheduled sweep in MLflow")
+    (run, *_) = eventually(tracked, "a scheduled sweep in MLflow", 240)
     vimctl("sweep", "unschedule", SCHEDULE, "--preset", "smoke", root=smoke_run.root)
     assert run.data.metrics["points"] == run.data.metrics["done"] == 1
     found = json.loads(Path(smoke_run.root, "sweeps", "one_point", "results.json").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from components.artifacts import execute
 from components.artifacts.execute import Reporting
 from components.tracking import tracker
 from tests.support import mlflow_servers, tiny_artifacts
-from tests.support.common import SilentProgress, train_here
+from tests.support.common import SilentProgress, eventually, train_here
 from tests.support.tiny import quantize_config
 from vim_core.config import PipelineConfig, RunConfig
 from vim_core.storage import io
@@ -29,15 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with a database of its own."""
     with mlflow_servers.server(tmp_path_factory.mktemp("mlflow")) as running:
         yield running.address
-
-
-def eventually(look: Any, patience: float = 60) -> Any:
-    """What `look` gives once it gives something."""
-    end = time.monotonic() + patience
-    while not (found := look()):
-        assert time.monotonic() < end, "not there in time"
-        time.sleep(0.1)
-    return found
 
 
 class Seen:

@@ -148,16 +148,6 @@ def _check_pictures_and_lineage(smoke_run: SmokeRun, client: Any) -> None:
     assert any(wanted.startswith(digest) for digest in digests), (wanted, digests)
 
 
-def test_dagster_keeps_the_history(smoke_run: SmokeRun) -> None:
-    from dagster import AssetKey, DagsterInstance, DagsterRunStatus
-
-    with DagsterInstance.from_config(str(smoke_run.root / "dagster")) as instance:
-        statuses = {run.status for run in instance.get_runs()}
-        assert DagsterRunStatus.SUCCESS in statuses
-        for name in COMPONENTS:
-            assert instance.get_latest_materialization_event(AssetKey([name])) is not None, name
-
-
 def test_again_reuses_everything(smoke_run: SmokeRun) -> None:
     vimctl("run", "--preset", "smoke", root=smoke_run.root)
     found = results(smoke_run.root)

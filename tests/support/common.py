@@ -217,6 +217,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def eventually(look: Callable[[], Any], what: str = "it", patience: float = 60) -> Any:
+    """The first result of `look` that is true."""
+    end = time.monotonic() + patience
+    while not (found := look()):
+        assert time.monotonic() < end, f"{what}: not after {patience} s"
+        time.sleep(0.05)
+    return found
+
+
 def answers(address: str) -> bool:
     """True if a server answers there with 200."""
     try:

@@ -17,6 +17,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 TOKEN = "t0ken"
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{{name: c, cluster: {{server: {address}}}}}]
+users: [{{name: u, user: {{token: {token}}}}}]
+contexts: [{{name: here, context: {{cluster: c, user: u}}}}]
+"""
 RAYJOBS = r"/apis/ray\.io/v1/namespaces/([^/]+)/(rayjobs)(?:/([^/]+))?"
 CORE = r"/api/v1/namespaces/([^/]+)/(configmaps|pods)(?:/([^/]+))?(/log)?"
 

@@ -12,16 +12,8 @@ from pipelines.doctor.checks import FAIL, OK, Result, Target
 from pipelines.jobs.profile import Cluster, KubernetesSettings
 from tests.support.common import free_port
 from tests.support.http_servers import answering
+from tests.support.kubernetes_server import KUBECONFIG
 from vim_core.config import PipelineConfig, RunConfig
-
-KUBECONFIG = """
-apiVersion: v1
-kind: Config
-current-context: here
-contexts: [{name: here, context: {cluster: here, user: me}}]
-clusters: [{name: here, cluster: {server: "%s"}}]
-users: [{name: me, user: {token: none}}]
-"""
 
 
 def target(components: Any = None, **place: Any) -> Target:
@@ -53,7 +45,7 @@ def test_what_is_missing_in_a_profile() -> None:
 
 def use_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     path = tmp_path / "kubeconfig"
-    path.write_text(KUBECONFIG % address)
+    path.write_text(KUBECONFIG.format(address=address, token="none"))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
 
 

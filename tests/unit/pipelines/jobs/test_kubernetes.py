@@ -7,9 +7,8 @@ import json
 import os
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,11 @@ from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDE
 from pipelines.jobs.kubernetes import KubernetesBackend
 from pipelines.jobs.manifests import JOB_LABEL, ROLE_LABEL, object_name
 from pipelines.jobs.profile import Cluster, KubernetesSettings
-from tests.support.common import answers, free_port, running
-from tests.support.kubernetes_server import TOKEN
+from tests.support.common import answers, eventually, free_port, running
+from tests.support.kubernetes_server import KUBECONFIG, TOKEN
 from vim_core.errors import ConfigError, VimError
 
 SPEC = JobSpec("run", "digits", "components: [ingest, quantize]\nrun: {root: gs://b/vim}\n")
-KUBECONFIG = """\
-apiVersion: v1
-kind: Config
-current-context: here
-clusters: [{{name: c, cluster: {{server: {address}}}}}]
-users: [{{name: u, user: {{token: {token}}}}}]
-contexts: [{{name: here, context: {{cluster: c, user: u}}}}]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +192,14 @@ def test_the_log_is_followed_across_a_broken_connection_and_a_new_pod(
     thread.start()
     set_pod(server, "vim-log", "log-a")
     write(server, log={"log-a": ["one", "two"]})
-    until(lambda: lines == ["one", "two"])
+    eventually(lambda: lines == ["one", "two"])
     write(server, cut=["log-a"])
     write(server, log={"log-a": ["three"]})
-    until(lambda: lines[2:] == ["three"])
+    eventually(lambda: lines[2:] == ["three"])
     set_pod(server, "vim-log", "log-a", "Failed")
     set_pod(server, "vim-log", "log-b")
     write(server, log={"log-b": ["one", "four"]})
-    until(lambda: "four" in lines)
+    eventually(lambda: "four" in lines)
     write(server, log={"log-b": ["last"]})
     set_job(server, "vim-log", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
     set_pod(server, "vim-log", "log-b", "Succeeded")
@@ -216,14 +207,6 @@ def test_the_log_is_followed_across_a_broken_connection_and_a_new_pod(
     assert not thread.is_alive()
     assert [line for line in lines if not line.startswith("--")] == ["one", "two", "three", "one", "four", "last"]
     assert "replaced by log-b" in lines[3]
-
-
-def until(ready: Callable[[], bool]) -> None:
-    """Wait for `ready()`, half a minute at most."""
-    end = time.monotonic() + 30
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_the_dashboard_is_behind_the_gateway(login: None, server: str, spec_uri: str) -> None:

@@ -47,10 +47,8 @@ def test_the_profile_is_completed_from_a_running_cluster(state: Path) -> None:
     assert Path(cluster.env["PYTHONPATH"], "pipelines", "cli", "main.py").is_file()
     with pytest.raises(ConfigError, match=r"1 of 1 nodes at http://127\.0\.0\.1:1; submit to it"):
         local_cluster.up(1, 1, 0, print)
-
-
-def test_a_dead_head_leaves_the_profile_alone(state: Path) -> None:
-    recorded(state, ProcessId(os.getpid(), "1"))
+    dead = replace(record, nodes=[ProcessId(os.getpid(), "1")])
+    (state / "cluster.json").write_text(json.dumps(asdict(dead)))
     assert profile.load("local").address == ""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from pipelines.orchestration import session, ui
 from pipelines.orchestration.servers import HOST, Server, ServerError, free_port
+from tests.support.common import eventually
 
 SERVE = (
     "import http.server as h, sys\n"
@@ -46,10 +46,7 @@ def test_a_server_is_waited_for_and_stopped_with_its_children(tmp_path: Path) ->
     assert len(family) == 2
     made.check()
     made.stop()
-    deadline = time.monotonic() + 10
-    while any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family))
 
 
 def test_a_server_that_ends_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
