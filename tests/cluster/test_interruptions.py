@@ -1,4 +1,7 @@
-"""Real Ray Train workers: as many as one likes lose the same, and each interruption ends with the same bits."""
+"""Real Ray Train workers: each interruption ends with the bits of two plain processes that nobody interrupts.
+
+What two plain processes lose beside one is in tests/integration/test_workers.py.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,13 @@ from components.tracking.shipping import SPOOL
 from components.training import driver
 from components.training.worker import FINAL, TrainingJob
 from tests.support import workers
-from tests.support.common import REPOSITORY, ray_cluster, train_here
+from tests.support.common import REPOSITORY, ray_cluster
 from tests.support.synthetic import context_of
-from tests.support.tiny import prior_config, quantize_config
-from vim_core.config import PriorConfig, QuantizeConfig, RunConfig
+from tests.support.tiny import prior_config
+from vim_core.config import PriorConfig, RunConfig
 from vim_core.errors import VimError
 from vim_core.storage import io
 from vim_core.tasks.prior import PriorData
-from vim_core.tasks.quantizer import QuantizerData
 from vim_core.training.spool import parse_rows
 
 pytestmark = pytest.mark.cluster
@@ -56,7 +58,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tables of both stages."""
+    """The tables of a training."""
     folder = tmp_path_factory.mktemp("data")
     workers.tables(folder)
     return folder
@@ -124,23 +126,19 @@ def left(folder: Path) -> dict[str, bytes]:
     return {"weights": weights, "figures": json.dumps(figures).encode()}
 
 
-def given(config: PriorConfig | QuantizeConfig, data: Path, slow: bool) -> tuple[str, Any]:
-    """The task of either stage, with pauses in its steps or without, and its data."""
-    if isinstance(config, PriorConfig):
-        codes = [str(data / "codes.parquet")]
-        own = PriorData(codes, codes, 3, "t")
-        return "tests.support.slow_tasks:SlowPrior" if slow else "vim_core.tasks.prior:PriorTask", own
-    images = QuantizerData([str(data / "train.parquet")], [str(data / "test.parquet")])
-    return "tests.support.slow_tasks:SlowQuantizer" if slow else "vim_core.tasks.quantizer:QuantizerTask", images
+def codes_of(data: Path) -> PriorData:
+    """The codes to train on and to evaluate with."""
+    codes = [str(data / "codes.parquet")]
+    return PriorData(codes, codes, 3, "t")
 
 
-def trial(cluster: Any, root: Path, config: PriorConfig | QuantizeConfig, data: Path, **run: Any) -> Trial:
-    """Start a training of either stage on the cluster."""
-    ctx = context_of(root, "prior" if isinstance(config, PriorConfig) else "quantize")
+def trial(cluster: Any, root: Path, config: PriorConfig, data: Path, **run: Any) -> Trial:
+    """Start a training with pauses in its steps on the cluster."""
+    ctx = context_of(root, "prior")
     fields = {"workers": 2, "ray_address": cluster.address, "notice_every": 1, **run}
     ctx = replace(ctx, fingerprint=root.name.ljust(20, "0"), run=replace(ctx.run, **fields))
-    task, own = given(config, data, slow=True)
-    return Trial(ctx, lambda: driver.train(task, config, own, ctx))
+    task = "tests.support.slow_tasks:SlowPrior"
+    return Trial(ctx, lambda: driver.train(task, config, codes_of(data), ctx))
 
 
 def config_of(**fields: Any) -> PriorConfig:
@@ -163,30 +161,11 @@ def train_workers() -> list[psutil.Process]:
 def calm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What two plain processes end with when nobody interrupts them: no Ray and no pause in a step."""
     root, config = tmp_path_factory.mktemp("calm"), config_of(checkpoint_every=NEVER)
-    task, own = given(config, data, slow=False)
     run = RunConfig(root=str(root), threads=1, device="cpu")
-    job = TrainingJob(task, config, own, str(root), str(root / "spool.jsonl"), run=run, stuck=str(root / "stuck"))
+    task, spool, stuck = "vim_core.tasks.prior:PriorTask", str(root / "spool.jsonl"), str(root / "stuck")
+    job = TrainingJob(task, config, codes_of(data), str(root), spool, run=run, stuck=stuck)
     workers.spawn(workers.job, 2, job)
     return left(root / FINAL)
-
-
-def test_two_workers_lose_what_one_loses(cluster: Any, data: Path, tmp_path: Path) -> None:
-    """The one trains in this process, without Ray. (Of the prior tests/integration/test_workers.py shows that two plain
-    processes do, and the tests below that Ray's end with the bits of such two.)"""
-    config = quantize_config(steps=6, batch=8)
-    task, own = given(config, data, slow=False)
-    with pytest.MonkeyPatch.context() as patch:
-        train_here(patch)
-        one = driver.train(task, config, own, context_of(tmp_path / "one", "quantize"))
-    two = trial(cluster, tmp_path / "two", config, data)
-    outcome = two.finish()
-    assert (one.properties["trained_by"], outcome.properties["trained_by"]) == (
-        "in the test",
-        "Ray Train, 2 worker process(es)",
-    )
-    losses = [row["m"]["loss"] for row in parse_rows((tmp_path / "one/out/quantize/curves.jsonl").read_bytes())]
-    assert len(losses) == 6
-    assert [row["m"]["loss"] for row in two.rows if "m" in row] == pytest.approx(losses, rel=1e-5)
 
 
 def test_workers_that_are_killed_and_terminated_cost_no_bit(

@@ -12,7 +12,6 @@ from vim_core.config import PriorConfig
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.tasks.base import Batch
 from vim_core.tasks.prior import PriorData, PriorTask
-from vim_core.tasks.quantizer import QuantizerTask
 
 STEP_S = 0.1
 
@@ -31,13 +30,4 @@ class SlowPrior(PriorTask):
         with contextlib.suppress(FileNotFoundError):
             (self.folder / f"stuck-at-{step}").unlink()
             time.sleep(600)
-        return super().step(step, batch)
-
-
-class SlowQuantizer(QuantizerTask):
-    """A tokenizer that sleeps in every step."""
-
-    def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """One update, after a pause."""
-        time.sleep(STEP_S)
         return super().step(step, batch)
