@@ -90,11 +90,6 @@ def test_microbatches_are_consecutive_and_stay_on_their_devices(xla: Runtime) ->
     assert xla.microbatches(placed, 1)[0] is placed
 
 
-def test_microbatches_that_do_not_divide_are_refused(xla: Runtime) -> None:
-    with pytest.raises(ConfigError, match=r"accumulate=2: makes parts of 6 .* of batch=12, not divisible by 4 XLA"):
-        xla.to_device({"images": torch.rand(12, 3, 4, 4)}, 2)
-
-
 def test_norms_gather_no_activations(xla: Runtime) -> None:
     """torch's own would be a batch norm over all tokens, computed whole on every device."""
     norm = LayerNorm(16)
@@ -159,21 +154,17 @@ def test_blocks_keep_their_activations_split_along_the_batch(xla: Runtime) -> No
     torch.testing.assert_close(whole, prior.cpu().blocks[0](x.cpu()).detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_a_batch_that_does_not_divide_is_refused(xla: Runtime) -> None:
+def test_what_does_not_divide_and_missing_hosts_are_refused(xla: Runtime) -> None:
     with pytest.raises(ConfigError, match="batch=6: not divisible by 4 XLA devices"):
         xla.to_device({"images": torch.rand(6, 3, 4, 4)})
-
-
-def test_uneven_shards_and_missing_hosts_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"accumulate=2: makes parts of 6 .* of batch=12, not divisible by 4 XLA"):
+        xla.to_device({"images": torch.rand(12, 3, 4, 4)}, 2)
+    with pytest.raises(ConfigError, match=r"run\.fsdp=4: does not divide dimension 0 of head\.weight \[11, 16\]"):
+        xla.mark_sharding({"prior": tiny.prior_network().to(xla.device)}, {})
     with pytest.raises(ConfigError, match=r"run\.fsdp=3: does not divide the 4 XLA devices"):
         seam.create("xla", "fp32", threads=1, fsdp=3)
     with pytest.raises(ConfigError, match=r"2 worker\(s\) were started but torch_xla sees 1 host process"):
         seam.create("xla", "fp32", threads=1, world=2)
-
-
-def test_weights_that_do_not_divide_are_refused(xla: Runtime) -> None:
-    with pytest.raises(ConfigError, match=r"run\.fsdp=4: does not divide dimension 0 of head\.weight \[11, 16\]"):
-        xla.mark_sharding({"prior": tiny.prior_network().to(xla.device)}, {})
 
 
 def test_reductions_see_the_global_batch_already(xla: Runtime) -> None:
