@@ -26,11 +26,6 @@ class Node:
     note: str = ""
     branches: list[Node] = field(default_factory=list)
 
-    def record(self) -> dict[str, Any]:
-        """The tree as JSON."""
-        own = {key: value for key, value in vars(self).items() if key != "branches"}
-        return own | {"branches": [branch.record() for branch in self.branches]}
-
     def lines(self, indent: str = "") -> Iterator[str]:
         """The tree as text, one line for each artifact."""
         role = f"{self.role}: " if self.role else ""

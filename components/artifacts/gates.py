@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,7 @@ def check_ingest(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
     splits, rows = properties["splits"], _rows(artifact, "images/")
     read, dead, written = int(properties["read"]), int(properties["dead_letter"]), sum(rows.values())
     text = f"{read} read, {written} in the table, {dead} set aside"
-    passed = written + dead == read and _nonzero(splits) == rows
+    passed = written + dead == read and +Counter(splits) == rows
     return _counted(passed, text, artifact, {"read": read, "dead_letter": dead, **splits})
 
 
@@ -71,7 +72,7 @@ def check_tokenize(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -
     images, rows = inputs["images"].properties["splits"], _rows(artifact, "codes/")
     expected = {split: count * (views if split == "train" else 1) for split, count in images.items()}
     text = f"{rows} rows of {images} images, {views} views of a training image"
-    return _counted(rows == _nonzero(expected), text, artifact, {f"rows_{split}": n for split, n in rows.items()})
+    return _counted(rows == +Counter(expected), text, artifact, {f"rows_{split}": n for split, n in rows.items()})
 
 
 def check_reconstruct(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -208,16 +209,11 @@ def _missing(gate: str, artifact: Artifact, what: str) -> Verdict:
 
 def _rows(artifact: Artifact, prefix: str) -> dict[str, int]:
     """Rows by split of files such as `images/train-00001-of-00002.parquet`; splits without rows are left out."""
-    rows: dict[str, int] = {}
+    rows: Counter[str] = Counter()
     for entry in artifact.manifest.files:
         if entry.name.startswith(prefix):
-            split = entry.name.removeprefix(prefix).rsplit("-", 3)[0]
-            rows[split] = rows.get(split, 0) + (entry.rows or 0)
-    return _nonzero(rows)
-
-
-def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if count}
+            rows[entry.name.removeprefix(prefix).rsplit("-", 3)[0]] += entry.rows or 0
+    return dict(+rows)
 
 
 def _counted(passed: bool, text: str, artifact: Artifact, figures: Mapping[str, int]) -> Verdict:

@@ -126,23 +126,19 @@ def plan_removals(inventory: Inventory, rules: Rules) -> list[Removal]:
     kept = reachable(inventory, rules.limit)
     garbage = [v for v in inventory.versions if v.unique_key not in kept and v.key not in inventory.owners]
     garbage.sort(key=lambda v: (registry.NAMES.index(v.key[0]), v.artifact.manifest.created), reverse=True)
-    return [
-        *(_version_removal(inventory, version) for version in garbage),
-        *_attempt_removals(inventory, rules),
-        *_work_removals(inventory, rules),
-    ]
-
-
-def _version_removal(inventory: Inventory, version: Version) -> Removal:
-    others = [v for v in inventory.versions if v.key == version.key and v.file != version.file]
-    shared = {path for other in others for path in other.paths}
-    files = inventory.files[version.key]
-    # The manifest before the files it names.
-    paths = [version.file, *sorted(version.paths & set(files) - shared)]
-    replaced = any(other.current for other in others)
-    reason = "another one replaced it" if replaced else "no pin, report, run or kept artifact needs it"
-    sizes = _sizes("/".join(version.key), paths, files)
-    return Removal(REPLACED if replaced else ARTIFACT, version.key, version.file, sizes, reason, version)
+    removals: list[Removal] = []
+    for version in garbage:
+        others = [v for v in inventory.versions if v.key == version.key and v.file != version.file]
+        shared = {path for other in others for path in other.paths}
+        files = inventory.files[version.key]
+        # The manifest before the files it names.
+        paths = [version.file, *sorted(version.paths & set(files) - shared)]
+        kind, reason = ARTIFACT, "no pin, report, run or kept artifact needs it"
+        if any(other.current for other in others):
+            kind, reason = REPLACED, "another one replaced it"
+        sizes = _sizes("/".join(version.key), paths, files)
+        removals.append(Removal(kind, version.key, version.file, sizes, reason, version))
+    return [*removals, *_attempt_removals(inventory, rules), *_work_removals(inventory, rules)]
 
 
 def _attempt_removals(inventory: Inventory, rules: Rules) -> Iterator[Removal]:
@@ -229,11 +225,8 @@ def _set_aside(root: str, version: Version) -> bool:
     folder, attempt = version.artifact.folder, version.artifact.manifest.attempt
     uri = io.join(folder, version.file)
     with lease.hold_if_free(usage.folder(root, *version.key)) as held, store.guarded(root):
-        try:
-            data = io.read_bytes(uri) if held else b""
-        except FileNotFoundError:
-            return False
-        if held is None or store.parse(data, uri).attempt != attempt:
+        data = io.read_optional(uri) if held else None
+        if held is None or data is None or store.parse(data, uri).attempt != attempt:
             return False
         io.write_bytes(io.join(folder, f"{REMOVED}{attempt}.json"), data)
         held.check()

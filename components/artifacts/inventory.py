@@ -117,7 +117,8 @@ def survey(root: str) -> Inventory:
     by_key = _by_key(root, lambda key: _versions(root, key, files[key], leases.get(key, {})), files)
     versions = [version for each in by_key.values() for version in each]
     pinned = read_pins(root, (version.key for version in versions))
-    return Inventory(root, versions, files, pinned, reports(root), living, work, recorded, sweeps(root))
+    reports, sweeps = published(root, REPORTS), published(root, SWEEPS)
+    return Inventory(root, versions, files, pinned, reports, living, work, recorded, sweeps)
 
 
 def artifacts(root: str, component: str = "") -> list[Artifact]:
@@ -177,17 +178,11 @@ def read_pins(root: str, keys: Iterable[ArtifactKey]) -> dict[ArtifactKey, usage
     return {key: pin for key, pin in by_key.items() if pin}
 
 
-def reports(root: str) -> dict[str, list[InputRecord]]:
-    """The artifacts of each preset's last report. Raises `DataError` for a record that does not name them."""
-    return _published(root, REPORTS, "run the preset")
+def published(root: str, folder: str) -> dict[str, list[InputRecord]]:
+    """The artifacts of each preset's last report (`folder` is `REPORTS`) or of each sweep's results (`SWEEPS`).
 
-
-def sweeps(root: str) -> dict[str, list[InputRecord]]:
-    """The artifacts of each sweep's results. Raises `DataError` for a record that does not name them."""
-    return _published(root, SWEEPS, "run the sweep")
-
-
-def _published(root: str, folder: str, remedy: str) -> dict[str, list[InputRecord]]:
+    Raises `DataError` for a record that does not name them.
+    """
     published: dict[str, list[InputRecord]] = {}
     with store.guarded(root):
         for name in io.list_names(io.join(root, folder)):
@@ -204,7 +199,8 @@ def _published(root: str, folder: str, remedy: str) -> dict[str, list[InputRecor
                 continue
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 problem = f"does not say which artifacts it is of ({error!r})"
-                raise DataError(f"{uri}: {problem}; {remedy} again or remove the folder") from error
+                remedy = f"run the {'preset' if folder == REPORTS else 'sweep'} again or remove the folder"
+                raise DataError(f"{uri}: {problem}; {remedy}") from error
     return published
 
 
@@ -230,10 +226,10 @@ def _versions(root: str, key: ArtifactKey, files: Files, lease_files: Files) -> 
     versions: list[Version] = []
     for name in sorted(name for name in files if name == store.MANIFEST or SET_ASIDE.fullmatch(name)):
         uri = io.join(folder, name)
-        try:
-            artifact = Artifact(folder, store.parse(io.read_bytes(uri), uri))
-        except FileNotFoundError:
+        data = io.read_optional(uri)
+        if data is None:
             continue
+        artifact = Artifact(folder, store.parse(data, uri))
         if artifact.manifest.key != key:
             raise DataError(f"{uri}: belongs to {artifact.name}; move it back or remove it")
         replaced = io.mtime_of(files[name]) if name.startswith("manifest-") else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import socket
@@ -94,18 +95,33 @@ def hold(
     Raises:
         StorageError: the folder cannot be used.
     """
+    noted, held = False, None
     with guarded(folder):
-        held = _acquire(folder, note, stale, poll)
+        while held is None:
+            number = _newest(folder)
+            dead = gone = None
+            if number:
+                watch = _Watch(folder, number, stale)
+                while (end := watch.end()) is None:
+                    if not noted:
+                        note(f"{watch.owner or 'another process'} is already working on this; waiting for it")
+                        noted = True
+                    time.sleep(poll)
+                gone = (watch.owner or "an unknown process") if end in ("dead", "silent") else None
+                dead = watch.owner.token if watch.owner and end == "dead" else None
+            held = _create(folder, number + 1, dead)
+        if gone:
+            note(f"taking over the unfinished work of {gone}, which is gone")
     with _beating(held, heartbeat):
         yield held
 
 
 @contextlib.contextmanager
-def hold_if_free(folder: str, abandoned: float = ABANDONED_S) -> Iterator[Lease | None]:
+def hold_if_free(folder: str) -> Iterator[Lease | None]:
     """Own the work without waiting, or get None where a living owner has it. Raises `StorageError`."""
     with guarded(folder):
         number = _newest(folder)
-        held = _create(folder, number + 1, None) if living_owner(folder, abandoned) is None else None
+        held = _create(folder, number + 1, None) if living_owner(folder) is None else None
     if held is None:
         yield None
         return
@@ -113,41 +129,17 @@ def hold_if_free(folder: str, abandoned: float = ABANDONED_S) -> Iterator[Lease 
         yield held
 
 
-def living_owner(folder: str, abandoned: float = ABANDONED_S) -> str | None:
-    """The living owner of the work, as text for people, or None.
-
-    An owner on another machine counts as living while its last heartbeat is less than `abandoned` seconds old.
-    """
+def living_owner(folder: str) -> str | None:
+    """The living owner of the work, as text for people, or None; see `ABANDONED_S` for one on another machine."""
     number = _newest(folder)
-    if not number or _released(_read_beat(folder, number)):
+    if not number or _released(io.read_optional(_beat_uri(folder, number))):
         return None
     owner = _read_owner(folder, number)
     alive = owner.alive if owner else None
     if alive is None:
         newest = max(io.mtime(uri) for uri in (_lease_uri(folder, number), _beat_uri(folder, number)))
-        alive = time.time() - newest < abandoned
+        alive = time.time() - newest < ABANDONED_S
     return str(owner or "an unknown process") if alive else None
-
-
-def _acquire(folder: str, note: Callable[[str], None], stale: float, poll: float) -> Lease:
-    noted = False
-    while True:
-        number = _newest(folder)
-        dead = gone = None
-        if number:
-            watch = _Watch(folder, number, stale)
-            while (end := watch.end()) is None:
-                if not noted:
-                    note(f"{watch.owner or 'another process'} is already working on this; waiting for it")
-                    noted = True
-                time.sleep(poll)
-            gone = (watch.owner or "an unknown process") if end in ("dead", "silent") else None
-            dead = watch.owner.token if watch.owner and end == "dead" else None
-        held = _create(folder, number + 1, dead)
-        if held is not None:
-            if gone:
-                note(f"taking over the unfinished work of {gone}, which is gone")
-            return held
 
 
 class _Watch:
@@ -160,11 +152,12 @@ class _Watch:
     def __init__(self, folder: str, number: int, stale: float) -> None:
         self.folder, self.number, self.stale = folder, number, stale
         self.owner = _read_owner(folder, number)
-        self.beat, self.since = b"", time.monotonic()
+        self.beat: bytes | None = None
+        self.since = time.monotonic()
 
     def end(self) -> str | None:
         """Why the lease is over: released, dead (process), silent (elsewhere), passed (a higher number); or None."""
-        beat = _read_beat(self.folder, self.number)
+        beat = io.read_optional(_beat_uri(self.folder, self.number))
         if beat != self.beat:
             self.beat, self.since = beat, time.monotonic()
         if _released(beat):
@@ -180,15 +173,13 @@ class _Watch:
 @contextlib.contextmanager
 def _beating(held: Lease, every: float) -> Iterator[None]:
     """Keep the heartbeat of a lease going meanwhile, and release the lease at the end."""
-    stop = threading.Event()
 
     def write(count: int, released: bool) -> None:
         beat = {"token": held.owner.token, "count": count, "time": time.time(), "released": released}
         io.write_bytes(_beat_uri(held.folder, held.number), json.dumps(beat).encode())
 
-    def keep_beating() -> None:
-        count = 0
-        while True:
+    def keep_beating(stop: threading.Event) -> None:
+        for count in itertools.count():
             try:
                 write(count, released=False)
             except Exception as error:
@@ -196,15 +187,11 @@ def _beating(held: Lease, every: float) -> Iterator[None]:
                 LOG.warning("heartbeat of %s failed: %s", held.folder, error)
             if stop.wait(every):
                 return
-            count += 1
 
-    thread = threading.Thread(target=keep_beating, name="lease-heartbeat", daemon=True)
-    thread.start()
     try:
-        yield
+        with process.background_thread("lease-heartbeat", keep_beating):
+            yield
     finally:
-        stop.set()
-        thread.join()
         try:
             write(-1, released=True)
         except Exception as error:
@@ -227,16 +214,9 @@ def this_owner() -> Owner:
     return Owner(uuid.uuid4().hex[:12], socket.gethostname(), process.machine(), me.pid, me.started)
 
 
-def _read_beat(folder: str, number: int) -> bytes:
+def _released(beat: bytes | None) -> bool:
     try:
-        return io.read_bytes(_beat_uri(folder, number))
-    except FileNotFoundError:
-        return b""
-
-
-def _released(beat: bytes) -> bool:
-    try:
-        return bool(json.loads(beat)["released"])
+        return bool(json.loads(beat or b"")["released"])
     except (KeyError, TypeError, ValueError):
         return False
 

@@ -1,10 +1,13 @@
-"""Processes by id and start time: an id that the system has given to another process since is not taken for it."""
+"""Processes by id and start time, so that an id which the system gave away again is told apart; background threads."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,3 +67,16 @@ def machine() -> str:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return f"{socket.gethostname()} {uuid.getnode():x}"
+
+
+@contextlib.contextmanager
+def background_thread(name: str, work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `work(stop)` in a daemon thread meanwhile; at the end `stop` is set and the thread waited for."""
+    stop = threading.Event()
+    thread = threading.Thread(target=work, args=(stop,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -26,10 +26,8 @@ def folder(root: str, component: str, fingerprint: str) -> str:
 def read(folder: str) -> Artifact | None:
     """The artifact in a folder (path or URI), or None. Raises `DataError` for a damaged manifest."""
     uri = io.join(folder, MANIFEST)
-    try:
-        return Artifact(folder, parse(io.read_bytes(uri), uri))
-    except FileNotFoundError:
-        return None
+    data = io.read_optional(uri)
+    return Artifact(folder, parse(data, uri)) if data is not None else None
 
 
 def load(root: str, component: str, fingerprint: str) -> Artifact | None:
@@ -124,10 +122,7 @@ def parse(data: bytes, uri: str) -> Manifest:
 def read_bytes(root: str, uri: str) -> bytes | None:
     """The content of a file below the root, or None where there is none. Raises `StorageError` for a bad root."""
     with guarded(root):
-        try:
-            return io.read_bytes(uri)
-        except FileNotFoundError:
-            return None
+        return io.read_optional(uri)
 
 
 @contextlib.contextmanager

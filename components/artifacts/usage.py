@@ -120,8 +120,12 @@ def read_pin(root: str, component: str, fingerprint: str) -> Pin | None:
 
 def pin(root: str, manifest: Manifest, reason: str, by: str = "") -> Pin:
     """Keep an artifact until it is unpinned. Raises `DataError` where it is pinned already or was removed meanwhile."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())  # a container may run as a number that has no name
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    new = Pin(by or whoami(), since, reason, manifest.digest, uuid.uuid4().hex)
+    new = Pin(by or f"{user}@{socket.gethostname()}", since, reason, manifest.digest, uuid.uuid4().hex)
     name, uri = "/".join(manifest.key), _pin_uri(root, *manifest.key)
     with store.guarded(root):
         won = io.create_exclusive(uri, json.dumps(dataclasses.asdict(new)).encode())
@@ -143,16 +147,6 @@ def unpin(root: str, manifest: Manifest) -> Pin:
     with store.guarded(root):
         io.remove_tree(_pin_uri(root, *manifest.key))
     return existing
-
-
-def whoami() -> str:
-    """This user on this machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run as a number that has no name.
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _pin_uri(root: str, component: str, fingerprint: str) -> str:

@@ -152,6 +152,9 @@ def parse(text: str, origin: str) -> dict[str, Any]:
 
 
 def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    import yaml
+    from omegaconf import OmegaConf
+
     known = names()
     tree: dict[str, Any] = {}
     for override in overrides:
@@ -166,19 +169,15 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
         branch = tree
         for group in groups:
             branch = branch.setdefault(group, {})
-        branch[leaf] = text if known[key] is str else _parsed(key, text)
+        value: Any = text
+        if known[key] is not str:
+            try:
+                value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]  # type: ignore[index,call-overload]
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{key}={text}: the value is not valid YAML; quote it for the shell") from error
+        branch[leaf] = value
     _check_keys(tree, known, "", COMMAND_LINE)
     return tree
-
-
-def _parsed(key: str, text: str) -> Any:
-    import yaml
-    from omegaconf import OmegaConf
-
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]  # type: ignore[index,call-overload]
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key}={text}: the value is not valid YAML; quote it for the shell") from error
 
 
 def _check_keys(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: str, origin: str) -> None:

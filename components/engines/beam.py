@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from components.artifacts.process import background_thread
 from components.contract.api import Progress
 from components.engines.attempts import finished_counter, start_progress
 from components.engines.devices import LOCAL, beam_threads
@@ -62,7 +63,7 @@ def run_pipeline(
         ConfigError: `run.beam_runner` would start another runner, or `run.beam_options` do not suit it.
         VimError: a step raised it; its type and message are kept.
     """
-    pipeline = _make_pipeline(run, build)
+    pipeline = make_pipeline(run, build)
     # Beam's local runner logs every error that it raises, each time with the whole traceback.
     muted = _log_level("apache_beam", logging.CRITICAL)
     with _progress(progress, count_done), muted, _limited_threads(run):
@@ -77,15 +78,8 @@ def run_pipeline(
             raise original from error
 
 
-def start_pipeline(run: RunConfig, build: Callable[[Any], Any]) -> Any:
-    """Hand the pipeline that `build` fills to its runner; returns Beam's result without waiting for it.
-
-    Raises `ConfigError` as `run_pipeline` does.
-    """
-    return _make_pipeline(run, build).run()
-
-
-def _make_pipeline(run: RunConfig, build: Callable[[Any], Any]) -> Any:
+def make_pipeline(run: RunConfig, build: Callable[[Any], Any]) -> Any:
+    """Beam's pipeline, filled by `build` and not started. Raises `ConfigError` as `run_pipeline` does."""
     import apache_beam as beam
 
     options = pipeline_options(run)
@@ -164,9 +158,8 @@ def _progress(progress: Progress | None, count_done: Callable[[], int] | None) -
     if progress is None or count_done is None:
         yield
         return
-    stop = threading.Event()
 
-    def poll() -> None:
+    def poll(stop: threading.Event) -> None:
         pause = POLL_SECONDS
         while not stop.wait(pause):
             began = time.monotonic()
@@ -174,13 +167,8 @@ def _progress(progress: Progress | None, count_done: Callable[[], int] | None) -
             # A remote store is slow to answer: spend at most a tenth of the time on requests.
             pause = max(POLL_SECONDS, 9 * (time.monotonic() - began))
 
-    thread = threading.Thread(target=poll, name="beam-progress", daemon=True)
-    thread.start()
-    try:
+    with background_thread("beam-progress", poll):
         yield
-    finally:
-        stop.set()
-        thread.join()
     progress.advance(count_done())
 
 

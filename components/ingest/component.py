@@ -10,7 +10,7 @@ from typing import Any
 from components.contract.api import Context, Inputs, Outcome
 from components.ingest.detect_layout import DIGITS, check_source
 from components.ingest.index import read_chunk
-from components.ingest.labels import ClassList, file_digest
+from components.ingest.labels import file_digest
 from components.ingest.plan import SPLITS, IngestPlan, assigner, first_reasons, make_plan, split_lists
 from components.ingest.shards import (
     DeadLetter,
@@ -113,22 +113,20 @@ def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: Inges
         io.remove_tree(shard.record)  # of other images: from here on, a record means a finished shard
     classes = plan.classes
 
+    def assigned(uri: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        images = map(assigner(config, classes), read_chunk(uri)[1])
+        return ((shard_of_image(config, image), tuple(image)) for image in images)
+
     def build(pipeline: Any) -> None:
         # Images are shuffled without their bytes, as plain tuples; the writer of a shard reads the bytes.
         chunks = pipeline | "chunks" >> beam.Create(plan.chunks) | "spread" >> beam.Reshuffle()
-        images = chunks | "assign" >> beam.FlatMap(lambda uri: _assigned_images(config, classes, uri))
+        images = chunks | "assign" >> beam.FlatMap(assigned)
         images = images | "unfinished" >> beam.Filter(lambda pair: pair[0] in left)
         empty = pipeline | "shards" >> beam.Create([(name, None) for name in left])
         grouped = (images, empty) | beam.Flatten() | "by shard" >> beam.GroupByKey()
         _ = grouped | "write" >> beam.MapTuple(lambda name, group: write_shard(left[name], group))
 
     run_pipeline(ctx.run, build, ctx.progress, finished_counter(shards, lambda shard: io.exists(shard.record)))
-
-
-def _assigned_images(config: IngestConfig, classes: ClassList, uri: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The images of a chunk with label and split, each behind the name of its shard."""
-    for image in map(assigner(config, classes), read_chunk(uri)[1]):
-        yield shard_of_image(config, image), tuple(image)
 
 
 def _too_many_bad(config: IngestConfig, reasons: Sequence[tuple[str, str]], dead: int, total: int) -> DataError:

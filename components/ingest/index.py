@@ -162,8 +162,5 @@ def _record_uri(context: ScanContext, number: int) -> str:
 
 def _read_record(context: ScanContext, number: int) -> dict[str, Any]:
     """The state of a group's parts and the number of its chunks; empty for a group that was not listed."""
-    try:
-        record: dict[str, Any] = json.loads(io.read_bytes(_record_uri(context, number)))
-        return record
-    except FileNotFoundError:
-        return {}
+    record: dict[str, Any] = json.loads(io.read_optional(_record_uri(context, number)) or b"{}")
+    return record

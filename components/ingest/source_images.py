@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections import OrderedDict, deque
@@ -111,7 +112,7 @@ class ImageReader:
     def __init__(self, config: IngestConfig, work: str) -> None:
         self._config, self._work = config, work
         self._open: OrderedDict[str, int] = OrderedDict()
-        self._folders: dict[str, str | None] = {}
+        self._resolve = functools.lru_cache(CACHED_FOLDERS)(self._resolve_folder)
 
     def __enter__(self) -> ImageReader:
         return self
@@ -172,15 +173,11 @@ class ImageReader:
                     return stream.readall()
         return folders.read_file(self._config.source, path)
 
-    def _resolve(self, folder: str) -> str | None:
+    def _resolve_folder(self, folder: str) -> str | None:
         """A folder of the source with all links resolved, None for one that is not inside it."""
-        if folder not in self._folders:
-            if len(self._folders) >= CACHED_FOLDERS:
-                self._folders.clear()
-            root = io.local_path(self._config.source).resolve()
-            resolved = Path(root, folder).resolve()
-            self._folders[folder] = str(resolved) if resolved.is_relative_to(root) else None
-        return self._folders[folder]
+        root = io.local_path(self._config.source).resolve()
+        resolved = Path(root, folder).resolve()
+        return str(resolved) if resolved.is_relative_to(root) else None
 
     def _descriptor(self, uri: str) -> int:
         """An open file; the one that was used longest ago is closed for it."""

@@ -92,7 +92,7 @@ def start(config: TokenizeConfig, inputs: Inputs, run: RunConfig, work: str) -> 
     left = [shard for shard in shards if shard.result not in done]
     if not left:
         return None
-    from components.engines.beam import start_pipeline
+    from components.engines.beam import make_pipeline
     from components.tokenize.beam_engine import build
 
-    return start_pipeline(run, lambda pipeline: build(pipeline, plan, left))
+    return make_pipeline(run, lambda pipeline: build(pipeline, plan, left)).run()

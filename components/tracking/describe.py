@@ -9,21 +9,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from components.artifacts import format, store
+from components.artifacts import format
 from components.artifacts.inventory import short
 from components.contract.api import Artifact
 from components.contract.fingerprint import result_settings
+from components.engines.ray.pool import JOB_VARIABLE
 from components.tracking.link import http_status
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
 JOB = "VIM_JOB"
 """Set for a run that was sent to a cluster: the submission's name there."""
-RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray for processes that its Jobs API starts."""
 SETTINGS = "settings.json"
-DATASET_DIGEST_LENGTH = 36
-"""MLflow's limit; the whole digest is in the dataset's profile."""
 KINDS = {"quantize": "tokenizer", "prior": "prior", "classify": "classifier"}
 """Components whose artifacts become versions of a registered model, and the names of these models."""
 EXISTS = "RESOURCE_ALREADY_EXISTS"
@@ -32,7 +29,7 @@ EXISTS = "RESOURCE_ALREADY_EXISTS"
 def job_tag() -> dict[str, str]:
     """The cluster's job that this process is part of, as a tag; empty outside of one."""
     try:
-        ray_job = json.loads(os.environ.get(RAY_JOB, "{}")).get("metadata", {}).get("job_submission_id", "")
+        ray_job = json.loads(os.environ.get(JOB_VARIABLE, "{}")).get("metadata", {}).get("job_submission_id", "")
     except (ValueError, AttributeError):
         ray_job = ""
     job = os.environ.get(JOB) or ray_job
@@ -57,20 +54,6 @@ def changed_settings(component: str, settings: Mapping[str, Any], version: int) 
         return changed
 
     return {"version": version, **differing(settings, result_settings(getattr(PipelineConfig(), component)))}
-
-
-def datasets(root: str, artifact: Artifact) -> list[dict[str, str]]:
-    """Name, digest, source and profile of every input of `artifact`, with its name as an input of the component."""
-    return [
-        {
-            "context": key,
-            "name": record.component,
-            "digest": record.digest[:DATASET_DIGEST_LENGTH],
-            "source": json.dumps({"uri": store.folder(root, record.component, record.fingerprint)}),
-            "profile": json.dumps({"digest": record.digest, "fingerprint": record.fingerprint}),
-        }
-        for key, record in sorted(artifact.manifest.inputs.items())
-    ]
 
 
 def created_ms(artifact: Artifact) -> int:

@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.process import background_thread
 from components.contract.api import Row
 from components.tracking.run import MlflowRun
 from vim_core.errors import StorageError
@@ -143,26 +144,17 @@ def read_all(readings: Sequence[Reading], node: str) -> dict[str, float]:
 
 
 class Sampler:
-    """A thread that samples this machine at intervals while it runs."""
+    """Samples this machine at intervals, in a thread of its own; for `background_thread`."""
 
     def __init__(self, node: str, write: Write) -> None:
         self._node, self._write = node, write
         self._rows: Rows = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="node-samples", daemon=True)
 
-    def __enter__(self) -> Sampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self, over: threading.Event) -> None:
+        """Sample until `over` is set, and once more then."""
         host = Host()
         began = flushed = time.monotonic()
-        while not self._over.wait(min(SLOWEST_S, max(EVERY_S, GROWTH * (time.monotonic() - began)))):
+        while not over.wait(min(SLOWEST_S, max(EVERY_S, GROWTH * (time.monotonic() - began)))):
             self._sample(host)
             if time.monotonic() - flushed >= FLUSH_S:
                 self._offer()
@@ -220,7 +212,9 @@ def queue_writer(run: MlflowRun, add: Callable[[Callable[[], None]], None]) -> W
 def sampled(work: str, node_rank: int, local_rank: int, wanted: bool) -> AbstractContextManager[object]:
     """In a worker: samples its node meanwhile, if that is configured and no other worker of the node does it."""
     name = f"node-{node_rank}"
-    return Sampler(name, chunk_writer(work, name)) if wanted and not local_rank else nullcontext()
+    if not wanted or local_rank:
+        return nullcontext()
+    return background_thread("node-samples", Sampler(name, chunk_writer(work, name)).run)
 
 
 class Collector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from components.contract.api import Row
+from components.artifacts import store
+from components.contract.api import InputRecord, Row
 from components.tracking.link import DeliveryQueue, Link, ServerAway, ServerRefused
 from vim_core.storage import io
 from vim_core.text import flatten
@@ -22,6 +24,8 @@ PARAM_LENGTH = 500
 TAG_LENGTH = 5000
 PARAMS_PER_CALL = 100
 METRICS_PER_CALL = 1000
+DATASET_DIGEST_LENGTH = 36
+"""MLflow's limit; the whole digest is in the dataset's profile."""
 
 
 class MlflowRun:
@@ -149,19 +153,19 @@ class MlflowRun:
 
         self.change(act)
 
-    def datasets(self, inputs: Sequence[Mapping[str, str]]) -> None:
-        """Log input artifacts, as `describe.datasets` gives them. Raises `ServerAway`."""
+    def datasets(self, root: str, inputs: Mapping[str, InputRecord]) -> None:
+        """Log the input artifacts of a component, by its names for them, as data sets. Raises `ServerAway`."""
 
         def act(client: Any, run_id: str) -> None:
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            entries = [
-                DatasetInput(
-                    Dataset(item["name"], item["digest"], "local", item["source"], None, item["profile"]),
-                    [InputTag("mlflow.data.context", item["context"])],
-                )
-                for item in inputs
-            ]
+            entries = []
+            for name, record in sorted(inputs.items()):
+                source = json.dumps({"uri": store.folder(root, *record.key)})
+                profile = json.dumps({"digest": record.digest, "fingerprint": record.fingerprint})
+                digest = record.digest[:DATASET_DIGEST_LENGTH]
+                dataset = Dataset(record.component, digest, "local", source, None, profile)
+                entries.append(DatasetInput(dataset, [InputTag("mlflow.data.context", name)]))
             client.log_inputs(run_id, entries)
 
         self.change(act)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.process import background_thread
 from components.contract.api import Progress, Row, Tracker
 from vim_core.errors import StorageError
 from vim_core.storage import io
@@ -105,7 +106,6 @@ class SpoolDownloader:
 @contextlib.contextmanager
 def repeating(act: Callable[[], None], every_s: float = EVERY_S) -> Iterator[None]:
     """Call `act` every few seconds from a thread, and once more at the end; a failure of the store is only logged."""
-    over = threading.Event()
 
     def attempt() -> None:
         try:
@@ -113,20 +113,17 @@ def repeating(act: Callable[[], None], every_s: float = EVERY_S) -> Iterator[Non
         except (StorageError, OSError) as error:
             log.warning("the training's spool is not copied for now: %s", error)
 
-    def loop() -> None:
+    def loop(over: threading.Event) -> None:
         pause = every_s
         while not over.wait(pause):
             began = time.monotonic()
             attempt()
             pause = max(every_s, PAUSE_FACTOR * (time.monotonic() - began))
 
-    thread = threading.Thread(target=loop, name="spool-copy", daemon=True)
-    thread.start()
     try:
-        yield
+        with background_thread("spool-copy", loop):
+            yield
     finally:
-        over.set()
-        thread.join()
         attempt()
 
 
@@ -202,13 +199,6 @@ def rows_of(entries: Iterable[Mapping[str, Any]], faults: FaultLog) -> list[Row]
     return rows
 
 
-def user_note(entry: Mapping[str, Any]) -> str:
-    """The line that the user sees of a spool entry: its note, or the terms that were not finite; '' without either."""
-    if "nonfinite" in entry:
-        return f"step {entry['step']}: not finite: {', '.join(entry['nonfinite'])}; update skipped"
-    return str(entry.get("note") or "")
-
-
 class Shipper:
     """Follows a spool while a training component runs; use it as a context manager.
 
@@ -252,9 +242,11 @@ class Shipper:
                 self._ship_picture(str(entry["name"]), int(entry["step"]), str(entry["png"]))
             else:
                 self._tracker.rows(rows_of([entry], self._faults))
-            text = user_note(entry) if entry["t"] >= self._started_ms else ""
-            if text:
-                self._progress.note(text)
+            text = entry.get("note")
+            if "nonfinite" in entry:
+                text = f"step {entry['step']}: not finite: {', '.join(entry['nonfinite'])}; update skipped"
+            if text and entry["t"] >= self._started_ms:
+                self._progress.note(str(text))
         self._ship_faults()
         # Evaluations come later than the steps they belong to.
         rows = [entry for entry in entries if "m" in entry and any(name in entry["m"] for name in SHOWN)]

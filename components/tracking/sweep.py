@@ -46,7 +46,7 @@ class PointRecord:
 
 
 class SweepTracker(ParentTracker):
-    """Made by `open_sweep`; the run of an earlier run of the same sweep is continued.
+    """Tracks a sweep from `start` to `close`; the run of an earlier run of the same sweep is continued.
 
     `settings` become the run's parameters. Entries that the server does not accept in time are delivered when the same
     sweep is run again.
@@ -130,13 +130,3 @@ class SweepTracker(ParentTracker):
 
 def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()[:20]
-
-
-def open_sweep(
-    config: PipelineConfig, name: str, fingerprint: str, settings: Mapping[str, Any], tags: Mapping[str, str],
-    link: Link | None = None,
-) -> SweepTracker:  # fmt: skip
-    """Begin tracking a sweep. Raises `ConfigError` for a tracking address that contradicts the root."""
-    tracker = SweepTracker(config, name, fingerprint, settings, tags, link)
-    tracker.start()
-    return tracker

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from components.artifacts import format
+from components.artifacts.process import background_thread
 from components.artifacts.inventory import short
 from components.contract import registry
 from components.contract.api import Artifact, Tracker
@@ -160,11 +161,11 @@ class PipelineTracker(ParentTracker):
             "mlflow.note.content": describe.component_description(artifact),
         }  # fmt: skip
         finals = {f"final/{key}": value for key, value in manifest.metrics.items()}
-        datasets = describe.datasets(self._config.run.root, artifact)
         self._queue.add(f"the tags of {name}", lambda: run.tag(tags))
         self._queue.add(f"the figures of {name}", lambda: run.metrics(0, finals, describe.created_ms(artifact)))
-        if datasets:
-            self._queue.add(f"the inputs of {name}", lambda: run.datasets(datasets))
+        if manifest.inputs:
+            root = self._config.run.root
+            self._queue.add(f"the inputs of {name}", lambda: run.datasets(root, manifest.inputs))
         if run.incomplete:
             # Otherwise a server that answers again would count the run as complete.
             self._queue.add(f"the rest of the curves of {name}", lambda: deliver_missing(run, artifact))
@@ -195,7 +196,8 @@ class PipelineTracker(ParentTracker):
         if training or not self._config.run.system_metrics or not self.uri:
             return contextlib.nullcontext()
         label = f"the system metrics of {run.name}"
-        return Sampler(DRIVER, queue_writer(run, lambda act: self._queue.add(label, act)))
+        sampler = Sampler(DRIVER, queue_writer(run, lambda act: self._queue.add(label, act)))
+        return background_thread("node-samples", sampler.run)
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):

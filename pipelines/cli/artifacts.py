@@ -84,7 +84,8 @@ def print_list(arguments: Namespace) -> int:
         raise ConfigError(f"{' '.join(arguments.words)}: name one component, or none for all")
     root = _root(arguments)
     artifacts = inventory.artifacts(root, "".join(arguments.words))
-    users = inventory.reports(root) | {f"sweep {name}": inputs for name, inputs in inventory.sweeps(root).items()}
+    sweeps = inventory.published(root, inventory.SWEEPS)
+    users = inventory.published(root, inventory.REPORTS) | {f"sweep {name}": each for name, each in sweeps.items()}
     rows = format.rows(artifacts, inventory.read_pins(root, (artifact.manifest.key for artifact in artifacts)), users)
     return _print(arguments, rows, format.table(rows))
 
@@ -109,7 +110,7 @@ def print_lineage(arguments: Namespace) -> int:
     artifacts = inventory.artifacts(root)
     up, down = ancestry.upstream(artifact, artifacts), ancestry.downstream(artifact, artifacts)
     lines = ["made from", *up.lines("  "), "made from it", *down.lines("  ")]
-    return _print(arguments, {"upstream": up.record(), "downstream": down.record()}, lines)
+    return _print(arguments, {"upstream": dataclasses.asdict(up), "downstream": dataclasses.asdict(down)}, lines)
 
 
 def pin(arguments: Namespace) -> int:

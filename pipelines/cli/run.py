@@ -86,7 +86,7 @@ def print_results(session: Session, console: Console) -> None:
     """Print a row a component (ran or reused, time, headline metrics), and addresses of the results."""
     from rich.table import Table
 
-    from components.artifacts.format import HEADLINES
+    from components.artifacts.format import headline_figures
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
     from vim_core.text import duration
@@ -96,8 +96,7 @@ def print_results(session: Session, console: Console) -> None:
     table.add_column("figures", overflow="fold")
     for name, result in session.results.items():
         state = "[dim]reused[/dim]" if result.reused else "[green]ran[/green]"
-        metrics = result.artifact.manifest.metrics
-        figures = [f"{key} {metrics[key]:.5g}" for key in HEADLINES.get(name, ()) if key in metrics]
+        figures = [f"{key} {value:.5g}" for key, value in headline_figures(result.artifact).items()]
         table.add_row(name, state, duration(result.seconds), " · ".join(figures))
     console.print(table)
     record = session.tracking.record()

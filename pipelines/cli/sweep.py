@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipelines.sweeps.spec import Sweep
     from vim_core.config import PipelineConfig
 
-SOME_FAILED = 1
 NEVER = "–"
 
 
@@ -110,7 +109,7 @@ def evaluate(sweep: Sweep, config: PipelineConfig, tags: Mapping[str, str]) -> i
     summary.print_results(done.results, done.folder, console)
     if done.failed:
         sys.stderr.write(f"vimctl: {done.failed} of {done.total} points failed; the same command tries them again\n")
-    return SOME_FAILED if done.failed else 0
+    return int(bool(done.failed))
 
 
 def show(arguments: Namespace) -> int:

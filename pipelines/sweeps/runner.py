@@ -19,7 +19,7 @@ from components.statistics.networks import FigureNames
 from components.tracking import tracker
 from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
-from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
+from components.tracking.sweep import PointRecord, SweepTracker
 from components.tradeoff.grid import ACCEPTANCE, Point, default_axes, parse_axis
 from components.training import prior_checkpoints as checkpoints
 from pipelines.sweeps import jobs, results, spec
@@ -104,7 +104,8 @@ class _SweepRun:
             self.axes = default_axes(names.distance, names.score)
         self.bar.start(len(self.outcomes), "point")
         params = {"settings": self.sweep.settings, "grid": self.sweep.grid}
-        tracking = open_sweep(self.config, self.sweep.name, self.identity, params, tags)
+        tracking = SweepTracker(self.config, self.sweep.name, self.identity, params, tags)
+        tracking.start()
         error: BaseException | None = None
         try:
             self._evaluate(planned, tracking)

@@ -223,6 +223,14 @@ def read_bytes(uri: str) -> bytes:
         return bytes(fs.cat_file(path))
 
 
+def read_optional(uri: str) -> bytes | None:
+    """The content of a file, or None where there is none."""
+    try:
+        return read_bytes(uri)
+    except FileNotFoundError:
+        return None
+
+
 def checksum(uri: str, sync: bool = False) -> tuple[int, str]:
     """Size in bytes and sha256 of a file; `sync` writes a local one to the disk first. Raises `FileNotFoundError`."""
     sha256, size = hashlib.sha256(), 0

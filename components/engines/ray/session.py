@@ -161,6 +161,8 @@ def run_trainer(trainer: Any, ctx: Context) -> None:
         VimError: the training failed.
         KeyboardInterrupt: this process was interrupted; the workers have ended by then.
     """
+    import ray
+
     controllers: list[Any] = []
     # Ray's own handler for Ctrl-C ends this process with a success status.
     trainer._register_sigint_handler = controllers.append
@@ -170,7 +172,11 @@ def run_trainer(trainer: Any, ctx: Context) -> None:
     except VimError:
         raise
     except KeyboardInterrupt:
-        _abort(controllers)
+        # The workers end before the lease is released: two trainings must not write into one folder.
+        for controller in controllers:
+            # The controller ends together with its workers, so it cannot answer.
+            with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+                ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
         raise
     except Exception as error:
         cause: BaseException = error
@@ -180,13 +186,3 @@ def run_trainer(trainer: Any, ctx: Context) -> None:
             cause = cause.__cause__
         reason = f"{type(cause).__name__}: {cause}".strip()
         raise VimError(f"{ctx.name}: training failed: {reason}") from error
-
-
-def _abort(controllers: list[Any]) -> None:
-    """End the workers before the lease is released: two trainings must not write into one folder."""
-    import ray
-
-    for controller in controllers:
-        # The controller ends together with its workers, so it cannot answer.
-        with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-            ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from components.artifacts import store
 from components.artifacts.ancestry import downstream, upstream
 from tests.support.archived import key, make
@@ -24,7 +26,7 @@ def test_up_to_the_images_and_down_to_the_last(root: str) -> None:
         f"      input0: ingest/{short[1]}{about[0]}  (see above)",
         f"  input1: quantize/{short[2]}{about[1]}  (see above)",
     ]
-    down = downstream(tokenizer, made).record()
+    down = asdict(downstream(tokenizer, made))
     assert [branch["component"] for branch in down["branches"]] == ["tokenize", "prior"]
     assert down["branches"][0]["branches"][0]["fingerprint"] == key(4)
     assert down["branches"][0]["role"] == "as input1"

@@ -170,15 +170,18 @@ def test_what_another_remover_has_begun_with_is_not_put_back(root: str) -> None:
     assert there(root) == {"ingest/1"}
 
 
-def test_an_owner_elsewhere_lives_for_an_hour_after_its_last_heartbeat(root: str) -> None:
+def test_an_owner_elsewhere_lives_for_an_hour_after_its_last_heartbeat(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leases = usage.folder(root, "prior", key(1))
     io.write_bytes(io.join(leases, "lease-000001.json"), json.dumps({"token": "t", "host": "far", "machine": "far",
                    "pid": 1, "started": ""}).encode())  # fmt: skip
     assert lease.living_owner(leases) == "process 1 on far"
     with lease.hold_if_free(leases) as held:
         assert held is None
-    assert lease.living_owner(leases, abandoned=0.0) is None
-    with lease.hold_if_free(leases, abandoned=0.0) as held:
+    monkeypatch.setattr(lease, "ABANDONED_S", 0.0)
+    assert lease.living_owner(leases) is None
+    with lease.hold_if_free(leases) as held:
         assert held is not None
         assert held.number == 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.tracking.parent import PARENT, ParentTracker
-from components.tracking.sweep import PointRecord, SweepTracker, open_sweep
+from components.tracking.sweep import PointRecord, SweepTracker
 from tests.unit.components.tracking.conftest import Client
 from vim_core.config import PipelineConfig, RunConfig
 
@@ -34,7 +34,8 @@ def config(tmp_path: Path) -> PipelineConfig:
 
 def swept(config: PipelineConfig, client: Client, points: list[PointRecord], identity: str = "s1") -> SweepTracker:
     settings = {"settings": {}, "grid": {"sample.guidance": [1.5, 9.0]}}
-    tracker = open_sweep(config, "trial", identity, settings, {"dagster/run_id": "d"}, client.link())
+    tracker = SweepTracker(config, "trial", identity, settings, {"dagster/run_id": "d"}, client.link())
+    tracker.start()
     for point in points:
         tracker.point(point)
     tracker.log_figures({"points": float(len(points))})
