@@ -68,10 +68,9 @@ def read_inputs(leases: str) -> list[InputRecord] | None:
         DataError: the file is damaged.
     """
     uri = io.join(leases, INPUTS)
+    data = io.read_optional(uri)
     try:
-        return [InputRecord(**record) for record in json.loads(io.read_bytes(uri))]
-    except FileNotFoundError:
-        return None
+        return [InputRecord(**record) for record in json.loads(data)] if data is not None else None
     except (TypeError, ValueError) as error:
         raise DataError(f"{uri}: not what a run writes ({error}); remove it when nothing runs") from error
 

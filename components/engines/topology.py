@@ -44,11 +44,7 @@ class TpuSlice:
 
 
 def parse(topology: str) -> TpuSlice:
-    """A v4 slice from text such as 2x2x4.
-
-    Raises:
-        ConfigError: it is no topology, or none that v4 comes in.
-    """
+    """A v4 slice from text such as 2x2x4. Raises `ConfigError` for no topology, or none that v4 comes in."""
     x, y, z = parse_topology(topology, CHIPS[ACCELERATOR])
     large = all(side % 4 == 0 and side <= most for side, most in zip((x, y, z), LARGEST, strict=True))
     if (x, y, z) not in SMALL and not large:

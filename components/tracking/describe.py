@@ -17,6 +17,7 @@ from components.engines.ray.pool import JOB_VARIABLE
 from components.tracking.link import http_status
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
+from vim_core.text import flatten
 
 JOB = "VIM_JOB"
 """Set for a run that was sent to a cluster: the submission's name there."""
@@ -41,19 +42,9 @@ def changed_settings(component: str, settings: Mapping[str, Any], version: int) 
 
     All of them would be over a hundred columns, nearly all the same in every run; `settings.json` has them.
     """
-
-    def differing(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-        changed: dict[str, Any] = {}
-        for name, value in settings.items():
-            default = defaults.get(name)
-            if isinstance(value, Mapping) and isinstance(default, Mapping):
-                inner = differing(value, default)
-                changed |= {name: inner} if inner else {}
-            elif value != default:
-                changed[name] = value
-        return changed
-
-    return {"version": version, **differing(settings, result_settings(getattr(PipelineConfig(), component)))}
+    defaults = flatten(result_settings(getattr(PipelineConfig(), component)))
+    changed = {name: value for name, value in flatten(settings).items() if value != defaults.get(name)}
+    return {"version": version, **changed}
 
 
 def created_ms(artifact: Artifact) -> int:

@@ -13,7 +13,6 @@ from vim_core.text import clock
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
 
 LINE_EVERY_S = 15.0
 PACE_WINDOW_S = 60.0
@@ -72,9 +71,8 @@ class LineProgress:
 
     def __init__(self, name: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._name, self._write, self._clock = name, write, clock
-        self._total, self._unit, self._last = 0, "step", clock()
-        self._pace = Pace(clock=clock)
         self._closed = False
+        self.start(0, "step")
 
     def start(self, total: int, unit: str) -> None:
         """Begin counting up to `total`."""
@@ -106,7 +104,6 @@ class TerminalProgress:
     def __init__(self, name: str, console: Console) -> None:
         self._name, self._console = name, console
         self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
         self._total, self._unit = 0, "step"
         self._pace = Pace()
 
@@ -122,16 +119,15 @@ class TerminalProgress:
             TextColumn("{task.fields[unit]}s"), TextColumn("{task.fields[figures]}"),
         ]  # fmt: skip
         self._bar = RichProgress(*columns, console=self._console, transient=True, refresh_per_second=4)
-        self._task = self._bar.add_task(self._name, total=total, unit=unit, figures="")
+        self._bar.add_task(self._name, total=total, unit=unit, figures="")
         self._bar.start()
 
     def advance(self, done: int, **figures: float) -> None:
         """Move the bar to `done` and show the figures."""
         self._pace.observe(done)
-        if self._bar is None or self._task is None:
-            return
-        text = status_line(figures, self._pace, self._unit, self._total)
-        self._bar.update(self._task, completed=done, figures=text)
+        if self._bar is not None:
+            text = status_line(figures, self._pace, self._unit, self._total)
+            self._bar.update(self._bar.task_ids[0], completed=done, figures=text)
 
     def note(self, text: str) -> None:
         """Print one line above the bar."""
@@ -143,7 +139,7 @@ class TerminalProgress:
         """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
-        self._bar = self._task = None
+        self._bar = None
 
 
 def progress_on(console: Console) -> Callable[[str], ClosingProgress]:

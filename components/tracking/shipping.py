@@ -239,7 +239,12 @@ class Shipper:
         entries = [entry for tail in self._tails for entry in tail.read()]
         for entry in entries:
             if "png" in entry:
-                self._ship_picture(str(entry["name"]), int(entry["step"]), str(entry["png"]))
+                name, step = str(entry["name"]), int(entry["step"])
+                key = f"{step} {name}"
+                if key not in self._pictures:
+                    self._pictures.add(key)
+                    noted = functools.partial(self._note_picture, key)
+                    self._tracker.image(name, str(entry["png"]), step, noted)
             else:
                 self._tracker.rows(rows_of([entry], self._faults))
             text = entry.get("note")
@@ -253,12 +258,6 @@ class Shipper:
         if rows:
             figures = {name: float(rows[-1]["m"][name]) for name in SHOWN if name in rows[-1]["m"]}
             self._progress.advance(int(rows[-1]["step"]) + 1, **figures)
-
-    def _ship_picture(self, name: str, step: int, path: str) -> None:
-        key = f"{step} {name}"
-        if key not in self._pictures:
-            self._pictures.add(key)
-            self._tracker.image(name, path, step, functools.partial(self._note_picture, key))
 
     def _note_picture(self, key: str) -> None:
         # Its folder is removed when the component has ended.

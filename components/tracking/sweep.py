@@ -78,8 +78,15 @@ class SweepTracker(ParentTracker):
         return (run.run_id if run else "") or self._delivered.get(key, ("", ""))[0]
 
     def log_figures(self, figures: Mapping[str, float]) -> None:
-        """Log figures of the sweep itself, unless the server has them from an earlier run."""
-        self._queue.add("the sweep's figures", lambda: self._deliver_figures(figures))
+        """Log figures of the sweep itself, unless the server has them: repeated, each would be a further point."""
+
+        def deliver() -> None:
+            result, run_id = _digest(dict(figures)), self._parent.open()
+            if self._link.call(lambda client: client.get_run(run_id)).data.tags.get(RESULT) != result:
+                self._parent.metrics(0, figures)
+                self._parent.tag({RESULT: result})
+
+        self._queue.add("the sweep's figures", deliver)
 
     def _tags(self) -> dict[str, str]:
         tags = {KIND: "sweep", SWEEP: self._name, FINGERPRINT: self._fingerprint, "vim.preset": self._config.preset}
@@ -119,13 +126,6 @@ class SweepTracker(ParentTracker):
         run.end("FAILED" if point.reason else "FINISHED")
         # Last: the next run of the sweep sends everything again that was not delivered before this.
         run.tag({RESULT: point.result})
-
-    def _deliver_figures(self, figures: Mapping[str, float]) -> None:
-        """Log figures once: repeated, each would be a further point."""
-        result, run_id = _digest(dict(figures)), self._parent.open()
-        if self._link.call(lambda client: client.get_run(run_id)).data.tags.get(RESULT) != result:
-            self._parent.metrics(0, figures)
-            self._parent.tag({RESULT: result})
 
 
 def _digest(record: Mapping[str, Any]) -> str:

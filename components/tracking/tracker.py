@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from components.artifacts import format
-from components.artifacts.process import background_thread
 from components.artifacts.inventory import short
+from components.artifacts.process import background_thread
 from components.contract import registry
 from components.contract.api import Artifact, Tracker
 from components.contract.fingerprint import result_settings

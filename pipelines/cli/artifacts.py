@@ -142,9 +142,7 @@ def collect(arguments: Namespace) -> int:
 
 
 def _root(arguments: Namespace) -> str:
-    if arguments.root:
-        return str(arguments.root)
-    return presets.load(arguments.preset, []).run.root
+    return str(arguments.root or presets.load(arguments.preset, []).run.root)
 
 
 def _chosen(arguments: Namespace) -> tuple[str, Artifact]:

@@ -8,7 +8,6 @@ import os
 import signal
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 from components.artifacts import execute
@@ -50,28 +49,28 @@ def build_spec(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, Pipelin
 
 
 def find_result(spec: JobSpec, config: PipelineConfig) -> str:
-    """Return the address of a job's result, looked up by manifest; '' if a part of it is missing."""
+    """Return the address of a job's result, looked up by manifest; '' if a part of it is missing.
+
+    It is the report and its run in MLflow, or the artifact of one component.
+    """
     if spec.command == "sweep":
         return "look at it with `vimctl sweep show`"
     known: execute.ArtifactCache = {}
     try:
         names, _ = specs.plan(spec, config)
-        return _describe_result(spec, config, known) if all(execute.find(name, config, known) for name in names) else ""
+        if not all(execute.find(name, config, known) for name in names):
+            return ""
+        if spec.target and spec.target != "report":
+            artifact = known[spec.target]
+            return f"{io.absolute(artifact.folder)} · MLflow run {artifact.manifest.mlflow_run_id or 'not delivered'}"
+        folder = session.report_folder(config)
+        results = io.read_optional(io.join(folder, "results.json"))
     except VimError as error:
         common.print_line(f"whether it is finished cannot be told from here ({error})")
         return ""
-
-
-def _describe_result(spec: JobSpec, config: PipelineConfig, known: execute.ArtifactCache) -> str:
-    """Return the addresses of a job's result: the report and its run in MLflow, or the artifact of one component."""
-    if spec.target and spec.target != "report":
-        artifact = known[spec.target]
-        return f"{io.absolute(artifact.folder)} · MLflow run {artifact.manifest.mlflow_run_id or 'not delivered'}"
-    folder = session.report_folder(config)
-    try:
-        record = json.loads(io.read_bytes(io.join(folder, "results.json"))).get("mlflow", {})
-    except FileNotFoundError:
+    if results is None:
         return io.absolute(folder)
+    record = json.loads(results).get("mlflow", {})
     run = record.get("url") or f"run {record.get('run_id')} in {record.get('tracking_uri')}"
     return f"report {io.absolute(io.join(folder, 'report.html'))}" + (f" · MLflow {run}" if record else "")
 
@@ -83,20 +82,13 @@ def run_job(spec_uri: str) -> int:
     spec = specs.read(spec_uri)
     tags = {**spec.tags, "vim.job": specs.job_id_of(spec_uri), "vim.cluster": spec.cluster}
     config = specs.config_of(spec)
-    with _dagster_home(config):
+    with contextlib.ExitStack() as stack:
+        if not io.is_local(config.run.root) and not os.environ.get("DAGSTER_HOME"):
+            # For Dagster's history of this job, where the root is remote and the cluster names no folder.
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            Path(folder, "dagster.yaml").write_text(history.SETTINGS, encoding="utf-8")
+            os.environ["DAGSTER_HOME"] = folder
         if spec.command == "sweep":
             return sweep.evaluate(sweeps.parse(spec.sweep), config, tags)
         names, forced = specs.plan(spec, config)
         return run.execute(config, names, forced, spec.start, spec.places, tags)
-
-
-@contextlib.contextmanager
-def _dagster_home(config: PipelineConfig) -> Iterator[None]:
-    """A folder for Dagster's history of this job, where the root is remote and the cluster names none."""
-    if io.is_local(config.run.root) or os.environ.get("DAGSTER_HOME"):
-        yield
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "dagster.yaml").write_text(history.SETTINGS, encoding="utf-8")
-        os.environ["DAGSTER_HOME"] = folder
-        yield

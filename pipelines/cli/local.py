@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
 from pipelines import presets
 from pipelines.cli import common
 from pipelines.cli.common import print_line
 from vim_core.errors import VimError
-
-if TYPE_CHECKING:
-    from pipelines.jobs.profile import Cluster
 
 
 def add_commands(subparsers: common.Subparsers) -> None:
@@ -129,23 +125,17 @@ def down(arguments: Namespace) -> int:
 
 def list_clusters(arguments: Namespace) -> int:
     """`vimctl cluster list`."""
-    from pipelines.jobs import profile
+    from pipelines.jobs import profile, submission
 
     names = profile.names()
     width = max(map(len, names))
     for name in names:
         cluster = profile.load(name)
         where = cluster.address or cluster.kubernetes.context or "-"
-        print_line(f"{name:<{width}}  {cluster.kind:<10}  {where:<24}  {_answer(cluster)}")
+        try:
+            jobs = submission.backend(cluster).jobs()
+            answer = f"answers, {sum(not job.finished for job in jobs)} of {len(jobs)} jobs unfinished"
+        except VimError as error:
+            answer = " ".join(str(error).split())
+        print_line(f"{name:<{width}}  {cluster.kind:<10}  {where:<24}  {answer}")
     return 0
-
-
-def _answer(cluster: Cluster) -> str:
-    from pipelines.jobs import submission
-
-    try:
-        jobs = submission.backend(cluster).jobs()
-    except VimError as error:
-        return " ".join(str(error).split())
-    running = sum(not job.finished for job in jobs)
-    return f"answers, {running} of {len(jobs)} jobs unfinished"

@@ -68,7 +68,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
 def submit(arguments: Namespace) -> int:
     """`vimctl submit`: send a job or attach to it. Raises `VimError` where the cluster does not answer."""
     from pipelines.cli import job_request
-    from pipelines.jobs import profile, submission
+    from pipelines.jobs import profile, specs, submission
     from pipelines.jobs.api import SUCCEEDED
 
     cluster = profile.load(arguments.cluster)
@@ -77,11 +77,21 @@ def submit(arguments: Namespace) -> int:
     if looked_up and (finished := job_request.find_result(spec, config)):
         print_line(f"finished already, no job is sent (--force makes it again): {finished}")
         return 0
-    printer = LogPrinter()
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    job_id = "JOB"
+
+    def show(line: str) -> None:
+        nonlocal job_id
+        # The first lines are the submitter's own and contain the job's id.
+        if job_id == "JOB" and (match := specs.JOB_ID.search(line)):
+            job_id = match[0]
+        last.append(line)
+        print_line(line)
+
     try:
-        state = submission.submit(cluster, spec, printer.print, not arguments.detach)
+        state = submission.submit(cluster, spec, show, not arguments.detach)
     except KeyboardInterrupt:
-        stop = f"{_command('cancel', cluster)} {printer.job_id or 'JOB'}"
+        stop = f"{_command('cancel', cluster)} {job_id}"
         print_line(f"\ndetached; a job that was sent goes on. The same command attaches to it again, `{stop}` stops it")
         return DETACHED
     if arguments.detach:
@@ -93,7 +103,7 @@ def submit(arguments: Namespace) -> int:
         return 0
     where = f" on {state.node}" if state.node else ""
     sys.stderr.write(f"vimctl: {state.job_id} {state.status}{where}: {state.message}\n")
-    sys.stderr.write("".join(f"  | {line}\n" for line in printer.last))
+    sys.stderr.write("".join(f"  | {line}\n" for line in last))
     sys.stderr.write(f"the whole log: {_command('logs', cluster)} {state.job_id}\n")
     return 1
 
@@ -150,24 +160,6 @@ def job(arguments: Namespace) -> int:
     from pipelines.cli import job_request
 
     return job_request.run_job(arguments.spec)
-
-
-class LogPrinter:
-    """Prints lines, and keeps the last ones and the job's id."""
-
-    def __init__(self) -> None:
-        self.last: deque[str] = deque(maxlen=LAST_LINES)
-        self.job_id = ""
-
-    def print(self, line: str) -> None:
-        """Print one line."""
-        from pipelines.jobs import specs
-
-        # The first lines are the submitter's own and contain the job's id.
-        match = None if self.job_id else specs.JOB_ID.search(line)
-        self.job_id = match[0] if match else self.job_id
-        self.last.append(line)
-        print_line(line)
 
 
 def _find_job(arguments: Namespace) -> tuple[Cluster, Backend, JobState]:

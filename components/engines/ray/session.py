@@ -59,25 +59,19 @@ def connect(run: RunConfig) -> None:
     if ray.is_initialized():
         return
     with interruptible():  # Ray installs handlers of its own
-        if run.ray_address:
-            _join_cluster(run.ray_address)
-        else:
+        if not run.ray_address:
             _start_cluster(run)
-
-
-def _join_cluster(address: str) -> None:
-    import ray
-
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if host and port.isdigit():  # Ray itself tries for minutes where nothing listens
-            socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
-    except (OSError, RuntimeError) as error:
-        raise VimError(
-            f"run.ray_address={address!r}: no Ray cluster answers there ({error}); leave it empty to start "
-            "one on this machine"
-        ) from None
+            return
+        host, _, port = run.ray_address.removeprefix("ray://").rpartition(":")
+        try:
+            if host and port.isdigit():  # Ray itself tries for minutes where nothing listens
+                socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+            ray.init(address=run.ray_address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        except (OSError, RuntimeError) as error:
+            raise VimError(
+                f"run.ray_address={run.ray_address!r}: no Ray cluster answers there ({error}); leave it empty to start "
+                "one on this machine"
+            ) from None
 
 
 def _start_cluster(run: RunConfig) -> None:
