@@ -128,16 +128,14 @@ def _limited_threads(run: RunConfig) -> Iterator[None]:
     if run.beam_runner != LOCAL or run.beam_processes <= 1:
         yield
         return
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(beam_threads(run))))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in THREAD_VARIABLES:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.contract.api import Context, Inputs, Outcome
 from components.ingest.detect_layout import DIGITS, check_source
-from components.ingest.index import read_chunk
+from components.ingest.index import read_chunk, read_chunks
 from components.ingest.labels import file_digest
-from components.ingest.plan import SPLITS, IngestPlan, assigner, first_reasons, make_plan, split_lists
+from components.ingest.plan import SPLITS, IngestPlan, assigner, make_plan, split_lists
 from components.ingest.shards import (
     DeadLetter,
     IngestShard,
@@ -72,7 +73,9 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
         first = ", ".join(plan.left_out_files[:REASONS])
         ctx.progress.note(f"ingest: {len(plan.left_out_files):,} files are for neither split and left out ({first} …)")
     if plan.dead > config.max_bad_share * plan.total:
-        raise _too_many_bad(config, first_reasons(config, plan, REASONS), plan.dead, plan.total)
+        images = map(assigner(config, plan.classes), read_chunks(plan.chunks))
+        first_reasons = heapq.nsmallest(REASONS, ((image.source, image.reason) for image in images if image.reason))
+        raise _too_many_bad(config, first_reasons, plan.dead, plan.total)
     shards = make_shards(config, plan, ctx.work)
     _write_shards(shards, plan, config, ctx)
     records = {shard.name: read_record(shard) for shard in shards}

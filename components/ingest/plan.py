@@ -115,12 +115,6 @@ def assigner(config: IngestConfig, classes: ClassList) -> Callable[[SourceImage]
     return assign
 
 
-def first_reasons(config: IngestConfig, plan: IngestPlan, count: int) -> list[tuple[str, str]]:
-    """Source and reason of the first unusable images by source."""
-    images = map(assigner(config, plan.classes), read_chunks(plan.chunks))
-    return heapq.nsmallest(count, ((image.source, image.reason) for image in images if image.reason))
-
-
 def _find_classes(context: ScanContext, parts: SourceParts, headers: Sequence[ChunkHeader]) -> ClassList:
     """The classes by the settings, else by the source, else those of the training images by name."""
     config = context.config

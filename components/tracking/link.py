@@ -123,13 +123,6 @@ def http_status(error: Exception) -> int:
     return int(status()) if callable(status) else 500
 
 
-def silent(error: ServerAway) -> bool:
-    """True if there was no answer at all, as opposed to an error from the server."""
-    cause = error.__cause__
-    # MLflow's client words a connection that failed so, and has no class for it.
-    return cause is None or isinstance(cause, OSError) or "exception" in str(cause)
-
-
 def _mlflow_client(uri: str) -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -46,14 +46,10 @@ class MlflowRun:
     ) -> None:  # fmt: skip
         self.name, self.run_id, self.incomplete = name, "", False
         self._link, self._experiment, self._tags = link, experiment, tags
-        self._known_id, self._opened = known_id, opened
+        self.known_id, self._opened = known_id, opened
         self._token, self._creating = uuid.uuid4().hex, False
         self._last_steps: dict[str, int] = {}
         self._lock = threading.RLock()
-
-    def adopt(self, known_id: str) -> None:
-        """Continue the run of this id at the first call instead of making one; '' changes nothing."""
-        self._known_id = known_id or self._known_id
 
     def open(self) -> str:
         """The run's id; makes or continues the run at the first call. Raises `ServerAway` or `ServerRefused`."""
@@ -176,19 +172,19 @@ class MlflowRun:
 
     def _continue(self) -> str:
         """The id of the earlier attempt's run, which runs again; '' where the server has none."""
-        if not self._known_id:
+        if not self.known_id:
             return ""
 
         def act(client: Any) -> None:
-            client.update_run(self._known_id, status="RUNNING")
+            client.update_run(self.known_id, status="RUNNING")
             for name, value in self._tags().items():
-                client.set_tag(self._known_id, name, value)
+                client.set_tag(self.known_id, name, value)
 
         try:
             self._link.call(act)
         except ServerRefused:
-            self._known_id = ""
-        return self._known_id
+            self.known_id = ""
+        return self.known_id
 
     def _create(self) -> str:
         experiment, tags = self._experiment(), {**self._tags(), TOKEN: self._token}

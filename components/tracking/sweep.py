@@ -95,7 +95,7 @@ class SweepTracker(ParentTracker):
     def _begin(self) -> None:
         """Open the newest run of the same sweep or a new one, and look up which points the server has."""
         newest = self._newest_run(f"tags.`{FINGERPRINT}` = '{self._fingerprint}' and tags.`{KIND}` = 'sweep'")
-        self._parent.adopt(str(newest.info.run_id) if newest else "")
+        self._parent.known_id = str(newest.info.run_id) if newest else ""
         query = f"tags.`{PARENT}` = '{self._parent.open()}' and tags.`{KIND}` = 'point'"
 
         def search(client: Any) -> dict[str, tuple[str, str]]:

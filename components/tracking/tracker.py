@@ -18,7 +18,7 @@ from components.contract import registry
 from components.contract.api import Artifact, Tracker
 from components.contract.fingerprint import result_settings
 from components.tracking import describe
-from components.tracking.link import BATCH_ROWS, Link, ServerAway, ServerRefused, silent
+from components.tracking.link import BATCH_ROWS, Link, ServerAway, ServerRefused
 from components.tracking.node_metrics import SYSTEM, Sampler, queue_writer
 from components.tracking.parent import ParentTracker, commit_tag, final_status, heartbeat_tag, is_owner_gone, owner_tags
 from components.tracking.run import MlflowRun, QueuedRun
@@ -125,7 +125,7 @@ class PipelineTracker(ParentTracker):
         """Open the newest run of the same settings where it was cut short and its process is gone, else a new one."""
         newest = self._newest_run(f"tags.`vim.fingerprint` = '{self._fingerprint}' and tags.`vim.kind` = 'pipeline'")
         if newest and newest.info.status in ("RUNNING", "KILLED") and is_owner_gone(newest.data.tags):
-            self._parent.adopt(str(newest.info.run_id))
+            self._parent.known_id = str(newest.info.run_id)
         self._parent.open()
 
     def _log_settings(self, run: MlflowRun, settings: Mapping[str, Any]) -> None:
@@ -148,7 +148,9 @@ class PipelineTracker(ParentTracker):
         try:
             self._link.call(lambda client: describe.register(client, self._config.preset, artifact, run_ids))
         except ServerAway as error:
-            if silent(error):
+            cause = error.__cause__
+            # No answer at all: MLflow's client words a connection that failed so, and has no class for it.
+            if cause is None or isinstance(cause, OSError) or "exception" in str(cause):
                 raise
             # A server whose registry fails must not hold up what comes after.
             self._link.refused.append(str(error))

@@ -43,16 +43,18 @@ def add_commands(subparsers: common.Subparsers) -> None:
         ("artifacts lineage quantize/81 --json", "for programs"),
     )  # fmt: skip
     pinning = common.subcommand(
-        kinds, "pin", pin, "keep it and all it was made from until unpinned",
+        kinds, "pin", change_pin, "keep it and all it was made from until unpinned",
         ("artifacts pin prior/3fa2", "gc does not remove it"),
         ("artifacts pin prior/3fa2 --reason 'the one of the paper'", "for others to read"),
     )  # fmt: skip
     pinning.add_argument("--reason", default="", help="why, for others")
     unpinning = common.subcommand(
-        kinds, "unpin", unpin, "remove the pin",
+        kinds, "unpin", change_pin, "remove the pin",
         ("artifacts unpin prior/3fa2", "gc may remove it again"),
         ("artifacts gc", "print what it would remove"),
     )  # fmt: skip
+    pinning.set_defaults(pinned=True)
+    unpinning.set_defaults(pinned=False)
     for parser in (showing, tracing, pinning, unpinning):
         about = "COMPONENT/first digits of its fingerprint, or its folder"
         parser.add_argument("artifact", metavar="ARTIFACT", help=about)
@@ -113,22 +115,16 @@ def print_lineage(arguments: Namespace) -> int:
     return _print(arguments, {"upstream": dataclasses.asdict(up), "downstream": dataclasses.asdict(down)}, lines)
 
 
-def pin(arguments: Namespace) -> int:
-    """`vimctl artifacts pin`. Raises `DataError` for one that is pinned already."""
+def change_pin(arguments: Namespace) -> int:
+    """`vimctl artifacts pin` and `unpin`. Raises `DataError` for one that is in that state already."""
     from components.artifacts import usage
 
     root, artifact = _chosen(arguments)
-    record = usage.pin(root, artifact.manifest, arguments.reason)
-    return _print(arguments, dataclasses.asdict(record), [f"{artifact.name}: pinned {record}"])
-
-
-def unpin(arguments: Namespace) -> int:
-    """`vimctl artifacts unpin`. Raises `DataError` for one that is not pinned."""
-    from components.artifacts import usage
-
-    root, artifact = _chosen(arguments)
-    record = usage.unpin(root, artifact.manifest)
-    return _print(arguments, dataclasses.asdict(record), [f"{artifact.name}: was pinned {record}"])
+    if arguments.pinned:
+        record, change = usage.pin(root, artifact.manifest, arguments.reason), "pinned"
+    else:
+        record, change = usage.unpin(root, artifact.manifest), "was pinned"
+    return _print(arguments, dataclasses.asdict(record), [f"{artifact.name}: {change} {record}"])
 
 
 def collect(arguments: Namespace) -> int:

@@ -87,11 +87,8 @@ def unpacked_name(part: SourcePart) -> str:
 
 def side_in_path(path: str) -> str:
     """'train', 'val' or 'test' by a word in the name of a file or, failing that, of its folders; '' without one."""
-    for part in reversed(path.lower().split("/")):
-        for word in WORD.findall(part):
-            if word in SIDES:
-                return SIDES[word]
-    return ""
+    words = (word for part in reversed(path.lower().split("/")) for word in WORD.findall(part))
+    return next((SIDES[word] for word in words if word in SIDES), "")
 
 
 def file_parts(config: IngestConfig, files: Iterable[FileEntry]) -> SourceParts:
