@@ -22,15 +22,13 @@ RAY_ERRORS = frozenset(
 """Lost nodes and connections by name, so that classifying an error does not import Ray."""
 
 
-def start_progress(
-    shards: Sequence[S], finished: Callable[[S], bool], progress: Progress, unit: str = "shard"
-) -> list[S]:
+def start_progress(shards: Sequence[S], finished: Callable[[S], bool], progress: Progress) -> list[S]:
     """The shards that no earlier attempt finished; starts the progress bar at the number of the others."""
     left = [shard for shard in shards if not finished(shard)]
     before = len(shards) - len(left)
-    progress.start(len(shards), unit)
+    progress.start(len(shards), "shard")
     if before:
-        progress.note(f"{before} of {len(shards)} {unit}s were finished by an earlier attempt")
+        progress.note(f"{before} of {len(shards)} shards were finished by an earlier attempt")
         progress.advance(before)
     return left
 

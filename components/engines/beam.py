@@ -92,17 +92,12 @@ def make_pipeline(run: RunConfig, build: Callable[[Any], Any]) -> Any:
 
 
 def run_shards(
-    run: RunConfig,
-    shards: Sequence[S],
-    process: Callable[[S], Any],
-    finished: Callable[[S], bool],
-    progress: Progress,
-    unit: str = "shard",
+    run: RunConfig, shards: Sequence[S], process: Callable[[S], Any], finished: Callable[[S], bool], progress: Progress
 ) -> None:
     """Process every shard that no earlier attempt finished; the result file is written last."""
     import apache_beam as beam
 
-    left = start_progress(shards, finished, progress, unit)
+    left = start_progress(shards, finished, progress)
     if not left:
         return
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from components.ingest.labels import ARCHIVES, META_FILE, TRUTH_FILE, read_classes
 from components.ingest.layouts import archives, ilsvrc, parquet, tfrecord, webdataset
 from components.ingest.layouts import folders as class_folders
-from components.ingest.layouts.archives import SUFFIXES
 from components.ingest.layouts.base import Layout, ScanContext
-from components.ingest.layouts.ilsvrc import WNID
-from components.ingest.layouts.parquet import DEAD_LETTERS, MANIFEST
-from components.ingest.layouts.tfrecord import FILE_NAME
-from components.ingest.layouts.webdataset import TARS
 from vim_core.config import IngestConfig
 from vim_core.data import folders
 from vim_core.errors import DataError
@@ -57,7 +52,7 @@ def detect_layout(config: IngestConfig) -> str:
     paths = [name for name, entry in level if entry is not None]
     for folder in [name for name, entry in level if entry is None][:FOLDERS]:
         paths += [f"{folder}/{name}" for name, entry in folders.list_folder(source, folder) if entry is not None]
-    if MANIFEST in paths:
+    if parquet.MANIFEST in paths:
         return "table"
     kinds = {path: kind for path in paths if (kind := _kind(path))}
     present = sorted(set(kinds.values()))
@@ -76,19 +71,20 @@ def detect_layout(config: IngestConfig) -> str:
 def _kind(path: str) -> str:
     """'tar', 'parquet' or 'tfrecord' by the name of a file; '' for others and for files beside the images."""
     name = path.rsplit("/", 1)[-1]
-    for kind, suffixes in (("tar", TARS), ("parquet", (".parquet",))):
-        if name.endswith(suffixes) and not name.startswith((KIT, DEAD_LETTERS)):
+    for kind, suffixes in (("tar", webdataset.TARS), ("parquet", (".parquet",))):
+        if name.endswith(suffixes) and not name.startswith((KIT, parquet.DEAD_LETTERS)):
             return kind
-    return "tfrecord" if FILE_NAME.match(name) else ""
+    return "tfrecord" if tfrecord.FILE_NAME.match(name) else ""
 
 
 def _tar_layout(source: str, paths: list[str]) -> str:
     """ILSVRC's archives have its name, hold tars, or have the class of their images as name."""
-    path = min(paths, key=lambda path: path.endswith(SUFFIXES))  # the members of an uncompressed tar can be read
+    # The members of an uncompressed tar can be read.
+    path = min(paths, key=lambda path: path.endswith(archives.SUFFIXES))
     name = path.rsplit("/", 1)[-1]
-    if name.startswith("ILSVRC") or WNID.fullmatch(name.removesuffix(".tar")):
+    if name.startswith("ILSVRC") or ilsvrc.WNID.fullmatch(name.removesuffix(".tar")):
         return "ilsvrc"
-    if name.endswith(SUFFIXES):
+    if name.endswith(archives.SUFFIXES):
         return "webdataset"
     return "ilsvrc" if archives.first_name(io.join(source, path)).endswith(".tar") else "webdataset"
 
