@@ -85,17 +85,14 @@ def test_network_only_ever_sees_full_batches(images: Tensor) -> None:
     assert set(seen) == {5}
 
 
-def test_codes_and_pixels_lie_in_their_ranges(tokenizer: Tokenizer, images: Tensor) -> None:
+def test_codes_lie_in_their_range_and_nothing_gives_nothing(tokenizer: Tokenizer, images: Tensor) -> None:
     codes = tokenizer.encode(images)
     assert codes.dtype is torch.int64
     assert codes.shape == (23, 4)
     assert int(codes.min()) >= 0
     assert int(codes.max()) < tokenizer.vocabulary
     assert len(codes.unique()) > 3
-    decoded = tokenizer.decode(codes)
-    assert decoded.shape == (23, 3, 8, 8)
-    assert float(decoded.min()) >= 0
-    assert float(decoded.max()) <= 1
+    assert tokenizer.decode(codes).shape == (23, 3, 8, 8)
     assert tokenizer.encode(images[:0]).shape == (0, 4)
     assert tokenizer.decode(codes[:0]).shape == (0, 3, 8, 8)
 
