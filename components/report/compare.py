@@ -162,10 +162,8 @@ def comparable_groups(items: Iterable[tuple[T, Sequence[Mapping[str, Any]]]]) ->
 def _refusal(metric: Metric, measured: Sequence[Run], other: Run) -> Refusal:
     """The refusal of a run whose protocol is not that of the first run that has the metric."""
     first = measured[0]
-    protocols = [run.comparable(metric) for run in (first, other)]
-    fields = [
-        (name, _short(protocols[0].get(name)), _short(protocols[1].get(name))) for name in differences(*protocols)
-    ]
+    one, two = first.comparable(metric), other.comparable(metric)
+    fields = [(name, _short(one.get(name)), _short(two.get(name))) for name in differences(one, two)]
     values = [
         (run.name, metrics.formatted(run.record, metric)[0], metrics.sentence(run.protocols[metric.key]))
         for run in measured

@@ -187,10 +187,6 @@ def sampling_choices(sampling: Mapping[str, Any]) -> list[str]:
     return [f"{name.replace('_', '-')} {sampling[name]:g}" for name in names]
 
 
-def fields(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The protocol's fields as (name, text) pairs."""
-    pairs = []
-    for key, value in protocol.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        pairs.append((key.replace("_", " "), text))
-    return pairs
+def field_text(value: Any) -> str:
+    """A protocol's value for people."""
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)

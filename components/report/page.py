@@ -168,7 +168,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "value": value,
                 "interval": interval,
                 "sentence": metrics.sentence(protocol),
-                "protocol": metrics.fields(protocol),
+                "protocol": [(key.replace("_", " "), metrics.field_text(value)) for key, value in protocol.items()],
             }
         )
     return table

@@ -109,9 +109,15 @@ def neighbours(record: Mapping[str, Any], picture: Picture | None) -> Neighbours
     def text(value: float | None) -> str:
         return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
+    verdict, near, count, copies = "", record.get("near"), sides[0].get("count"), record.get("copies")
+    if near is not None and count:
+        verdict = f"{near:,} of {count:,} samples ({100 * near / count:.1f} %) lie nearer to a training image than "
+        verdict += "99 of 100 held-out images do; about 1 % would if samples were as new as those."
+        if copies is not None:
+            verdict += f" Within a tenth of that distance, where copies would be, lie {copies or 'none'}."
     label = "Distance to the nearest training image, by share of images, of samples and of held-out images"
     return Neighbours(
-        verdict=_neighbours_verdict(record),
+        verdict=verdict,
         sentence=metrics.sentence(record.get("protocol", {})),
         chart=charts.scatter(
             series, "share of images →", "↑ distance to the nearest training image", label, shares=True
@@ -120,19 +126,6 @@ def neighbours(record: Mapping[str, Any], picture: Picture | None) -> Neighbours
         rows=tuple((name, tuple(map(text, cells))) for name, cells in rows if cells != [None, None]),
         picture=picture,
     )
-
-
-def _neighbours_verdict(record: Mapping[str, Any]) -> str:
-    """The number of samples that lie suspiciously near to training images, in a sentence."""
-    near, count = record.get("near"), record.get("samples", {}).get("count")
-    if near is None or not count:
-        return ""
-    text = f"{near:,} of {count:,} samples ({100 * near / count:.1f} %) lie nearer to a training image than 99 of 100 "
-    text += "held-out images do; about 1 % would if samples were as new as those"
-    copies = record.get("copies")
-    if copies is None:
-        return f"{text}."
-    return f"{text}. Within a tenth of that distance, where copies would be, lie {copies or 'none'}."
 
 
 def probe(results: Mapping[str, Any]) -> Probe | None:

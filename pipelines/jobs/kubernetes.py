@@ -83,13 +83,12 @@ class KubernetesBackend:
 
     def jobs(self) -> list[JobState]:
         """Those of this namespace that `vimctl` made, newest first."""
-        listed: Any = self.api.call(
-            lambda: self.api.custom.list_namespaced_custom_object(*self._resource, label_selector=SELECTOR),
-            {"items": []},
+        listed = self.api.call(
+            lambda: self.api.custom.list_namespaced_custom_object(*self._resource, label_selector=SELECTOR)
         )
         timed = {
             _job_id(job): (_seconds(job["metadata"].get("creationTimestamp")) or 0.0, _read_state(job))
-            for job in listed["items"]
+            for job in (listed["items"] if listed is not None else [])
         }
         stop_records: Any = self.api.call(
             lambda: self.api.core.list_namespaced_config_map(self.settings.namespace, label_selector=STOPPED_LABEL)

@@ -56,8 +56,8 @@ class Api:
         self.custom: Any = kubernetes.client.CustomObjectsApi(client)
         self.core: Any = kubernetes.client.CoreV1Api(client)
 
-    def call(self, request: Callable[[], Result], absent: Result | None = None) -> Result | None:
-        """The result of `request()`; `absent` where the server knows no such object.
+    def call(self, request: Callable[[], Result]) -> Result | None:
+        """The result of `request()`; None where the server knows no such object.
 
         Raises:
             VimError: no response, or a refusal; the message names the server and what to do.
@@ -69,7 +69,7 @@ class Api:
             return request()
         except kubernetes.client.ApiException as error:
             if error.status == 404:
-                return absent
+                return None
             refused = f"Kubernetes at {self.address} refuses ({error.status} {error.reason})"
             if error.status in (401, 403):
                 raise VimError(

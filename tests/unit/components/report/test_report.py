@@ -16,7 +16,7 @@ import pytest
 from components.report import component as report
 from components.report import page
 from tests.support.html import checked
-from tests.support.synthetic import artifact, context_of, curves, everything, tables, with_fields
+from tests.support.synthetic import artifact, context_of, curves, everything, with_fields
 from vim_core.config import ReportConfig
 
 EVIL = '"><script>alert(1)</script>'
@@ -90,13 +90,6 @@ def test_page_says_what_the_run_did(published: tuple[str, dict[str, Any]]) -> No
     assert page.PRESET_MARK not in published[0]
     record = published[1]
     assert (record["preset"], record["reused"]) == (f"p {EVIL}", {"ingest": True, "prior": False})
-
-
-def test_a_preset_with_little_makes_a_small_page(tmp_path: Path) -> None:
-    ctx = context_of(tmp_path, "report")
-    report.run(ReportConfig(), {"ingest": tables(tmp_path)["ingest"]}, ctx)
-    html = checked(Path(ctx.path("report.html")).read_text())
-    assert {attributes.get("id") for attributes in html.of("h2")} == {"lineage"}
 
 
 def test_curves_show_losses_first_and_leave_rates_and_the_machine_out() -> None:

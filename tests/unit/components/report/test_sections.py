@@ -82,6 +82,8 @@ def test_the_page_renders_whatever_is_missing(
     found = headings(tmp_path, inputs)
     gone = {"accepted", "tradeoff", "neighbours"} - found
     assert (section in gone) if section else not gone
+    if not absent:  # a preset with little makes a small page
+        assert headings(tmp_path / "small", {"ingest": whole["ingest"]}) == {"lineage"}
 
 
 def test_intervals_and_new_figures_reach_the_record(whole: dict[str, Artifact]) -> None:

@@ -117,13 +117,10 @@ def test_the_token_is_new_each_time_and_nobody_elses_to_read(state: Path) -> Non
     assert len(tokens) == 2
 
 
-def test_less_than_one_node_or_cpu_is_refused(state: Path) -> None:
+def test_mistakes_and_a_damaged_record_are_named(state: Path) -> None:
     for nodes, cpus in ((0, 1), (1, 0)):
         with pytest.raises(ConfigError, match="at least one node"):
             local_cluster.up(nodes, cpus, 0, print)
-
-
-def test_a_damaged_record_is_named(state: Path) -> None:
     state.mkdir(parents=True)
     (state / "cluster.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"cluster\.json: not what `vimctl cluster up` writes"):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components import prior
 from components.contract import settings
 from pipelines.jobs import specs
 from pipelines.jobs.api import JobSpec
@@ -25,28 +26,24 @@ def spec(*overrides: str) -> JobSpec:
     return JobSpec("run", "smoke", settings.to_yaml(config))
 
 
-def test_the_id_follows_from_the_spec_and_from_settings_that_change_a_result() -> None:
+def test_the_id_follows_from_the_spec_the_versions_and_settings_that_change_a_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     changes: list[dict[str, Any]] = [
         {"target": "prior"}, {"start": "prior"}, {"force": True}, {"only": True},
         {"command": "sweep", "sweep": "grid: {}"},
     ]  # fmt: skip
     variants = [spec(), *(dataclasses.replace(spec(), **change) for change in changes)]
     variants += [spec(override) for override in ("prior.steps=61", "run.root=/other", "components=[ingest]")]
-    assert len({specs.base_id(each) for each in variants}) == len(variants)
+    ids = {specs.base_id(each) for each in variants}
+    monkeypatch.setattr(prior, "VERSION", prior.VERSION + 1)
+    assert len({*ids, specs.base_id(spec())}) == len(variants) + 1
 
 
 def test_where_it_runs_does_not_change_the_id() -> None:
     moved = spec("run.workers=4", "run.threads=1", "prior.checkpoint_every=7", "run.device=cpu")
     moved = dataclasses.replace(moved, places={"prior": {"workers": 2}}, cluster="far")
     assert specs.base_id(moved) == specs.base_id(spec())
-
-
-def test_a_components_version_changes_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    from components import prior
-
-    before = specs.base_id(spec())
-    monkeypatch.setattr(prior, "VERSION", prior.VERSION + 1)
-    assert specs.base_id(spec()) != before
 
 
 @given(st.text(max_size=60), st.integers(1, 10**6))

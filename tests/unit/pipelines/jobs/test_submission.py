@@ -83,13 +83,9 @@ def test_lost_jobs_are_sent_again_after_growing_pauses(tmp_path: Path) -> None:
     assert [job_id[-3:] for job_id, _ in jobs.sent] == ["-a1", "-a2", "-a3"]
     assert slept == [5.0, 10.0]
     assert f"{specs.base_id(spec)}-a1 was lost: its node went; sent again in 5 s" in said
-
-
-def test_a_cluster_that_keeps_losing_jobs_is_given_up(tmp_path: Path) -> None:
-    jobs = FakeCluster([LOST])
-    state, _, _ = send(jobs, spec_below(tmp_path))
-    assert state.status == LOST
-    assert len(jobs.sent) == 1 + CLUSTER.retries
+    losing = FakeCluster([LOST])
+    assert send(losing, spec_below(tmp_path / "losing"))[0].status == LOST
+    assert len(losing.sent) == 1 + CLUSTER.retries
 
 
 @pytest.mark.parametrize("ending", [FAILED, STOPPED])
