@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def _train(
     metrics = task.finish()
     if rank == 0:
         exported = exported or task.export()
-        numeric = {**runtime.numeric.record(), "product_gflops": round(rate, 1)}
+        numeric = {**asdict(runtime.numeric), "product_gflops": round(rate, 1)}
         _write_final(job, _final_files(exported, metrics, {"resumed_from": start}, numeric, Path(job.spool)))
 
 

@@ -157,7 +157,7 @@ def record(config: PipelineConfig, rows: list[Row], threads: int) -> dict[str, A
             "test_spread": "dimensions that their code vectors fill, by entropy of the variances of the principal axes",
             "others": "of the training batch at that step",
         },
-        "machine": {**runtime.numeric.record(), "torch": torch.__version__},
+        "machine": {**asdict(runtime.numeric), "torch": torch.__version__},
         "settings": asdict(config.quantize),
         "curve": rows,
     }

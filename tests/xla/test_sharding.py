@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -181,7 +182,7 @@ def test_the_product_rate_is_of_whole_products(xla: Runtime) -> None:
 
 
 def test_the_numeric_class_names_platform_and_devices(xla: Runtime, tmp_path: Path) -> None:
-    assert xla.numeric.record() == {
+    assert asdict(xla.numeric) == {
         "device": "xla-cpu",
         "dtype": "fp32",
         "threads": 0,

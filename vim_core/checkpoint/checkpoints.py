@@ -177,14 +177,10 @@ class Checkpoints:
 
     def _any_worker(self, flag: bool) -> bool:
         """True if the flag is set on any worker."""
-        if self.runtime.world == 1:
-            return flag
         return bool(self.runtime.gather_host(torch.tensor([float(flag)])).sum() > 0)
 
     def _from_rank_0(self, number: int) -> int:
         """Rank 0's number."""
-        if self.runtime.world == 1:
-            return number
         return int(self.runtime.gather_host(torch.tensor([number]))[0])
 
     def _steps(self) -> list[int]:

@@ -111,17 +111,6 @@ def write_codes(
     return len(rows)
 
 
-@dataclass(frozen=True)
-class CodeRows:
-    """Rows of a code file: codes [n, T], labels int64 [n], views int32 [n], the keys as one text with lengths [n]."""
-
-    codes: NDArray[Any]
-    labels: NDArray[np.int64]
-    views: NDArray[np.int32]
-    key_lengths: NDArray[np.int64]
-    key_text: bytes
-
-
 @contextlib.contextmanager
 def open_code_file(file: CodeFile) -> Iterator[Any]:
     """The file as Parquet, its bytes checked against the manifest first; a remote one is downloaded temporarily.
@@ -180,8 +169,12 @@ def check_meta(uri: str, meta: CodeMeta, tokenizer: str, grid: tuple[int, int] |
         raise DataError(f"{uri}: vocabulary {meta.vocabulary}, expected {vocabulary}: run tokenize again")
 
 
-def read_rows(file: CodeFile, parquet: Any, meta: CodeMeta) -> Iterator[CodeRows]:
+def read_rows(
+    file: CodeFile, parquet: Any, meta: CodeMeta
+) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.int64], bytes]]:
     """The rows of an open code file, one row group at a time, so that memory does not grow with the file.
+
+    Each time the arrays `codes` [n, T], `labels` int64 [n] and `view` int32 [n], and the keys: lengths [n], one text.
 
     Raises:
         DataError: a page is damaged; a code, view or label is outside its range; rows are out of order.
@@ -211,7 +204,7 @@ def read_rows(file: CodeFile, parquet: Any, meta: CodeMeta) -> Iterator[CodeRows
         _check_range(file.uri, "labels", labels, -1, 1 << 31)
         lengths = pc.binary_length(keys).to_numpy().astype(np.int64)
         text = "".join(keys.to_pylist()).encode()
-        yield CodeRows(codes, labels.astype(np.int64), views.astype(np.int32), lengths, text)
+        yield {"codes": codes, "labels": labels.astype(np.int64), "view": views.astype(np.int32)}, lengths, text
 
 
 def _check_range(uri: str, column: str, values: NDArray[Any], low: int, high: int) -> None:

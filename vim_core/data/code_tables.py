@@ -154,13 +154,21 @@ def _decoded_table(files: Sequence[CodeFile], cache: str) -> Path:
         with contextlib.suppress(PermissionError):  # another user's folder
             os.utime(folder / INDEX)
         return folder
-    with _named_errors(parent), io.locked(folder.with_name(f"{folder.name}.lock")):
-        if not _is_complete(folder):
-            for index in parent.glob(f"*/{INDEX}"):
-                # Processes that have a stale table mapped keep it.
-                if time.time() - index.stat().st_mtime > STALE_SECONDS:
-                    shutil.rmtree(index.parent, ignore_errors=True)
-            _build(files, folder)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with io.locked(folder.with_name(f"{folder.name}.lock")):
+            if not _is_complete(folder):
+                for index in parent.glob(f"*/{INDEX}"):
+                    # Processes that have a stale table mapped keep it.
+                    if time.time() - index.stat().st_mtime > STALE_SECONDS:
+                        shutil.rmtree(index.parent, ignore_errors=True)
+                _build(files, folder)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not str(error.filename or "").startswith(str(parent)):
+            raise  # of another file than the cache folder's
+        reason = "the disk is full" if full else f"cannot be written ({error})"
+        raise StorageError(f"{parent}: {reason}; name another folder for code tables by run.code_cache") from error
     return folder
 
 
@@ -197,15 +205,20 @@ def _build(files: Sequence[CodeFile], folder: Path) -> None:
                     raise DataError(
                         f"{file.uri}: split, views or augmentation differ from {first}: they are two tables"
                     )
-                _check_space(partial, parquet.metadata.num_rows, meta)
-                for part in read_rows(file, parquet, meta):
-                    arrays = {CODES: part.codes.astype(_code_dtype(meta), copy=False)}
-                    arrays |= {"labels": part.labels, "view": part.views}
-                    arrays["ends"] = (streams["text"].tell() + np.cumsum(part.key_lengths)).astype("<i8")
+                row_bytes = meta.tokens * np.dtype(_code_dtype(meta)).itemsize + BYTES_BESIDE_CODES
+                needed, free = parquet.metadata.num_rows * row_bytes, shutil.disk_usage(partial).free
+                if needed > free:
+                    raise StorageError(
+                        f"{folder.parent}: {free >> 20} MB free, and the next file of the code table takes "
+                        f"{needed >> 20} MB decoded; free some space or name another folder by run.code_cache"
+                    )
+                for arrays, lengths, text in read_rows(file, parquet, meta):
+                    arrays[CODES] = arrays[CODES].astype(_code_dtype(meta), copy=False)
+                    arrays["ends"] = (streams["text"].tell() + np.cumsum(lengths)).astype("<i8")
                     for name, array in arrays.items():
                         streams[name].write(np.ascontiguousarray(array).data)
-                    streams["text"].write(part.key_text)
-                    rows += len(part.codes)
+                    streams["text"].write(text)
+                    rows += len(lengths)
         for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
@@ -217,27 +230,3 @@ def _build(files: Sequence[CodeFile], folder: Path) -> None:
         os.fsync(index.fileno())
     partial.rename(folder)
     log.info("decoded a code table of %d rows in %.1f s into %s", rows, time.monotonic() - began, folder)
-
-
-def _check_space(folder: Path, rows: int, meta: CodeMeta) -> None:
-    needed = rows * (meta.tokens * np.dtype(_code_dtype(meta)).itemsize + BYTES_BESIDE_CODES)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StorageError(
-            f"{folder.parent}: {free >> 20} MB free, and the next file of the code table takes {needed >> 20} MB "
-            "decoded; free some space or name another folder by run.code_cache"
-        )
-
-
-@contextlib.contextmanager
-def _named_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the cache folder into `StorageError`s that name the setting; errors of other files pass."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not str(error.filename or "").startswith(str(folder)):
-            raise
-        reason = "the disk is full" if full else f"cannot be written ({error})"
-        raise StorageError(f"{folder}: {reason}; name another folder for code tables by run.code_cache") from error

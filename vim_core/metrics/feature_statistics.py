@@ -39,11 +39,6 @@ class FeatureSample:
     hashes: NDArray[np.uint64]
     features: NDArray[np.float32]
 
-    @property
-    def count(self) -> int:
-        """Vectors kept."""
-        return int(self.hashes.size)
-
     @staticmethod
     def empty(dim: int, limit: int) -> FeatureSample:
         """The sample of no images."""

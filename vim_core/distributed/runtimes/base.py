@@ -6,7 +6,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -40,10 +40,6 @@ class Numeric:
     def name(self) -> str:
         """Folder name, such as `cpu-bf16-t2-w1`, with `-compiled` at the end where torch.compile is used."""
         return f"{self.device}-{self.dtype}-t{self.threads}-w{self.world}" + ("-compiled" if self.compiled else "")
-
-    def record(self) -> dict[str, object]:
-        """As a manifest records it."""
-        return asdict(self)
 
 
 class Runtime(ABC):

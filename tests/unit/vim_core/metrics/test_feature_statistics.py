@@ -121,7 +121,7 @@ def test_few_moments_are_held_however_many_images_come() -> None:
 
 def test_nothing_gives_empty_parts_and_damage_is_refused() -> None:
     moments, scores, sample = FeatureStatistics(3, 4, splits=2, features=5).parts()
-    assert (moments.count, scores.count, sample.count) == (0, 0, 0)
+    assert (moments.count, scores.count, len(sample.features)) == (0, 0, 0)
     broken = FeatureStatistics(2)
     with pytest.raises(DataError, match="1 images are not finite"):
         broken.add(["a", "b"], Features(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), torch.empty(2, 0)))
