@@ -9,10 +9,10 @@ from components.contract.api import Artifact, Context, Inputs, Outcome
 from components.score import neighbours, protocols, reconstructions, samples
 from components.score.feature_cache import distance_of_sides
 from components.score.measure import measure
-from components.score.partition import SAMPLES, ImageSet, image_sets, make_shards, network_record
+from components.score.partition import SAMPLES, image_sets, make_shards, network_record
 from components.score.protocols import JACKKNIFE, Figures
 from components.score.samples import SetStatistics
-from components.score.shards import RealShard, ReconstructionShard, SampleShard, Shard, finished
+from components.score.shards import RealShard, ReconstructionShard, SampleShard, finished
 from components.statistics.networks import DEVICE
 from components.statistics.shards import HALVES, read_moments
 from vim_core.config import ScoreConfig
@@ -57,22 +57,6 @@ def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
     figures, pairs = Figures(), [shard for shard in shards if isinstance(shard, ReconstructionShard)]
     reconstructions.add_reconstructions(figures, pairs, config, inputs, ctx)
     reconstructions.add_codes(figures, config, inputs, ctx.run.code_cache)
-    pictures = _add_sets(figures, sets, shards, config, inputs, ctx)
-    if config.batch_file and sets:
-        from components.exchange.tables import export_table
-
-        export_table(sets[0].uris, ctx.path("batch.npz"), (), int(inputs["images"].manifest.config["max_pixels"]))
-    record = {"metrics": figures.metrics, "protocols": figures.protocols}
-    io.write_bytes(ctx.path("scores.json"), json.dumps(record, sort_keys=True, indent=2).encode())
-    device = next((shard.spec.device for shard in shards if isinstance(shard, SampleShard)), DEVICE)
-    numeric = {"device": device, "dtype": "fp32", "threads": pairs[0].threads}
-    return Outcome(metrics=figures.metrics, protocols=figures.protocols, numeric=numeric, extras=pictures)
-
-
-def _add_sets(
-    figures: Figures, sets: list[ImageSet], shards: list[Shard], config: ScoreConfig, inputs: Inputs, ctx: Context
-) -> frozenset[str]:
-    """Add the figures of every set of generated images and of real images; returns the names of pictures written."""
     pictures: frozenset[str] = frozenset()
     for images in sets:
         own = [shard for shard in shards if isinstance(shard, SampleShard) and shard.set_name == images.name]
@@ -85,10 +69,17 @@ def _add_sets(
             real = [shard for shard in shards if isinstance(shard, RealShard)]
             _add_real_vs_real(figures, merged, real, inputs["statistics"], config.groups)
         if config.neighbours > 0:
-            pairs = [shard for shard in shards if isinstance(shard, ReconstructionShard)]
             neighbours.add_neighbours(figures, merged, pairs, config, inputs, ctx)
             pictures = frozenset({neighbours.PICTURE})
-    return pictures
+    if config.batch_file and sets:
+        from components.exchange.tables import export_table
+
+        export_table(sets[0].uris, ctx.path("batch.npz"), (), int(inputs["images"].manifest.config["max_pixels"]))
+    record = {"metrics": figures.metrics, "protocols": figures.protocols}
+    io.write_bytes(ctx.path("scores.json"), json.dumps(record, sort_keys=True, indent=2).encode())
+    device = next((shard.spec.device for shard in shards if isinstance(shard, SampleShard)), DEVICE)
+    numeric = {"device": device, "dtype": "fp32", "threads": pairs[0].threads}
+    return Outcome(metrics=figures.metrics, protocols=figures.protocols, numeric=numeric, extras=pictures)
 
 
 def _add_real_vs_real(

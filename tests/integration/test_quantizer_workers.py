@@ -51,7 +51,8 @@ def figures_of(task: QuantizerTask) -> dict[str, Any]:
         rows.append([float(task.runtime.mean(found[name].clone())) for name in names])
     assert task.lecam is not None
     averages = [float(task.lecam.real), float(task.lecam.fake), *task.model.codebook.usage.tolist()]
-    return {"rows": rows, "averages": averages, "faults": [(f.step, list(f.terms)) for f in task.nonfinite.drain()]}
+    faults = [(step, list(terms)) for step, terms in task.nonfinite.drain().items()]
+    return {"rows": rows, "averages": averages, "faults": faults}
 
 
 def worker(rank: int, folder: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -24,25 +23,6 @@ Network = TypeVar("Network", bound=nn.Module)
 
 CONSEQUENCES = ("loss", "gradient")
 """Last in every list of names: they are named only where no single term was to blame."""
-SHOWN_SAMPLES = 8
-
-
-@dataclass(frozen=True)
-class NonFiniteUpdate:
-    """A step whose update was skipped, and the terms that were not finite there."""
-
-    step: int
-    terms: tuple[str, ...]
-
-    def message(self, samples: Sequence[str]) -> str:
-        """The error's text; `samples` are the keys of the step's batch."""
-        shown = ", ".join(samples[:SHOWN_SAMPLES]) or "unknown"
-        if len(samples) > SHOWN_SAMPLES:
-            shown += f" and {len(samples) - SHOWN_SAMPLES} more (all in the spool)"
-        return (
-            f"step {self.step}: not finite: {', '.join(self.terms)}; samples of the batch: {shown}. The weights are "
-            "those before it; on_nonfinite=skip goes on without such steps"
-        )
 
 
 class NonFiniteTracker:
@@ -62,8 +42,8 @@ class NonFiniteTracker:
         # One by one: a running maximum would make an interval's first step a different program from the rest (XLA).
         self._pending.append((step, tuple(names), flags))
 
-    def drain(self) -> list[NonFiniteUpdate]:
-        """The skipped updates since the last call, in step order; waits for the device."""
+    def drain(self) -> dict[int, tuple[str, ...]]:
+        """Steps with skipped updates since the last call, in order, with the terms not finite; waits for the device."""
         pending, self._pending = self._pending, []
         terms: dict[int, list[str]] = {}
         for step, names, flags in pending:
@@ -71,7 +51,7 @@ class NonFiniteTracker:
             causes = [name for name in broken if name.rsplit(".", 1)[-1] not in CONSEQUENCES]
             if broken:
                 terms.setdefault(step, []).extend(causes or broken)
-        return [NonFiniteUpdate(step, tuple(names)) for step, names in sorted(terms.items())]
+        return {step: tuple(names) for step, names in sorted(terms.items())}
 
 
 class Task(ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,6 @@ class PriorTask(NetworkTask[ImagePrior]):
         self.optimizer = make_optimizer(self.model, config.optim)
         self.tokenizer_files = data.tokenizer_files
         self._decoder: Tokenizer | None = None
-        self._unigram: float | None = None
 
     def _condition(self, labels: Tensor) -> Tensor:
         """The class input for labels [b]: the null class of an unconditional prior."""
@@ -148,10 +148,9 @@ class PriorTask(NetworkTask[ImagePrior]):
 
         return bits_per_token(model, read, min(limit or len(table), len(table)), check)
 
+    @cached_property
     def _unigram_bits(self) -> float:
-        if self._unigram is None:
-            self._unigram = unigram_bits(self.train_table.codes, self.test_table.codes, self.shape.vocabulary)
-        return self._unigram
+        return unigram_bits(self.train_table.codes, self.test_table.codes, self.shape.vocabulary)
 
     def finish(self) -> dict[str, float]:
         """Bits per token of the held-out codes given their labels, and of a unigram code fitted on the training split.
@@ -163,7 +162,7 @@ class PriorTask(NetworkTask[ImagePrior]):
             return {}
         return {
             "nll_bits_per_token": self._bits(model.eval(), 0),
-            "unigram_bits_per_token": self._unigram_bits(),
+            "unigram_bits_per_token": self._unigram_bits,
         }
 
     def flops(self) -> flops.FlopsByPart:
@@ -173,13 +172,13 @@ class PriorTask(NetworkTask[ImagePrior]):
 
     def evaluation(self) -> Evaluation | None:
         """`nll_bits_per_token` of the weights that would be exported now; the first time also the unigram code's."""
-        model, first = snapshot(self.result, self.runtime), self._unigram is None
+        model, first = snapshot(self.result, self.runtime), "_unigram_bits" not in vars(self)
         if model is None:
             return None
 
         def evaluate(check: CancelCheck) -> dict[str, float]:
             figures = {"nll_bits_per_token": self._bits(model, self.config.evaluate_limit, check)}
-            return figures | ({"unigram_bits_per_token": self._unigram_bits()} if first else {})
+            return figures | ({"unigram_bits_per_token": self._unigram_bits} if first else {})
 
         return evaluate
 

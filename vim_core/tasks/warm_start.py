@@ -87,7 +87,22 @@ def load_pretrained(model: ViTVQGAN, config: QuantizeConfig, source: PretrainedT
     if source is None:
         raise ConfigError(f"quantize.init_from={config.init_from!r}: the task was given no tokenizer to start from")
     with _verified(source.config, source.config_sha256):
-        _check_settings(config, read_config(source.config, "vit_vqgan", "quantize", QuantizeConfig))
+        own = read_config(source.config, "vit_vqgan", "quantize", QuantizeConfig)
+    keys = [*CODE_SETTINGS]
+    # Codes are computed in padded batches: another batch size may round differently (contract 7).
+    keys += ["encode_batch"] if config.freeze_encoder else []
+    keys += ["decoder"] if config.init_decoder == "load" else []
+    for key in keys:
+        value, expected = map(attrgetter(key), (config, own))
+        if value != expected:
+            raise ConfigError(
+                f"quantize.{key}={value!r}: the tokenizer of quantize.init_from has {expected!r}; use the same"
+            )
+    if config.init_decoder == "load" and (config.loss.logit_laplace > 0) != (own.loss.logit_laplace > 0):
+        raise ConfigError(
+            f"quantize.loss.logit_laplace={config.loss.logit_laplace!r}: the tokenizer of quantize.init_from has "
+            f"{own.loss.logit_laplace!r}, so its decoder another number of channels; use quantize.init_decoder=fresh"
+        )
     with _verified(source.weights, source.weights_sha256) as path:
         try:
             _load(model, path, config.init_decoder == "load", source.weights)
@@ -111,25 +126,6 @@ def _verified(uri: str, sha256: str) -> Iterator[str]:
             rule = f"has sha256 {actual[:12]}…, expected {sha256[:12]}…: it was changed"
             raise DataError(f"quantize.init_from: {uri} {rule}")
         yield path
-
-
-def _check_settings(config: QuantizeConfig, source: QuantizeConfig) -> None:
-    """Raise `ConfigError` for a setting that must be that of the pretrained tokenizer and is not."""
-    keys = [*CODE_SETTINGS]
-    # Codes are computed in padded batches: another batch size may round differently (contract 7).
-    keys += ["encode_batch"] if config.freeze_encoder else []
-    keys += ["decoder"] if config.init_decoder == "load" else []
-    for key in keys:
-        value, expected = map(attrgetter(key), (config, source))
-        if value != expected:
-            raise ConfigError(
-                f"quantize.{key}={value!r}: the tokenizer of quantize.init_from has {expected!r}; use the same"
-            )
-    if config.init_decoder == "load" and (config.loss.logit_laplace > 0) != (source.loss.logit_laplace > 0):
-        raise ConfigError(
-            f"quantize.loss.logit_laplace={config.loss.logit_laplace!r}: the tokenizer of quantize.init_from has "
-            f"{source.loss.logit_laplace!r}, so its decoder another number of channels; use quantize.init_decoder=fresh"
-        )
 
 
 def _load(model: ViTVQGAN, path: str, decoder: bool, uri: str) -> None:

@@ -19,6 +19,8 @@ from vim_core.training.interruptions import Preempted, Preemption, PreemptionMon
 from vim_core.training.monitor import OnEvaluated, TrainingMonitor
 from vim_core.training.spool import Spool
 
+SHOWN_SAMPLES = 8
+
 
 def batches(task: Task, start: int, workers: int) -> Iterator[Batch]:
     """Batches of steps `start …` in order, prepared by `workers` processes (0: in this one).
@@ -144,11 +146,19 @@ def raise_nonfinite(task: Task, spool: Spool | None) -> None:
         NonFiniteError: there was one and `on_nonfinite` is `halt`.
     """
     updates = task.nonfinite.drain()
-    for update in updates:
+    for step, terms in updates.items():
         if spool is not None:
-            spool.write_nonfinite(update.step, update.terms, task.sample_ids(update.step))
+            spool.write_nonfinite(step, terms, task.sample_ids(step))
     if updates and task.config.on_nonfinite == "halt":
-        raise NonFiniteError(updates[0].message(task.sample_ids(updates[0].step)))
+        step, terms = next(iter(updates.items()))
+        samples = task.sample_ids(step)
+        shown = ", ".join(samples[:SHOWN_SAMPLES]) or "unknown"
+        if len(samples) > SHOWN_SAMPLES:
+            shown += f" and {len(samples) - SHOWN_SAMPLES} more (all in the spool)"
+        raise NonFiniteError(
+            f"step {step}: not finite: {', '.join(terms)}; samples of the batch: {shown}. The weights are those before "
+            "it; on_nonfinite=skip goes on without such steps"
+        )
 
 
 def save(task: Task, checkpoints: Checkpoints, done: int, notice: Preemption) -> None:

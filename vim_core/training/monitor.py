@@ -50,7 +50,6 @@ class TrainingMonitor:
         self.best: tuple[int, float] | None = None
         self._evaluator = BackgroundEvaluator(evaluation_device(task.runtime.device))
         self._on_evaluated = on_evaluated
-        self._began = time.perf_counter()
 
     def __enter__(self) -> TrainingMonitor:
         evaluated = self._restore_best()

@@ -8,7 +8,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from operator import add
 from typing import TypeVar
 
 import torch
@@ -30,13 +31,6 @@ class Interval:
     waited: float = 0.0
     steps: int = 0
     samples: int = 0
-
-    def add(self, other: Interval) -> None:
-        """Add another interval to this one."""
-        self.seconds += other.seconds
-        self.waited += other.waited
-        self.steps += other.steps
-        self.samples += other.samples
 
 
 @dataclass
@@ -97,7 +91,7 @@ class ThroughputMeter:
         values |= {name: sum(float(flag) for flag in flags) for name, flags in self._skipped.items()}
         self._interval.seconds = self.clock() - self._since
         values |= self.speed(self._interval)
-        self.total.add(self._interval)
+        self.total = Interval(*map(add, astuple(self.total), astuple(self._interval)))
         self.begin()
         return values
 

@@ -196,6 +196,13 @@ class XlaRuntime(Runtime):
         """
         import torch_xla.distributed.spmd as spmd
 
+        def along_the_batch(block: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            # Not the discriminator's maps: R1 differentiates them twice, a sharding mark only once.
+            if output.ndim != 3 or output.shape[0] % self.devices or output.device.type != "xla":
+                return output
+            marked: Tensor = spmd.mark_sharding_with_gradients(output, self.mesh, _rows(output.ndim))
+            return marked
+
         specs: dict[Tensor, Spec] = {}
         for module in modules.values():
             named = dict(module.named_parameters())
@@ -204,7 +211,10 @@ class XlaRuntime(Runtime):
             specs |= {parameter: by_name[name] for name, parameter in named.items()}
             # Buffers too: else each program would lay them out in its own way and the next be compiled anew.
             specs |= {buffer: (None,) * buffer.ndim for buffer in module.buffers()}
-            self._shard_activations(module)
+            for name, block in module.named_modules():
+                if sharding.BLOCK.fullmatch(name) and not hasattr(block, "_vim_split"):
+                    block.register_forward_hook(along_the_batch)
+                    block._vim_split = True
         slots = [
             pair
             for optimizer in optimizers.values()
@@ -214,21 +224,6 @@ class XlaRuntime(Runtime):
             spmd.clear_sharding(tensor)
             spmd.mark_sharding(tensor, self.mesh, spec)
         self.end_step()
-
-    def _shard_activations(self, module: nn.Module) -> None:
-        import torch_xla.distributed.spmd as spmd
-
-        def along_the_batch(block: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            # Not the discriminator's maps: R1 differentiates them twice, a sharding mark only once.
-            if output.ndim != 3 or output.shape[0] % self.devices or output.device.type != "xla":
-                return output
-            marked: Tensor = spmd.mark_sharding_with_gradients(output, self.mesh, _rows(output.ndim))
-            return marked
-
-        for name, block in module.named_modules():
-            if sharding.BLOCK.fullmatch(name) and not hasattr(block, "_vim_split"):
-                block.register_forward_hook(along_the_batch)
-                block._vim_split = True
 
 
 def send() -> None:

@@ -29,7 +29,7 @@ from vim_core.metrics.codebook import unigram_bits
 from vim_core.models.classifier import load_classifier
 from vim_core.models.prior import ImagePrior, PriorShape, load_prior
 from vim_core.models.vit_vqgan import load_tokenizer
-from vim_core.tasks.base import NonFiniteUpdate, Task, build_network, build_replicated
+from vim_core.tasks.base import Task, build_network, build_replicated
 from vim_core.tasks.classifier import ClassifierData, ClassifierTask
 from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData
@@ -182,7 +182,7 @@ def test_a_broken_update_is_skipped_and_named(images: QuantizerData, codes: Prio
     with torch.no_grad():
         [*task.modules["model"].parameters()][-1].fill_(torch.nan)
     assert float(task.step(0, task.batch(0))["skipped"]) == 1
-    assert task.nonfinite.drain() == [NonFiniteUpdate(0, ("loss", "gradient"))]
+    assert task.nonfinite.drain() == {0: ("loss", "gradient")}
 
 
 def prior() -> ImagePrior:
