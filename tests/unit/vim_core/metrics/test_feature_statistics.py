@@ -56,14 +56,6 @@ def test_any_order_gives_the_bits_of_pairwise_merging(count: int) -> None:
         assert total(nodes).to_bytes() == expected
 
 
-def test_in_order_few_nodes_are_in_memory() -> None:
-    nodes: dict[tuple[int, int], Moments] = {}
-    for index, part in enumerate(parts_of(64)):
-        insert(nodes, 0, index, part)
-        assert len(nodes) <= 6
-    assert len(nodes) == 1
-
-
 def images(count: int, dim: int, seed: int = 0) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     stream = torch.Generator().manual_seed(seed)
     keys = [f"image-{row}" for row in range(count)]

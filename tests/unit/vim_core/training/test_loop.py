@@ -23,7 +23,7 @@ from tests.support.tiny import (
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.tasks.base import Task
 from vim_core.training.interruptions import Preempted, Preemption, PreemptionMonitor
-from vim_core.training.loop import batches, train
+from vim_core.training.loop import train
 from vim_core.training.spool import Spool, parse_rows
 
 STEPS = 6
@@ -81,14 +81,6 @@ def test_other_data_workers_give_the_same_bits(
     makers: dict[str, Make], whole: dict[str, Tensor], tmp_path: Path
 ) -> None:
     assert_equal_bits(finished(makers["quantizer"](), tmp_path, workers=1), whole)
-
-
-def test_batches_start_anywhere(makers: dict[str, Make]) -> None:
-    task = makers["prior"]()
-    late = list(batches(task, 4, 0))
-    assert len(late) == STEPS - 4
-    for step, batch in enumerate(late, 4):
-        assert_equal_bits(batch, task.batch(step))
 
 
 def test_a_finished_training_is_not_stepped_again(makers: dict[str, Make], tmp_path: Path) -> None:
