@@ -95,7 +95,8 @@ def add_samples(
     if "statistics" in inputs:
         records = SampleRecords(inputs["statistics"], size, images.sampling, config.protocol)
         _add_distances(own, records, merged, config.groups)
-        _add_inception_score(own, records, merged)
+        if SCORES in statistics:
+            _add_inception_score(own, records, merged)
         if FEATURES in statistics:
             _add_feature_metrics(own, records, merged, inputs["images"], config)
 
@@ -151,8 +152,6 @@ def _add_inception_score(own: Figures, records: SampleRecords, merged: SetStatis
     from vim_core.metrics.conventions import CONVENTIONS
     from vim_core.metrics.intervals import student_quantile
 
-    if SCORES not in merged.merged:
-        return
     sums = merged.merged[SCORES]
     splits = int(sums.counts.size)
     record = records.inception_score(sums.count, CONVENTIONS[records.protocol].split_description(splits))

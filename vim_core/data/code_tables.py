@@ -113,7 +113,6 @@ class CodeTable:
         folder = _decoded_table(code_files, cache)
         record = json.loads((folder / INDEX).read_text())
         self.meta = CodeMeta(**{**record["meta"], "grid": tuple(record["meta"]["grid"])})
-        self._rows = int(record["rows"])
         for file in code_files:
             if file.tokenizer:
                 check_meta(file.uri, self.meta, file.tokenizer, None, None)
@@ -131,7 +130,7 @@ class CodeTable:
         return type(self), self._arguments
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self.labels)
 
     def check(self, tokenizer: str, grid: tuple[int, int] | None = None, vocabulary: int | None = None) -> None:
         """Raise `LineageError` for codes of another tokenizer, `DataError` for another grid or vocabulary."""

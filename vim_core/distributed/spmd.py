@@ -127,10 +127,9 @@ def optimizer_specs(
     optimizer: Optimizer, specs: Mapping[Tensor, Spec], sizes: Mapping[str, int]
 ) -> list[tuple[Tensor, Spec]]:
     """The slots of an optimizer whose state is made, with their specs; `specs` are those of the parameters."""
-    slot_specs = []
-    for parameter, slots in optimizer.state.items():
-        spec = specs.get(parameter, (None,) * parameter.ndim)
-        for name, slot in slots.items():
-            if isinstance(slot, Tensor):
-                slot_specs.append((slot, slot_spec(name, slot, parameter, spec, sizes)))
-    return slot_specs
+    return [
+        (slot, slot_spec(name, slot, parameter, specs.get(parameter, (None,) * parameter.ndim), sizes))
+        for parameter, slots in optimizer.state.items()
+        for name, slot in slots.items()
+        if isinstance(slot, Tensor)
+    ]
