@@ -136,14 +136,6 @@ def test_only_the_broken_side_is_skipped(images: QuantizerData, monkeypatch: pyt
     assert task.nonfinite.drain() == {0: ("discriminator.discriminator",)}
 
 
-def test_sample_ids_are_those_of_the_batch(images: QuantizerData) -> None:
-    task = quantizer(images)
-    found = task.sample_ids(5)
-    rows = task.train_images.order.batch(5, 4)[1]
-    assert found == [f"image-{row:03d}" for row in rows]
-    assert QuantizerTask(task.settings, images, CpuRuntime("fp32", 1, 1, 2)).sample_ids(5) == found
-
-
 def test_perplexity_and_usage_are_those_of_the_batch(images: QuantizerData) -> None:
     task = quantizer(images)
     batch = task.batch(0)
