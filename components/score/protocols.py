@@ -139,24 +139,22 @@ class SampleRecords:
         """Names of the network's figures."""
         return FigureNames(self.statistics.properties["network"])
 
-    def distance(self, count: int, real: int) -> dict[str, Any]:
-        """Fréchet distance of `count` samples to the `real` images of the statistics' split."""
-        reference = f"{self.statistics.properties['split']} images"
-        fields = {"reference": reference, "reference_count": real, "notes": self._distance_notes()}
-        return self._record(self.names.distance, "samples with real images", count, **fields)
-
-    def reference_distance(self, count: int) -> dict[str, Any]:
-        """Fréchet distance of samples to statistics from a file."""
-        reference = self.statistics.properties["reference"]
-        return self._record(
-            f"{self.names.distance}_reference",
-            "samples with published statistics",
-            count,
-            reference=f"{reference['uri']}: {reference['statistics']}",
-            reference_count=int(reference["count"]),
-            reference_digest=str(reference["sha256"]),
-            notes=self._distance_notes(),
-        )
+    def distance(self, count: int, real: int | None) -> dict[str, Any]:
+        """Fréchet distance of `count` samples to `real` images of the statistics' split (None: to those of a file)."""
+        network = self.statistics.properties["network"]
+        rule = "not FID, which is defined on the 2015 Inception network"
+        notes = f"Fréchet distance of the {network['kind']}'s features; {rule}"
+        if network.get("published"):
+            notes = (
+                "FID: Fréchet distance of the pool_3 features of the 2015 Inception network with its published weights"
+            )
+        if real is not None:
+            fields = {"reference": f"{self.statistics.properties['split']} images", "reference_count": real}
+            return self._record(self.names.distance, "samples with real images", count, notes=notes, **fields)
+        file = self.statistics.properties["reference"]
+        fields = {"reference": f"{file['uri']}: {file['statistics']}", "reference_count": int(file["count"])}
+        fields |= {"reference_digest": str(file["sha256"]), "notes": notes}
+        return self._record(f"{self.names.distance}_reference", "samples with published statistics", count, **fields)
 
     def inception_score(self, count: int, splits: str) -> dict[str, Any]:
         """Inception Score, or the same figure of another network; `splits` describes its splits."""
@@ -200,15 +198,6 @@ class SampleRecords:
         shared = {"split": "samples", "sampling": self.sampling, "protocol": self.protocol}
         shared |= _evaluator(self.statistics, self.size)
         return Protocol(figure=figure, compares=compares, count=count, **(shared | fields)).record()
-
-    def _distance_notes(self) -> str:
-        network = self.statistics.properties["network"]
-        if network.get("published"):
-            return (
-                "FID: Fréchet distance of the pool_3 features of the 2015 Inception network with its published weights"
-            )
-        rule = "not FID, which is defined on the 2015 Inception network"
-        return f"Fréchet distance of the {network['kind']}'s features; {rule}"
 
 
 def neighbours_record(

@@ -141,7 +141,7 @@ def _add_distances(own: Figures, records: SampleRecords, merged: SetStatistics, 
         reference = read_reference(path)
     if reference.gaussian is None:
         raise DataError(f"{statistics.uri(REFERENCE)} has no statistics: run statistics again with --force")
-    record = records.reference_distance(moments.count)
+    record = records.distance(moments.count, None)
     put(f"{names.distance}_reference", moments, merged.features, reference.gaussian, record)
     if reference.spatial is not None and spatial is not None:
         notes = {"notes": "sFID: spatial features of mixed_6/conv"}
