@@ -186,9 +186,6 @@ class Tracker(Protocol):
     def run_id(self) -> str:
         """The MLflow run id, or '' where there is none (yet)."""
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log one row of figures of this moment."""
-
     def rows(self, rows: Sequence[Row]) -> None:
         """Log rows of figures; a point whose metric has its step or a later one already is left out."""
 

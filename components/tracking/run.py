@@ -210,10 +210,6 @@ class QueuedRun:
         """The MLflow run id, or '' while there is none."""
         return self._run.run_id
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Queue one row of figures of this moment."""
-        self.rows([Row(step, int(time.time() * 1000), dict(values))])
-
     def rows(self, rows: Sequence[Row]) -> None:
         """Queue rows of figures; a point whose metric has its step or a later one already is left out."""
         self._queue.add_rows(f"the figures of {self._run.name}", rows, self._run.new_rows, self)

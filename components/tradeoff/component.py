@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from components.contract import lineage
-from components.contract.api import Context, Inputs, Outcome
+from components.contract.api import Context, Inputs, Outcome, Row
 from components.select import network
 from components.statistics.networks import FigureNames
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE
@@ -72,7 +73,8 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
     summary = describe_points(config, inputs, described, records, places)
     io.write_bytes(ctx.path(FILE), json.dumps(summary, sort_keys=True, indent=1).encode())
     for number, record in enumerate(records):
-        ctx.tracker.metrics(number, {name: float(value) for name, value in record.items()})
+        figures = {name: float(value) for name, value in record.items()}
+        ctx.tracker.rows([Row(number, int(time.time() * 1000), figures)])
     return Outcome(
         metrics=headline_figures(config, summary),
         properties={

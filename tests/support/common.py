@@ -59,9 +59,6 @@ class SilentTracker:
     pictures: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.rows([Row(step, 0, dict(values))])
-
     def rows(self, rows: Sequence[Row]) -> None:
         for row in rows:
             seen = {name for known in self.logged if known.step >= row.step for name in known.values}

@@ -120,7 +120,7 @@ def test_an_outage_stops_nothing_and_the_next_run_makes_up_for_it(
     client.away = True
     run = begin(config, client)
     with run.component("quantize", "f1", str(tmp_path)) as tracker:
-        tracker.metrics(0, {"loss": 1.0})
+        tracker.rows([Row(0, 0, {"loss": 1.0})])
         assert tracker.flush(60.0) == 1
         assert tracker.run_id == ""
     fault = json.dumps({"step": 1, "t": 1, "nonfinite": ["l2"], "samples": ["a"]}) + "\n"
@@ -355,7 +355,7 @@ def test_a_run_in_a_job_carries_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_tracking_switched_off_touches_nothing(tmp_path: Path) -> None:
     run = tracking.open_run(PipelineConfig(run=RunConfig(root=str(tmp_path), tracking_uri="off")))
     with run.component("quantize", "f1", str(tmp_path)) as tracker:
-        tracker.metrics(0, {"loss": 1.0})
+        tracker.rows([Row(0, 0, {"loss": 1.0})])
         tracker.image("grid", "nowhere.png", 3)
         assert tracker.flush(60.0) == 0
     run.finished("quantize", artifact(tmp_path / "elsewhere"), reused=False)
