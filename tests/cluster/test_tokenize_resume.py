@@ -1,4 +1,4 @@
-"""Tokenize under kill -9: finished shards stay, the rest is done, the bytes are the same."""
+"""Tokenize under kill -9 and in two runs at once: finished shards stay, the rest is done, the bytes are the same."""
 
 from __future__ import annotations
 
@@ -66,4 +66,14 @@ def test_a_killed_run_keeps_its_shards_and_does_the_rest(
         process.wait_for(lambda: len(shards(root)) > len(before))
         assert before.items() <= shards(root).items(), "finished shards are neither removed nor made again"
         assert process.process.wait(timeout=600) == 0, process.text[-3000:]
+    assert files(root) == expected
+
+
+def test_two_runs_at_once_make_one_artifact(inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    root = branch(inputs, tmp_path / "root")
+    arguments = ["run", "tokenize", *ARGUMENTS]
+    with started(root, *arguments) as first, started(root, *arguments) as second:
+        codes = [each.process.wait(timeout=600) for each in (first, second)]
+        assert codes == [0, 0], "\n\n".join(each.text[-3000:] for each in (first, second))
+    assert len(list(root.glob("tokenize/*/data-*"))) == 1
     assert files(root) == expected
