@@ -22,8 +22,9 @@ def usages(codes: NDArray[Any], vocabulary: int, batch: int = IMAGES) -> list[fl
 
     The paper's definition (caption of Table 4): distinct codes of 256 test images, over the whole test set. Images
     beyond the last full batch are left out, because a smaller batch would count lower. Raises `DataError` for fewer
-    images than one batch.
+    images than one batch and for codes outside the vocabulary.
     """
+    _check_codes(codes, vocabulary)
     full = codes.shape[0] // batch
     if full == 0:
         raise DataError(
@@ -35,6 +36,7 @@ def usages(codes: NDArray[Any], vocabulary: int, batch: int = IMAGES) -> list[fl
 
 def histogram(codes: NDArray[Any], vocabulary: int) -> NDArray[np.int64]:
     """Number of occurrences of each code in codes [N, T]: int64 [vocabulary]; histograms of parts add up."""
+    _check_codes(codes, vocabulary)
     return np.bincount(codes.reshape(-1), minlength=vocabulary).astype(np.int64)
 
 
@@ -90,3 +92,10 @@ class CodeUsageWindow(nn.Module):
         shares = total / total.sum()
         entropy = -torch.xlogy(shares, shares).sum()
         return {"codebook_usage": (total > 0).float().mean(), "codebook_perplexity": entropy.exp()}
+
+
+def _check_codes(codes: NDArray[Any], vocabulary: int) -> None:
+    if codes.ndim != 2:
+        raise DataError(f"codes of shape {codes.shape}: expected [images, tokens]")
+    if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= vocabulary):
+        raise DataError(f"codes from {int(codes.min())} to {int(codes.max())} outside a vocabulary of {vocabulary}")

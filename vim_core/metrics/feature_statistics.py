@@ -46,9 +46,16 @@ class FeatureSample:
 
     @staticmethod
     def from_batch(features: Any, hashes: NDArray[np.uint64], limit: int) -> FeatureSample:
-        """The sample of features [N, D] whose images have these hashes [N]."""
-        order = np.argsort(hashes, kind="stable")[:limit]
+        """The sample of features [N, D] whose images have these hashes [N].
+
+        Raises `DataError` for other shapes and values that are not finite.
+        """
         values = np.asarray(features, dtype=np.float32)
+        if values.ndim != 2 or hashes.shape != values.shape[:1]:
+            raise DataError(f"features of shape {values.shape} and {hashes.shape} hashes: expected one per row")
+        if not np.isfinite(values).all():
+            raise DataError("features are not finite: the network or its weights are damaged")
+        order = np.argsort(hashes, kind="stable")[:limit]
         return FeatureSample(limit, np.asarray(hashes, np.uint64)[order], values[order])
 
     def merge(self, other: FeatureSample) -> FeatureSample:

@@ -101,8 +101,13 @@ class Moments:
         return Moments(count, mean, self.m2 + other.m2 + between)
 
     def without(self, part: Moments) -> Moments:
-        """Moments of the rest, where `part` are of some of these vectors, not all; undoes `merge` up to rounding."""
+        """Moments of the rest, where `part` are of some of these vectors; the inverse of `merge` up to rounding.
+
+        Raises `DataError` where the dimensions differ or nothing is left.
+        """
         count = self.count - part.count
+        if self.dim != part.dim or count < 1:
+            raise DataError(f"{part.count} vectors of dimension {part.dim} are no part of {self.count} of {self.dim}")
         mean = self.mean + (self.mean - part.mean) * (part.count / count)
         shift = part.mean - mean
         between = np.outer(shift, shift) * (count * (part.count / self.count))

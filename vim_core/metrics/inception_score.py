@@ -42,7 +42,7 @@ class ScoreSums:
     def from_batch(logits: Any, split: NDArray[Any], splits: int) -> ScoreSums:
         """Sums over logits [N, C], an array or tensor, whose image i is in split `split[i]` of 0 to splits - 1.
 
-        Raises `DataError` for logits of another shape or not finite.
+        Raises `DataError` for logits of another shape or not finite, and for split numbers outside the range.
         """
         if hasattr(logits, "detach"):
             logits = logits.detach().cpu().double().numpy()
@@ -50,6 +50,8 @@ class ScoreSums:
         number = np.asarray(split, dtype=np.int64)
         if values.ndim != 2 or number.shape != values.shape[:1]:
             raise DataError(f"logits of shape {values.shape} and {number.shape} split numbers: expected one per row")
+        if number.size and (number.min() < 0 or number.max() >= splits):
+            raise DataError(f"split numbers from {number.min()} to {number.max()} outside {splits} splits")
         if not np.isfinite(values).all():
             raise DataError("logits are not finite: the network or its weights are damaged")
         shifted = values - values.max(axis=1, keepdims=True, initial=-np.inf)

@@ -37,8 +37,10 @@ def student_quantile(freedom: int) -> float:
 
 
 def bootstrap_interval(values: NDArray[Any] | Sequence[float]) -> Interval:
-    """Percentile bootstrap of the mean of values [N], at least one: resampled N at a time."""
+    """Percentile bootstrap of the mean of values [N]: resampled N at a time. Raises `DataError` for no values."""
     sample = np.asarray(values, np.float64)
+    if sample.ndim != 1 or not sample.size:
+        raise DataError(f"a mean's interval needs one value per image, got shape {sample.shape}")
     random = np.random.default_rng(SEED)
     rows = max(1, TILE // sample.size)
     means = [
@@ -51,6 +53,8 @@ def bootstrap_interval(values: NDArray[Any] | Sequence[float]) -> Interval:
 
 def wilson_interval(successes: int, count: int) -> Interval:
     """Wilson's score interval of a share (1927), which stays inside [0, 1] and is not empty at 0 or 1."""
+    if not 0 <= successes <= count or not count:
+        raise DataError(f"{successes} of {count} is not a share")
     p, z2 = successes / count, NORMAL**2
     centre = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = NORMAL / (1 + z2 / count) * float(np.sqrt(p * (1 - p) / count + z2 / (4 * count**2)))

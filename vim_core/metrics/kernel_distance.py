@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.errors import DataError
-from vim_core.metrics.neighbours import ROWS
+from vim_core.metrics.neighbours import ROWS, check_dimensions
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 """torch-fidelity's defaults."""
@@ -24,8 +24,9 @@ def kernel_distance(
     Kernel (x·y / D + 1)^3, unbiased estimate, in float64; one subset of each side is in memory as float64 at a time.
     The subsets are those of torch-fidelity: numpy's RandomState(SEED), `choice` without replacement on the generated
     side, then on the real one. Equal distributions score 0 on average, so a value may be a little negative. Raises
-    `DataError` for sides smaller than a subset.
+    `DataError` for unequal dimensions and for sides smaller than a subset.
     """
+    check_dimensions(generated, real)
     if min(len(generated), len(real)) < size or size < 2:
         raise DataError(
             f"KID takes subsets of {size} images (2 at least) and there are {len(generated)} and {len(real)}: compare "
@@ -58,9 +59,11 @@ def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float6
 def leave_one_group_out(x: NDArray[Any], y: NDArray[Any], groups: int, block: int = ROWS) -> list[float]:
     """Unbiased estimates [groups] that each leave one group of both sides out, for the jackknife; one kernel pass.
 
-    Row i of either side is in group i mod `groups`; a group needs two vectors of either side. `block` rows of the
-    kernel are in memory at a time.
+    Row i of either side is in group i mod `groups`; `block` rows of the kernel are in memory at a time. Raises
+    `DataError` where a side has fewer than two vectors a group.
     """
+    if min(len(x), len(y)) < 2 * groups:
+        raise DataError(f"{groups} groups of {len(x)} and {len(y)} vectors: at least two a group are needed")
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     within = [_group_sums(side, side, groups, block) for side in (x, y)]
     for sums, side in zip(within, (x, y), strict=True):

@@ -56,8 +56,9 @@ def manifold_membership(
     nearest in the set. The mean of the first [M] is precision, of the second [N] recall. Distances are float64.
 
     Raises:
-        DataError: a side has no more vectors than neighbours.
+        DataError: unequal dimensions, or a side has no more vectors than neighbours.
     """
+    check_dimensions(real, generated)
     x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     if min(len(x), len(y)) <= neighbours:
         raise DataError(f"precision and recall need more than {neighbours} images a side: {len(x)} and {len(y)}")
@@ -74,8 +75,9 @@ def density_coverage(
     vectors on its surface are outside. Distances are float64.
 
     Raises:
-        DataError: there are no more real vectors than neighbours.
+        DataError: unequal dimensions, or there are no more real vectors than neighbours.
     """
+    check_dimensions(real, generated)
     x, y = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     if len(x) <= neighbours or not len(y):
         raise DataError(
@@ -88,6 +90,12 @@ def density_coverage(
         density.append(inside.sum(axis=1) / neighbours)
         covered |= inside.any(axis=0)
     return np.concatenate(density), covered
+
+
+def check_dimensions(x: NDArray[Any], y: NDArray[Any]) -> None:
+    """Raise `DataError` for features [M, D] and [N, D'] of different widths."""
+    if x.shape[1:] != y.shape[1:]:
+        raise DataError(f"features of shapes {x.shape} and {y.shape} do not compare: they come from two networks")
 
 
 def _inside(vectors: Array, centres: Array, radii: Array) -> NDArray[np.bool_]:

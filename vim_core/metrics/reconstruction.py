@@ -16,8 +16,9 @@ def psnr(originals: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor
     """Peak signal-to-noise ratio in dB of images [N, 3, H, W] in [0, 1]: float64 [N], one value per image.
 
     The squared error is averaged over all pixels and channels of an image, the peak is 1. Equal images give inf.
+    Raises `ValueError` for unequal shapes.
     """
-    x, y = originals.double(), reconstructions.double()
+    x, y = _pair(originals, reconstructions)
     return -10.0 * torch.log10((x - y).square().mean(dim=(1, 2, 3)))
 
 
@@ -26,9 +27,9 @@ def ssim(originals: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor
 
     Protocol of Wang et al. 2004: 11 x 11 Gaussian window of sigma 1.5, population covariances, range 1, only
     positions where the window fits; the same as skimage's with gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False. Raises `ValueError` for images smaller than the window.
+    use_sample_covariance=False. Raises `ValueError` for unequal shapes or images smaller than the window.
     """
-    x, y = originals.double(), reconstructions.double()
+    x, y = _pair(originals, reconstructions)
     if min(x.shape[-2:]) < WINDOW:
         raise ValueError(f"images of {tuple(x.shape[-2:])} pixels: SSIM needs at least {WINDOW} x {WINDOW}")
     mean_x, mean_y = _blur(x), _blur(y)
@@ -38,6 +39,13 @@ def ssim(originals: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor
     luminance = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
     structure = (2 * covariance + C2) / (var_x + var_y + C2)
     return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def _pair(originals: torch.Tensor, reconstructions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if originals.ndim != 4 or originals.shape != reconstructions.shape:
+        shapes = f"{tuple(originals.shape)} and {tuple(reconstructions.shape)}"
+        raise ValueError(f"images of shapes {shapes}: both must be the same [N, 3, H, W]")
+    return originals.double(), reconstructions.double()
 
 
 def _blur(images: torch.Tensor) -> torch.Tensor:

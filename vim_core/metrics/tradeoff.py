@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_core.data.sample_order import keyed_rng
+from vim_core.errors import DataError
 from vim_core.metrics.frechet import Moments
 from vim_core.metrics.inception_score import ScoreSums
 
@@ -23,6 +24,8 @@ def wilson(hits: int, count: int, confidence: float) -> tuple[float, float]:
 
     `intervals.wilson_interval` is the same at 95 % but for the last bits, which score's figures keep.
     """
+    if not 0 <= hits <= count or count < 1:
+        raise DataError(f"{hits} of {count} is not a share")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, spread = hits / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
@@ -106,7 +109,12 @@ def locate_minimum(
         settings: different values at which the figure was measured, [K].
         figures: the figure there, [K].
         resampled: the figure of each resample there, [K, number], resampled alike; number may be 0.
+
+    Raises:
+        DataError: numbers of settings, figures and rows differ, or are 0.
     """
+    if not len(settings) == len(figures) == len(resampled) or not settings:
+        raise DataError(f"{len(settings)} settings, {len(figures)} figures and {len(resampled)} rows of resamples")
     order = np.argsort(np.asarray(settings, np.float64))
     tried, figure = np.asarray(settings, np.float64)[order], np.asarray(figures, np.float64)[order]
     best = float(tried[figure.argmin()])
