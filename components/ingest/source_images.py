@@ -167,7 +167,7 @@ class ImageReader:
         folder, _, name = path.rpartition("/")
         inside = self._resolve(folder) if io.is_local(self._config.source) else None
         if inside is not None:
-            with contextlib.suppress(OSError):  # a link, or missing: `folders.read` decides
+            with contextlib.suppress(OSError):  # a link, or missing: `read_file` decides
                 descriptor = os.open(os.path.join(inside, name), os.O_RDONLY | os.O_NOFOLLOW)
                 with open(descriptor, "rb", buffering=0) as stream:
                     return stream.readall()
