@@ -7,8 +7,8 @@ BIN := .venv/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
-# Two processes, a file in one of them; the long files of tests/integration first.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, a file in one of them; the tests that took longest are printed.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-xla bench bench-gpu lint format lock ui report clean
