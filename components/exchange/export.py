@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 from components.artifacts import store
 from components.contract.api import Artifact
@@ -11,27 +12,6 @@ from vim_core.storage import io
 
 KINDS = {"quantize": "Tokenizer", "prior": "Prior"}
 """Components whose artifacts can be exported, each with the class of `vim_core.pretrained` that loads it."""
-PURPOSE = {
-    "Tokenizer": "A ViT-VQGAN: images of {size} x {size} pixels to {grid} codes of {vocabulary}, and back.",
-    "Prior": "An autoregressive Transformer over {grid} codes of {vocabulary}, {classes}.",
-}
-USAGE = {
-    "Tokenizer": """\
-from vim_core.pretrained import Tokenizer
-
-tokenizer = Tokenizer.from_pretrained("{place}")
-codes = tokenizer.encode(tokenizer.read("picture.jpg"))
-tokenizer.write(tokenizer.decode(codes), "again.png")
-""",
-    "Prior": """\
-from vim_core.pretrained import Prior, Tokenizer
-
-prior = Prior.from_pretrained("{place}")
-tokenizer = Tokenizer.from_pretrained("path/to/its/tokenizer")
-prior.check(tokenizer)
-images = tokenizer.decode(prior.sample([0, 0]))
-""",
-}
 
 
 def export(folder: str, target: str, licence: str = "") -> list[str]:
@@ -64,56 +44,42 @@ def export(folder: str, target: str, licence: str = "") -> list[str]:
 
 
 def model_card(artifact: Artifact, lineage: Mapping[str, str], sha256: str, licence: str) -> str:
-    """The model card: purpose, training data, figures with their protocols, lineage, licence, usage."""
+    """The model card by `model_card.md.jinja`: purpose, training data, figures with their protocols, lineage, usage."""
+    from jinja2 import StrictUndefined, Template
+
     from vim_core.models.prior import PriorShape
     from vim_core.weights.saving import read_config
 
-    manifest, kind = artifact.manifest, KINDS[artifact.manifest.component]
+    manifest, kind, properties = artifact.manifest, KINDS[artifact.manifest.component], artifact.properties
     figures = []
     for name, value in sorted(manifest.metrics.items()):
         protocol = [f"{key}: {item}" for key, item in manifest.protocols.get(name, {}).items() if key != "figure"]
         figures.append((name, f"{value:.6g}", "; ".join(protocol) or "held-out images at the end of training"))
-    properties = artifact.properties
     if kind == "Tokenizer":
         grid, vocabulary, size = properties["grid"], properties["vocabulary"], properties["image_size"]
     else:
         shape = read_config(artifact.uri("config.json"), "image_prior", "shape", PriorShape)
         grid, vocabulary, size = shape.grid, shape.vocabulary, 0
-    sizes = {"grid": " x ".join(map(str, grid)), "vocabulary": f"{vocabulary:,}", "size": size}
-    classes = list(properties.get("classes") or [])
-    condition = f"given one of {len(classes)} classes" if classes else "unconditional"
-    sections = [
-        f"# {kind}",
-        PURPOSE[kind].format(**sizes, classes=condition),
-        f"Loaded by `vim_core.pretrained.{kind}`; weights in fp32, `model.safetensors`, sha256 `{sha256}`.",
-        "## Training",
-        _training_table(artifact),
-        "## Figures",
-        _table(("figure", "value", "protocol"), figures) if figures else "None were taken.",
-        "## Lineage",
-        _table(("what", "digest"), [(name, f"`{digest}`") for name, digest in lineage.items()]),
-        "## Licence",
-        licence or "No licence is stated for these weights. The code that loads them is under Apache-2.0.",
-        "## Usage",
-        f"```python\n{USAGE[kind].format(place='path/to/this/folder')}```",
-        f"Made by {manifest.component}, version {manifest.version}, at {manifest.created}.",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _training_table(artifact: Artifact) -> str:
-    config, inputs = artifact.manifest.config, artifact.manifest.inputs
-    rows = [(name, f"`{record.component}` artifact `{record.digest}`") for name, record in sorted(inputs.items())]
-    rows += [(name, str(config[name])) for name in ("steps", "batch", "seed", "precision", "ema") if name in config]
-    rows += [(name, str(value)) for name, value in sorted(artifact.manifest.numeric.items())]
-    classes = list(artifact.properties.get("classes") or [])
-    shown = ", ".join(map(str, classes[:20])) + (", …" if len(classes) > 20 else "")
-    rows += [("classes", shown)] if classes else []
-    return _table(("setting", "value"), rows)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in line) + " |" for line in lines
+    classes, config = list(properties.get("classes") or []), manifest.config
+    inputs = sorted(manifest.inputs.items())
+    training = [(name, f"`{record.component}` artifact `{record.digest}`") for name, record in inputs]
+    training += [(name, str(config[name])) for name in ("steps", "batch", "seed", "precision", "ema") if name in config]
+    training += [(name, str(value)) for name, value in sorted(manifest.numeric.items())]
+    training += [("classes", ", ".join(map(str, classes[:20])) + ", …" * (len(classes) > 20))] if classes else []
+    template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
+    card: str = Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(
+        kind=kind,
+        size=size,
+        grid=" x ".join(map(str, grid)),
+        vocabulary=f"{vocabulary:,}",
+        condition=f"given one of {len(classes)} classes" if classes else "unconditional",
+        sha256=sha256,
+        training=training,
+        figures=figures,
+        lineage=[(name, f"`{digest}`") for name, digest in lineage.items()],
+        licence=licence,
+        component=manifest.component,
+        version=manifest.version,
+        created=manifest.created,
     )
+    return card

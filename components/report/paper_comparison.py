@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report import metrics
+from components.report import metrics, paper_tables
 from components.report.metrics import ACCEPTED, BOUNDS, Metric
-from components.report.paper_tables import SIZE, SPLITS, TABLES, Column, Table
+from components.report.paper_tables import SIZE, SPLITS, Column, Table
 
 NOT_RUN = "not run"
 ELSEWHERE = "see below"
@@ -53,13 +53,13 @@ def tables(runs: Sequence[tuple[str, Record]]) -> list[tuple[Table, list[tuple[s
     The state is `compared` where a metric entered the table, `other protocol` where the runs only have metrics that
     may not, or `not run`. There are no tables if no run has any of their components.
     """
-    components = {name for table in TABLES for name in table.components}
+    components = {name for table in paper_tables.tables() for name in table.components}
     if not any(components & set(record.get("settings", {})) for _, record in runs):
         return []
     labels = {name: f"VIM, {name[:1].lower()}{name[1:]}" if name == THIS_RUN else f"VIM, {name}" for name, _ in runs}
     every = [(name, rows(record, labels[name])) for name, record in runs]
     compared = []
-    for table in TABLES:
+    for table in paper_tables.tables():
         shown = [(name, of_run[table.number]) for name, of_run in every]
         related = [of_run[number] for _, of_run in every for number in (table.number, table.see) if number]
         entered = any(row.entered for _, row in shown)
@@ -70,7 +70,7 @@ def tables(runs: Sequence[tuple[str, Record]]) -> list[tuple[Table, list[tuple[s
 
 def rows(record: Record, label: str = "VIM, this run") -> dict[int, Row]:
     """The run's row in every table, by the table's number; `label` names the run."""
-    return {table.number: _row(table, record, label) for table in TABLES}
+    return {table.number: _row(table, record, label) for table in paper_tables.tables()}
 
 
 def _row(table: Table, record: Record, label: str) -> Row:

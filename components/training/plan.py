@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -75,29 +76,26 @@ def chip_count(run: RunConfig) -> int:
 
 
 def _parse_mfu(text: str, components: Sequence[str]) -> tuple[dict[str, float], str]:
-    """MFU by component, and its origin for the plan: a number holds for all, a benchmark's record for the prior."""
+    """MFU by component, and its origin for the plan: a number holds for all, a benchmark's record for the prior.
+
+    Of a record it is that of the largest model, which comes last.
+    """
     if not text:
         return {}, ""
-    try:
+    with contextlib.suppress(ValueError):
         share = float(text)
-    except ValueError:
-        return {"prior": _read_mfu(text)}, f"measured: {text}"
-    if not 0 < share <= 1:
-        raise ConfigError(f"--mfu={text}: is a share of the peak, in (0, 1]")
-    return dict.fromkeys(components, share), f"given: --mfu {text}, for every training"
-
-
-def _read_mfu(uri: str) -> float:
-    """The MFU of the largest model in a benchmark's record."""
+        if not 0 < share <= 1:
+            raise ConfigError(f"--mfu={text}: is a share of the peak, in (0, 1]")
+        return dict.fromkeys(components, share), f"given: --mfu {text}, for every training"
     try:
-        rows = json.loads(io.read_bytes(uri))
+        rows = json.loads(io.read_bytes(text))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--mfu={uri!r}: neither a number nor a benchmark's record: {error}") from error
+        raise ConfigError(f"--mfu={text!r}: neither a number nor a benchmark's record: {error}") from error
     rows = [row for row in rows if isinstance(row, dict) and str(row.get("name", "")).startswith(MEASURED)]
     ratios = [row["ratio"] for row in rows if isinstance(row.get("ratio"), float)]
     if not ratios:
-        raise ConfigError(f"--mfu={uri!r}: no row that begins with {MEASURED!r} was measured; give a number")
-    return float(ratios[-1])
+        raise ConfigError(f"--mfu={text!r}: no row that begins with {MEASURED!r} was measured; give a number")
+    return {"prior": float(ratios[-1])}, f"measured: {text}"
 
 
 def _check_positive(numbers: dict[str, float | int | None]) -> None:

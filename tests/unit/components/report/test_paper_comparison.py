@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.report import paper_comparison
-from components.report.paper_tables import TABLES, Table
+from components.report.paper_tables import Table, tables
 
 STACK = {"blocks": 8, "heads": 8, "dim": 512, "mlp": 2048}
 PRIOR = {"blocks": 24, "heads": 16, "dim": 1536, "mlp": 6144}
@@ -44,7 +44,7 @@ def imagenet() -> dict[str, Any]:
 
 
 def table(number: int) -> Table:
-    return next(one for one in TABLES if one.number == number)
+    return next(one for one in tables() if one.number == number)
 
 
 def cell(record: dict[str, Any], number: int, title: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from components.report.paper_tables import TABLE_1, TABLE_3, TABLE_4, TABLE_6, TABLE_8, TABLES, Table
+from components.report.paper_tables import Table, tables
+
+TABLE_1, TABLE_3, TABLE_4, TABLE_6, TABLE_8 = (table for table in tables() if table.number in (1, 3, 4, 6, 8))
 
 
 def column(table: Table, title: str) -> int:
@@ -18,7 +20,7 @@ def cells(table: Table, titles: tuple[str, ...], **wanted: str) -> list[tuple[st
     return [tuple(row[column(table, title)] for title in titles) for row in rows]
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: str(table.number))
+@pytest.mark.parametrize("table", tables(), ids=lambda table: str(table.number))
 def test_rows_are_whole_and_figures_are_numbers(table: Table) -> None:
     assert table.rows
     for row in table.rows:
