@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cluster
 LONG = ["prior.steps=400", "prior.checkpoint_every=20", "prior.log_every=5"]
 """Long enough to be killed half-way, with checkpoints close together."""
 BEFORE = ["ingest", "quantize", "tokenize"]
-STEPS = 800
+STEPS = 400
 LONGER = [f"prior.steps={STEPS}", "prior.checkpoint_every=20", "prior.log_every=10", "run.threads=1"]
 
 

@@ -29,6 +29,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_cluster.
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIM_STATE", str(state))
+        (state / "home").mkdir()
+        patch.setenv("HOME", str(state / "home"))  # other tests' Ray may have left a token in this session's
         up = vimctl("cluster", "up", "--nodes", "3", "--port", str(free_port()), root=state / "root")
         try:
             record = local_cluster.read()
