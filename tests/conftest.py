@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[smoke.FOLDER] = folder.name
 
 
+@pytest.hookimpl(trylast=True)  # after tests of other markers are gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first file that looks at the smoke run makes it, beside files that do not; the others come last."""
     files = [item.path for item in items if "smoke_run" in getattr(item, "fixturenames", ())]
