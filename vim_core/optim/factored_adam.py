@@ -153,8 +153,10 @@ class FactoredAdam(Optimizer):
         """One update of every parameter.
 
         Raises:
-            ValueError: a parameter has no gradient; the group's parameters share one count of steps.
+            ValueError: a closure is given, or a parameter has no gradient: a group's parameters share a count of steps.
         """
+        if closure is not None:
+            raise ValueError("FactoredAdam takes no closure")
         for group in self.param_groups:
             params: list[Tensor] = group["params"]
             missing = [list(p.shape) for p in params if p.grad is None]

@@ -60,7 +60,9 @@ class MaskedAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient. Raises `ValueError` for a closure."""
+        if closure is not None:
+            raise ValueError("MaskedAdamW takes no closure")
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vim_core.config import OptimConfig
+from vim_core.optim.factored_adam import FactoredAdam
+from vim_core.optim.masked_adamw import MaskedAdamW
 from vim_core.optim.optimizers import Ema, clip, guarded_step, learning_rate, make_optimizer
 
 
@@ -192,3 +195,10 @@ def test_buffers_are_copied_and_the_network_is_left_alone() -> None:
     assert model.training
     assert not ema.shadow.training
     assert not any(p.requires_grad for p in ema.shadow.parameters())
+
+
+@pytest.mark.parametrize("kind", [MaskedAdamW, FactoredAdam])
+def test_a_closure_is_refused(kind: Any) -> None:
+    """It would never be called."""
+    with pytest.raises(ValueError, match=f"{kind.__name__} takes no closure"):
+        kind([nn.Parameter(torch.zeros(2, 2))]).step(lambda: 0.0)
