@@ -9,6 +9,8 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 # Two processes, a file in one of them; the tests that took longest are printed.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 2
+# Some images forbid Python to keep what it compiles, and then each process compiles all of torch, Ray and MLflow.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-xla bench bench-gpu lint format lock ui report clean
