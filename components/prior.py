@@ -6,6 +6,7 @@ from typing import Any
 
 from components.contract import lineage
 from components.contract.api import Artifact, Context, Inputs, Outcome
+from components.contract.commands import command
 from vim_core.config import PriorConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
@@ -80,7 +81,7 @@ def training_images(inputs: Inputs) -> Artifact:
     if images.digest != made_from:
         raise LineageError(
             f"the held-out codes were made from images {made_from[:12]}, but prior.source=images would train on "
-            f"{images.digest[:12]}; run `vimctl run tokenize` for these images"
+            f"{images.digest[:12]}; run `{command('run', 'tokenize')}` for these images"
         )
     return images
 

@@ -14,6 +14,7 @@ from typing import Any
 from components.artifacts import lease, store, usage
 from components.contract import fingerprint, registry
 from components.contract.api import Artifact, Component, Context, Manifest, Outcome, Progress, Tracker
+from components.contract.commands import command
 from vim_core.config import PipelineConfig
 from vim_core.errors import DataError, VimError
 from vim_core.storage import io
@@ -86,8 +87,8 @@ def prepare(name: str, config: PipelineConfig, cache: ArtifactCache | None = Non
     for key, source in registry.inputs_of(name, config.components, config).items():
         artifact = find(source, config, cache)
         if artifact is None:
-            command = f"vimctl run {source} --preset {config.preset}"
-            raise DataError(f"{name} needs the output of {source}, which was not made with these settings: `{command}`")
+            line = command("run", source, preset=config.preset)
+            raise DataError(f"{name} needs the output of {source}, which was not made with these settings: `{line}`")
         inputs[key] = artifact
     return _request(name, config, inputs)
 

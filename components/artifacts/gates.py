@@ -16,6 +16,7 @@ from typing import Any
 from components.artifacts.inventory import short_name
 from components.contract import lineage
 from components.contract.api import Artifact, FileEntry, Inputs
+from components.contract.commands import command
 from components.tracking.shipping import CURVES, NONFINITE
 from vim_core.config import PipelineConfig
 from vim_core.errors import GateError
@@ -134,7 +135,7 @@ def check_finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
     for row in _last_rows(artifact)[-1:]:
         wrong += [f"{name} at step {row['step']}" for name, value in row["m"].items() if not math.isfinite(value)]
     if wrong:
-        remedy = f"find the cause in its curves, then `vimctl run {manifest.component} --force`"
+        remedy = f"find the cause in its curves, then `{command('run', manifest.component, '--force')}`"
         return Verdict(FINITE, False, f"not finite: {', '.join(wrong[:4])}", remedy)
     skipped = 0
     if _entry(artifact, NONFINITE) is not None:
@@ -200,7 +201,7 @@ def gate_error(artifact: Artifact, verdicts: Sequence[Verdict]) -> GateError | N
 
 
 def _remake(artifact: Artifact) -> str:
-    return f"make it again with `vimctl run {artifact.manifest.component} --force`"
+    return f"make it again with `{command('run', artifact.manifest.component, '--force')}`"
 
 
 def _missing(gate: str, artifact: Artifact, what: str) -> Verdict:

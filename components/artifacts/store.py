@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 
 from components.contract.api import SCHEMA, Artifact, FileEntry, Manifest
+from components.contract.commands import command
 from vim_core.config.decode import decode
 from vim_core.errors import DataError, StorageError, VimError
 from vim_core.storage import io
@@ -71,7 +72,7 @@ def retire(root: str, artifact: Artifact) -> None:
 
 def verify(artifact: Artifact) -> None:
     """Read every file of the artifact again. Raises `DataError` naming the first that is missing or changed."""
-    remedy = f"make it again with `vimctl run {artifact.manifest.component} --force`"
+    remedy = f"make it again with `{command('run', artifact.manifest.component, '--force')}`"
     for entry in artifact.manifest.files:
         uri = io.join(artifact.folder, entry.path)
         try:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 
 from components.artifacts import store
 from components.contract.api import Artifact, InputRecord, Manifest
+from components.contract.commands import command
 from vim_core.errors import DataError, StorageError
 from vim_core.storage import io
 
@@ -134,7 +135,7 @@ def pin(root: str, manifest: Manifest, reason: str, by: str = "") -> Pin:
     if store.load(root, *manifest.key) is None:
         with store.guarded(root):
             io.remove_tree(uri)
-        raise DataError(f"{name}: was removed meanwhile; make it again with `vimctl run {manifest.component}`")
+        raise DataError(f"{name}: was removed meanwhile; make it again with `{command('run', manifest.component)}`")
     return new
 
 

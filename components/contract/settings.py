@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import registry
+from components.contract.commands import command
 from vim_core.config import PipelineConfig
 from vim_core.config.decode import decode, field_types
 from vim_core.errors import ConfigError
@@ -203,5 +204,5 @@ def _unknown(name: str, known: Mapping[str, Any], origin: str) -> ConfigError:
     if name in known:
         return ConfigError(f"{name} ({origin}): write it on its own line, indented below its group")
     near = nearest(name, known, cutoff=0.7)
-    advice = f"did you mean {near}?" if near else "`vimctl config` prints all there are"
+    advice = f"did you mean {near}?" if near else f"`{command('config')}` prints all there are"
     return ConfigError(f"{name}: unknown setting ({origin}); {advice}")

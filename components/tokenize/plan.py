@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.contract import lineage
 from components.contract.api import Artifact, Inputs
+from components.contract.commands import command
 from vim_core.config import AugmentConfig, TokenizeConfig
 from vim_core.storage import io
 
@@ -106,5 +107,5 @@ def code_files(codes: Artifact, split: str) -> list[CodeFile]:
 
 def check_tokenizer(codes: Artifact, tokenizer: Artifact) -> None:
     """Raise `LineageError` unless the code table was made by this encoder and codebook."""
-    remedy = "; run `vimctl run tokenize` for this tokenizer"
+    remedy = f"; run `{command('run', 'tokenize')}` for this tokenizer"
     lineage.check_tokenizer("code table", codes, tokenizer, "was made by", remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
 from collections.abc import Callable, Iterable
@@ -72,8 +73,11 @@ def add_selection(parser: ArgumentParser) -> None:
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:
-    """The component, if one is named, and the settings. Raises `ConfigError` for a second component."""
+    """The component, if one is named, and the settings. Raises `ConfigError` for a second one, or for a preset."""
     names = [word for word in words if "=" not in word]
+    for name in names:
+        if name.endswith((".yaml", ".yml")) or (presets.FOLDER / f"{name}.yaml").is_file():
+            raise ConfigError(f"{name}: is a preset; name it with --preset {shlex.quote(name)}")
     if len(names) > 1:
         raise ConfigError(f"{' '.join(names)}: name one component, or none for the whole preset")
     return (names[0] if names else None), [word for word in words if "=" in word]

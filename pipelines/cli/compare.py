@@ -7,6 +7,7 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from components.contract.commands import command
 from pipelines import presets
 from pipelines.cli import common
 from pipelines.cli.common import print_field
@@ -102,7 +103,7 @@ def locate(name: str, overrides: list[str]) -> tuple[str, str]:
         raise DataError(f"{name}: has neither results.json nor manifest.json; give the folder of a report")
     folder = report_folder(presets.load(name, overrides))
     if not io.exists(io.join(folder, RESULTS)):
-        raise DataError(f"{io.absolute(folder)}: no report yet; make it with `vimctl run --preset {name}`")
+        raise DataError(f"{io.absolute(folder)}: no report yet; make it with `{command('run', preset=name)}`")
     return io.join(folder, RESULTS), io.join(folder, PAGE)
 
 

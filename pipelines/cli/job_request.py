@@ -12,6 +12,7 @@ from pathlib import Path
 
 from components.artifacts import execute
 from components.contract import settings
+from components.contract.commands import command
 from pipelines import presets
 from pipelines.cli import common, run, sweep
 from pipelines.jobs import specs, submission
@@ -54,7 +55,8 @@ def find_result(spec: JobSpec, config: PipelineConfig) -> str:
     It is the report and its run in MLflow, or the artifact of one component.
     """
     if spec.command == "sweep":
-        return "look at it with `vimctl sweep show`"
+        name = sweeps.parse(spec.sweep).name
+        return f"look at it with `{command('sweep', 'show', name, preset=spec.preset)}`"
     known: execute.ArtifactCache = {}
     try:
         names, _ = specs.plan(spec, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
+from components.contract.commands import command
 from pipelines import presets
 from pipelines.cli import common
 from pipelines.cli.common import print_line
@@ -99,7 +100,7 @@ def ray_links(name: str) -> list[str]:
 
 def up(arguments: Namespace) -> int:
     """`vimctl cluster up`. Raises `ConfigError` where one runs already."""
-    from pipelines.jobs import local_cluster
+    from pipelines.jobs import local_cluster, profile
 
     cores = len(os.sched_getaffinity(0))
     cpus = arguments.cpus or cores
@@ -108,7 +109,7 @@ def up(arguments: Namespace) -> int:
         f"{len(record.nodes)} node{'s' if len(record.nodes) > 1 else ''} at {record.address}, on loopback; the token"
     )
     print_line(f"for submissions and Ray's dashboard is in {record.token_file}")
-    print_line("submit to it:  vimctl submit --preset digits --cluster local")
+    print_line(f"submit to it:  {command('submit', preset=presets.default(), cluster=profile.LOCAL)}")
     if cpus < cores:
         print_line(f"a training asks for {cores} CPUs here unless run.threads says otherwise: give run.threads={cpus}")
     return 0

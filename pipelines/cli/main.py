@@ -8,7 +8,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
+from components.contract import commands
 from pipelines.cli import artifacts, compare, doctor, local, models, plan, run, submit, sweep
+from vim_core import __version__
 from vim_core.errors import ConfigError, VimError
 
 CONFIG_ERROR, OTHER_ERROR, INTERRUPTED = 2, 1, 130
@@ -31,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command; returns its exit status: 2 for a config error, 1 for another one, 130 if interrupted."""
     try:
         parsed = parse(list(sys.argv[1:] if argv is None else argv))
-        status: int = parsed.action(parsed)
+        settings = [word for word in getattr(parsed, "words", ()) if "=" in word]
+        with commands.given(getattr(parsed, "preset", ""), settings, getattr(parsed, "root", "") or ""):
+            status: int = parsed.action(parsed)
         return status
     except VimError as error:
         sys.stderr.write(f"vimctl: {' '.join(str(error).split())}\n")
@@ -48,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(arguments: list[str]) -> Namespace:
     """Return the options of a command line; their `action` runs it. Exits with status 2 for unknown arguments."""
     parser = build_parser()
+    if not arguments:
+        parser.print_help()
+        parser.exit(CONFIG_ERROR)
     # argparse fills positional arguments in one go; those after an option come back as unknown.
     parsed, rest = parser.parse_known_args(arguments)
     unknown = [word for word in rest if word.startswith("-")]
@@ -64,13 +71,14 @@ def build_parser() -> ArgumentParser:
         prog="vimctl", usage="vimctl COMMAND …", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train and judge vector-quantized image models, from raw images to a report.",
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"vimctl {__version__}")
     # argparse would list the commands without groups.
-    commands = parser.add_subparsers(prog="vimctl", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    kinds = parser.add_subparsers(prog="vimctl", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     for module in MODULES:
-        module.add_commands(commands)
+        module.add_commands(kinds)
     lines = []
     for title, names in GROUPS.items():
-        described = {name: str(commands.choices[name].description) for name in names}
+        described = {name: str(kinds.choices[name].description) for name in names}
         lines += [f"{title}:", *(f"  {name:<13}{text.rstrip('.')}" for name, text in described.items()), ""]
     parser.epilog = "\n".join([*lines, EXAMPLES])
     return parser

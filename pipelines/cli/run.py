@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from components.contract.commands import command
 from pipelines import presets
 from pipelines.cli import common
 from vim_core.errors import DataError
@@ -107,8 +108,8 @@ def print_results(session: Session, console: Console) -> None:
     if record:
         where = record.get("url") or f"experiment {record['experiment']}, run {record['run_id'] or 'not delivered'}"
         common.print_field(console, "MLflow", where)
-    command = f"vimctl ui --preset {session.config.preset}"
-    common.print_field(console, "look around", f"{command}   (MLflow and Dagster on this machine)")
+    line = command("ui", preset=session.config.preset)
+    common.print_field(console, "look around", f"{line}   (MLflow and Dagster on this machine)")
 
 
 def print_config(arguments: Namespace) -> int:
@@ -139,6 +140,6 @@ def print_report(arguments: Namespace) -> int:
     config = presets.load(arguments.preset, common.only_overrides(arguments.words))
     uri = io.join(report_folder(config), "results.json" if arguments.json else "report.html")
     if not io.exists(uri):
-        raise DataError(f"{io.absolute(uri)}: no report yet; make it with `vimctl run --preset {config.preset}`")
+        raise DataError(f"{io.absolute(uri)}: no report yet; make it with `{command('run', preset=config.preset)}`")
     sys.stdout.write(io.read_bytes(uri).decode() if arguments.json else f"{io.absolute(uri)}\n")
     return 0

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections import deque
 from typing import TYPE_CHECKING
 
+from components.contract.commands import command
 from pipelines import presets
 from pipelines.cli import common
 from pipelines.cli.common import print_line
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.jobs.profile import Cluster
 
 DETACHED, LAST_LINES = 130, 8
+DEFAULT_CLUSTER = "local"
 
 
 def add_commands(subparsers: common.Subparsers) -> None:
@@ -56,8 +58,8 @@ def add_commands(subparsers: common.Subparsers) -> None:
     stopping.add_argument("job", metavar="JOB", help="as `vimctl status` names it")
     for parser in (submitting, looking, reading, stopping):
         parser.add_argument(
-            "--cluster", default="local",
-            help="a profile's name or a YAML file, see `vimctl cluster list` (default: local)",
+            "--cluster", default=DEFAULT_CLUSTER,
+            help="a profile's name or a YAML file, see `vimctl cluster list` (default: %(default)s)",
         )  # fmt: skip
     # Run by clusters only, so the list of commands leaves it out.
     hidden = subparsers.add_parser("job", description="Run the spec of a job; clusters do this.")
@@ -78,12 +80,12 @@ def submit(arguments: Namespace) -> int:
         print_line(f"finished already, no job is sent (--force makes it again): {finished}")
         return 0
     last: deque[str] = deque(maxlen=LAST_LINES)
-    job_id = "JOB"
+    job_id = ""
 
     def show(line: str) -> None:
         nonlocal job_id
         # The first lines are the submitter's own and contain the job's id.
-        if job_id == "JOB" and (match := specs.JOB_ID.search(line)):
+        if not job_id and (match := specs.JOB_ID.search(line)):
             job_id = match[0]
         last.append(line)
         print_line(line)
@@ -91,11 +93,9 @@ def submit(arguments: Namespace) -> int:
     try:
         state = submission.submit(cluster, spec, show, not arguments.detach)
     except KeyboardInterrupt:
-        stop = f"{_command('cancel', cluster)} {job_id}"
-        print_line(f"\ndetached; a job that was sent goes on. The same command attaches to it again, `{stop}` stops it")
-        return DETACHED
+        return _detach(arguments.cluster, job_id)
     if arguments.detach:
-        print_line(f"follow it: {_command('logs -f', cluster)} {state.job_id}")
+        print_line(f"follow it: {_command(arguments.cluster, 'logs', '-f', state.job_id)}")
         return 0
     if state.status == SUCCEEDED:
         result = job_request.find_result(spec, config) or "its result does not exist any more"
@@ -104,7 +104,7 @@ def submit(arguments: Namespace) -> int:
     where = f" on {state.node}" if state.node else ""
     sys.stderr.write(f"vimctl: {state.job_id} {state.status}{where}: {state.message}\n")
     sys.stderr.write("".join(f"  | {line}\n" for line in last))
-    sys.stderr.write(f"the whole log: {_command('logs', cluster)} {state.job_id}\n")
+    sys.stderr.write(f"the whole log: {_command(arguments.cluster, 'logs', state.job_id)}\n")
     return 1
 
 
@@ -134,8 +134,7 @@ def logs(arguments: Namespace) -> int:
         try:
             state = submission.follow(jobs, state.job_id, print_line, cluster.retries)
         except KeyboardInterrupt:
-            print_line("\ndetached; the job goes on")
-            return DETACHED
+            return _detach(arguments.cluster, state.job_id)
     else:
         common.print_lines(submission.read_log(jobs, state.job_id))
     print_line(f"{state.job_id} {state.status}{f': {state.message}' if state.message else ''}")
@@ -177,5 +176,15 @@ def _find_job(arguments: Namespace) -> tuple[Cluster, Backend, JobState]:
     raise DataError(f"cluster {cluster.name} knows {missing}{rest}")
 
 
-def _command(words: str, cluster: Cluster) -> str:
-    return f"vimctl {words}" + ("" if cluster.is_local else f" --cluster {cluster.name}")
+def _detach(cluster: str, job_id: str) -> int:
+    """Print how to go on with a job that nobody follows any more; returns the exit status."""
+    if job_id:
+        ways = f"follow it: {_command(cluster, 'logs', '-f', job_id)}\nstop it: {_command(cluster, 'cancel', job_id)}"
+        print_line(f"\ndetached; {job_id} goes on\n{ways}")
+    else:
+        print_line(f"\ndetached before a job was sent, or seen; what runs: {_command(cluster, 'status')}")
+    return DETACHED
+
+
+def _command(cluster: str, *words: str) -> str:
+    return command(*words, cluster="" if cluster == DEFAULT_CLUSTER else presets.absolute(cluster))

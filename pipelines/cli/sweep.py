@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from components.contract.commands import command
 from pipelines import presets
 from pipelines.cli import common
 from vim_core.errors import ConfigError, DataError
@@ -156,7 +157,7 @@ def schedule(arguments: Namespace) -> int:
     )
     state.resolve_sweep(added)
     state.add(root, _starting_now(added, root))
-    daemon = f"it runs while `vimctl ui run.root={root}` or another daemon does"
+    daemon = f"it runs while `{command('ui', preset=preset)}` or another daemon does"
     common.print_line(f"{added.name}: {sweep.name} at {added.when}{_next_tick(added)}; {daemon}")
     return 0
 
@@ -192,8 +193,8 @@ def print_schedules(arguments: Namespace) -> int:
         console.print()
         console.print(table)
         if not alive:
-            path = io.absolute(root)
-            common.print_field(console, "asleep", f"no daemon looks at {path}: start `vimctl ui run.root={path}`")
+            text = f"no daemon looks at {io.absolute(root)}: start `{command('ui')}`"
+            common.print_field(console, "asleep", text)
     for text in errors:
         common.print_field(console, "damaged", text)
     return 0
@@ -209,7 +210,8 @@ def set_paused(arguments: Namespace) -> int:
         raise ConfigError(f"schedule {schedule.name!r}: is {'paused' if paused else 'not paused'} already")
     changed = dataclasses.replace(schedule, paused=paused)
     state.replace(root, changed if paused else _starting_now(changed, root))
-    effect = "paused; `vimctl sweep resume` lets it run again" if paused else f"runs again{_next_tick(schedule)}"
+    resume = command("sweep", "resume", schedule.name)
+    effect = f"paused; `{resume}` lets it run again" if paused else f"runs again{_next_tick(schedule)}"
     common.print_line(f"{schedule.name}: {effect}")
     return 0
 

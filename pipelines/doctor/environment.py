@@ -11,6 +11,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from components.contract.commands import command
 from pipelines.doctor.checks import Result, Target, fail, ok, warn
 from vim_core.storage import io
 
@@ -91,14 +92,16 @@ def check_disks(target: Target) -> list[Result]:
     if io.is_local(target.run.root):
         folders = {"run.root": io.local_path(target.run.root).absolute(), **folders}
     results = []
+    collect = command("artifacts", "gc")
     for name, path in folders.items():
         existing = next(each for each in (path, *path.parents) if each.exists())
         free = shutil.disk_usage(existing).free
         check, text = f"disk of {name}", f"{free / GIB:.1f} GiB are free at {path}"
         if free < MIN_DISK:
-            results.append(fail(check, text, "make room (`vimctl artifacts gc`) or set another place"))
+            results.append(fail(check, text, f"make room (`{collect}`) or set another place"))
         elif free < LOW_DISK:
-            advice = "enough for small presets; `vimctl artifacts gc` makes room, `vimctl plan` says how much"
+            says = f"`{collect}` makes room, `{command('plan')}` says how much"
+            advice = f"enough for small presets; {says}"
             results.append(warn(check, text, advice))
         else:
             results.append(ok(check, text))

@@ -43,7 +43,7 @@ def check_server(target: Target) -> list[Result]:
         if ".svc" in host:
             text = f"{uri}: {error}; a name inside Kubernetes, which this machine cannot resolve"
             return [warn(CHECK, text, "check from a pod, or through `kubectl port-forward`")]
-        advice = "start it (`vimctl ui`, infra/README.md) or correct run.tracking_uri; runs go on without it"
+        advice = "start it (infra/README.md) or correct run.tracking_uri; runs go on without it"
         return [fail(CHECK, f"{uri}: {error}", advice)]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from components.contract.commands import command
 from components.engines import topology
 from pipelines.doctor.checks import NoAnswer, Response, Result, Target, fail, ok, request, warn
 from pipelines.jobs.profile import Cluster
@@ -46,7 +47,7 @@ def check_cluster(target: Target) -> list[Result]:
     assert target.cluster is not None
     cluster = target.cluster
     if not cluster.address:
-        advice = "`vimctl cluster up` starts one" if cluster.is_local else "give `address` in the profile"
+        advice = f"`{command('cluster', 'up')}` starts one" if cluster.is_local else "give `address` in the profile"
         return [fail("cluster", f"{cluster.name}: no address", advice)]
     try:
         results, headers = _authenticate(cluster)
@@ -68,7 +69,7 @@ def check_cluster(target: Target) -> list[Result]:
         results += _check_slices(target, nodes)
         return [*results, _try_job(cluster, headers)] if target.try_job else results
     except NoAnswer as error:
-        start = "`vimctl cluster up`" if cluster.is_local else "start the cluster, or forward its port 8265"
+        start = f"`{command('cluster', 'up')}`" if cluster.is_local else "start the cluster, or forward its port 8265"
         text = f"{cluster.name}: no answer at {cluster.address} ({error})"
         return [fail("cluster", text, f"{start}, or correct `address`")]
 

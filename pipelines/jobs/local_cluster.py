@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from components.artifacts.process import ProcessId, start_time
+from components.contract.commands import command
 from pipelines.orchestration import servers
 from pipelines.orchestration.servers import HOST
 from vim_core.config.decode import decode
@@ -107,7 +108,7 @@ def up(nodes: int, cpus: int, port: int, say: Callable[[str], None]) -> LocalClu
         if before is not None and before.running:
             raise ConfigError(
                 f"a local cluster runs already: {len(before.alive)} of {len(before.nodes)} nodes at {before.address}; "
-                "submit to it with --cluster local, or stop it with `vimctl cluster down`"
+                f"submit to it with --cluster local, or stop it with `{command('cluster', 'down')}`"
             )
         if before is not None:
             say("removing the rest of a cluster whose head has ended")

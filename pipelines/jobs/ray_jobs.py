@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from components.contract.commands import command
 from pipelines.jobs import specs
 from pipelines.jobs.api import FAILED, LOST, PENDING, RUNNING, STOPPED, SUCCEEDED, JobState
 from pipelines.jobs.profile import Cluster
@@ -31,7 +32,9 @@ class RayJobsBackend:
 
     def __init__(self, cluster: Cluster) -> None:
         if not cluster.address:
-            start = "start one with `vimctl cluster up`" if cluster.is_local else "give the profile an address"
+            start = (
+                f"start one with `{command('cluster', 'up')}`" if cluster.is_local else "give the profile an address"
+            )
             raise ConfigError(f"cluster {cluster.name}: it has no address; {start}")
         self._cluster = cluster
 
@@ -62,18 +65,21 @@ class RayJobsBackend:
         with self._errors():
             chunks = self._client.tail_job_logs(job_id)
         rest = ""
-        with contextlib.closing(asyncio.new_event_loop()) as loop:
-            try:
-                while True:
-                    with self._errors():
-                        rest += loop.run_until_complete(anext(chunks))
-                    *lines, rest = rest.split("\n")
-                    yield from lines
-            except StopAsyncIteration:
-                if rest:
-                    yield rest
-            finally:
-                loop.run_until_complete(chunks.aclose())
+
+        async def read() -> str | None:
+            return await anext(chunks, None)
+
+        # On Ctrl-C the runner cancels the read that waits, then closes `chunks`.
+        with asyncio.Runner() as runner:
+            while True:
+                with self._errors():
+                    text = runner.run(read())
+                if text is None:
+                    break
+                *lines, rest = (rest + text).split("\n")
+                yield from lines
+        if rest:
+            yield rest
 
     def stop(self, job_id: str) -> None:
         """Raises `VimError` if the job still runs after a minute."""
@@ -103,7 +109,7 @@ class RayJobsBackend:
         cluster = self._cluster
         try:
             yield
-        except (VimError, StopAsyncIteration):
+        except VimError:
             raise
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -112,7 +118,7 @@ class RayJobsBackend:
                 what = f"takes no token from {cluster.token_file}" if cluster.token_file else "wants a token"
                 reason = f": {cluster.address} {what}; give the cluster's in token_file of the profile"
             elif isinstance(error, OSError):
-                start = "; `vimctl cluster up` starts it" if cluster.is_local else ""
+                start = f"; `{command('cluster', 'up')}` starts it" if cluster.is_local else ""
                 reason = f": no Ray cluster answers at {cluster.address} ({lines[0]}){start}"
             raise VimError(f"cluster {cluster.name}{reason}") from error
 

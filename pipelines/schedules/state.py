@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 
 from components.artifacts import store
+from components.contract.commands import command
 from pipelines import presets
 from pipelines.sweeps import spec
 from pipelines.sweeps.spec import CHECKPOINT, NAME, SCHEDULES, SWEEPS, Sweep
@@ -105,7 +106,8 @@ def add(root: str, schedule: Schedule) -> None:
         created = io.create_exclusive(_uri(root, schedule.name), _dump(schedule))
     if not created:
         raise ConfigError(
-            f"--name={schedule.name}: is scheduled already; give another name, or `vimctl sweep unschedule` it first"
+            f"--name={schedule.name}: is scheduled already; give another name, or remove "
+            f"it with `{command('sweep', 'unschedule', schedule.name)}`"
         )
 
 

@@ -14,6 +14,7 @@ from components.artifacts import execute
 from components.artifacts.execute import ArtifactCache
 from components.contract import registry
 from components.contract.api import Artifact
+from components.contract.commands import command
 from components.report import page
 from components.statistics.networks import FigureNames
 from components.tracking import tracker
@@ -156,8 +157,8 @@ class _SweepRun:
         for name in sorted(upstream - set(names), key=registry.NAMES.index):
             artifact = execute.find(name, self.config, known)
             if artifact is None and not (name == "prior" and checkpointed):
-                command = f"vimctl run {name} --preset {self.config.preset}"
-                raise DataError(f"sweep {self.sweep.name}: {name} was not made with these settings yet: `{command}`")
+                line = command("run", name, preset=self.config.preset)
+                raise DataError(f"sweep {self.sweep.name}: {name} was not made with these settings yet: `{line}`")
         return known
 
     def _evaluate(self, planned: Sequence[EvaluationJob], tracking: SweepTracker) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import registry, settings
+from components.contract.commands import command
 from components.tradeoff import grid
 from components.tradeoff.grid import ACCEPTANCE, Point, parse_axis
 from vim_core.config.decode import decode
@@ -176,9 +177,10 @@ def _check(origin: str, key: str, value: Any) -> None:
     if key == "select.rates":
         raise ConfigError(f"{origin}={value!r}: write the rates as {ACCEPTANCE}, one value a point")
     if group in TRAINED:
+        line = f"{key}={value}"
         raise ConfigError(
             f"{origin}={value!r}: {key} would train {group} again, and a sweep evaluates what is trained; "
-            f"train it with `vimctl run {group} {key}={value}` and run the sweep with {key}={value}"
+            f"train it with `{command('run', group, line)}` and run the sweep with {line}"
         )
     if group == "run":
         raise ConfigError(f"{origin}={value!r}: {key} says where work runs; give it on the command line: {key}={value}")

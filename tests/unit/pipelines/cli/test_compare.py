@@ -76,7 +76,7 @@ def test_an_artifact_of_report_is_read_through_its_manifest(tmp_path: Path) -> N
 
 def test_a_preset_stands_for_its_last_report(tmp_path: Path) -> None:
     root = f"run.root={tmp_path}"
-    with pytest.raises(DataError, match="no report yet; make it with `vimctl run --preset smoke`"):
+    with pytest.raises(DataError, match=r"no report yet; make it with `vimctl run --preset smoke run\.root="):
         compare.locate("smoke", [root])
     folder = report(tmp_path / "reports" / "smoke", "smoke", 20.0)
     assert compare.locate("smoke", [root])[0] == str(folder / "results.json")

@@ -13,6 +13,7 @@ import pytest
 from pipelines.cli import common
 from pipelines.cli import main as cli
 from pipelines.orchestration import launch
+from vim_core import __version__
 from vim_core.errors import ConfigError, DataError
 
 Capture = pytest.CaptureFixture[str]
@@ -84,6 +85,20 @@ def test_an_error_for_people_is_one_line_and_a_status(
     monkeypatch.setattr(launch, "run", fail)
     assert cli.main(["run"]) == status
     assert capsys.readouterr().err == f"{printed}\n"
+
+
+def test_bare_command_prints_the_overview_and_version_is_short(capsys: Capture) -> None:
+    for words, status, begins in (([], 2, "usage: vimctl COMMAND"), (["--version"], 0, f"vimctl {__version__}\n")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == status
+        assert capsys.readouterr().out.startswith(begins)
+
+
+@pytest.mark.parametrize("words", [["run", "digits"], ["config", "digits"], ["submit", "digits"], ["run", "my.yaml"]])
+def test_a_preset_in_the_place_of_a_component_is_named(words: list[str], capsys: Capture) -> None:
+    assert cli.main(words) == 2
+    assert f"{words[1]}: is a preset; name it with --preset {words[1]}" in capsys.readouterr().err
 
 
 def test_mistakes_in_words_are_config_errors(fake: Any, capsys: Capture) -> None:

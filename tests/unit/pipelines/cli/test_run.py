@@ -37,8 +37,8 @@ def test_only_and_force(fake: Any, capsys: Capture) -> None:
 
 
 def test_report_prints_the_published_page_or_figures(fake: Any, capsys: Capture) -> None:
-    assert cli.main(["report"]) == 1
-    assert "no report yet; make it with `vimctl run --preset fake`" in capsys.readouterr().err
+    assert cli.main(["report", "--preset", "fake"]) == 1
+    assert "no report yet; make it with `vimctl run --preset fake run.root=" in capsys.readouterr().err
     folder = Path(fake.config.run.root) / "reports" / "fake"
     folder.mkdir(parents=True)
     (folder / "report.html").write_text("<html>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,17 +121,22 @@ def test_a_failure_shows_node_reason_and_the_last_lines(
     assert lines[-1] == f"the whole log: vimctl logs {NAME}"
 
 
-def test_ctrl_c_detaches_and_says_how_to_stop_the_job(
-    flow: Any, jobs: FakeCluster, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_detaches_and_says_how_to_go_on(flow: Any, jobs: FakeCluster, capsys: Capture, tmp_path: Path) -> None:
     def interrupt(job_id: str) -> Iterator[str]:
         raise KeyboardInterrupt
 
     jobs.follow = interrupt  # type: ignore[method-assign]
-    assert main(["submit", "--preset", "fake"]) == 130
+    (tmp_path / "my c.yaml").write_text(f"root: {flow.config.run.root}\n")
+    named = ["--cluster", str(tmp_path / "my c.yaml")]
+    assert main(["submit", "--preset", "fake", *named]) == 130
     ((name, _),) = jobs.sent
-    assert f"`vimctl cancel {name}` stops it" in capsys.readouterr().out
+    ways = [f"vimctl {words} {name} {shlex.join(named)}" for words in ("logs -f", "cancel")]
+    ends = ["", f"detached; {name} goes on", f"follow it: {ways[0]}", f"stop it: {ways[1]}"]
+    assert capsys.readouterr().out.splitlines()[-4:] == ends
+    assert main(shlex.split(ways[0])[1:]) == 130
+    assert capsys.readouterr().out.splitlines()[-4:] == ends
     assert jobs.known[name].status == RUNNING
+    assert main(shlex.split(ways[1])[1:]) == 0
 
 
 def test_logs_and_cancel_take_the_newest_or_a_name(flow: Any, jobs: FakeCluster, capsys: Capture) -> None:

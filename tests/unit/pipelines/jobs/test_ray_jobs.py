@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +131,26 @@ def test_lines_are_whole_however_they_come() -> None:
     jobs, client = backend()
     client.chunks = ["one\ntw", "o\n", "\nthree"]
     assert list(jobs.follow(NAME)) == ["one", "two", "", "three"]
+
+
+def test_ctrl_c_ends_a_log_that_is_silent() -> None:
+    jobs, client = backend()
+    closed = []
+
+    async def tail(name: str) -> AsyncIterator[str]:
+        try:
+            yield "one\n"
+            await asyncio.sleep(60)
+        finally:
+            closed.append(name)
+
+    client.tail_job_logs = tail  # type: ignore[method-assign]
+    lines = jobs.follow(NAME)
+    assert next(lines) == "one"
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(lines)
+    assert closed == [NAME]
 
 
 def test_stopping_waits_for_the_end() -> None:

@@ -222,7 +222,7 @@ def test_what_was_not_made_is_named_with_its_command(
     fakes: dict[str, Fake], config: PipelineConfig, tmp_path: Path
 ) -> None:
     empty = dataclasses.replace(config, run=dataclasses.replace(config.run, root=str(tmp_path / "empty")))
-    with pytest.raises(DataError, match=r"ingest was not made .* `vimctl run ingest --preset fake`"):
+    with pytest.raises(DataError, match=r"ingest was not made .* `vimctl run ingest --preset fake run.root="):
         swept(GRID, empty)
     assert fakes["sample"].runs == 0
 
