@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.contract import registry
+from components.contract import registry, yaml_files
 from components.contract.commands import command
 from vim_core.config import PipelineConfig
 from vim_core.config.decode import decode, field_types
@@ -16,6 +17,7 @@ from vim_core.errors import ConfigError
 from vim_core.text import hint, nearest
 
 COMMAND_LINE = "command line"
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def load(preset: str, overrides: Sequence[str] = (), folder: str | Path | None = None) -> PipelineConfig:
@@ -28,15 +30,16 @@ def load(preset: str, overrides: Sequence[str] = (), folder: str | Path | None =
     from omegaconf.errors import OmegaConfBaseException
 
     path = _find(preset, [Path(folder)] if folder is not None else [])
-    trees = [*_chain(path, Path(folder) if folder is not None else path.parent), _override_tree(overrides)]
+    chain = _chain(path, Path(folder) if folder is not None else path.parent)
+    sources = [*chain, (COMMAND_LINE, _override_tree(overrides))]
     defaults = dataclasses.asdict(PipelineConfig(preset=path.stem))
     defaults["run"]["root"] = os.environ.get("VIM_ROOT") or defaults["run"]["root"]
     try:
-        merged = OmegaConf.merge(OmegaConf.create(defaults), *trees)
+        merged = OmegaConf.merge(OmegaConf.create(defaults), *(tree for _, tree in sources))
         resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    return _checked(decode(PipelineConfig, resolved))
+        raise _unresolved(str(error).splitlines()[0], str(error.full_key), sources) from error
+    return _checked(decode(PipelineConfig, yaml_files.as_text(PipelineConfig, resolved)))
 
 
 def presets(folder: str | Path) -> list[str]:
@@ -63,7 +66,7 @@ def with_values(config: PipelineConfig, values: Mapping[str, Any]) -> PipelineCo
         for group in groups:
             branch = branch[group]
         branch[leaf] = value
-    return decode(PipelineConfig, tree)
+    return decode(PipelineConfig, yaml_files.as_text(PipelineConfig, tree))
 
 
 def from_yaml(text: str, origin: str) -> PipelineConfig:
@@ -110,18 +113,18 @@ def _find(preset: str, folders: Sequence[Path]) -> Path:
     raise ConfigError(f"preset {preset!r} is unknown; {hint(preset, known)}")
 
 
-def _chain(path: Path, folder: Path) -> list[dict[str, Any]]:
-    """The file's own settings after those of the presets it extends, furthest first."""
-    trees: list[dict[str, Any]] = []
+def _chain(path: Path, folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The path and settings of a file after those of the presets it extends, furthest first."""
+    trees: list[tuple[str, dict[str, Any]]] = []
     seen: list[Path] = []
     while True:
         if path.resolve() in seen:
             raise ConfigError(f"{path}: extends itself through {' → '.join(item.stem for item in seen)}")
         seen.append(path.resolve())
-        tree = read(path)
+        tree = yaml_files.read(path, PipelineConfig)
         parent = tree.pop("extends", None)
         _check_keys(tree, names(), "", str(path))
-        trees.insert(0, tree)
+        trees.insert(0, (str(path), tree))
         if parent is None:
             return trees
         if not isinstance(parent, str):
@@ -129,33 +132,7 @@ def _chain(path: Path, folder: Path) -> list[dict[str, Any]]:
         path = _find(parent, [path.parent, folder])
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return a YAML file's own settings. Raises `ConfigError` for one that cannot be read or is no mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return parse(text, str(path))
-
-
-def parse(text: str, origin: str) -> dict[str, Any]:
-    """Return the settings of YAML text. Raises `ConfigError`, which names `origin`, where it is no mapping."""
-    import yaml
-    from omegaconf import OmegaConf
-
-    try:
-        loaded: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{origin}: expected settings as `key: value`, found {type(loaded).__name__}")
-    return loaded
-
-
 def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    import yaml
-    from omegaconf import OmegaConf
-
     known = names()
     tree: dict[str, Any] = {}
     for override in overrides:
@@ -170,15 +147,35 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
         branch = tree
         for group in groups:
             branch = branch.setdefault(group, {})
-        value: Any = text
-        if known[key] is not str:
-            try:
-                value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]  # type: ignore[index,call-overload]
-            except yaml.YAMLError as error:
-                raise ConfigError(f"{key}={text}: the value is not valid YAML; quote it for the shell") from error
-        branch[leaf] = value
+        branch[leaf] = yaml_files.value(text, key, known[key])
     _check_keys(tree, known, "", COMMAND_LINE)
     return tree
+
+
+def _unresolved(reason: str, key: str, sources: Sequence[tuple[str, Mapping[str, Any]]]) -> ConfigError:
+    """The error for a setting that cannot be resolved; it names the file that the setting is from.
+
+    Of a chain of interpolations, the last setting that exists is meant.
+    """
+
+    def last(name: str) -> tuple[str, Any]:
+        """Where the value of a setting is from, and that value; a default is from nowhere."""
+        for origin, tree in reversed(sources):
+            branch: Any = tree
+            for part in name.split("."):
+                branch = branch.get(part) if isinstance(branch, Mapping) else None
+            if branch is not None:
+                return origin, branch
+        return "", None
+
+    key, seen = key.partition("[")[0], set[str]()
+    while key not in seen:
+        seen.add(key)
+        origin, value = last(key)
+        inner = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if inner is not None and last(inner[1])[0]:
+            key = inner[1]
+    return ConfigError(f"{key}={value} ({origin}): {reason}")
 
 
 def _check_keys(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: str, origin: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.contract import registry, settings
+from components.contract import registry, yaml_files
 from vim_core.config import RunConfig
 from vim_core.config.decode import decode
 from vim_core.config.fields import one_of, require
@@ -120,9 +120,9 @@ def load(name: str) -> Cluster:
             raise ConfigError(f"cluster {name!r}: there is no such file")
         raise ConfigError(f"cluster {name!r} is unknown; {hint(name, names())}, or give a YAML file")
     try:
-        tree = OmegaConf.to_container(OmegaConf.create(settings.read(path)), resolve=True)
+        tree = OmegaConf.to_container(OmegaConf.create(yaml_files.read(path, Cluster)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path}: {error.full_key}: {str(error).splitlines()[0]}") from error
     cluster = decode(Cluster, tree, str(path), defaults=True)
     cluster.name = cluster.name or path.stem
     if cluster.is_local:
@@ -149,4 +149,4 @@ def _check_run(key: str, values: dict[str, Any]) -> None:
     for name in values:
         if name not in known:
             raise ConfigError(f"{key}.{name}: no setting of `run` that a cluster may change; {hint(name, known)}")
-    RunConfig(**values)
+    decode(RunConfig, yaml_files.as_text(RunConfig, values), key=key, defaults=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.contract import registry, settings
+from components.contract import registry, settings, yaml_files
 from components.contract.commands import command
 from components.tradeoff import grid
 from components.tradeoff.grid import ACCEPTANCE, Point, parse_axis
@@ -144,12 +144,12 @@ def load(name: str) -> Sweep:
         path = FOLDER / f"{name}.yaml"
     else:
         raise ConfigError(f"sweep {name!r} is unknown; {hint(name, names())}; or give a YAML file")
-    return decode(Sweep, {"name": path.stem, **settings.read(path)}, str(path), defaults=True)
+    return decode(Sweep, {"name": path.stem, **yaml_files.read(path, Sweep)}, str(path), defaults=True)
 
 
 def parse(text: str, name: str = "sweep") -> Sweep:
     """A sweep from YAML text, such as that of `to_yaml`. Raises `ConfigError`."""
-    return decode(Sweep, {"name": name, **settings.parse(text, name)}, name, defaults=True)
+    return decode(Sweep, {"name": name, **yaml_files.parse(text, name, Sweep)}, name, defaults=True)
 
 
 def to_yaml(sweep: Sweep) -> str:

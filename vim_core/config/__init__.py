@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from vim_core.config.data import IngestConfig, ReconstructConfig, TokenizeConfig
 from vim_core.config.evaluation import ClassifyConfig, ProbeConfig, ReportConfig, ScoreConfig, StatisticsConfig
-from vim_core.config.fields import execution, one_of, require
+from vim_core.config.fields import Amount, Count, PositiveInt, Ranged, Share, execution, one_of, require
 from vim_core.config.prior import PriorConfig, SampleConfig
 from vim_core.config.quantize import (
     CodebookConfig,
@@ -58,7 +58,7 @@ __all__ = [
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Ranged):
     """Where the pipeline runs and where it stores results; never part of a fingerprint.
 
     `parallel` is how `workers` share a training: 'data' (each has the whole network) or 'fsdp' (each has some rows of
@@ -74,37 +74,34 @@ class RunConfig:
 
     root: str = execution("artifacts")
     tracking_uri: str = execution("")
-    threads: int = execution(0)
+    threads: Count = execution(0)
     device: str = execution("auto")
-    workers: int = execution(1)
+    workers: PositiveInt = execution(1)
     parallel: str = execution("data")
-    step_timeout_s: float = execution(0.0)
-    notice_every: int = execution(10)
+    step_timeout_s: Amount = execution(0.0)
+    notice_every: PositiveInt = execution(10)
     topology: str = execution("")
     accelerator: str = execution("TPU-V4")
-    fsdp: int = execution(0)
+    fsdp: Count = execution(0)
     compile_cache: str = execution("")
-    data_workers: int = execution(0)
-    restarts: int = execution(3)
+    data_workers: Count = execution(0)
+    restarts: Count = execution(3)
     ray_address: str = execution("")
     beam_runner: str = execution("FnApiRunner")
-    beam_processes: int = execution(1)
+    beam_processes: Count = execution(1)
     beam_options: list[str] = field(default_factory=list, metadata={"execution": True})
     code_cache: str = execution("")
     system_metrics: bool = execution(True)
     register: bool = execution(True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("run.device", self.device, ("auto", "cpu", "cuda", "xla"))
         one_of("run.parallel", self.parallel, ("data", "fsdp"))
-        require(self.workers > 0, "run.workers", self.workers, "must be positive")
-        require(self.step_timeout_s >= 0, "run.step_timeout_s", self.step_timeout_s, "must be 0 (off) or positive")
-        require(self.notice_every > 0, "run.notice_every", self.notice_every, "must be positive")
-        require(self.fsdp >= 0, "run.fsdp", self.fsdp, "must be 0 (all devices) or the devices that share one copy")
 
 
 @dataclass
-class GatesConfig:
+class GatesConfig(Ranged):
     """Bounds of the quality gates; not part of a fingerprint, so a changed bound does not repeat any work.
 
     `codebook_usage` is the minimal share of codes that the tokenizer uses at the end of its training, over the last
@@ -112,13 +109,8 @@ class GatesConfig:
     because a loss or gradient was not finite (1: any).
     """
 
-    codebook_usage: float = execution(0.1)
-    nonfinite_share: float = execution(0.01)
-
-    def __post_init__(self) -> None:
-        for name in ("codebook_usage", "nonfinite_share"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"gates.{name}", value, "is a share, in [0, 1]")
+    codebook_usage: Share = execution(0.1)
+    nonfinite_share: Share = execution(0.01)
 
 
 @dataclass

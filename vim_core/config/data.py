@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import execution, one_of, require
+from vim_core.config.fields import Count, InnerShare, PositiveInt, Ranged, Seed, Share, execution, one_of, require
 from vim_core.config.training import AugmentConfig
 
 LAYOUTS = ("auto", "folders", "ilsvrc", "webdataset", "tfrecord", "parquet", "table")
 
 
 @dataclass
-class IngestConfig:
+class IngestConfig(Ranged):
     """Images in, image table out.
 
     `source` is `builtin:digits` or a local or remote folder. `layout` is its file layout: class folders, ILSVRC's
@@ -40,22 +40,23 @@ class IngestConfig:
     classes: list[str] = field(default_factory=list)
     labelled: bool = True
     split: str = "hash"
-    test_fraction: float = 0.165
+    test_fraction: InnerShare = 0.165
     # Addresses; the content of the lists enters the fingerprint.
     train_list: str = execution("")
     test_list: str = execution("")
     class_list: str = execution("")
     val_labels: str = execution("")
-    resize: int = 0
-    limit: int = 0
-    shards: int = 4
-    max_bad_share: float = 0.01
-    max_pixels: int = 100_000_000
-    max_bytes: int = 1 << 28
+    resize: Count = 0
+    limit: Count = 0
+    shards: PositiveInt = 4
+    max_bad_share: Share = 0.01
+    max_pixels: PositiveInt = 100_000_000
+    max_bytes: PositiveInt = 1 << 28
     # A limit that is not reached does not change the result.
-    max_expansion: int = execution(100)
+    max_expansion: PositiveInt = execution(100)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("ingest.split", self.split, ("hash", "folders", "lists"))
         one_of("ingest.layout", self.layout, LAYOUTS)
         one_of("ingest.keys", self.keys, ("auto", "content", "path"))
@@ -65,32 +66,28 @@ class IngestConfig:
         require(self.labelled or not self.classes, "ingest.classes", self.classes, "has no use with labelled=false")
         rule = "ingest.classes is given too"
         require(not (self.classes and self.class_list), "ingest.class_list", self.class_list, rule)
-        require(0 < self.test_fraction < 1, "ingest.test_fraction", self.test_fraction, "must lie in (0, 1)")
-        require(0 <= self.max_bad_share <= 1, "ingest.max_bad_share", self.max_bad_share, "must lie in [0, 1]")
-        for most in ("shards", "max_pixels", "max_bytes", "max_expansion"):
-            require(getattr(self, most) > 0, f"ingest.{most}", getattr(self, most), "must be positive")
 
 
 @dataclass
-class TokenizeConfig:
+class TokenizeConfig(Ranged):
     """Image table to code table; view 0 is the plain image, the others are augmented.
 
     `engine` is beam, or ray for hosts that Beam cannot reach, such as those of a TPU slice (one actor on each of
     `run.workers`); the codes are the same.
     """
 
-    views: int = 1
-    seed: int = 0
+    views: PositiveInt = 1
+    seed: Seed = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     engine: str = execution("beam")
 
     def __post_init__(self) -> None:
-        require(self.views > 0, "tokenize.views", self.views, "must be positive")
+        super().__post_init__()
         one_of("tokenize.engine", self.engine, ("beam", "ray"))
 
 
 @dataclass
-class ReconstructConfig:
+class ReconstructConfig(Ranged):
     """Held-out images through the tokenizer and back; `limit` is their maximal number (0: all)."""
 
-    limit: int = 0
+    limit: Count = 0

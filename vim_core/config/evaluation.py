@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import execution, one_of, require
+from vim_core.config.fields import (
+    Amount,
+    Count,
+    InnerShare,
+    PositiveFloat,
+    PositiveInt,
+    Ranged,
+    ShareBelowOne,
+    execution,
+    one_of,
+    require,
+)
 from vim_core.config.training import AugmentConfig, OptimConfig, TrainConfig
 
 
@@ -12,10 +23,10 @@ from vim_core.config.training import AugmentConfig, OptimConfig, TrainConfig
 class ClassifyConfig(TrainConfig):
     """A small convolutional classifier of the ingested images, for metrics and feature statistics."""
 
-    image_size: int = 32
-    width: int = 32
-    features: int = 64
-    dropout: float = 0.1
+    image_size: PositiveInt = 32
+    width: PositiveInt = 32
+    features: PositiveInt = 64
+    dropout: ShareBelowOne = 0.1
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -25,7 +36,7 @@ class ClassifyConfig(TrainConfig):
 
 
 @dataclass
-class StatisticsConfig:
+class StatisticsConfig(Ranged):
     """Reference statistics of real images under one feature network.
 
     Samples are compared with the images of `split`. The images of the splits in `halves` are divided into two halves,
@@ -44,21 +55,21 @@ class StatisticsConfig:
     # Addresses; the content enters the fingerprint by hash, that of a reference without one by size and date.
     weights: str = execution("")
     weights_sha256: str = ""
-    image_size: int = 0
+    image_size: Count = 0
     split: str = "test"
     halves: list[str] = field(default_factory=lambda: ["test"])
-    score_splits: int = 0
-    features: int = 0
+    score_splits: Count = 0
+    features: Count = 0
     reference: str = execution("")
     reference_sha256: str = ""
     export: bool = False
     spatial: bool = False
-    batch: int = 64
+    batch: PositiveInt = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_network()
         require(bool(self.halves), "statistics.halves", self.halves, "must name a split")
-        require(self.score_splits >= 0, "statistics.score_splits", self.score_splits, "must be 0 (none) or positive")
         rule = "must be 0 (none) or above 5, the neighbours that density and coverage look at"
         require(self.features == 0 or self.features > 5, "statistics.features", self.features, rule)
         rule = "sFID's spatial features are of statistics.network=inception"
@@ -72,7 +83,6 @@ class StatisticsConfig:
         named = self.network.startswith("torchvision:")
         rule = "must be one of classifier, inception, torchvision:<name>"
         require(named or self.network in ("classifier", "inception"), "statistics.network", self.network, rule)
-        require(self.image_size >= 0, "statistics.image_size", self.image_size, "must be 0 (as they are) or positive")
         for name, value in (("weights_sha256", self.weights_sha256), ("reference_sha256", self.reference_sha256)):
             hexadecimal = len(value) in range(8, 65) and set(value) <= set("0123456789abcdef")
             rule = "must be the first 8 to 64 hex digits of the file's sha256"
@@ -86,7 +96,7 @@ class StatisticsConfig:
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(Ranged):
     """Metrics of samples and reconstructions against real images.
 
     `protocol` is '' for this project's rules, or 'torch-fidelity' or 'guided-diffusion' for theirs (splits of the
@@ -101,24 +111,24 @@ class ScoreConfig:
     one npz file for guided-diffusion's evaluator.
     """
 
-    usage_batch: int = 256
+    usage_batch: PositiveInt = 256
     protocol: str = ""
     samples_from: str = execution("")  # its content enters the fingerprint by sizes and dates
-    groups: int = 20
+    groups: Count = 20
     floor: bool = True
     reconstructed: bool = True
     lpips: bool = False
     lpips_weights: str = execution("")
     lpips_sha256: str = ""
-    neighbours: int = 0
+    neighbours: Count = 0
     batch_file: bool = False
-    batch: int = 64
+    batch: PositiveInt = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         rule = "must be empty (this project's rules), torch-fidelity or guided-diffusion"
         require(self.protocol in ("", "torch-fidelity", "guided-diffusion"), "score.protocol", self.protocol, rule)
         require(self.groups == 0 or self.groups >= 2, "score.groups", self.groups, "must be 0 (no intervals) or 2 up")
-        require(self.neighbours >= 0, "score.neighbours", self.neighbours, "must be 0 (none) or a number of samples")
         rule = "needs score.lpips_weights (a path or URI of torchvision's vgg16-397923af.pth)"
         require(not self.lpips or bool(self.lpips_weights), "score.lpips", self.lpips, rule)
 
@@ -135,29 +145,21 @@ class ProbeConfig(TrainConfig):
     training images selects among the layers. `pixels` is the side of the images of a raw-pixel baseline (0: none).
     """
 
-    steps: int = 400
-    batch: int = 512
-    learning_rates: list[float] = field(default_factory=lambda: [0.03, 0.1, 0.3, 1.0])
-    weight_decays: list[float] = field(default_factory=lambda: [1e-6, 1e-5, 1e-4])
-    momentum: float = 0.9
-    decorrelate: float = 1e-3
-    ridge: list[float] = field(default_factory=lambda: [1e-4, 1e-3, 1e-2, 1e-1, 1.0])
-    validation_share: float = 0.15
-    pixels: int = 32
+    steps: PositiveInt = 400
+    batch: PositiveInt = 512
+    learning_rates: list[PositiveFloat] = field(default_factory=lambda: [0.03, 0.1, 0.3, 1.0])
+    weight_decays: list[Amount] = field(default_factory=lambda: [1e-6, 1e-5, 1e-4])
+    momentum: ShareBelowOne = 0.9
+    decorrelate: Amount = 1e-3
+    ridge: list[PositiveFloat] = field(default_factory=lambda: [1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+    validation_share: InnerShare = 0.15
+    pixels: Count = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("learning_rates", "weight_decays"):
             values = getattr(self, name)
             require(bool(values), f"probe.{name}", values, "must not be empty")
-        require(min(self.learning_rates) > 0, "probe.learning_rates", self.learning_rates, "must be positive")
-        require(min(self.weight_decays) >= 0, "probe.weight_decays", self.weight_decays, "must not be negative")
-        require(0 <= self.momentum < 1, "probe.momentum", self.momentum, "must lie in [0, 1)")
-        require(self.decorrelate >= 0, "probe.decorrelate", self.decorrelate, "must be 0 (plain SGD) or positive")
-        require(min(self.ridge, default=1.0) > 0, "probe.ridge", self.ridge, "must be positive")
-        share = self.validation_share
-        require(0 < share < 1, "probe.validation_share", share, "must lie in (0, 1): heads are chosen on it")
-        require(self.pixels >= 0, "probe.pixels", self.pixels, "must be 0 (no baseline) or the side of images")
         rule = "has no use: heads learn by SGD; set probe.learning_rates, probe.weight_decays and probe.momentum"
         require(self.optim == OptimConfig(), "probe.optim", self.optim, rule)
         require(self.ema == 0, "probe.ema", self.ema, "must be 0: heads are not averaged")
@@ -165,10 +167,10 @@ class ProbeConfig(TrainConfig):
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(Ranged):
     """One HTML page of the run's results, and how many images it shows."""
 
     title: str = "VIM"
-    samples_per_class: int = 8
-    max_classes: int = 20
-    reconstructions: int = 16
+    samples_per_class: Count = 8
+    max_classes: Count = 20
+    reconstructions: Count = 16

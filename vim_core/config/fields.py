@@ -2,12 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, field, fields, is_dataclass, replace
-from typing import Any, TypeVar
+import functools
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from vim_core.errors import ConfigError
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting, or each entry of a list, may be: from `low` to `high`; NaN is in no range.
+
+    `above` and `below` leave out `low` and `high` themselves.
+    """
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and (
+            value < self.high if self.below else value <= self.high
+        )
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            if self.low == 0:
+                return "must be positive" if self.above else "must be 0 or positive"
+            return f"must be at least {self.low:g}"
+        return f"must lie in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+
+
+PositiveInt = Annotated[int, Range(0, above=True)]
+Count = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
+"""What torch's generators take."""
+PositiveFloat = Annotated[float, Range(0, above=True)]
+Amount = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
+ShareBelowOne = Annotated[float, Range(0, 1, below=True)]
+InnerShare = Annotated[float, Range(0, 1, above=True, below=True)]
+
+
+@functools.cache
+def ranges(cls: Any) -> dict[str, Range]:
+    """The range of every numeric setting of a class that has one, by name; of a list, that of its entries."""
+    found = {}
+    for name, kind in get_type_hints(cls, include_extras=True).items():
+        inner = get_args(kind)[0] if get_origin(kind) is list else kind
+        declared = [each for each in getattr(inner, "__metadata__", ()) if isinstance(each, Range)]
+        if declared:
+            found[name] = declared[0]
+    return found
+
+
+class Ranged:
+    """Base of settings classes: a number outside its declared `Range` is refused when the settings are made."""
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for the first number out of range, named as in `select.count`."""
+        cls: Any = type(self)
+        group = cls.__name__.removesuffix("Config").lower()
+        for name, allowed in ranges(cls).items():
+            value = getattr(self, name)
+            inside = all(each in allowed for each in (value if isinstance(value, list) else [value]))
+            require(inside, f"{group}.{name}", value, str(allowed))
 
 
 def execution(default: Any) -> Any:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vim_core.config.fields import execution, one_of, require
+from vim_core.config.fields import (
+    Amount,
+    Count,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Ranged,
+    Seed,
+    ShareBelowOne,
+    execution,
+    one_of,
+    require,
+)
 from vim_core.config.training import AugmentConfig, StackConfig, TrainConfig
 
 
@@ -25,11 +37,11 @@ class PriorConfig(TrainConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     stack: StackConfig = field(default_factory=StackConfig)
     variant: str = "paper"
-    dropout: float = 0.1
+    dropout: ShareBelowOne = 0.1
     embedding_dropout: bool = True
     conditional: bool = True
-    label_dropout: float = 0.0
-    preview: int = execution(16)
+    label_dropout: ShareBelowOne = 0.0
+    preview: Count = execution(16)
     recompute: bool = execution(False)
 
     def __post_init__(self) -> None:
@@ -38,13 +50,10 @@ class PriorConfig(TrainConfig):
         rule = "is for prior.source=images; the views of a code table are set by tokenize.augment"
         require(self.source == "images" or self.augment == AugmentConfig(), "prior.augment", self.augment, rule)
         one_of("prior.variant", self.variant, ("paper", "modern"))
-        require(0 <= self.dropout < 1, "prior.dropout", self.dropout, "must lie in [0, 1)")
-        require(0 <= self.label_dropout < 1, "prior.label_dropout", self.label_dropout, "must lie in [0, 1)")
-        require(self.preview >= 0, "prior.preview", self.preview, "must be 0 (none) or positive")
 
 
 @dataclass
-class SampleConfig:
+class SampleConfig(Ranged):
     """Images sampled from the prior; labels are balanced over the classes.
 
     `guidance_schedule` lets guidance rise from code to code (see `vim_core.sampling.logits.guidance_scales`), earlier
@@ -52,33 +61,26 @@ class SampleConfig:
     held-out images are completed, of whose rows of codes the upper share `prefix` is given.
     """
 
-    count: int = 1000
-    seed: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 1.0
+    count: PositiveInt = 1000
+    seed: Seed = 0
+    temperature: PositiveFloat = 1.0
+    top_k: Count = 0
+    top_p: PositiveShare = 1.0
+    guidance: Amount = 1.0
     guidance_schedule: str = "constant"
-    guidance_power: float = 1.0
+    guidance_power: PositiveFloat = 1.0
     classes: list[str] = field(default_factory=list)
-    prefix: float = 0.0
-    lanes: int = 64
+    prefix: ShareBelowOne = 0.0
+    lanes: PositiveInt = 64
     precision: str = "fp32"
-    shards: int = 4
+    shards: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        require(self.count > 0, "sample.count", self.count, "must be positive")
-        require(self.temperature > 0, "sample.temperature", self.temperature, "must be positive")
-        require(0 < self.top_p <= 1, "sample.top_p", self.top_p, "must lie in (0, 1]")
-        require(self.top_k >= 0, "sample.top_k", self.top_k, "must be 0 (off) or positive")
+        super().__post_init__()
         one_of("sample.guidance_schedule", self.guidance_schedule, ("constant", "linear", "cosine"))
-        require(self.guidance_power > 0, "sample.guidance_power", self.guidance_power, "must be positive")
         rule = "is for a guidance_schedule that rises; set sample.guidance_schedule=linear or cosine"
         rises = self.guidance_schedule != "constant"
         require(rises or self.guidance_power == 1, "sample.guidance_power", self.guidance_power, rule)
         rule = "needs sample.guidance other than 1"
         require(self.guidance != 1 or not rises, "sample.guidance_schedule", self.guidance_schedule, rule)
-        require(0 <= self.prefix < 1, "sample.prefix", self.prefix, "must be 0 (nothing is given) or a share below 1")
-        require(self.lanes > 0, "sample.lanes", self.lanes, "must be positive")
-        require(self.shards > 0, "sample.shards", self.shards, "must be positive")
         one_of("sample.precision", self.precision, ("fp32", "bf16"))

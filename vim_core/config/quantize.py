@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from vim_core.config.fields import added_later, execution, one_of, require
+from vim_core.config.fields import (
+    Amount,
+    Count,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Range,
+    Ranged,
+    ShareBelowOne,
+    added_later,
+    execution,
+    one_of,
+    require,
+)
 from vim_core.config.training import AugmentConfig, OptimConfig, StackConfig, TrainConfig
 
 
 @dataclass
-class RestartConfig:
+class RestartConfig(Ranged):
     """Dead-code restarts: every `every` steps (0: off) codes used less than `threshold` of the mean are replaced.
 
     Usage is a moving average with `decay`; restarts end after the share `until` of the steps.
     """
 
-    every: int = 0
-    threshold: float = 0.05
-    decay: float = 0.95
-    until: float = 0.8
-
-    def __post_init__(self) -> None:
-        require(self.every >= 0, "restart.every", self.every, "must be 0 (off) or positive")
-        require(0 < self.until <= 1, "restart.until", self.until, "is a share of the steps, in (0, 1]")
+    every: Count = 0
+    threshold: Amount = 0.05
+    decay: ShareBelowOne = 0.95
+    until: PositiveShare = 0.8
 
 
 @dataclass
-class EntropyConfig:
+class EntropyConfig(Ranged):
     """Entropy term of the codebook: low entropy per latent, high entropy of the mean (MAGVIT-v2, arXiv 2310.05737).
 
     `weight` 0 is off: the paper has no such term. `diversity` weighs the entropy of the mean assignment, `temperature`
     divides the negative squared distances before the softmax.
     """
 
-    weight: float = 0.0
-    diversity: float = 1.0
-    temperature: float = 0.01
-
-    def __post_init__(self) -> None:
-        require(self.weight >= 0, "entropy.weight", self.weight, "must be 0 (off) or positive")
-        require(self.diversity >= 0, "entropy.diversity", self.diversity, "must not be negative")
-        require(self.temperature > 0, "entropy.temperature", self.temperature, "must be positive")
+    weight: Amount = 0.0
+    diversity: Amount = 1.0
+    temperature: PositiveFloat = 0.01
 
 
 @dataclass
-class CodebookConfig:
+class CodebookConfig(Ranged):
     """Vector quantizer with factorized codes (paper section 3.2).
 
     `gradient` is the encoder's gradient through the lookup: `straight_through` copies the decoder's, as the paper does;
@@ -52,53 +57,49 @@ class CodebookConfig:
     (arXiv 2410.06424).
     """
 
-    codes: int = 8192
-    dim: int = 32
+    codes: Annotated[int, Range(2, 65_536)] = 8192
+    dim: PositiveInt = 32
     l2: bool = True
-    commitment: float = 0.25
+    commitment: Amount = 0.25
     gradient: str = "straight_through"
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     restart: RestartConfig = field(default_factory=RestartConfig)
 
     def __post_init__(self) -> None:
-        require(2 <= self.codes <= 65_536, "codebook.codes", self.codes, "must lie in [2, 65536] (uint16 codes)")
+        super().__post_init__()
         one_of("codebook.gradient", self.gradient, ("straight_through", "rotation"))
 
 
 @dataclass
-class LossConfig:
+class LossConfig(Ranged):
     """Weights of the tokenizer's loss terms (paper section 3.3).
 
     `l1` is not in the paper: it can replace logit-laplace, which Parti drops (arXiv 2206.10789, section 2.1).
     """
 
-    l1: float = 0.0
-    l2: float = 1.0
-    logit_laplace: float = 0.1
-    perceptual: float = 0.1
+    l1: Amount = 0.0
+    l2: Amount = 1.0
+    logit_laplace: Amount = 0.1
+    perceptual: Amount = 0.1
     perceptual_weights: str = ""
     perceptual_optional: bool = False
-    adversarial: float = 0.1
+    adversarial: Amount = 0.1
 
 
 @dataclass
-class LeCamConfig:
+class LeCamConfig(Ranged):
     """LeCam regularisation of the discriminator's logits (arXiv 2104.03310).
 
     `weight` 0 is off (the paper regularises by R1 alone, as StyleGAN2 does); 0.001 is usual. `decay` is that of the
     moving averages of real and generated logits.
     """
 
-    weight: float = 0.0
-    decay: float = 0.999
-
-    def __post_init__(self) -> None:
-        require(self.weight >= 0, "lecam.weight", self.weight, "must be 0 (off) or positive")
-        require(0 <= self.decay < 1, "lecam.decay", self.decay, "must lie in [0, 1)")
+    weight: Amount = 0.0
+    decay: ShareBelowOne = 0.999
 
 
 @dataclass
-class DiscriminatorConfig:
+class DiscriminatorConfig(Ranged):
     """Discriminator, trained from step 0; the adversarial weight ramps up in `ramp_steps` from `ramp_start`.
 
     `kind: stylegan` is the paper's (StyleGAN2's residual network), `patch` pix2pix's, cheaper but 2.3 FID worse in
@@ -108,21 +109,21 @@ class DiscriminatorConfig:
     """
 
     kind: str = "stylegan"
-    channels: int = 512
-    base: int = 32768
-    patch_layers: int = 3
+    channels: PositiveInt = 512
+    base: PositiveInt = 32768
+    patch_layers: PositiveInt = 3
     spectral_norm: bool = False
     lecam: LeCamConfig = field(default_factory=LeCamConfig)
-    ramp_start: int = 0
-    ramp_steps: int = 0
-    r1_gamma: float = 10.0
-    r1_every: int = 16
-    stddev_group: int = 4
+    ramp_start: Count = 0
+    ramp_steps: Count = 0
+    r1_gamma: Amount = 10.0
+    r1_every: PositiveInt = 16
+    stddev_group: PositiveInt = 4
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("discriminator.kind", self.kind, ("stylegan", "patch"))
-        require(self.patch_layers > 0, "discriminator.patch_layers", self.patch_layers, "must be positive")
 
 
 @dataclass
@@ -139,8 +140,8 @@ class QuantizeConfig(TrainConfig):
     whose published weights need that.
     """
 
-    image_size: int = 256
-    patch: int = 8
+    image_size: PositiveInt = 256
+    patch: PositiveInt = 8
     positions: str = "learned"
     encoder: StackConfig = field(default_factory=StackConfig)
     decoder: StackConfig = field(default_factory=StackConfig)
@@ -149,7 +150,7 @@ class QuantizeConfig(TrainConfig):
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     tanh: str = added_later("head")
-    encode_batch: int = 32
+    encode_batch: PositiveInt = 32
     # An address; the digest of the weights enters the fingerprint.
     init_from: str = execution("")
     init_decoder: str = "fresh"

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 
 from vim_core.config.evaluation import ClassifyConfig
-from vim_core.config.fields import execution, one_of, require
+from vim_core.config.fields import (
+    Amount,
+    Count,
+    InnerShare,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Ranged,
+    Seed,
+    execution,
+    one_of,
+    require,
+)
 
 
 @dataclass
@@ -15,7 +27,7 @@ class SelectorConfig(ClassifyConfig):
     It is trained like `classify` with its own settings; at least its seed must differ.
     """
 
-    seed: int = 1
+    seed: Seed = 1
 
     def __post_init__(self) -> None:
         rule = "must be 1, because batch norm looks at the whole batch"
@@ -63,7 +75,7 @@ class NetworkConfig:
 
 
 @dataclass
-class SelectConfig:
+class SelectConfig(Ranged):
     """Rejection sampling: a classifier keeps `count` of the samples of each class at each of `rates`.
 
     At rate r these are the best of the first count / r samples of the class, so that every rate is scored on equally
@@ -71,20 +83,18 @@ class SelectConfig:
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    count: int = 50
-    rates: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.25, 0.05])
-    batch: int = 64
-    shards: int = 4
+    count: PositiveInt = 50
+    rates: list[PositiveShare] = field(default_factory=lambda: [1.0, 0.5, 0.25, 0.05])
+    batch: PositiveInt = 64
+    shards: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        require(self.count > 0, "select.count", self.count, "must be positive")
-        require(self.batch > 0, "select.batch", self.batch, "must be positive")
-        require(self.shards > 0, "select.shards", self.shards, "must be positive")
+        super().__post_init__()
         check_rates("select.rates", self.rates)
 
 
 @dataclass
-class TradeoffConfig:
+class TradeoffConfig(Ranged):
     """Accuracy and Fréchet distance over a grid of temperatures, guidances and acceptance rates.
 
     Each point has `count` images of every class. All pairs of temperature and guidance use the same noise; the rates of
@@ -92,33 +102,28 @@ class TradeoffConfig:
     which need none).
     """
 
-    temperatures: list[float] = field(default_factory=lambda: [1.0])
-    guidances: list[float] = field(default_factory=lambda: [1.0, 1.5, 2.0, 3.0])
-    acceptances: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.25])
-    count: int = 50
-    seed: int = 0
-    top_k: int = 0
-    top_p: float = 1.0
-    lanes: int = 64
+    temperatures: list[PositiveFloat] = field(default_factory=lambda: [1.0])
+    guidances: list[Amount] = field(default_factory=lambda: [1.0, 1.5, 2.0, 3.0])
+    acceptances: list[PositiveShare] = field(default_factory=lambda: [1.0, 0.5, 0.25])
+    count: PositiveInt = 50
+    seed: Seed = 0
+    top_k: Count = 0
+    top_p: PositiveShare = 1.0
+    lanes: PositiveInt = 64
     precision: str = "fp32"
-    bootstrap: int = 500
-    confidence: float = 0.95
+    bootstrap: Count = 500
+    confidence: InnerShare = 0.95
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, values in (("temperatures", self.temperatures), ("guidances", self.guidances)):
             require(bool(values), f"tradeoff.{name}", values, "name at least one")
             require(len(set(values)) == len(values), f"tradeoff.{name}", values, "names a value twice")
-        require(min(self.temperatures) > 0, "tradeoff.temperatures", self.temperatures, "must be positive")
         check_rates("tradeoff.acceptances", self.acceptances)
-        require(self.count > 0, "tradeoff.count", self.count, "must be positive")
-        require(self.top_k >= 0, "tradeoff.top_k", self.top_k, "must be 0 (off) or positive")
-        require(0 < self.top_p <= 1, "tradeoff.top_p", self.top_p, "must lie in (0, 1]")
-        require(self.lanes > 0, "tradeoff.lanes", self.lanes, "must be positive")
         one_of("tradeoff.precision", self.precision, ("fp32", "bf16"))
         rule = "must be 0 (no intervals) or at least 20, for an interval of resamples to mean something"
         require(self.bootstrap == 0 or self.bootstrap >= 20, "tradeoff.bootstrap", self.bootstrap, rule)
-        require(0 < self.confidence < 1, "tradeoff.confidence", self.confidence, "must lie in (0, 1)")
 
 
 def check_rates(key: str, rates: list[float]) -> None:

@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from vim_core.config.fields import execution, one_of, require
+from vim_core.config.fields import (
+    Amount,
+    Count,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Range,
+    Ranged,
+    Seed,
+    Share,
+    ShareBelowOne,
+    execution,
+    one_of,
+    require,
+)
 
 
 @dataclass
-class AugmentConfig:
+class AugmentConfig(Ranged):
     """Random view of an image; the defaults do not change it.
 
     A crop covers an area share in [min_scale, 1] with an aspect ratio in [1/max_aspect, max_aspect];
     then flip, rotation, zoom and shift are drawn uniformly.
     """
 
-    min_scale: float = 1.0
-    max_aspect: float = 1.0
-    flip: float = 0.0
-    rotate_degrees: float = 0.0
-    zoom: float = 0.0
-    shift: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(0 < self.min_scale <= 1, "augment.min_scale", self.min_scale, "must lie in (0, 1]")
-        require(self.max_aspect >= 1, "augment.max_aspect", self.max_aspect, "must be at least 1")
-        require(0 <= self.flip <= 1, "augment.flip", self.flip, "is a probability")
-        require(0 <= self.zoom < 1, "augment.zoom", self.zoom, "must lie in [0, 1)")
-        require(0 <= self.shift < 1, "augment.shift", self.shift, "is a share of the side, in [0, 1)")
+    min_scale: PositiveShare = 1.0
+    max_aspect: Annotated[float, Range(1)] = 1.0
+    flip: Share = 0.0
+    rotate_degrees: Amount = 0.0
+    zoom: ShareBelowOne = 0.0
+    shift: ShareBelowOne = 0.0
 
 
 @dataclass
-class StackConfig:
+class StackConfig(Ranged):
     """A stack of transformer blocks (paper Table 2)."""
 
-    blocks: int = 8
-    heads: int = 8
-    dim: int = 512
-    mlp: int = 2048
+    blocks: PositiveInt = 8
+    heads: PositiveInt = 8
+    dim: PositiveInt = 512
+    mlp: PositiveInt = 2048
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.dim % self.heads == 0, "dim", self.dim, f"must be divisible by heads={self.heads}")
 
 
 @dataclass
-class OptimConfig:
+class OptimConfig(Ranged):
     """Adam with decoupled weight decay, warm-up and decay; the schedule is a pure function of the step.
 
     `kind: factored` keeps the second moment of matrices as row and column means (`vim_core/optim/factored_adam.py`);
@@ -53,33 +62,29 @@ class OptimConfig:
 
     kind: str = "adamw"
     first_moment: str = "fp32"
-    update_clip: float = 0.0
-    lr: float = 1e-4
-    final_lr: float = 5e-5
-    warmup: int = 0
+    update_clip: Amount = 0.0
+    lr: PositiveFloat = 1e-4
+    final_lr: PositiveFloat = 5e-5
+    warmup: Count = 0
     decay: str = "cosine"
-    decay_start: int = 0
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 1e-4
-    clip_norm: float = 0.0
+    decay_start: Count = 0
+    beta1: ShareBelowOne = 0.9
+    beta2: ShareBelowOne = 0.99
+    weight_decay: Amount = 1e-4
+    clip_norm: Amount = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("kind", self.kind, ("adamw", "factored"))
         one_of("first_moment", self.first_moment, ("fp32", "bf16", "int8"))
         factored = self.kind == "factored"
         require(factored or self.first_moment == "fp32", "first_moment", self.first_moment, "needs kind=factored")
         require(factored or self.update_clip == 0, "update_clip", self.update_clip, "needs kind=factored")
-        require(self.update_clip >= 0, "update_clip", self.update_clip, "must be 0 (off) or positive")
-        require(0 <= self.beta1 < 1, "beta1", self.beta1, "must lie in [0, 1)")
-        require(0 <= self.beta2 < 1, "beta2", self.beta2, "must lie in [0, 1)")
         one_of("decay", self.decay, ("cosine", "exponential", "constant"))
-        require(self.lr > 0, "lr", self.lr, "must be positive")
-        require(self.final_lr > 0, "final_lr", self.final_lr, "must be positive")
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Ranged):
     """Settings of every training component.
 
     An update is skipped when its loss or gradient is not finite. `on_nonfinite: skip` goes on with the next batch,
@@ -93,37 +98,31 @@ class TrainConfig:
     cannot be written is reported and left out (`checkpoint_errors: warn`) or ends the training (`fail`).
     """
 
-    steps: int = 1000
-    batch: int = 64
-    accumulate: int = 1
-    seed: int = 0
+    steps: PositiveInt = 1000
+    batch: PositiveInt = 64
+    accumulate: PositiveInt = 1
+    seed: Seed = 0
     precision: str = "auto"
-    ema: float = 0.0
+    ema: ShareBelowOne = 0.0
     optim: OptimConfig = field(default_factory=OptimConfig)
     compile: str = execution("off")
-    log_every: int = execution(20)
-    checkpoint_every: int = execution(200)
+    log_every: PositiveInt = execution(20)
+    checkpoint_every: PositiveInt = execution(200)
     on_nonfinite: str = execution("skip")
-    evaluate_every: int = execution(0)
-    evaluate_limit: int = execution(0)
-    keep: int = execution(2)
+    evaluate_every: Count = execution(0)
+    evaluate_limit: Count = execution(0)
+    keep: PositiveInt = execution(2)
     best: str = execution("")
     checkpoint_errors: str = execution("warn")
 
     def __post_init__(self) -> None:
-        require(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "must be 0 (at the end) or positive")
-        require(self.evaluate_limit >= 0, "evaluate_limit", self.evaluate_limit, "must be 0 (all) or positive")
+        super().__post_init__()
         one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         one_of("on_nonfinite", self.on_nonfinite, ("skip", "halt"))
         one_of("checkpoint_errors", self.checkpoint_errors, ("warn", "fail"))
-        require(self.keep > 0, "keep", self.keep, "must be positive")
         words = self.best.split()
         rule = "must be '' or '<max|min> <figure>', such as 'max psnr_db'"
         require(not words or (len(words) == 2 and words[0] in ("max", "min")), "best", self.best, rule)
-        require(self.steps > 0, "steps", self.steps, "must be positive")
-        require(self.batch > 0, "batch", self.batch, "must be positive")
-        require(self.accumulate > 0, "accumulate", self.accumulate, "must be positive")
         rule = f"does not divide batch={self.batch}"
         require(self.batch % self.accumulate == 0, "accumulate", self.accumulate, rule)
         one_of("compile", self.compile, ("off", "on"))
-        require(0 <= self.ema < 1, "ema", self.ema, "must lie in [0, 1)")

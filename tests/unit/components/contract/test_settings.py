@@ -38,7 +38,13 @@ def folder(tmp_path: Path) -> Path:
         ("ingest.classes=cat", r"ingest\.classes='cat': expected list\[str\], found str"),
         ("prior.steps=[1,", r"prior\.steps=\[1,: the value is not valid YAML"),
         ("prior.steps", "'prior.steps': write an override as key=value"),
-        ("prior.steps=${nowhere.there}", "nowhere"),
+        (
+            "prior.steps=${nowhere.there}",
+            r"^prior\.steps=\$\{nowhere\.there\} \(command line\): .*'nowhere\.there' not found",
+        ),
+        ("prior.steps=${nowhere", r"^prior\.steps=\$\{nowhere: not a valid interpolation"),
+        ("ingest.limit=-1", r"^ingest\.limit=-1: must be 0 or positive"),
+        ("quantize.discriminator.r1_every=0", r"^quantize\.discriminator\.r1_every=0: must be positive"),
         ("prior.steps=???", r"prior\.steps"),
         ("prior.dropout=2", r"^prior\.dropout=2\.0: must lie in"),
         ("prior.stack.dim=100", r"^prior\.stack\.dim=100: must be divisible by heads"),
@@ -108,6 +114,7 @@ def test_a_preset_may_extend_another_from_anywhere(folder: Path) -> None:
         ("- ingest", "expected settings as `key: value`"),
         ("report: {title: !!python/object/apply:os.system ['touch pwned']}", "not valid YAML"),
         ("1: 2", "1: unknown setting"),
+        ("prior: {steps: '${a'}", r"mine\.yaml: prior\.steps: not a valid interpolation"),
     ],
 )
 def test_a_broken_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
@@ -117,6 +124,31 @@ def test_a_broken_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, t
         settings.load("mine", [], folder)
     assert "\n" not in str(caught.value)
     assert not (folder / "pwned").exists()
+
+
+def test_a_bad_interpolation_blames_the_file_that_has_it(folder: Path) -> None:
+    (folder / "parent.yaml").write_text("extends: base\nprior: {batch: '${nowhere.there}'}\n")
+    (folder / "child.yaml").write_text("extends: parent\nprior: {steps: 5}\n")
+    for overrides in ([], ["prior.steps=${prior.batch}"]):
+        with pytest.raises(ConfigError, match=r"^prior\.batch=\$\{nowhere\.there\} \(.*parent\.yaml\): .*not found$"):
+            settings.load("child", overrides, folder)
+
+
+def test_where_a_setting_is_text_a_value_counts_as_it_is_written(folder: Path) -> None:
+    words = ["components=[ingest]", "sample.classes=[3, 007, 1e3, on, 'b c']", "report.title=${prior.steps}"]
+    config = settings.load("base", words, folder)
+    assert config.sample.classes == ["3", "007", "1e3", "on", "b c"]
+    assert config.report.title == "7"
+    (folder / "mine.yaml").write_text(
+        "extends: base\ningest: {classes: [0, 01, no], source_digest: 12345678}\n"
+        "prior: {compile: on}\nrun: {beam_options: &all [1.50]}\nsample: {classes: *all}\n"
+    )
+    config = settings.load("mine", [], folder)
+    assert (config.ingest.classes, config.ingest.source_digest) == (["0", "01", "no"], "12345678")
+    assert (config.prior.compile, config.run.beam_options, config.sample.classes) == ("on", ["1.50"], ["1.50"])
+    assert settings.with_values(config, {"sample.classes": [3]}).sample.classes == ["3"]
+    with pytest.raises(ConfigError, match=r"sample\.classes\[0\]=True: expected str"):
+        settings.with_values(config, {"sample.classes": [True]})
 
 
 def test_an_unknown_preset_names_the_nearest(folder: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from math import isfinite, nan
 from typing import Any
 
 import pytest
@@ -27,6 +30,8 @@ from vim_core.config import (
     TradeoffConfig,
     TrainConfig,
 )
+from vim_core.config.decode import field_types
+from vim_core.config.fields import ranges
 from vim_core.errors import ConfigError
 
 SHA = "0123456789abcdef"
@@ -52,7 +57,7 @@ FROZEN: dict[str, Any] = {"init_from": "there", "freeze_encoder": True}
         (SampleConfig, {"guidance_schedule": "cosine"}, "needs sample.guidance other than 1"),
         (SampleConfig, {"guidance": 2.0, "guidance_power": 2.0}, "is for a guidance_schedule that rises"),
         (SampleConfig, {"guidance": 2.0, "guidance_schedule": "linear", "guidance_power": 0.0}, "must be positive"),
-        (SampleConfig, {"prefix": 1.0}, "a share below 1"),
+        (SampleConfig, {"prefix": 1.0}, r"sample\.prefix=1\.0: must lie in \[0, 1\)"),
         (SampleConfig, {"shards": 0}, "must be positive"),
         (TrainConfig, {"on_nonfinite": "stop"}, "on_nonfinite='stop': must be one of skip, halt"),
         (quantize_config, {"batch": 8, "accumulate": 3}, "accumulate=3: does not divide batch=8"),
@@ -118,6 +123,29 @@ FROZEN: dict[str, Any] = {"init_from": "there", "freeze_encoder": True}
 def test_refusals(cls: Any, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         cls(**fields)
+
+
+def numeric_settings(cls: Any = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Dotted name, class and field of every number, or list of numbers, of a preset."""
+    for name, kind in field_types(cls).items():
+        if is_dataclass(kind):
+            yield from numeric_settings(kind, f"{prefix}{name}.")
+        elif kind in (int, float, list[int], list[float]):
+            yield prefix + name, cls, name
+
+
+def test_every_numeric_setting_has_a_range_and_refuses_what_lies_outside() -> None:
+    settings = list(numeric_settings())
+    assert len(settings) > 150
+    for key, cls, name in settings:
+        assert name in ranges(cls), f"{key}: declare its Range"
+        allowed = ranges(cls)[name]
+        outside = [value for value in (allowed.low - 1, allowed.high + 1) if isfinite(value)]
+        outside += [allowed.low] * allowed.above + [allowed.high] * allowed.below
+        listed = field_types(cls)[name] in (list[int], list[float])
+        for value in [nan, *(value for value in outside if value not in allowed)]:
+            with pytest.raises(ConfigError, match=rf"\.{name}=.*: must"):
+                cls(**{name: [1.0, value] if listed else value})
 
 
 def test_settings_of_networks_from_outside_pass() -> None:
