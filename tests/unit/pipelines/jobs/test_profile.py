@@ -27,9 +27,9 @@ def test_shipped_profiles_load_and_place_every_component(name: str) -> None:
 
 
 def test_a_component_gets_its_own_place_above_the_common_one(tmp_path: Path) -> None:
-    text = "root: gs://b/vim\nenv: {OMP_NUM_THREADS: 04}\nrun: {workers: 2, device: cpu}\ncomponents:\n  prior: {workers: 4}\n"
+    text = "root: gs://b/vim\nenv: {N: 04}\nrun: {workers: 2, device: cpu}\ncomponents:\n  prior: {workers: 4}\n"
     cluster = profile.load(written(tmp_path, text))
-    assert cluster.env == {"OMP_NUM_THREADS": "04"}
+    assert cluster.env == {"N": "04"}
     common, prior = cluster.run_settings(RunConfig(threads=3)), cluster.run_settings(RunConfig(threads=3), "prior")
     assert (common.root, common.workers, common.threads, common.device) == ("gs://b/vim", 2, 3, "cpu")
     assert (prior.root, prior.workers, prior.threads, prior.device) == ("gs://b/vim", 4, 3, "cpu")
