@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.artifacts.counts import shortfalls
 from components.artifacts.inventory import short_name
 from components.contract import lineage
 from components.contract.api import Artifact, FileEntry, Inputs
@@ -23,6 +24,7 @@ from vim_core.errors import GateError
 from vim_core.storage import io
 
 FINITE, USAGE, COUNTED, LINEAGE = "finite", "codebook_usage", "images_accounted_for", "lineage"
+SUFFICIENT = "images_suffice"
 INPUT_DIGESTS = ("images", "codes", "prior", "samples")
 """Properties that hold the digest of the input of the same name."""
 RECORDED = {
@@ -63,6 +65,23 @@ def check_ingest(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
     text = f"{read} read, {written} in the table, {dead} set aside"
     passed = written + dead == read and +Counter(splits) == rows
     return _counted(passed, text, artifact, {"read": read, "dead_letter": dead, **splits})
+
+
+def check_sufficient(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Every later component has the images, classes and candidates that its settings ask for."""
+    properties = artifact.properties
+    lacking = [name for name in ("classes", "splits") if name not in properties]
+    if lacking:
+        return _missing(SUFFICIENT, artifact, ", ".join(lacking))
+    splits, classes = properties["splits"], properties["classes"]
+    text = f"{splits['train']} training and {splits['test']} held-out images"
+    text += f" of {len(classes)} class{'es' * (len(classes) != 1)}" if classes else ""
+    problems = shortfalls(config, artifact)
+    if problems:
+        numbered = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
+        text += f" are too few for {len(problems)} setting{'s' * (len(problems) != 1)}: {numbered}"
+    remedy = "The images are not read again for these settings"
+    return Verdict(SUFFICIENT, not problems, text, remedy, {"problems": float(len(problems))})
 
 
 def check_tokenize(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -171,7 +190,7 @@ def check_codebook_usage(config: PipelineConfig, artifact: Artifact, inputs: Inp
 
 
 GATES: dict[str, dict[str, Gate]] = {
-    "ingest": {COUNTED: check_ingest},
+    "ingest": {COUNTED: check_ingest, SUFFICIENT: check_sufficient},
     "classify": {FINITE: check_finite, LINEAGE: check_lineage},
     "selector": {FINITE: check_finite, LINEAGE: check_lineage},
     "statistics": {FINITE: check_finite},

@@ -72,6 +72,11 @@ class Conditions:
         return LaneGroup(index, labels, used, prefix, tuple(table.keys[row] for row in rows))
 
 
+def sample_key(number: int) -> str:
+    """The key of a sample in its image table."""
+    return f"sample-{number:08d}"
+
+
 def make_conditions(config: SampleConfig, inputs: Inputs, ctx: Context) -> Conditions:
     """The conditions that the settings describe.
 
@@ -184,7 +189,7 @@ class GroupDrawer:
         images = self.tokenizer.decode(codes)[: group.used]  # [used, 3, H, W]
         return [
             ImageRow(
-                key=f"sample-{group.index * self.sampler.lanes + lane:08d}",
+                key=sample_key(group.index * self.sampler.lanes + lane),
                 label=group.labels[lane],
                 image=encode_png(picture),
                 height=picture.shape[0],

@@ -97,6 +97,9 @@ def code_records(codes: Artifact, count: int, batch: int) -> dict[str, Any]:
     perplexity = "two to the entropy of the code frequencies over all images"
     used = count // batch * batch
     notes = f"{used // batch} batches of {batch} images; {count - used} images beyond the last full batch are left out"
+    if count < batch:
+        used = count
+        notes = f"one batch of all {count} images, fewer than score.usage_batch={batch}: usage counts lower"
     return {
         "codebook_usage": Protocol("codebook_usage", usage, count=used, notes=notes, **shared).record(),
         "perplexity": Protocol("perplexity", perplexity, count=count, unit="codes", **shared).record(),

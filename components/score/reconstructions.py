@@ -58,8 +58,9 @@ def add_reconstructions(
 def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str = "") -> None:
     """Add codebook usage (Table 4) and perplexity of the unaugmented codes of the test images.
 
+    Fewer test images than `score.usage_batch` are one batch, which the protocol says.
+
     Raises:
-        DataError: there are fewer test images than `score.usage_batch`.
         LineageError: the table has codes of another tokenizer.
     """
     import numpy as np
@@ -75,7 +76,7 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     table.check(str(codes.properties["tokenizer"]), vocabulary=vocabulary)
     plain = table.codes[table.view == 0]
     records = protocols.code_records(codes, len(plain), config.usage_batch)
-    shares = codebook.usages(plain, vocabulary, config.usage_batch)
+    shares = codebook.usages(plain, vocabulary, max(1, min(config.usage_batch, len(plain))))
     usage = float(np.mean(shares))
     interval = student_interval(usage, shares) if len(shares) > 1 else None
     method = PARTS.format(parts=f"{len(shares)} batches of images")

@@ -131,7 +131,9 @@ def session_resource(config: PipelineConfig) -> dg.ResourceDefinition:
         run_id = context.run.run_id if context.run is not None else ""
         if context.instance is not None and run_id:
             context.instance.add_run_tags(run_id, run_tags(config))
-        current = begin(config, lambda name: LineProgress(name, write or (lambda text: None)), run_id)
+        selected = context.run.asset_selection if context.run is not None else None
+        planned = [key.to_user_string() for key in selected or ()]
+        current = begin(config, lambda name: LineProgress(name, write or (lambda text: None)), run_id, planned=planned)
         try:
             yield current
         finally:

@@ -72,7 +72,7 @@ def run(
     run_id = str(uuid.uuid4())
     with (
         history.instance(config) as instance,
-        contextlib.closing(session.begin(config, progress, run_id, run_overrides, tags)) as current,
+        contextlib.closing(session.begin(config, progress, run_id, run_overrides, tags, names)) as current,
     ):
         definitions = assets.build(config, dagster.ResourceDefinition.hardcoded_resource(current))
         try:

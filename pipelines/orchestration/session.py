@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -32,13 +32,15 @@ class Session:
     """The state of one run of a preset; made by `begin`, ended by `close`.
 
     `results` is by component in the order of execution, `verdicts` the outcomes of the quality gates of each artifact
-    that was checked; `error` is the error that stopped the run, `page` the published report.
+    that was checked; `error` is the error that stopped the run, `page` the published report. `planned` are the
+    components of this run, whose needs the images must meet (empty: all of the preset).
     """
 
     config: PipelineConfig
     progress: Callable[[str], ClosingProgress]
     tracking: tracker.PipelineTracker
     run_overrides: RunOverrides = field(default_factory=dict)
+    planned: Collection[str] = ()
     results: dict[str, Result] = field(default_factory=dict)
     error: BaseException | None = None
     page: str = ""
@@ -89,8 +91,15 @@ class Session:
             sources = registry.inputs_of(name, self.config.components, self.config)
             existing = {key: execute.find(source, self.config, self._known) for key, source in sources.items()}
             inputs = {key: source for key, source in existing.items() if source is not None}
-            self.verdicts[name] = gates.evaluate(name, self.config, artifact, inputs)
+            self.verdicts[name] = gates.evaluate(name, self._planned_config(), artifact, inputs)
         return gates.gate_error(artifact, self.verdicts[name])
+
+    def _planned_config(self) -> PipelineConfig:
+        """The settings with the components of this run and those that these are made from."""
+        components = self.config.components
+        needed = {source for name in self.planned for source in registry.upstream(name, components, self.config)}
+        planned = registry.in_flow_order(needed | set(self.planned))
+        return replace(self.config, components=planned) if planned else self.config
 
     def close(self) -> None:
         """End the MLflow run with the status of this run."""
@@ -114,10 +123,11 @@ class Session:
 def begin(
     config: PipelineConfig, progress: Callable[[str], ClosingProgress], dagster_run: str = "",
     run_overrides: RunOverrides = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
+    planned: Collection[str] = (),
 ) -> Session:  # fmt: skip
     """Open the MLflow run with `tags`. Raises `ConfigError` for a tracking address that contradicts the root."""
     own = {"dagster/run_id": dagster_run} if dagster_run else {}
-    return Session(config, progress, tracker.open_run(config, {**own, **tags}), run_overrides)
+    return Session(config, progress, tracker.open_run(config, {**own, **tags}), run_overrides, planned)
 
 
 def report_folder(config: PipelineConfig) -> str:

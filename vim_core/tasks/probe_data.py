@@ -14,7 +14,7 @@ from vim_core.config import AugmentConfig, ProbeConfig
 from vim_core.data.code_files import CodeFile
 from vim_core.data.code_tables import CodeTable
 from vim_core.data.image_loader import INTERLEAVE, ImageLoader
-from vim_core.data.image_tables import stable_hash
+from vim_core.data.probe_split import is_validation
 from vim_core.data.sample_order import Ids, SampleOrder
 from vim_core.errors import DataError
 
@@ -36,11 +36,6 @@ class ProbeData:
     train_images: list[str] = field(default_factory=list)
     test_images: list[str] = field(default_factory=list)
     cache: str = ""
-
-
-def is_validation(key: str, config: ProbeConfig) -> bool:
-    """True for training images that select among heads; by the key, so all views of an image go together."""
-    return stable_hash("probe", str(config.seed), key) % 10_000 < config.validation_share * 10_000
 
 
 class ProbeRows(ABC):

@@ -171,9 +171,15 @@ def test_figures_of_the_codes(tmp_path: Path) -> None:
     assert protocol["notes"] == "2 batches of 5 images; 2 images beyond the last full batch are left out"
 
 
-def test_too_few_images_for_codebook_usage_name_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"256 images and there are 12.*score\.usage_batch"):
-        reconstructions.add_codes(Figures(), ScoreConfig(), inputs_of(score.INPUTS, tables(tmp_path)))
+def test_fewer_images_than_the_batch_of_codebook_usage_are_one_batch_and_the_protocol_says_so(tmp_path: Path) -> None:
+    scored = [Figures(), Figures()]
+    for figures, batch in zip(scored, (12, 256), strict=True):
+        reconstructions.add_codes(figures, ScoreConfig(usage_batch=batch), inputs_of(score.INPUTS, tables(tmp_path)))
+    assert scored[0].metrics == scored[1].metrics
+    complete, small = (figures.protocols["codebook_usage"] for figures in scored)
+    assert complete["count"] == small["count"] == 12
+    assert small["notes"] == "one batch of all 12 images, fewer than score.usage_batch=256: usage counts lower"
+    assert complete["notes"] != small["notes"]
 
 
 def test_all_figures_have_a_protocol(tmp_path: Path, made: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ def test_gates_are_checks_that_block(flow: Any) -> None:
     }
     assert passed == {
         ("ingest", "images_accounted_for"): True,
+        ("ingest", "images_suffice"): True,
         ("quantize", "finite"): True,
         ("quantize", "codebook_usage"): True,
         ("quantize", "lineage"): True,

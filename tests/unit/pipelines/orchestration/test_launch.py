@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from components.artifacts import gates
 from components.tracking.progress import LineProgress
 from pipelines.orchestration import assets, history, launch
 from vim_core.errors import ConfigError, DataError, GateError
@@ -148,6 +149,18 @@ def test_a_failed_gate_stops_this_run_and_later_ones_by_the_bound_of_the_time(fl
     flow.config.gates.codebook_usage = 0.95
     with pytest.raises(GateError, match=r"at least 0\.95"):
         run(flow, ["prior"])
+
+
+def test_images_must_suffice_for_the_components_of_this_run(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asks = {"prior": "prior.batch=9: asks for more", "tokenize": "tokenize.views=9: too many"}
+    problems = lambda config, images: [text for name, text in asks.items() if name in config.components]  # noqa: E731
+    monkeypatch.setattr(gates, "shortfalls", problems)
+    run(flow, ["ingest", "quantize"])
+    with pytest.raises(
+        GateError, match=r"gate images_suffice: .* 2 settings: \(1\) prior.batch=9.*\(2\) tokenize.views"
+    ):
+        run(flow)
+    assert flow.ran == ["ingest", "quantize"]
 
 
 def test_a_lost_connection_is_tried_again_and_a_mistake_is_not(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,11 @@ from tests.support.live_bytes import live_bytes
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.config import ProbeConfig
 from vim_core.data.code_files import CodeMeta, write_codes
+from vim_core.data.probe_split import is_validation
 from vim_core.errors import DataError
 from vim_core.models.prior import model_config
 from vim_core.tasks.probe import ProbeTask, select_heads
-from vim_core.tasks.probe_data import PADDING_LABEL, CodeProbeRows, ProbeData, is_validation
+from vim_core.tasks.probe_data import PADDING_LABEL, CodeProbeRows, ProbeData
 from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads, append_ones, unscale
 from vim_core.weights.saving import to_bytes
 
