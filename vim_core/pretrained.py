@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from vim_core.weights.saving import to_bytes
 WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
 PUBLISHED = "published"
 """Key of `config.json` for the weights' hash and the lineage of an exported model."""
+LANES = 64
+"""Most images that a prior samples or describes at once."""
 LINEAGE = ("images", "codes", "tokenizer", "encoder")
 """Digests that artifacts of tokenizers and priors record among their properties."""
 
@@ -157,8 +160,39 @@ class Tokenizer(vit_vqgan.Tokenizer):
                 raise DataError(f"{file}: {error}") from None
         return torch.stack(pictures) if pictures else torch.empty(0, 3, self.image_size, self.image_size)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [N, 3, S, S] in [0, 1] to codes int64 [N, T] on the CPU.
+
+        Raises:
+            DataError: not such images: another type, shape or range.
+        """
+        side, rule = self.image_size, "`Tokenizer.read` makes such images of files"
+        _check_shape("images", images, f"N 3 {side} {side}", rule)
+        if not images.is_floating_point():
+            raise DataError(f"images: {images.dtype}, expected floating point in [0, 1]: divide 8-bit values by 255")
+        low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 1.0)
+        if not (low >= 0 and high <= 1):  # also where a value is not a number
+            raise DataError(f"images: values from {low:.4g} to {high:.4g}, expected [0, 1]; {rule}")
+        return super().encode(images)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [N, T] to images [N, 3, S, S] in [0, 1] on the CPU.
+
+        Raises:
+            DataError: not such codes: another type, shape or range.
+        """
+        _check_codes("codes", codes, self.grid[0] * self.grid[1], self.vocabulary)
+        return super().decode(codes)
+
     def write(self, images: Tensor, *files: str | Path) -> None:
-        """Images [N, 3, H, W] in [0, 1] as PNG files. Raises `ValueError` unless there are N names."""
+        """Images [N, 3, H, W] in [0, 1] as N PNG files.
+
+        Raises:
+            DataError: the number of names is not N, the images have another shape, or a value is not finite.
+        """
+        _check_shape("images", images, "N 3 H W", "index one image as images[:1]")
+        if len(images) != len(files):
+            raise DataError(f"{len(images)} images and {len(files)} file names: give one name for each image")
         for picture, file in zip(from_tensor(images), map(str, files), strict=True):
             io.write_bytes(file, encode_png(picture))
 
@@ -194,17 +228,74 @@ class Prior:
             f"the prior was trained with tokenizer {self.shape.tokenizer[:12]}, this one is {tokenizer.digest[:12]}"
         )
 
-    def sample(self, labels: list[int], settings: SamplingSettings | None = None) -> Tensor:
+    def sample(
+        self, labels: Sequence[int], settings: SamplingSettings | None = None, prefix: Tensor | None = None
+    ) -> Tensor:
         """Codes [N, T] of one image for each label; an unconditional prior takes zeros.
 
+        Args:
+            labels: class of each image.
+            settings: temperature, top-k, top-p, guidance, seed.
+            prefix: the first codes [N, P] of each image in raster order, which are kept; the others are sampled.
+
         Raises:
-            DataError: there is no such class.
+            DataError: there is no such class, or the prefix does not fit.
+            ConfigError: guidance for a prior without classes.
         """
-        classes = max(1, self.shape.classes)
-        if labels and not 0 <= min(labels) <= max(labels) < classes:
+        classes, count = max(1, self.shape.classes), len(labels)
+        if count and not 0 <= min(labels) <= max(labels) < classes:
             raise DataError(f"labels {min(labels)} to {max(labels)}: the prior has classes 0 to {classes - 1}")
-        return Sampler(self.model, settings or SamplingSettings(), len(labels)).group(0, torch.tensor(labels))
+        if prefix is not None:
+            _check_codes("prefix", prefix, None, self.shape.vocabulary)
+            if len(prefix) != count or prefix.shape[1] > self.shape.tokens:
+                limit = f"[{count}, at most {self.shape.tokens}]: a row for each label"
+                raise DataError(f"prefix: {list(prefix.shape)}, expected {limit}")
+        if not count:
+            return torch.empty(0, self.shape.tokens, dtype=torch.int64)
+        lanes = min(count, LANES)
+        sampler = Sampler(self.model, settings or SamplingSettings(), lanes)
+        groups = []
+        for start in range(0, count, lanes):
+            # The last group is filled up: its other lanes are drawn and left out.
+            rows = [min(row, count - 1) for row in range(start, start + lanes)]
+            chosen = torch.tensor([labels[row] for row in rows])
+            groups.append(sampler.group(start // lanes, chosen, None if prefix is None else prefix[rows]))
+        return torch.cat(groups)[:count]
+
+    @torch.no_grad()
+    def features(self, codes: Tensor, block: int) -> Tensor:
+        """Mean-pooled output [N, D] of one block, counted from 0, of codes [N, T]: what the linear probe reads.
+
+        Raises:
+            DataError: not such codes: another type, shape or range.
+            ConfigError: there is no such block.
+        """
+        _check_codes("codes", codes, self.shape.tokens, self.shape.vocabulary)
+        parts = [self.model.features(part.long().to(self.model.device), block).cpu() for part in codes.split(LANES)]
+        return torch.cat(parts)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Weights and config for `from_pretrained`."""
         _save(str(folder), to_bytes(self.model), priors.model_config(self.shape), self.lineage)
+
+
+def _check_shape(name: str, tensor: object, shape: str, remedy: str) -> None:
+    """Raise `DataError` unless this is a tensor of this shape, such as 'N 3 32 32'; letters stand for any length."""
+    axes = shape.split()
+    wanted = f"[{', '.join(axes)}]"
+    if not isinstance(tensor, Tensor):
+        raise DataError(f"{name}: a {type(tensor).__name__}, expected a torch.Tensor {wanted}; {remedy}")
+    fits = tensor.ndim == len(axes)
+    if not fits or any(axis.isdigit() and int(axis) != size for axis, size in zip(axes, tensor.shape, strict=True)):
+        raise DataError(f"{name}: {list(tensor.shape)}, expected {wanted}; {remedy}")
+
+
+def _check_codes(name: str, codes: object, tokens: int | None, vocabulary: int) -> None:
+    """Raise `DataError` unless these are codes [N, tokens] of the vocabulary."""
+    _check_shape(name, codes, f"N {tokens or 'P'}", "a row for each image, codes in raster order")
+    assert isinstance(codes, Tensor)
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise DataError(f"{name}: {codes.dtype}, expected whole numbers")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
+        low, high = int(codes.min()), int(codes.max())
+        raise DataError(f"{name}: values from {low} to {high}: the vocabulary has 0 to {vocabulary - 1}")

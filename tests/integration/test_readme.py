@@ -123,6 +123,30 @@ def test_the_lines_of_python_run(copied: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (copied / "probed" / "accuracy.json").is_file()
 
 
+@pytest.mark.slow
+def test_the_notebook_of_vim_core_runs(smoke_run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps of each training on a folder of two classes; the classifier is the smoke run's."""
+    train, use = PYTHON.findall((REPOSITORY / "vim_core" / "README.md").read_text())
+    assert len(train.splitlines()) <= 40
+    picture = Image.linear_gradient("L").convert("RGB")
+    for name in ("PICTURE.jpg", "OTHER.jpg"):
+        picture.save(tmp_path / name)
+    for index in range(24):
+        path = tmp_path / "PICTURES" / ("cats", "dogs")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.rotate(15 * index).save(path)
+    (classifier,) = (manifest.parent for manifest in (smoke_run.root / "classify").glob("*/manifest.json"))
+    (weights,) = classifier.rglob("model.safetensors")
+    (tmp_path / "classifier").symlink_to(weights.parent)
+    monkeypatch.chdir(tmp_path)
+    assert "steps, stack = 600," in train
+    exec(compile(train.replace("= 600,", "= 3,").replace("threads=0", "threads=1"), "vim_core/README.md", "exec"), {})
+    exec(compile(use, "vim_core/README.md", "exec"), {})
+    for name in ("cats.png", "dogs.png", "drawn-0.png", "drawn-1.png"):
+        with Image.open(name) as drawn:
+            assert drawn.size == (64, 64)
+
+
 def test_links_and_paths_on_the_pages_lead_somewhere() -> None:
     for page in (
         REPOSITORY / name for name in (*PAGES, "components/README.md", "vim_core/README.md", "infra/README.md")

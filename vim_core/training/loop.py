@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +20,8 @@ from vim_core.training.monitor import OnEvaluated, TrainingMonitor
 from vim_core.training.spool import Spool
 
 SHOWN_SAMPLES = 8
+OnStep = Callable[[int, Mapping[str, Tensor]], None]
+"""Called after every step with the number of steps done and the step's metrics, scalars on the device."""
 
 
 def batches(task: Task, start: int, workers: int) -> Iterator[Batch]:
@@ -41,6 +43,7 @@ def train(
     *,
     peaks: PeakRates | None = None,
     on_evaluated: OnEvaluated | None = None,
+    on_step: OnStep = lambda done, figures: None,
 ) -> int:
     """Train the task to its last step, continuing from the newest checkpoint.
 
@@ -50,7 +53,7 @@ def train(
         preemption: polled after every step.
         watchdog: ends the process when a step hangs.
         peaks: rates that the achieved one is compared with.
-        on_evaluated: called with the metrics of every evaluation during training.
+        on_evaluated, on_step: see `OnEvaluated` and `OnStep`; to read a metric makes the host wait for the device.
 
     Returns:
         The step that training continued from, 0 for a fresh start.
@@ -89,6 +92,7 @@ def train(
                 if last:
                     watchdog.stop()
                 monitor.step(done, mean_over_workers(runtime, figures) if log_now else figures)
+                on_step(done, figures)
 
                 # 5. Checkpoint: at its interval, at the end, and when the machine may be taken.
                 notice = preemption.poll(done) if preemption else Preemption.NONE

@@ -154,3 +154,41 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
         tokenizer.read(tmp_path / "none.png")
     with pytest.raises(DataError, match=r"m: is a folder"):
         tokenizer.read(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda t, p: t.write(torch.rand(4, 3, 8, 8), "a.png"), "4 images and 1 file names"),
+        (lambda t, p: t.write(torch.rand(3, 8, 8), "a.png"), r"images: \[3, 8, 8\], expected \[N, 3, H, W\]"),
+        (lambda t, p: t.encode(torch.rand(3, 8, 8)), r"images: \[3, 8, 8\], expected \[N, 3, 8, 8\]"),
+        (lambda t, p: t.encode("cat.jpg"), r"images: a str, expected a torch.Tensor \[N, 3, 8, 8\]"),
+        (lambda t, p: t.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "divide 8-bit values by 255"),
+        (lambda t, p: t.encode(torch.full((1, 3, 8, 8), -0.5)), r"values from -0.5 to -0.5, expected \[0, 1\]"),
+        (lambda t, p: t.encode(torch.full((1, 3, 8, 8), torch.nan)), r"values from nan to nan, expected \[0, 1\]"),
+        (lambda t, p: t.decode(torch.zeros(4, dtype=torch.int64)), r"codes: \[4\], expected \[N, 4\]"),
+        (lambda t, p: t.decode(torch.full((1, 4), 10_000)), "values from 10000 to 10000: the vocabulary has 0 to"),
+        (lambda t, p: t.decode(torch.zeros(1, 4)), "codes: torch.float32, expected whole numbers"),
+        (lambda t, p: p.sample([0, 1], prefix=torch.zeros(1, 2).long()), r"prefix: \[1, 2\], expected \[2, at most"),
+        (lambda t, p: p.features(torch.zeros(1, 3, dtype=torch.int64), 0), r"codes: \[1, 3\], expected \[N, 6\]"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_refused_in_one_line(use: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        use(Tokenizer(tokenizer_network()), Prior(prior_network()))
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_do_not_depend_on_how_many_are_asked_for_and_keep_their_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, labels = Prior(prior_network()), [0, 1, 2, 0, 1]
+    whole = prior.sample(labels)
+    prefix = (whole[:, :2] + 1) % prior.shape.vocabulary
+    continued = prior.sample(labels, prefix=prefix)
+    assert torch.equal(continued[:, :2], prefix)
+    monkeypatch.setattr("vim_core.pretrained.LANES", 2)
+    assert torch.equal(prior.sample(labels), whole)
+    assert torch.equal(prior.sample(labels, prefix=prefix), continued)
+    expected = [prior.model.features(whole, block).detach() for block in (0, 1)]
+    for block, features in enumerate(expected):
+        torch.testing.assert_close(prior.features(whole, block), features)
+    assert prior.sample([]).shape == (0, prior.shape.tokens)
