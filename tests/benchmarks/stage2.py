@@ -49,7 +49,8 @@ def gpt2(stack: StackConfig, **settings: Any) -> nn.Module:
     size: dict[str, Any] = {"n_embd": stack.dim, "n_layer": stack.blocks, "n_head": stack.heads, "n_inner": stack.mlp}
     config = GPT2Config(**size, tie_word_embeddings=False, **settings)
     config._attn_implementation = "sdpa"
-    return GPT2LMHeadModel(config)
+    network: nn.Module = GPT2LMHeadModel(config)
+    return network
 
 
 def gpt2_step(bench: Bench, shape: Stage2, compile_it: bool) -> Callable[[Tensor], None]:
