@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,11 @@ from typing import Any
 
 from components.contract import registry, yaml_files
 from components.contract.commands import command
+from components.contract.fingerprint import result_settings
 from vim_core.config import PipelineConfig
 from vim_core.config.decode import decode, field_types
 from vim_core.errors import ConfigError
-from vim_core.text import hint, nearest
+from vim_core.text import flatten, hint, nearest
 
 COMMAND_LINE = "command line"
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -39,12 +41,31 @@ def load(preset: str, overrides: Sequence[str] = (), folder: str | Path | None =
         resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise _unresolved(str(error).splitlines()[0], str(error.full_key), sources) from error
-    return _checked(decode(PipelineConfig, yaml_files.as_text(PipelineConfig, resolved)))
+    config = _checked(decode(PipelineConfig, yaml_files.as_text(PipelineConfig, resolved)))
+    if overrides and not config.run.changed:
+        config.run.changed = _changed(preset, overrides, folder, config)
+    return config
+
+
+def _changed(preset: str, overrides: Sequence[str], folder: str | Path | None, config: PipelineConfig) -> list[str]:
+    """The overrides that change a result, as key=value."""
+    try:
+        before = flatten(result_settings(load(preset, (), folder)))
+    except ConfigError:  # the preset is not whole without them
+        before = {}
+    after = flatten(result_settings(config))
+    keys = dict.fromkeys(each.partition("=")[0] for each in overrides)
+    return [f"{key}={_text(after[key])}" for key in keys if key in after and after[key] != before.get(key)]
 
 
 def presets(folder: str | Path) -> list[str]:
     """The names of the presets in a folder, sorted."""
     return sorted(path.stem for path in Path(folder).glob("*.yaml"))
+
+
+def _text(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, list | bool) or value is None else str(value)
 
 
 def to_yaml(config: PipelineConfig) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from components.artifacts import format
 from components.artifacts.inventory import short
-from components.contract.api import Artifact
+from components.contract import registry
+from components.contract.api import Artifact, Row
 from components.contract.fingerprint import result_settings
 from components.engines.ray.pool import JOB_VARIABLE
 from components.tracking.link import http_status
+from components.tracking.pages import figures_table
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 from vim_core.text import flatten
@@ -22,6 +24,10 @@ from vim_core.text import flatten
 JOB = "VIM_JOB"
 """Set for a run that was sent to a cluster: the submission's name there."""
 SETTINGS = "settings.json"
+NAMED_SETTINGS, WORD_LENGTH = 4, 60
+"""Settings in a run's name at most, and their length."""
+BLOCK = re.compile(r"block_\d+$")
+DETAIL = re.compile(rf".*_(low|high|std)$|{BLOCK.pattern}")
 KINDS = {"quantize": "tokenizer", "prior": "prior", "classify": "classifier"}
 """Components whose artifacts become versions of a registered model, and the names of these models."""
 EXISTS = "RESOURCE_ALREADY_EXISTS"
@@ -45,6 +51,35 @@ def changed_settings(component: str, settings: Mapping[str, Any], version: int) 
     defaults = flatten(result_settings(getattr(PipelineConfig(), component)))
     changed = {name: value for name, value in flatten(settings).items() if value != defaults.get(name)}
     return {"version": version, **changed}
+
+
+def title(start: str, changed: Sequence[str]) -> str:
+    """A run's name: `start`, such as a preset or a component, and the settings that differ from the preset's."""
+    more = [f"+{len(changed) - NAMED_SETTINGS}"] if len(changed) > NAMED_SETTINGS else []
+    words = [word if len(word) <= WORD_LENGTH else f"{word[: WORD_LENGTH - 1]}…" for word in changed[:NAMED_SETTINGS]]
+    return " · ".join([start, " ".join([*words, *more])]) if changed else start
+
+
+def component_title(name: str, config: PipelineConfig) -> str:
+    """The name of a component's run, with those of the changed settings that may change its artifact."""
+    known = {name, *registry.upstream(name, config.components, config)} if name in config.components else {name}
+    others = set(registry.NAMES) - known
+    return title(name, [word for word in config.run.changed if word.partition(".")[0] not in others])
+
+
+def main_figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the ends of intervals and the single blocks, which report and manifest have: MLflow's list gets too long.
+
+    A block's accuracy is a curve of the probe's run.
+    """
+    return {name: value for name, value in metrics.items() if not DETAIL.match(name)}
+
+
+def block_rows(artifact: Artifact) -> list[Row]:
+    """The probe's accuracy as a curve over the blocks: its steps are the blocks."""
+    accuracies = {name: value for name, value in artifact.manifest.metrics.items() if BLOCK.match(name)}
+    made = created_ms(artifact)
+    return [Row(step, made, {"final/block": accuracies[name]}) for step, name in enumerate(sorted(accuracies))]
 
 
 def created_ms(artifact: Artifact) -> int:
@@ -73,12 +108,22 @@ def pipeline_description(preset: str, artifacts: Mapping[str, tuple[Artifact, bo
     `artifacts` holds each component's artifact and whether it was reused; `page` is the report's path or URI, or ''.
     """
     lines = [f"Report: {_link(page)}", ""] if page else []
+    lines += figures_table(highlights(artifact for artifact, _ in artifacts.values()))
     lines += ["| component | | figures | artifact |", "|---|---|---|---|"]
     for name, (artifact, reused) in artifacts.items():
         link = _link(artifact.folder, f"{artifact.manifest.component}/{short(artifact.manifest.fingerprint)}")
         lines.append(f"| {name} | {'reused' if reused else 'ran'} | {format.headline_text(artifact)} | {link} |")
     text = f"`vimctl report --preset {preset}` prints the figures, `vimctl artifacts show COMPONENT/…` an artifact."
     return "\n".join([*lines, "", text])
+
+
+def highlights(artifacts: Iterable[Artifact]) -> dict[str, float]:
+    """The figures of a pipeline's run: headline figures of its components, without the ends of intervals."""
+    return {
+        f"{artifact.manifest.component}/{name}": value
+        for artifact in artifacts
+        for name, value in main_figures(format.headline_figures(artifact)).items()
+    }
 
 
 def register(client: Any, preset: str, artifact: Artifact, run_ids: tuple[str, ...]) -> None:

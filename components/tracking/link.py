@@ -68,13 +68,6 @@ def artifact_location(run: RunConfig) -> str | None:
     return io.local_path(run.root).absolute().joinpath("mlartifacts").as_uri()
 
 
-def run_page(server: str, experiment_id: str, run_id: str) -> str:
-    """The page of an MLflow run, or '' where `server` is no web address or the run is not known there."""
-    if not (server.startswith("http") and experiment_id and run_id):
-        return ""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-
-
 class Link:
     """Calls to one tracking server. After a failure, calls fail at once for `rest_s` seconds.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import os
 import socket
@@ -20,15 +21,17 @@ from components.tracking.link import (
     ServerAway,
     ServerRefused,
     artifact_location,
-    run_page,
     tracking_uri,
 )
-from components.tracking.run import MlflowRun
+from components.tracking.pages import describe_experiment, run_page
+from components.tracking.run import INTERNAL, MlflowRun
 from vim_core.config import PipelineConfig
 
 log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"
+OWNER_PREFIXES = (INTERNAL, "vim.", ".dagster/vim/", "vim/")
+"""Of an owner's tags in MLflow and in Dagster, now and in runs of earlier versions."""
 GONE_S = 120.0
 """Age of a heartbeat at which a run of another host counts as abandoned."""
 
@@ -49,6 +52,7 @@ class ParentTracker(ABC):
     """End of the warning about undelivered entries."""
 
     def __init__(self, config: PipelineConfig, name: str, link: Link | None = None) -> None:
+        """`name` is the run's title in MLflow."""
         self._config = config
         self._link = link or Link(tracking_uri(config.run) or "")
         self._queue = DeliveryQueue(self._link)
@@ -99,6 +103,7 @@ class ParentTracker(ABC):
     def close(self, status: str) -> None:
         """End the parent run; what is queued gets at most `FLUSH_S` seconds to be delivered."""
         self._queue.add("the end of the run", lambda: self._parent.end(status))
+        self._queue.add("the table of runs", self._describe_experiment)
         missed, refused = self._queue.close(self.FLUSH_S), self._link.refused
         if missed:
             names = ", ".join(missed[:4]) + (" …" if len(missed) > 4 else "")
@@ -115,12 +120,13 @@ class ParentTracker(ABC):
         """Open the parent run."""
 
     def _child(
-        self, name: str, tags: Mapping[str, str], known_id: str = "", opened: Callable[[str], None] | None = None
-    ) -> MlflowRun:
+        self, name: str, tags: Mapping[str, str], known_id: str = "", opened: Callable[[str], None] | None = None,
+        title: str = "",
+    ) -> MlflowRun:  # fmt: skip
         def with_parent() -> dict[str, str]:
             return {**tags, PARENT: self._parent.open()}
 
-        return MlflowRun(self._link, self._experiment, name, with_parent, known_id, opened)
+        return MlflowRun(self._link, self._experiment, name, with_parent, known_id, opened, title)
 
     def _newest_run(self, query: str) -> Any:
         """The newest run of the experiment that fits the query, or None."""
@@ -128,43 +134,68 @@ class ParentTracker(ABC):
         runs = self._link.call(lambda c: list(c.search_runs([experiment], query, max_results=1, order_by=order)))
         return runs[0] if runs else None
 
+    def _describe_experiment(self) -> None:
+        """Write the view of the experiment's table of runs. Raises `ServerAway`."""
+        experiment = self._experiment()
+        self._link.call(lambda client: describe_experiment(client, experiment))
+
     def _experiment(self) -> str:
         """The id of the preset's experiment, which is made, or brought back, where it is not there."""
         if not self.experiment_id:
-            self.experiment_id = self._link.call(self._find_experiment)
+            self.experiment_id = self._link.call(lambda client: open_experiment(client, self._config))
         return self.experiment_id
 
-    def _find_experiment(self, client: Any) -> str:
-        experiment = client.get_experiment_by_name(self._config.preset)
-        if experiment is None:
-            location = artifact_location(self._config.run)
-            return str(client.create_experiment(self._config.preset, artifact_location=location))
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        return str(experiment.experiment_id)
+
+def open_experiment(client: Any, config: PipelineConfig) -> str:
+    """The id of a preset's experiment, which is made with its view, or brought back, where it is not there."""
+    experiment = client.get_experiment_by_name(config.preset)
+    if experiment is None:
+        created = str(client.create_experiment(config.preset, artifact_location=artifact_location(config.run)))
+        describe_experiment(client, created)
+        return created
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
-def owner_tags() -> dict[str, str]:
+def owner_tags(prefix: str = INTERNAL) -> dict[str, str]:
     """Host, process id and start time of this process, and the first heartbeat: who else looks can tell if it runs."""
     me = process.current()
-    tags = {"vim.host": socket.gethostname(), "vim.pid": str(me.pid), "vim.pid_started": me.started}
-    return {**tags, **heartbeat_tag()}
+    tags = {"host": socket.gethostname(), "pid": str(me.pid), "pid_started": me.started}
+    return {**{f"{prefix}{name}": value for name, value in tags.items()}, **heartbeat_tag(prefix)}
 
 
-def heartbeat_tag() -> dict[str, str]:
+def heartbeat_tag(prefix: str = INTERNAL) -> dict[str, str]:
     """The heartbeat: now, in seconds since 1970."""
-    return {"vim.beat": str(int(time.time()))}
+    return {f"{prefix}beat": str(int(time.time()))}
+
+
+def owner_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """`host`, `pid`, `pid_started` and `beat` of a run, as far as its tags have them, under whichever prefix."""
+    names = ("host", "pid", "pid_started", "beat")
+    found = {name: [tags[p + name] for p in OWNER_PREFIXES if p + name in tags] for name in names}
+    return {name: values[0] for name, values in found.items() if values}
 
 
 def is_owner_gone(tags: Mapping[str, str]) -> bool:
     """True if the process behind a run has ended: looked up on this host, by heartbeat on another one."""
-    if tags.get("vim.host") != socket.gethostname():
-        return time.time() - float(tags.get("vim.beat", "0")) > GONE_S
+    owner = owner_of(tags)
+    if owner.get("host") != socket.gethostname():
+        return time.time() - float(owner.get("beat", "0")) > GONE_S
     try:
-        pid = int(tags.get("vim.pid", "-1"))
+        pid = int(owner.get("pid", "-1"))
     except ValueError:
         return True
-    return not process.ProcessId(pid, tags.get("vim.pid_started", "")).alive
+    return not process.ProcessId(pid, owner.get("pid_started", "")).alive
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """What MLflow shows as a run's source, user and version: the command, who gave it, and the code's commit."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        user = str(os.getuid())
+    return {"mlflow.source.name": command, "mlflow.source.type": "LOCAL", "mlflow.user": user, **commit_tag()}
 
 
 def commit_tag() -> dict[str, str]:

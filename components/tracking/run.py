@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
@@ -19,7 +20,11 @@ from vim_core.text import flatten
 
 log = logging.getLogger(__name__)
 
-TOKEN = "vim.token"
+INTERNAL = "mlflow.vim."
+"""Prefix of tags for programs: MLflow shows none of those that begin with `mlflow.`."""
+TOKEN = f"{INTERNAL}token"
+SAME_TITLE = 1000
+"""Number of runs with one title that are told apart by a number."""
 PARAM_LENGTH = 500
 TAG_LENGTH = 5000
 PARAMS_PER_CALL = 100
@@ -31,8 +36,9 @@ DATASET_DIGEST_LENGTH = 36
 class MlflowRun:
     """An MLflow run addressed by its id, never by MLflow's global state; made by the first call that gets through.
 
-    `experiment` gives the experiment's id, `name` and `tags` are used when the run is made. `known_id` is the id of an
-    earlier attempt's run, which is continued where it still exists. `opened` gets the id once there is one.
+    `experiment` gives the experiment's id, `title` (default: `name`) and `tags` are used when the run is made; where
+    the experiment has a run of this title, the new one gets a number behind it. `known_id` is the id of an earlier
+    attempt's run, which is continued where it still exists. `opened` gets the id once there is one.
 
     Calls raise `ServerAway` and may be repeated then: a point with the same timestamp is one point for MLflow. A call
     that the server refuses for good is noted once in `link.refused` and raises nothing.
@@ -42,9 +48,10 @@ class MlflowRun:
 
     def __init__(
         self, link: Link, experiment: Callable[[], str], name: str, tags: Callable[[], Mapping[str, str]],
-        known_id: str = "", opened: Callable[[str], None] | None = None,
+        known_id: str = "", opened: Callable[[str], None] | None = None, title: str = "",
     ) -> None:  # fmt: skip
         self.name, self.run_id, self.incomplete = name, "", False
+        self._title = title or name
         self._link, self._experiment, self._tags = link, experiment, tags
         self.known_id, self._opened = known_id, opened
         self._token, self._creating = uuid.uuid4().hex, False
@@ -193,9 +200,20 @@ class MlflowRun:
             runs = self._link.call(lambda client: list(client.search_runs([experiment], query)))
             if runs:
                 return str(runs[0].info.run_id)
+        title = self._link.call(lambda client: _unused_title(client, experiment, self._title))
         self._creating = True
-        run = self._link.call(lambda client: client.create_run(experiment, tags=tags, run_name=self.name))
+        run = self._link.call(lambda client: client.create_run(experiment, tags=tags, run_name=title))
         return str(run.info.run_id)
+
+
+def _unused_title(client: Any, experiment: str, title: str) -> str:
+    """The title, with the first free number behind it where the experiment has a run of this title."""
+    name = title.replace("'", "")
+    if not client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1):
+        return name
+    query = f"attributes.run_name LIKE '{name} (%'"
+    taken = {run.info.run_name for run in client.search_runs([experiment], query, max_results=SAME_TITLE)}
+    return next(each for number in itertools.count(2) if (each := f"{name} ({number})") not in taken)
 
 
 class QueuedRun:

@@ -11,14 +11,16 @@ from datetime import datetime
 from typing import Any
 
 from components.tracking.link import Link
-from components.tracking.parent import PARENT, ParentTracker, commit_tag, owner_tags
-from components.tracking.run import MlflowRun
+from components.tracking.parent import PARENT, ParentTracker, owner_tags, source_tags
+from components.tracking.run import INTERNAL, MlflowRun
 from vim_core.config import PipelineConfig
 
 PAGE = 500
 """Runs of one search request."""
 KIND, SWEEP, FINGERPRINT = "vim.kind", "vim.sweep", "vim.fingerprint"
-POINT, RESULT, REASON = "vim.point", "vim.result", "vim.reason"
+POINT, RESULT, REASON = "vim.point", f"{INTERNAL}result", "vim.reason"
+OLD_RESULT = "vim.result"
+"""The same in runs of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class SweepTracker(ParentTracker):
 
         def deliver() -> None:
             result, run_id = _digest(dict(figures)), self._parent.open()
-            if self._link.call(lambda client: client.get_run(run_id)).data.tags.get(RESULT) != result:
+            if _result(self._link.call(lambda client: client.get_run(run_id))) != result:
                 self._parent.metrics(0, figures)
                 self._parent.tag({RESULT: result})
 
@@ -90,7 +92,7 @@ class SweepTracker(ParentTracker):
 
     def _tags(self) -> dict[str, str]:
         tags = {KIND: "sweep", SWEEP: self._name, FINGERPRINT: self._fingerprint, "vim.preset": self._config.preset}
-        return {**tags, **owner_tags(), **commit_tag(), **self._given_tags}
+        return {**tags, **owner_tags(), **source_tags("vimctl sweep run"), **self._given_tags}
 
     def _begin(self) -> None:
         """Open the newest run of the same sweep or a new one, and look up which points the server has."""
@@ -105,7 +107,7 @@ class SweepTracker(ParentTracker):
             while True:
                 page = client.search_runs([self.experiment_id], query, max_results=PAGE, page_token=token)
                 for run in page:
-                    points[run.data.tags.get(POINT, "")] = (str(run.info.run_id), run.data.tags.get(RESULT, ""))
+                    points[run.data.tags.get(POINT, "")] = (str(run.info.run_id), _result(run))
                 token = page.token
                 if not token:
                     return points
@@ -118,6 +120,7 @@ class SweepTracker(ParentTracker):
             return
         if point.key not in self._points:
             tags = {KIND: "point", POINT: point.key, "vim.preset": self._config.preset}
+            tags |= source_tags("vimctl sweep run")
             self._points[point.key] = self._child(point.label, tags, known_id)
         run = self._points[point.key]
         run.params(point.settings)
@@ -126,6 +129,11 @@ class SweepTracker(ParentTracker):
         run.end("FAILED" if point.reason else "FINISHED")
         # Last: the next run of the sweep sends everything again that was not delivered before this.
         run.tag({RESULT: point.result})
+
+
+def _result(run: Any) -> str:
+    """The digest of what the server has, '' for nothing."""
+    return str(run.data.tags.get(RESULT) or run.data.tags.get(OLD_RESULT, ""))
 
 
 def _digest(record: Mapping[str, Any]) -> str:

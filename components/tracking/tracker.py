@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from components.artifacts import format
-from components.artifacts.inventory import short
 from components.artifacts.process import background_thread
 from components.contract import registry
 from components.contract.api import Artifact, Tracker
@@ -20,7 +18,15 @@ from components.contract.fingerprint import result_settings
 from components.tracking import describe
 from components.tracking.link import BATCH_ROWS, Link, ServerAway, ServerRefused
 from components.tracking.node_metrics import SYSTEM, Sampler, queue_writer
-from components.tracking.parent import ParentTracker, commit_tag, final_status, heartbeat_tag, is_owner_gone, owner_tags
+from components.tracking.pages import NOTE
+from components.tracking.parent import (
+    ParentTracker,
+    final_status,
+    heartbeat_tag,
+    is_owner_gone,
+    owner_tags,
+    source_tags,
+)
 from components.tracking.run import MlflowRun, QueuedRun
 from components.tracking.shipping import CURVES, NONFINITE, PICTURES, FaultLog, rows_of
 from vim_core.config import PipelineConfig, TrainConfig
@@ -37,7 +43,7 @@ class PipelineTracker(ParentTracker):
 
     def __init__(self, config: PipelineConfig, tags: Mapping[str, str], link: Link | None = None) -> None:
         self._fingerprint = config_fingerprint(config)
-        super().__init__(config, f"{config.preset} {short(self._fingerprint)}", link)
+        super().__init__(config, describe.title(config.preset, config.run.changed), link)
         self._given_tags = tags
         self._running: dict[str, MlflowRun] = {}
         self._artifacts: dict[str, tuple[Artifact, bool]] = {}
@@ -62,7 +68,8 @@ class PipelineTracker(ParentTracker):
             if not over.is_set():
                 io.write_bytes(note, run_id.encode())
 
-        run = self._child(name, self._component_tags(name, fingerprint), known_id, opened)
+        tags = self._component_tags(name, fingerprint)
+        run = self._child(name, tags, known_id, opened, describe.component_title(name, self._config))
         self._log_settings(run, result_settings(getattr(self._config, name)))
         # A run id that is there in time enters the artifact's manifest.
         self._queue.wait(self.START_S)
@@ -90,8 +97,7 @@ class PipelineTracker(ParentTracker):
             self._queue.add(f"the run of {name}", lambda: self._complete(artifact))
         self._artifacts[name] = (artifact, reused)
         # The parent's columns and description: one row of the experiment says how a run went.
-        figures, created_ms = format.headline_figures(artifact), describe.created_ms(artifact)
-        highlights = {f"{manifest.component}/{key}": value for key, value in figures.items()}
+        highlights, created_ms = describe.highlights([artifact]), describe.created_ms(artifact)
         if highlights:
             self._queue.add(f"the headlines of {name}", lambda: self._parent.metrics(0, highlights, created_ms))
         self._describe()
@@ -111,7 +117,8 @@ class PipelineTracker(ParentTracker):
     @functools.cached_property
     def _context_tags(self) -> dict[str, str]:
         """Tags of the parent and of its children."""
-        return {"vim.preset": self._config.preset, **commit_tag(), **describe.job_tag(), **self._given_tags}
+        tags = {"vim.preset": self._config.preset, **source_tags("vimctl run")}
+        return {**tags, **describe.job_tag(), **self._given_tags}
 
     def _tags(self) -> dict[str, str]:
         kind = {"vim.kind": "pipeline", "vim.fingerprint": self._fingerprint}
@@ -140,7 +147,7 @@ class PipelineTracker(ParentTracker):
 
     def _describe(self) -> None:
         text = describe.pipeline_description(self._config.preset, self._artifacts, self._page)
-        self._queue.add("the description", lambda: self._parent.tag({"mlflow.note.content": text}))
+        self._queue.add("the description", lambda: self._parent.tag({NOTE: text}))
 
     def _register(self, artifact: Artifact, run: MlflowRun | None) -> None:
         """Make the network a version of its registered model."""
@@ -160,11 +167,14 @@ class PipelineTracker(ParentTracker):
         name, manifest = run.name, artifact.manifest
         tags = {
             "vim.digest": artifact.digest, "vim.artifact": artifact.folder, "vim.numeric": json.dumps(manifest.numeric),
-            "mlflow.note.content": describe.component_description(artifact),
+            NOTE: describe.component_description(artifact),
         }  # fmt: skip
-        finals = {f"final/{key}": value for key, value in manifest.metrics.items()}
+        finals = {f"final/{key}": value for key, value in describe.main_figures(manifest.metrics).items()}
         self._queue.add(f"the tags of {name}", lambda: run.tag(tags))
         self._queue.add(f"the figures of {name}", lambda: run.metrics(0, finals, describe.created_ms(artifact)))
+        blocks = describe.block_rows(artifact)
+        if blocks:
+            self._queue.add(f"the blocks of {name}", lambda: run.rows(blocks))
         if manifest.inputs:
             root = self._config.run.root
             self._queue.add(f"the inputs of {name}", lambda: run.datasets(root, manifest.inputs))
@@ -187,7 +197,8 @@ class PipelineTracker(ParentTracker):
             complete = self._newest_run(f"{query} and attributes.status = 'FINISHED'") is not None
         if complete:
             return
-        run = self._child(name, self._component_tags(name, fingerprint), run_id)
+        tags = self._component_tags(name, fingerprint)
+        run = self._child(name, tags, run_id, title=describe.component_title(name, self._config))
         run.incomplete = True
         self._log_settings(run, manifest.config)
         self._log_artifact(run, artifact)

@@ -16,7 +16,7 @@ from components.artifacts.gates import GATES
 from components.contract import registry
 from components.contract.api import Artifact
 from components.engines.attempts import is_transient
-from components.tracking.link import run_page
+from components.tracking.pages import run_page
 from components.tracking.parent import commit_tag, owner_tags
 from components.tracking.progress import LineProgress
 from components.tracking.tracker import config_fingerprint

@@ -70,6 +70,7 @@ class RunConfig(Ranged):
     there map into memory (empty: `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner runs on this
     machine in `beam_processes` processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
     `system_metrics` logs CPU, memory and GPU of every node to MLflow, `register` registers trained networks as models.
+    `changed` are the settings that differ from the preset's file, as key=value: loading sets it, and MLflow shows it.
     """
 
     root: str = execution("artifacts")
@@ -93,6 +94,7 @@ class RunConfig(Ranged):
     code_cache: str = execution("")
     system_metrics: bool = execution(True)
     register: bool = execution(True)
+    changed: list[str] = field(default_factory=list, metadata={"execution": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -94,11 +94,17 @@ def test_what_a_dead_server_missed_comes_with_the_next_run(
     assert [run.info.status for run in client.runs("point")] == ["FINISHED", "FAILED"]
 
 
-def test_a_point_half_delivered_is_sent_again(config: PipelineConfig, client: Client) -> None:
+def test_a_point_half_delivered_is_sent_again_and_one_of_an_earlier_version_is_not(
+    config: PipelineConfig, client: Client
+) -> None:
     swept(config, client, [POINT])
     (run,) = client.runs("point")
-    client.delete_tag(run.info.run_id, "vim.result")
+    client.delete_tag(run.info.run_id, "mlflow.vim.result")
     client.set_terminated(run.info.run_id, "KILLED")
+    client.set_tag(run.info.run_id, "vim.result", POINT.result)
+    swept(config, client, [POINT])
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
+    client.delete_tag(run.info.run_id, "vim.result")
     swept(config, client, [POINT])
     (again,) = client.runs("point")
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")

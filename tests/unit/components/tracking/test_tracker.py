@@ -92,7 +92,12 @@ def test_parent_and_child_carry_settings_results_inputs_and_descriptions(
     run.close("FINISHED")
     (parent,), (child,) = client.runs("pipeline"), client.runs("component")
     fingerprint = tracking.config_fingerprint(config)
-    assert (parent.info.run_name, child.info.run_name) == (f"fake {fingerprint[:8]}", "quantize")
+    assert (parent.info.run_name, child.info.run_name) == ("fake", "quantize")
+    shown = [tag for tag in parent.data.tags if not tag.startswith("mlflow.")]
+    assert sorted(shown) == ["dagster/run_id", "vim.fingerprint", "vim.kind", "vim.preset"]
+    for run in (parent, child):
+        assert run.data.tags["mlflow.source.name"] == "vimctl run"
+        assert run.data.tags["mlflow.user"]
     assert parent.info.status == child.info.status == "FINISHED"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.tags["dagster/run_id"] == child.data.tags["dagster/run_id"] == "d1"
@@ -111,6 +116,54 @@ def test_parent_and_child_carry_settings_results_inputs_and_descriptions(
     text = parent.data.tags["mlflow.note.content"]
     assert "console.cloud.google.com/storage/browser/bucket/reports/fake/report.html" in text
     assert "| quantize | ran | test_psnr_db 22.5 |" in text
+    assert "| quantize/test_psnr_db | 22.5 |" in text
+
+
+def test_runs_are_named_by_what_differs_and_no_two_alike(tmp_path: Path, config: Any, client: Client) -> None:
+    config.components = ["ingest", "quantize", "tokenize", "prior"]
+    config.run.changed = ["quantize.steps=3", "prior.dropout=0.2"]
+    for _ in range(3):
+        run = begin(config, client)
+        with run.component("quantize", "f1", str(tmp_path / run.run_id)), run.component("prior", "f2", str(tmp_path)):
+            pass
+        run.close("FINISHED")
+    names = [run.info.run_name for run in client.runs("pipeline")]
+    first = "fake · quantize.steps=3 prior.dropout=0.2"
+    assert names == [first, f"{first} (2)", f"{first} (3)"]
+    names = [run.info.run_name for run in client.runs("component")]
+    assert {"quantize · quantize.steps=3", "prior · quantize.steps=3 prior.dropout=0.2"} <= set(names)
+    assert len(set(names)) == len(names)
+    many = [f"prior.setting_{number}={number}" for number in range(6)]
+    assert describe.title("fake", many).endswith("prior.setting_3=3 +2")
+
+
+def test_the_table_of_runs_opens_with_the_headline_figures_that_runs_have(
+    tmp_path: Path, config: Any, client: Client
+) -> None:
+    made(config, client, tmp_path)
+    experiment = client.get_experiment_by_name("fake")
+    saved = json.loads(experiment.tags["mlflow.sharedViewState.vim"])["state"].removeprefix("deflate;")
+    state = json.loads(zlib.decompress(base64.b64decode(saved)))
+    assert state["selectedColumns"] == ["metrics.`quantize/test_psnr_db`"]
+    assert "| fake | 22.5 |" in experiment.tags["mlflow.note.content"]
+    address = pages.runs_page("http://host:5000/", experiment.experiment_id)
+    assert address.endswith(f"/#/experiments/{experiment.experiment_id}/runs?{pages.TRAINING}&viewStateShareKey=vim")
+    assert pages.runs_page("http://host:5000", "") == "http://host:5000"
+
+
+def test_ends_of_intervals_stay_out_of_mlflow_and_blocks_are_a_curve(
+    tmp_path: Path, config: Any, client: Client
+) -> None:
+    run = begin(config, client)
+    with run.component("quantize", "f1", str(tmp_path)) as tracker:
+        pass
+    result = artifact(tmp_path, tracker.run_id)
+    metrics = {"fid": 2.0, "fid_low": 1.0, "fid_high": 3.0, "is_std": 1.0, "block_00": 0.5, "block_01": 0.75}
+    run.finished("quantize", replace(result, manifest=replace(result.manifest, metrics=metrics)), reused=False)
+    run.close("FINISHED")
+    (child,) = client.runs("component")
+    assert set(child.data.metrics) == {"final/fid", "final/block"}
+    assert client.points(child.info.run_id, "final/block") == [(0, 0.5), (1, 0.75)]
 
 
 def test_an_outage_stops_nothing_and_the_next_run_makes_up_for_it(
@@ -214,11 +267,12 @@ def test_only_an_abandoned_run_of_the_same_settings_is_continued(
 
 
 def test_an_owner_is_gone_when_its_process_is_or_its_beat_is_old() -> None:
-    alive = owner_tags()
-    assert not is_owner_gone(alive)
-    assert is_owner_gone({**alive, "vim.pid_started": "1"})
-    assert not is_owner_gone({**alive, "vim.host": "another"})
-    assert is_owner_gone({**alive, "vim.host": "another", "vim.beat": "1000"})
+    for prefix in ("mlflow.vim.", ".dagster/vim/", "vim.", "vim/"):  # the last two are of earlier versions
+        alive = owner_tags(prefix)
+        assert not is_owner_gone(alive)
+        assert is_owner_gone({**alive, f"{prefix}pid_started": "1"})
+        assert not is_owner_gone({**alive, f"{prefix}host": "another"})
+        assert is_owner_gone({**alive, f"{prefix}host": "another", f"{prefix}beat": "1000"})
 
 
 def test_an_answer_lost_on_the_way_does_not_make_a_second_run(client: Client) -> None:
