@@ -64,6 +64,16 @@ def inputs_of(name: str, components: Sequence[str], config: PipelineConfig | Non
     return inputs
 
 
+def nearest_inputs(name: str, components: Sequence[str], config: PipelineConfig | None = None) -> list[str]:
+    """The components that `name` reads from, in flow order, without those from which another of them is made.
+
+    A graph of these alone has the same order of components, and no edge beside a longer path.
+    """
+    sources = set(inputs_of(name, components, config).values())
+    implied = {far for source in sources for far in upstream(source, components, config)}
+    return sorted(sources - implied, key=NAMES.index)
+
+
 def in_flow_order(components: Iterable[str]) -> list[str]:
     """The same components in the order in which they run. Raises `ConfigError` for an unknown or repeated one."""
     names = list(components)

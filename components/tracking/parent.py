@@ -190,7 +190,7 @@ def is_owner_gone(tags: Mapping[str, str]) -> bool:
 
 
 def source_tags(command: str) -> dict[str, str]:
-    """What MLflow shows as a run's source, user and version: the command, who gave it, and the code's commit."""
+    """Tags of a run that MLflow shows as its source, user and version: the command, who gave it, the code's commit."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in containers

@@ -74,7 +74,7 @@ def serve(arguments: Namespace) -> int:
     if uri is None or uri.startswith("http"):
         links.insert(0, ("MLflow", uri or "off (run.tracking_uri=off)"))
     servers = ui.servers(config, arguments.preset, overrides, arguments.mlflow_port, arguments.dagster_port)
-    return ui.serve(servers, links, common.console())
+    return ui.serve(config, servers, links, common.console())
 
 
 def ray_links(name: str) -> list[str]:

@@ -183,7 +183,7 @@ def print_schedules(arguments: Namespace) -> int:
         table.add_row("none was run yet", "", "", "")
     console.print(table)
     if schedules:
-        last_runs, alive = _history(config, schedules)
+        last_runs, reasons, alive = _history(config, schedules)
         columns = ("schedule", "when", "missed", "where", "next", "last")
         table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for each in schedules:
@@ -192,6 +192,8 @@ def print_schedules(arguments: Namespace) -> int:
             table.add_row(each.name, each.when, each.missed, each.cluster or "here", following, last)
         console.print()
         console.print(table)
+        for name, reason in reasons.items():
+            common.print_field(console, "failed", f"{name}: {reason}")
         if not alive:
             text = f"no daemon looks at {io.absolute(root)}: start `{command('ui')}`"
             common.print_field(console, "asleep", text)
@@ -250,22 +252,27 @@ def _format_time(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _history(config: PipelineConfig, schedules: list[Schedule]) -> tuple[dict[str, str], bool]:
-    """The last run of each schedule, and whether the daemon's sensor is alive; nothing without a local history."""
+def _history(config: PipelineConfig, schedules: list[Schedule]) -> tuple[dict[str, str], dict[str, str], bool]:
+    """By schedule its last run, and why that failed; whether the daemon's sensor is alive.
+
+    Nothing without a local history.
+    """
     if not os.environ.get("DAGSTER_HOME"):
         if not io.is_local(config.run.root):
-            return {}, True  # the history of a remote root lies where its daemon runs
+            return {}, {}, True  # the history of a remote root lies where its daemon runs
         if not (io.local_path(config.run.root) / "dagster" / "dagster.yaml").exists():
-            return {}, False
-    from dagster import RunsFilter
+            return {}, {}, False
+    from dagster import DagsterRunStatus, RunsFilter
 
     from pipelines.orchestration import history
     from pipelines.schedules import due
 
-    last_runs = {}
+    last_runs, reasons = {}, {}
     with history.instance(config) as instance:
         for schedule in schedules:
             for record in instance.get_run_records(filters=RunsFilter(tags={due.TAG: schedule.name}), limit=1):
                 status = str(record.dagster_run.status.value).lower()
                 last_runs[schedule.name] = f"{status} {_format_time(record.create_timestamp.timestamp())}"
-        return last_runs, bool(instance.get_daemon_statuses(["SENSOR"])["SENSOR"].healthy)
+                if record.dagster_run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
+                    reasons[schedule.name] = history.failure_reason(instance, record.dagster_run.run_id) or "no reason"
+        return last_runs, reasons, bool(instance.get_daemon_statuses(["SENSOR"])["SENSOR"].healthy)

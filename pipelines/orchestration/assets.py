@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the annotation of an asset's context as a type.
 
 import base64
+import io as memory
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from components.tracking.pages import run_page
 from components.tracking.parent import commit_tag, owner_tags
 from components.tracking.progress import LineProgress
 from components.tracking.tracker import config_fingerprint
+from pipelines.orchestration import history, running
 from pipelines.orchestration.session import MLFLOW_URL, Session, begin
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
@@ -29,8 +31,11 @@ ACCELERATED = frozenset({"classify", "selector", "quantize", "prior", "sample", 
 """Components that need exclusive use of the accelerator."""
 FIRST_PAUSE_S = 5
 """Before the first retry; each further one waits twice as long."""
-INLINE_BYTES = 300_000
-"""Larger pictures are given by their address: each event is stored in Dagster's database."""
+INLINE_BYTES, SHOWN_SIDE = 300_000, 1024
+"""Larger pictures are scaled down to this many pixels a side: each event is stored in Dagster's database."""
+REUSE = "*Materialize* brings up to date: what exists with these settings and inputs is reused, and checked again."
+MAKE_AGAIN = "To make it again, select it in the job `{}`, or hold Shift on *Materialize* and give `force: true`."
+AGAIN = "Makes all of it, or the selected assets, again although they exist: a training takes its whole time."
 
 
 def build(config: PipelineConfig, run_session: dg.ResourceDefinition | None = None) -> dg.Definitions:
@@ -41,7 +46,10 @@ def build(config: PipelineConfig, run_session: dg.ResourceDefinition | None = No
     pool = accelerator_pool(config) if run_session is None else None
     return dg.Definitions(
         assets=[asset(name, config, pool if name in ACCELERATED else None) for name in config.components],
-        jobs=[dg.define_asset_job(job_name(config), description=f"Everything of the preset {config.preset}.")],
+        jobs=[
+            dg.define_asset_job(job_name(config), description=f"Brings {config.preset} up to date. {REUSE}"),
+            dg.define_asset_job(again_name(config), description=AGAIN, tags={FORCE_TAG: "true"}),
+        ],
         resources={"session": run_session or session_resource(config)},
         # The multiprocess executor imports everything again for each component, five seconds a time.
         executor=dg.in_process_executor,
@@ -51,6 +59,11 @@ def build(config: PipelineConfig, run_session: dg.ResourceDefinition | None = No
 def job_name(config: PipelineConfig) -> str:
     """A Dagster name for the job that runs the whole preset."""
     return "".join(letter if letter.isalnum() else "_" for letter in config.preset)
+
+
+def again_name(config: PipelineConfig) -> str:
+    """A Dagster name for the job that makes assets again although they exist."""
+    return f"{job_name(config)}_make_again"
 
 
 def accelerator_pool(config: PipelineConfig) -> str:
@@ -68,11 +81,11 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
 
     @dg.asset(
         name=name,
-        deps=sorted(set(registry.inputs_of(name, config.components, config).values())),
+        deps=registry.nearest_inputs(name, config.components, config),
         required_resource_keys={"session"},
         config_schema={"force": dg.Field(bool, default_value=False, description="Make it again although it exists.")},
         code_version=str(module.VERSION),
-        description=_first_line(module.__doc__ or name),
+        description=f"{_first_line(module.__doc__ or name)}\n\n{REUSE} {MAKE_AGAIN.format(again_name(config))}",
         group_name=job_name(config),
         check_specs=[
             dg.AssetCheckSpec(gate, asset=name, blocking=True, description=_first_line(rule.__doc__ or gate))
@@ -167,7 +180,7 @@ def materialization(result: Result, current: Session) -> dict[str, Any]:
 
 
 def pictures(artifact: Artifact) -> dict[str, Any]:
-    """The newest picture of each kind, inline where it is small, else its address."""
+    """The newest picture of each kind, inline and perhaps scaled down; the address of one that cannot be drawn."""
     newest = {}
     for entry in sorted(artifact.manifest.files, key=lambda file: file.name):
         if entry.name.endswith(".png"):
@@ -176,23 +189,43 @@ def pictures(artifact: Artifact) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, entry in newest.items():
         uri = artifact.uri(entry.name)
-        if entry.bytes > INLINE_BYTES:
+        png = io.read_bytes(uri)
+        if len(png) > INLINE_BYTES:
+            png = _scaled_down(png)
+        if len(png) > INLINE_BYTES:
             values[key] = dg.MetadataValue.path(uri)
         else:
-            data = base64.b64encode(io.read_bytes(uri)).decode()
+            data = base64.b64encode(png).decode()
             values[key] = dg.MetadataValue.md(f"![{key}](data:image/png;base64,{data})")
     return values
 
 
+def _scaled_down(png: bytes) -> bytes:
+    """A picture of `SHOWN_SIDE` pixels a side at most, with 256 colours; the same bytes where they are no picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(memory.BytesIO(png)).convert("RGB")
+    except UnidentifiedImageError:
+        return png
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    out = memory.BytesIO()
+    picture.quantize(256).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
 def mlflow_url(current: Session, run_id: str) -> str:
-    """The page of an MLflow run, or '' if no known server shows it."""
-    server = os.environ.get(MLFLOW_URL) or current.tracking.uri
-    return run_page(server, current.tracking.experiment_id, run_id)
+    """The page of an MLflow run, for one in a database where `vimctl ui` shows it; '' where tracking is off."""
+    uri = current.tracking.uri
+    if uri.startswith("sqlite:"):
+        uri = os.environ.get(MLFLOW_URL) or running.mlflow_server(current.config)
+    return run_page(uri, current.tracking.experiment_id, run_id)
 
 
 def run_tags(config: PipelineConfig) -> dict[str, str]:
-    """Tags of a Dagster run: preset, fingerprint of its settings, commit, and the process that executes it."""
-    tags = {"vim/preset": config.preset, "vim/fingerprint": config_fingerprint(config)}
+    """Tags of a Dagster run: its preset and what differs from it; hidden ones on its settings, code and process."""
+    hidden = {f"{history.OWNER_PREFIX}fingerprint": config_fingerprint(config), **owner_tags(history.OWNER_PREFIX)}
     commit = next(iter(commit_tag().values()), "")
-    tags |= {"vim/commit": commit} if commit else {}
-    return tags | {name.replace("vim.", "vim/", 1): value for name, value in owner_tags().items()}
+    hidden |= {f"{history.OWNER_PREFIX}commit": commit} if commit else {}
+    changed = {"vim/changed": " ".join(config.run.changed)} if config.run.changed else {}
+    return {"vim/preset": config.preset, **changed, **hidden}

@@ -6,6 +6,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from components.contract import registry
 from components.tracking.progress import ClosingProgress
@@ -14,6 +15,10 @@ from pipelines.orchestration.session import RunOverrides
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from dagster import InitResourceContext, ResourceDefinition
+
+TIMELINE_TAGS = {history.REPOSITORY_TAG: f"{history.REPOSITORY}@{history.LOCATION}"}
 SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -74,14 +79,14 @@ def run(
         history.instance(config) as instance,
         contextlib.closing(session.begin(config, progress, run_id, run_overrides, tags, names)) as current,
     ):
-        definitions = assets.build(config, dagster.ResourceDefinition.hardcoded_resource(current))
+        definitions = assets.build(config, _shown_session(current))
         try:
             result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
                 run_config={**SILENT, **options},
                 instance=instance,
                 asset_selection=[dagster.AssetKey(name) for name in names],
                 run_id=run_id,
-                tags={**assets.run_tags(config), **tags},
+                tags={**assets.run_tags(config), **TIMELINE_TAGS, **tags},
                 raise_on_error=False,
             )
         except dagster.DagsterExecutionInterruptedError as error:
@@ -95,3 +100,15 @@ def run(
             reasons = [str(event.message) for event in result.all_events if event.is_failure]
             raise RuntimeError(f"Dagster run {run_id} failed outside the components: {'; '.join(reasons)}")
     return current
+
+
+def _shown_session(current: session.Session) -> ResourceDefinition:
+    """The session as a resource, whose opening puts the Dagster run on the timeline."""
+    import dagster
+
+    def opened(context: InitResourceContext) -> session.Session:
+        if context.instance is not None and context.run is not None:
+            history.show_on_timeline(context.instance, context.run)
+        return current
+
+    return dagster.ResourceDefinition(opened)

@@ -41,7 +41,7 @@ def free_port(wanted: int) -> int:
 
 @dataclass
 class Server:
-    """One server process; `health` is the path that answers once it is up."""
+    """One server process; `health` is the path that answers once it is up, `wanted` the port asked for, 0 for any."""
 
     name: str
     port: int
@@ -49,12 +49,18 @@ class Server:
     environment: Mapping[str, str]
     health: str
     log: Path
+    wanted: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
         """The address for a browser."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def note(self) -> str:
+        """A sentence on its port, '' where it is the wanted one."""
+        return f"port {self.wanted} is taken: {self.port} instead" if self.wanted not in (0, self.port) else ""
 
     def start(self) -> None:
         """Start the process in a session of its own, so that Ctrl-C reaches only us; its output goes to the log."""

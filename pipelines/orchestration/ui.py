@@ -1,7 +1,8 @@
-"""MLflow and Dagster on loopback, over a root's runs and artifacts, until interrupted."""
+"""MLflow and Dagster on loopback, over a root's runs and artifacts, until interrupted; one of them a root."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -9,11 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from components.tracking.link import artifact_location, tracking_uri
+from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
+from components.tracking.pages import PIPELINES, VIEW_TAG, describe_experiment, runs_page
+from components.tracking.parent import open_experiment
 from pipelines import presets
-from pipelines.orchestration import history
+from pipelines.orchestration import history, running
 from pipelines.orchestration.servers import HOST, Server, free_port
 from pipelines.orchestration.session import MLFLOW_URL
 from vim_core.config import PipelineConfig
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CODE = Path(__file__).resolve().parents[2]
+POLL_S = 1.0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever sent it does not wait."""
 
 
 def servers(
@@ -39,32 +47,105 @@ def servers(
     return [mlflow, dagster]
 
 
-def serve(servers: Sequence[Server], links: Sequence[tuple[str, str]], console: Console) -> int:
+def serve(config: PipelineConfig, servers: Sequence[Server], links: Sequence[tuple[str, str]], console: Console) -> int:
     """Start the servers, print their addresses and `links` (name, address), wait for Ctrl-C or SIGTERM, stop them.
 
-    Returns 0. Raises `ServerError` when one of them does not start or ends by itself.
+    Where servers of this root run already, their addresses are printed and nothing is started. Ctrl-C waits for
+    scheduled sweeps that run; a second one, or SIGTERM, hands them over to the next start. Returns 0.
+
+    Raises `ServerError` when a server does not start or ends by itself.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        for server in servers:
-            server.start()
-        console.print("starting …", highlight=False)
-        for server in servers:
-            server.wait_ready()
-            _print_address(console, server.name, server.address)
-        for name, address in links:
-            _print_address(console, name, address)
-        console.print("Ctrl-C stops them", highlight=False)
-        while True:
-            time.sleep(1.0)
+    with running.claimed(config) as other:
+        if other is not None:
+            text = f"these run already for {io.absolute(config.run.root)} (process {other.pid}):"
+            console.print(text, highlight=False, soft_wrap=True)
+            for name, address in other.addresses.items():
+                _print_address(console, name, address)
+            return 0
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
             for server in servers:
-                server.check()
-    except KeyboardInterrupt:
-        console.print("\nstopping …", highlight=False)
-        return 0
-    finally:
-        for server in servers:
-            server.stop()
+                server.start()
+            console.print("starting …", highlight=False)
+            addresses = _wait_ready(config, servers, console)
+            for name, address in links:
+                address = experiment_page(config, address) if name == "MLflow" else address
+                _print_address(console, name, address)
+                addresses[name] = address
+            running.announce(config, addresses, {server.name: server.address for server in servers})
+            console.print("Ctrl-C stops them", highlight=False)
+            while True:
+                time.sleep(POLL_S)
+                for server in servers:
+                    server.check()
+        except KeyboardInterrupt as reason:
+            _finish_sweeps(config, console, wait=not isinstance(reason, _Terminated))
+            console.print("\nstopping …", highlight=False)
+            return 0
+        finally:
+            for server in servers:
+                server.stop()
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def _wait_ready(config: PipelineConfig, servers: Sequence[Server], console: Console) -> dict[str, str]:
+    """Wait for the servers and print the address of each with what is to see there; returns the addresses by name."""
+    addresses: dict[str, str] = {}
+    for server in servers:
+        server.wait_ready()
+        mlflow = server.name == "MLflow"
+        addresses[server.name] = experiment_page(config, server.address, own=True) if mlflow else server.address
+        _print_address(console, server.name, addresses[server.name])
+        if server.note:
+            _print_address(console, "", server.note)
+    return addresses
+
+
+def _finish_sweeps(config: PipelineConfig, console: Console, wait: bool) -> None:
+    """Wait for scheduled sweeps that run here, while no other starts; mark those that are cut short for the next UI."""
+    try:
+        with history.instance(config) as instance:
+            sweeps = history.active_sweeps(instance)
+            if wait and sweeps:
+                running.drain(config)
+                names = ", ".join(sorted(set(sweeps.values())))
+                text = f"\nwaiting for the scheduled {names}; Ctrl-C again stops it, and the next `vimctl ui` goes on"
+                console.print(text, highlight=False, soft_wrap=True)
+                with contextlib.suppress(KeyboardInterrupt):
+                    while sweeps:
+                        time.sleep(POLL_S)
+                        sweeps = history.active_sweeps(instance)
+            history.hand_over(instance, sweeps)
+    except KeyboardInterrupt:  # impatient: what runs is found as lost at the next start
+        return
+
+
+def experiment_page(config: PipelineConfig, server: str, own: bool = False) -> str:
+    """The address of the preset's table of runs, the server's own where it does not answer.
+
+    With `own`, the server of this root, the preset's experiment is made where it is not there yet, and those of
+    earlier versions get their view.
+    """
+
+    def look(client: Any) -> str:
+        if own:
+            for experiment in client.search_experiments():
+                identity = experiment.experiment_id
+                if VIEW_TAG not in experiment.tags and client.search_runs([identity], PIPELINES, max_results=1):
+                    describe_experiment(client, identity)
+            return open_experiment(client, config)
+        known = client.get_experiment_by_name(config.preset)
+        return str(known.experiment_id) if known is not None else ""
+
+    if not server.startswith("http"):
+        return server
+    try:
+        return runs_page(server, Link(server).call(look))
+    except (ServerAway, ServerRefused):
+        return server
 
 
 def mlflow_server(config: PipelineConfig, uri: str, port: int) -> Server:
@@ -77,7 +158,7 @@ def mlflow_server(config: PipelineConfig, uri: str, port: int) -> Server:
         io.make_folder(config.run.root)
         command += ["--default-artifact-root", location]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return Server("MLflow", chosen, command, environment, "/health", _log_file(config, "mlflow"))
+    return Server("MLflow", chosen, command, environment, "/health", _log_file(config, "mlflow"), port)
 
 
 def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], port: int) -> Server:
@@ -92,7 +173,7 @@ def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], po
         "PYTHONPATH": os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")])),
         "DAGSTER_DISABLE_TELEMETRY": "true",
     }
-    return Server("Dagster", chosen, command, environment, "/server_info", _log_file(config, "dagster"))
+    return Server("Dagster", chosen, command, environment, "/server_info", _log_file(config, "dagster"), port)
 
 
 def _log_file(config: PipelineConfig, name: str) -> Path:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 
+from pipelines.orchestration import history
 from pipelines.schedules.state import ALL, LATEST, SKIP, Schedule
 from vim_core.errors import ConfigError
 
-TAG = "vim/schedule"
-"""Tag of a Dagster run with the name of its schedule."""
+TAG = history.SCHEDULE_TAG
 LATE_S = 120.0
 """A tick older than this was missed, as was a checkpoint after a longer time between two evaluations of the sensor."""
 BATCH = 20

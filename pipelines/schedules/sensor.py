@@ -4,7 +4,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -12,7 +12,7 @@ import dagster as dg
 from components.engines.attempts import is_transient
 from components.tracking.progress import LineProgress
 from components.training import prior_checkpoints
-from pipelines.orchestration import assets, history
+from pipelines.orchestration import assets, history, running
 from pipelines.schedules import due, state
 from pipelines.sweeps import runner, spec
 from pipelines.sweeps.spec import Sweep
@@ -25,6 +25,8 @@ LOCAL, SUBMITTED = "scheduled_sweep", "submitted_sweep"
 OPS = {LOCAL: "evaluate", SUBMITTED: "submit"}
 """The one op of each job."""
 INTERVAL_S = 15
+AGAIN = " try "
+"""Before the number of the start in the run key of a tick that was cut short."""
 TAG, TICK = "vim.schedule", "vim.schedule_tick"
 """Tags of the sweep's MLflow run."""
 
@@ -55,6 +57,8 @@ def sensor(config: PipelineConfig, jobs: Sequence[dg.JobDefinition]) -> dg.Senso
                 context.log.error(f"schedule {schedule.name}: {error}")
                 return None
 
+        if running.is_stopping(config):
+            return dg.SensorResult(skip_reason="the user interface stops", cursor=context.cursor)
         history.fail_dead_runs(context.instance)
         schedules, errors = state.read_all(root)
         for text in errors:
@@ -62,22 +66,42 @@ def sensor(config: PipelineConfig, jobs: Sequence[dg.JobDefinition]) -> dg.Senso
         cursor = due.Cursor.parse(context.cursor)
         runs = due.due_runs(schedules, cursor, time.time(), list_checkpoints)
         clusters = {schedule.name: schedule.cluster for schedule in schedules}
+        awake = {schedule.name for schedule in schedules if not schedule.paused}
+        again = list(_again(history.take_over(context.instance), awake))
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(
-                    run_key=run.key,
-                    run_config={"ops": {OPS[name]: {"config": dataclasses.asdict(run)}}},
-                    tags={due.TAG: run.schedule},
-                    job_name=name,
-                )
-                for run in runs
-                for name in [SUBMITTED if clusters[run.schedule] else LOCAL]
+                *again,
+                *(
+                    dg.RunRequest(
+                        run_key=run.key,
+                        run_config={"ops": {OPS[name]: {"config": dataclasses.asdict(run)}}},
+                        tags={due.TAG: run.schedule},
+                        job_name=name,
+                    )
+                    for run in runs
+                    for name in [SUBMITTED if clusters[run.schedule] else LOCAL]
+                ),
             ],
-            skip_reason=None if runs else f"{len(schedules)} schedules, nothing is due",
+            skip_reason=None if runs or again else f"{len(schedules)} schedules, nothing is due",
             cursor=cursor.dump(),
         )
 
     return sweep_schedules
+
+
+def _again(runs: Sequence[dg.DagsterRun], names: Collection[str]) -> Iterator[dg.RunRequest]:
+    """Requests for the runs that were cut short, while their schedule is there; one that never gets through ends."""
+    for run in runs:
+        key, _, number = run.tags.get("dagster/run_key", "").partition(AGAIN)
+        tries = int(number or 1) + 1
+        schedule = run.tags[due.TAG]
+        if schedule in names and tries <= history.TRIES:
+            yield dg.RunRequest(
+                run_key=f"{key or run.run_id}{AGAIN}{tries}",
+                run_config=dict(run.run_config),
+                tags={due.TAG: schedule},
+                job_name=run.job_name,
+            )
 
 
 def job(config: PipelineConfig, name: str, pool: str | None) -> dg.JobDefinition:

@@ -94,7 +94,7 @@ class RunConfig(Ranged):
     code_cache: str = execution("")
     system_metrics: bool = execution(True)
     register: bool = execution(True)
-    changed: list[str] = field(default_factory=list, metadata={"execution": True})
+    changed: list[str] = field(default_factory=list, compare=False, metadata={"execution": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,6 +74,15 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
     assert changed == plain
 
 
+def test_what_differs_from_the_preset_names_the_run() -> None:
+    words = ["prior.dropout=0.2", "prior.steps=3", "prior.steps=4", "run.workers=2", "ingest.classes=[1,a]"]
+    same = f"quantize.steps={load('digits').quantize.steps}"
+    config = load("digits", *words, same)
+    assert config.run.changed == ["prior.dropout=0.2", "prior.steps=4", 'ingest.classes=["1","a"]']
+    assert settings.from_yaml(settings.to_yaml(config), "job").run.changed == config.run.changed
+    assert load("digits").run.changed == []
+
+
 def test_later_overrides_win_and_may_refer_to_others() -> None:
     config = load("digits", "prior.steps=5", "prior.steps=6", "prior.batch=${prior.steps}")
     assert (config.prior.steps, config.prior.batch) == (6, 6)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from components import quantize
 from components.contract.api import Artifact, FileEntry, InputRecord, Manifest, Row
-from components.tracking import describe
+from components.tracking import describe, pages
 from components.tracking import tracker as tracking
 from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
 from components.tracking.parent import ParentTracker, is_owner_gone, owner_tags

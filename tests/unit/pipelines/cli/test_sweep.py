@@ -92,13 +92,17 @@ def test_mistakes_are_named_when_they_are_made(
     assert state.names(root) == []
 
 
-def test_the_last_run_is_listed(root: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_the_last_run_is_listed_with_why_it_failed(root: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     import dagster as dg
 
     output(capsys, "schedule", "smoke", "--cron", "* * * * *", *SETTINGS)
     instance = dg.DagsterInstance.ephemeral()
     for tag, status in (("smoke", dg.DagsterRunStatus.FAILURE), ("other", dg.DagsterRunStatus.SUCCESS)):
-        instance.add_run(dg.DagsterRun(job_name="scheduled_sweep", tags={due.TAG: tag}, status=status))
+        run = instance.add_run(dg.DagsterRun(job_name="scheduled_sweep", tags={due.TAG: tag}, status=status))
+        if tag == "smoke":
+            instance.report_run_failed(run, "quantize was not made with these settings")
     monkeypatch.setenv("DAGSTER_HOME", root)
     monkeypatch.setattr(history, "instance", lambda config: contextlib.nullcontext(instance))
-    assert "failure 20" in output(capsys, "list", *SETTINGS)
+    said = output(capsys, "list", *SETTINGS)
+    assert "failure 20" in said
+    assert "smoke: quantize was not made with these settings" in said

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io as memory
 from typing import Any
 
 import dagster
 import pytest
+from PIL import Image
 
 from components.artifacts import format
 from components.tracking.progress import LineProgress
-from pipelines.orchestration import assets, history, session
+from pipelines.orchestration import assets, history, running, session
 from vim_core.errors import DataError
 
 PNG = b"\x89PNG\r\n\x1a\n of no size"
@@ -24,8 +26,8 @@ def materialize(flow: Any, names: list[str], **options: Any) -> dagster.ExecuteI
 
 
 def test_assets_depend_on_each_other_as_the_components_do(flow: Any) -> None:
-    parents = {"ingest": set(), "quantize": {"ingest"}, "tokenize": {"ingest", "quantize"},
-               "prior": {"quantize", "tokenize"}}  # fmt: skip
+    # An edge beside a longer path would only draw a line more.
+    parents = {"ingest": set(), "quantize": {"ingest"}, "tokenize": {"quantize"}, "prior": {"tokenize"}}
     for components in (["ingest", "quantize", "tokenize", "prior"], ["ingest", "quantize"]):
         flow.config.components = components
         graph = assets.build(flow.config).resolve_asset_graph()
@@ -46,6 +48,15 @@ def test_config_and_tags_make_existing_artifacts_again(flow: Any) -> None:
         flow.ran.clear()
         materialize(flow, names, **options)
         assert flow.ran == ran
+    definitions = assets.build(flow.config)
+    for name, ran in (("fake", []), ("fake_make_again", names)):
+        flow.ran.clear()
+        with history.instance(flow.config) as instance:
+            definitions.resolve_job_def(name).execute_in_process(instance=instance)
+        assert flow.ran == ran
+    description = definitions.resolve_asset_graph().get(dagster.AssetKey("prior")).description
+    assert "is reused" in str(description)
+    assert "`fake_make_again`" in str(description)
 
 
 def test_gates_are_checks_that_block(flow: Any) -> None:
@@ -78,6 +89,10 @@ def test_metadata_with_pictures_and_headline_figures_first(flow: Any, monkeypatc
     shown = event.metadata["picture/reconstructions"].value
     assert shown == f"![picture/reconstructions](data:image/png;base64,{base64.b64encode(PNG).decode()})"
     monkeypatch.setattr(assets, "INLINE_BYTES", 3)
+    noise = memory.BytesIO()
+    Image.effect_noise((400, 400), 90).save(noise, "PNG")
+    monkeypatch.setattr(assets, "SHOWN_SIDE", 50)
+    assert Image.open(memory.BytesIO(assets._scaled_down(noise.getvalue()))).size == (50, 50)
     result = materialize(flow, ["quantize"])
     (event,) = result.asset_materializations_for_node("quantize")
     assert str(event.metadata["picture/reconstructions"].value).endswith("/pictures/reconstructions-00000009.png")
@@ -91,18 +106,20 @@ def test_metadata_with_pictures_and_headline_figures_first(flow: Any, monkeypatc
     assert event.tags["dagster/data_version"] == event.metadata["digest"].value
 
 
-def test_the_link_to_mlflow_is_there_where_a_server_is_known(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_link_to_mlflow_leads_where_people_see_it(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(session.MLFLOW_URL, raising=False)
 
     class Tracked:
         uri, experiment_id = "sqlite:////somewhere/mlflow.db", "3"
 
     current: Any = session.Session(flow.config, lambda name: LineProgress(name, print), Tracked())  # type: ignore[arg-type]
-    assert assets.mlflow_url(current, "abc") == ""
+    # Runs of the command line link to where `vimctl ui` showed MLflow last, or does by default.
+    assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    running.announce(flow.config, {}, {"MLflow": "http://127.0.0.1:5777"})
+    assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5777/#/experiments/3/runs/abc"
     monkeypatch.setenv(session.MLFLOW_URL, "http://127.0.0.1:5001")
     assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"
     assert assets.mlflow_url(current, "") == ""
-    monkeypatch.delenv(session.MLFLOW_URL)
     Tracked.uri = "https://mlflow.example.org/"
     assert assets.mlflow_url(current, "abc") == "https://mlflow.example.org/#/experiments/3/runs/abc"
 
@@ -124,7 +141,7 @@ def test_runs_of_the_page_take_turns_on_the_accelerator_and_carry_tags(flow: Any
         run = instance.get_run_by_id(result.run_id)
     assert run is not None
     assert run.tags["vim/preset"] == "fake"
-    assert {"vim/fingerprint", "vim/host", "vim/pid"} <= set(run.tags)
+    assert {f".dagster/vim/{name}" for name in ("fingerprint", "host", "pid")} <= set(run.tags)
 
 
 def test_each_dagster_run_closes_its_session_with_how_it_went(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:

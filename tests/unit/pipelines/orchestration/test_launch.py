@@ -118,7 +118,10 @@ def test_dagster_keeps_the_history_below_the_root(flow: Any, monkeypatch: pytest
     monkeypatch.setattr(history, "instance", ON_DISK)
     tags = {"vim.job": "vim-smoke-0123456789ab-a1"}
     run(flow, ["ingest", "quantize"])
-    expected = {"vim/preset": "fake", "vim/fingerprint": config_fingerprint(flow.config), "vim/pid": str(os.getpid())}
+    flow.config.run.changed = ["prior.dropout=0.2"]
+    hidden = {"fingerprint": config_fingerprint(flow.config), "pid": str(os.getpid())}
+    expected = {"vim/preset": "fake", "vim/changed": "prior.dropout=0.2"}
+    expected |= {f".dagster/vim/{name}": value for name, value in hidden.items()}
     run(flow, ["quantize"], tags=tags)
     flow.acts["prior"] = lambda ctx: (_ for _ in ()).throw(DataError("no"))
     with pytest.raises(DataError, match="no"):
@@ -127,6 +130,14 @@ def test_dagster_keeps_the_history_below_the_root(flow: Any, monkeypatch: pytest
         runs = instance.get_runs()  # newest first
         assert [record.status.value for record in runs] == ["FAILURE", "SUCCESS", "SUCCESS"]
         assert {**tags, **expected}.items() <= runs[1].tags.items()
+        shown = {name for name in runs[1].tags if not name.startswith(".dagster/")}
+        assert shown == {"vim/preset", "vim/changed", "vim.job"}
+        # The timeline shows runs of a place alone.
+        origin = runs[1].remote_job_origin
+        assert origin is not None
+        assert origin.repository_origin.get_label() == runs[1].tags[history.REPOSITORY_TAG]
+        assert origin.location_name == "pipelines.definitions"
+        assert history.failure_reason(instance, runs[0].run_id) == "no"
         event = instance.get_latest_materialization_event(dagster.AssetKey("quantize"))
         assert event is not None
         assert event.asset_materialization is not None
@@ -203,6 +214,7 @@ def test_a_run_whose_process_was_killed_is_ended() -> None:
             made = dagster.DagsterRun(job_name="fake", tags=tags, status=started)
             runs[instance.add_run(made).run_id] = name
         history.fail_dead_runs(instance)
+        assert history.take_over(instance) == []
         left = {runs[run.run_id] for run in instance.get_runs() if run.status == started}
     assert left == {"here", "elsewhere", "unknown"}
 

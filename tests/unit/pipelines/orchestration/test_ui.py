@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
-from pipelines.orchestration import session, ui
+from pipelines.orchestration import history, running, session, ui
 from pipelines.orchestration.servers import HOST, Server, ServerError, free_port
 from tests.support.common import eventually
 
@@ -35,6 +38,56 @@ def test_a_taken_port_is_replaced_by_a_free_one() -> None:
         chosen = free_port(port)
         assert chosen != port
     assert free_port(chosen) == chosen
+    made = Server("Test", chosen, [], {}, "/", Path("log"), wanted=port)
+    assert made.note == f"port {port} is taken: {chosen} instead"
+    assert Server("Test", chosen, [], {}, "/", Path("log"), wanted=chosen).note == ""
+
+
+def test_a_second_interface_of_a_root_says_where_the_first_is(
+    flow: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running.claimed(flow.config) as other:
+        assert other is None
+    running.announce(flow.config, {"MLflow": "http://127.0.0.1:1/#/experiments/1/runs"}, {"MLflow": "http://here"})
+    second = server(tmp_path, SERVE)
+    assert ui.serve(flow.config, [second], [], Console()) == 0
+    assert second._process is None
+    said = capsys.readouterr().out
+    assert f"process {os.getpid()}" in said
+    assert "http://127.0.0.1:1/#/experiments/1/runs" in said
+    running.drain(flow.config)
+    assert running.is_stopping(flow.config)
+    record = history.dagster_home(flow.config) / running.FILE
+    record.write_text(record.read_text().replace(f'"pid": {os.getpid()}', '"pid": 4194999'))
+    assert not running.is_stopping(flow.config)
+    with running.claimed(flow.config) as other:
+        assert other is None, "its process is gone"
+    assert running.mlflow_server(flow.config) == "http://here", "for links until the new one is up"
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_stopping_waits_for_a_scheduled_sweep_or_hands_it_over(
+    flow: Any, wait: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import dagster as dg
+
+    running.announce(flow.config, {}, {})
+    with history.instance(flow.config) as instance:
+        tags = {history.SCHEDULE_TAG: "nightly"}
+        run = instance.add_run(dg.DagsterRun(job_name="sweep", tags=tags, status=dg.DagsterRunStatus.STARTED))
+
+        def end(seconds: float) -> None:
+            assert running.is_stopping(flow.config)
+            instance.report_run_failed(run)
+
+        monkeypatch.setattr(time, "sleep", end)
+        ui._finish_sweeps(flow.config, Console(), wait)
+        assert ("waiting for the scheduled nightly" in capsys.readouterr().out) is wait
+        assert history.take_over(instance) == []
+        if not wait:
+            instance.report_run_failed(run)
+            assert [each.run_id for each in history.take_over(instance)] == [run.run_id]
+            assert history.take_over(instance) == []
 
 
 def test_a_server_is_waited_for_and_stopped_with_its_children(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from components.training import prior_checkpoints
-from pipelines.orchestration import assets, history
+from pipelines.orchestration import assets, history, running
 from pipelines.schedules import due, sensor, state
 from pipelines.schedules.state import Schedule
 from pipelines.sweeps import runner
@@ -53,6 +53,27 @@ def test_a_due_tick_becomes_a_run_of_its_own_name(flow: Any, instance: dg.Dagste
     given = requests["minutely"].run_config["ops"]["evaluate"]["config"]
     assert requests["minutely"].run_key == due.DueRun(**given).key
     assert look(flow, instance, answer.cursor).run_requests == []
+
+
+def test_a_sweep_that_was_cut_short_is_started_again_and_none_while_the_interfaces_stop(
+    flow: Any, instance: dg.DagsterInstance
+) -> None:
+    state.add(flow.config.run.root, dataclasses.replace(MINUTELY, since=time.time() + 900))
+    given = {"ops": {"evaluate": {"config": dataclasses.asdict(due.DueRun("minutely", 0.0))}}}
+    for key, again in (("minutely/t", "minutely/t try 2"), ("minutely/t try 2", "minutely/t try 3"), ("m try 3", "")):
+        tags = {due.TAG: "minutely", "dagster/run_key": key, history.CUT_SHORT: "true"}
+        failed = dg.DagsterRunStatus.FAILURE
+        instance.add_run(dg.DagsterRun(job_name=sensor.LOCAL, run_config=given, tags=tags, status=failed))
+        requests = look(flow, instance).run_requests
+        assert [request.run_key for request in requests] == ([again] if again else [])
+        assert all((request.run_config, request.job_name) == (given, sensor.LOCAL) for request in requests)
+        assert look(flow, instance).run_requests == []
+    state.add(flow.config.run.root, dataclasses.replace(MINUTELY, name="other", since=time.time() - 200))
+    running.announce(flow.config, {}, {})
+    running.drain(flow.config)
+    assert look(flow, instance).run_requests == []
+    running.announce(flow.config, {}, {})
+    assert len(look(flow, instance).run_requests) == 1
 
 
 def test_a_damaged_file_and_an_unknown_preset_stop_no_other(
