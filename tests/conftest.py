@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import tempfile
@@ -29,9 +30,10 @@ os.environ |= PASSIVE
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A busy machine is no reason to fail. Every run tries the same examples; `--hypothesis-profile random` tries others.
+# A busy machine is no reason to fail. Every run tries the same examples; `--hypothesis-profile random` tries others,
+# and more of them.
 hypothesis.settings.register_profile("random", deadline=None)
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("repeatable")
 
 
@@ -49,6 +51,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = [item.path for item in items if "smoke_run" in getattr(item, "fixturenames", ())]
     turn = dict.fromkeys(files, 2) | dict.fromkeys(files[:1], 0)
     items.sort(key=lambda item: turn.get(item.path, 1))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Spare the garbage collector the modules and the tests, which live until the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

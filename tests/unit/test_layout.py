@@ -29,18 +29,24 @@ def sources() -> dict[Path, ast.Module]:
     return {path.relative_to(REPOSITORY): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
+@cache
+def nodes() -> dict[Path, list[ast.AST]]:
+    """All nodes of each of them."""
+    return {path: list(ast.walk(tree)) for path, tree in sources().items()}
+
+
 def module(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
 def functions() -> Iterator[tuple[Path, Function]]:
-    for path, tree in sources().items():
-        yield from ((path, node) for node in ast.walk(tree) if isinstance(node, Function))
+    for path, inside in nodes().items():
+        yield from ((path, node) for node in inside if isinstance(node, Function))
 
 
-def imported(tree: ast.Module, known: set[str]) -> Iterator[str]:
-    """The product's modules that a module imports, wherever in it."""
-    for node in ast.walk(tree):
+def imported(inside: list[ast.AST], known: set[str]) -> Iterator[str]:
+    """The product's modules that a module with these nodes imports, wherever in it."""
+    for node in inside:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -51,7 +57,7 @@ def imported(tree: ast.Module, known: set[str]) -> Iterator[str]:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     known = {module(path) for path in sources()}
-    graph = {module(path): set(imported(tree, known)) - {module(path)} for path, tree in sources().items()}
+    graph = {module(path): set(imported(inside, known)) - {module(path)} for path, inside in nodes().items()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -78,8 +84,8 @@ def test_folders_of_unit_tests_are_rooms_of_the_product() -> None:
 
 
 def test_docstrings_say_what_a_thing_is() -> None:
-    nodes = [node for tree in sources().values() for node in ast.walk(tree)]
-    documented = [node for node in nodes if isinstance(node, Function | ast.ClassDef | ast.Module)]
+    every = [node for inside in nodes().values() for node in inside]
+    documented = [node for node in every if isinstance(node, Function | ast.ClassDef | ast.Module)]
     texts = [ast.get_docstring(node) or "" for node in documented]
     found = [text.splitlines()[0] for text in texts if text.startswith(FORBIDDEN_STARTS)]
     assert not found
@@ -87,10 +93,10 @@ def test_docstrings_say_what_a_thing_is() -> None:
 
 def test_few_private_functions_have_one_caller() -> None:
     alone = 0
-    for tree in sources().values():
-        names = [node.id if isinstance(node, ast.Name) else node.attr for node in ast.walk(tree)
+    for inside in nodes().values():
+        names = [node.id if isinstance(node, ast.Name) else node.attr for node in inside
                  if isinstance(node, ast.Name | ast.Attribute)]  # fmt: skip
-        private = [node.name for node in ast.walk(tree) if isinstance(node, Function) and node.name.startswith("_")]
+        private = [node.name for node in inside if isinstance(node, Function) and node.name.startswith("_")]
         alone += sum(not name.startswith("__") and names.count(name) == 1 for name in private)
     total = sum(1 for _ in functions())
     assert alone / total <= ONE_CALLER_SHARE, f"{alone} of {total}"
