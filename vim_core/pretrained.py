@@ -151,11 +151,13 @@ class Tokenizer(vit_vqgan.Tokenizer):
         pictures = []
         for file in map(str, files):
             try:
-                pictures.append(to_tensor(center_crop(decode(io.read_bytes(file), max_pixels), self.image_size)))
+                pictures.append(to_tensor(center_crop(decode(io.read_input(file), max_pixels), self.image_size)))
             except FileNotFoundError:
                 raise DataError(f"{file}: no such file") from None
             except IsADirectoryError:
                 raise DataError(f"{file}: is a folder, expected an image") from None
+            except OSError as error:
+                raise DataError(f"{file}: cannot be read ({error.strerror or type(error).__name__})") from error
             except DataError as error:
                 raise DataError(f"{file}: {error}") from None
         return torch.stack(pictures) if pictures else torch.empty(0, 3, self.image_size, self.image_size)

@@ -34,6 +34,8 @@ INPUTS: dict[str, str] = {}
 PICTURE = "contact_sheet.png"
 COLUMNS, ROWS, SIDE = 8, 4, 64
 """Number of images of the contact sheet, and their size in pixels."""
+READING = {"image_column": "", "label_column": "", "label_numbers": "keep"}
+"""Settings that change what is read, with their defaults."""
 REASONS = 3
 """Number of reasons that an error message names."""
 
@@ -48,10 +50,12 @@ def source_state(config: IngestConfig) -> str:
         state = digits.digest()
     else:
         check_source(config)
-        state = folders.listing_digest(folders.list_files(config.source, config.split))
+        state = folders.listing_digest(folders.list_files(config.source, config.split, config.links))
     lists = [image_list.digest for image_list in split_lists(config)]
     files = (("ingest.class_list", config.class_list), ("ingest.val_labels", config.val_labels))
     lists += [f"{setting} {file_digest(uri, setting)}" for setting, uri in files if uri]
+    # Of `ingest.links` the listing tells. The rest counts where it is set, so that older artifacts keep their names.
+    lists += [f"ingest.{name}={getattr(config, name)}" for name in READING if getattr(config, name) != READING[name]]
     return hashlib.sha256(repr((state, lists)).encode()).hexdigest() if lists else state
 
 
@@ -72,8 +76,11 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
     if plan.left_out_files:
         first = ", ".join(plan.left_out_files[:REASONS])
         ctx.progress.note(f"ingest: {len(plan.left_out_files):,} files are for neither split and left out ({first} …)")
+    if plan.left_out_kinds:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in plan.left_out_kinds.items())
+        ctx.progress.note(f"ingest: {sum(plan.left_out_kinds.values()):,} files are left out ({kinds})")
     if plan.dead > config.max_bad_share * plan.total:
-        images = map(assigner(config, plan.classes), read_chunks(plan.chunks))
+        images = map(assigner(config, plan), read_chunks(plan.chunks))
         first_reasons = heapq.nsmallest(REASONS, ((image.source, image.reason) for image in images if image.reason))
         raise _too_many_bad(config, first_reasons, plan.dead, plan.total)
     shards = make_shards(config, plan, ctx.work)
@@ -85,6 +92,7 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
         raise _too_many_bad(config, reasons[:REASONS], len(dead), plan.total)
     counts = {split: sum(records[s.name]["rows"] for s in shards if s.split == split) for split in SPLITS}
     _check_counts(config, counts, len(dead), plan.total)
+    _check_classes(plan, records, dead)
     for shard in shards:
         publish(ctx, shard.table, shard.name)
     columns = [pa.array([letter[index] for letter in dead], pa.string()) for index in range(3)]
@@ -114,10 +122,10 @@ def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: Inges
         return
     for shard in left.values():
         io.remove_tree(shard.record)  # of other images: from here on, a record means a finished shard
-    classes = plan.classes
+    assign = assigner(config, plan)
 
     def assigned(uri: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        images = map(assigner(config, classes), read_chunk(uri)[1])
+        images = map(assign, read_chunk(uri)[1])
         return ((shard_of_image(config, image), tuple(image)) for image in images)
 
     def build(pipeline: Any) -> None:
@@ -149,6 +157,23 @@ def _check_counts(config: IngestConfig, counts: dict[str, int], dead: int, total
             share = "the lists" if config.split == "lists" else f".test_fraction={config.test_fraction}"
             settings = f"ingest.split={config.split}, {share} or .limit={config.limit}"
             raise DataError(f"no images in the {split} split of {config.source} ({total} files); change {settings}")
+
+
+def _check_classes(plan: IngestPlan, records: Mapping[str, Any], dead: Sequence[DeadLetter]) -> None:
+    """Check that no class lost all its images, or all for training: `ingest.max_bad_share` is for single ones."""
+    for where in ("images/", "images/train-"):
+        names = [name for name in records if name.startswith(where)]
+        written = sum((Counter(dict(records[name]["labels"])) for name in names), Counter())
+        lost = sum((Counter(dict(records[name]["lost_labels"])) for name in names), Counter())
+        for label, count in sorted(lost.items()):
+            if label >= 0 and not written[label]:
+                name = plan.classes.ids[label]
+                kind = "training images" if where.endswith("-") else "images"
+                first = "; ".join(f"{source}: {reason}" for _, reason, source in dead[:REASONS])
+                raise DataError(
+                    f"ingest: all {count} {kind} of class {name!r} are unusable, whatever ingest.max_bad_share allows "
+                    f"(of all classes first: {first}); mend them, or remove the class from the source"
+                )
 
 
 def contact_sheet(tables: Mapping[str, int], max_pixels: int) -> bytes:
@@ -202,6 +227,7 @@ def _properties(
         "dead_letter": len(dead),
         "left_out": plan.left_out,
         "left_out_files": plan.left_out_files,
+        "left_out_kinds": plan.left_out_kinds,
         "reasons": dict(Counter(reason.split(":")[0] for _, reason, _ in dead)),
         "key_rule": {KEY_RULES[rule]: count for rule, count in sorted(plan.rules.items())},
         "split_rule": split_rules[config.split],

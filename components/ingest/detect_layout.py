@@ -5,7 +5,7 @@ from __future__ import annotations
 from components.ingest.labels import ARCHIVES, META_FILE, TRUTH_FILE, read_classes
 from components.ingest.layouts import archives, ilsvrc, parquet, tfrecord, webdataset
 from components.ingest.layouts import folders as class_folders
-from components.ingest.layouts.base import Layout, ScanContext
+from components.ingest.layouts.base import PICTURES, Layout, ScanContext
 from vim_core.config import IngestConfig
 from vim_core.data import folders
 from vim_core.errors import DataError
@@ -48,16 +48,23 @@ def detect_layout(config: IngestConfig) -> str:
     if config.layout != "auto":
         return config.layout
     source = config.source
-    level = folders.list_folder(source)
+    level = folders.list_folder(source, "", config.links)
     paths = [name for name, entry in level if entry is not None]
     for folder in [name for name, entry in level if entry is None][:FOLDERS]:
-        paths += [f"{folder}/{name}" for name, entry in folders.list_folder(source, folder) if entry is not None]
+        below = folders.list_folder(source, folder, config.links)
+        paths += [f"{folder}/{name}" for name, entry in below if entry is not None]
     if parquet.MANIFEST in paths:
         return "table"
     kinds = {path: kind for path in paths if (kind := _kind(path))}
     present = sorted(set(kinds.values()))
     if len(present) > 1:
         raise DataError(f"ingest.source={source}: holds {' and '.join(present)} files; set ingest.layout to one kind")
+    pictures = sum(path.lower().endswith(PICTURES) for path in paths)
+    if present and pictures > len(kinds):
+        raise DataError(
+            f"ingest.source={source}: holds pictures and {present[0]} files ({min(kinds)}); set ingest.layout=folders, "
+            "or to the kind of these files: the others are left out"
+        )
     if present == ["tar"]:
         return _tar_layout(source, list(kinds))
     if present == ["parquet"]:
@@ -93,7 +100,8 @@ def scan_context(config: IngestConfig, layout: str, work: str) -> ScanContext:
     """The layout's inputs; for ILSVRC, class list and ground truth come from beside the archives."""
     classes, truth = config.class_list, config.val_labels
     if layout == "ilsvrc":
-        files = [path for path, entry in folders.list_folder(config.source) if entry and not entry.reason]
+        level = folders.list_folder(config.source, "", config.links)
+        files = [path for path, entry in level if entry and not entry.reason]
         kit = [path for path in files if path.startswith(KIT) and path.endswith(ARCHIVES)]
 
         def first(names: tuple[str, ...]) -> str:

@@ -20,6 +20,9 @@ META_FILE, TRUTH_FILE = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 """Names inside the development kit of ILSVRC."""
 
 NUMBER = re.compile(r"_(\d{8})$")
+WHOLE_NUMBER, FRACTION = re.compile(r"[+-]?[0-9]+(\.0*)?"), re.compile(r"[+-]?[0-9]*\.0*[1-9][0-9]*")
+SHOWN = 40
+"""Characters of a label that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,35 @@ class GroundTruth:
 
     by_stem: dict[str, str]
     by_number: tuple[str, ...] = ()
+
+
+def parse_label(value: object) -> tuple[str, int]:
+    """Class name and number of a label as data sets keep it: '' and `NO_LABEL` for none.
+
+    Whole numbers may be integers, floats or text, alone or in a list of one; a negative one means that there is no
+    label. Other text, also as UTF-8 bytes, is a name.
+
+    Raises:
+        ValueError: it is something else, such as a fraction or several labels.
+    """
+    if isinstance(value, list | tuple):
+        if len(value) > 1:
+            raise ValueError(f"{len(value)} labels for one image")
+        return parse_label(value[0]) if value else ("", NO_LABEL)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, str):
+        value = value.strip()
+        if FRACTION.fullmatch(value):
+            raise ValueError(f"{value} is no whole number")
+        if not WHOLE_NUMBER.fullmatch(value):
+            return value, NO_LABEL
+        value = int(value.partition(".")[0])
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return "", NO_LABEL if value is None else max(value, NO_LABEL)
+    if isinstance(value, float) and value.is_integer():
+        return "", max(int(value), NO_LABEL)
+    raise ValueError(f"{str(value)[:SHOWN]!r} is neither a name nor a whole number")
 
 
 def file_digest(uri: str, setting: str) -> str:
@@ -149,8 +181,8 @@ def file_stem(path: str) -> str:
 def _read(uri: str, setting: str, member: str = "") -> bytes:
     """The content of a setting's file; with `member`, that of this file in it where it is an archive."""
     try:
-        data = io.read_bytes(uri)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        data = io.read_input(uri)
+    except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"{setting}={uri}: cannot be read ({reason}); give the path or URI of the file") from error
     if not (member and uri.endswith(ARCHIVES)):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from components.contract.api import Context
+from components.ingest.class_lists import find_classes, first_label
 from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
-from components.ingest.index import ChunkHeader, build_index, read_chunks, read_header, write_chunks
+from components.ingest.index import ImageCounts, build_index, count_images, read_chunks, write_chunks
 from components.ingest.labels import ClassList
-from components.ingest.layouts.base import ScanContext, SourceParts
 from components.ingest.source_images import NO_LABEL, SourceImage, placement_key
 from vim_core.config import IngestConfig
 from vim_core.data.folders import SplitList, assign_splits, read_list, split_by_hash
@@ -34,8 +33,10 @@ class IngestPlan:
         total: images to account for.
         dead: how many of them are known to be unusable before they are read.
         left_out: images in neither list of `ingest.split=lists`; they are not part of `total`.
-        left_out_files: files of many images on neither side of `ingest.split=folders`, unread.
+        left_out_files: files of many images, or folders, on neither side of `ingest.split=folders`, unread.
+        left_out_kinds: files of the system and further pictures that are not read, by kind.
         rules: images by the rule of their key.
+        label_numbers: the label by the number that the source has, where they differ.
         state: changes with everything that the shards depend on.
     """
 
@@ -46,7 +47,9 @@ class IngestPlan:
     dead: int
     left_out: int
     left_out_files: list[str] = field(default_factory=list)
+    left_out_kinds: dict[str, int] = field(default_factory=dict)
     rules: dict[str, int] = field(default_factory=dict)
+    label_numbers: dict[int, int] = field(default_factory=dict)
     state: str = ""
 
 
@@ -61,77 +64,75 @@ def split_lists(config: IngestConfig) -> list[SplitList]:
 
 
 def make_plan(config: IngestConfig, ctx: Context) -> IngestPlan:
-    """List the images of the source and find their classes. Raises `DataError` for a missing or empty source."""
-    layout = detect_layout(config)
-    context = scan_context(config, layout, ctx.work)
-    parts = LAYOUTS[layout].find_parts(context)
+    """List the images of the source and find their classes.
+
+    Raises:
+        DataError: the source is missing, empty, unreadable or of two meanings, or all images of a class are unusable.
+    """
+    try:
+        layout = detect_layout(config)
+        context = scan_context(config, layout, ctx.work)
+        parts = LAYOUTS[layout].find_parts(context)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(
+            f"ingest.source={config.source}: {error.filename or 'a file'}: cannot be read ({reason})"
+        ) from error
     if not parts.parts:
         raise DataError(f"ingest.layout={layout}: no such files at {config.source} for ingest.split={config.split}")
     chunks, left_out = build_index(context, layout, parts, ctx), 0
+    first = first_label(layout, count_images(chunks))
     if config.split == "lists":
         chunks, left_out = _listed_images(config, chunks, io.join(ctx.work, "listed"))
     if config.limit:
         chunks = _limited_images(config.limit, chunks, io.join(ctx.work, "limited"))
-    headers = [header for uri in chunks if (header := read_header(uri)) is not None]
-    classes = _find_classes(context, parts, headers)
-    labels = classes.labels()
-    unknown = sum(
-        count
-        for header in headers
-        for names in header.names.values()
-        for name, count in names.items()
-        if config.labelled and name and name not in labels
-    )
-    settings = json.dumps([asdict(config), classes.ids, [header.listed for header in headers]])
+    counts = count_images(chunks)
+    classes, numbers = find_classes(context, layout, parts, counts, first)
+    settings = json.dumps([asdict(config), classes.ids, sorted(numbers.items()), counts.listed])
     return IngestPlan(
         layout=layout,
         chunks=chunks,
         classes=classes,
-        total=sum(header.images for header in headers),
-        dead=sum(header.dead for header in headers) + unknown,
+        total=counts.images,
+        dead=counts.dead + _unknown(config, classes, counts, numbers),
         left_out=left_out,
         left_out_files=parts.left_out,
-        rules=dict(sum((Counter(header.rules) for header in headers), Counter())),
+        left_out_kinds=dict(sorted(context.left_out.items())),
+        rules=dict(counts.rules),
+        label_numbers=numbers,
         state=hashlib.sha256(settings.encode()).hexdigest(),
     )
 
 
-def assigner(config: IngestConfig, classes: ClassList) -> Callable[[SourceImage], SourceImage]:
+def _unknown(config: IngestConfig, classes: ClassList, counts: ImageCounts, numbers: dict[int, int]) -> int:
+    """The number of usable images whose class is not among the classes."""
+    if not config.labelled:
+        return 0
+    known = classes.labels()
+    strange = [count for name, count in counts.by_name().items() if name and name not in known]
+    strange += [n for label, n in counts.labels.items() if not 0 <= numbers.get(label, label) < len(classes.ids)]
+    return sum(strange)
+
+
+def assigner(config: IngestConfig, plan: IngestPlan) -> Callable[[SourceImage], SourceImage]:
     """A function that gives an image its label and split, or the reason why it belongs to no class."""
+    classes, numbers = plan.classes, plan.label_numbers
     labels = classes.labels()
 
     def assign(image: SourceImage) -> SourceImage:
-        label, reason = image.label, image.reason
+        label, reason = numbers.get(image.label, image.label), image.reason
         if not config.labelled:
             label = NO_LABEL
-        elif not reason and image.name:
+        elif image.name:
             label = labels.get(image.name, NO_LABEL)
-            reason = "" if label != NO_LABEL else f"class {image.name!r} is not among {classes.origin}"
+            strange = "" if label != NO_LABEL else f"class {image.name!r} is not among {classes.origin}"
+            reason = reason or strange
         elif not reason and not 0 <= label < len(classes.ids):
             reason = f"class {label} is not among the {len(classes.ids)} of {classes.origin}"
         split = image.split or split_by_hash(placement_key(image.key), config.test_fraction)
         return image._replace(label=label, split=split, reason=reason)
 
     return assign
-
-
-def _find_classes(context: ScanContext, parts: SourceParts, headers: Sequence[ChunkHeader]) -> ClassList:
-    """The classes by the settings, else by the source, else those of the training images by name."""
-    config = context.config
-    if not config.labelled:
-        return ClassList()
-    if config.classes:
-        return ClassList(tuple(config.classes), tuple(config.classes), "ingest.classes")
-    if context.classes:
-        return context.classes
-    if parts.classes:
-        return ClassList(parts.classes, parts.classes, "the classes that the source names")
-    split = "" if config.split == "hash" else "train"
-    names = sorted({name for header in headers for name in header.names.get(split, {}) if name})
-    if not names:  # numbers alone: they are kept unchanged, also if some are missing
-        names = [str(label) for label in range(max((header.highest for header in headers), default=-1) + 1)]
-    train = "train/" if config.split == "folders" else "ingest.train_list"
-    return ClassList(tuple(names), tuple(names), f"the classes of {train}")
 
 
 def _listed_images(config: IngestConfig, chunks: Sequence[str], folder: str) -> tuple[list[str], int]:
@@ -148,8 +149,7 @@ def _listed_images(config: IngestConfig, chunks: Sequence[str], folder: str) -> 
         for line, reason in missing:
             yield SourceImage(line, "path", "", "", NO_LABEL, line, "", "", reason=reason)
 
-    total = sum(header.images for uri in chunks if (header := read_header(uri)) is not None)
-    return write_chunks(listed(), folder), total - len(splits)
+    return write_chunks(listed(), folder), count_images(chunks).images - len(splits)
 
 
 def _limited_images(limit: int, chunks: Sequence[str], folder: str) -> list[str]:

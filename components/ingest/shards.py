@@ -90,12 +90,15 @@ def write_shard(shard: IngestShard, group: Iterable[Sequence[Any] | None]) -> st
     dead: list[DeadLetter] = []
     sizes: set[tuple[int, int]] = set()
     labels: Counter[int] = Counter()
+    lost: Counter[int] = Counter()
 
     def good_rows() -> Iterator[ImageRow]:
         with ImageReader(shard.config, shard.work) as reader:
-            for row in reader.map(lambda image: _make_row(shard.config, reader, image), images):
+            rows = reader.map(lambda image: _make_row(shard.config, reader, image), images)
+            for row, image in zip(rows, images, strict=True):
                 if isinstance(row, tuple):
                     dead.append(row)
+                    lost[image.label] += 1
                     continue
                 lines.append(digest_line(shard.split, row.key, row.label, hashlib.sha256(row.image).hexdigest()))
                 sizes.add((row.height, row.width))
@@ -111,6 +114,7 @@ def write_shard(shard: IngestShard, group: Iterable[Sequence[Any] | None]) -> st
         "sizes": sorted(sizes)[:2],
         "lines": len(text),
         "labels": sorted(labels.items()),
+        "lost_labels": sorted(lost.items()),
     }
     io.write_bytes(shard.record, json.dumps(record).encode() + b"\n" + text)
     return shard.name

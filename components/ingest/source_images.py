@@ -154,7 +154,7 @@ class ImageReader:
                 data = os.pread(self._descriptor(uri), image.size, image.offset)
             else:
                 data = io.read_range(uri, image.offset, image.offset + image.size)
-        except (FileNotFoundError, PermissionError) as error:
+        except OSError as error:
             raise DataError(f"cannot be read: {error.strerror or type(error).__name__}") from error
         if len(data) != image.size:
             raise DataError(f"{len(data)} of {image.size} bytes are there: {image.file} is cut off")
@@ -168,16 +168,16 @@ class ImageReader:
         inside = self._resolve(folder) if io.is_local(self._config.source) else None
         if inside is not None:
             with contextlib.suppress(OSError):  # a link, or missing: `read_file` decides
-                descriptor = os.open(os.path.join(inside, name), os.O_RDONLY | os.O_NOFOLLOW)
-                with open(descriptor, "rb", buffering=0) as stream:
-                    return stream.readall()
-        return folders.read_file(self._config.source, path)
+                return io.read_regular(os.path.join(inside, name), follow=False)
+        return folders.read_file(self._config.source, path, self._config.links)
 
     def _resolve_folder(self, folder: str) -> str | None:
-        """A folder of the source with all links resolved, None for one that is not inside it."""
+        """A folder of the source with all links resolved, None for one that may not be read."""
+        from vim_core.data import folders
+
         root = io.local_path(self._config.source).resolve()
         resolved = Path(root, folder).resolve()
-        return str(resolved) if resolved.is_relative_to(root) else None
+        return str(resolved) if folders.may_read(root, resolved, self._config.links) else None
 
     def _descriptor(self, uri: str) -> int:
         """An open file; the one that was used longest ago is closed for it."""

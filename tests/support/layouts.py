@@ -6,7 +6,7 @@ import io as memory
 import json
 import struct
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,17 @@ def field(number: int, data: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def example(features: dict[str, bytes | int]) -> bytes:
-    """An `Example` message."""
+def example(features: Mapping[str, Any]) -> bytes:
+    """An `Example` message of bytes, whole numbers and floats, or lists of them."""
     entries = b""
     for name, value in features.items():
-        kind = field(1, field(1, value)) if isinstance(value, bytes) else field(3, field(1, varint(value)))
+        values = value if isinstance(value, list) else [value]
+        if isinstance(values[0], bytes):
+            kind = field(1, b"".join(field(1, each) for each in values))
+        elif isinstance(values[0], float):
+            kind = field(2, field(1, struct.pack(f"<{len(values)}f", *values)))
+        else:
+            kind = field(3, field(1, b"".join(varint(each % 2**64) for each in values)))
         entries += field(1, field(1, name.encode()) + field(2, kind))
     return field(1, entries)
 

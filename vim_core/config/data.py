@@ -26,6 +26,11 @@ class IngestConfig(Ranged):
     `keys: auto` makes a key of the file's ILSVRC stem if it has one, else of the image's content, so that every layout
     of the same data gives the same keys; `content` ignores the name, `path` is the path below the source.
 
+    In Parquet files `image_column` and `label_column` name the columns where names and metadata leave a doubt.
+    With `label_numbers: keep` a label that is a number stays that number, and labels of which most do not occur are
+    refused; `map` numbers those that occur in their order. `links` says where links may lead: `inside` the source
+    (and to the blobs of Hugging Face's cache), or `anywhere`.
+
     Images of more than `max_pixels` pixels or `max_bytes` bytes go to the dead letters; a compressed file of many
     images that unpacks to more than `max_expansion` times its size is refused.
 
@@ -46,6 +51,11 @@ class IngestConfig(Ranged):
     test_list: str = execution("")
     class_list: str = execution("")
     val_labels: str = execution("")
+    # What these change enters the fingerprint with the state of the source, where they are set.
+    image_column: str = execution("")
+    label_column: str = execution("")
+    label_numbers: str = execution("keep")
+    links: str = execution("inside")
     resize: Count = 0
     limit: Count = 0
     shards: PositiveInt = 4
@@ -60,6 +70,8 @@ class IngestConfig(Ranged):
         one_of("ingest.split", self.split, ("hash", "folders", "lists"))
         one_of("ingest.layout", self.layout, LAYOUTS)
         one_of("ingest.keys", self.keys, ("auto", "content", "path"))
+        one_of("ingest.label_numbers", self.label_numbers, ("keep", "map"))
+        one_of("ingest.links", self.links, ("inside", "anywhere"))
         for name, value in (("train_list", self.train_list), ("test_list", self.test_list)):
             rule = "name a text file for ingest.split=lists" if not value else "is read for ingest.split=lists only"
             require(bool(value) == (self.split == "lists"), f"ingest.{name}", value, rule)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+import stat
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,15 @@ LAYOUTS = {
     "lists": "<source>/<class>/**/<image>, each named in one of the lists",
 }
 """The expected folder layout by `ingest.split`; without labels the class folder may be missing."""
+
+INSIDE, ANYWHERE = "inside", "anywhere"
+"""Where links may lead: to what lies inside the source, or to any place that this account can read."""
+
+SYSTEM_NAMES = {"@eadir": "@eaDir", "__macosx": "__MACOSX", "thumbs.db": "Thumbs.db", "desktop.ini": "desktop.ini"}
+"""What file browsers and network storages leave beside images, by name in lower case."""
+
+LEAVES = "a link that leaves the source"
+"""The reason of a link to a file elsewhere."""
 
 SHOWN_NAMES = 3
 """File names shown in an error."""
@@ -49,17 +59,31 @@ class SplitList:
     digest: str
 
 
-def list_files(source: str, split: str = "hash") -> Iterator[FileEntry]:
-    """All files below a local or remote folder in path order; names that begin with a dot are left out.
+def system_name(path: str) -> str:
+    """The kind of a path with a name that a system left there or hides (`@eaDir`, `._*`, `.*`); '' for other paths."""
+    for name in path.split("/"):
+        if name.startswith(".") and name.strip("."):
+            return "._*" if name.startswith("._") else ".*"
+        if name.lower() in SYSTEM_NAMES:
+            return SYSTEM_NAMES[name.lower()]
+    return ""
 
-    One folder at a time is held in memory. Links to files are followed only inside the source, links to folders never;
-    both are listed with the reason.
+
+def list_files(
+    source: str, split: str = "hash", links: str = INSIDE, left_out: Counter[str] | None = None
+) -> Iterator[FileEntry]:
+    """All files below a local or remote folder in path order, but for system files (`system_name`).
+
+    One folder at a time is held in memory. Links are followed where they lead inside the source, with `links`
+    'anywhere' also elsewhere. A link to a file elsewhere, to nothing, or to a folder that holds the link is listed
+    with the reason, as are files that cannot be read. `left_out` counts the system files by kind.
 
     Raises:
-        DataError: the folder is missing or empty.
+        DataError: the folder is missing, empty or unreadable, or a link leads to a folder elsewhere: the number of
+            images behind it is unknown.
     """
     empty = True
-    for entry in walk(source):
+    for entry in walk(source, "", links, left_out):
         empty = False
         yield entry
     if empty:
@@ -68,18 +92,24 @@ def list_files(source: str, split: str = "hash") -> Iterator[FileEntry]:
         raise DataError(f"ingest.source={source}: {missing}; expected builtin:digits or a folder laid out as {layout}")
 
 
-def walk(source: str, folder: str = "") -> Iterator[FileEntry]:
+def walk(
+    source: str, folder: str = "", links: str = INSIDE, left_out: Counter[str] | None = None
+) -> Iterator[FileEntry]:
     """Like `list_files` below one folder of the source ('' for all), which may be empty or missing."""
-    for name, entry in list_folder(source, folder):
+    for name, entry in list_folder(source, folder, links, left_out):
         if entry is not None:
             yield entry
         else:
-            yield from walk(source, f"{folder}/{name}".lstrip("/"))
+            yield from walk(source, f"{folder}/{name}".lstrip("/"), links, left_out)
 
 
-def list_folder(source: str, folder: str = "") -> list[tuple[str, FileEntry | None]]:
+def list_folder(
+    source: str, folder: str = "", links: str = INSIDE, left_out: Counter[str] | None = None
+) -> list[tuple[str, FileEntry | None]]:
     """Names in a folder of the source with their entries, None for folders, in the order of complete paths."""
-    entries = _local_entries(source, folder) if io.is_local(source) else _remote_entries(source, folder)
+    left_out = Counter() if left_out is None else left_out
+    local = io.is_local(source)
+    entries = _local_entries(source, folder, links, left_out) if local else _remote_entries(source, folder, left_out)
     # "a-b" comes before "a/x" but after "a": a folder is sorted as the beginning of the paths below it.
     return sorted(entries, key=lambda pair: pair[0] if pair[1] else pair[0] + "/")
 
@@ -92,46 +122,85 @@ def listing_digest(entries: Iterable[FileEntry]) -> str:
     return total.hexdigest()
 
 
-def _local_entries(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
+def _local_entries(
+    source: str, folder: str, links: str, left_out: Counter[str]
+) -> Iterator[tuple[str, FileEntry | None]]:
     root = io.local_path(source).resolve()
     try:
         with os.scandir(root / folder) as items:
             for item in items:
-                if not item.name.startswith("."):
+                kind = system_name(item.name)
+                left_out.update([kind] if kind else [])
+                if not kind:
                     is_folder = item.is_dir(follow_symlinks=False)
-                    yield item.name, None if is_folder else _local_entry(root, Path(item.path))
+                    yield item.name, None if is_folder else _local_entry(root, Path(item.path), links)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise DataError(f"ingest.source: cannot list {error.filename} ({error.strerror}); make it readable") from error
+        raise DataError(f"ingest.source: cannot list {root / folder} ({error.strerror}); make it readable") from error
 
 
-def _local_entry(root: Path, path: Path) -> FileEntry:
+def _local_entry(root: Path, path: Path, links: str) -> FileEntry | None:
+    """The entry of a file or a link; None for a link to a folder that is followed."""
     name = path.relative_to(root).as_posix()
     shown = name.encode("utf-8", "backslashreplace").decode()
-    if path.is_symlink() and os.path.isdir(path):
-        return FileEntry(shown, 0, "", "a link to a folder; links to folders are not followed")
     if shown != name:
         return FileEntry(shown, 0, "", "the file name is not UTF-8")
+    is_link = os.path.islink(path)
     try:
-        # Folders on the way are no links: links to folders are not followed.
-        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(root):
-            return FileEntry(name, 0, "", "a link that leaves the source")
-        info = path.stat()
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle
-        return FileEntry(name, 0, "", "a link to nothing")
+        target = path.resolve(strict=True) if is_link else path
+        info = target.stat()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        return _unreadable_entry(root, path, error)
+    if stat.S_ISDIR(info.st_mode):
+        # Listing the link's target would come to the link again.
+        if any(folder.resolve().is_relative_to(target) for folder in path.parents if folder.is_relative_to(root)):
+            return FileEntry(name, 0, "", "a link to a folder that holds it")
+        if not may_read(root, target, links):
+            remedy = "set ingest.links=anywhere to follow it, or put the folder itself there"
+            raise DataError(f"ingest.source: {path} is a link to a folder outside, {target}; {remedy}")
+        return None
+    if is_link and not may_read(root, target, links):
+        return FileEntry(name, 0, "", LEAVES)
+    if not stat.S_ISREG(info.st_mode):
+        return FileEntry(name, 0, "", io.NO_FILE)
     return FileEntry(name, info.st_size, str(info.st_mtime_ns))
 
 
-def _remote_entries(source: str, folder: str) -> Iterator[tuple[str, FileEntry | None]]:
+def _unreadable_entry(root: Path, path: Path, error: Exception) -> FileEntry:
+    """The entry of what cannot be looked at. Raises `DataError` for a lost link without a suffix: maybe to a folder."""
+    nothing = os.path.islink(path) and isinstance(error, FileNotFoundError | RuntimeError)
+    if nothing and not path.suffix:
+        problem = f"is a link to nothing, {os.readlink(path)}; mount or mend what it stands for, or remove it"
+        raise DataError(f"ingest.source: {path} {problem}")
+    reason = getattr(error, "strerror", "") or type(error).__name__
+    name = path.relative_to(root).as_posix()
+    return FileEntry(name, 0, "", "a link to nothing" if nothing else f"cannot be read: {reason}")
+
+
+def may_read(root: Path, target: Path, links: str) -> bool:
+    """True if links below `root` may lead to `target`, a path without links.
+
+    In Hugging Face's cache a snapshot's files are links to `blobs/` of the same repository: these count as inside.
+    """
+    inside = root
+    for folder in (root, *root.parents):
+        if folder.name == "snapshots" and (folder.parent / "blobs").is_dir():
+            inside = folder.parent
+    return links == ANYWHERE or target.is_relative_to(inside)
+
+
+def _remote_entries(source: str, folder: str, left_out: Counter[str]) -> Iterator[tuple[str, FileEntry | None]]:
     for name, info in io.list_entries(io.join(source, folder) if folder else source):
         path = f"{folder}/{name}".lstrip("/")
-        if not name.startswith("."):
+        kind = system_name(name)
+        left_out.update([kind] if kind else [])
+        if not kind:
             is_folder = info.get("type") == "directory"
             yield name, None if is_folder else FileEntry(path, int(info.get("size") or 0), io.version_of(info))
 
 
-def read_file(source: str, path: str) -> bytes:
+def read_file(source: str, path: str, links: str = INSIDE) -> bytes:
     """The bytes of a listed file.
 
     Raises:
@@ -139,14 +208,16 @@ def read_file(source: str, path: str) -> bytes:
     """
     try:
         uri = io.join(source, path)
-        if io.is_local(source):
-            root = io.local_path(source).resolve()
-            if not Path(root, path).resolve().is_relative_to(root):
-                raise DataError("a link that leaves the source")
-        return io.read_bytes(uri)
-    except ValueError as error:
+        if not io.is_local(source):
+            return io.read_bytes(uri)
+        root = io.local_path(source).resolve()
+        target = Path(root, path).resolve()
+        if not may_read(root, target, links):
+            raise DataError(LEAVES)
+        return io.read_regular(target)
+    except (ValueError, RuntimeError) as error:
         raise DataError(f"a path that leaves the source: {error}") from error
-    except (FileNotFoundError, PermissionError) as error:
+    except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or type(error).__name__}") from error
 
 
@@ -164,9 +235,9 @@ def read_list(uri: str, setting: str, split: str) -> SplitList:
         DataError: the file is not there, is not UTF-8, or names nothing.
     """
     try:
-        data = io.read_bytes(uri)
+        data = io.read_input(uri)
         text = data.decode("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"{setting}={uri}: cannot be read ({reason}); give the path or URI of a text file") from error
     except UnicodeDecodeError as error:

@@ -7,8 +7,10 @@ A URI is a local path or any fsspec address, such as gs://bucket/folder. Errors 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 import time
 import uuid
@@ -27,6 +29,7 @@ from vim_core.storage.errors import as_storage_errors, explain, is_store_error
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 CHUNK = 16 * 1024 * 1024
+NO_FILE = "a FIFO, socket or device, not a file"
 # Keys of `fsspec` file information, which differ by store, in order of preference.
 TIME_KEYS = ("mtime", "updated", "LastModified", "last_modified", "created")
 VERSION_KEYS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
@@ -221,6 +224,30 @@ def read_bytes(uri: str) -> bytes:
     """The whole file. Raises `FileNotFoundError`."""
     with _store(uri) as (fs, path):
         return bytes(fs.cat_file(path))
+
+
+def read_regular(path: Path | str, follow: bool = True) -> bytes:
+    """The whole of a regular local file; `follow=False` refuses a link.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, FIFO, socket or device, which could block for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, NO_FILE, str(path))
+        with open(descriptor, "rb", buffering=0, closefd=False) as stream:
+            return stream.readall()
+    finally:
+        os.close(descriptor)
+
+
+def read_input(uri: str) -> bytes:
+    """The whole file that a user names. Raises `OSError` as `read_regular`, for a remote one as `read_bytes`."""
+    return read_regular(local_path(uri)) if is_local(uri) else read_bytes(uri)
 
 
 def read_optional(uri: str) -> bytes | None:

@@ -11,11 +11,13 @@ import contextlib
 import gzip
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from components.ingest.layouts.base import ScanContext, SourcePart, unpacked_name, unreadable
 from components.ingest.source_images import NO_LABEL, UNPACKED, SourceImage
+from vim_core.data import folders
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -36,35 +38,62 @@ class Member(NamedTuple):
     reason: str = ""
 
 
-def walk(path: str, stream: IO[bytes], start: int = 0, end: int = 0) -> Iterator[Member]:
+def walk(
+    path: str, stream: IO[bytes], start: int = 0, end: int = 0, left_out: Counter[str] | None = None
+) -> Iterator[Member]:
     """The files of the tar that lies between `start` and `end` (0: the end of the file) of an open file, in its order.
 
-    Links and devices are named with a reason.
+    Tars that follow behind its end, joined by `cat`, are read too. Links and devices are named with a reason. With
+    `left_out`, files of the system (`folders.system_name`) are left out and counted there.
 
     Raises:
-        DataError: the tar breaks off or is damaged.
+        DataError: the tar breaks off, is damaged, or is followed by something else.
     """
-    stream.seek(start)
     position = start
+    while True:
+        began = position
+        for info in _tar_headers(path, stream, began):
+            position = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            # Names that are not UTF-8 could not be written into a table.
+            name = info.name.encode("utf-8", "backslashreplace").decode()
+            if end and info.offset_data + info.size > end:
+                raise unreadable(path, f"the tar inside the tar is cut off in {name}")
+            if left_out is not None and not info.isdir() and (kind := folders.system_name(name)):
+                left_out[kind] += 1
+            elif info.isfile():
+                yield Member(name, info.offset_data, info.size)
+            elif not info.isdir():
+                yield Member(name, 0, 0, "a link or a device, not a file of its own")
+        following = _next_block(stream, position, end)
+        if following < 0:
+            return
+        if following in (position, began):
+            # tarfile takes a damaged header for the end.
+            raise unreadable(path, f"is damaged at byte {following}")
+        position = following
+
+
+def _tar_headers(path: str, stream: IO[bytes], start: int) -> Iterator[tarfile.TarInfo]:
+    """The members of one tar. Raises `DataError` where it breaks off."""
+    stream.seek(start)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
-                position = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                # Names that are not UTF-8 could not be written into a table.
-                name = info.name.encode("utf-8", "backslashreplace").decode()
-                if end and info.offset_data + info.size > end:
-                    raise unreadable(path, f"the tar inside the tar is cut off in {name}")
-                if info.isfile():
-                    yield Member(name, info.offset_data, info.size)
-                elif not info.isdir():
-                    yield Member(name, 0, 0, "a link or a device, not a file of its own")
+                yield info
     except tarfile.TarError as error:
         raise unreadable(path, f"cannot be read further ({error})") from error
+
+
+def _next_block(stream: IO[bytes], position: int, end: int) -> int:
+    """The position of the first block with anything but zeros from `position` up to `end`; -1 without one."""
     stream.seek(position)
-    if (end == 0 or position < end) and stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        # tarfile takes a damaged header for the end.
-        raise unreadable(path, f"is damaged at byte {position}")
+    while data := stream.read(max(0, min(BLOCK, end - position)) if end else BLOCK):
+        zeros = len(data) - len(data.lstrip(b"\0"))
+        if zeros < len(data):
+            return position + zeros // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        position += len(data)
+    return -1
 
 
 def read(stream: IO[bytes], member: Member) -> bytes:
@@ -79,7 +108,7 @@ def read(stream: IO[bytes], member: Member) -> bytes:
 def first_name(uri: str) -> str:
     """The name of the first file in a tar. Raises `DataError` where there is none."""
     with io.open_read(uri) as stream:
-        for member in walk(uri, stream):
+        for member in walk(uri, stream, left_out=Counter()):
             return member.name
     raise unreadable(uri, "a tar without files in it")
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from components.ingest.labels import ClassList
 from components.ingest.source_images import SourceImage
 from vim_core.config import IngestConfig
+from vim_core.data import folders
 from vim_core.data.folders import FileEntry
 from vim_core.errors import DataError
 
-SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-WORD = re.compile(r"[a-z]+")
+SIDES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "heldout": "val",
+    "holdout": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+WORD = re.compile(r"hold[-_ ]out|held[-_ ]out|[a-z]+")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+PICTURE_FILES = "picture files beside files of many images"
+"""The kind by which such files are counted as left out."""
 
 
 class SourcePart(NamedTuple):
@@ -42,12 +50,20 @@ class SourcePart(NamedTuple):
 
 @dataclass(frozen=True)
 class ScanContext:
-    """A layout's inputs: settings, the work folder, class list, and the URI of the ground truth ('' for none)."""
+    """A layout's inputs: settings, the work folder, class list, and the URI of the ground truth ('' for none).
+
+    `left_out` counts by kind what is not read: files of the system, and further pictures.
+    """
 
     config: IngestConfig
     work: str
     classes: ClassList | None = None
     truth: str = ""
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def files(self) -> Iterator[FileEntry]:
+        """All files of the source, system files counted. Raises `DataError` for a missing or empty source."""
+        return folders.list_files(self.config.source, self.config.split, self.config.links, self.left_out)
 
 
 @dataclass
@@ -56,7 +72,7 @@ class SourceParts:
 
     Attributes:
         parts: the parts.
-        left_out: files that belong to no split.
+        left_out: files of many images, or folders, that belong to no split.
         classes: the source's own class names in label order, where it has them.
         group_size: parts that one worker scans together: more than one where each takes little time, because every
             group costs files in the work folder.
@@ -88,21 +104,35 @@ def unpacked_name(part: SourcePart) -> str:
 def side_in_path(path: str) -> str:
     """'train', 'val' or 'test' by a word in the name of a file or, failing that, of its folders; '' without one."""
     words = (word for part in reversed(path.lower().split("/")) for word in WORD.findall(part))
-    return next((SIDES[word] for word in words if word in SIDES), "")
+    return next((SIDES[word] for word in (re.sub("[-_ ]", "", word) for word in words) if word in SIDES), "")
 
 
-def file_parts(config: IngestConfig, files: Iterable[FileEntry]) -> SourceParts:
-    """One part a file, with its split; files on neither side of `ingest.split=folders` are left out.
+def split_of_side(sides: Set[str]) -> dict[str, str]:
+    """The split by side: the validation part is held out, or the test part where there is none."""
+    return {"train": "train", ("val" if "val" in sides else "test"): "test"}
 
-    The validation files are held out, or the test files if there are none. Raises `DataError` for an unusable entry.
+
+def file_parts(context: ScanContext, wanted: Callable[[str], bool]) -> SourceParts:
+    """One part for each wanted path, with its split; files on neither side of `ingest.split=folders` are left out.
+
+    Raises:
+        DataError: a wanted file is unusable, or the source is missing or empty.
     """
-    files = list(files)
+    files: list[FileEntry] = []
+    for file in context.files():
+        if wanted(file.path):
+            files.append(file)
+        elif file.path.lower().endswith(PICTURES):
+            context.left_out[PICTURE_FILES] += 1
     sides, splits = {file.path: "" for file in files}, {"": ""}
-    if config.split == "folders":
+    if context.config.split == "folders":
         sides = {file.path: side_in_path(file.path) for file in files}
-        splits = {"train": "train", ("val" if "val" in sides.values() else "test"): "test"}
+        splits = split_of_side(set(sides.values()))
     result = SourceParts([])
     for file in files:
+        if file.reason == folders.LEAVES:
+            remedy = "set ingest.links=anywhere to follow it, or put the file itself there"
+            raise DataError(f"ingest.source: {file.path}: is {file.reason}; {remedy}")
         if file.reason:
             raise unreadable(file.path, file.reason)
         if sides[file.path] in splits:

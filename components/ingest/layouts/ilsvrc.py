@@ -9,7 +9,6 @@ from components.ingest.labels import file_stem, label_resolver, read_truth
 from components.ingest.layouts.archives import first_name, walk
 from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts
 from components.ingest.source_images import NO_LABEL, SourceImage, with_key
-from vim_core.data import folders
 from vim_core.storage import io
 
 GROUPS = 64
@@ -21,14 +20,14 @@ WNID = re.compile(r"n\d{8}")
 def find_parts(context: ScanContext) -> SourceParts:
     """One part a class of the training tar, one for a flat tar. Raises `DataError` for a missing or empty source."""
     source = context.config.source
-    tars = file_parts(context.config, (e for e in folders.list_files(source) if e.path.endswith(".tar")))
+    tars = file_parts(context, lambda path: path.endswith(".tar"))
     parts: list[SourcePart] = []
     for outer in tars.parts:
         if WNID.fullmatch(file_stem(outer.path)):
             parts.append(outer._replace(name=file_stem(outer.path)))
         elif first_name(io.join(source, outer.path)).endswith(".tar"):
             with io.open_read(io.join(source, outer.path)) as stream:
-                for member in walk(outer.path, stream):
+                for member in walk(outer.path, stream, left_out=context.left_out):
                     name, end = file_stem(member.name), member.offset + member.size
                     parts.append(outer._replace(name=name, kind=member.name, offset=member.offset, end=end))
         else:
@@ -41,7 +40,7 @@ def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
     shown = f"{part.path}#{part.kind}" if part.kind else part.path
     resolve = label_resolver(context.classes, read_truth(context.truth)) if context.truth else None
     with io.open_read(io.join(context.config.source, part.path)) as stream:
-        for member in walk(shown, stream, part.offset, part.end):
+        for member in walk(shown, stream, part.offset, part.end, context.left_out):
             name, label, reason = part.name, NO_LABEL, member.reason
             if not (name or reason) and context.config.labelled:
                 stem = file_stem(member.name)

@@ -12,10 +12,10 @@ import struct
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+from components.ingest.labels import parse_label
 from components.ingest.layouts import archives
 from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, file_parts, unreadable
 from components.ingest.source_images import NO_LABEL, SourceImage, with_key
-from vim_core.data import folders
 from vim_core.errors import ConfigError
 
 FILE_NAME = re.compile(r"(.*\.tfrecords?|.*\.tfrecords?-\d+-of-\d+|[^.]*-\d{5}-of-\d{5})(\.gz)?$")
@@ -29,6 +29,10 @@ OTHER_BYTES = 1 << 20
 """Bytes that a record may have beside its image."""
 
 
+Value = slice | int | float
+"""A value of a feature: where its bytes lie in the record, or the number itself."""
+
+
 class Record(NamedTuple):
     """One record: the offset of its data in the file, the data, or the reason why it cannot be read."""
 
@@ -40,8 +44,7 @@ class Record(NamedTuple):
 def find_parts(context: ScanContext) -> SourceParts:
     """One part a file. Raises `DataError` for a missing or empty source, `ConfigError` without google-crc32c."""
     _masked_checksum(b"")
-    entries = folders.list_files(context.config.source)
-    return file_parts(context.config, (e for e in entries if FILE_NAME.match(e.path.rsplit("/", 1)[-1])))
+    return file_parts(context, lambda path: bool(FILE_NAME.match(path.rsplit("/", 1)[-1])))
 
 
 def scan_part(context: ScanContext, part: SourcePart) -> Iterator[SourceImage]:
@@ -65,19 +68,20 @@ def _source_image(context: ScanContext, template: SourceImage, record: Record) -
     if not reason:
         try:
             features = parse_example(record.data)
-            start, size = features[ENCODED]
-            name, filename = (
-                record.data[features[key][0] : sum(features[key])].decode() if key in features else ""
-                for key in (SYNSET, NAME)
-            )
-            # TensorFlow's conversion counts classes from 1: 0 is the background.
-            label = NO_LABEL if name or LABEL not in features else features[LABEL][0] - 1
+            picture = _one(features, ENCODED)
+            if not isinstance(picture, slice):
+                raise ValueError(f"{ENCODED} holds no bytes")
+            start, size = picture.start, picture.stop - picture.start
+            name, filename = (str(_value(record, features, key) or "") for key in (SYNSET, NAME))
+            if not name and context.config.labelled:
+                # As it stands: from where the labels count is known once all are (see `plan`).
+                name, label = parse_label(_value(record, features, LABEL))
         except KeyError:
             reason = f"a record without {ENCODED}"
-        except (ValueError, IndexError) as error:
-            reason = f"not an Example message ({error})"
-    if context.config.labelled and not (reason or name or label >= 0):
-        reason = f"neither {SYNSET} nor a {LABEL} from 1 on"
+        except (ValueError, IndexError, struct.error) as error:
+            reason = f"not an Example message of an image ({error})"
+    if context.config.labelled and not (reason or name or label != NO_LABEL):
+        reason = f"neither {SYNSET} nor a {LABEL}"
     image = template._replace(name=name, label=label, offset=record.offset + start, size=size, reason=reason)
     return with_key(image, context.config, filename)
 
@@ -107,8 +111,23 @@ def records(path: str, stream: IO[bytes], most: int) -> Iterator[Record]:
         yield Record(start, data)
 
 
-def parse_example(data: bytes) -> dict[str, tuple[int, int]]:
-    """The features of an Example by name: offset and size of the first bytes value, or the first integer and 0.
+def _one(features: dict[str, list[Value]], key: str) -> Value:
+    """The only value of a feature. Raises `KeyError` for none, `ValueError` for several."""
+    if len(features[key]) > 1:
+        raise ValueError(f"{len(features[key])} values of {key}")
+    return features[key][0]
+
+
+def _value(record: Record, features: dict[str, list[Value]], key: str) -> str | int | float | None:
+    """The only value of a feature, bytes as text; None without one. Raises `ValueError` for several."""
+    if key not in features:
+        return None
+    value = _one(features, key)
+    return record.data[value].decode() if isinstance(value, slice) else value
+
+
+def parse_example(data: bytes) -> dict[str, list[Value]]:
+    """The values of an Example's features by name; empty features are left out.
 
     Raises:
         ValueError, IndexError: the data are no such message.
@@ -120,21 +139,27 @@ def parse_example(data: bytes) -> dict[str, tuple[int, int]]:
         for _, first, last in _fields(data, start, stop):  # one entry of the map
             entry = {field: (begin, end) for field, begin, end in _fields(data, first, last)}
             if 1 in entry and 2 in entry:
-                value = _first_value(data, *entry[2])
-                if value is not None:
-                    features[data[slice(*entry[1])].decode()] = value
+                values = list(_values(data, *entry[2]))
+                if values:
+                    features[data[slice(*entry[1])].decode()] = values
     return features
 
 
-def _first_value(data: bytes, start: int, stop: int) -> tuple[int, int] | None:
-    """The first value of a Feature; None for floats and empty lists."""
+def _values(data: bytes, start: int, stop: int) -> Iterator[Value]:
+    """The first values of a Feature, two at most: a feature of an image has one."""
     for kind, first, last in _fields(data, start, stop):
-        for _, begin, end in _fields(data, first, last):
+        for count, (_, begin, end) in enumerate(_fields(data, first, last)):
             if kind == 1:
-                return begin, end - begin
-            if kind == 3:  # packed integers are a run of bytes, a single one begins at its own bytes
-                return _varint(data, begin)[0], 0
-    return None
+                yield slice(begin, end)
+            position = begin if kind != 1 else end
+            while position < end and count < 2:
+                if kind == 2:  # packed floats are a run of bytes, a single one is four
+                    yield float(struct.unpack_from("<f", data, position)[0])
+                    position += 4
+                else:
+                    value, position = _varint(data, position)
+                    yield value - (1 << 64) if value >> 63 else value
+                count += 1
 
 
 def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import socket
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -75,16 +80,101 @@ def test_links_are_followed_only_inside(tmp_path: Path) -> None:
     (source / "a/out.png").symlink_to(outside / "secret.png")
     (source / "a/gone.png").symlink_to(outside / "nothing.png")
     (source / "a/circle.png").symlink_to(source / "a/circle.png")
-    (source / "linked").symlink_to(outside / "more")
-    reasons = {entry.path: entry.reason for entry in list_files(str(source), "hash")}
-    assert reasons == {
-        "a/1.png": "",
-        "a/inside.png": "",
-        "a/out.png": "a link that leaves the source",
-        "a/gone.png": "a link to nothing",
-        "a/circle.png": "a link to nothing",
-        "linked": "a link to a folder; links to folders are not followed",
+    (source / "linked").symlink_to(source / "a")
+    (source / "a/up").symlink_to(source)
+    listed = {
+        "1.png": "",
+        "inside.png": "",
+        "out.png": "a link that leaves the source",
+        "gone.png": "a link to nothing",
+        "circle.png": "a link to nothing",
+        "up": "a link to a folder that holds it",
     }
+    expected = {f"{folder}/{name}": reason for folder in ("a", "linked") for name, reason in listed.items()}
+    assert {entry.path: entry.reason for entry in list_files(str(source))} == expected
+    anywhere = {entry.path: entry.reason for entry in list_files(str(source), links="anywhere")}
+    assert anywhere == expected | {"a/out.png": "", "linked/out.png": ""}
+    assert read_file(str(source), "a/out.png", "anywhere") == b"secret.png"
+
+
+def test_a_link_that_may_hide_many_images_is_refused_by_name(tmp_path: Path) -> None:
+    outside = tree(tmp_path / "outside", "more/1.png", "more/2.png")
+    source = tree(tmp_path / "source", "a/1.png")
+    (source / "val").symlink_to(outside / "more")
+    with pytest.raises(DataError, match=r"source/val is a link to a folder outside, .*set ingest\.links=anywhere"):
+        list(list_files(str(source)))
+    assert [e.path for e in list_files(str(source), links="anywhere")] == ["a/1.png", "val/1.png", "val/2.png"]
+    (source / "val").unlink()
+    (source / "val").symlink_to(tmp_path / "not mounted")
+    for links in ("inside", "anywhere"):
+        with pytest.raises(DataError, match=r"source/val is a link to nothing, .*not mounted; mount or mend"):
+            list(list_files(str(source), links=links))
+
+
+def test_two_links_in_a_circle_end(tmp_path: Path) -> None:
+    source = tree(tmp_path, "a/1.png", "b/2.png")
+    (source / "a/x").symlink_to(source / "b")
+    (source / "b/y").symlink_to(source / "a")
+    assert [entry.path for entry in list_files(str(source)) if not entry.reason] == [
+        "a/1.png", "a/x/2.png", "b/2.png", "b/y/1.png",
+    ]  # fmt: skip
+
+
+def test_a_snapshot_of_hugging_faces_cache_links_into_its_blobs(tmp_path: Path) -> None:
+    repository = tree(tmp_path / "datasets--me--photos", "blobs/4fe2", "snapshots/81ab/readme")
+    tree(tmp_path, "datasets--you--other/blobs/77ab")
+    source = repository / "snapshots/81ab"
+    (source / "mine.parquet").symlink_to("../../blobs/4fe2")
+    (source / "theirs.parquet").symlink_to("../../../datasets--you--other/blobs/77ab")
+    reasons = {entry.path: entry.reason for entry in list_files(str(source))}
+    assert reasons == {"mine.parquet": "", "readme": "", "theirs.parquet": "a link that leaves the source"}
+    assert read_file(str(source), "mine.parquet") == b"blobs/4fe2"
+
+
+def test_system_files_are_left_out_and_counted(tmp_path: Path, remote: str) -> None:
+    names = ("@eaDir/1.png/thumb.jpg", "__MACOSX/a/._1.png", "a/._1.png", "a/.DS_Store", "a/Thumbs.db", "a/DESKTOP.INI")
+    tree(tmp_path, "a/1.png", *names)
+    for name in ("a/1.png", *names):
+        io.write_bytes(io.join(remote, name), b"x")
+    for source in (str(tmp_path), remote):
+        left_out = Counter[str]()
+        assert [entry.path for entry in list_files(source, left_out=left_out)] == ["a/1.png"]
+        kinds = {"@eaDir", "__MACOSX", "._*", ".*", "Thumbs.db", "desktop.ini"}
+        assert left_out == dict.fromkeys(kinds, 1)
+
+
+def test_what_would_block_or_fails_is_a_reason_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, "a/1.png")
+    os.mkfifo(tmp_path / "a/pipe.png")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
+        monkeypatch.chdir(tmp_path)
+        listening.bind("a/socket.png")
+        reasons = {entry.path: entry.reason for entry in list_files(str(tmp_path))}
+        blocked = "a FIFO, socket or device, not a file"
+        assert reasons == {"a/1.png": "", "a/pipe.png": blocked, "a/socket.png": blocked}
+        for name in ("pipe", "socket"):
+            with pytest.raises(DataError, match="cannot be read"):
+                read_file(str(tmp_path), f"a/{name}.png")
+    with pytest.raises(DataError, match=rf"ingest\.train_list=.*pipe\.png: cannot be read \({blocked}\)"):
+        read_list(str(tmp_path / "a/pipe.png"), "ingest.train_list", "train")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENAMETOOLONG])
+def test_every_error_of_a_file_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    source, reason = str(tree(tmp_path, "a/1.png")), os.strerror(number)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, reason)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(DataError, match=f"cannot be read: {reason}"):
+        read_file(source, "a/1.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", fail)
+        assert [entry.reason for entry in list_files(source)] == [f"cannot be read: {reason}"]
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(DataError, match=rf"cannot list .*\({reason}\)"):
+        list(list_files(source))
 
 
 def test_the_source_itself_may_be_a_link(tmp_path: Path) -> None:
