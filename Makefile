@@ -32,8 +32,8 @@ test: env  ## what to run before a commit: unit tests and the quick integration 
 test-all: env test-xla  ## the rest: slow tests, kills, several nodes, a browser, XLA
 	$(PYTEST) $(TWO) -m "slow or cluster" --timeout 1200 tests/cluster tests/integration tests/unit
 
-test-xla: env  ## the XLA lane on 4 pretended devices; a process a file, because SPMD holds for a whole process
-	ls tests/xla/test_*.py | xargs -n 1 -P 2 $(PYTEST) -q -m xla
+test-xla: env  ## the XLA lane on 4 pretended devices; a process a file, because SPMD holds for a whole process, large files first
+	ls -S tests/xla/test_*.py | xargs -n 1 -P 2 $(PYTEST) -q -m xla
 
 bench: env  ## training speed beside peers on this CPU, to tests/benchmarks/results
 	$(BIN)/python -m tests.benchmarks

@@ -22,6 +22,7 @@ from tests.support.smoke import SmokeRun
 __all__ = ["SmokeRun"]
 
 BUCKET = "vim-tests"
+LONG = ("test_interruptions.py", "test_submit.py", "test_readme.py", "test_kill_resume.py", "test_mlflow_away.py")
 
 for _name in SERIAL:  # read by the libraries when they are first imported
     os.environ[_name] = "1"
@@ -47,9 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # after tests of other markers are gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first file that looks at the smoke run makes it, beside files that do not; the others come last."""
+    """Files of minutes come first, so that two processes end together, and those that look at the smoke run last.
+
+    The first of these makes the run, beside files that do not look at it.
+    """
     files = [item.path for item in items if "smoke_run" in getattr(item, "fixturenames", ())]
     turn = dict.fromkeys(files, 2) | dict.fromkeys(files[:1], 0)
+    turn |= {item.path: LONG.index(item.path.name) - len(LONG) for item in items if item.path.name in LONG}
     items.sort(key=lambda item: turn.get(item.path, 1))
 
 

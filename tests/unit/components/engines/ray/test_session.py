@@ -12,6 +12,7 @@ import pytest
 
 from components.engines.ray import session
 from components.engines.ray.session import SIGNALS, interruptible
+from vim_core.config import RunConfig
 from vim_core.errors import VimError
 
 CONTEXT: Any = SimpleNamespace(name="prior")
@@ -60,6 +61,11 @@ def test_other_threads_set_no_handlers() -> None:
     thread.start()
     thread.join()
     assert failed == []
+
+
+def test_a_cluster_that_is_not_there_is_named() -> None:
+    with pytest.raises(VimError, match=r"run\.ray_address='127\.0\.0\.1:1': no Ray cluster answers there"):
+        session.connect(RunConfig(ray_address="127.0.0.1:1"))
 
 
 class Controller:
