@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from components.contract.api import Artifact
@@ -20,15 +21,38 @@ DENSITY_NEIGHBOURS, KERNEL_IMAGES, SHUFFLED_SPLITS = 5, 1000, 10
 """Of density and coverage, of torch-fidelity's KID and of its Inception Score."""
 
 
-def shortfalls(config: PipelineConfig, images: Artifact) -> list[str]:
-    """A text for every setting that asks for more than the artifact of ingest has: setting, value, and what fits."""
+@dataclass(frozen=True)
+class ImageCounts:
+    """Images by split, classes in label order, images of each class by split, and the keys of a split."""
+
+    splits: Mapping[str, int]
+    classes: Sequence[str]
+    class_counts: Mapping[str, Sequence[int]]
+    keys: Callable[[str], list[str]]
+
+
+def counted(images: Artifact) -> ImageCounts:
+    """The counts that an artifact of ingest records; its keys are read from its tables."""
+
+    def keys(split: str) -> list[str]:
+        from vim_core.data.image_tables import open_parquet
+
+        tables = (open_parquet(uri).read(columns=["key"]) for uri in images.uris(f"images/{split}-"))
+        return [str(key) for table in tables for key in table["key"].to_pylist()]
+
+    properties = images.properties
+    return ImageCounts(properties["splits"], properties["classes"], properties.get("class_counts", {}), keys)
+
+
+def shortfalls(config: PipelineConfig, images: ImageCounts) -> list[str]:
+    """A text for every setting that asks for more images than there are: setting, value, and what fits."""
     checks = (_classes, _statistics, _inception_score, _conventions, _sample, _select, _probe)
     return [text for check in checks for text in check(config, images)]
 
 
-def _classes(config: PipelineConfig, images: Artifact) -> Iterator[str]:
+def _classes(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     names = [name for name in CLASSIFIED if name in config.components]
-    classes = list(images.properties["classes"])
+    classes = list(images.classes)
     if not names or len(classes) > 1:
         return
     there = f"there is only {classes[0]!r}" if classes else "there is none"
@@ -45,10 +69,10 @@ def _judged(config: PipelineConfig) -> list[str]:
     return [name for name in dependent if name in config.components]
 
 
-def _statistics(config: PipelineConfig, images: Artifact) -> Iterator[str]:
+def _statistics(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     if "statistics" not in config.components:
         return
-    settings, splits = config.statistics, images.properties["splits"]
+    settings, splits = config.statistics, images.splits
     count = splits[settings.split]
     if count < 2:
         yield f"statistics.split={settings.split}: has {count} image, and statistics need 2; hold out more images"
@@ -61,18 +85,18 @@ def _statistics(config: PipelineConfig, images: Artifact) -> Iterator[str]:
         yield what + f"and there are {count} {settings.split} images; set statistics.features=0 or hold out more images"
 
 
-def _inception_score(config: PipelineConfig, images: Artifact) -> Iterator[str]:
+def _inception_score(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     from components.sample.draw import sample_key
 
     settings, names = config.statistics, config.components
     if "statistics" not in names or not settings.score_splits:
         return
     real = _keys(images, [settings.split])
-    sets = {f"{images.properties['splits'][settings.split]} {settings.split} images": real}
+    sets = {f"{images.splits[settings.split]} {settings.split} images": real}
     if {"sample", "score"} <= set(names) and not (config.score.protocol or config.score.samples_from):
         drawn = [sample_key(number) for number in range(min(config.sample.count, EXACT))]
         sets[f"sample.count={config.sample.count} samples"] = drawn
-    selected = config.select.count * len(images.properties["classes"])
+    selected = config.select.count * len(images.classes)
     few = selected if {"select", "score"} <= set(names) and not config.score.protocol else None
 
     def fits(splits: int) -> bool:
@@ -89,12 +113,12 @@ def _inception_score(config: PipelineConfig, images: Artifact) -> Iterator[str]:
     )
 
 
-def _conventions(config: PipelineConfig, images: Artifact) -> Iterator[str]:
+def _conventions(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     protocol, features = config.score.protocol, config.statistics.features
     drawn = {"statistics", "sample", "score"} <= set(config.components) and not config.score.samples_from
     if protocol != "torch-fidelity" or not drawn:
         return
-    count, real = config.sample.count, images.properties["splits"][config.statistics.split]
+    count, real = config.sample.count, images.splits[config.statistics.split]
     if count < SHUFFLED_SPLITS:
         yield f"sample.count={count}: {protocol} has {SHUFFLED_SPLITS} splits; set sample.count={SHUFFLED_SPLITS}"
     if features and min(count, real) < KERNEL_IMAGES:
@@ -102,26 +126,26 @@ def _conventions(config: PipelineConfig, images: Artifact) -> Iterator[str]:
         yield what + f"and {real} real ones; set statistics.features=0 or score.protocol="
 
 
-def _sample(config: PipelineConfig, images: Artifact) -> Iterator[str]:
+def _sample(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     from components.sample.draw import class_numbers
 
     if "sample" not in config.components or not config.prior.conditional:
         return
     try:
-        chosen = class_numbers(config.sample.classes, images)
+        chosen = class_numbers(config.sample.classes, images.classes)
     except ConfigError as error:
         yield str(error)
         return
-    held_out = images.properties.get("class_counts", {}).get("test", [])
+    held_out = images.class_counts.get("test", [])
     if config.sample.prefix and chosen and held_out and not any(held_out[number] for number in chosen):
         what = f"sample.prefix={config.sample.prefix}: completes held-out images, and of sample.classes="
         yield what + f"{config.sample.classes} there is none; name others or hold out more images"
 
 
-def _select(config: PipelineConfig, images: Artifact) -> Iterator[str]:
+def _select(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     from vim_core.sampling.rejection import candidates_needed
 
-    classes = len(images.properties["classes"])
+    classes = len(images.classes)
     if "select" not in config.components or not classes:
         return
     settings, rate = config.select, min(config.select.rates)
@@ -143,7 +167,7 @@ def _select(config: PipelineConfig, images: Artifact) -> Iterator[str]:
     )
 
 
-def _probe(config: PipelineConfig, images: Artifact) -> Iterator[str]:
+def _probe(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     from vim_core.data.probe_split import is_validation
 
     if "probe" not in config.components:
@@ -156,17 +180,14 @@ def _probe(config: PipelineConfig, images: Artifact) -> Iterator[str]:
     yield what + "change it, use more images, or leave out probe"
 
 
-def _keys(images: Artifact, splits: Sequence[str]) -> list[str] | None:
+def _keys(images: ImageCounts, splits: Sequence[str]) -> list[str] | None:
     """Keys of the images of these splits; None for more than `EXACT` images."""
-    if sum(images.properties["splits"][split] for split in splits) > EXACT:
+    if sum(images.splits[split] for split in splits) > EXACT:
         return None
-    from vim_core.data.image_tables import open_parquet
-
-    uris = [uri for split in splits for uri in images.uris(f"images/{split}-")]
-    return [str(key) for uri in uris for key in open_parquet(uri).read(columns=["key"])["key"].to_pylist()]
+    return [key for split in splits for key in images.keys(split)]
 
 
-def _by_hash(images: Artifact, splits: Sequence[str], side: Callable[[str], int], count: int) -> list[int] | None:
+def _by_hash(images: ImageCounts, splits: Sequence[str], side: Callable[[str], int], count: int) -> list[int] | None:
     """Number of images on each side; None for more than `EXACT` images."""
     keys = _keys(images, splits)
     if keys is None:

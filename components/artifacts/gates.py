@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from components.artifacts.counts import shortfalls
+from components.artifacts.counts import counted, shortfalls
 from components.artifacts.inventory import short_name
+from components.artifacts.learning import ADVICE
+from components.artifacts.verdicts import Gate, Verdict, entry, last_rows, missing, remake
 from components.contract import lineage
-from components.contract.api import Artifact, FileEntry, Inputs
+from components.contract.api import Artifact, Inputs
 from components.contract.commands import command
 from components.tracking.shipping import CURVES, NONFINITE
 from vim_core.config import PipelineConfig
@@ -33,25 +33,8 @@ RECORDED = {
     "select": ("samples",),
 }  # fmt: skip
 """Properties that each component records of itself."""
-TAIL_BYTES = 1 << 17
-"""Bytes at the end of the curves that are read, which hold hundreds of rows."""
 USAGES = ("codebook_usage", "batch_usage")
 """Figures of the codebook's use over a window of batches; artifacts of earlier versions have the second alone."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One gate's answer: `text` names figure and bound, `remedy` what to do where it failed."""
-
-    gate: str
-    passed: bool
-    text: str
-    remedy: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-Gate = Callable[[PipelineConfig, Artifact, Inputs], Verdict]
-"""A rule about an artifact, given the artifacts it was made from; a manifest without an entry that it needs fails."""
 
 
 def check_ingest(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -59,7 +42,7 @@ def check_ingest(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
     properties = artifact.properties
     lacking = [name for name in ("read", "dead_letter", "splits") if name not in properties]
     if lacking:
-        return _missing(COUNTED, artifact, ", ".join(lacking))
+        return missing(COUNTED, artifact, ", ".join(lacking))
     splits, rows = properties["splits"], _rows(artifact, "images/")
     read, dead, written = int(properties["read"]), int(properties["dead_letter"]), sum(rows.values())
     text = f"{read} read, {written} in the table, {dead} set aside"
@@ -72,11 +55,11 @@ def check_sufficient(config: PipelineConfig, artifact: Artifact, inputs: Inputs)
     properties = artifact.properties
     lacking = [name for name in ("classes", "splits") if name not in properties]
     if lacking:
-        return _missing(SUFFICIENT, artifact, ", ".join(lacking))
+        return missing(SUFFICIENT, artifact, ", ".join(lacking))
     splits, classes = properties["splits"], properties["classes"]
     text = f"{splits['train']} training and {splits['test']} held-out images"
     text += f" of {len(classes)} class{'es' * (len(classes) != 1)}" if classes else ""
-    problems = shortfalls(config, artifact)
+    problems = shortfalls(config, counted(artifact))
     if problems:
         numbered = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
         text += f" are too few for {len(problems)} setting{'s' * (len(problems) != 1)}: {numbered}"
@@ -87,7 +70,7 @@ def check_sufficient(config: PipelineConfig, artifact: Artifact, inputs: Inputs)
 def check_tokenize(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """A row for every view of every training image, and one for each held-out image."""
     if "images" not in inputs or "views" not in artifact.properties or "splits" not in inputs["images"].properties:
-        return _missing(COUNTED, artifact, "its views or its images")
+        return missing(COUNTED, artifact, "its views or its images")
     views = int(artifact.properties["views"])
     images, rows = inputs["images"].properties["splits"], _rows(artifact, "codes/")
     expected = {split: count * (views if split == "train" else 1) for split, count in images.items()}
@@ -98,7 +81,7 @@ def check_tokenize(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -
 def check_reconstruct(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Every held-out image, up to the limit."""
     if "images" not in inputs or "splits" not in inputs["images"].properties:
-        return _missing(COUNTED, artifact, "its images")
+        return missing(COUNTED, artifact, "its images")
     images, limit = int(inputs["images"].properties["splits"]["test"]), int(artifact.manifest.config["limit"])
     expected = min(images, limit) if limit else images
     rows = sum(_rows(artifact, "images/").values())
@@ -116,7 +99,7 @@ def check_select(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
     """As many of each class at every rate as were requested."""
     properties = artifact.properties
     if "rates" not in properties or "classes" not in properties:
-        return _missing(COUNTED, artifact, "its rates or classes")
+        return missing(COUNTED, artifact, "its rates or classes")
     expected, rates = int(artifact.manifest.config["count"]) * len(properties["classes"]), len(properties["rates"])
     rows = _rows(artifact, "images/")
     passed = len(rows) == rates and set(rows.values()) == {expected}
@@ -128,7 +111,7 @@ def check_lineage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) ->
     properties = artifact.properties
     lacking = [name for name in RECORDED.get(artifact.manifest.component, ()) if name not in properties]
     if lacking:
-        return _missing(LINEAGE, artifact, f"the digest of its {', '.join(lacking)}")
+        return missing(LINEAGE, artifact, f"the digest of its {', '.join(lacking)}")
     wrong = [
         f"its manifest names {name} {str(properties[name])[:12]}, its input is {inputs[name].digest[:12]}"
         for name in INPUT_DIGESTS
@@ -142,7 +125,7 @@ def check_lineage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) ->
         if own and lineage.TOKENIZER in theirs and not lineage.same_codes(own, theirs):
             wrong.append(f"it {lineage.mismatch(own, theirs, 'was made by')} of its {name}")
     if wrong:
-        return Verdict(LINEAGE, False, "; ".join(wrong), _remake(artifact))
+        return Verdict(LINEAGE, False, "; ".join(wrong), remake(artifact))
     chain = ", ".join(f"{name} {source.digest[:12]}" for name, source in sorted(inputs.items()))
     return Verdict(LINEAGE, True, f"made from {chain}" if chain else "made from nothing but its source")
 
@@ -151,18 +134,18 @@ def check_finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
     """Every metric and the last logged losses are finite, and few updates were skipped as non-finite."""
     manifest, bound = artifact.manifest, config.gates.nonfinite_share
     wrong = [name for name, value in manifest.metrics.items() if not math.isfinite(value)]
-    for row in _last_rows(artifact)[-1:]:
+    for row in last_rows(artifact)[-1:]:
         wrong += [f"{name} at step {row['step']}" for name, value in row["m"].items() if not math.isfinite(value)]
     if wrong:
         remedy = f"find the cause in its curves, then `{command('run', manifest.component, '--force')}`"
         return Verdict(FINITE, False, f"not finite: {', '.join(wrong[:4])}", remedy)
     skipped = 0
-    if _entry(artifact, NONFINITE) is not None:
+    if entry(artifact, NONFINITE) is not None:
         skipped = len({json.loads(line)["step"] for line in io.read_bytes(artifact.uri(NONFINITE)).splitlines()})
     if not skipped:
         return Verdict(FINITE, True, "every figure is finite, no update was skipped", figures={"skipped": 0.0})
     if "steps" not in manifest.config:
-        return _missing(FINITE, artifact, "its number of steps")
+        return missing(FINITE, artifact, "its number of steps")
     steps = int(manifest.config["steps"])
     share = skipped / steps
     text = f"{skipped} of {steps} updates were skipped as not finite ({share:.2%}), at most {bound:.2%} may be"
@@ -175,10 +158,10 @@ def check_finite(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> 
 
 def check_codebook_usage(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Enough of the codes were in use when the tokenizer's training ended."""
-    bound, rows = config.gates.codebook_usage, _last_rows(artifact)
+    bound, rows = config.gates.codebook_usage, last_rows(artifact)
     logged = [(row["step"], name, float(row["m"][name])) for row in rows for name in USAGES if name in row["m"]]
     if not logged:
-        return _missing(USAGE, artifact, f"the codebook's use ({CURVES} has no {USAGES[0]})")
+        return missing(USAGE, artifact, f"the codebook's use ({CURVES} has no {USAGES[0]})")
     step = logged[-1][0]
     _, name, usage = next(entry for entry in logged if entry[0] == step)
     text = f"{name} {usage:.3g} at step {step}, at least {bound:g} is required"
@@ -209,46 +192,33 @@ GATES: dict[str, dict[str, Gate]] = {
 
 def evaluate(name: str, config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> list[Verdict]:
     """The verdicts of all gates of component `name` on its artifact."""
-    return [gate(config, artifact, inputs) for gate in GATES.get(name, {}).values()]
+    return [gate(config, artifact, inputs) for gate in gates_of(name).values()]
+
+
+def gates_of(name: str) -> dict[str, Gate]:
+    """Gates of a component, then what only gives advice."""
+    return {**GATES.get(name, {}), **ADVICE.get(name, {})}
 
 
 def gate_error(artifact: Artifact, verdicts: Sequence[Verdict]) -> GateError | None:
     """The error that names every failed gate, its figure, its bound and what to do; None where all have passed."""
-    failed = "; ".join(f"gate {each.gate}: {each.text}. {each.remedy}" for each in verdicts if not each.passed)
+    failed = "; ".join(f"gate {each.gate}: {each.text}. {each.remedy}" for each in verdicts if _stops(each))
     name = short_name(artifact.manifest.key)
     return GateError(f"{name} is kept, but nothing is made from it: {failed}") if failed else None
 
 
-def _remake(artifact: Artifact) -> str:
-    return f"make it again with `{command('run', artifact.manifest.component, '--force')}`"
-
-
-def _missing(gate: str, artifact: Artifact, what: str) -> Verdict:
-    return Verdict(gate, False, f"its manifest lacks {what}", _remake(artifact))
+def _stops(verdict: Verdict) -> bool:
+    return verdict.blocking and not verdict.passed
 
 
 def _rows(artifact: Artifact, prefix: str) -> dict[str, int]:
     """Rows by split of files such as `images/train-00001-of-00002.parquet`; splits without rows are left out."""
     rows: Counter[str] = Counter()
-    for entry in artifact.manifest.files:
-        if entry.name.startswith(prefix):
-            rows[entry.name.removeprefix(prefix).rsplit("-", 3)[0]] += entry.rows or 0
+    for file in artifact.manifest.files:
+        if file.name.startswith(prefix):
+            rows[file.name.removeprefix(prefix).rsplit("-", 3)[0]] += file.rows or 0
     return dict(+rows)
 
 
 def _counted(passed: bool, text: str, artifact: Artifact, figures: Mapping[str, int]) -> Verdict:
-    return Verdict(COUNTED, passed, text, _remake(artifact), {name: float(value) for name, value in figures.items()})
-
-
-def _entry(artifact: Artifact, name: str) -> FileEntry | None:
-    return next((entry for entry in artifact.manifest.files if entry.name == name), None)
-
-
-def _last_rows(artifact: Artifact) -> list[dict[str, Any]]:
-    """The last logged rows, oldest first; none for a component without curves."""
-    entry = _entry(artifact, CURVES)
-    if entry is None:
-        return []
-    start = max(0, entry.bytes - TAIL_BYTES)
-    lines = io.read_range(artifact.uri(CURVES), start, entry.bytes).splitlines()
-    return [json.loads(line) for line in (lines[1:] if start else lines)]
+    return Verdict(COUNTED, passed, text, remake(artifact), {name: float(value) for name, value in figures.items()})

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from components.contract.api import Context
 from components.ingest.detect_layout import LAYOUTS
 from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, unreadable
-from components.ingest.source_images import ImageReader, SourceImage
+from components.ingest.source_images import ImageReader, SourceImage, content_key
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -138,7 +138,7 @@ def key_by_content(context: ScanContext, uri: str) -> None:
 
         def with_content_key(image: SourceImage) -> SourceImage:
             try:
-                return image if image.key else image._replace(key=hashlib.sha256(reader.read(image)).hexdigest()[:16])
+                return image if image.key else image._replace(key=content_key(reader.read(image)))
             except DataError as error:
                 return image._replace(key=image.source, rule="path", reason=str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
 from collections import OrderedDict, deque
@@ -101,6 +102,11 @@ def with_key(image: SourceImage, config: IngestConfig, name: str) -> SourceImage
         return image._replace(key=image.source, rule="path")
     stem = ilsvrc_stem(name) if config.keys == "auto" else ""
     return image._replace(key=stem, rule="ilsvrc" if stem else "content")
+
+
+def content_key(data: bytes) -> str:
+    """The key of an image by its bytes, without the occurrence."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 class ImageReader:

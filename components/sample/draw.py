@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from components.contract.api import Artifact, Context, Inputs
+from components.contract.api import Context, Inputs
 from components.engines.devices import set_threads, torch_device
 from components.tokenize.plan import check_tokenizer, code_files
 from vim_core.config import SampleConfig
@@ -88,7 +88,7 @@ def make_conditions(config: SampleConfig, inputs: Inputs, ctx: Context) -> Condi
 
     from vim_core.data.code_tables import CodeTable
 
-    classes = class_numbers(config.classes, inputs["prior"])
+    classes = class_numbers(config.classes, inputs["prior"].properties["classes"])
     if not config.prefix:
         return Conditions(classes)
     if "codes" not in inputs:
@@ -112,15 +112,14 @@ def make_conditions(config: SampleConfig, inputs: Inputs, ctx: Context) -> Condi
     return Conditions(classes, Prefixes(table, chosen, rows * width))
 
 
-def class_numbers(classes: Sequence[str], prior: Artifact) -> list[int]:
+def class_numbers(classes: Sequence[str], names: Sequence[str]) -> list[int]:
     """Numbers of classes given by name or number, in their order; all classes for an empty list.
 
-    A text that is both is taken as a name.
+    `names` are those that the prior knows. A text that is both is taken as a name.
 
     Raises:
         ConfigError: the prior has no classes, does not know one, or one is given twice.
     """
-    names = [str(name) for name in prior.properties["classes"]]
     if not classes:
         return list(range(len(names)))
     setting = f"sample.classes={list(classes)}"

@@ -9,14 +9,14 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from components.contract import commands
-from pipelines.cli import artifacts, compare, doctor, local, models, plan, run, submit, sweep
+from pipelines.cli import artifacts, compare, doctor, init, local, models, plan, run, submit, sweep
 from vim_core import __version__
 from vim_core.errors import ConfigError, VimError
 
 CONFIG_ERROR, OTHER_ERROR, INTERRUPTED = 2, 1, 130
-MODULES = (run, sweep, models, plan, compare, artifacts, local, doctor, submit)
+MODULES = (init, run, sweep, models, plan, compare, artifacts, local, doctor, submit)
 GROUPS = {
-    "make data, train, sample": ("run", "sweep", "encode", "reconstruct", "tables", "export", "import"),
+    "make data, train, sample": ("init", "run", "sweep", "encode", "reconstruct", "tables", "export", "import"),
     "look": ("presets", "config", "plan", "report", "compare", "artifacts", "ui"),
     "operate": ("doctor", "cluster", "submit", "status", "logs", "cancel"),
 }

@@ -13,7 +13,8 @@ import dagster as dg
 
 from components.artifacts.execute import Result
 from components.artifacts.format import HEADLINES
-from components.artifacts.gates import GATES
+from components.artifacts.gates import gates_of
+from components.artifacts.learning import ADVICE
 from components.contract import registry
 from components.contract.api import Artifact
 from components.engines.attempts import is_transient
@@ -88,8 +89,13 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
         description=f"{_first_line(module.__doc__ or name)}\n\n{REUSE} {MAKE_AGAIN.format(again_name(config))}",
         group_name=job_name(config),
         check_specs=[
-            dg.AssetCheckSpec(gate, asset=name, blocking=True, description=_first_line(rule.__doc__ or gate))
-            for gate, rule in GATES.get(name, {}).items()
+            dg.AssetCheckSpec(
+                gate,
+                asset=name,
+                blocking=gate not in ADVICE.get(name, {}),
+                description=_first_line(rule.__doc__ or gate),
+            )
+            for gate, rule in gates_of(name).items()
         ],
         pool=pool,
     )
@@ -121,7 +127,7 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
                 dg.AssetCheckResult(
                     check_name=verdict.gate,
                     passed=verdict.passed,
-                    severity=dg.AssetCheckSeverity.ERROR,
+                    severity=dg.AssetCheckSeverity.ERROR if verdict.blocking else dg.AssetCheckSeverity.WARN,
                     description=verdict.text if verdict.passed else f"{verdict.text}. {verdict.remedy}",
                     metadata=dict(verdict.figures),
                 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.artifacts import execute, gates
 from components.artifacts.execute import ArtifactCache, Reporting, Result
-from components.artifacts.gates import Verdict
+from components.artifacts.verdicts import Verdict
 from components.contract import registry
 from components.contract.api import Artifact, Progress
 from components.tracking import tracker

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.artifacts import gates
-from components.artifacts.counts import shortfalls
+from components.artifacts.counts import counted, shortfalls
 from components.contract import registry, settings
 from components.contract.api import Artifact
 from tests.support.common import CONF
@@ -18,6 +18,10 @@ from vim_core.config import PipelineConfig
 from vim_core.data.image_tables import ImageRow
 
 ALL = [name for name in registry.NAMES if name != "report"]
+
+
+def missing(config: PipelineConfig, images: Artifact) -> list[str]:
+    return shortfalls(config, counted(images))
 
 
 def config(*overrides: str, components: list[str] = ALL) -> PipelineConfig:
@@ -40,7 +44,7 @@ def ingested(root: Path, train: int, test: int, classes: int = 10) -> Artifact:
 
 
 def test_the_demo_fits_its_images(tmp_path: Path) -> None:
-    assert shortfalls(config(), ingested(tmp_path, 1495, 302)) == []
+    assert missing(config(), ingested(tmp_path, 1495, 302)) == []
 
 
 NO_SELECT = f"components=[{','.join(name for name in ALL if name != 'select')}]"
@@ -60,11 +64,11 @@ def test_a_setting_that_asks_for_more_is_named_with_what_fits(
     tmp_path: Path, overrides: list[str], expected: str, fits: str | None
 ) -> None:
     images = ingested(tmp_path, 1495, 302)
-    (problem,) = shortfalls(config(*overrides), images)
+    (problem,) = missing(config(*overrides), images)
     assert re.search(expected, problem), problem
     if fits:
         assert f"set {fits}" in problem or f"or {fits}" in problem
-        assert shortfalls(config(*overrides, fits), images) == []
+        assert missing(config(*overrides, fits), images) == []
 
 
 def test_all_that_do_not_fit_are_named_at_once_and_what_is_named_fits(tmp_path: Path) -> None:
@@ -82,15 +86,15 @@ def test_all_that_do_not_fit_are_named_at_once_and_what_is_named_fits(tmp_path: 
 @pytest.mark.parametrize(("classes", "there"), [(1, "there is only 'class-0'"), (0, "there is none")])
 def test_without_two_classes_nothing_tells_them_apart(tmp_path: Path, classes: int, there: str) -> None:
     images = ingested(tmp_path, 60, 20, classes)
-    text = "\n".join(shortfalls(config("select.count=10"), images))
+    text = "\n".join(missing(config("select.count=10"), images))
     assert f"components: classify, selector, probe tell classes apart, and {there}; leave out" in text
     generating = ["ingest", "quantize", "tokenize", "reconstruct", "prior", "sample", "score"]
-    assert shortfalls(config(components=generating), images) == []
+    assert missing(config(components=generating), images) == []
 
 
 def test_components_that_a_preset_lacks_ask_for_nothing(tmp_path: Path) -> None:
     images = ingested(tmp_path, 3, 1, 2)
-    assert shortfalls(config(components=["ingest", "quantize"]), images) == []
+    assert missing(config(components=["ingest", "quantize"]), images) == []
 
 
 def test_an_old_manifest_without_classes_fails(tmp_path: Path) -> None:

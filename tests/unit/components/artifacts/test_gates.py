@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.artifacts import gates
-from components.artifacts.gates import Verdict
+from components.artifacts.verdicts import Verdict, last_rows
 from components.contract import registry
 from components.contract.api import Artifact, FileEntry
 from tests.support.synthetic import artifact, with_fields
@@ -244,6 +244,6 @@ def test_only_the_end_of_long_curves_is_read(tmp_path: Path, monkeypatch: pytest
     made = trained(tmp_path, *rows)
     monkeypatch.setattr(gates, "TAIL_BYTES", 200)
     read = [json.loads(line) for line in Path(made.uri("curves.jsonl")).read_bytes()[-200:].splitlines()[1:]]
-    assert gates._last_rows(made) == read
+    assert last_rows(made) == read
     assert gates.check_codebook_usage(config(codebook_usage=0.49), made, {}).passed
     assert not gates.check_codebook_usage(config(codebook_usage=0.5), made, {}).passed

@@ -93,7 +93,7 @@ def test_an_unconditional_prior_gives_pictures_without_labels(inputs: dict[str, 
     pictures = draw({**inputs, "prior": free}, tmp_path, count=5, guidance=1.0)
     assert {label for label, _ in pictures.values()} == {-1}
     with pytest.raises(ConfigError, match="trained without classes; leave it empty"):
-        class_numbers(["ant"], free)
+        class_numbers(["ant"], free.properties["classes"])
 
 
 def test_what_was_done_is_recorded(inputs: dict[str, Artifact], tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_chosen_classes_by_name_or_number(inputs: dict[str, Artifact], tmp_path:
 )
 def test_classes_that_there_are_none_of(inputs: dict[str, Artifact], classes: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        class_numbers(classes, inputs["prior"])
+        class_numbers(classes, inputs["prior"].properties["classes"])
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""From a folder of pictures to samples, without a setting: `vimctl init`, then `vimctl run`, at the first try."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.common import artifact_of, results, vimctl
+from tests.support.pictures import SHAPES, folder_of_pictures
+from components.artifacts.learning import compare_pictures
+
+FEWER = ("prior.steps=60", "classify.steps=60", "selector.steps=40", "probe.steps=20", "run.system_metrics=false")
+"""Of the trainings beside the tokenizer's: they run, and here nothing is asked of them."""
+
+
+@pytest.mark.slow
+def test_own_pictures_at_the_first_try(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "shapes", SHAPES, 60)
+    preset = tmp_path / "shapes.yaml"
+    written = vimctl("init", str(tmp_path / "shapes"), "--out", str(preset), "--minutes", "1", root=tmp_path)
+    assert f"vimctl run --preset {preset}" in written.text
+    root = tmp_path / "root"
+    vimctl("run", "--preset", str(preset), *FEWER, root=root)
+    figures = results(root, "shapes")
+    assert figures["quantizer"]["codebook_usage"] >= 0.9
+    assert figures["quantizer"]["psnr_db"] >= 16
+    kept = compare_pictures(artifact_of(root, "ingest"), artifact_of(root, "reconstruct"))
+    assert kept["colour"] > 0.3
+    assert kept["kept"] > 0.7
+    assert figures["samples"]["count"] == 300
+    assert all(remark["remedy"].startswith("try ") for remark in figures["remarks"])
