@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from components.artifacts.verdicts import Gate, Verdict, last_rows, missing
+from components.artifacts.verdicts import Gate, Verdict, last_rows
 from components.contract.api import Artifact, Inputs
 from vim_core.config import PipelineConfig
 
@@ -48,7 +48,7 @@ def check_prior(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> V
     metrics, found = artifact.manifest.metrics, {}
     held_out, unigram = metrics.get("nll_bits_per_token"), metrics.get("unigram_bits_per_token")
     if held_out is None or unigram is None:
-        return missing(LEARNT, artifact, "the cost of held-out codes")
+        return _unknown("the cost of held-out codes")
     losses = [row["m"]["loss"] for row in last_rows(artifact) if "loss" in row["m"]][-3:]
     trained = sum(losses) / len(losses) / math.log(2) if losses else held_out
     if held_out > UNIGRAM * unigram:
@@ -65,7 +65,7 @@ def check_classifier(config: PipelineConfig, artifact: Artifact, inputs: Inputs)
     accuracy = artifact.manifest.metrics.get("test_accuracy")
     counts = inputs["images"].properties.get("class_counts", {}).get("test") if "images" in inputs else None
     if accuracy is None or not counts:
-        return missing(LEARNT, artifact, "its accuracy or the images of each class")
+        return _unknown("its accuracy or the images of each class")
     guess, name = max(counts) / sum(counts), artifact.manifest.component
     found = {}
     if accuracy < guess + GUESSING * (1 - guess):
@@ -90,8 +90,10 @@ def check_samples(config: PipelineConfig, artifact: Artifact, inputs: Inputs) ->
 def check_pictures(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Reconstructions keep the colours of held-out images and are nearer to them than their mean colour is."""
     if "images" not in inputs:
-        return missing(PICTURES, artifact, "its images")
+        return _unknown("its images", PICTURES)
     figures = compare_pictures(inputs["images"], artifact)
+    if not figures:
+        return _unknown("originals of its images", PICTURES)
     found = {}
     if figures["colour"] >= COLOURED and figures["kept"] < KEPT_COLOUR:
         found[f"reconstructions keep {figures['kept']:.0%} of the originals' colour"] = _codebook_advice(config)
@@ -133,7 +135,7 @@ def compare_pictures(images: Artifact, reconstructions: Artifact) -> dict[str, f
     """Figures of the first reconstructions and their originals.
 
     Mean PSNR of reconstructions, and of each original's mean colour in its place; `colour`: mean largest difference
-    between the channels of a pixel of originals, in [0, 1], and the share `kept` of it.
+    between the channels of a pixel of originals, in [0, 1], and the share `kept` of it. Empty without a pair.
     """
     import numpy as np
 
@@ -145,12 +147,16 @@ def compare_pictures(images: Artifact, reconstructions: Artifact) -> dict[str, f
     again = ImageTable(reconstructions.uris("images/test-")[:1], cached_groups=1)
     rows, psnr, mean_psnr, colours = {key: row for row, key in enumerate(originals.keys)}, [], [], []
     for row, key in enumerate(again.keys[:PAIRS]):
+        if key not in rows:
+            continue
         copy = decode(again.image(row), limit).astype(float) / 255
         original = center_crop(decode(originals.image(rows[key]), limit), copy.shape[0]).astype(float) / 255
         flat = np.broadcast_to(original.mean(axis=(0, 1)), original.shape)
         psnr.append(_psnr_db(original, copy))
         mean_psnr.append(_psnr_db(original, flat))
         colours.append([float((side.max(axis=2) - side.min(axis=2)).mean()) for side in (original, copy)])
+    if not colours:
+        return {}
     colour, kept = np.mean(colours, axis=0).tolist()
     figures = {"psnr_db": float(np.mean(psnr)), "mean_colour_db": float(np.mean(mean_psnr))}
     return figures | {"colour": colour, "kept": kept / max(colour, 1e-6)}
@@ -200,6 +206,10 @@ def _more_views(config: PipelineConfig) -> list[str]:
         f"more tokenize.views (now {config.tokenize.views}) with tokenize.augment",
         f"more prior.dropout (now {config.prior.dropout:g})", "fewer prior.steps, or more images",
     ]  # fmt: skip
+
+
+def _unknown(what: str, gate: str = LEARNT) -> Verdict:
+    return Verdict(gate, True, f"not judged: its manifest lacks {what}", blocking=False)
 
 
 def _verdict(

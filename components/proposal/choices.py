@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -314,8 +314,3 @@ def _batch(counts: ImageCounts) -> int:
 def codebook_size(counts: ImageCounts, tokens: int) -> int:
     """A power of two from 32 to 1,024 with some 64 training tokens or more a code."""
     return int(2 ** max(5, min(10, int(math.log2(max(1, counts.splits["train"] * tokens / 64))))))
-
-
-def unmet(proposal: Proposal, counts: ImageCounts) -> Sequence[str]:
-    """What the images would not suffice for; none for a proposal as it is made."""
-    return shortfalls(proposal.config, counts)

@@ -32,7 +32,7 @@ GREY = 8
 
 @dataclass(frozen=True)
 class Survey:
-    """What a source holds.
+    """The images of a source, as far as they were looked at.
 
     Attributes:
         source, layout, split, labelled: values for the settings of ingest.
@@ -77,14 +77,13 @@ class Survey:
     def counts(self, test_fraction: float) -> ImageCounts:
         """Images by split and class: exact for a source that was read completely, else in proportion."""
         if not self.keys:
+            total = self.class_counts or (self.listed,)
             own = self.split == "folders"
-            test = list(self.held_out) if own else [round(n * test_fraction) for n in self.class_counts]
-            train = [n - held for n, held in zip(self.class_counts, test, strict=True)]
-            if not self.classes:
-                held = sum(self.held_out) if own else round(self.listed * test_fraction)
-                return ImageCounts({"train": self.listed - held, "test": held}, (), {}, lambda split: [])
+            test = list(self.held_out) if own else [round(count * test_fraction) for count in total]
+            train = [count - held for count, held in zip(total, test, strict=True)]
+            by_class = {"train": train, "test": test} if self.classes else {"train": [], "test": []}
             splits = {"train": sum(train), "test": sum(test)}
-            return ImageCounts(splits, self.classes, {"train": train, "test": test}, lambda split: [])
+            return ImageCounts(splits, self.classes, by_class, lambda split: [])
         rows = [
             (split or split_by_hash(placement_key(key), test_fraction), name, key) for split, name, key in self.keys
         ]

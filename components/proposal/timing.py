@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vim_core.config import PipelineConfig
 
@@ -19,11 +19,8 @@ STEPS = 12
 """Steps that are measured at most."""
 
 
-class StepTimer(Protocol):
-    """Seconds per step of the trainings, by component, under the settings of a preset."""
-
-    def __call__(self, config: PipelineConfig, names: Sequence[str]) -> dict[str, float]:
-        """Measure or estimate the steps of the components `names`."""
+StepTimer = Callable[[PipelineConfig, Sequence[str]], dict[str, float]]
+"""Gives the seconds per step of the named trainings under the settings of a preset."""
 
 
 class MeasuredSteps:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from components.artifacts.learning import remarks
 from components.contract import registry
 from components.contract.api import Artifact, Context, Inputs, Outcome
 from components.report import grids, page, sections
@@ -13,7 +14,7 @@ from components.report.metrics import BOUNDS, METRICS, Metric, interval, unliste
 from vim_core.config import ReportConfig
 from vim_core.storage import io
 
-VERSION = 2
+VERSION = 3
 INPUTS = {name: f"{name}?" for name in registry.NAMES[: registry.NAMES.index("report")]}
 
 COMPUTE = ("device", "dtype", "threads", "world")
@@ -26,6 +27,7 @@ def run(config: ReportConfig, inputs: Inputs, ctx: Context) -> Outcome:
     """Write `report.html` and `results.json` for the components that the preset has."""
     ctx.progress.start(2, "file")
     record = collect(ctx.pipeline.preset, inputs)
+    record["remarks"] = remarks(ctx.pipeline, inputs)
     io.write_bytes(ctx.path("results.json"), _json(record))
     ctx.progress.advance(1)
     html = page.render(config.title, record, inputs, _content(config, record, inputs))

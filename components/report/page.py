@@ -47,6 +47,7 @@ def render(title: str, results: Mapping[str, Any], artifacts: Mapping[str, Artif
         summary=summary(artifacts),
         highlights=highlights(results),
         rows=rows(results),
+        remarks=results.get("remarks", []),
         probe=sections.probe(results),
         tradeoff=tradeoff.report_section(results.get("tradeoff")),
         by_rate=sections.metrics_by_rate(results),

@@ -92,6 +92,9 @@ class Session:
             existing = {key: execute.find(source, self.config, self._known) for key, source in sources.items()}
             inputs = {key: source for key, source in existing.items() if source is not None}
             self.verdicts[name] = gates.evaluate(name, self._planned_config(), artifact, inputs)
+            for each in self.verdicts[name]:
+                if not (each.passed or each.blocking):
+                    log.warning("%s: %s; %s", name, each.text, each.remedy)
         return gates.gate_error(artifact, self.verdicts[name])
 
     def _planned_config(self) -> PipelineConfig:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.common import artifact_of, results, vimctl
-from tests.support.pictures import SHAPES, folder_of_pictures
+from components.artifacts.execute import find
 from components.artifacts.learning import compare_pictures
+from pipelines import presets
+from tests.support.common import results, vimctl
+from tests.support.pictures import SHAPES, folder_of_pictures
 
 FEWER = ("prior.steps=60", "classify.steps=60", "selector.steps=40", "probe.steps=20", "run.system_metrics=false")
 """Of the trainings beside the tokenizer's: they run, and here nothing is asked of them."""
@@ -25,7 +27,11 @@ def test_own_pictures_at_the_first_try(tmp_path: Path) -> None:
     figures = results(root, "shapes")
     assert figures["quantizer"]["codebook_usage"] >= 0.9
     assert figures["quantizer"]["psnr_db"] >= 16
-    kept = compare_pictures(artifact_of(root, "ingest"), artifact_of(root, "reconstruct"))
+    config = presets.load(str(preset), [*FEWER, f"run.root={root}"])
+    originals, again = find("ingest", config), find("reconstruct", config)
+    assert originals is not None
+    assert again is not None
+    kept = compare_pictures(originals, again)
     assert kept["colour"] > 0.3
     assert kept["kept"] > 0.7
     assert figures["samples"]["count"] == 300

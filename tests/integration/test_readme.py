@@ -21,6 +21,9 @@ SERVERS = ("vimctl ui", "dagster dev")
 ON_CLUSTERS = ("cluster ", "submit ", "status ", "logs ")
 """Begin the commands that need a cluster; tests/cluster/test_submit.py runs them, one after the other."""
 
+OWN_DATA = "run --preset PICTURES.yaml"
+"""What `vimctl init` wrote is run by tests/integration/test_init.py."""
+
 CHANGE = "run --preset digits prior.dropout=0.2"
 """Another setting of one component: what it and its followers make is made again, nothing else."""
 
@@ -36,7 +39,7 @@ def commands() -> list[str]:
 
 def short() -> list[str]:
     """The `vimctl` commands that end by themselves, without the path of the command."""
-    return [line for line in _words() if not line.startswith(ON_CLUSTERS)]
+    return [line for line in _words() if not line.startswith(ON_CLUSTERS) and line != OWN_DATA]
 
 
 def on_clusters() -> list[str]:
@@ -52,6 +55,7 @@ def _words() -> list[str]:
 
 def test_every_command_is_of_a_kind_that_something_runs() -> None:
     assert CHANGE in short()
+    assert OWN_DATA in _words()
     for line in commands():
         known = line.startswith("make ") or "vimctl " in line or any(server in line for server in SERVERS)
         assert known, f"README shows {line!r} and nothing runs it"
@@ -87,7 +91,7 @@ def concrete(line: str, root: Path) -> list[str]:
     (prior, *_) = sorted(manifest.parent.name for manifest in (root / "prior").glob("*/manifest.json"))
     line = line.replace("prior/FINGERPRINT", f"prior/{prior}")
     line = line.replace("OTHER-RUN", f"{root / 'reports' / 'smoke'} --out {root / 'compare.html'}")
-    line = line.replace("source=PICTURES", f"source={root / 'pictures'}")
+    line = line.replace("init PICTURES", f"init {root / 'pictures'} --out {root / 'PICTURES.yaml'}")
     own = {"PICTURE.jpg", "samples.npz", "imported", "again", "my-tokenizer"}
     return [str(root / word) if word in own else word for word in shlex.split(line)]
 

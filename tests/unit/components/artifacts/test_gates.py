@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.artifacts import gates
+from components.artifacts import gates, verdicts
 from components.artifacts.verdicts import Verdict, last_rows
 from components.contract import registry
 from components.contract.api import Artifact, FileEntry
@@ -242,7 +242,7 @@ def test_the_usage_of_a_batch_is_taken_where_no_window_was_logged_and_none_fails
 def test_only_the_end_of_long_curves_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"codebook_usage": i / 100, "loss": 1.0} for i in range(50)]
     made = trained(tmp_path, *rows)
-    monkeypatch.setattr(gates, "TAIL_BYTES", 200)
+    monkeypatch.setattr(verdicts, "TAIL_BYTES", 200)
     read = [json.loads(line) for line in Path(made.uri("curves.jsonl")).read_bytes()[-200:].splitlines()[1:]]
     assert last_rows(made) == read
     assert gates.check_codebook_usage(config(codebook_usage=0.49), made, {}).passed

@@ -70,6 +70,7 @@ def test_gates_are_checks_that_block(flow: Any) -> None:
         ("quantize", "finite"): True,
         ("quantize", "codebook_usage"): True,
         ("quantize", "lineage"): True,
+        ("quantize", "learnt"): True,
     }
     flow.config.gates.codebook_usage = 0.95
     result = materialize(flow, ["quantize", "tokenize"], raise_on_error=False)
@@ -79,6 +80,16 @@ def test_gates_are_checks_that_block(flow: Any) -> None:
     assert "gates.codebook_usage=0.9" in str(failed.description)
     assert {event.step_key for event in result.all_events if event.event_type_value == "STEP_START"} == {"quantize"}
     assert flow.ran == ["ingest", "quantize"]
+
+
+def test_advice_warns_and_blocks_nothing(flow: Any, caplog: pytest.LogCaptureFixture) -> None:
+    flow.usage = 0.15
+    result = materialize(flow, ["ingest", "quantize", "tokenize"])
+    (failed,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    assert (failed.check_name, failed.blocking, failed.severity) == ("learnt", False, dagster.AssetCheckSeverity.WARN)
+    assert "15% of the codes are in use. try quantize.codebook.restart.every=10" in str(failed.description)
+    assert flow.ran == ["ingest", "quantize", "tokenize"]
+    assert [record.message for record in caplog.records if "15% of the codes" in record.message] != []
 
 
 def test_metadata_with_pictures_and_headline_figures_first(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
