@@ -202,13 +202,9 @@ def gates_of(name: str) -> dict[str, Gate]:
 
 def gate_error(artifact: Artifact, verdicts: Sequence[Verdict]) -> GateError | None:
     """The error that names every failed gate, its figure, its bound and what to do; None where all have passed."""
-    failed = "; ".join(f"gate {each.gate}: {each.text}. {each.remedy}" for each in verdicts if _stops(each))
+    failed = "; ".join(f"gate {each.gate}: {each.text}. {each.remedy}" for each in verdicts if each.stops)
     name = short_name(artifact.manifest.key)
     return GateError(f"{name} is kept, but nothing is made from it: {failed}") if failed else None
-
-
-def _stops(verdict: Verdict) -> bool:
-    return verdict.blocking and not verdict.passed
 
 
 def _rows(artifact: Artifact, prefix: str) -> dict[str, int]:

@@ -31,6 +31,11 @@ class Verdict:
     figures: Mapping[str, float] = field(default_factory=dict)
     blocking: bool = True
 
+    @property
+    def stops(self) -> bool:
+        """True for a failed gate, False where it has passed or is advice."""
+        return self.blocking and not self.passed
+
 
 Gate = Callable[[PipelineConfig, Artifact, Inputs], Verdict]
 """A rule about an artifact, given the artifacts it was made from; a manifest without an entry that it needs fails."""

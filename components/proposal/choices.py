@@ -84,17 +84,17 @@ def propose(found: Survey, timer: StepTimer, minutes: float, name: str) -> Propo
     fraction = held_out_fraction(found)
     counts = found.counts(fraction)
     proposal = Proposal(name)
-    classified = _add_components(proposal, found, counts)
-    _add_ingest(proposal, found, fraction)
+    classified = choose_components(proposal, found, counts)
+    choose_ingest(proposal, found, fraction)
     if not classified:
         proposal.add("prior.conditional", False, "there are no classes to condition on")
-    tier = _add_tokenizer(proposal, found, counts, timer, minutes, classified)
-    _add_prior(proposal, found, counts, tier, classified)
+    tier = choose_tokenizer(proposal, found, counts, timer, minutes, classified)
+    choose_prior(proposal, found, counts, tier, classified)
     if classified:
-        _add_classifiers(proposal, counts)
-    _add_samples(proposal, counts, classified)
-    _add_steps(proposal, counts, timer, minutes)
-    _fit_score_splits(proposal, counts)
+        choose_classifiers(proposal, counts)
+    choose_samples(proposal, counts, classified)
+    choose_steps(proposal, counts, timer, minutes)
+    choose_score_splits(proposal, counts)
     proposal.add("report.title", f"VIM on {name}", "the page's heading")
     return proposal
 
@@ -110,7 +110,7 @@ def held_out_fraction(found: Survey) -> float:
     return FRACTIONS[2]
 
 
-def _add_components(proposal: Proposal, found: Survey, counts: ImageCounts) -> bool:
+def choose_components(proposal: Proposal, found: Survey, counts: ImageCounts) -> bool:
     """Choose the components; True where classes are told apart."""
     classes = len(counts.classes)
     classified = classes > 1 and min(counts.class_counts["train"]) >= 1 and counts.splits["test"] > 1
@@ -134,7 +134,8 @@ def _add_components(proposal: Proposal, found: Survey, counts: ImageCounts) -> b
     return classified
 
 
-def _add_ingest(proposal: Proposal, found: Survey, fraction: float) -> None:
+def choose_ingest(proposal: Proposal, found: Survey, fraction: float) -> None:
+    """Choose source, split and what may be unusable."""
     proposal.add("ingest.source", found.source, f"laid out as {found.layout}")
     if not found.labelled:
         proposal.add("ingest.labelled", False, "the images are in no class folders and have no labels")
@@ -151,7 +152,7 @@ def _add_ingest(proposal: Proposal, found: Survey, fraction: float) -> None:
         proposal.add("ingest.max_bad_share", share, f"some files cannot be used ({worst})")
 
 
-def _add_tokenizer(
+def choose_tokenizer(
     proposal: Proposal, found: Survey, counts: ImageCounts, timer: StepTimer, minutes: float, classified: bool
 ) -> int:
     """Choose size and networks by measured steps; returns the number of the stack in `STACKS`."""
@@ -205,7 +206,8 @@ def tokenizer_choices(size: int, tier: int, batch: int, codes: int, measured: st
     ]
 
 
-def _add_prior(proposal: Proposal, found: Survey, counts: ImageCounts, tier: int, classified: bool) -> None:
+def choose_prior(proposal: Proposal, found: Survey, counts: ImageCounts, tier: int, classified: bool) -> None:
+    """Choose views of the codes and the network of stage 2."""
     train = counts.splits["train"]
     views = max(1, min(24, math.ceil(VIEWS_ROWS / max(1, train))))
     proposal.add("tokenize.views", views, f"of each of {train:,} training images: few images need many")
@@ -218,7 +220,8 @@ def _add_prior(proposal: Proposal, found: Survey, counts: ImageCounts, tier: int
         proposal.add("prior.label_dropout", 0.15, "trains the null class, which guidance and the probe need")
 
 
-def _add_classifiers(proposal: Proposal, counts: ImageCounts) -> None:
+def choose_classifiers(proposal: Proposal, counts: ImageCounts) -> None:
+    """Choose the judge and the selector, which must differ."""
     size = next(int(choice.value) for choice in proposal.choices if choice.key == "quantize.image_size")
     side, batch = min(64, size), min(64, _batch(counts))
     names = next(choice.value for choice in proposal.choices if choice.key == "components")
@@ -233,7 +236,8 @@ def _add_classifiers(proposal: Proposal, counts: ImageCounts) -> None:
         proposal.add(f"{name}.optim", {"lr": 2e-3, "final_lr": 2e-5, "warmup": 20}, "as on the digits")
 
 
-def _add_samples(proposal: Proposal, counts: ImageCounts, classified: bool) -> None:
+def choose_samples(proposal: Proposal, counts: ImageCounts, classified: bool) -> None:
+    """Choose how many samples are drawn, selected and compared with which images."""
     names = next(choice.value for choice in proposal.choices if choice.key == "components")
     classes, test = max(1, len(counts.classes)) if classified else 1, counts.splits["test"]
     each = max(1, min(100, SAMPLES // classes))
@@ -260,7 +264,7 @@ def _add_samples(proposal: Proposal, counts: ImageCounts, classified: bool) -> N
         proposal.add("probe.pixels", 16, "finer pixels correlate strongly")
 
 
-def _add_steps(proposal: Proposal, counts: ImageCounts, timer: StepTimer, minutes: float) -> None:
+def choose_steps(proposal: Proposal, counts: ImageCounts, timer: StepTimer, minutes: float) -> None:
     """Choose the steps of all trainings by measured steps and the time."""
     config = proposal.config
     names = [name for name in SHARES if name in config.components]
@@ -287,7 +291,8 @@ def _add_steps(proposal: Proposal, counts: ImageCounts, timer: StepTimer, minute
     proposal.seconds = START_S + training / (1 - OTHER_SHARE)
 
 
-def _fit_score_splits(proposal: Proposal, counts: ImageCounts) -> None:
+def choose_score_splits(proposal: Proposal, counts: ImageCounts) -> None:
+    """Choose as many splits of the Inception Score as all sets of images fill."""
     if "statistics" not in proposal.config.components:
         return
     for splits in (10, 5, 3, 2, 1, 0):

@@ -101,14 +101,18 @@ def survey(source: str, work: str) -> Survey:
     Raises:
         DataError: nothing is there, the files are of several kinds, or no image of the sample can be read.
     """
-    config = IngestConfig(source=source)
-    layout = detect_layout(config)
-    listing = _Listing(())
+    layout = detect_layout(IngestConfig(source=source))
+    listing = Listing(())
     # A validation part of the source's own comes first, then images with classes, then images alone.
     for split in ("hash",) if source == DIGITS else ("folders", "hash"):
         for labelled in (True, False):
             config = IngestConfig(source=source, split=split, labelled=labelled)
-            listing = _list_images(config, layout, work)
+            try:
+                listing = list_images(config, layout, work)
+            except DataError:
+                if split == "hash":
+                    raise
+                continue
             sides = {image.split for image in listing.usable}
             with_class = not labelled or len(listing.usable) >= listing.unusable.total()
             if listing.usable and with_class and (split == "hash" or sides == {"train", "test"}):
@@ -118,14 +122,17 @@ def survey(source: str, work: str) -> Survey:
 
 
 @dataclass
-class _Listing:
+class Listing:
+    """Usable images in their order, reasons why others are not, the source's own class names, whether it is all."""
+
     usable: tuple[SourceImage, ...]
     unusable: Counter[str] = field(default_factory=Counter)
     classes: tuple[str, ...] = ()
     complete: bool = True
 
 
-def _list_images(config: IngestConfig, layout: str, work: str) -> _Listing:
+def list_images(config: IngestConfig, layout: str, work: str) -> Listing:
+    """The images of a source, up to a number and for a limited time. Raises `DataError` as ingest does."""
     context = scan_context(config, layout, work)
     parts = LAYOUTS[layout].find_parts(context)
     images: list[SourceImage] = []
@@ -141,10 +148,10 @@ def _list_images(config: IngestConfig, layout: str, work: str) -> _Listing:
         else:
             unusable["without a class"] += 1
     given = context.classes.ids if context.classes else parts.classes
-    return _Listing(tuple(images), unusable, tuple(given), complete)
+    return Listing(tuple(images), unusable, tuple(given), complete)
 
 
-def _read_sample(config: IngestConfig, layout: str, listing: _Listing, work: str) -> Survey:
+def _read_sample(config: IngestConfig, layout: str, listing: Listing, work: str) -> Survey:
     images = listing.usable
     step = max(1, len(images) // SAMPLE)
     chosen = images[::step][:SAMPLE]
@@ -180,7 +187,7 @@ def _read_sample(config: IngestConfig, layout: str, listing: _Listing, work: str
     )  # fmt: skip
 
 
-def _class_names(listing: _Listing) -> Iterator[str]:
+def _class_names(listing: Listing) -> Iterator[str]:
     if listing.classes:
         yield from listing.classes
         return
