@@ -29,5 +29,9 @@ class NonFiniteError(VimError):
     """A loss or a gradient was not finite and the training was told to halt there."""
 
 
+class CodeError(VimError):
+    """A process that a command started runs other code than the command."""
+
+
 class GateError(VimError):
     """An artifact is whole but breaks a bound of `gates`, or its own account of itself: nothing is made from it."""

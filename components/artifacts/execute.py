@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.artifacts import lease, store, usage
-from components.contract import fingerprint, registry
+from components.contract import code, fingerprint, registry
 from components.contract.api import Artifact, Component, Context, Manifest, Outcome, Progress, Tracker
 from components.contract.commands import command
 from vim_core.config import PipelineConfig
@@ -213,6 +213,7 @@ def _manifest(request: Request, context: Context, outcome: Outcome, seconds: flo
     for key, value in outcome.metrics.items():
         if not math.isfinite(value):
             raise DataError(f"{request.name}: the metric {key} is {value}, which is not finite; nothing committed")
+    own = code.current()
     return Manifest(
         component=request.name,
         version=request.module.VERSION,
@@ -222,7 +223,7 @@ def _manifest(request: Request, context: Context, outcome: Outcome, seconds: flo
         inputs={key: artifact.record for key, artifact in request.inputs.items()},
         files=files,
         metrics={key: float(value) for key, value in outcome.metrics.items()},
-        properties=outcome.properties,
+        properties={**outcome.properties, "code": f"{own.version} {own.digest}"},
         protocols=outcome.protocols,
         numeric=outcome.numeric,
         seconds=round(seconds, 3),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from components.artifacts.process import background_thread
+from components.contract import code
 from components.contract.api import Progress
 from components.engines.attempts import finished_counter, start_progress
 from components.engines.devices import LOCAL, beam_threads
@@ -66,7 +67,7 @@ def run_pipeline(
     pipeline = make_pipeline(run, build)
     # Beam's local runner logs every error that it raises, each time with the whole traceback.
     muted = _log_level("apache_beam", logging.CRITICAL)
-    with _progress(progress, count_done), muted, _limited_threads(run):
+    with _progress(progress, count_done), muted, _process_environment(run):
         try:
             pipeline.run().wait_until_finish()
         except VimError as error:
@@ -102,9 +103,22 @@ def run_shards(
         return
 
     def build(pipeline: Any) -> None:
-        _ = pipeline | "shards" >> beam.Create(left) | "spread" >> beam.Reshuffle() | "process" >> beam.Map(process)
+        spread = pipeline | "shards" >> beam.Create(left) | "spread" >> beam.Reshuffle() | same_code()
+        _ = spread | "process" >> beam.Map(process)
 
     run_pipeline(run, build, progress, finished_counter(shards, finished))
+
+
+def same_code() -> Any:
+    """A transform that passes elements on where the process runs the command's code; `CodeError` elsewhere."""
+    import apache_beam as beam
+
+    return "same code" >> beam.Map(_passed, code.current())
+
+
+def _passed(element: S, expected: code.Code) -> S:
+    code.check(expected)
+    return element
 
 
 def vim_error_in(text: str) -> VimError | None:
@@ -118,17 +132,18 @@ def vim_error_in(text: str) -> VimError | None:
 
 
 @contextlib.contextmanager
-def _limited_threads(run: RunConfig) -> Iterator[None]:
-    """Let the processes that Beam starts meanwhile begin with their share of the cores instead of all of them."""
+def _process_environment(run: RunConfig) -> Iterator[None]:
+    """Let the processes that Beam starts meanwhile import this process's code and begin with their share of cores."""
     if run.beam_runner != LOCAL or run.beam_processes <= 1:
         yield
         return
-    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(beam_threads(run))))
+    added = dict.fromkeys(THREAD_VARIABLES, str(beam_threads(run))) | code.child_environment()
+    before = {name: os.environ[name] for name in added if name in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in THREAD_VARIABLES:
+        for name in added:
             del os.environ[name]
         os.environ.update(before)
 

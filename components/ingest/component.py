@@ -115,7 +115,7 @@ def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: Inges
     import apache_beam as beam
 
     from components.engines.attempts import finished_counter, start_progress
-    from components.engines.beam import run_pipeline
+    from components.engines.beam import run_pipeline, same_code
 
     left = {shard.name: shard for shard in start_progress(shards, finished, ctx.progress)}
     if not left:
@@ -130,7 +130,7 @@ def _write_shards(shards: Sequence[IngestShard], plan: IngestPlan, config: Inges
 
     def build(pipeline: Any) -> None:
         # Images are shuffled without their bytes, as plain tuples; the writer of a shard reads the bytes.
-        chunks = pipeline | "chunks" >> beam.Create(plan.chunks) | "spread" >> beam.Reshuffle()
+        chunks = pipeline | "chunks" >> beam.Create(plan.chunks) | "spread" >> beam.Reshuffle() | same_code()
         images = chunks | "assign" >> beam.FlatMap(assigned)
         images = images | "unfinished" >> beam.Filter(lambda pair: pair[0] in left)
         empty = pipeline | "shards" >> beam.Create([(name, None) for name in left])

@@ -71,13 +71,13 @@ def build_index(context: ScanContext, layout: str, parts: SourceParts, ctx: Cont
     """
     import apache_beam as beam
 
-    from components.engines.beam import run_pipeline
+    from components.engines.beam import run_pipeline, same_code
 
     starts = range(0, len(parts.parts), parts.group_size)
     groups = [(number, parts.parts[start : start + parts.group_size]) for number, start in enumerate(starts)]
 
     def build(pipeline: Any) -> None:
-        spread = pipeline | "parts of the source" >> beam.Create(groups) | "spread" >> beam.Reshuffle()
+        spread = pipeline | "parts of the source" >> beam.Create(groups) | "spread" >> beam.Reshuffle() | same_code()
         unkeyed = spread | "list" >> beam.FlatMapTuple(lambda n, group: index_group(context, layout, n, group))
         if len(groups) < FEW_GROUPS:
             unkeyed = unkeyed | "spread again" >> beam.Reshuffle()

@@ -169,7 +169,7 @@ def _measure(shards: list[StatisticsShard], merged: list[str], ctx: Context) -> 
     import apache_beam as beam
 
     from components.engines.attempts import finished_counter, start_progress
-    from components.engines.beam import run_pipeline
+    from components.engines.beam import run_pipeline, same_code
 
     start_progress(shards, finished, ctx.progress)
     uris = {name: ctx.path(name) for name in merged}
@@ -179,7 +179,11 @@ def _measure(shards: list[StatisticsShard], merged: list[str], ctx: Context) -> 
 
     def build(pipeline: Any) -> None:
         measured = (
-            pipeline | "shards" >> beam.Create(shards) | "spread" >> beam.Reshuffle() | "measure" >> beam.Map(measure)
+            pipeline
+            | "shards" >> beam.Create(shards)
+            | "spread" >> beam.Reshuffle()
+            | same_code()
+            | "measure" >> beam.Map(measure)
         )
         parts = measured | "files" >> beam.FlatMap(by_target) | "merge" >> beam.CombinePerKey(merge_in_order())
         _ = parts | "write" >> beam.MapTuple(lambda name, part: io.write_bytes(uris[name], part.to_bytes()))

@@ -15,6 +15,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from components.engines import devices
+from components.engines.beam import same_code
 from components.tokenize.plan import TokenizePlan, TokenizeShard
 from components.tokenize.stages import Batch, decode_shard, encode_batch, finished, write_batches
 from vim_core.errors import VimError
@@ -103,6 +104,7 @@ def build(pipeline: Any, plan: TokenizePlan, shards: Sequence[TokenizeShard]) ->
         pipeline
         | "shards" >> beam.Create(shards)
         | "spread" >> beam.Reshuffle()
+        | same_code()
         | "decode" >> beam.ParDo(Decode(plan))
         | "encode" >> RunInference(TokenizerHandler(plan))
         | "write" >> beam.ParDo(Write(plan))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.contract.api import Row
+from components.engines.loopback import bypass_proxies
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 from vim_core.storage import io
@@ -117,6 +118,7 @@ def http_status(error: Exception) -> int:
 
 
 def _mlflow_client(uri: str) -> Any:
+    bypass_proxies()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):

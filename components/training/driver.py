@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract.api import Context, Outcome
+from components.contract.code import current
 from components.tracking.node_metrics import SYSTEM, Collector
 from components.tracking.shipping import CURVES, NONFINITE, SPOOL, Shipper, SpoolDownloader, repeating
 from components.training.worker import FIGURES, FINAL, TrainingJob, raise_refusal, work
@@ -36,7 +37,7 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     spool = io.scratch(ctx.work) / SPOOL
     stuck = str(spool.with_name("stuck"))
     identity = {"component": ctx.name, "fingerprint": ctx.fingerprint}
-    job = TrainingJob(task, config, data, ctx.work, str(spool), identity, ctx.run, stuck)
+    job = TrainingJob(task, config, data, ctx.work, str(spool), identity, ctx.run, stuck, current())
     ctx.progress.start(config.steps, "step")
     io.remove_tree(io.join(ctx.work, FINAL))
     io.remove_tree(stuck)

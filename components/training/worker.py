@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.contract.code import Code, check
 from components.tracking.node_metrics import sampled
 from components.tracking.shipping import CURVES, NONFINITE, SpoolUploader, repeating
 from vim_core import errors
@@ -35,6 +36,7 @@ class TrainingJob:
         spool: the file on rank 0's disk that takes its metrics.
         identity: component and fingerprint, recorded in every checkpoint.
         stuck: the folder where the watchdogs of stuck workers leave their stacks.
+        code: what every worker must run.
     """
 
     task: str
@@ -45,6 +47,7 @@ class TrainingJob:
     identity: dict[str, Any] = field(default_factory=dict)
     run: RunConfig = field(default_factory=RunConfig)
     stuck: str = ""
+    code: Code | None = None
 
 
 def work(arguments: dict[str, Any]) -> None:
@@ -62,6 +65,8 @@ def work(arguments: dict[str, Any]) -> None:
     system_metrics = job.run.system_metrics and job.run.tracking_uri != "off"
     rank, world = context.get_world_rank(), context.get_world_size()
     try:
+        if job.code is not None:
+            check(job.code)
         with sampled(job.work, context.get_node_rank(), local_rank, system_metrics):
             run_task(job, rank, world, local_rank, [termination_notice, drain_notice])
     except errors.VimError as error:

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from components.artifacts import execute
-from components.contract import settings
+from components.contract import code, settings
 from components.contract.commands import command
 from pipelines import presets
 from pipelines.cli import common, run, sweep
@@ -43,6 +43,7 @@ def build_spec(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, Pipelin
         command="sweep" if chosen else "run", preset=config.preset, settings=settings.to_yaml(config),
         target=target or "", start=arguments.start, only=arguments.only, force=arguments.force,
         sweep=sweeps.to_yaml(chosen) if chosen else "", places=places, cluster=cluster.name,
+        code=code.for_others(),
     )  # fmt: skip
     if not chosen:
         specs.plan(spec, config)
@@ -82,6 +83,8 @@ def run_job(spec_uri: str) -> int:
     # Clusters end a job by SIGTERM: it raises KeyboardInterrupt, which releases leases as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     spec = specs.read(spec_uri)
+    if spec.code is not None:
+        code.check(spec.code)
     tags = {**spec.tags, "vim.job": specs.job_id_of(spec_uri), "vim.cluster": spec.cluster}
     config = specs.config_of(spec)
     with contextlib.ExitStack() as stack:

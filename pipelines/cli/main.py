@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from components.contract import commands
+from components.engines.loopback import bypass_proxies
 from pipelines.cli import artifacts, compare, doctor, init, local, models, plan, run, submit, sweep
 from vim_core import __version__
 from vim_core.errors import ConfigError, VimError
@@ -31,6 +32,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; returns its exit status: 2 for a config error, 1 for another one, 130 if interrupted."""
+    bypass_proxies()
     try:
         parsed = parse(list(sys.argv[1:] if argv is None else argv))
         settings = [word for word in getattr(parsed, "words", ()) if "=" in word]

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from components.contract.code import Code
+from vim_core.config.fields import added_later
+
 PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, LOST = "pending", "running", "succeeded", "failed", "stopped", "lost"
 FINISHED = (SUCCEEDED, FAILED, STOPPED, LOST)
 """FAILED: the job's own error, which a retry would repeat. LOST: its node was lost; a retry may succeed."""
@@ -17,7 +20,7 @@ class JobSpec:
 
     `settings` is the resolved preset as YAML; `target`, `start`, `only` and `force` are those of `vimctl run`; `sweep`
     is the sweep as YAML; `places` are values of `run` by component, as in the cluster's profile; `tags` are for the run
-    in MLflow, such as the schedule that sent the job.
+    in MLflow, such as the schedule that sent the job. `code` is the submitter's: the cluster must run the same.
     """
 
     command: Literal["run", "sweep"]
@@ -31,6 +34,7 @@ class JobSpec:
     places: dict[str, dict[str, Any]] = field(default_factory=dict)
     cluster: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    code: Code | None = added_later(None)
 
 
 @dataclass(frozen=True)

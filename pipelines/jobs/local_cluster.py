@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from components.artifacts.process import ProcessId, start_time
+from components.contract import code
 from components.contract.commands import command
 from pipelines.orchestration import servers
 from pipelines.orchestration.servers import HOST
@@ -26,7 +27,6 @@ from vim_core.config.decode import decode
 from vim_core.errors import ConfigError, VimError
 from vim_core.storage import io
 
-CODE = Path(__file__).resolve().parents[2]
 START_S = 300.0
 TERMINATE_S = 10.0
 """Seconds from SIGTERM to SIGKILL when the cluster is ended."""
@@ -178,7 +178,7 @@ def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
             f"--ray-client-server-port={servers.free_port(0)}", f"--num-cpus={cluster.cpus if nodes == 1 else 0}",
         ]  # fmt: skip
     environment = {**os.environ, **SETTINGS, "RAY_AUTH_TOKEN_PATH": cluster.token_file, FOLDER_VARIABLE: cluster.folder}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")]))
+    environment |= code.child_environment()
     # Variables of the caller's shell could point workers and drivers to another cluster.
     for variable in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(variable, None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.contract import registry, yaml_files
+from components.contract import code, registry, yaml_files
 from vim_core.config import RunConfig
 from vim_core.config.decode import decode
 from vim_core.config.fields import one_of, require
@@ -133,7 +132,7 @@ def load(name: str) -> Cluster:
             cluster.address = cluster.address or running.address
             cluster.token_file = cluster.token_file or running.token_file
             cluster.python = running.python
-            cluster.env.setdefault("PYTHONPATH", os.fspath(local_cluster.CODE))
+            cluster.env = code.child_environment() | cluster.env
             cluster.run.setdefault("ray_address", running.ray_address)
     return cluster
 

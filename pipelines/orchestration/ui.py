@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from components.contract import code
 from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
 from components.tracking.pages import PIPELINES, VIEW_TAG, describe_experiment, runs_page
 from components.tracking.parent import open_experiment
@@ -158,6 +159,7 @@ def mlflow_server(config: PipelineConfig, uri: str, port: int) -> Server:
         io.make_folder(config.run.root)
         command += ["--default-artifact-root", location]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment |= code.child_environment()
     return Server("MLflow", chosen, command, environment, "/health", _log_file(config, "mlflow"), port)
 
 
@@ -170,7 +172,7 @@ def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], po
         "DAGSTER_HOME": os.fspath(history.dagster_home(config)),
         "VIM_PRESET": presets.absolute(preset),
         "VIM_OVERRIDES": shlex.join([*overrides, f"run.root={io.absolute(config.run.root)}"]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.fspath(CODE), os.environ.get("PYTHONPATH", "")])),
+        **code.child_environment(),
         "DAGSTER_DISABLE_TELEMETRY": "true",
     }
     return Server("Dagster", chosen, command, environment, "/server_info", _log_file(config, "dagster"), port)

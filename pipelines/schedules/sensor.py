@@ -154,7 +154,7 @@ def evaluate_sweep(root: str, run: due.DueRun, say: Callable[[str], None], dagst
 def _submit(
     schedule: state.Schedule, sweep: Sweep, config: PipelineConfig, say: Callable[[str], None], tags: dict[str, str]
 ) -> str:
-    from components.contract import settings
+    from components.contract import code, settings
     from pipelines.jobs import profile, submission
     from pipelines.jobs.api import SUCCEEDED, JobSpec
 
@@ -162,7 +162,7 @@ def _submit(
     placed = submission.settings_on(cluster, config)
     spec_of_job = JobSpec(
         "sweep", placed.preset, settings.to_yaml(placed), sweep=spec.to_yaml(sweep), places=cluster.components,
-        cluster=cluster.name, tags=tags,
+        cluster=cluster.name, tags=tags, code=code.for_others(),
     )  # fmt: skip
     done = submission.submit(cluster, spec_of_job, say)
     if done.status != SUCCEEDED:

@@ -10,6 +10,7 @@ import pytest
 
 from components.engines.beam import THREAD_VARIABLES, run_shards
 from components.engines.devices import set_threads
+from tests.support.common import other_checkout
 from tests.support.synthetic import context_of
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,10 @@ def numbers(place: str) -> Any:
     return note
 
 
-def test_processes_begin_with_their_share_of_the_threads(tmp_path: Path) -> None:
+def test_processes_begin_with_their_share_of_the_threads_and_the_commands_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(other_checkout(tmp_path))
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     ctx = context_of(tmp_path, "tokenize")
     ctx.run.threads, ctx.run.beam_processes = 4, 2

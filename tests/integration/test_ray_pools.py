@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.contract import code
 from components.contract.api import Artifact, Context
+from components.engines.ray.pool import map_actors
 from components.sample import component as sample
 from components.tokenize import component as tokenize
 from tests.support import tiny_artifacts
+from tests.support.common import other_checkout
 from tests.support.ingested import contents, digits_table, tiny_tokenizer
 from tests.support.synthetic import context_of
 from vim_core.config import AugmentConfig, SampleConfig, TokenizeConfig
-from vim_core.errors import DataError, VimError
+from vim_core.errors import CodeError, DataError, VimError
 
 AUGMENT = AugmentConfig(rotate_degrees=10.0, shift=0.1, flip=0.5)
 BY_BEAM = TokenizeConfig(views=2, seed=5, augment=AUGMENT)
@@ -39,7 +43,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     ctx = context_of(tmp_path_factory.mktemp("cluster"), "sample")
     ctx.run.workers = 3
-    connect(ctx.run)
+    # Ray would put the current folder before all others.
+    with contextlib.chdir(other_checkout(tmp_path_factory.mktemp("elsewhere"))):
+        connect(ctx.run)
     yield
     ray.shutdown()
 
@@ -71,6 +77,24 @@ def test_ray_makes_beams_bytes(tables: dict[str, Artifact], expected: dict[str, 
     assert contents(pool) == expected
     assert (pool.progress.done, pool.progress.total) == (6, 6)  # type: ignore[attr-defined]
     assert outcome.numeric == {"device": "cpu", "dtype": "fp32", "encode_batch": 7, "threads": 1}
+
+
+def test_a_worker_of_another_code_is_refused(
+    tables: dict[str, Artifact], pool: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code, "current", lambda: code.Code("/opt/vim", "0.0.1", "0123456789ab"))
+    with pytest.raises(CodeError, match=r"runs another code \(.*\) than the command \(version 0\.0\.1, .*/opt/vim\)"):
+        list(map_actors(OneActor, [], "double", [1], pool, {"num_cpus": 1}))
+
+
+class OneActor:
+    """An actor's class that does nothing."""
+
+    def __init__(self, plan: Any) -> None:
+        self.plan = plan
+
+    def double(self, job: int) -> int:
+        return 2 * job
 
 
 @pytest.mark.slow

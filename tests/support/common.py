@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from components.contract.api import Context, Row
+from components.contract.code import PACKAGES
 from vim_core.storage import io
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -263,3 +264,11 @@ def train_here(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(session, "fit", fit)
     patch.setattr("vim_core.distributed.runtimes.base.product_rate", lambda runtime: 12.3)
+
+
+def other_checkout(place: Path) -> Path:
+    """A folder with packages of our names that cannot be imported, such as another checkout of another version."""
+    for name in PACKAGES:
+        (place / "other" / name).mkdir(parents=True)
+        (place / "other" / name / "__init__.py").write_text("raise RuntimeError(f'another code: {__file__}')\n")
+    return place / "other"

@@ -6,13 +6,16 @@ node are done again elsewhere.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
+from components.contract import code
 from components.contract.api import Context
+from components.engines.beam import vim_error_in
 from vim_core.config import RunConfig
 from vim_core.errors import VimError
 
@@ -61,7 +64,8 @@ def map_actors(
 
     from components.engines.ray.session import interruptible
 
-    remote = ray.remote(max_restarts=ctx.run.restarts, max_task_retries=ctx.run.restarts, **resources)(kind)
+    checked = type(kind.__name__, (kind,), {"__init__": _checked(kind.__init__)})
+    remote: Any = ray.remote(max_restarts=ctx.run.restarts, max_task_retries=ctx.run.restarts, **resources)(checked)
     actors: list[Any] = []
     running: dict[Any, tuple[Any, J]] = {}
     try:
@@ -83,13 +87,25 @@ def map_actors(
                     raise type(cause)(str(cause)) from error
                 raise VimError(f"{ctx.name}: {type(cause).__name__}: {cause}") from error
             except ray.exceptions.RayActorError as error:
-                raise VimError(
-                    f"{ctx.name}: an actor was lost more than run.restarts={ctx.run.restarts} times"
-                ) from error
+                # An error of its constructor is only told as text.
+                lost = VimError(f"{ctx.name}: an actor was lost more than run.restarts={ctx.run.restarts} times")
+                raise vim_error_in(str(error)) or lost from error
             yield job, result
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which first raises `CodeError` where its process does not run this one's code."""
+    expected = code.current()
+
+    @functools.wraps(function)
+    def checked(*arguments: Any) -> Any:
+        code.check(expected)
+        return function(*arguments)
+
+    return checked
 
 
 def cluster_address(run: RunConfig) -> str:
@@ -133,7 +149,7 @@ def map_tasks(
 
     connect(run)
     resources = actor_resources(run.device, max(1, run.threads))
-    task = ray.remote(max_retries=run.restarts, scheduling_strategy="SPREAD", **resources)(perform)
+    task = ray.remote(max_retries=run.restarts, scheduling_strategy="SPREAD", **resources)(_checked(perform))
     left = list(enumerate(jobs))[::-1]
     running: dict[Any, int] = {}
     try:

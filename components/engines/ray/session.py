@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.contract import code
 from components.contract.api import Context
+from components.engines.loopback import bypass_proxies
 from vim_core.config import RunConfig
 from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
@@ -24,6 +26,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 REACH_TIMEOUT_S = 10.0
 ABORT_TIMEOUT_S = 15.0
+TEMP_LENGTH = 35
+"""A socket's path has 107 letters at most, of which Ray takes up to 72 below the temporary folder."""
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -58,6 +63,7 @@ def connect(run: RunConfig) -> None:
 
     if ray.is_initialized():
         return
+    bypass_proxies()
     with interruptible():  # Ray installs handlers of its own
         if not run.ray_address:
             _start_cluster(run)
@@ -66,12 +72,51 @@ def connect(run: RunConfig) -> None:
         try:
             if host and port.isdigit():  # Ray itself tries for minutes where nothing listens
                 socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
-            ray.init(address=run.ray_address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+            ray.init(
+                address=run.ray_address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                **_own_path(run.ray_address),
+            )
         except (OSError, RuntimeError) as error:
             raise VimError(
                 f"run.ray_address={run.ray_address!r}: no Ray cluster answers there ({error}); leave it empty to start "
                 "one on this machine"
             ) from None
+
+
+def _own_path(address: str = "") -> dict[str, Any]:
+    """Arguments of `ray.init` that let workers import what this process does.
+
+    By itself Ray puts the current folder before everything else, so that a `components` folder there would be run.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True  # asked for nothing but whether to add the current folder
+
+    # A client's JobConfig is sent to its server. Workers put one entry after the other in front.
+    return {} if address.startswith("ray://") else {"job_config": OwnPath(_py_driver_sys_path=code.search_path()[::-1])}
+
+
+def _short_temp() -> dict[str, Any]:
+    """Arguments of `ray.init` for a temporary folder short enough for the paths of sockets below it.
+
+    Raises:
+        VimError: the chosen one is too long, and none of the usual ones can be written.
+    """
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT_FOLDERS[0]
+    if len(os.fsencode(chosen)) <= TEMP_LENGTH:
+        return {}
+    for folder in SHORT_FOLDERS:
+        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return {"_temp_dir": os.path.join(folder, "ray")}
+    raise VimError(
+        f"TMPDIR={chosen!r}: is too long for the paths of Ray's sockets; set RAY_TMPDIR to a folder of at most "
+        f"{TEMP_LENGTH} letters"
+    )
 
 
 def _start_cluster(run: RunConfig) -> None:
@@ -90,6 +135,8 @@ def _start_cluster(run: RunConfig) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=True,
+                **_own_path(),
+                **_short_temp(),
             )
             return
         except Exception as error:  # Ray has no class of its own for a head process that is late

@@ -16,7 +16,7 @@ import pytest
 
 from components.artifacts import execute, lease, store
 from components.artifacts.execute import Result
-from components.contract import registry, settings
+from components.contract import code, registry, settings
 from components.contract.api import Artifact, Context, Manifest, Outcome
 from tests.support.common import CONF, REPOSITORY, SilentProgress
 from tests.support.fakes import Act, Fake, files_below, reporting, run
@@ -221,7 +221,7 @@ def test_a_failure_leaves_no_artifact_but_keeps_the_work(fakes: dict[str, Fake],
     fakes["ingest"].act = lambda config, inputs, ctx: Outcome(
         properties={"resumed": io.read_bytes(io.join(ctx.work, "checkpoint")).decode()}
     )
-    assert run("ingest", config).artifact.properties == {"resumed": "step 100"}
+    assert run("ingest", config).artifact.properties["resumed"] == "step 100"
     assert files_below(Path(config.run.root) / ".work") == []
 
 
@@ -382,7 +382,8 @@ def test_after_a_kill_the_next_attempt_takes_over_and_tidies_up(fakes: dict[str,
     progress = SilentProgress()
     result = execute.execute("ingest", config, reporting(progress))
     assert not result.reused
-    assert result.artifact.properties == {"resumed": "step 100"}
+    own = code.current()
+    assert result.artifact.properties == {"resumed": "step 100", "code": f"{own.version} {own.digest}"}
     assert len(progress.notes) == 1
     left = files_below(Path(root, "ingest"))
     assert len(left) == 2

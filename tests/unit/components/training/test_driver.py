@@ -16,14 +16,16 @@ import pytest
 
 from components import classify, prior, quantize
 from components.contract.api import Artifact, Context, Outcome
+from components.contract.code import Code
 from components.contract.fingerprint import result_settings
 from components.engines.ray import session
+from components.training import driver
 from components.training.worker import drain_notice
 from tests.support import tiny_artifacts
 from tests.support.synthetic import artifact, context_of, with_fields
 from tests.support.tiny import classify_config, prior_config, quantize_config
 from vim_core.config import AugmentConfig
-from vim_core.errors import ConfigError, LineageError, VimError
+from vim_core.errors import CodeError, ConfigError, LineageError, VimError
 from vim_core.models.vit_vqgan import load_tokenizer
 from vim_core.storage import io
 from vim_core.training.interruptions import Preemption
@@ -255,6 +257,9 @@ def test_a_refusal_of_any_worker_reaches_the_user_unchanged(
     config = replace(config, discriminator=replace(config.discriminator, stddev_group=3))
     with pytest.raises(ConfigError, match=r"stddev_group=3: does not divide a worker's batch of"):
         quantize.run(config, {"images": images}, context_of(tmp_path, "quantize"))
+    monkeypatch.setattr(driver, "current", lambda: Code("/opt/vim", "0.0.1", "0123456789ab"))
+    with pytest.raises(CodeError, match=r"another code .* than the command \(version 0\.0\.1, .* in /opt/vim\)"):
+        quantize.run(quantize_config(), {"images": images}, context_of(tmp_path, "quantize"))
 
 
 def test_a_stuck_worker_is_named_with_its_stacks(

@@ -15,6 +15,7 @@ import pytest
 from components.artifacts import lease, usage
 from components.contract import settings
 from components.contract.api import Context
+from components.contract.code import Code
 from components.tracking import tracker
 from pipelines import presets
 from pipelines.cli import job_request
@@ -23,7 +24,7 @@ from pipelines.jobs import profile, specs, submission
 from pipelines.jobs.api import FAILED, RUNNING, JobSpec, JobState
 from pipelines.orchestration import history
 from tests.support.fake_cluster import FakeCluster
-from vim_core.errors import VimError
+from vim_core.errors import CodeError, VimError
 from vim_core.storage import io
 
 Capture = pytest.CaptureFixture[str]
@@ -56,6 +57,12 @@ def stored(flow: Any, name: str = NAME, **fields: Any) -> str:
     return specs.uri(root, name)
 
 
+def test_a_cluster_of_another_code_refuses_the_job(flow: Any) -> None:
+    other = stored(flow, target="ingest", code=Code("", "0.0.1", "0123456789ab"))
+    with pytest.raises(CodeError, match=r"than the command \(version 0\.0\.1, digest 0123456789ab\); "):
+        job_request.run_job(other)
+
+
 def test_a_job_is_sent_and_finished_work_is_not(flow: Any, jobs: FakeCluster, capsys: Capture) -> None:
     words = ["submit", "ingest", "--preset", "fake"]
     assert main([*words, "--detach"]) == 0
@@ -64,6 +71,7 @@ def test_a_job_is_sent_and_finished_work_is_not(flow: Any, jobs: FakeCluster, ca
     assert said.splitlines() == [f"sent {name}", f"follow it: vimctl logs -f {name}"]
     spec = specs.read(jobs.sent[0][1])
     assert (spec.command, spec.target, spec.cluster) == ("run", "ingest", "local")
+    assert spec.code is not None
     job_request.run_job(jobs.sent[0][1])
     capsys.readouterr()
     assert main(words) == 0

@@ -44,7 +44,7 @@ def test_the_profile_is_completed_from_a_running_cluster(state: Path) -> None:
     cluster = profile.load("local")
     assert (cluster.address, cluster.token_file, cluster.python) == (record.address, record.token_file, "py")
     assert cluster.run == {"ray_address": "127.0.0.1:2"}
-    assert Path(cluster.env["PYTHONPATH"], "pipelines", "cli", "main.py").is_file()
+    assert Path(cluster.env["PYTHONPATH"].split(os.pathsep)[0], "pipelines", "cli", "main.py").is_file()
     with pytest.raises(ConfigError, match=r"1 of 1 nodes at http://127\.0\.0\.1:1; submit to it"):
         local_cluster.up(1, 1, 0, print)
     dead = replace(record, nodes=[ProcessId(os.getpid(), "1")])

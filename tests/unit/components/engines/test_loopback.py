@@ -1,0 +1,35 @@
+"""A proxy of the environment is never asked for this machine."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+
+import pytest
+import requests
+
+from components.engines.loopback import bypass_proxies
+
+GIVEN = [{}, {"no_proxy": "corp.example"}, {"NO_PROXY": "corp.example, ::1"}, {"no_proxy": "*"}]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_no_client_asks_a_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    bypass_proxies()
+    assert "no_proxy" not in os.environ, "nothing to do without a proxy"
+    for name, value in {"HTTP_PROXY": "http://127.0.0.1:9", **given}.items():
+        monkeypatch.setenv(name, value)
+    # So that the variables which it sets are taken back.
+    monkeypatch.setenv("no_proxy", given.get("no_proxy", ""))
+    bypass_proxies()
+    bypass_proxies()
+    for host in ("localhost", "127.0.0.1"):
+        assert urllib.request.proxy_bypass(host)
+        assert not requests.utils.get_environ_proxies(f"http://{host}:5000")
+    if given.get("no_proxy") != "*":
+        assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
+        assert os.environ["no_proxy"].count("::1") == 1
+        assert not urllib.request.proxy_bypass("elsewhere.example")
+        assert bool(urllib.request.proxy_bypass("corp.example")) is bool(given)
