@@ -42,7 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from components.engines.ray.session import connect
 
     ctx = context_of(tmp_path_factory.mktemp("cluster"), "sample")
-    ctx.run.workers = 3
+    ctx.run.workers = 2
     # Ray would put the current folder before all others.
     with contextlib.chdir(other_checkout(tmp_path_factory.mktemp("elsewhere"))):
         connect(ctx.run)
@@ -52,9 +52,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def pool(tmp_path: Path, cluster: None) -> Context:
-    """A context with three actors."""
+    """A context with two actors."""
     ctx = context_of(tmp_path / "pool", "pool")
-    ctx.run.workers = 3
+    ctx.run.workers = 2
     return ctx
 
 
@@ -156,7 +156,7 @@ def in_process(root: Path, models: dict[str, Artifact], config: SampleConfig) ->
     return contents(ctx)
 
 
-def test_three_workers_draw_the_bytes_of_one(models: dict[str, Artifact], tmp_path: Path, pool: Context) -> None:
+def test_two_workers_draw_the_bytes_of_one(models: dict[str, Artifact], tmp_path: Path, pool: Context) -> None:
     outcome = sample.run(SAMPLES["fp32"], models, pool)
     assert contents(pool) == in_process(tmp_path, models, SAMPLES["fp32"])
     assert outcome.metrics["images_per_s"] > 0
