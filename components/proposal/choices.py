@@ -162,7 +162,7 @@ def choose_tokenizer(
     tried: list[str] = []
     size, tier = sizes[0], 0
     batch = _batch(counts)
-    codes = codebook_size(counts, 64)
+    codes = codebook_size(counts, batch, 64)
     while True:
         candidate = Proposal(proposal.name, [*proposal.choices, *tokenizer_choices(size, tier, batch, codes)])
         seconds = timer(candidate.config, ["quantize"])["quantize"]
@@ -197,7 +197,11 @@ def tokenizer_choices(size: int, tier: int, batch: int, codes: int, measured: st
         Choice("quantize.batch", batch, "few images a step and many steps"),
         Choice("quantize.encoder", encoder, "so few steps teach a small network more than a large one"),
         Choice("quantize.decoder", decoder, "the decoder has more to learn than the encoder"),
-        Choice("quantize.codebook.codes", codes, "some 64 training tokens or more a code, so that all come into use"),
+        Choice(
+            "quantize.codebook.codes",
+            codes,
+            "some 64 training tokens a code or more, and 8 in each step, so that all come into use",
+        ),
         Choice("quantize.codebook.dim", dim, f"enough directions for {codes} codes"),
         Choice("quantize.codebook.restart", restart, "without restarts most codes of a short training are never used"),
         Choice("quantize.codebook.entropy", {"weight": 0.02}, "keeps colours: without it codes follow brightness"),
@@ -316,6 +320,7 @@ def _batch(counts: ImageCounts) -> int:
     return 64 if train >= 20_000 else 32 if train >= 1000 else 16 if train >= 16 else max(2, train)
 
 
-def codebook_size(counts: ImageCounts, tokens: int) -> int:
-    """A power of two from 32 to 1,024 with some 64 training tokens or more a code."""
-    return int(2 ** max(5, min(10, int(math.log2(max(1, counts.splits["train"] * tokens / 64))))))
+def codebook_size(counts: ImageCounts, batch: int, tokens: int) -> int:
+    """A power of two from 32 up, with some 64 training tokens or more a code, and 8 in each step."""
+    most = min(counts.splits["train"] * tokens / 64, batch * tokens / 8)
+    return int(2 ** max(5, math.floor(math.log2(max(1.0, most)))))

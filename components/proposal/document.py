@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ def document(proposal: Proposal, found: Survey, file: str, minutes: float) -> st
         "",
         "Source:    written by `vimctl init`; change what you know better.",
         f"Cost:      about {duration(proposal.seconds)} by steps measured here, of {minutes:g} minutes given.",
-        f"Command:   vimctl run --preset {file}",
+        f"Command:   vimctl run --preset {shlex.quote(file)}",
     ]
     lines = [f"# {line}".rstrip() for line in header]
     groups: dict[str, list[Choice]] = {}

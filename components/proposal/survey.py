@@ -135,6 +135,8 @@ def list_images(config: IngestConfig, layout: str, work: str) -> Listing:
     """The images of a source, up to a number and for a limited time. Raises `DataError` as ingest does."""
     context = scan_context(config, layout, work)
     parts = LAYOUTS[layout].find_parts(context)
+    if config.split == "folders" and not {"train", "test"} <= {part.split for part in parts.parts}:
+        return Listing(())
     images: list[SourceImage] = []
     began, unusable, complete = time.monotonic(), Counter[str](), True
     for image in (image for part in parts.parts for image in LAYOUTS[layout].scan_part(context, part)):
@@ -153,9 +155,8 @@ def list_images(config: IngestConfig, layout: str, work: str) -> Listing:
 
 def _read_sample(config: IngestConfig, layout: str, listing: Listing, work: str) -> Survey:
     images = listing.usable
-    step = max(1, len(images) // SAMPLE)
-    chosen = images[::step][:SAMPLE]
-    known = step == 1 and len(chosen) == len(images) and listing.complete
+    step = -(-len(images) // SAMPLE)
+    chosen, known = images[::step], step == 1 and listing.complete
     labels = list(_class_names(listing)) if config.labelled else []
     sides, colours, keys = [], [], []
     pixels: list[Any] = []

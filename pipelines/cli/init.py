@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -58,7 +59,8 @@ def run(arguments: Namespace) -> int:
     size, codes = config.quantize.image_size, config.quantize.codebook.codes
     common.print_field(console, "preset", f"{path}: {size} x {size} pixels, {codes} codes, {', '.join(trained)}")
     common.print_field(console, "time", f"about {proposal.seconds / 60:.0f} minutes on this machine")
-    common.print_field(console, "next", f"vimctl run --preset {path}")
+    next_command = shlex.join(["vimctl", "run", "--preset", os.fspath(path)])
+    common.print_field(console, "next", next_command)
     return 0
 
 

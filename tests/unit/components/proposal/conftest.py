@@ -11,7 +11,7 @@ from tests.support.pictures import folder_of_pictures
 
 SETS = {
     "three": (["disc", "square", "triangle"], 60), "two": (["disc", "square"], 12), "one": (["disc"], 20),
-    "unlabelled": ([""], 80), "split": (["train/disc", "train/square", "val/disc", "val/square"], 10),
+    "unlabelled": ([""], 80), "split": (["Train/disc", "Train/square", "valid/disc", "valid/square"], 10),
 }  # fmt: skip
 """Class folders and their images by set."""
 

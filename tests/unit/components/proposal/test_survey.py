@@ -17,6 +17,7 @@ from tests.support.layouts import tar
 from tests.support.synthetic import context_of
 from vim_core.config import IngestConfig
 from vim_core.errors import DataError
+from vim_core.storage import io
 
 Folder = Callable[[str], Path]
 SEEN = {
@@ -63,6 +64,13 @@ def test_packed_images_are_seen_through_the_same_layouts(pictures: Folder, tmp_p
     assert (found.layout, found.labelled, found.classes, found.class_counts) == (
         "webdataset", True, ("0", "1", "2"), (8, 8, 8),
     )  # fmt: skip
+
+
+def test_an_address_is_looked_at_like_a_folder(pictures: Folder, tmp_path: Path) -> None:
+    for path in pictures("two").rglob("*.png"):
+        io.write_bytes(f"memory://survey/two/{path.parent.name}/{path.name}", path.read_bytes())
+    there, here = (survey(source, str(tmp_path)) for source in ("memory://survey/two", str(pictures("two"))))
+    assert (there.classes, there.class_counts, there.keys) == (here.classes, here.class_counts, here.keys)
 
 
 def test_grey_images_and_files_that_are_none(pictures: Folder, tmp_path: Path) -> None:
