@@ -46,8 +46,7 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
     check(config, inputs["prior"], inputs["tokenizer"])
     conditions = draw.make_conditions(config, inputs, ctx)
-    files = [(inputs[n].uri("model.safetensors"), inputs[n].uri("config.json")) for n in ("prior", "tokenizer")]
-    plan = DrawPlan(files[0], files[1], config, ray_device(ctx.run), ray_threads(ctx.run))
+    plan = draw.draw_plan(config, inputs, ray_device(ctx.run), ray_threads(ctx.run))
     # Shards of another numeric class are not continued (contract 11).
     numeric = f"{platform.machine()}-{plan.device}-{config.precision}-t{plan.threads}"
     work = io.join(ctx.work, numeric)

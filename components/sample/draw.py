@@ -153,6 +153,14 @@ class DrawPlan:
     threads: int
 
 
+def draw_plan(config: SampleConfig, inputs: Inputs, device: str, threads: int) -> DrawPlan:
+    """The plan for the inputs `prior` and `tokenizer`."""
+    prior, tokenizer = (
+        (inputs[name].uri("model.safetensors"), inputs[name].uri("config.json")) for name in ("prior", "tokenizer")
+    )
+    return DrawPlan(prior, tokenizer, config, device, threads)
+
+
 class GroupDrawer:
     """Prior and tokenizer, loaded once, drawing one group at a time."""
 
@@ -172,12 +180,11 @@ class GroupDrawer:
         self.sampler = Sampler(load_prior(*plan.prior, device), settings, config.lanes, dtype)
         self.tokenizer = load_tokenizer(*plan.tokenizer, device)
 
-    def draw(self, group: LaneGroup) -> list[ImageRow]:
-        """The images of the lanes in use."""
+    def images(self, group: LaneGroup) -> NDArray[Any]:
+        """The images of the lanes in use, uint8 [used, H, W, 3]."""
         import torch
 
-        from vim_core.data.image_tables import ImageRow
-        from vim_core.data.images import encode_png, from_tensor
+        from vim_core.data.images import from_tensor
 
         set_threads(self.threads)
         labels = torch.tensor(group.labels)  # [lanes]
@@ -185,7 +192,13 @@ class GroupDrawer:
         prefix = None if group.prefix is None else torch.from_numpy(group.prefix.astype("int64"))  # [lanes, P]
         codes = self.sampler.group(group.index, labels, prefix)  # [lanes, T]
         # All lanes are decoded: a picture's last bits may depend on its position in the batch.
-        images = self.tokenizer.decode(codes)[: group.used]  # [used, 3, H, W]
+        return from_tensor(self.tokenizer.decode(codes)[: group.used])
+
+    def draw(self, group: LaneGroup) -> list[ImageRow]:
+        """The images of the lanes in use, as rows of a table."""
+        from vim_core.data.image_tables import ImageRow
+        from vim_core.data.images import encode_png
+
         return [
             ImageRow(
                 key=sample_key(group.index * self.sampler.lanes + lane),
@@ -195,7 +208,7 @@ class GroupDrawer:
                 width=picture.shape[1],
                 source=f"prior, completing {group.keys[lane]}" if group.keys else "prior",
             )
-            for lane, picture in enumerate(from_tensor(images))
+            for lane, picture in enumerate(self.images(group))
         ]
 
 

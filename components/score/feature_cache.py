@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from components.score.protocols import Interval
 from components.score.shards import SIDES, statistics_file
 from components.statistics.shards import MOMENTS
+from vim_core.metrics.intervals import CONFIDENCE, jackknife_interval
 from vim_core.storage import io
 
 if TYPE_CHECKING:
@@ -49,21 +50,19 @@ def gather_features(results: Iterable[str], name: str) -> NDArray[np.float32]:
     return np.concatenate([read_features(uri) for uri in uris if io.exists(uri)])
 
 
-def distance_interval(
-    value: float,
+def distances_without_groups(
     sides: Sequence[tuple[Moments, NDArray[np.float32] | None]],
     groups: int,
     other: Moments | Gaussian | None = None,
-) -> Interval:
-    """The jackknife interval of a Fréchet distance between two sides, or between one side and a fixed `other`.
+) -> list[float]:
+    """Fréchet distances between two sides, or between one side and a fixed `other`, without one group of images each.
 
-    One of `groups` groups is left out in turn of every side that has features; images are assigned to groups at random.
-    The interval does not go below 0. None if there are too few images or `groups` is 0.
+    One of `groups` groups is left out in turn of every side that has features; images are assigned to groups at random,
+    and alike in all sets of one size. Empty if there are fewer than two images a group or `groups` is 0.
     """
     import numpy as np
 
     from vim_core.metrics.frechet import Moments, frechet_distance
-    from vim_core.metrics.intervals import jackknife_interval
 
     def leave_groups_out(total: Moments, features: NDArray[np.float32]) -> list[Moments]:
         group_of = np.random.default_rng(SEED).permutation(len(features)) % groups
@@ -71,10 +70,17 @@ def distance_interval(
 
     fewest = min((len(features) for _, features in sides if features is not None), default=0)
     if not groups or fewest < 2 * groups:
-        return None
+        return []
     partial = [leave_groups_out(m, f) if f is not None else [m] * groups for m, f in sides]
     pairs = zip(*partial, strict=True) if other is None else ((side, other) for side in partial[0])
-    low, high = jackknife_interval(value, [frechet_distance(a, b, quick=True) for a, b in pairs])
+    return [frechet_distance(a, b, quick=True) for a, b in pairs]
+
+
+def distance_interval(value: float, without: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The jackknife interval of a distance, not below 0, from `distances_without_groups`; None where that is empty."""
+    if not without:
+        return None
+    low, high = jackknife_interval(value, without, confidence)
     return max(low, 0.0), high
 
 
@@ -90,5 +96,6 @@ def distance_of_sides(results: Sequence[str], groups: int) -> tuple[float, Inter
     value, interval = frechet_distance(first, second), None
     if groups:
         features = [gather_features(results, f"kept-{side}") for side in SIDES]
-        interval = distance_interval(value, list(zip((first, second), features, strict=True)), groups)
+        sides = list(zip((first, second), features, strict=True))
+        interval = distance_interval(value, distances_without_groups(sides, groups))
     return value, interval, (first.count, second.count)

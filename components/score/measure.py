@@ -25,9 +25,11 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vim_core.data.image_tables import ImageTable
     from vim_core.data.images import Pixels
-    from vim_core.features import FeatureSpec
+    from vim_core.features import Features, FeatureSpec
     from vim_core.losses.perceptual import Perceptual
 
 
@@ -109,14 +111,36 @@ def cached_perceptual(uri: str, sha256: str, device: str) -> Perceptual:
     return Perceptual(load_verified(file, uri, "score.lpips_weights")[0], torch.device(device))
 
 
+def evaluate(
+    images: Sequence[Pixels], labels: Tensor, reference: FeatureSpec, classifier: FeatureSpec | None
+) -> tuple[Features, Tensor]:
+    """Outputs of the network of the statistics, and whether the classifier's likeliest class is the label, bool [N].
+
+    Without a classifier no label is met. Where the network of the statistics is a classifier, it is this one.
+    """
+    import torch
+
+    from components.engines.devices import cached_classifier
+    from vim_core.features import CLASSIFIER, extract_images
+    from vim_core.features.classifiers import ClassifierExtractor
+
+    outputs = extract_images(cached_extractor(reference), images)
+    if classifier is None:
+        return outputs, torch.zeros(len(images), dtype=torch.bool)
+    logits = outputs.logits
+    if reference.network != CLASSIFIER:
+        network = cached_classifier(classifier.weights, classifier.config, classifier.device)
+        logits = extract_images(ClassifierExtractor(network, "", classifier.device), images).logits
+    return outputs, logits.argmax(dim=1) == labels
+
+
 def measure_samples(shard: SampleShard) -> dict[str, Any]:
     """Number of samples that the classifier assigns to their label; statistics of the samples as npz files."""
     import torch
 
     from components.engines.devices import cached_classifier
     from vim_core.data.image_tables import ImageTable
-    from vim_core.features import CLASSIFIER, extract_images
-    from vim_core.features.classifiers import ClassifierExtractor
+    from vim_core.features import CLASSIFIER, FeatureSpec
     from vim_core.metrics.conventions import CONVENTIONS
     from vim_core.metrics.feature_statistics import FeatureStatistics
 
@@ -127,22 +151,18 @@ def measure_samples(shard: SampleShard) -> dict[str, Any]:
     )
     table = ImageTable([shard.samples])
     labels = torch.tensor(table.labels)
+    classifier = FeatureSpec(CLASSIFIER, shard.weights, shard.config, device=shard.device) if shard.weights else None
     cached: dict[str, list[Any]] = {"kept": [], "kept-spatial": []}
     correct = 0
     for rows, keys, images in _batches(shard, table, range(len(table))):
-        outputs = extract_images(extractor, images)
+        outputs, hits = evaluate(images, labels[rows], shard.spec, classifier)
         splits = rules.split_numbers(keys, shard.first + rows[0], shard.total, shard.splits) if shard.splits else None
         statistics.add(keys, outputs, splits)
         if shard.cache_features:
             cached["kept"].append(outputs.features.numpy())
             if shard.spatial and outputs.spatial is not None:
                 cached["kept-spatial"].append(outputs.spatial.numpy())
-        if shard.weights:
-            logits = outputs.logits
-            if shard.spec.network != CLASSIFIER:
-                network = cached_classifier(shard.weights, shard.config, shard.device)
-                logits = extract_images(ClassifierExtractor(network, "", shard.device), images).logits
-            correct += int((logits.argmax(dim=1) == labels[rows]).sum())
+        correct += int(hits.sum())
     for name, parts in cached.items():
         write_features(f"{shard.result}-{name}.npy", parts)
     if statistics.count:  # a table of fewer samples than shards has empty ones

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract.api import Artifact, Context, Inputs
-from components.score.feature_cache import distance_interval, gather_features
+from components.score.feature_cache import distance_interval, distances_without_groups, gather_features
 from components.score.partition import SAMPLES, ImageSet
 from components.score.protocols import (
     BOOTSTRAP,
@@ -125,7 +125,7 @@ def _add_distances(own: Figures, records: SampleRecords, merged: SetStatistics, 
 
     def put(name: str, own_moments: Any, features: Any, other: Any, record: dict[str, Any]) -> None:
         value = frechet_distance(own_moments, other)
-        interval = distance_interval(value, [(own_moments, features)], groups, other)
+        interval = distance_interval(value, distances_without_groups([(own_moments, features)], groups, other))
         own.put(value, record | {"figure": name}, interval, JACKKNIFE.format(groups=groups, fixed=FIXED))
 
     real = read_moments(statistics.uri(merged_name(split)))
@@ -150,15 +150,12 @@ def _add_distances(own: Figures, records: SampleRecords, merged: SetStatistics, 
 
 def _add_inception_score(own: Figures, records: SampleRecords, merged: SetStatistics) -> None:
     from vim_core.metrics.conventions import CONVENTIONS
-    from vim_core.metrics.intervals import student_quantile
 
     sums = merged.merged[SCORES]
     splits = int(sums.counts.size)
     record = records.inception_score(sums.count, CONVENTIONS[records.protocol].split_description(splits))
     value, deviation = sums.score()
-    half = student_quantile(splits - 1) * deviation / (splits - 1) ** 0.5 if splits > 1 else 0.0
-    interval = (value - half, value + half) if splits > 1 else None
-    own.put(value, record, interval, PARTS.format(parts=f"{splits} splits"))
+    own.put(value, record, sums.interval(), PARTS.format(parts=f"{splits} splits"))
     own.put(deviation, record | {"figure": f"{record['figure']}_std"})
 
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from components.contract import lineage
-from components.contract.api import Context, Inputs, Outcome, Row
+from components.contract.api import Artifact, Context, Inputs, Outcome, Row
 from components.select import network
 from components.statistics.networks import FigureNames
 from components.tradeoff.grid import ACCEPTANCE, GUIDANCE, TEMPERATURE
@@ -18,10 +18,10 @@ from vim_core.metrics.protocol import Protocol
 from vim_core.storage import io
 
 if TYPE_CHECKING:
-    from components.tradeoff.candidates import CandidateSet
-    from vim_core.features.selectors import SelectorSpec
+    from components.sample.draw import DrawPlan
+    from components.tradeoff.candidates import CandidateSet, Networks
 
-VERSION = 1
+VERSION = 2
 source_state = network.source_state
 INPUTS = {
     "prior": "prior",
@@ -48,15 +48,14 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
         ConfigError: the prior has no classes, or guidance is set and it was trained without a null class; the selector
             is missing or has other classes.
     """
-    import torch
-
-    from components.engines.devices import beam_device, numeric_folder
+    from components.engines.devices import beam_device, numeric_folder, ray_threads
+    from components.sample.draw import draw_plan
+    from components.statistics.networks import classifier_spec, reference_spec
     from components.tradeoff import candidates
-    from vim_core.distributed.runtimes import resolve_threads
 
     check(config, inputs)
     classes = [str(name) for name in inputs["prior"].properties["classes"]]
-    device, threads = beam_device(ctx.run), resolve_threads(ctx.run.threads)
+    device, threads = beam_device(ctx.run), ray_threads(ctx.run)
     selecting = min(config.acceptances) < 1.0
     selector = network.selector_spec(config.network, inputs, classes, device, "tradeoff") if selecting else None
     described = network.describe(selector) if selector is not None else {}
@@ -64,12 +63,12 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
     # unfinished work of another numeric class is not continued (contract 11)
     folder = io.join(ctx.work, f"{numeric_folder(device, threads, config.lanes)}-{config.precision}")
     sets = candidates.candidate_sets(config, len(classes), folder)
-    torch.set_num_threads(threads)
-    _measure(sets, config, inputs, selector, ctx)
+    networks = candidates.Networks(selector, classifier_spec(inputs["classifier"]), reference_spec(inputs, ctx))
+    _measure(sets, draw_plan(sets[0].sampling, inputs, device, threads), networks, config, inputs["statistics"], ctx)
     records = [json.loads(io.read_bytes(each.point_uri(rate))) for each in sets for rate in each.acceptances]
     places = best_guidances(config, records)
     for record in records:
-        del record[candidates.RESAMPLED]
+        del record[candidates.WITHOUT]
     summary = describe_points(config, inputs, described, records, places)
     io.write_bytes(ctx.path(FILE), json.dumps(summary, sort_keys=True, indent=1).encode())
     for number, record in enumerate(records):
@@ -108,27 +107,26 @@ def check(config: TradeoffConfig, inputs: Inputs) -> None:
 
 
 def _measure(
-    sets: list[CandidateSet], config: TradeoffConfig, inputs: Inputs, selector: SelectorSpec | None, ctx: Context
-) -> None:
+    sets: list[CandidateSet], plan: DrawPlan, networks: Networks, config: TradeoffConfig, statistics: Artifact,
+    ctx: Context,
+) -> None:  # fmt: skip
     """Measure the points that no earlier attempt did; the candidates of a set are removed after its points."""
     from components.statistics.shards import merged_name, read_moments
-    from components.tradeoff.candidates import Networks, draw, measure
-    from vim_core.metrics.tradeoff import stratified_resamples
+    from components.tradeoff.candidates import draw, measure
 
-    missing = {}
+    missing = []
     for candidates in sets:
         rates = [rate for rate in candidates.acceptances if not io.exists(candidates.point_uri(rate))]
         if rates:
-            missing[candidates] = rates
-    done, count = len(sets) - len(missing), sets[0].count
+            missing.append((candidates, rates))
+    done, count = len(sets) - len(missing), sets[0].sampling.count
     ctx.progress.start(len(sets) * count, "image")
     if done:
         ctx.progress.note(f"{done} of {len(sets)} points were finished by an earlier attempt")
     if not missing:
         return
-    networks, statistics = Networks(config, inputs, selector, ctx), inputs["statistics"]
-    rows = stratified_resamples(config.seed, config.bootstrap, sets[0].classes, config.count)
     moments = read_moments(statistics.uri(merged_name(str(statistics.properties["split"]))))
+    splits = max(1, int(statistics.manifest.config.get("score_splits", 0)))
     drawn = done * count
 
     def advance(number: int) -> None:
@@ -136,9 +134,9 @@ def _measure(
         drawn += number
         ctx.progress.advance(drawn)
 
-    for candidates, rates in missing.items():
-        draw(candidates, networks, advance)
-        measure(candidates, rates, config, moments, rows)
+    for candidates, rates in missing:
+        draw(candidates, plan, networks, advance)
+        measure(candidates, rates, config, moments, splits)
         io.remove_tree(candidates.folder)
 
 
@@ -146,7 +144,7 @@ def best_guidances(config: TradeoffConfig, records: list[Record]) -> list[Record
     """The best guidance at each temperature and acceptance rate, by distance, with the interval of its location."""
     import numpy as np
 
-    from components.tradeoff.candidates import RESAMPLED
+    from components.tradeoff.candidates import WITHOUT
     from vim_core.metrics.tradeoff import locate_minimum
 
     places = []
@@ -155,7 +153,8 @@ def best_guidances(config: TradeoffConfig, records: list[Record]) -> list[Record
         best = locate_minimum(
             [float(record[GUIDANCE]) for record in line],
             [float(record["fd"]) for record in line],
-            np.array([record[RESAMPLED] for record in line]),
+            np.array([record[WITHOUT] for record in line]),
+            config.bootstrap,
             config.confidence,
         )
         shares = {str(guidance): share for guidance, share in best.shares.items()}
@@ -186,8 +185,10 @@ def describe_points(
         "reference_digest": statistics.digest,
         "confidence": config.confidence,
         "resamples": config.bootstrap,
-        "intervals": "accuracy: Wilson 1927; fd and is: spread of bootstrap resamples of the accepted images, class by "
-        "class, around the figure; best guidance: where the resamples' distances are smallest",
+        "groups": config.groups,
+        "intervals": "as in score; accuracy: Wilson 1927; fd: jackknife over groups of images left out in turn; is: "
+        "Student's distribution over its splits, if several; best guidance: where the distances are smallest when they "
+        "are drawn anew with the jackknife's covariance",
     }
     return {
         "points": records,
@@ -230,7 +231,7 @@ def protocols(config: TradeoffConfig, inputs: Inputs, summary: Record) -> Record
     distance = f"samples with real images, as {fd}, at the best of {number} points"
     accuracy = f"the classifier's most likely class with the class wanted, at the most accurate of {number} points"
     place = f"guidances {config.guidances} by {fd} without rejection (at the loosest rate), at the first temperature"
-    interval = f"{config.confidence:.0%} of {config.bootstrap} resamples have their smallest distance within"
+    interval = f"{config.confidence:.0%} of {config.bootstrap} draws by the jackknife are smallest within"
     found = {
         "best_fd": Protocol("best_fd", distance, **shared, **real, sampling=drawn, notes=biased),
         "best_accuracy": Protocol(

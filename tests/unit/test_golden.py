@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from components.contract import registry
+from components.score.feature_cache import distance_interval, distances_without_groups
 from tests.support import tiny
 from vim_core.config import AugmentConfig, ProbeConfig, TrainConfig
 from vim_core.data import digits
@@ -23,14 +24,9 @@ from vim_core.data.image_loader import augment
 from vim_core.data.images import decode, to_tensor
 from vim_core.metrics.codebook import perplexity, usages
 from vim_core.metrics.frechet import Moments, frechet_distance
+from vim_core.metrics.intervals import wilson_interval
 from vim_core.metrics.reconstruction import psnr, ssim
-from vim_core.metrics.tradeoff import (
-    centred_bootstrap_interval,
-    locate_minimum,
-    resampled_distances,
-    stratified_resamples,
-    wilson,
-)
+from vim_core.metrics.tradeoff import locate_minimum
 from vim_core.models.prior import model_config
 from vim_core.models.vit_vqgan import Tokenizer
 from vim_core.sampling.logits import SamplingSettings
@@ -133,14 +129,17 @@ def select(folder: Path) -> Figures:
 
 def tradeoff(folder: Path) -> Figures:
     rng = np.random.default_rng(0)
-    features, reference = rng.normal(size=(24, 3)), Moments.from_batch(rng.normal(size=(30, 3)))
-    rows = stratified_resamples(3, 20, 2, 12)
-    found = np.stack([resampled_distances(features * scale, rows, reference) for scale in (0.7, 1.0, 1.4)])
-    best = locate_minimum([1.0, 2.0, 3.0], [0.5, 0.2, 0.4], found, 0.9)
+    features = rng.normal(size=(24, 3)).astype(np.float32)
+    reference = Moments.from_batch(rng.normal(size=(30, 3)))
+    without = [
+        distances_without_groups([(Moments.from_batch(features * scale), features * scale)], 8, reference)
+        for scale in (0.7, 1.0, 1.4)
+    ]
+    best = locate_minimum([1.0, 2.0, 3.0], [0.5, 0.3, 0.4], np.array(without), 200, 0.9)
     return [
-        *wilson(19, 24, 0.9),
-        *(centred_bootstrap_interval(0.3, found[1], 0.9) or ()),
-        *found[0],
+        *wilson_interval(19, 24, 0.9),
+        *(distance_interval(0.3, without[1], 0.9) or ()),
+        *without[0],
         best.low,
         best.high,
         *best.shares.values(),

@@ -98,8 +98,9 @@ class TradeoffConfig(Ranged):
     """Accuracy and Fréchet distance over a grid of temperatures, guidances and acceptance rates.
 
     Each point has `count` images of every class. All pairs of temperature and guidance use the same noise; the rates of
-    a pair share its candidates. Intervals contain `confidence` of `bootstrap` resamples (0: only those of accuracy,
-    which need none).
+    a pair share its candidates. Intervals are those of `score`, at this `confidence`: that of the distance is a
+    jackknife estimate over `groups` groups of images (0: none). The interval of the best guidance is where `bootstrap`
+    draws of the distances from the jackknife's distribution are smallest (0: it spans all guidances).
     """
 
     temperatures: list[PositiveFloat] = field(default_factory=lambda: [1.0])
@@ -111,6 +112,7 @@ class TradeoffConfig(Ranged):
     top_p: PositiveShare = 1.0
     lanes: PositiveInt = 64
     precision: str = "fp32"
+    groups: Count = 20
     bootstrap: Count = 500
     confidence: InnerShare = 0.95
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -122,7 +124,9 @@ class TradeoffConfig(Ranged):
             require(len(set(values)) == len(values), f"tradeoff.{name}", values, "names a value twice")
         check_rates("tradeoff.acceptances", self.acceptances)
         one_of("tradeoff.precision", self.precision, ("fp32", "bf16"))
-        rule = "must be 0 (no intervals) or at least 20, for an interval of resamples to mean something"
+        rule = "must be 0 (no intervals of distances) or 2 up"
+        require(self.groups == 0 or self.groups >= 2, "tradeoff.groups", self.groups, rule)
+        rule = "must be 0 (no interval of the best guidance) or at least 20, for an interval of draws to mean something"
         require(self.bootstrap == 0 or self.bootstrap >= 20, "tradeoff.bootstrap", self.bootstrap, rule)
 
 

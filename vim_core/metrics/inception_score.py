@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vim_core.errors import DataError
 from vim_core.metrics import npz
+from vim_core.metrics.intervals import CONFIDENCE, Interval, student_quantile
 
 Array = NDArray[np.float64]
 ARRAYS = {"counts": ("int64", 1), "negentropy": ("float64", 1), "probabilities": ("float64", 2)}
@@ -82,6 +83,15 @@ class ScoreSums:
         divergence = self.negentropy / self.counts - (mean_p * np.log(positive)).sum(axis=1)
         scores = np.exp(divergence)
         return float(scores.mean()), float(scores.std())
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
+        """The interval of the mean by Student's distribution over the splits; None for a single split."""
+        splits = int(self.counts.size)
+        if splits < 2:
+            return None
+        value, deviation = self.score()
+        half = student_quantile(splits - 1, confidence) * deviation / (splits - 1) ** 0.5
+        return value - half, value + half
 
     def to_bytes(self) -> bytes:
         """An npz file; equal sums give equal bytes."""

@@ -1,8 +1,9 @@
-"""95 % confidence intervals of figures over the choice of images."""
+"""Confidence intervals of figures over the choice of images; at 95 % unless another confidence is given."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from vim_core.errors import DataError
 
 Interval = tuple[float, float]
 
+CONFIDENCE = 0.95
 REPLICATES, SEED = 1000, 0
 NORMAL = 1.959963984540054
 """97.5 % point of the normal distribution."""
@@ -23,10 +25,17 @@ TILE = 1 << 22
 """Random numbers in memory at once."""
 
 
-def student_quantile(freedom: int) -> float:
-    """97.5 % point of Student's distribution (above ten degrees by Fisher and Cornish's expansion)."""
+def student_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Half the width of the central interval of Student's distribution with this probability.
+
+    At 95 % from a table, above ten degrees of freedom by Fisher and Cornish's expansion. Raises `DataError` below one.
+    """
     if freedom < 1:
         raise DataError("a confidence interval needs at least two groups of images")
+    if confidence != CONFIDENCE:
+        from scipy.special import stdtrit
+
+        return float(stdtrit(freedom, (1 + confidence) / 2))
     if freedom <= len(STUDENT):
         return STUDENT[freedom - 1]
     z = NORMAL
@@ -51,13 +60,14 @@ def bootstrap_interval(values: NDArray[Any] | Sequence[float]) -> Interval:
     return float(low), float(high)
 
 
-def wilson_interval(successes: int, count: int) -> Interval:
+def wilson_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's score interval of a share (1927), which stays inside [0, 1] and is not empty at 0 or 1."""
     if not 0 <= successes <= count or not count:
         raise DataError(f"{successes} of {count} is not a share")
-    p, z2 = successes / count, NORMAL**2
+    normal = NORMAL if confidence == CONFIDENCE else NormalDist().inv_cdf((1 + confidence) / 2)
+    p, z2 = successes / count, normal**2
     centre = (p + z2 / (2 * count)) / (1 + z2 / count)
-    half = NORMAL / (1 + z2 / count) * float(np.sqrt(p * (1 - p) / count + z2 / (4 * count**2)))
+    half = normal / (1 + z2 / count) * float(np.sqrt(p * (1 - p) / count + z2 / (4 * count**2)))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -68,7 +78,7 @@ def student_interval(value: float, parts: Sequence[float] | NDArray[Any]) -> Int
     return value - half, value + half
 
 
-def jackknife_interval(value: float, without: Sequence[float]) -> Interval:
+def jackknife_interval(value: float, without: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Delete-a-group jackknife (Quenouille 1956; Kott 2001) of a figure that has this value on all images.
 
     `without` are the figure on all images but those of one group each, of about equally many images. Suits smooth
@@ -77,5 +87,5 @@ def jackknife_interval(value: float, without: Sequence[float]) -> Interval:
     """
     groups, partial = len(without), np.asarray(without, np.float64)
     error = float(np.sqrt((groups - 1) / groups * np.square(partial - partial.mean()).sum()))
-    half = student_quantile(groups - 1) * error
+    half = student_quantile(groups - 1, confidence) * error
     return value - half, value + half

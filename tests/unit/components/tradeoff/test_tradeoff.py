@@ -8,28 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from components.contract.api import Artifact, Context, Outcome
+from components.contract.api import Artifact, Context, FileEntry, Outcome
+from components.engines import beam
+from components.sample import component as sample
+from components.score import measure as measuring
+from components.score import partition, protocols
+from components.score.samples import add_samples
+from components.select import component as select
 from components.tradeoff import candidates
 from components.tradeoff import component as tradeoff
 from tests.support import selection, tiny_artifacts
-from tests.support.synthetic import context_of, with_fields
-from vim_core.config import TradeoffConfig
-from vim_core.data.images import from_tensor, to_tensor
+from tests.support.synthetic import artifact, context_of, with_fields
+from vim_core.config import SampleConfig, ScoreConfig, SelectConfig, TradeoffConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics import npz
-from vim_core.metrics.frechet import Moments, frechet_distance
-from vim_core.models.classifier import load_classifier
-from vim_core.models.prior import load_prior
-from vim_core.models.vit_vqgan import load_tokenizer
-from vim_core.sampling.logits import SamplingSettings
-from vim_core.sampling.rejection import accept
 from vim_core.sampling.sampler import Sampler
 from vim_core.storage import io
 
 Run = tuple[dict[str, Any], Outcome, Context]
 """Content of `tradeoff.json`, outcome, context."""
+Figures = dict[str, float]
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +41,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
         "prior": tiny_artifacts.prior(root, tokenizer),
         "classifier": judge,
         "selector": selection.classifier(root, "selector", images, seed=1),
-        "statistics": selection.statistics(root, images, judge),
+        "statistics": with_fields(selection.statistics(root, images, judge), config={"score_splits": 2}),
     }
 
 
 def settings(**fields: Any) -> TradeoffConfig:
     grid = {"temperatures": [1.0, 0.5], "guidances": [1.0, 2.0], "acceptances": [1.0, 0.5]}
-    return TradeoffConfig(**{**grid, "count": 4, "lanes": 5, "bootstrap": 20, "seed": 3, **fields})
+    return TradeoffConfig(**{**grid, "count": 4, "lanes": 5, "groups": 6, "bootstrap": 20, "seed": 3, **fields})
 
 
 def done(inputs: dict[str, Artifact], root: Path, **fields: Any) -> Run:
@@ -63,45 +62,63 @@ def grid(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) 
     return done(inputs, tmp_path_factory.mktemp("grid"))
 
 
-def expected(inputs: dict[str, Artifact], temperature: float, guidance: float) -> dict[float, tuple[float, float]]:
-    """Accuracy and distance of the points by rate, drawn and evaluated all at once."""
-    made, tokenizer = inputs["prior"], inputs["tokenizer"]
-    prior = load_prior(made.uri("model.safetensors"), made.uri("config.json"))
-    sampler = Sampler(prior, SamplingSettings(3, temperature, guidance=guidance), 5)
-    labels = torch.arange(25) % 3
-    codes = torch.cat([sampler.group(group, labels[group * 5 : group * 5 + 5]) for group in range(5)])
-    decoder = load_tokenizer(tokenizer.uri("model.safetensors"), tokenizer.uri("config.json"))
-    pictures, labels = to_tensor(from_tensor(decoder.decode(codes)))[:24], labels[:24]
-    networks = {
-        name: load_classifier(inputs[name].uri("model.safetensors"), inputs[name].uri("config.json"))
-        for name in ("classifier", "selector")
-    }
-    with torch.inference_mode():
-        score = networks["selector"](pictures).double().softmax(1)[torch.arange(24), labels].numpy()
-        keys = [f"{i:02d}" for i in range(24)]
-        features = networks["classifier"].features(pictures)
-        right = networks["classifier"].head(features).argmax(1) == labels
-    reference = Moments.from_bytes(io.read_bytes(inputs["statistics"].uri("moments/test.npz")))
-    return {
-        rate: (float(right[rows].float().mean()), frechet_distance(Moments.from_batch(features[rows]), reference))
-        for rate, rows in accept(keys, labels.numpy(), score, 3, 4, [1.0, 0.5]).items()
-    }
+def kept(ctx: Context, outcome: Outcome, **inputs: Artifact) -> Artifact:
+    """The artifact of image tables that a run wrote."""
+    made = artifact(Path(ctx.run.root), ctx.name, {}, inputs, properties=outcome.properties)
+    return with_fields(Artifact(ctx.out, made.manifest), files=[FileEntry(name, name, 0, "") for name in outcome.rows])
 
 
-def test_every_point_is_what_its_parts_give(inputs: dict[str, Artifact], grid: Run) -> None:
+def expected(inputs: dict[str, Artifact], root: Path, temperature: float, guidance: float) -> dict[float, Figures]:
+    """Figures of the points by rate, as `sample`, `select` and `score` give them."""
+    drawing = SampleConfig(24, 3, temperature, guidance=guidance, lanes=5, shards=2)
+    ctx, config = context_of(root, "sample"), ScoreConfig(groups=6)
+    inputs = {**inputs, "images": selection.images(root)}
+    inputs["samples"] = kept(ctx, sample.run(drawing, inputs, ctx), prior=inputs["prior"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beam, "run_shards", selection.one_after_the_other)
+        ctx = context_of(root, "select")
+        accepted = kept(ctx, select.run(SelectConfig(count=4, rates=[1.0, 0.5], shards=2), inputs, ctx))
+    inputs = {**inputs, "accepted": accepted}
+    ctx, found = context_of(root, "score"), {}
+    for images in partition.image_sets(config, inputs, ctx)[1:]:
+        figures, shards = protocols.Figures(), partition.sample_shards(config, inputs, ctx, images)
+        for shard in shards:
+            measuring.measure(shard)
+        add_samples(figures, images, shards, config, inputs, ctx)
+        rate = images.name.removeprefix(partition.ACCEPTED)
+        found[float(rate)] = {name.replace(f"_accepted_{rate}", ""): value for name, value in figures.metrics.items()}
+    return found
+
+
+def test_every_point_is_what_sample_select_and_score_say(
+    inputs: dict[str, Artifact], grid: Run, tmp_path: Path
+) -> None:
     found, outcome, _ = grid
     places = [(p["temperature"], p["guidance"], p["acceptance"]) for p in found["points"]]
     assert places == [(t, g, a) for t in (1.0, 0.5) for g in (1.0, 2.0) for a in (1.0, 0.5)]
-    wanted = {(t, g, a): values for t in (1.0, 0.5) for g in (1.0, 2.0) for a, values in expected(inputs, t, g).items()}
-    for point, at in zip(found["points"], places, strict=True):
-        assert (point["accuracy"], point["fd"]) == pytest.approx(wanted[at], rel=1e-4), at
-        assert point["count"] == 12
-        for name in ("accuracy", "fd", "is"):
-            assert point[f"{name}_low"] <= point[name] <= point[f"{name}_high"]
+    points = dict(zip(places, found["points"], strict=True))
+    for number, (temperature, guidance) in enumerate([(1.0, 1.0), (0.5, 2.0)]):
+        for rate, figures in expected(inputs, tmp_path / str(number), temperature, guidance).items():
+            point = points[temperature, guidance, rate]
+            same = {
+                f"{own}{end}": figures[f"{name}{end}"]
+                for own, name in found["figures"].items() for end in ("", "_low", "_high")
+            }  # fmt: skip
+            assert {name: point[name] for name in same} == pytest.approx(same, rel=1e-5), (temperature, guidance, rate)
+            assert point["count"] == 12
+            assert point["fd_low"] < point["fd"] < point["fd_high"]
     distances = [point["fd"] for point in found["points"]]
     assert found["best"] == int(np.argmin(distances))
     assert outcome.metrics["best_fd"] == min(distances)
     assert len(set(distances)) == 8
+
+
+def test_another_confidence_changes_the_intervals_alone(inputs: dict[str, Artifact], grid: Run, tmp_path: Path) -> None:
+    other = done(inputs, tmp_path, temperatures=[1.0], guidances=[1.0], confidence=0.5)[0]["points"]
+    for point, wide in zip(other, grid[0]["points"], strict=False):
+        for name in ("accuracy", "fd", "is"):
+            assert point[name] == wide[name]
+            assert wide[f"{name}_low"] < point[f"{name}_low"] <= point[f"{name}_high"] < wide[f"{name}_high"]
 
 
 def test_the_best_guidance_is_said_for_every_temperature_and_rate(grid: Run) -> None:
@@ -129,18 +146,18 @@ def test_evaluator_and_selector_are_recorded(inputs: dict[str, Artifact], grid: 
     assert set(outcome.protocols) == set(outcome.metrics) - {"points"}
 
 
-def test_without_rejection_there_is_no_selector_and_without_resamples_no_interval(
-    inputs: dict[str, Artifact], tmp_path: Path
+def test_without_rejection_there_is_no_selector_and_without_groups_no_interval(
+    inputs: dict[str, Artifact], grid: Run, tmp_path: Path
 ) -> None:
     without = {name: made for name, made in inputs.items() if name != "selector"}
-    fields: dict[str, Any] = {"temperatures": [1.0], "acceptances": [1.0], "bootstrap": 0}
+    fields: dict[str, Any] = {"temperatures": [1.0], "acceptances": [1.0], "groups": 0}
     found, _, _ = done(without, tmp_path, **fields)
     assert found["selector"] == ""
     assert found["protocol"]["selector"] == {}
-    for point, guidance in zip(found["points"], (1.0, 2.0), strict=True):
+    for point, same in zip(found["points"], grid[0]["points"][:4:2], strict=True):
         assert "fd_low" not in point
         assert point["accuracy_low"] <= point["accuracy"] <= point["accuracy_high"]
-        assert point["fd"] == pytest.approx(expected(inputs, 1.0, guidance)[1.0][1], rel=1e-4)
+        assert point["fd"] == same["fd"]
 
 
 def test_finished_points_and_parts_are_kept(
@@ -150,11 +167,11 @@ def test_finished_points_and_parts_are_kept(
     monkeypatch.setattr(candidates, "PART", 10)
     own, drawn = Sampler.group, []
 
-    def dying(self: Sampler, index: int, labels: Any) -> Any:
+    def dying(self: Sampler, index: int, labels: Any, prefix: Any = None) -> Any:
         drawn.append((self.settings.temperature, self.settings.guidance, index))
         if len(drawn) == 9:
             raise KeyboardInterrupt
-        return own(self, index, labels)
+        return own(self, index, labels, prefix)
 
     monkeypatch.setattr(Sampler, "group", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -175,15 +192,16 @@ def test_a_point_of_another_grid_is_the_same_point(inputs: dict[str, Artifact], 
     assert alone == [same]
 
 
-def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    given = candidates.CandidateSet(1.0, 1.0, (0.25,), str(tmp_path / "cell"), classes=2, count=11, lanes=2)
+def test_a_column_is_read_from_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "PART", 4)
+    given = candidates.CandidateSet(SampleConfig(count=11, lanes=2), (0.25,), str(tmp_path / "cell"), classes=2)
+    assert len(given.parts) == 3
     for number, groups in enumerate(given.parts):
-        rows = np.arange(groups.start * 2, groups.start * 2 + given.part_size(groups))
+        rows = np.arange(groups.start * 2, min(groups.stop * 2, 11))
         pair = np.stack([rows, rows], 1).astype(np.float32)
         data = npz.pack(scores=rows.astype(float), correct=rows, features=pair, logits=pair)
         io.write_bytes(given.part_uri(number), data)
-    wanted = candidates.by_class(np.array([9, 1, 4, 0, 10, 3]), 2)
-    assert wanted.tolist() == [0, 4, 10, 1, 3, 9]
+    wanted = np.array([0, 1, 3, 9, 10])
     assert given.column("correct", wanted).tolist() == wanted.tolist()
     assert given.column("scores").tolist() == list(range(11))
     assert given.point_uri(0.25).endswith("cell-a0.25.json")

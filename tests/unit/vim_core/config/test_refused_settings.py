@@ -102,6 +102,7 @@ FROZEN: dict[str, Any] = {"init_from": "there", "freeze_encoder": True}
         (TradeoffConfig, {"guidances": [1.0, 1.0]}, r"tradeoff\.guidances=.*twice"),
         (TradeoffConfig, {"temperatures": [0.0]}, r"tradeoff\.temperatures=.*must be positive"),
         (TradeoffConfig, {"acceptances": [2.0]}, r"tradeoff\.acceptances=.*lie in"),
+        (TradeoffConfig, {"groups": 1}, r"tradeoff\.groups=1: must be 0 .* or 2 up"),
         (TradeoffConfig, {"bootstrap": 3}, r"tradeoff\.bootstrap=3: must be 0 .* or at least 20"),
         (TradeoffConfig, {"precision": "fp16"}, r"tradeoff\.precision='fp16': must be one of fp32, bf16"),
         (NetworkConfig, {"name": "resnet101"}, r"network\.name='resnet101': must be selector, torchvision:"),

@@ -20,13 +20,17 @@ from vim_core.metrics.intervals import (
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 15, 19, 30, 100, 5000])
 def test_student_equals_scipy(freedom: int) -> None:
-    assert student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-4)
+    for confidence in (0.5, 0.95, 0.99):
+        expected = stats.t.ppf((1 + confidence) / 2, freedom)
+        assert student_quantile(freedom, confidence) == pytest.approx(expected, abs=2e-4)
+    assert student_quantile(freedom) == student_quantile(freedom, 0.95)
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
 @pytest.mark.parametrize(("successes", "count"), [(0, 10), (3, 10), (10, 10), (987, 1000)])
-def test_shares_equal_scipys_wilson(successes: int, count: int) -> None:
-    expected = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+def test_shares_equal_scipys_wilson(successes: int, count: int, confidence: float) -> None:
+    expected = stats.binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(successes, count, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_bootstrap_of_a_mean_is_near_the_normal_interval_and_repeats() -> None:
