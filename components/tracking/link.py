@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.contract.api import Row
-from components.engines.loopback import bypass_proxies
+from components.engines.environment import prepare
+from components.tracking.relocate import FILES, relocate
 from vim_core.config import RunConfig
 from vim_core.errors import ConfigError
 from vim_core.storage import io
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 REST_S = 5.0
+UNFIT = ("?", "%")
+"""Letters with a meaning of their own in the address of a database."""
 RETRY_S = 2.0
 RETRY_LATER = (408, 425, 429)
 BATCH_ROWS = 50
@@ -59,14 +62,20 @@ def tracking_uri(run: RunConfig) -> str | None:
             f"run.tracking_uri='': run.root={run.root} is remote and cannot hold MLflow's SQLite file; "
             "give a server's address, or run.tracking_uri=off"
         )
-    return f"sqlite:///{io.local_path(run.root).absolute()}/mlflow.db"
+    path = io.absolute(run.root)
+    if strange := [letter for letter in UNFIT if letter in path]:
+        raise ConfigError(
+            f"run.root={run.root!r}: MLflow's database cannot lie in a folder with {' or '.join(strange)} in its path; "
+            "rename the folder, or give a server's address as run.tracking_uri"
+        )
+    return f"sqlite:///{path}/mlflow.db"
 
 
 def artifact_location(run: RunConfig) -> str | None:
     """The folder of pictures of runs that are tracked in SQLite; None where a server decides."""
     if run.tracking_uri or not io.is_local(run.root):
         return None
-    return io.local_path(run.root).absolute().joinpath("mlartifacts").as_uri()
+    return io.local_path(run.root).absolute().joinpath(FILES).as_uri()
 
 
 class Link:
@@ -118,7 +127,7 @@ def http_status(error: Exception) -> int:
 
 
 def _mlflow_client(uri: str) -> Any:
-    bypass_proxies()
+    prepare()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
@@ -130,7 +139,9 @@ def _mlflow_client(uri: str) -> Any:
     database = Path(uri.removeprefix("sqlite:///"))
     # The client creates or upgrades the tables at once; two that do so together break each other's work.
     with io.locked(database.with_name(f".{database.name}.lock")):
-        return MlflowClient(uri)
+        client = MlflowClient(uri)
+        relocate(database)
+        return client
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from components.contract import commands
-from components.engines.loopback import bypass_proxies
+from components.engines.environment import prepare
 from pipelines.cli import artifacts, compare, doctor, init, local, models, plan, run, submit, sweep
 from vim_core import __version__
 from vim_core.errors import ConfigError, VimError
@@ -32,7 +33,10 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; returns its exit status: 2 for a config error, 1 for another one, 130 if interrupted."""
-    bypass_proxies()
+    prepare()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a file may only take ASCII
+            stream.reconfigure(errors="replace")
     try:
         parsed = parse(list(sys.argv[1:] if argv is None else argv))
         settings = [word for word in getattr(parsed, "words", ()) if "=" in word]

@@ -59,7 +59,7 @@ def build(config: PipelineConfig, run_session: dg.ResourceDefinition | None = No
 
 def job_name(config: PipelineConfig) -> str:
     """A Dagster name for the job that runs the whole preset."""
-    return "".join(letter if letter.isalnum() else "_" for letter in config.preset)
+    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in config.preset)
 
 
 def again_name(config: PipelineConfig) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.tracking.link import UNFIT
 from components.tracking.parent import is_owner_gone, owner_of
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, StorageError
@@ -73,6 +74,11 @@ def dagster_home(config: PipelineConfig) -> Path:
             f"run.root={config.run.root!r}: Dagster's history cannot lie there; set DAGSTER_HOME to a local folder"
         )
     folder = io.local_path(config.run.root).absolute() / "dagster"
+    if strange := [letter for letter in UNFIT if letter in str(folder)]:
+        raise ConfigError(
+            f"run.root={config.run.root!r}: Dagster's history cannot lie in a folder with {' or '.join(strange)} in "
+            "its path; rename the folder, or set DAGSTER_HOME to another one"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         settings = folder / "dagster.yaml"
@@ -84,14 +90,25 @@ def dagster_home(config: PipelineConfig) -> Path:
 
 
 def instance(config: PipelineConfig) -> DagsterInstance:
-    """The history for runs in this process; output is not captured, because that would hide progress bars."""
+    """The history for runs in this process; output is not captured, because that would hide progress bars.
+
+    Raises `ConfigError` as `dagster_home`, `StorageError` where its databases cannot be opened, as on a full disk.
+    """
     from dagster import DagsterInstance
     from dagster._core.instance.ref import InstanceRef
+    from sqlalchemy.exc import OperationalError
 
     folder = dagster_home(config)
-    # Two processes that open a new history at once both create its tables, and one fails.
-    with io.locked(folder / "opening.lock"):
-        return DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=NO_OUTPUT_CAPTURE))
+    try:
+        # Two processes that open a new history at once both create its tables, and one fails.
+        with io.locked(folder / "opening.lock"):
+            return DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=NO_OUTPUT_CAPTURE))
+    except (OSError, OperationalError) as error:
+        reason = " ".join(str(getattr(error, "orig", error)).split())
+        raise StorageError(
+            f"{folder}: Dagster's history cannot be opened ({reason}); free some space or give a folder you may write "
+            "to, by run.root or DAGSTER_HOME"
+        ) from error
 
 
 def fail_dead_runs(instance: DagsterInstance) -> None:

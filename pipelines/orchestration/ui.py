@@ -16,6 +16,7 @@ from components.contract import code
 from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
 from components.tracking.pages import PIPELINES, VIEW_TAG, describe_experiment, runs_page
 from components.tracking.parent import open_experiment
+from components.tracking.relocate import relocate
 from pipelines import presets
 from pipelines.orchestration import history, running
 from pipelines.orchestration.servers import HOST, Server, free_port
@@ -157,6 +158,8 @@ def mlflow_server(config: PipelineConfig, uri: str, port: int) -> Server:
     location = artifact_location(config.run)
     if location is not None:
         io.make_folder(config.run.root)
+        if io.exists(io.join(config.run.root, "mlflow.db")):
+            relocate(io.local_path(config.run.root) / "mlflow.db")
         command += ["--default-artifact-root", location]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment |= code.child_environment()

@@ -11,13 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.tracking.relocate import relocate
 from tests.support.common import REPOSITORY, file_of, manifest, results, vimctl
 
 FOLDER = "VIM_SMOKE"
@@ -62,7 +61,7 @@ def provide(own: Path) -> SmokeRun:
             sign(shared)
     assert (shared / "sources").read_text() == sources(), f"{FOLDER}={shared} was made by other sources: unset it"
     shutil.copytree(shared / "root", own / "root")
-    _move_mlflow(own / "root" / "mlflow.db", str(shared / "root"), str(own / "root"))
+    relocate(own / "root" / "mlflow.db")
     root = own / "root"
     manifests = {path.name: manifest(root, path.name) for path in root.iterdir() if list(path.glob("*/manifest.json"))}
     page = Path(root, "reports", "smoke", "report.html").read_text()
@@ -82,14 +81,6 @@ def sources() -> str:
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(REPOSITORY)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _move_mlflow(database: Path, old: str, new: str) -> None:
-    """Replace the absolute paths in which MLflow keeps files of its experiments and runs."""
-    places = [("experiments", "artifact_location"), ("runs", "artifact_uri")]
-    with closing(sqlite3.connect(database)) as connection, connection:
-        for table, column in places:
-            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))
 
 
 def checkpoints(root: Path, component: str) -> list[int]:

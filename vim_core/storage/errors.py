@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
@@ -73,3 +74,18 @@ def explain(error: BaseException, uri: str) -> str:
         server = f"STORAGE_EMULATOR_HOST={emulated}" if emulated else "the store"
         return f"no answer from {server} ({text}); look at the network and try again"
     return text
+
+
+def lock_error(error: OSError) -> str:
+    """Reason and remedy where a file cannot be locked."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space, or choose another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "choose a folder of your own, for artifacts by run.root, for code tables by run.code_cache"
+        return f"cannot be written ({error.strerror}); {remedy}"
+    if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+        return (
+            f"its file system has no locks ({error.strerror}); choose a local disk, or mount it with locks; artifacts "
+            "may lie there where the databases do not: give run.tracking_uri and DAGSTER_HOME"
+        )
+    return f"cannot be used ({error}); choose another folder"

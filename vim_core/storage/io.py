@@ -13,7 +13,6 @@ import os
 import stat
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +22,8 @@ import fsspec
 from fsspec.spec import AbstractBufferedFile
 
 from vim_core.errors import StorageError
-from vim_core.storage.errors import as_storage_errors, explain, is_store_error
+from vim_core.storage.errors import as_storage_errors, explain, is_store_error, lock_error
+from vim_core.storage.local import hidden_beside, name_exclusively, sync
 
 # gcsfs reads this at import: its bucket-type probe costs a minute per bucket on servers that do not know it.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -302,21 +302,22 @@ def write_bytes(uri: str, data: bytes) -> None:
 def create_exclusive(uri: str, data: bytes) -> bool:
     """Create a file atomically unless it exists; False where another writer was first.
 
-    Local: a temporary file is written, synced and hard-linked to the name. Remote: one upload under the precondition
-    that no generation exists. An upload whose response gets lost is sent again and meets its own file, so a file with
-    equal content counts as this writer's: `data` must differ between writers.
+    Local: a temporary file is written, synced and hard-linked to the name, or renamed on a file system without links.
+    Remote: one upload under the precondition that no generation exists. An upload whose response gets lost is sent
+    again and meets its own file, so a file with equal content counts as this writer's: `data` must differ between
+    writers.
     """
     if is_local(uri):
         target = local_path(uri)
-        with _hidden_beside(target) as temporary:
+        with hidden_beside(target) as temporary:
             temporary.write_bytes(data)
-            _sync(temporary)
+            sync(temporary)
             try:
-                os.link(temporary, target)
+                name_exclusively(temporary, target)
             except FileExistsError:
                 return False
         # The link is durable only with its folder.
-        _sync(target.parent)
+        sync(target.parent)
         return True
     with _store(uri, missing=False) as (fs, path):
         try:
@@ -331,9 +332,9 @@ def staged(uri: str) -> Iterator[Path]:
     """A local path to write a large file to; it becomes `uri` atomically on leaving without an error."""
     if is_local(uri):
         target = local_path(uri)
-        with _hidden_beside(target) as temporary:
+        with hidden_beside(target) as temporary:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(target)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -345,12 +346,24 @@ def staged(uri: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock among the processes of this machine; the system frees it when the process ends."""
+    """Hold an exclusive lock among the processes of this machine; the system frees it when the process ends.
+
+    Raises:
+        StorageError: the file cannot be made or locked.
+    """
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError:
+            stream.close()
+            raise
+    except OSError as error:
+        raise StorageError(f"{path.parent}: {lock_error(error)}") from error
+    with stream:
         yield
 
 
@@ -367,23 +380,3 @@ def _store(uri: str, missing: bool = True) -> Iterator[tuple[Any, str]]:
     opened = filesystem(uri)
     with contextlib.nullcontext() if is_local(uri) else as_storage_errors(uri, missing):
         yield opened
-
-
-@contextlib.contextmanager
-def _hidden_beside(target: Path) -> Iterator[Path]:
-    """A path for a new hidden file beside the target, whose folder is made; the file is removed unless renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Write a file or the entries of a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from typing import Any
 
 from components.contract import code
 from components.contract.api import Context
-from components.engines.loopback import bypass_proxies
+from components.engines.environment import prepare
 from vim_core.config import RunConfig
 from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
@@ -63,7 +63,7 @@ def connect(run: RunConfig) -> None:
 
     if ray.is_initialized():
         return
-    bypass_proxies()
+    prepare()
     with interruptible():  # Ray installs handlers of its own
         if not run.ray_address:
             _start_cluster(run)

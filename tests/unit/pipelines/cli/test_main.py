@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from argparse import ArgumentParser, _SubParsersAction
@@ -85,6 +86,15 @@ def test_an_error_for_people_is_one_line_and_a_status(
     monkeypatch.setattr(launch, "run", fail)
     assert cli.main(["run"]) == status
     assert capsys.readouterr().err == f"{printed}\n"
+
+
+def test_a_terminal_of_few_letters_gets_what_it_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", ascii_only)
+    assert cli.main(["presets"]) == 0
+    common.print_line("train 1 · test 2 …")
+    ascii_only.seek(0)
+    assert ascii_only.read().endswith("train 1 ? test 2 ?\n")
 
 
 def test_bare_command_prints_the_overview_and_version_is_short(capsys: Capture) -> None:

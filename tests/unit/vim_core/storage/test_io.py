@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -108,6 +111,46 @@ def test_of_many_writers_at_once_one_creates(anywhere: str) -> None:
     assert io.read_bytes(uri) == b"%d" % won.index(True)
     assert not io.create_exclusive(uri, b"late")
     assert io.find_files(anywhere).keys() == {"manifest.json"}
+
+
+def refusing(number: int) -> Callable[..., Any]:
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_without_hard_links_one_of_many_writers_creates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "link", refusing(number))
+    test_of_many_writers_at_once_one_creates(str(tmp_path / "exfat"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *arguments, **named: object())  # no exclusive rename either
+    with pytest.raises(
+        StorageError, match=r"neither hard links nor exclusive renames.*choose another one by run\.root"
+    ):
+        io.create_exclusive(str(tmp_path / "fuse" / "manifest.json"), b"{}")
+    assert list((tmp_path / "fuse").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOLCK, r"has no locks .*run\.tracking_uri and DAGSTER_HOME"),
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EACCES, r"cannot be written \(Permission denied\).*run\.root"),
+    ],
+)
+def test_what_cannot_be_locked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    with pytest.raises(StorageError, match=rf"^{tmp_path}: .*{words}"), io.locked(tmp_path / "lock"):
+        pass
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="the body's"), io.locked(tmp_path / "lock"):
+        raise OSError("the body's")
 
 
 def test_another_ones_writing_is_seen_at_once(anywhere: str) -> None:

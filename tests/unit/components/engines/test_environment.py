@@ -1,14 +1,17 @@
-"""A proxy of the environment is never asked for this machine."""
+"""A proxy is never asked for this machine; a user without a name or a home gets both."""
 
 from __future__ import annotations
 
+import getpass
 import os
+import pwd
 import urllib.request
+from pathlib import Path
 
 import pytest
 import requests
 
-from components.engines.loopback import bypass_proxies
+from components.engines.environment import bypass_proxies, prepare
 
 GIVEN = [{}, {"no_proxy": "corp.example"}, {"NO_PROXY": "corp.example, ::1"}, {"no_proxy": "*"}]
 
@@ -33,3 +36,18 @@ def test_no_client_asks_a_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch
         assert os.environ["no_proxy"].count("::1") == 1
         assert not urllib.request.proxy_bypass("elsewhere.example")
         assert bool(urllib.request.proxy_bypass("corp.example")) is bool(given)
+
+
+def test_a_user_without_name_and_home_gets_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")  # so that what is set below is taken back
+        monkeypatch.delenv(name)
+    prepare()
+    assert getpass.getuser() == f"uid-{os.getuid()}"
+    assert Path.home() == tmp_path / f"vim-{os.getuid()}"
+    assert Path.home().is_dir()

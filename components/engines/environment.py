@@ -1,11 +1,34 @@
-"""Requests to this machine pass by the proxies that the environment names."""
+"""Variables that engines and their clients need: exceptions from proxies, a user's name and home."""
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
+from pathlib import Path
 
 HOSTS = ("localhost", "127.0.0.1", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+def prepare() -> None:
+    """Complete the variables of this process, and so of all that it starts."""
+    bypass_proxies()
+    name_user()
+
+
+def name_user() -> None:
+    """Give a name and a home to a user without, as in containers with a number for a user: libraries ask for both."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["USER"] = f"uid-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        home = Path(tempfile.gettempdir(), f"vim-{os.getuid()}")
+        home.mkdir(mode=0o700, exist_ok=True)
+        os.environ["HOME"] = str(home)
 
 
 def bypass_proxies() -> None:
