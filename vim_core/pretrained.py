@@ -14,6 +14,7 @@ sha256 and the lineage; an artifact's manifest has both. Weights with another ha
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ PUBLISHED = "published"
 """Key of `config.json` for the weights' hash and the lineage of an exported model."""
 LANES = 64
 """Most images that a prior samples or describes at once."""
+RESOLVER = "components.artifacts.resolve"
+"""Module whose `model_folder` finds artifacts by name; loaded by name, because it lies in a layer above."""
 LINEAGE = ("images", "codes", "tokenizer", "encoder")
 """Digests that artifacts of tokenizers and priors record among their properties."""
 
@@ -58,9 +61,14 @@ class Origin:
 def locate(folder: str, component: str) -> Origin:
     """The files of a model that `component` (`quantize` or `prior`) makes.
 
+    `folder` is its path or URI; or, as everywhere in VIM, `quantize/f2b778b8`, a unique prefix, `quantize` where the
+    root (`VIM_ROOT`, else `artifacts`) has one, or `models:/NAME/VERSION` of MLflow's registry.
+
     Raises:
         DataError: there is no model, or it is the artifact of another component.
     """
+    if not any(io.exists(io.join(folder, name)) for name in (MANIFEST, WEIGHTS, CONFIG)):
+        folder = _resolve(folder, component)
     if io.exists(io.join(folder, MANIFEST)):
         manifest = _read_json(io.join(folder, MANIFEST))
         if manifest.get("component") != component:
@@ -77,6 +85,16 @@ def locate(folder: str, component: str) -> Origin:
     weights, config = io.join(folder, WEIGHTS), io.join(folder, CONFIG)
     record = _read_json(config).get(PUBLISHED, {})
     return Origin(weights, config, str(record.get("sha256", "")), dict(record.get("lineage", {})))
+
+
+def _resolve(name: str, component: str) -> str:
+    """The folder of a model by another name than its folder. Raises `DataError` where there is none."""
+    try:
+        resolver = importlib.import_module(RESOLVER)
+    except ModuleNotFoundError:
+        rule = "no model lies there, and other names than folders need VIM's package `components`, which is missing"
+        raise DataError(f"{name}: {rule}") from None
+    return str(resolver.model_folder(name, component))
 
 
 def _read_json(uri: str) -> dict[str, Any]:
@@ -122,10 +140,10 @@ class Tokenizer(vit_vqgan.Tokenizer):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", sha256: str = "") -> Tokenizer:
-        """A tokenizer from its folder (path or URI), loaded strictly.
+        """A tokenizer from its folder (path or URI) or by another name of it, see `locate`, loaded strictly.
 
         Args:
-            folder: of a quantize artifact or of an exported tokenizer.
+            folder: of a quantize artifact or of an exported tokenizer, or its name.
             device: of the network.
             sha256: of the weights, or its first digits; '' for any.
 

@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pipelines import presets
 from pipelines.cli import common
 from vim_core.errors import ConfigError
 from vim_core.text import parse_duration
@@ -56,8 +55,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
     pinning.set_defaults(pinned=True)
     unpinning.set_defaults(pinned=False)
     for parser in (showing, tracing, pinning, unpinning):
-        about = "COMPONENT/first digits of its fingerprint, or its folder"
-        parser.add_argument("artifact", metavar="ARTIFACT", help=about)
+        parser.add_argument("artifact", metavar="ARTIFACT", help=common.ARTIFACT)
     collecting = common.subcommand(
         kinds, "gc", collect, "list what is no longer needed; --delete removes it",
         ("artifacts gc", "what would be removed, and why"),
@@ -73,8 +71,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
         help="keep the N newest complete ones of unfinished work and the best (default: %(default)s)",
     )  # fmt: skip
     for parser in (listing, showing, tracing, pinning, unpinning, collecting):
-        parser.add_argument("--root", help="the artifact root, path or gs://… (default: the preset's, or VIM_ROOT)")
-        common.add_preset(parser)
+        common.add_root(parser)
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -138,14 +135,12 @@ def collect(arguments: Namespace) -> int:
 
 
 def _root(arguments: Namespace) -> str:
-    return str(arguments.root or presets.load(arguments.preset, []).run.root)
+    return common.artifact_config(arguments).run.root
 
 
 def _chosen(arguments: Namespace) -> tuple[str, Artifact]:
-    from components.artifacts import inventory
-
-    root = _root(arguments)
-    return root, inventory.choose(inventory.artifacts(root), arguments.artifact)
+    artifact = common.resolve(arguments.artifact, arguments)
+    return _root(arguments), artifact
 
 
 def _print(arguments: Namespace, record: Any, lines: Iterable[str]) -> int:

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from components.contract.api import Artifact
+    from vim_core.config import PipelineConfig
+
     Subparsers = _SubParsersAction[ArgumentParser]
 
+ARTIFACT = "its folder, COMPONENT/PREFIX, a prefix, COMPONENT (of the preset), or models:/NAME/VERSION"
+"""Help text of an argument that `resolve` takes."""
 NOISY_LOGGERS = ("dagster", "mlflow", "alembic", "ray", "apache_beam", "fsspec", "urllib3")
 """Libraries whose warnings would hide VIM's own."""
 
@@ -60,6 +65,24 @@ def add_preset(parser: ArgumentParser, default: str = "") -> None:
         "--preset", default="" if default else presets.default(),
         help=f"a preset's name or a YAML file (default: {default or '%(default)s'})",
     )  # fmt: skip
+
+
+def add_root(parser: ArgumentParser) -> None:
+    """Add `--root` and `--preset`, by which `resolve` finds artifacts."""
+    parser.add_argument("--root", help="the artifact root, path or gs://… (default: the preset's, or VIM_ROOT)")
+    add_preset(parser)
+
+
+def artifact_config(arguments: Namespace) -> PipelineConfig:
+    """The settings of `--preset`, with the root of `--root`."""
+    return presets.load(arguments.preset, [f"run.root={arguments.root}"] if arguments.root else [])
+
+
+def resolve(text: str, arguments: Namespace, *kinds: str) -> Artifact:
+    """The artifact that a word of the command line names; see `components.artifacts.resolve`."""
+    from components.artifacts import resolve
+
+    return resolve.resolve(text, artifact_config(arguments), kinds)
 
 
 def add_selection(parser: ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from vim_core.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from components.report.compare import Run
 
-RESULTS, PAGE = "results.json", "report.html"
+RESULTS, PAGE, REPORT = "results.json", "report.html", "report"
 
 
 def add_commands(subparsers: common.Subparsers) -> None:
@@ -24,11 +25,12 @@ def add_commands(subparsers: common.Subparsers) -> None:
     parser = common.subcommand(
         subparsers, "compare", run, "put the reports of several runs beside each other",
         ("compare digits other/report-folder", "two runs, on one page and in the terminal"),
-        ("compare digits tiny_imagenet run.root=/mnt/runs", "the last reports of two presets"),
+        ("compare digits report/3fa2 run.root=/mnt/runs", "the last report of a preset and an earlier one"),
     )  # fmt: skip
     parser.add_argument(
         "words", nargs="*", metavar="RUN … key=value …",
-        help="a folder with results.json, an artifact of report, or a preset's name (settings say of which root)",
+        help=f"a preset's name, a folder with results.json, or an artifact of report: {common.ARTIFACT}; "
+        "run.root=… says of which root",
     )  # fmt: skip
     parser.add_argument("--out", default="compare.html", help="the page to write (default: %(default)s)")
 
@@ -87,20 +89,16 @@ def write(names: list[str], overrides: list[str], target: str) -> list[Run]:
 
 def locate(name: str, overrides: list[str]) -> tuple[str, str]:
     """URIs of a run's `results.json` and `report.html`; see `write`."""
-    from components.artifacts import store
+    from components.artifacts import resolve
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
 
     folder = name.rpartition("/")[0] or "." if name.endswith((RESULTS, PAGE)) else name
     if io.exists(io.join(folder, RESULTS)):
         return io.join(folder, RESULTS), io.join(folder, PAGE)
-    artifact = store.read(folder)
-    if artifact is not None:
-        if artifact.manifest.component != "report":
-            raise DataError(f"{folder}: is an artifact of {artifact.manifest.component}; give one of report")
+    if "/" in name or io.exists(name) or name == REPORT or re.fullmatch("[0-9a-f]{4,}", name):
+        artifact = resolve.resolve(folder, presets.load(presets.default(), overrides), [REPORT])
         return artifact.uri(RESULTS), artifact.uri(PAGE)
-    if "/" in name:
-        raise DataError(f"{name}: has neither results.json nor manifest.json; give the folder of a report")
     folder = report_folder(presets.load(name, overrides))
     if not io.exists(io.join(folder, RESULTS)):
         raise DataError(f"{io.absolute(folder)}: no report yet; make it with `{command('run', preset=name)}`")

@@ -11,17 +11,19 @@ def add_commands(subparsers: common.Subparsers) -> None:
     """Add the commands of this module."""
     encoding = common.subcommand(
         subparsers, "encode", encode, "print the codes of pictures, or write them as a code table",
-        ("encode cat.jpg --tokenizer DIR", "one JSON line a picture"),
-        ("encode *.png --tokenizer DIR --out codes.parquet", "a code table"),
+        ("encode cat.jpg --tokenizer quantize/81d0", "one JSON line a picture"),
+        ("encode *.png --tokenizer my-tokenizer --out codes.parquet", "a code table"),
     )  # fmt: skip
     reconstructing = common.subcommand(
         subparsers, "reconstruct", reconstruct, "send pictures through a tokenizer and back, as PNG",
-        ("reconstruct cat.jpg --tokenizer DIR --out again", "again/cat.png"),
-        ("reconstruct *.jpg --tokenizer DIR --out again --side-by-side", "each beside the original"),
+        ("reconstruct cat.jpg --tokenizer models:/vim-digits-tokenizer/1 --out again", "again/cat.png"),
+        ("reconstruct *.jpg --tokenizer quantize --out again --side-by-side", "each beside the original"),
     )  # fmt: skip
     for parser in (encoding, reconstructing):
         parser.add_argument("images", nargs="+", metavar="IMG", help="pictures of any size, paths or URIs")
-        parser.add_argument("--tokenizer", required=True, help="folder of a quantize artifact or an exported tokenizer")
+        about = f"an exported tokenizer's folder, or a quantize artifact: {common.ARTIFACT}"
+        parser.add_argument("--tokenizer", required=True, help=about)
+        common.add_root(parser)
         parser.add_argument(
             "--device", default="cpu", choices=("cpu", "cuda"), help="where the model runs (default: %(default)s)"
         )
@@ -32,10 +34,11 @@ def add_commands(subparsers: common.Subparsers) -> None:
     )
     exporting = common.subcommand(
         subparsers, "export", export, "write a tokenizer or prior with config and model card",
-        ("export artifacts/quantize/81d0… --out my-tokenizer", "weights, config.json and README.md"),
-        ("export artifacts/prior/3fa2… --out my-prior --license CC0-1.0", "with a licence in the card"),
+        ("export quantize --preset digits --out my-tokenizer", "weights, config.json and README.md"),
+        ("export prior/3fa2 --out my-prior --license CC0-1.0", "with a licence in the card"),
     )  # fmt: skip
-    exporting.add_argument("artifact", help="folder of a quantize or prior artifact, path or URI")
+    exporting.add_argument("artifact", metavar="ARTIFACT", help=f"of quantize or prior: {common.ARTIFACT}")
+    common.add_root(exporting)
     exporting.add_argument("--out", required=True, help="folder to write to, path or URI")
     exporting.add_argument("--license", default="", help="what the card says of the weights' licence")
     importing = common.subcommand(
@@ -48,16 +51,17 @@ def add_commands(subparsers: common.Subparsers) -> None:
     importing.add_argument("--head-dim", type=int, default=0, help="width of an attention head (default: theirs, 64)")
     tables = common.group(
         subparsers, "tables", "write image tables for other tools, or read theirs",
-        ("tables export artifacts/sample/5c1e… samples.npz", "as guided-diffusion's tools read them"),
+        ("tables export sample/5c1e samples.npz", "as guided-diffusion's tools read them"),
         ("tables import samples.npz imported", "an image table in Parquet"),
     )  # fmt: skip
     exporting = common.subcommand(
         tables, "export", export_table, "write an image table as one .npz (arr_0) or as a folder of PNG",
-        ("tables export artifacts/sample/5c1e… samples.npz", "all images in one array"),
-        ("tables export artifacts/select/7b90… pngs --split accepted-0.25", "one split as PNG files"),
+        ("tables export sample --preset digits samples.npz", "all images in one array"),
+        ("tables export select/7b90 pngs --split accepted-0.25", "one split as PNG files"),
     )  # fmt: skip
-    exporting.add_argument("source", help="an artifact's folder with its manifest.json, or a .parquet file")
+    exporting.add_argument("source", help=f"a .parquet file, or an artifact: {common.ARTIFACT}")
     exporting.add_argument("target", help="a new file that ends in .npz, or a new folder")
+    common.add_root(exporting)
     exporting.add_argument("--split", default="", help="only images of this split, such as test or accepted-0.25")
     importing = common.subcommand(
         tables, "import", import_table, "read an .npz with arr_0 or a folder of pictures as an image table",
@@ -76,7 +80,7 @@ def encode(arguments: Namespace) -> int:
     from components.exchange import user_images
 
     return common.print_lines(
-        user_images.encode_images(arguments.images, arguments.tokenizer, arguments.out, arguments.device)
+        user_images.encode_images(arguments.images, _tokenizer(arguments), arguments.out, arguments.device)
     )
 
 
@@ -86,16 +90,23 @@ def reconstruct(arguments: Namespace) -> int:
 
     return common.print_lines(
         user_images.reconstruct_images(
-            arguments.images, arguments.tokenizer, arguments.out, arguments.side_by_side, arguments.device
+            arguments.images, _tokenizer(arguments), arguments.out, arguments.side_by_side, arguments.device
         )
     )
+
+
+def _tokenizer(arguments: Namespace) -> str:
+    from components.artifacts import resolve
+
+    return resolve.model_folder(arguments.tokenizer, "quantize", common.artifact_config(arguments))
 
 
 def export(arguments: Namespace) -> int:
     """`vimctl export`: a tokenizer or prior as weights, config and model card."""
     from components.exchange import export as exchange
 
-    return common.print_lines(exchange.export(arguments.artifact, arguments.out, arguments.license))
+    artifact = common.resolve(arguments.artifact, arguments, *exchange.KINDS)
+    return common.print_lines(exchange.export(artifact.folder, arguments.out, arguments.license))
 
 
 def import_checkpoint(arguments: Namespace) -> int:
@@ -109,7 +120,9 @@ def export_table(arguments: Namespace) -> int:
     """`vimctl tables export`: an image table as one .npz or a folder of PNG."""
     from components.exchange import tables
 
-    count = tables.export_table(tables.table_files(arguments.source, arguments.split), arguments.target)
+    source = arguments.source
+    folder = source if source.endswith(".parquet") else common.resolve(source, arguments).folder
+    count = tables.export_table(tables.table_files(folder, arguments.split), arguments.target)
     return common.print_lines([f"{count} images in {arguments.target}"])
 
 

@@ -45,8 +45,9 @@ def add_commands(subparsers: common.Subparsers) -> None:
         subparsers, "report", print_report, "print where the last report lies, or its figures",
         ("report --preset digits", "the page to open in a browser"),
         ("report --preset digits --json", "the figures, for programs"),
+        ("report report/3fa2", "the page of an earlier run"),
     )  # fmt: skip
-    common.add_settings(reporting)
+    common.add_settings(reporting, "[ARTIFACT] key=value …")
     reporting.add_argument("--json", action="store_true", help="print results.json")
 
 
@@ -134,11 +135,16 @@ def list_presets(arguments: Namespace) -> int:
 
 def print_report(arguments: Namespace) -> int:
     """`vimctl report`: the page's address, or the published figures. Raises `DataError` where there is none."""
+    from components.artifacts import resolve
     from pipelines.orchestration.session import report_folder
     from vim_core.storage import io
 
-    config = presets.load(arguments.preset, common.only_overrides(arguments.words))
-    uri = io.join(report_folder(config), "results.json" if arguments.json else "report.html")
+    named, overrides = common.split_words(arguments.words)
+    config, name = presets.load(arguments.preset, overrides), "results.json" if arguments.json else "report.html"
+    if named is None:
+        uri = io.join(report_folder(config), name)
+    else:
+        uri = resolve.resolve(named, config, ["report"]).uri(name)
     if not io.exists(uri):
         raise DataError(f"{io.absolute(uri)}: no report yet; make it with `{command('run', preset=config.preset)}`")
     sys.stdout.write(io.read_bytes(uri).decode() if arguments.json else f"{io.absolute(uri)}\n")

@@ -70,7 +70,7 @@ def test_an_artifact_of_report_is_read_through_its_manifest(tmp_path: Path) -> N
     other = artifact(tmp_path, "prior", {})
     Path(other.folder).mkdir(parents=True)
     Path(other.folder, "manifest.json").write_bytes(store.dump(other.manifest))
-    with pytest.raises(DataError, match="is an artifact of prior; give one of report"):
+    with pytest.raises(DataError, match="is an artifact of prior, expected one of report"):
         compare.locate(other.folder, [])
 
 
@@ -86,7 +86,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     one = str(report(tmp_path / "one", "a", 20.0))
     with pytest.raises(ConfigError, match="name two runs or more"):
         compare.write([one], [], str(tmp_path / "p.html"))
-    with pytest.raises(DataError, match=r"has neither results\.json nor manifest\.json"):
+    with pytest.raises(DataError, match=r"no manifest\.json lies there"):
         compare.locate(str(tmp_path), [])
     with pytest.raises(ConfigError, match="smokk"):
         compare.locate("smokk", [])

@@ -106,7 +106,7 @@ def test_errors_name_the_picture_or_the_weights_in_one_line(
         assert message in error
         assert error.count("\n") == 1
     assert cli.main(["encode", pictures[0], "--tokenizer", str(tmp_path)]) == 1
-    assert "give the folder of an artifact or of an exported model" in capsys.readouterr().err
+    assert "no manifest.json lies there; give a folder or URI, COMPONENT/PREFIX" in capsys.readouterr().err
     weights = Path(folder) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
     assert cli.main(["encode", pictures[0], "--tokenizer", folder]) == 1

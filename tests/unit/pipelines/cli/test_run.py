@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.artifacts import store
 from pipelines.cli import main as cli
+from tests.support.archived import make
 
 Capture = pytest.CaptureFixture[str]
 
@@ -47,6 +50,11 @@ def test_report_prints_the_published_page_or_figures(fake: Any, capsys: Capture)
     assert capsys.readouterr().out == f"{folder}/report.html\n"
     assert cli.main(["report", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"preset": "fake"}
+    earlier = make(fake.config.run.root, "report", 1)
+    entry = replace(earlier.manifest.files[0], name="report.html")
+    Path(earlier.folder, "manifest.json").write_bytes(store.dump(replace(earlier.manifest, files=[entry])))
+    assert cli.main(["report", "report/0"]) == 0
+    assert capsys.readouterr().out == f"{earlier.folder}/{entry.path}\n"
 
 
 def test_presets_are_listed_with_their_headlines(capsys: Capture) -> None:
