@@ -45,9 +45,23 @@ def counted(images: Artifact) -> ImageCounts:
 
 
 def shortfalls(config: PipelineConfig, images: ImageCounts) -> list[str]:
-    """A text for every setting that asks for more images than there are: setting, value, and what fits."""
-    checks = (_classes, _statistics, _inception_score, _conventions, _sample, _select, _probe)
+    """A text for every setting that asks for more than the images or the prior have: setting, value, and what fits."""
+    checks = (_null_class, _classes, _statistics, _inception_score, _conventions, _sample, _select, _probe)
     return [text for check in checks for text in check(config, images)]
+
+
+def _null_class(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
+    """Guidance and probe need a null class, which would come to light after the prior is trained."""
+    if "prior" not in config.components or (config.prior.conditional and config.prior.label_dropout > 0):
+        return
+    rule = "needs a class-conditional prior trained with prior.label_dropout > 0"
+    if "sample" in config.components and config.sample.guidance != 1:
+        yield f"sample.guidance={config.sample.guidance}: {rule}; set sample.guidance=1"
+    if "tradeoff" in config.components and config.tradeoff.guidances != [1.0]:
+        yield f"tradeoff.guidances={config.tradeoff.guidances}: {rule}; set tradeoff.guidances=[1.0]"
+    if "probe" in config.components and config.prior.conditional:
+        what = "probe: the true class must not reach it, and the prior has no null class; set prior.label_dropout > 0"
+        yield f"{what}, prior.conditional=false, or leave out probe"
 
 
 def _classes(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:

@@ -62,7 +62,7 @@ def check_sufficient(config: PipelineConfig, artifact: Artifact, inputs: Inputs)
     problems = shortfalls(config, counted(artifact))
     if problems:
         numbered = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
-        text += f" are too few for {len(problems)} setting{'s' * (len(problems) != 1)}: {numbered}"
+        text += f": {len(problems)} setting{'s do' if len(problems) != 1 else ' does'} not fit: {numbered}"
     remedy = "The images are not read again for these settings"
     return Verdict(SUFFICIENT, not problems, text, remedy, {"problems": float(len(problems))})
 

@@ -86,10 +86,12 @@ def propose(found: Survey, timer: StepTimer, minutes: float, name: str) -> Propo
     proposal = Proposal(name)
     classified = choose_components(proposal, found, counts)
     choose_ingest(proposal, found, fraction)
-    if not classified:
+    if classified:
+        proposal.add("prior.label_dropout", 0.15, "trains the null class, which guidance and the probe need")
+    else:
         proposal.add("prior.conditional", False, "there are no classes to condition on")
     tier = choose_tokenizer(proposal, found, counts, timer, minutes, classified)
-    choose_prior(proposal, found, counts, tier, classified)
+    choose_prior(proposal, counts, tier)
     if classified:
         choose_classifiers(proposal, counts)
     choose_samples(proposal, counts, classified)
@@ -210,7 +212,7 @@ def tokenizer_choices(size: int, tier: int, batch: int, codes: int, measured: st
     ]
 
 
-def choose_prior(proposal: Proposal, found: Survey, counts: ImageCounts, tier: int, classified: bool) -> None:
+def choose_prior(proposal: Proposal, counts: ImageCounts, tier: int) -> None:
     """Choose views of the codes and the network of stage 2."""
     train = counts.splits["train"]
     views = max(1, min(24, math.ceil(VIEWS_ROWS / max(1, train))))
@@ -220,8 +222,6 @@ def choose_prior(proposal: Proposal, found: Survey, counts: ImageCounts, tier: i
     proposal.add("prior.batch", max(16, _batch(counts)), "as many codes a step as the tokenizer sees")
     proposal.add("prior.stack", PRIORS[tier], "of the tokenizer's order of size")
     proposal.add("prior.dropout", 0.1 if train > 2000 else 0.2, "the fewer images, the more")
-    if classified:
-        proposal.add("prior.label_dropout", 0.15, "trains the null class, which guidance and the probe need")
 
 
 def choose_classifiers(proposal: Proposal, counts: ImageCounts) -> None:

@@ -48,6 +48,7 @@ def test_the_demo_fits_its_images(tmp_path: Path) -> None:
 
 
 NO_SELECT = f"components=[{','.join(name for name in ALL if name != 'select')}]"
+NO_PROBE = f"components=[{','.join(name for name in ALL if name != 'probe')}]"
 CASES = [
     (["select.count=50"], "select.count=50: .* 200 candidates a class, .*=1000 gives 100", "select.count=25"),
     (["select.count=12", "select.rates=[0.3]", "sample.count=395"], "takes 40 candidates a class", "sample.count=400"),
@@ -55,6 +56,11 @@ CASES = [
     (["sample.classes=[class-1,class-2]"], "select keeps images of each of the 10 classes", None),
     (["sample.classes=[clas-1]", NO_SELECT], "no class is called 'clas-1'; did you mean 'class-1'", None),
     (["score.protocol=torch-fidelity"], "KID takes 1000 images a side, and there are 1000 samples and 302 real", None),
+    (["prior.label_dropout=0.0", "components=[ingest,quantize,tokenize,prior,sample]"],
+     "sample.guidance=2.0: needs a class-conditional prior", "sample.guidance=1"),
+    (["prior.label_dropout=0.0", "sample.guidance=1", "tradeoff.guidances=[1.0]"], "probe: the true class", None),
+    (["prior.label_dropout=0.0", "sample.guidance=1", "probe.steps=1", NO_PROBE],
+     r"tradeoff.guidances=.* set tradeoff.guidances=\[1.0\]", None),
     (["probe.validation_share=0.0001", "probe.seed=1"], "of 1495 training images none is on one side", None),
 ]  # fmt: skip
 
@@ -76,7 +82,7 @@ def test_all_that_do_not_fit_are_named_at_once_and_what_is_named_fits(tmp_path: 
     overrides = ["select.count=200", "statistics.halves=[test]", "statistics.score_splits=40"]
     verdict = gates.check_sufficient(config(*overrides), images, {})
     assert not verdict.passed
-    assert verdict.text.startswith("27 training and 5 held-out images of 3 classes are too few for 4 settings: (1) ")
+    assert verdict.text.startswith("27 training and 5 held-out images of 3 classes: 4 settings do not fit: (1) ")
     for setting in ("statistics.halves=", "statistics.features=", "statistics.score_splits=", "select.count="):
         assert setting in verdict.text
     fitting = re.findall(r"set ((?:select|statistics)\.\w+=\S+?)(?: |;|$)", verdict.text)

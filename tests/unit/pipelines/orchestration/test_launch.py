@@ -168,7 +168,7 @@ def test_images_must_suffice_for_the_components_of_this_run(flow: Any, monkeypat
     monkeypatch.setattr(gates, "shortfalls", problems)
     run(flow, ["ingest", "quantize"])
     with pytest.raises(
-        GateError, match=r"gate images_suffice: .* 2 settings: \(1\) prior.batch=9.*\(2\) tokenize.views"
+        GateError, match=r"gate images_suffice: .* 2 settings do not fit: \(1\) prior.batch=9.*\(2\) tokenize.views"
     ):
         run(flow)
     assert flow.ran == ["ingest", "quantize"]
