@@ -114,6 +114,14 @@ def names(cls: Any = PipelineConfig, prefix: str = "") -> dict[str, Any]:
     return types
 
 
+def kind_of(key: str) -> Any:
+    """The type of a setting, or the dataclass of a group. Raises `ConfigError`, naming the nearest, for no such."""
+    known = names()
+    if key not in known:
+        raise _unknown(key, known, COMMAND_LINE)
+    return known[key]
+
+
 def _checked(config: PipelineConfig) -> PipelineConfig:
     """The settings with their components in flow order. Raises `ConfigError` where one lacks an input."""
     config.components = registry.in_flow_order(config.components)

@@ -32,10 +32,16 @@ def add_commands(subparsers: common.Subparsers) -> None:
     common.add_selection(running)
     printing = common.subcommand(
         subparsers, "config", print_config, "print a preset's settings, resolved",
-        ("config --preset digits", "every setting as YAML"),
-        ("config --preset digits prior.steps=9", "with a changed setting, checked"),
+        ("config --preset digits prior.steps=9", "every setting as YAML, one changed, all checked"),
+        ("config --explain prior.dropout", "what it does, its default, who reads it, the presets' values"),
+        ("config --diff digits", "only what differs from the defaults"),
     )  # fmt: skip
     common.add_settings(printing)
+    printing.add_argument("--explain", default="", metavar="KEY", help="explain this setting or group of settings")
+    printing.add_argument(
+        "--diff", nargs="?", const="", metavar="PRESET",
+        help="only settings that differ from the defaults, as a preset's file (default: of --preset)",
+    )  # fmt: skip
     common.subcommand(
         subparsers, "presets", list_presets, "list the presets",
         ("presets", "names and descriptions"),
@@ -114,10 +120,17 @@ def print_results(session: Session, console: Console) -> None:
 
 
 def print_config(arguments: Namespace) -> int:
-    """`vimctl config`: the resolved settings as YAML."""
-    from components.contract.settings import to_yaml
+    """`vimctl config`: the resolved settings as YAML with comments, or one of them explained."""
+    from components.contract import explain, settings
 
-    sys.stdout.write(to_yaml(presets.load(arguments.preset, common.only_overrides(arguments.words))))
+    preset, words = arguments.diff or arguments.preset, arguments.words
+    if "=" in preset:  # argparse took the first setting for the preset of --diff
+        preset, words = arguments.preset, [preset, *words]
+    config = presets.load(preset, common.only_overrides(words))
+    if arguments.explain:
+        every = {name: presets.load(name, []) for name in settings.presets(presets.FOLDER)}
+        return common.print_lines(explain.explain(arguments.explain, config, every))
+    sys.stdout.write(explain.commented(config, arguments.diff is not None))
     return 0
 
 

@@ -57,6 +57,14 @@ def test_report_prints_the_published_page_or_figures(fake: Any, capsys: Capture)
     assert capsys.readouterr().out == f"{earlier.folder}/{entry.path}\n"
 
 
+@pytest.mark.parametrize("words", [["--diff", "smoke"], ["--diff", "--preset", "smoke"]])
+def test_differences_are_of_the_named_preset(words: list[str], capsys: Capture) -> None:
+    assert cli.main(["config", *words, "prior.steps=61"]) == 0
+    assert "  steps: 61  # default 1000\n" in capsys.readouterr().out
+    assert cli.main(["config", "--preset", "smoke", "--diff", "prior.steps=62"]) == 0
+    assert "  steps: 62  # default 1000\n" in capsys.readouterr().out
+
+
 def test_presets_are_listed_with_their_headlines(capsys: Capture) -> None:
     assert cli.main(["presets"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
