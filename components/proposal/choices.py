@@ -258,7 +258,10 @@ def choose_samples(proposal: Proposal, counts: ImageCounts, classified: bool) ->
         halves = ["test"] if test >= 500 else ["train", "test"]
         proposal.add("statistics.halves", halves, f"{test} held-out images alone would be few to halve")
         proposal.add("statistics.features", 2000 if test > 5 else 0, "images at most for precision and recall")
-    proposal.add("score.usage_batch", min(256, max(1, test)), "the paper's 256 images, or all that are held out")
+    total = sum(counts.splits.values())
+    reason = "the paper's number of images" if total >= 256 else "all images; the paper has 256"
+    reason += "; held-out ones first, then training images" if test < 256 else ""
+    proposal.add("score.usage_batch", min(256, total), reason)
     if "statistics" in names:
         proposal.add("score.neighbours", min(200, each * classes), "samples whose nearest training images are shown")
     if "probe" in names:

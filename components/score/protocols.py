@@ -82,8 +82,11 @@ def reconstruction_distance_record(network: dict[str, Any], images: Artifact, co
     ).record()
 
 
-def code_records(codes: Artifact, count: int, batch: int) -> dict[str, Any]:
-    """Codebook usage and perplexity of the unaugmented codes of the test images."""
+def code_records(codes: Artifact, count: int, training: int, batch: int) -> dict[str, Any]:
+    """Codebook usage and perplexity of the unaugmented codes of `count` test images.
+
+    `training` images fill the only batch of usage where test images are fewer than it.
+    """
     shared: dict[str, Any] = {
         "split": "test",
         "network": "tokenizer",
@@ -98,10 +101,12 @@ def code_records(codes: Artifact, count: int, batch: int) -> dict[str, Any]:
     used = count // batch * batch
     notes = f"{used // batch} batches of {batch} images; {count - used} images beyond the last full batch are left out"
     if count < batch:
-        used = count
-        notes = f"one batch of all {count} images, fewer than score.usage_batch={batch}: usage counts lower"
+        used = count + training
+        notes = f"one batch of all {count} held-out images" + (f" and {training} training images" if training else "")
+        notes += f", fewer than score.usage_batch={batch}: usage counts lower" if used < batch else ""
+    split = {"split": "test and train"} if training else {}
     return {
-        "codebook_usage": Protocol("codebook_usage", usage, count=used, notes=notes, **shared).record(),
+        "codebook_usage": Protocol("codebook_usage", usage, count=used, notes=notes, **(shared | split)).record(),
         "perplexity": Protocol("perplexity", perplexity, count=count, unit="codes", **shared).record(),
     }
 

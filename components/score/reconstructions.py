@@ -58,7 +58,7 @@ def add_reconstructions(
 def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str = "") -> None:
     """Add codebook usage (Table 4) and perplexity of the unaugmented codes of the test images.
 
-    Fewer test images than `score.usage_batch` are one batch, which the protocol says.
+    Where there are fewer test images than `score.usage_batch`, training images fill one batch, which the protocol says.
 
     Raises:
         LineageError: the table has codes of another tokenizer.
@@ -75,8 +75,14 @@ def add_codes(figures: Figures, config: ScoreConfig, inputs: Inputs, cache: str 
     vocabulary = int(codes.properties["vocabulary"])
     table.check(str(codes.properties["tokenizer"]), vocabulary=vocabulary)
     plain = table.codes[table.view == 0]
-    records = protocols.code_records(codes, len(plain), config.usage_batch)
-    shares = codebook.usages(plain, vocabulary, max(1, min(config.usage_batch, len(plain))))
+    batch, files = plain, code_files(codes, "train")
+    if files and len(plain) < config.usage_batch:
+        training = CodeTable(files, cache)
+        training.check(str(codes.properties["tokenizer"]), vocabulary=vocabulary)
+        rows = np.flatnonzero(training.view == 0)[: config.usage_batch - len(plain)]
+        batch = np.concatenate([plain, training.codes[rows]])
+    records = protocols.code_records(codes, len(plain), len(batch) - len(plain), config.usage_batch)
+    shares = codebook.usages(batch, vocabulary, max(1, min(config.usage_batch, len(batch))))
     usage = float(np.mean(shares))
     interval = student_interval(usage, shares) if len(shares) > 1 else None
     method = PARTS.format(parts=f"{len(shares)} batches of images")

@@ -53,7 +53,7 @@ def test_a_proposal_fits_its_images_and_loads_as_it_is_meant(
     assert max(map(len, lines)) <= 140
     codebook = proposal.config.quantize.codebook
     assert codebook.restart.every > 0 < codebook.entropy.weight
-    assert proposal.config.score.usage_batch <= counts.splits["test"]
+    assert proposal.config.score.usage_batch == min(256, sum(counts.splits.values()))
 
 
 @pytest.mark.parametrize("found", ["three"], indirect=True)

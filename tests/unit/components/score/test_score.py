@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from components.contract.api import FileEntry
 from components.score import component as score
 from components.score import reconstructions
 from components.score.measure import measure, paired_rows
 from components.score.protocols import Figures
 from components.score.shards import ROUNDING_DB, ReconstructionShard, SampleShard, finished, read_record
+from components.tokenize.plan import code_files
 from tests.support.synthetic import (
     CLASSES,
+    VOCABULARY,
     artifact,
     generated,
     image_files,
@@ -27,6 +30,8 @@ from tests.support.synthetic import (
 )
 from tests.unit.components.score.test_sets import scored
 from vim_core.config import ScoreConfig
+from vim_core.data.code_files import CodeMeta, write_codes
+from vim_core.data.code_tables import CodeTable
 from vim_core.errors import DataError, LineageError
 from vim_core.features import FeatureSpec
 
@@ -178,8 +183,31 @@ def test_fewer_images_than_the_batch_of_codebook_usage_are_one_batch_and_the_pro
     assert scored[0].metrics == scored[1].metrics
     complete, small = (figures.protocols["codebook_usage"] for figures in scored)
     assert complete["count"] == small["count"] == 12
-    assert small["notes"] == "one batch of all 12 images, fewer than score.usage_batch=256: usage counts lower"
+    assert small["notes"] == "one batch of all 12 held-out images, fewer than score.usage_batch=256: usage counts lower"
     assert complete["notes"] != small["notes"]
+
+
+def test_training_images_fill_the_batch_of_codebook_usage_in_plain_view(tmp_path: Path) -> None:
+    artifacts = tables(tmp_path)
+    held_out = CodeTable(code_files(artifacts["tokenize"], "test"), "")
+    keys, views = ["a", "a", "b", "b", "c"], np.array([0, 1, 0, 1, 0], np.int32)
+    drawn = np.array([[0, 0, 0, 1], [7, 7, 7, 7], [2, 2, 2, 3], [6, 6, 6, 6], [4, 4, 4, 5]])
+    meta = CodeMeta("train", (2, 2), VOCABULARY, artifacts["quantize"].digest, 2)
+    path = str(Path(artifacts["tokenize"].folder, "train.parquet"))
+    write_codes(path, keys, np.zeros(5, np.int64), views, drawn, meta)
+    entry = FileEntry("codes/train-00000-of-00001.parquet", "train.parquet", Path(path).stat().st_size, "", 5)
+    tokenized = artifacts["tokenize"]
+    artifacts["tokenize"] = with_fields(tokenized, files=[*tokenized.manifest.files, entry])
+    for batch, filled, more in ((14, 2, ""), (99, 3, ", fewer than score.usage_batch=99: usage counts lower")):
+        figures = Figures()
+        config = ScoreConfig(usage_batch=batch)
+        reconstructions.add_codes(figures, config, inputs_of(score.INPUTS, artifacts), str(tmp_path / "cache"))
+        codes = {*held_out.codes.ravel().tolist(), *drawn[[0, 2, 4][:filled]].ravel().tolist()}
+        assert figures.metrics["codebook_usage"] == len(codes) / VOCABULARY
+        protocol = figures.protocols["codebook_usage"]
+        assert (protocol["count"], protocol["split"]) == (12 + filled, "test and train")
+        assert protocol["notes"] == f"one batch of all 12 held-out images and {filled} training images{more}"
+        assert figures.protocols["perplexity"]["count"] == 12
 
 
 def test_all_figures_have_a_protocol(tmp_path: Path, made: dict[str, Any]) -> None:
