@@ -25,11 +25,14 @@ def add_commands(subparsers: common.Subparsers) -> None:
     running = common.subcommand(
         subparsers, "run", run, "run a preset's components; what exists already is reused",
         ("run --preset digits prior.dropout=0.2", "with another setting: only what it changes runs again"),
-        ("run prior --preset digits", "one component, after bringing its inputs up to date"),
-        ("run --preset digits --from prior", "make it and everything that depends on it again"),
+        ("run prior --preset digits --from quantize", "one component, and what leads to it made again"),
+        ("run --preset digits --dry-run", "what would run or be reused, why, and for how long"),
     )  # fmt: skip
     common.add_settings(running, "[COMPONENT] key=value …")
     common.add_selection(running)
+    running.add_argument(
+        "--dry-run", action="store_true", help="print what would run or be reused, why, and for how long; run nothing"
+    )
     printing = common.subcommand(
         subparsers, "config", print_config, "print a preset's settings, resolved",
         ("config --preset digits prior.steps=9", "every setting as YAML, one changed, all checked"),
@@ -59,12 +62,17 @@ def add_commands(subparsers: common.Subparsers) -> None:
 
 def run(arguments: Namespace) -> int:
     """`vimctl run`. Raises `ConfigError` for words that contradict each other or the preset."""
+    from components.artifacts import forecast
+    from components.contract import registry
     from pipelines.orchestration import launch
 
     target, overrides = common.split_words(arguments.words)
     config = presets.load(arguments.preset, overrides)
     names = launch.plan(config, target, arguments.only, arguments.start)
     forced = ([target] if target else names) if arguments.force else []
+    if arguments.dry_run:
+        remade = registry.downstream(arguments.start, config.components, config) if arguments.start else []
+        return common.print_lines(forecast.lines(forecast.forecast(config, names, {*forced, *remade})))
     return execute(config, names, forced, arguments.start)
 
 

@@ -8,9 +8,13 @@ import pytest
 
 from components.contract import explain, settings
 from pipelines import presets
+from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
-DIGITS = presets.load("digits", ["prior.seed=4"])
+
+@pytest.fixture
+def digits() -> PipelineConfig:
+    return presets.load("digits", ["prior.seed=4"])
 
 
 @pytest.mark.parametrize(
@@ -25,24 +29,26 @@ DIGITS = presets.load("digits", ["prior.seed=4"])
         ("prior.optim", ["Adam with decoupled weight decay", "prior.optim.warmup = 50   (default 0)"]),
     ],
 )  # fmt: skip
-def test_a_setting_says_text_default_effect_readers_and_values(key: str, said: list[str]) -> None:
+def test_a_setting_says_text_default_effect_readers_and_values(
+    digits: PipelineConfig, key: str, said: list[str]
+) -> None:
     others = {name: presets.load(name, []) for name in ("digits", "smoke")}
-    text = " ".join(" ".join(explain.explain(key, DIGITS, others)).split())
+    text = " ".join(" ".join(explain.explain(key, digits, others)).split())
     assert [each for each in said if " ".join(each.split()) not in text] == []
 
 
-def test_an_unknown_setting_names_the_nearest() -> None:
+def test_an_unknown_setting_names_the_nearest(digits: PipelineConfig) -> None:
     with pytest.raises(ConfigError, match=r"did you mean prior\.dropout\?"):
-        list(explain.explain("prior.dropot", DIGITS, {}))
+        list(explain.explain("prior.dropot", digits, {}))
 
 
-def test_comments_and_differences_load_as_the_same_settings(tmp_path: Path) -> None:
-    whole = explain.commented(DIGITS)
-    assert settings.from_yaml(whole, "text") == DIGITS
+def test_comments_and_differences_load_as_the_same_settings(digits: PipelineConfig, tmp_path: Path) -> None:
+    whole = explain.commented(digits)
+    assert settings.from_yaml(whole, "text") == digits
     assert "\n  # Adam with decoupled weight decay" in whole
     assert "\n  seed: 4  # default 0\n" in whole
-    changed = explain.commented(DIGITS, only_changed=True)
+    changed = explain.commented(digits, only_changed=True)
     assert "  seed: 4  # default 0\n" in changed
     assert "commitment" not in changed
     (tmp_path / "digits.yaml").write_text(changed)
-    assert presets.load(str(tmp_path / "digits.yaml"), []) == DIGITS
+    assert presets.load(str(tmp_path / "digits.yaml"), []) == digits

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.artifacts import store
+from components.artifacts import inventory, store
 from pipelines.cli import main as cli
 from tests.support.archived import make
 
@@ -37,6 +37,40 @@ def test_only_and_force(fake: Any, capsys: Capture) -> None:
     fake.config.components = ["ingest", "quantize"]
     assert cli.main(["run", "--force"]) == 0
     assert fake.ran[3:] == ["ingest", "quantize"]
+
+
+def test_a_dry_run_says_what_would_run_and_why_and_runs_nothing(fake: Any, capsys: Capture) -> None:
+    def look(*words: str) -> list[str]:
+        ran = list(fake.ran)
+        assert cli.main(["run", "--dry-run", *words]) == 0
+        assert fake.ran == ran
+        return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+    first = look()
+    assert first[0] == "1 of 4 ingest would run no earlier run none in this root"
+    assert first[1].endswith("no earlier run follows ingest; none in this root")
+    assert first[-1].endswith("about 0.0 s by the durations of earlier runs; no earlier run of "
+                              "ingest, quantize, tokenize, prior")  # fmt: skip
+    assert not Path(fake.config.run.root).exists()
+    assert cli.main(["run"]) == 0
+    capsys.readouterr()
+    assert [line.split()[4] for line in look()[:-1]] == ["reused"] * 4
+    made = inventory.artifacts(fake.config.run.root, "prior")
+    slow = replace(made[0].manifest, seconds=30.0)
+    Path(made[0].folder, "manifest.json").write_bytes(store.dump(slow))
+    fake.config.prior.steps *= 2
+    steps = fake.config.prior.steps
+    *reused, prior, total = look()
+    assert [line.split()[4] for line in reused] == ["reused"] * 3
+    unlike = f"unlike prior/{slow.fingerprint[:8]}: prior.steps={steps}, there {steps // 2}"
+    assert prior == f"4 of 4 prior would run about 1 min 0 s {unlike}"
+    assert total == "1 of 4 components would run, about 1 min 0 s by the durations of earlier runs"
+    fake.config.prior.dropout = 0.3
+    assert "roughly 1 min 0 s" in look()[-2]
+    again = look("tokenize", "--from", "quantize")
+    assert again[1].endswith("made again, as asked")
+    assert again[2].endswith("follows quantize")
+    assert look("quantize", "--force")[0].split()[4] == "reused"
 
 
 def test_report_prints_the_published_page_or_figures(fake: Any, capsys: Capture) -> None:
