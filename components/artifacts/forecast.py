@@ -58,7 +58,7 @@ def forecast(config: PipelineConfig, names: Sequence[str], forced: Collection[st
             unfinished = stored is None and io.exists(request.work)
             reasons = ["made again, as asked"] if stored is not None else []
         settings = flatten(fingerprint.result_settings(getattr(config, name)))
-        nearest = _nearest(inventory.artifacts(config.run.root, name), settings, inputs)
+        nearest = nearest_artifact(inventory.artifacts(config.run.root, name), settings, inputs)
         if nearest is None:
             steps[name] = Step(name, True, "; ".join([*reasons, "none in this root"]))
             continue
@@ -71,7 +71,7 @@ def forecast(config: PipelineConfig, names: Sequence[str], forced: Collection[st
             reasons = [f"other source data than {other}" if not sources else f"other data than {other}"]
         reasons += ["unfinished work is continued"] * unfinished
         rough = any(not each.startswith(f"{name}.{LENGTH}=") for each in differing)
-        steps[name] = Step(name, True, "; ".join(reasons), _seconds(nearest, settings), rough)
+        steps[name] = Step(name, True, "; ".join(reasons), expected_seconds(nearest, settings), rough)
     return list(steps.values())
 
 
@@ -110,7 +110,9 @@ def _differences(name: str, artifact: Artifact, settings: dict[str, Any], inputs
     return found
 
 
-def _nearest(artifacts: Sequence[Artifact], settings: dict[str, Any], inputs: dict[str, Artifact]) -> Artifact | None:
+def nearest_artifact(
+    artifacts: Sequence[Artifact], settings: dict[str, Any], inputs: dict[str, Artifact]
+) -> Artifact | None:
     """The artifact with the fewest differences, the newest of several."""
 
     def distance(artifact: Artifact) -> int:
@@ -119,7 +121,7 @@ def _nearest(artifacts: Sequence[Artifact], settings: dict[str, Any], inputs: di
     return min(artifacts, key=distance, default=None)
 
 
-def _seconds(artifact: Artifact, settings: dict[str, Any]) -> float:
+def expected_seconds(artifact: Artifact, settings: dict[str, Any]) -> float:
     """Its duration, scaled by the steps of a training."""
     before, now = artifact.manifest.config.get(LENGTH), settings.get(LENGTH)
     scale = now / before if isinstance(before, int) and isinstance(now, int) and before > 0 else 1.0

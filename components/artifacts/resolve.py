@@ -126,9 +126,9 @@ def _registered(address: str, run: RunConfig) -> Artifact:
         raise DataError(f"{address}: no models are registered here, {uri or 'run.tracking_uri=off'}")
     link = Link(uri)
     try:
-        tags = dict(link.call(lambda client: _version(client, match["name"], match["version"] or "latest")).tags)
+        tags = dict(link.call(lambda client: model_version(client, match["name"], match["version"] or "latest")).tags)
     except ServerRefused as error:
-        raise DataError(f"{address}: {_known_models(link, match['name'])} ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{address}: {known_models(link, match['name'])} ({str(error).splitlines()[0]})") from error
     except ServerAway as error:
         raise VimError(f"{address}: MLflow at {uri} does not answer; correct run.tracking_uri") from error
     component, fingerprint = tags.get("vim.component", ""), tags.get("vim.fingerprint", "")
@@ -142,7 +142,8 @@ def _registered(address: str, run: RunConfig) -> Artifact:
     return artifact
 
 
-def _version(client: Any, name: str, version: str) -> Any:
+def model_version(client: Any, name: str, version: str) -> Any:
+    """The version of a registered model by its number, by an alias, or the `latest`; raises what MLflow raises."""
     if version.isdecimal():
         return client.get_model_version(name, version)
     if version != "latest":
@@ -151,7 +152,7 @@ def _version(client: Any, name: str, version: str) -> Any:
     return max(client.search_model_versions(f"name = '{name}'"), key=lambda each: int(each.version))
 
 
-def _known_models(link: Link, name: str) -> str:
+def known_models(link: Link, name: str) -> str:
     """The part of an error that names the models or versions that the registry has."""
     models = [each.name for each in link.call(lambda client: client.search_registered_models())]
     if name not in models:

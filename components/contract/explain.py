@@ -35,7 +35,9 @@ def explain(key: str, config: PipelineConfig, presets: Mapping[str, PipelineConf
         yield key
         yield from _indented(_text(kind, ""))
         for name, value in _leaves(getattr_dotted(config, key), f"{key}."):
-            yield f"  {name} = {_yaml(value)}{_remark(name, value)}"
+            default = getattr_dotted(PipelineConfig(), name)
+            remark = "" if value == default else f"   (default {_yaml(default)})"
+            yield f"  {name} = {_yaml(value)}{remark}"
         return
     group, _, name = key.rpartition(".")
     owner = settings.kind_of(group) if group else PipelineConfig
@@ -44,8 +46,8 @@ def explain(key: str, config: PipelineConfig, presets: Mapping[str, PipelineConf
     yield from _indented(_text(owner, name))
     spelled = kind.__name__ if isinstance(kind, type) else str(kind)
     yield f"type        {spelled}"
-    yield f"changes     {_effect(key, config)}"
-    yield f"read in     {', '.join(_readers(name)) or 'no module by this name'}"
+    yield f"changes     {effect(key, config)}"
+    yield f"read in     {', '.join(readers(name)) or 'no module by this name'}"
     users: dict[str, list[str]] = {}
     for preset, other in presets.items():
         users.setdefault(_yaml(getattr_dotted(other, key)), []).append(preset)
@@ -92,11 +94,6 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{field.name}", value
 
 
-def _remark(key: str, value: Any) -> str:
-    default = getattr_dotted(PipelineConfig(), key)
-    return "" if value == default else f"   (default {_yaml(default)})"
-
-
 def _yaml(value: Any) -> str:
     """A value on one line of YAML."""
     import yaml
@@ -119,7 +116,7 @@ def _indented(texts: Iterable[str], indent: str = "  ") -> Iterator[str]:
         yield from textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
-def _effect(key: str, config: PipelineConfig) -> str:
+def effect(key: str, config: PipelineConfig) -> str:
     """The part of the pipeline that is made again where the setting changes."""
     group, owner = key.partition(".")[0], PipelineConfig()
     fields: dict[str, dataclasses.Field[Any]] = {}
@@ -134,7 +131,7 @@ def _effect(key: str, config: PipelineConfig) -> str:
     return f"the result: made again are {', '.join(made)}"
 
 
-def _readers(name: str) -> list[str]:
+def readers(name: str) -> list[str]:
     """The modules that read an attribute of this name, below the packages' folder."""
     pattern = re.compile(rf"\.{re.escape(name)}\b(?!\s*=[^=])")
     paths = sorted(path for package in CODE for path in (PACKAGES / package).rglob("*.py"))
