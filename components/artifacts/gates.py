@@ -63,7 +63,7 @@ def check_sufficient(config: PipelineConfig, artifact: Artifact, inputs: Inputs)
     if problems:
         numbered = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
         text += f": {len(problems)} setting{'s do' if len(problems) != 1 else ' does'} not fit: {numbered}"
-    remedy = "The images are not read again for these settings"
+    remedy = "Set what fits and run again: the images are not read again"
     return Verdict(SUFFICIENT, not problems, text, remedy, {"problems": float(len(problems))})
 
 

@@ -56,7 +56,8 @@ def describe(found: Survey) -> str:
     if found.split == "folders":
         parts.append(f"{sum(found.held_out):,} of them held out by the source's own folders")
     if found.unusable:
-        parts.append(f"{found.unusable.total():,} files cannot be used")
+        bad = found.unusable.total()
+        parts.append(f"{bad:,} file{'s' * (bad != 1)} cannot be used")
     return ", ".join(parts)
 
 

@@ -36,7 +36,8 @@ def run(arguments: Namespace) -> int:
     from components.proposal.timing import MeasuredSteps
     from vim_core.storage import io
 
-    source = arguments.source if "://" in arguments.source or ":" in arguments.source else io.absolute(arguments.source)
+    given = arguments.source
+    source = given if given.startswith("builtin:") or not io.is_local(given) else io.absolute(given)
     path = Path(arguments.out or f"{file_stem(source)}.yaml")
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out={arguments.out}: a preset's file ends in .yaml")

@@ -81,7 +81,7 @@ def test_grey_images_and_files_that_are_none(pictures: Folder, tmp_path: Path) -
     (folder / "notes.txt").write_text("no image")
     found = survey(str(folder.parent), str(tmp_path / "work"))
     assert (found.colour, found.listed, found.unusable.total(), found.sides) == (0.0, 9, 1, tuple(range(20, 29)))
-    assert describe(found).endswith("grey, 1 files cannot be used")
+    assert describe(found).endswith("grey, 1 file cannot be used")
     for path in folder.glob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="no image can be read"):
