@@ -16,6 +16,8 @@ OWN_CODES = ("code table", "labels of the code table")
 """References that a run computed from its images: only the images have to be the same."""
 
 UNKNOWN = "not recorded"
+NAMED_SETTINGS = 2
+"""Most settings in the name of a run."""
 IGNORED = "report"
 """A component whose settings change no metric."""
 
@@ -53,13 +55,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A metric measured by one protocol, a cell per run, and a verdict on the best."""
+    """A metric, a cell per run, and a verdict on the best; the reason where the protocols differ (`comparable`)."""
 
     label: str
     key: str
     sentence: str
     cells: tuple[Cell, ...]
     verdict: str
+    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ class Refusal:
 
 
 def compare(runs: Sequence[Run]) -> tuple[list[Line], list[Refusal]]:
-    """Lines of metrics that compare, and for every further protocol of a metric its difference to the first one."""
+    """Lines of metrics, and for every further protocol of a metric its difference to the first one.
+
+    Figures of a protocol that no other run shares stand in lines of their own, with the reason as their verdict.
+    """
     lines: list[Line] = []
     refusals: list[Refusal] = []
     every: dict[str, Metric] = {}
@@ -94,8 +100,27 @@ def compare(runs: Sequence[Run]) -> tuple[list[Line], list[Refusal]]:
                 # Sampling may differ within a line; it is listed among the settings.
                 sentence = metrics.sentence({**group[0].protocols[metric.key], "sampling": {}})
                 lines.append(Line(metric.label, metric.key, sentence, tuple(cells), verdict))
-        refusals += [_refusal(metric, measured, group[0]) for group in groups[1:]]
+        refused = [_refusal(metric, measured, group[0]) for group in groups[1:]]
+        refusals += refused
+        if refused:
+            alone = [run for group in groups if len(group) == 1 for run in group]
+            cells = [Cell(*metrics.formatted(run.record, metric)) if run in alone else Cell() for run in runs]
+            names = dict.fromkeys(name.replace("_", " ") for refusal in refused for name, _, _ in refusal.fields)
+            reason = f"not comparable: other {', '.join(names)}"
+            if alone:
+                lines.append(Line(metric.label, metric.key, "", tuple(cells), reason, comparable=False))
     return lines, refusals
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """A name for each run, no two alike: its own, for runs of one name with the settings in which those differ."""
+    named = []
+    for run in runs:
+        alike = [other for other in runs if other.name == run.name]
+        differing = settings_that_differ(alike) if len(alike) > 1 else []
+        own = [f"{key}={values[alike.index(run)]}" for key, values in differing[:NAMED_SETTINGS]]
+        named.append(" · ".join([run.name, ", ".join(own)]) if own else run.name)
+    return [f"{name} ({named[: i + 1].count(name)})" if named.count(name) > 1 else name for i, name in enumerate(named)]
 
 
 def settings_that_differ(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]]]:

@@ -53,6 +53,15 @@ def samples_by_class(samples: Artifact, classes: Sequence[str], per_class: int, 
     ]
 
 
+def first_samples(samples: Artifact, count: int, alt: str) -> Picture:
+    """A strip of the first images of an artifact of `sample` in the order of their numbers."""
+    from vim_core.data.image_tables import ImageTable
+
+    table = ImageTable(samples.uris("images/"))
+    rows = sorted(range(len(table)), key=table.keys.__getitem__)[:count]
+    return _strip(table, rows, alt, "")
+
+
 def accepted_by_class(
     selected: Artifact, rate: str, classes: Sequence[str], per_class: int, most: int
 ) -> dict[int, Picture]:

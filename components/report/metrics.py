@@ -42,8 +42,8 @@ METRICS = (
     Metric("prior", "unigram_bits_per_token", "prior", "Unigram code, bits per token", "bits"),
     Metric("samples", "count", "sample", "Samples", "count"),
     Metric("samples", "conditional_accuracy", "score", "Conditional accuracy", "share"),
-    Metric("samples", "fd_classifier", "score", "Fréchet distance (classifier)"),
-    Metric("samples", "fd_classifier_real_vs_real", "score", "Fréchet distance, real vs real"),
+    Metric("samples", "fd_classifier", "score", "Fréchet distance (classifier features)"),
+    Metric("samples", "fd_classifier_real_vs_real", "score", "Fréchet distance (classifier features), real vs real"),
     Metric("samples", "fid", "score", "FID"),
     Metric("samples", "fid_real_vs_real", "score", "FID, real vs real"),
     Metric("samples", "fid_reference", "score", "FID, to the given reference"),
@@ -52,8 +52,8 @@ METRICS = (
     Metric("samples", "recall_inception", "score", "Recall (Inception)", "share"),
     Metric("classifier", "test_accuracy", "classify", "Classifier accuracy", "share"),
     Metric("probe", "best_block", "probe", "Best probed block", "count"),
-    Metric("probe", "top1", "probe", "Linear probe accuracy", "share"),
-    Metric("probe", "chosen_top1", "probe", "Linear probe, block chosen on train", "share"),
+    Metric("probe", "top1", "probe", "Linear probe, best block on test images", "share"),
+    Metric("probe", "chosen_top1", "probe", "Linear probe, block chosen on validation images", "share"),
     Metric("probe", "ridge_top1", "probe", "Ridge probe accuracy", "share"),
     Metric("probe", "pixel_baseline_top1", "probe", "Probe on raw pixels", "share"),
 )
@@ -67,17 +67,23 @@ LOWER_IS_BETTER = {"fid", "sfid", "rfid", "fd", "sfd", "rfd", "kid", "kd", "lpip
 SHARES = {"accuracy", "usage", "precision", "recall", "coverage", "top1", "near"}
 RECONSTRUCTION = {"rfid", "rfd", "lpips", "l1", "l2", "logit", "reconstruction"}
 """Words in the names of metrics of reconstructions."""
+OF_FEATURES = {
+    "fd": "Fréchet distance",
+    "sfd": "Spatial Fréchet distance",
+    "rfd": "Fréchet distance of reconstructions",
+    "kd": "Kernel distance",
+    "is": "Score like Inception's",
+    **{name: name.capitalize() for name in ("precision", "recall", "density", "coverage")},
+}
+"""Labels by the first word of a metric's name, of those whose next word is the network of the features."""
 LABELS = {
-    "fd": "Fréchet distance,",
-    "sfd": "Spatial Fréchet distance,",
-    "rfd": "Fréchet distance of reconstructions,",
-    "kd": "Kernel distance,",
     "is": "Inception Score",
+    "psnr": "PSNR",
     "neighbours": "Nearest training images,",
-    **{name: name.upper() for name in ("fid", "sfid", "kid", "lpips")},
+    **{name: name.upper() for name in ("fid", "sfid", "kid", "lpips", "ssim")},
     "rfid": "rFID",
 }
-"""Labels by the first word of a metric's name."""
+"""Labels by the first word of other names."""
 
 
 def words(name: str) -> set[str]:
@@ -101,10 +107,14 @@ def style(name: str) -> str:
 def label(name: str) -> str:
     """A metric of `score` for people; FID and Inception Score only where they are of the published network."""
     base, _, rate = name.partition(ACCEPTED)
+    base, compared, _ = base.partition("_real_vs_real")
     first, *rest = base.split("_")
     text = LABELS.get(first, first[:1].upper() + first[1:])
-    if first == "is" and rest:
-        text = "Score like Inception's,"
+    if first in OF_FEATURES and (rest or first not in LABELS):
+        network, *rest = rest or [""]
+        text = OF_FEATURES[first] + (f" ({network} features)" if network else "")
+    if compared:
+        rest = [*rest[:-1], f"{rest[-1]}, real vs real"] if rest else [", real vs real"]
     return " ".join([text, *rest]).removesuffix(",") + (f", acceptance {rate}" if rate else "")
 
 
@@ -160,7 +170,12 @@ def formatted(results: Mapping[str, Any], metric: Metric) -> tuple[str, str]:
 
 def format_figure(value: float, ends: Sequence[float], style: str) -> tuple[str, str]:
     """A value and the ends of its interval for people, '' where there are none."""
-    return format_value(value, style), " to ".join(format_value(end, style) for end in ends)
+    texts = [format_value(end, style) for end in ends]
+    unit = format_value(value, style).partition(" ")[2]
+    # the unit once, after the second end
+    return format_value(value, style), " to ".join(
+        [*(text.removesuffix(f" {unit}") for text in texts[:-1]), *texts[-1:]]
+    )
 
 
 def sentence(protocol: Mapping[str, Any]) -> str:

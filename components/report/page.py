@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.contract import registry
 from components.contract.api import Artifact
 from components.report import charts, compare, metrics, paper_comparison, sections, tradeoff
+from components.report.svg import Point
 from vim_core.text import duration
 
 if TYPE_CHECKING:
@@ -26,10 +27,26 @@ HIGHLIGHTS = (
     ("Prior, per token", "prior.nll_bits_per_token", "unigram", "prior.unigram_bits_per_token"),
     ("Samples recognised", "samples.conditional_accuracy", "of", "samples.count"),
     ("Fréchet distance", "samples.fd_classifier", "real vs real", "samples.fd_classifier_real_vs_real"),
-    ("Linear probe", "probe.top1", "raw pixels", "probe.pixel_baseline_top1"),
+    ("Linear probe", "probe.chosen_top1", "raw pixels", "probe.pixel_baseline_top1"),
 )
 """Metrics at the top of the report: label, dotted name, and words before another metric that is shown beside it."""
 TRAINED = ("quantize", "prior", "classify")
+CONTENTS = {
+    "samples": "Samples",
+    "accepted": "By acceptance",
+    "tradeoff": "Trade-off",
+    "neighbours": "Nearest images",
+    "reconstructions": "Reconstructions",
+    "numbers": "Numbers",
+    "paper": "Beside the paper",
+    "probe": "Linear probe",
+    "training": "Training",
+    "run": "This run",
+    "lineage": "Lineage",
+}
+"""Sections of the report in their order, by id, as its contents name them."""
+HELD_OUT = ("eval/", "test_")
+"""Beginnings of the names of curves of held-out images; each is drawn into the training's curve of that name."""
 HIDDEN_CURVES = ("images_per_s", "learning_rate", "discriminator_learning_rate", "skipped", "eval/seconds")
 FIRST_CURVES = ("loss", "psnr", "test", "nll", "bits", "accuracy", "top1", "usage")
 MOST_CURVES = 6
@@ -41,26 +58,37 @@ def render(title: str, results: Mapping[str, Any], artifacts: Mapping[str, Artif
     `content` has further values of the template: `samples` and `reconstructions` (pictures), `accepted`, `neighbours`
     (see `sections`), each None where there is none, and `curves`, a list of (name, SVG) by training component.
     """
+    values = {
+        "rows": rows(results),
+        "remarks": results.get("remarks", []),
+        "probe": sections.probe(results),
+        "tradeoff": tradeoff.report_section(results.get("tradeoff")),
+        "by_rate": sections.metrics_by_rate(results),
+        "tables": paper_comparison.tables([(paper_comparison.THIS_RUN, results)]),
+        "artifacts": [artifacts[name] for name in registry.NAMES if name in artifacts],
+        **content,
+    }
+    filled = {"accepted": "by_rate", "numbers": "rows", "paper": "tables", "training": "curves", "lineage": "artifacts"}
+    present = {name: values.get(name) or values.get(filled.get(name, "")) for name in CONTENTS} | {"run": True}
     return _filled(
         "report.html",
         title=title,
         summary=summary(artifacts),
         highlights=highlights(results),
-        rows=rows(results),
-        remarks=results.get("remarks", []),
-        probe=sections.probe(results),
-        tradeoff=tradeoff.report_section(results.get("tradeoff")),
-        by_rate=sections.metrics_by_rate(results),
-        tables=paper_comparison.tables([(paper_comparison.THIS_RUN, results)]),
-        artifacts=[artifacts[name] for name in registry.NAMES if name in artifacts],
+        sections=[(name, words) for name, words in CONTENTS.items() if present[name]],
         preset_mark=PRESET_MARK,
         run_mark=RUN_MARK,
-        **content,
+        **values,
     )
 
 
-def sweep_page(results: Mapping[str, Any]) -> str:
-    """A sweep's page as HTML without scripts or outside references. All text is escaped."""
+def sweep_page(
+    results: Mapping[str, Any], samples: Sequence[sections.PointSamples] = (), links: Mapping[int, str] | None = None
+) -> str:
+    """A sweep's page as HTML without scripts or outside references. All text is escaped.
+
+    `links` are the addresses of points' MLflow runs by the points' numbers, 0 being the sweep's own.
+    """
     return _filled(
         "sweep.html",
         title=f"Sweep {results['sweep']}",
@@ -68,6 +96,8 @@ def sweep_page(results: Mapping[str, Any]) -> str:
         groups=[tradeoff.section(results, group) for group in results["groups"]],
         failed=[point for point in results["points"] if point["status"] == "failed"],
         shared=tradeoff.sharing(results),
+        samples=samples,
+        links=links or {},
     )
 
 
@@ -143,14 +173,15 @@ def summary(artifacts: Mapping[str, Artifact]) -> str:
     return " ".join(f"{text}." for text in (", ".join(first), " ".join(second)) if text)
 
 
-def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The metrics at the top: label, value, and a number to compare it with."""
-    values, styles = metrics.values(results), {metric.key: metric.style for metric in metrics.METRICS}
+def highlights(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The metrics at the top: label, value, its interval ('' for none), and a number to compare it with."""
+    values, styles = metrics.values(results), {metric.key: metric for metric in metrics.METRICS}
     tiles = []
     for label, key, words, other in HIGHLIGHTS:
+        key = key if key in values else key.replace("chosen_", "")  # reports of early versions lack it
         if key in values:
-            beside = f"{words} {metrics.format_value(values[other], styles[other])}" if other in values else ""
-            tiles.append((label, metrics.format_value(values[key], styles[key]), beside if other else words))
+            beside = f"{words} {metrics.format_value(values[other], styles[other].style)}" if other in values else ""
+            tiles.append((label, *metrics.formatted(results, styles[key]), beside if other else words))
     return tiles
 
 
@@ -175,9 +206,12 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return table
 
 
-def training_charts(lines: bytes) -> list[tuple[str, str]]:
-    """Charts of a `curves.jsonl`: (name, SVG), losses and held-out metrics first, six at most."""
-    series: dict[str, list[charts.Point]] = {}
+def training_charts(lines: bytes) -> list[tuple[str, charts.Chart]]:
+    """Charts of a `curves.jsonl`: (name, chart), losses and held-out metrics first, six at most.
+
+    A held-out curve is drawn beside the training's own of that name, where there is one.
+    """
+    series: dict[str, list[Point]] = {}
     for line in lines.splitlines():
         point = json.loads(line)
         for name, value in point.get("m", {}).items():
@@ -189,8 +223,12 @@ def training_charts(lines: bytes) -> list[tuple[str, str]]:
 
     shown = [name for name, points in series.items() if len(points) > 1 and name not in HIDDEN_CURVES]
     shown = [name for name in shown if not name.startswith(("system/", "eval/best_"))]
-    drawn = [
-        (name.replace("eval/", "held-out ").replace("_", " "), charts.line_chart(sorted(series[name]), name))
-        for name in sorted(shown, key=rank)[:MOST_CURVES]
-    ]
+    held_out = {base: name for name in shown for start in HELD_OUT if (base := name.removeprefix(start)) != name}
+    pairs = {name: held_out[name] for name in shown if name in held_out}
+    drawn = []
+    for name in sorted((name for name in shown if name not in pairs.values()), key=rank)[:MOST_CURVES]:
+        base = next((name.removeprefix(start) for start in HELD_OUT if name.startswith(start)), name)
+        words = base.replace("_", " ") + (", held-out" if base != name else "")
+        beside = sorted(series[pairs[name]]) if name in pairs else ()
+        drawn.append((words, charts.line_chart(sorted(series[name]), words, beside)))
     return [(name, chart) for name, chart in drawn if chart]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from components.contract.api import Artifact
-from components.report import charts, grids, metrics
-from components.report.charts import Mark, Series
+from components.report import charts, grids, metrics, svg
 from components.report.grids import Picture
 from components.report.metrics import ACCEPTED, Metric
+from components.report.svg import Mark, Series
+from components.tradeoff.grid import label
 
+SAMPLES_PER_POINT = 8
 SAMPLES_PER_RATE = 4
 """Samples shown of each class at each acceptance rate: a few, since every rate has its own column."""
 PROBED_TOKENIZER = {
@@ -30,6 +32,15 @@ class ByRate(NamedTuple, Generic[T]):
 
     rates: tuple[str, ...]
     rows: tuple[tuple[str, tuple[T, ...]], ...]
+
+
+@dataclass(frozen=True)
+class PointSamples:
+    """The first samples of points of a sweep that share them: the points' numbers, their settings in words, a strip."""
+
+    numbers: tuple[int, ...]
+    label: str
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,26 @@ class Probe:
     baseline: str
     ridge: bool
     tokenizer: str
+
+
+def point_samples(points: Sequence[Mapping[str, Any]], samples: Mapping[int, Artifact]) -> list[PointSamples]:
+    """A strip for each artifact of `sample` among a sweep's points: images of the same numbers, so of the same noise.
+
+    `points` are those of the sweep's record, `samples` the artifacts by the points' numbers.
+    """
+    members: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points:
+        artifact = samples.get(point["number"])
+        if artifact is not None and any(entry.name.startswith("images/") for entry in artifact.manifest.files):
+            members.setdefault(artifact.digest, []).append(point)
+    strips = []
+    for group in members.values():
+        first = group[0]["settings"]
+        common = {key: value for key, value in first.items() if all(p["settings"].get(key) == value for p in group)}
+        words = label(common)
+        picture = grids.first_samples(samples[group[0]["number"]], SAMPLES_PER_POINT, f"First samples at {words}")
+        strips.append(PointSamples(tuple(point["number"] for point in group), words, picture))
+    return strips
 
 
 def accepted_samples(selected: Artifact, max_classes: int) -> ByRate[Picture | None] | None:
@@ -99,7 +130,13 @@ def neighbours(record: Mapping[str, Any], picture: Picture | None) -> Neighbours
     sides = [record.get(name, {}) for name in ("samples", "held_out")]
     quantiles = [{float(share): float(value) for share, value in side.get("quantiles", {}).items()} for side in sides]
     series = [
-        Series(tuple(Mark(share, values[share]) for share in sorted(values)), shape)
+        Series(
+            tuple(
+                Mark(share, values[share], note=f"{100 * share:g} % below {values[share]:.4g}")
+                for share in sorted(values)
+            ),
+            shape,
+        )
         for shape, values in enumerate(quantiles)
     ]
     rows = [(name, [side.get(name) for side in sides]) for name in ("count", "least", "mean")]
@@ -122,7 +159,7 @@ def neighbours(record: Mapping[str, Any], picture: Picture | None) -> Neighbours
         chart=charts.scatter(
             series, "share of images →", "↑ distance to the nearest training image", label, shares=True
         ),
-        legend=((charts.legend_key(0), "samples"), (charts.legend_key(1), "held-out images")),
+        legend=((svg.legend_key(0), "samples"), (svg.legend_key(1), "held-out images")),
         rows=tuple((name, tuple(map(text, cells))) for name, cells in rows if cells != [None, None]),
         picture=picture,
     )

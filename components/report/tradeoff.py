@@ -6,12 +6,13 @@ Both show a record like a sweep's `results.json`; `from_step` makes one of the f
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report import charts, metrics
-from components.report.charts import Mark, Series
+from components.report import charts, metrics, svg
+from components.report.svg import Mark, Series
 from components.tradeoff import grid
 from components.tradeoff.grid import ACCEPTANCE, format_value, label, measured, parse_axis, short_name
 
@@ -27,7 +28,7 @@ MOST_FIGURES = 4
 """Figures of the table beside those of the axes."""
 FIRST = ("conditional_accuracy", "fid", "is", "fd_", "precision", "recall", "probe.")
 """Beginnings of the names of figures that the table shows, in this order."""
-TITLES = {"fid": "FID", "is": "Inception Score", "conditional_accuracy": "accuracy"}
+TITLES = {"conditional_accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def line(points: Sequence[Record], varying: Sequence[str], key: str) -> list[Rec
 
 def title(name: str) -> str:
     """A figure's name for people; FID and IS only where they are of the published network."""
-    return TITLES.get(name, name.replace("_", " "))
+    return TITLES.get(name) or metrics.label(name.replace(".", " "))
 
 
 def columns(record: Record) -> list[str]:
@@ -201,7 +202,7 @@ def _finite(value: Any) -> bool:
 def _chart(record: Record, points: Sequence[Record], group: Record, lines: Mapping[str, Sequence[Record]]) -> str:
     """Both axes against each other: lines along up to three settings, the other points, and the front."""
     x, y = map(parse_axis, record["axes"])
-    drawn = dict(list(lines.items())[: charts.LINES])
+    drawn = dict(list(lines.items())[: svg.LINES])
     on_lines = {point["number"] for members in drawn.values() for point in members}
     labelled: set[int] = set()
 
@@ -216,13 +217,15 @@ def _chart(record: Record, points: Sequence[Record], group: Record, lines: Mappi
             if key and point is members[-1]:
                 name = f"{number}: {label({key: point['settings'][key]})}"
             (across, across_range), (up, up_range) = measured(point, x.name), measured(point, y.name)
-            found.append(Mark(across, up, name, across_range, up_range, number == group["best"]))
+            texts = [f"{title(axis.name)} {' ['.join(filter(None, figure_text(point, axis.name)))}" for axis in (x, y)]
+            note = f"point {number} ({point['label']}): " + ", ".join(t + "]" if " [" in t else t for t in texts)
+            found.append(Mark(across, up, name, across_range, up_range, number == group["best"], note))
         return tuple(found)
 
     front = [point for number in group["front"] for point in points if point["number"] == number]
-    series = [Series(marks([point for point in points if point["number"] not in on_lines]), charts.REST, joined=False)]
+    series = [Series(marks([point for point in points if point["number"] not in on_lines]), svg.REST, joined=False)]
     series += [Series(marks(members, key), shape) for shape, (key, members) in enumerate(drawn.items())]
-    series.append(Series(tuple(Mark(measured(p, x.name)[0], measured(p, y.name)[0]) for p in front), charts.FRONT))
+    series.append(Series(tuple(Mark(measured(p, x.name)[0], measured(p, y.name)[0]) for p in front), svg.FRONT))
     along = ", ".join(map(short_name, drawn)) or "one setting"
     text = f"{title(y.name)} against {title(x.name)}, {len(points)} points over {along}"
     names = [f"{title(axis.name)} ({'more' if axis.sign > 0 else 'less'} is better)" for axis in (x, y)]
@@ -231,14 +234,14 @@ def _chart(record: Record, points: Sequence[Record], group: Record, lines: Mappi
 
 def _legend(record: Record, lines: Mapping[str, Sequence[Record]], count: int) -> tuple[tuple[str, str], ...]:
     entries = []
-    for shape, (key, members) in enumerate(list(lines.items())[: charts.LINES]):
+    for shape, (key, members) in enumerate(list(lines.items())[: svg.LINES]):
         first, last = (format_value(point["settings"][key]) for point in (members[0], members[-1]))
         fixed = _fixed(record, members[0], key)
         text = f"{short_name(key)} from {first} to {last}{' at ' if fixed else ''}{fixed}"
-        entries.append((charts.legend_key(shape), text))
+        entries.append((svg.legend_key(shape), text))
     if len({point["number"] for members in lines.values() for point in members}) < count:
-        entries.append((charts.legend_key(charts.REST), "other points"))
-    return (*entries, (charts.legend_key(charts.FRONT), "front: no point is better on both axes"))
+        entries.append((svg.legend_key(svg.REST), "other points"))
+    return (*entries, (svg.legend_key(svg.FRONT), "front: no point is better on both axes"))
 
 
 def _small_charts(record: Record, group: Record, lines: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str]]:
@@ -253,9 +256,11 @@ def _small_charts(record: Record, group: Record, lines: Mapping[str, Sequence[Re
             for point in members:
                 value, interval = measured(point, name)
                 text = format_value(point["settings"][key])
-                marks.append(Mark(0, value, text, None, interval, point["number"] == group["best"]))
+                note = f"{short_name(key)} {text}: {' ['.join(filter(None, figure_text(point, name)))}"
+                note += "]" if " [" in note else ""
+                marks.append(Mark(0, value, text, None, interval, point["number"] == group["best"], note))
             caption = f"{title(name)} over {short_name(key)}" + (f" ({fixed})" if fixed else "")
-            drawn = charts.setting_chart(marks, caption, min(shape, charts.REST), metrics.style(name) == "share")
+            drawn = charts.setting_chart(marks, caption, min(shape, svg.REST), metrics.style(name) == "share")
             if drawn:
                 yield caption, drawn
 
@@ -272,7 +277,8 @@ def _best(record: Record, points: Sequence[Record], group: Record) -> str:
         return ""
     name = parse_axis(record["axes"][1]).name
     interval = measured(best, name)[1]
-    text = f"Best: point {best['number']} ({best['label']}). {record['best_rule']}"
+    rule = re.sub(r"\w+", lambda word: title(word[0]) if word[0] in best["figures"] else word[0], record["best_rule"])
+    text = f"Best: point {best['number']} ({best['label']}). {rule}"
     if name not in best["figures"]:
         return text
     text += f" Its {title(name)} is {figure_text(best, name)[0]}"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from components.report.compare import Run
 
 RESULTS, PAGE, REPORT = "results.json", "report.html", "report"
+LONGEST = 80
+"""Most letters of the runs' names in the name of a page's file."""
 
 
 def add_commands(subparsers: common.Subparsers) -> None:
@@ -32,7 +34,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
         help=f"a preset's name, a folder with results.json, or an artifact of report: {common.ARTIFACT}; "
         "run.root=… says of which root",
     )  # fmt: skip
-    parser.add_argument("--out", default="compare.html", help="the page to write (default: %(default)s)")
+    parser.add_argument("--out", default="", help="the page to write (default: reports/compare-….html in the root)")
 
 
 def run(arguments: Namespace) -> int:
@@ -45,7 +47,8 @@ def run(arguments: Namespace) -> int:
 
     names = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
-    runs = write(names, overrides, arguments.out)
+    target = arguments.out or default_target(names, overrides)
+    runs = write(names, overrides, target)
     lines, refusals = compare.compare(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("figure", no_wrap=True)
@@ -62,27 +65,34 @@ def run(arguments: Namespace) -> int:
         print_field(console, "refused", f"{refusal.key}: {' and '.join(refusal.runs)} differ in {fields}")
     for name, values in compare.settings_that_differ(runs):
         print_field(console, "setting", f"{name}: {' | '.join(values)}")
-    print_field(console, "page", io.absolute(arguments.out))
+    print_field(console, "page", io.absolute(target))
     return 0
 
 
+def default_target(names: list[str], overrides: list[str]) -> str:
+    """The page's address in the folder `reports` of the root."""
+    from vim_core.storage import io
+
+    words = re.sub(r"[^\w.-]+", "-", "-".join(name.rstrip("/").rpartition("/")[2] for name in names))
+    root = presets.load(presets.default(), overrides).run.root
+    return io.join(root, "reports", f"compare-{words[:LONGEST]}.html")
+
+
 def write(names: list[str], overrides: list[str], target: str) -> list[Run]:
-    """Write the page of these runs to `target` and return them; those of one preset are numbered.
+    """Write the page of these runs to `target` and return them, each with a name of its own (`compare.names`).
 
     Raises:
         ConfigError: fewer than two runs are named, or a name is neither a path nor a preset.
         DataError: there is no report yet, or it cannot be read.
     """
+    from components.report import compare
     from components.report.page import comparison_page
     from vim_core.storage import io
 
     if len(names) < 2:
         raise ConfigError(f"compare: {' '.join(names) or 'nothing'}: name two runs or more")
     runs = [read(name, *locate(name, overrides)) for name in names]
-    titles = [run.name for run in runs]
-    for i, title in enumerate(titles):
-        if titles.count(title) > 1:
-            runs[i] = replace(runs[i], name=f"{title} {titles[: i + 1].count(title)}")
+    runs = [replace(run, name=name) for run, name in zip(runs, compare.names(runs), strict=True)]
     io.write_bytes(target, comparison_page(runs).encode())
     return runs
 

@@ -16,8 +16,10 @@ from components.contract import registry
 from components.contract.api import Artifact
 from components.contract.commands import command
 from components.report import page
+from components.report.sections import point_samples
 from components.statistics.networks import FigureNames
 from components.tracking import tracker
+from components.tracking.pages import run_page
 from components.tracking.parent import final_status
 from components.tracking.progress import ClosingProgress
 from components.tracking.sweep import PointRecord, SweepTracker
@@ -207,7 +209,14 @@ class _SweepRun:
         tracking.wait()
         record = self._save(tracking)
         folder = results.folder(self.root, self.sweep.name)
-        io.write_bytes(io.join(folder, results.PAGE), page.sweep_page(record).encode())
+        made = {
+            number: each.artifacts["sample"] for number, each in self.outcomes.items() if "sample" in each.artifacts
+        }
+        runs = {0: record["mlflow"].get("run_id", "")} | {p["number"]: p["mlflow_run_id"] for p in record["points"]}
+        server = str(record["mlflow"].get("tracking_uri", ""))
+        links = {number: run_page(server, tracking.experiment_id, run_id) for number, run_id in runs.items()}
+        html = page.sweep_page(record, point_samples(record["points"], made), links)
+        io.write_bytes(io.join(folder, results.PAGE), html.encode())
         for name in (results.RESULTS, results.PAGE):
             if io.is_local(folder):
                 tracking.file(str(io.local_path(io.join(folder, name))), "sweep")

@@ -68,13 +68,17 @@ def test_higher_is_better_for_accuracy() -> None:
 
 def test_another_protocol_is_refused_by_field() -> None:
     a, b, c = run("a", 2.0), run("b", 1.0, count=60, network_digest="other"), run("c", 1.5)
-    [line], [refusal] = compare.compare([a, b, c])
+    [line, grey], [refusal] = compare.compare([a, b, c])
     assert [cell.value for cell in line.cells] == ["2.000", "–", "1.500"]
+    assert [cell.value for cell in grey.cells] == ["–", "1.000", "–"]
+    assert (line.comparable, grey.comparable) == (True, False)
+    assert grey.verdict == "not comparable: other count, network digest"
     assert refusal.runs == ("a", "b")
     assert refusal.fields == (("count", "1000", "60"), ("network_digest", "judge", "other"))
     assert [(name, value) for name, value, _ in refusal.values] == [("a", "2.000"), ("b", "1.000"), ("c", "1.500")]
-    lines, refusals = compare.compare([a, b])
-    assert (lines, len(refusals)) == ([], 1)
+    [alone], refusals = compare.compare([a, b])
+    assert ([cell.value for cell in alone.cells], len(refusals)) == (["2.000", "1.000"], 1)
+    assert not any(cell.best for cell in alone.cells)
 
 
 @pytest.mark.parametrize("network", ["tokenizer", "prior", "prior, fed with the null class"])

@@ -65,8 +65,13 @@ def test_page_is_whole_and_self_contained(published: tuple[str, dict[str, Any]])
     assert not names & {"script", "link", "iframe", "object", "embed"}
     assert all(str(image["src"]).startswith("data:image/png;base64,") for image in html.of("img"))
     assert not re.search(r"url\(|@import", published[0])
-    assert [link["href"] for link in html.of("a")] == ["#main", "https://mlflow.example/#/runs/1"]
+    links = [str(link["href"]) for link in html.of("a")]
     headings = {attributes.get("id") for attributes in html.of("h2")}
+    within = {link[1:] for link in links if link.startswith("#")}
+    assert within == headings | {"main"}
+    outside = [link for link in links if not link.startswith(("#", "data:"))]
+    assert outside == ["https://mlflow.example/#/runs/1", "results.json"]
+    assert len(html.of("input")) == len(html.of("img"))
     assert headings == {"samples", "reconstructions", "numbers", "paper", "probe", "training", "run", "lineage"}
     assert len(html.of("h1")) == 1
     assert html.of("html")[0]["lang"] == "en"
@@ -95,9 +100,18 @@ def test_page_says_what_the_run_did(published: tuple[str, dict[str, Any]]) -> No
 def test_curves_show_losses_first_and_leave_rates_and_the_machine_out() -> None:
     hidden = ["images_per_s", "system/mfu", "eval/seconds", "eval/best_step", "discriminator_learning_rate"]
     names = {name: [1.0, 2.0] for name in ["eval/psnr_db", "loss", *hidden]}
-    assert [name for name, _ in page.training_charts(curves(names).encode())] == ["loss", "held-out psnr db"]
+    assert [name for name, _ in page.training_charts(curves(names).encode())] == ["loss", "psnr db, held-out"]
     many = names | {f"other_{i}": [1.0, 2.0] for i in range(9)}
     assert len(page.training_charts(curves(many).encode())) == page.MOST_CURVES
+    both = {"psnr_db": [1.0, 2.0], "eval/psnr_db": [1.5, 1.75]}
+    ((name, chart),) = page.training_charts(curves(both).encode())
+    assert name == "psnr db"
+    assert chart.csv.splitlines()[1:] == [
+        "training,0.0,1.0",
+        "training,10.0,2.0",
+        "held-out,0.0,1.5",
+        "held-out,10.0,1.75",
+    ]
 
 
 def test_importing_costs_no_torch_and_no_beam() -> None:

@@ -42,7 +42,7 @@ def test_figures_of_accepted_samples_stand_by_rate(whole: dict[str, Artifact]) -
     found = sections.metrics_by_rate(component.collect("p", whole))
     assert found is not None
     assert found.rates == ("0.25", "0.05")
-    assert found.rows == (("Fréchet distance, classifier", (("1.500", ""), ("1.250", ""))),)
+    assert found.rows == (("Fréchet distance (classifier features)", (("1.500", ""), ("1.250", ""))),)
     assert sections.metrics_by_rate({"samples": {"fd_classifier": 1.0}}) is None
 
 
@@ -92,8 +92,8 @@ def test_intervals_and_new_figures_reach_the_record(whole: dict[str, Artifact]) 
     assert [record["samples"][f"conditional_accuracy{end}"] for end in metrics.BOUNDS] == [0.85, 0.94]
     assert "unexplained" not in record["samples"]
     named = {figure.key: figure for figure in metrics.present(record)}
-    assert named["samples.kd_classifier"].label == "Kernel distance, classifier"
-    assert metrics.formatted(record, named["samples.conditional_accuracy"]) == ("90.0 %", "85.0 % to 94.0 %")
+    assert named["samples.kd_classifier"].label == "Kernel distance (classifier features)"
+    assert metrics.formatted(record, named["samples.conditional_accuracy"]) == ("90.0 %", "85.0 to 94.0 %")
     assert record["tradeoff"]["judge"] == "judge"
     assert record["neighbours"] == reported.NEIGHBOURS
     assert record["compute"]["score"]["seconds"] == 2.5

@@ -37,17 +37,25 @@ def section(step: dict[str, Any]) -> Section:
 
 def test_the_section_shows_every_point_and_marks_the_best() -> None:
     found = section(grid())
-    assert found.head == ("point", "guidance", "acceptance", "temperature", "accuracy", "fd classifier")
+    assert found.head == (
+        "point",
+        "guidance",
+        "acceptance",
+        "temperature",
+        "accuracy",
+        "Fréchet distance (classifier features)",
+    )
     assert [row.mark for row in found.rows] == ["", "", "", "", "", "best", "", "", "front"]
     assert found.rows[5].settings == ("2", "0.25", "1")
-    assert found.rows[5].figures == (("60.0 %", "58.0 % to 62.0 %"), ("1.250", "1.150 to 1.350"))
+    assert found.rows[5].figures == (("60.0 %", "58.0 to 62.0 %"), ("1.250", "1.150 to 1.350"))
     assert found.best == (
-        "Best: point 6 (guidance 2, acceptance 0.25, temperature 1). The best point has the smallest fd_classifier. "
-        "Its fd classifier is 1.250; its interval overlaps with no other."
+        "Best: point 6 (guidance 2, acceptance 0.25, temperature 1). The best point has the smallest "
+        "Fréchet distance (classifier features). "
+        "Its Fréchet distance (classifier features) is 1.250; its interval overlaps with no other."
     )
     assert found.locations == (
-        "At acceptance 1 and temperature 1, fd classifier is smallest at guidance 2 (interval 1 to 2); "
-        "the grid ends there, so the best may lie beyond.",
+        "At acceptance 1 and temperature 1, Fréchet distance (classifier features) is smallest at guidance 2 "
+        "(interval 1 to 2); the grid ends there, so the best may lie beyond.",
     )
     assert {"evaluated by " + "j" * 12, "selected by " + "s" * 12, "count per class 50"} <= set(found.notes)
 
@@ -61,9 +69,9 @@ def test_charts_have_lines_intervals_a_front_and_one_ring() -> None:
     # 4 points lie on no line; the two lines share one, which is drawn twice; each has two bars
     assert names.count("bar") == 2 * (4 + 3 + 3)
     assert [caption for caption, _ in found.small] == [
-        "fd classifier over guidance (acceptance 1, temperature 1)",
+        "Fréchet distance (classifier features) over guidance (acceptance 1, temperature 1)",
         "accuracy over guidance (acceptance 1, temperature 1)",
-        "fd classifier over acceptance (guidance 1, temperature 1)",
+        "Fréchet distance (classifier features) over acceptance (guidance 1, temperature 1)",
         "accuracy over acceptance (guidance 1, temperature 1)",
     ]
     for _, chart in found.small:
@@ -93,7 +101,7 @@ def test_fid_is_named_only_where_the_record_says_so() -> None:
     named = {"accuracy": "conditional_accuracy", "fd": "fid", "is": "is"}
     points = [point(1.0, 1.0, 1.0, **{"is": 9.0})]
     assert section({"points": points, "figures": named}).head[-3:] == ("Inception Score", "FID", "accuracy")
-    assert section({"points": points}).head[-2:] == ("accuracy", "fd")
+    assert section({"points": points}).head[-2:] == ("accuracy", "Fréchet distance")
 
 
 @pytest.mark.parametrize(

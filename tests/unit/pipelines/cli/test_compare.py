@@ -12,6 +12,7 @@ import pytest
 from components.artifacts import store
 from pipelines.cli import compare
 from pipelines.cli import main as cli
+from tests.support.html import checked
 from tests.support.synthetic import artifact
 from vim_core.errors import ConfigError, DataError
 
@@ -49,9 +50,23 @@ def test_another_protocol_is_refused_in_the_terminal(tmp_path: Path, capsys: pyt
     assert "refused     quantizer.psnr_db: a and b differ in count" in capsys.readouterr().out
 
 
-def test_runs_of_one_preset_are_numbered(tmp_path: Path) -> None:
-    folders = [str(report(tmp_path / name, "same", 20.0)) for name in "ab"]
-    assert [run.name for run in compare.write(folders, [], str(tmp_path / "p.html"))] == ["same 1", "same 2"]
+def test_runs_of_one_preset_are_named_by_what_differs_and_the_page_lies_with_the_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [report(tmp_path / name, "same", 20.0) for name in "abc"]
+    assert [run.name for run in compare.write([*map(str, folders)], [], str(tmp_path / "p.html"))] == [
+        "same (1)", "same (2)", "same (3)"]  # fmt: skip
+    for folder, dropout in zip(folders, (0.1, 0.2, 0.2), strict=True):
+        record = json.loads((folder / "results.json").read_text())
+        record["settings"] = {"prior": {"dropout": dropout, "steps": 9}}
+        (folder / "results.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", *map(str, folders), f"run.root={tmp_path / 'root'}"]) == 0
+    target = tmp_path / "root" / "reports" / "compare-a-b-c.html"
+    assert str(target) in capsys.readouterr().out.replace("\n", "")
+    texts = checked(target.read_text()).texts
+    assert {"same · prior.dropout=0.1", "same · prior.dropout=0.2 (1)", "same · prior.dropout=0.2 (2)"} <= set(texts)
+    assert not (tmp_path / "compare.html").exists()
 
 
 def test_an_artifact_of_report_is_read_through_its_manifest(tmp_path: Path) -> None:
