@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -54,10 +56,12 @@ def add_commands(subparsers: common.Subparsers) -> None:
         subparsers, "report", print_report, "print where the last report lies, or its figures",
         ("report --preset digits", "the page to open in a browser"),
         ("report --preset digits --json", "the figures, for programs"),
+        ("report --preset digits --list", "all reports of the preset"),
         ("report report/3fa2", "the page of an earlier run"),
     )  # fmt: skip
     common.add_settings(reporting, "[ARTIFACT] key=value …")
     reporting.add_argument("--json", action="store_true", help="print results.json")
+    reporting.add_argument("--list", action="store_true", help="list this preset's reports, newest first")
 
 
 def run(arguments: Namespace) -> int:
@@ -162,6 +166,8 @@ def print_report(arguments: Namespace) -> int:
 
     named, overrides = common.split_words(arguments.words)
     config, name = presets.load(arguments.preset, overrides), "results.json" if arguments.json else "report.html"
+    if arguments.list:
+        return list_reports(config)
     if named is None:
         uri = io.join(report_folder(config), name)
     else:
@@ -169,4 +175,22 @@ def print_report(arguments: Namespace) -> int:
     if not io.exists(uri):
         raise DataError(f"{io.absolute(uri)}: no report yet; make it with `{command('run', preset=config.preset)}`")
     sys.stdout.write(io.read_bytes(uri).decode() if arguments.json else f"{io.absolute(uri)}\n")
+    return 0
+
+
+def list_reports(config: PipelineConfig) -> int:
+    """`vimctl report --list`: the preset's artifacts of `report`, each with its date and the settings that differ."""
+    from components.artifacts import inventory
+    from components.report import compare
+    from vim_core.storage import io
+
+    artifacts = inventory.artifacts(config.run.root, "report")
+    runs = [compare.Run("", json.loads(io.read_bytes(artifact.uri("results.json")))) for artifact in artifacts]
+    runs = [dataclasses.replace(run, name=str(run.record.get("preset", ""))) for run in runs]
+    for artifact, run, name in zip(artifacts, runs, compare.names(runs), strict=True):
+        if run.name == config.preset:
+            key = inventory.short_name(artifact.manifest.key)
+            common.print_line(f"{key}  {artifact.manifest.created}  {name}  {artifact.uri('report.html')}")
+    if config.preset not in {run.name for run in runs}:
+        raise DataError(f"{config.run.root}: no report of {config.preset}; `{command('run', preset=config.preset)}`")
     return 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -109,3 +111,22 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         Path(one, "results.json").write_text(content)
         with pytest.raises(DataError, match="is not the record of a report"):
             compare.read("a", f"{one}/results.json", f"{one}/report.html")
+
+
+def test_reports_of_a_preset_are_listed_by_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for key, (preset, steps) in enumerate([("digits", 20.0), ("smoke", 20.0), ("digits", 21.0)]):
+        source = report(tmp_path / f"source-{key}", preset, steps)
+        files = {name: partial(copyfile, source / name) for name in (compare.RESULTS, compare.PAGE)}
+        stored = artifact(tmp_path / str(key), "report", files)
+        manifest = replace(stored.manifest, fingerprint=f"{key}" * 20)
+        folder = tmp_path / "root" / "report" / manifest.fingerprint
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        Path(stored.folder).rename(folder)
+        (folder / "manifest.json").write_bytes(store.dump(manifest))
+    assert cli.main(["report", "--preset", "digits", "--list", f"run.root={tmp_path / 'root'}"]) == 0
+    lines = sorted(capsys.readouterr().out.splitlines())
+    assert [line.split()[0][:8] for line in lines] == ["report/0", "report/2"]
+    assert ["digits · prior.steps=20" in lines[0], "digits · prior.steps=21" in lines[1]] == [True, True]
+    assert all(Path(line.split()[-1]).is_file() for line in lines)
+    assert cli.main(["report", "--preset", "tiny_imagenet", "--list", f"run.root={tmp_path / 'root'}"]) == 1
+    assert "no report of tiny_imagenet" in capsys.readouterr().err
