@@ -7,7 +7,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from vim_core.errors import VimError
+
 HOSTS = ("localhost", "127.0.0.1", "::1")
+TEMP_LENGTH = 35
+"""A socket's path has 107 letters at most, of which Ray takes up to 72 below the temporary folder."""
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -29,6 +34,26 @@ def name_user() -> None:
         home = Path(tempfile.gettempdir(), f"vim-{os.getuid()}")
         home.mkdir(mode=0o700, exist_ok=True)
         os.environ["HOME"] = str(home)
+
+
+def temp() -> str:
+    """The temporary folder that Ray would take."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT_FOLDERS[0]
+
+
+def short_temp() -> str:
+    """The temporary folder, or a usual one where the paths of sockets below it would be too long.
+
+    Raises:
+        VimError: none of the usual ones can be written.
+    """
+    for folder in (temp(), *SHORT_FOLDERS):
+        if len(os.fsencode(folder)) <= TEMP_LENGTH and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise VimError(
+        f"TMPDIR={temp()!r}: is too long for the paths of sockets; set RAY_TMPDIR to a folder of at most {TEMP_LENGTH} "
+        "letters"
+    )
 
 
 def bypass_proxies() -> None:

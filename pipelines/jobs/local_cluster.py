@@ -21,6 +21,7 @@ import psutil
 from components.artifacts.process import ProcessId, start_time
 from components.contract import code
 from components.contract.commands import command
+from components.engines.environment import short_temp
 from pipelines.orchestration import servers
 from pipelines.orchestration.servers import HOST
 from vim_core.config.decode import decode
@@ -178,7 +179,7 @@ def _start_node(cluster: LocalCluster, number: int, nodes: int) -> LocalCluster:
             f"--ray-client-server-port={servers.free_port(0)}", f"--num-cpus={cluster.cpus if nodes == 1 else 0}",
         ]  # fmt: skip
     environment = {**os.environ, **SETTINGS, "RAY_AUTH_TOKEN_PATH": cluster.token_file, FOLDER_VARIABLE: cluster.folder}
-    environment |= code.child_environment()
+    environment |= {**code.child_environment(), "TMPDIR": short_temp(), "RAY_TMPDIR": short_temp()}
     # Variables of the caller's shell could point workers and drivers to another cluster.
     for variable in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(variable, None)

@@ -104,11 +104,16 @@ def instance(config: PipelineConfig) -> DagsterInstance:
         with io.locked(folder / "opening.lock"):
             return DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=NO_OUTPUT_CAPTURE))
     except (OSError, OperationalError) as error:
-        reason = " ".join(str(getattr(error, "orig", error)).split())
-        raise StorageError(
-            f"{folder}: Dagster's history cannot be opened ({reason}); free some space or give a folder you may write "
-            "to, by run.root or DAGSTER_HOME"
-        ) from error
+        raise unusable(config, error) from error
+
+
+def unusable(config: PipelineConfig, error: Exception) -> StorageError:
+    """The error for people where the history's databases cannot be opened or written, such as on a full disk."""
+    reason = " ".join(str(getattr(error, "orig", error)).split())
+    return StorageError(
+        f"{dagster_home(config)}: Dagster's history cannot be written ({reason}); free some space or give a folder you "
+        "may write to, by run.root or DAGSTER_HOME"
+    )
 
 
 def fail_dead_runs(instance: DagsterInstance) -> None:

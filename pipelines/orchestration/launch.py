@@ -69,6 +69,7 @@ def run(
         VimError: or another error, as a component raises it.
     """
     import dagster
+    from sqlalchemy.exc import OperationalError
 
     from pipelines.orchestration import assets
 
@@ -92,6 +93,9 @@ def run(
         except dagster.DagsterExecutionInterruptedError as error:
             current.error = error
             raise KeyboardInterrupt from error
+        except OperationalError as error:
+            current.error = error
+            raise history.unusable(config, error) from error
         if isinstance(current.error, dagster.DagsterExecutionInterruptedError):
             raise KeyboardInterrupt from current.error
         if current.error is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.contract import code
+from components.engines.environment import short_temp
 from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
 from components.tracking.pages import PIPELINES, VIEW_TAG, describe_experiment, runs_page
 from components.tracking.parent import open_experiment
@@ -176,6 +177,7 @@ def dagster_server(config: PipelineConfig, preset: str, overrides: list[str], po
         "VIM_PRESET": presets.absolute(preset),
         "VIM_OVERRIDES": shlex.join([*overrides, f"run.root={io.absolute(config.run.root)}"]),
         **code.child_environment(),
+        "TMPDIR": short_temp(),  # for the socket of its code server
         "DAGSTER_DISABLE_TELEMETRY": "true",
     }
     return Server("Dagster", chosen, command, environment, "/server_info", _log_file(config, "dagster"), port)

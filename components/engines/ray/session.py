@@ -13,7 +13,7 @@ from typing import Any
 
 from components.contract import code
 from components.contract.api import Context
-from components.engines.environment import prepare
+from components.engines.environment import prepare, short_temp, temp
 from vim_core.config import RunConfig
 from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
@@ -26,9 +26,6 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 REACH_TIMEOUT_S = 10.0
 ABORT_TIMEOUT_S = 15.0
-TEMP_LENGTH = 35
-"""A socket's path has 107 letters at most, of which Ray takes up to 72 below the temporary folder."""
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -102,21 +99,9 @@ def _own_path(address: str = "") -> dict[str, Any]:
 
 
 def _short_temp() -> dict[str, Any]:
-    """Arguments of `ray.init` for a temporary folder short enough for the paths of sockets below it.
-
-    Raises:
-        VimError: the chosen one is too long, and none of the usual ones can be written.
-    """
-    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT_FOLDERS[0]
-    if len(os.fsencode(chosen)) <= TEMP_LENGTH:
-        return {}
-    for folder in SHORT_FOLDERS:
-        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
-            return {"_temp_dir": os.path.join(folder, "ray")}
-    raise VimError(
-        f"TMPDIR={chosen!r}: is too long for the paths of Ray's sockets; set RAY_TMPDIR to a folder of at most "
-        f"{TEMP_LENGTH} letters"
-    )
+    """Arguments of `ray.init` for a temporary folder that is short enough for sockets; raises as `short_temp`."""
+    folder = short_temp()
+    return {} if folder == temp() else {"_temp_dir": os.path.join(folder, "ray")}
 
 
 def _start_cluster(run: RunConfig) -> None:

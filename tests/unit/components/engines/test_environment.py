@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from components.engines import environment
 from components.engines.environment import bypass_proxies, prepare
+from components.engines.ray import session
+from vim_core.errors import VimError
 
 GIVEN = [{}, {"no_proxy": "corp.example"}, {"NO_PROXY": "corp.example, ::1"}, {"no_proxy": "*"}]
 
@@ -51,3 +54,16 @@ def test_a_user_without_name_and_home_gets_both(monkeypatch: pytest.MonkeyPatch,
     assert getpass.getuser() == f"uid-{os.getuid()}"
     assert Path.home() == tmp_path / f"vim-{os.getuid()}"
     assert Path.home().is_dir()
+
+
+def test_a_long_temporary_folder_is_replaced_by_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/var/tmp")
+    assert environment.short_temp() == "/var/tmp"
+    assert session._short_temp() == {}
+    monkeypatch.setenv("TMPDIR", "/" + "long/" * 20)
+    assert environment.short_temp() == "/tmp"
+    assert session._short_temp() == {"_temp_dir": "/tmp/ray"}
+    monkeypatch.setattr(environment, "SHORT_FOLDERS", ("/nowhere",))
+    with pytest.raises(VimError, match=r"^TMPDIR='/long/.*: is too long .*; set RAY_TMPDIR to a folder of at most 35"):
+        environment.short_temp()

@@ -30,7 +30,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setattr(dagster.DagsterInstance, "from_ref", fail)
     with pytest.raises(
-        StorageError, match=rf"^{tmp_path}/dagster: .*cannot be opened \(.*(full|space).*; free some space"
+        StorageError, match=rf"^{tmp_path}/dagster: .*cannot be written \(.*(full|space).*; free some space"
     ):
         history.instance(config(tmp_path))
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from components.artifacts import gates
 from components.tracking.progress import LineProgress
 from pipelines.orchestration import assets, history, launch
-from vim_core.errors import ConfigError, DataError, GateError
+from vim_core.errors import ConfigError, DataError, GateError, StorageError
 
 ON_DISK = history.instance
 
@@ -94,6 +95,15 @@ def test_a_components_own_error_comes_out_unchanged_and_nothing_after_it_runs(fl
     assert flow.ran == ["ingest", "quantize"]
     flow.acts.clear()
     assert run(flow).results["ingest"].reused
+
+
+def test_a_disk_that_is_full_for_the_history_is_one_line(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **named: Any) -> None:
+        raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr("dagster.JobDefinition.execute_in_process", full)
+    with pytest.raises(StorageError, match=r"history cannot be written \(database or disk is full\); free some space"):
+        run(flow)
 
 
 def test_ctrl_c_comes_out_as_an_interrupt_and_finished_work_is_kept(flow: Any) -> None:

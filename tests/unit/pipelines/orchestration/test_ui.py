@@ -14,6 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from components.contract import code
 from pipelines.orchestration import history, running, session, ui
 from pipelines.orchestration.servers import HOST, Server, ServerError, free_port
 from tests.support.common import eventually
@@ -128,6 +129,8 @@ def test_assets_link_to_the_mlflow_that_people_see(flow: Any) -> None:
     flow.config.run.tracking_uri = ""
     mlflow, dagster = ui.servers(flow.config, "digits", [], 0, 0)
     assert (mlflow.name, dagster.name) == ("MLflow", "Dagster")
+    # The current folder, with another `components` in it perhaps, is not before ours.
+    assert all(server.environment.items() >= code.child_environment().items() for server in (mlflow, dagster))
     assert dagster.environment[session.MLFLOW_URL] == mlflow.address
     flow.config.run.tracking_uri = "http://mlflow.example.org"
     (dagster,) = ui.servers(flow.config, "digits", [], 0, 0)

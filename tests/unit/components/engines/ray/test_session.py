@@ -47,17 +47,6 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_long_temporary_folder_is_replaced_by_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", "/var/tmp")
-    assert session._short_temp() == {}
-    monkeypatch.setenv("TMPDIR", "/" + "long/" * 20)
-    assert session._short_temp() == {"_temp_dir": "/tmp/ray"}
-    monkeypatch.setattr(session, "SHORT_FOLDERS", ("/nowhere",))
-    with pytest.raises(VimError, match=r"^TMPDIR='/long/.*: is too long .*; set RAY_TMPDIR to a folder of at most 35"):
-        session._short_temp()
-
-
 def test_other_threads_set_no_handlers() -> None:
     failed: list[BaseException] = []
 
