@@ -12,9 +12,6 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations 20 --durations-mi
 # Some images forbid Python to keep what it compiles, and then each process compiles all of torch, Ray and MLflow.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Hundreds of processes import the same modules: bytecode is kept, also where PYTHONDONTWRITEBYTECODE is set.
-export PYTHONDONTWRITEBYTECODE :=
-
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-xla bench bench-gpu lint format lock ui report clean
 
