@@ -14,6 +14,8 @@ from vim_core.storage import io
 
 pytestmark = pytest.mark.cluster
 
+SHORT = [f"{component}.steps=20" for component in ("classify", "selector", "quantize", "prior", "probe")]
+
 
 def artifacts(root: str) -> dict[str, Artifact]:
     """Every committed artifact below the root, by component."""
@@ -26,7 +28,7 @@ def test_the_whole_pipeline_lives_in_a_bucket(gcs: str, tmp_path: Path, monkeypa
     root = f"{gcs}/smoke"
     # Dagster's history is a database on a disk; MLflow would want a server.
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    arguments = ["run", "--preset", "smoke", f"run.root={root}", "run.tracking_uri=off"]
+    arguments = ["run", "--preset", "smoke", *SHORT, f"run.root={root}", "run.tracking_uri=off"]
     vimctl(*arguments, root=tmp_path / "unused", timeout=1200)
     made = artifacts(root)
     assert len(made) == 14
@@ -37,7 +39,7 @@ def test_the_whole_pipeline_lives_in_a_bucket(gcs: str, tmp_path: Path, monkeypa
     assert not any(results["reused"].values())
     assert io.exists(f"{root}/reports/smoke/report.html")
     curves = [json.loads(line) for line in io.read_bytes(made["prior"].uri("curves.jsonl")).splitlines()]
-    assert [row["step"] for row in curves if "loss" in row["m"]] == [9, 19, 29, 39, 49, 59]
+    assert [row["step"] for row in curves if "loss" in row["m"]] == [9, 19]
     assert not (tmp_path / "unused").exists()
 
     again = vimctl(*arguments, root=tmp_path / "unused")

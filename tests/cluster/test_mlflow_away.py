@@ -16,8 +16,8 @@ from tests.support.smoke import SmokeRun, branched, curve
 
 pytestmark = pytest.mark.cluster
 
-STEPS, LOG_EVERY = 3000, 5
-HANGS, PAUSE, AWAY_S = 100, 200, 8.0
+STEPS, LOG_EVERY = 2000, 5
+HANGS, PAUSE, AWAY_S = 100, 200, 4.0
 """The server hangs from the first step on, for so many more and at least so many seconds; then it dies for as long."""
 SETTINGS = [f"prior.steps={STEPS}", f"prior.log_every={LOG_EVERY}", "prior.checkpoint_every=500", "run.threads=1"]
 
