@@ -23,7 +23,7 @@ RUN_MARK = "<!-- what this run did -->"
 
 HIGHLIGHTS = (
     ("Reconstruction", "quantizer.psnr_db", "SSIM", "quantizer.ssim"),
-    ("Codebook usage", "quantizer.codebook_usage", "on held-out images", ""),
+    ("Codebook usage", "quantizer.codebook_usage", "in a batch of images", ""),
     ("Prior, per token", "prior.nll_bits_per_token", "unigram", "prior.unigram_bits_per_token"),
     ("Samples recognised", "samples.conditional_accuracy", "of", "samples.count"),
     ("Fréchet distance", "samples.fd_classifier", "real vs real", "samples.fd_classifier_real_vs_real"),
@@ -32,6 +32,7 @@ HIGHLIGHTS = (
 """Metrics at the top of the report: label, dotted name, and words before another metric that is shown beside it."""
 TRAINED = ("quantize", "prior", "classify")
 CONTENTS = {
+    "remarks": "Remarks",
     "samples": "Samples",
     "accepted": "By acceptance",
     "tradeoff": "Trade-off",
@@ -160,7 +161,8 @@ def summary(artifacts: Mapping[str, Artifact]) -> str:
         images = artifacts["ingest"].properties
         splits = " and ".join(f"{count:,} {name}" for name, count in sorted(images["splits"].items(), reverse=True))
         classes = len(images["classes"])
-        first.append(f"{splits} images of {classes} classes" if classes else f"{splits} images without labels")
+        kinds = f"of {classes} class{'es' * (classes != 1)}" if classes else "without labels"
+        first.append(f"{splits} images {kinds}")
     if "tokenize" in artifacts:
         codes = artifacts["tokenize"].properties
         height, width = codes["grid"]

@@ -59,6 +59,20 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, 
     return Path(target).read_text(), results
 
 
+def test_remarks_stand_before_the_pictures(tmp_path: Path) -> None:
+    inputs = everything(tmp_path / "made")
+    counts = {"train": [2, 2, 1], "test": [10, 1, 1]}
+    inputs["ingest"] = with_fields(inputs["ingest"], properties={**inputs["ingest"].properties, "class_counts": counts})
+    inputs["classify"] = with_fields(inputs["classify"], metrics={"test_accuracy": 0.8})
+    ctx = context_of(tmp_path, "report")
+    report.run(ReportConfig(), inputs, ctx)
+    (remark,) = json.loads(Path(ctx.path("results.json")).read_text())["remarks"]
+    assert remark["component"] == "classify"
+    assert remark["remedy"].startswith("try more classify.steps (now 1000)")
+    html = Path(ctx.path("report.html")).read_text()
+    assert html.index("it is right on 80% of held-out images") < html.index('id="reconstructions"')
+
+
 def test_page_is_whole_and_self_contained(published: tuple[str, dict[str, Any]]) -> None:
     html = checked(published[0])
     names = {tag for tag, _ in html.tags}
