@@ -112,7 +112,7 @@ def collect(preset: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     results["reused"] = {}
     results["protocols"] = protocols
     results["artifacts"] = {
-        name: {"fingerprint": a.manifest.fingerprint, "digest": a.digest, "folder": a.folder}
+        name: {"fingerprint": a.manifest.fingerprint, "digest": a.digest, "folder": "/".join(a.manifest.key)}
         for name, a in sorted(artifacts.items())
     }
     results["mlflow"] = {}

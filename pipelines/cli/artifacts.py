@@ -67,7 +67,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
         help="keep everything made, written or used in this time: 30m, 12h, 7d, 2w (default: %(default)s)",
     )  # fmt: skip
     collecting.add_argument(
-        "--checkpoints", type=int, default=1, metavar="N",
+        "--checkpoints", type=common.COUNT, default=1, metavar="N",
         help="keep the N newest complete ones of unfinished work and the best (default: %(default)s)",
     )  # fmt: skip
     for parser in (listing, showing, tracing, pinning, unpinning, collecting):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _SubParsersAction
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipelines import presets
+from vim_core.config.fields import Range
 from vim_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,8 +25,29 @@ if TYPE_CHECKING:
 
 ARTIFACT = "its folder, COMPONENT/PREFIX, a prefix, COMPONENT (of the preset), or models:/NAME/VERSION"
 """Help text of an argument that `resolve` takes."""
+Number = TypeVar("Number", int, float)
 NOISY_LOGGERS = ("dagster", "mlflow", "alembic", "ray", "apache_beam", "fsspec", "urllib3")
 """Libraries whose warnings would hide VIM's own."""
+
+
+def number(kind: Callable[[str], Number], allowed: Range) -> Callable[[str], Number]:
+    """The type of an option that takes a number in a range; argparse prints the rule for any other."""
+
+    def read(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is no {'whole number' if kind is int else 'number'}") from None
+        if value not in allowed:
+            raise ArgumentTypeError(f"{text}: {allowed}")
+        return value
+
+    return read
+
+
+PORT = number(int, Range(0, 65_535))
+POSITIVE, COUNT = number(int, Range(0, above=True)), number(int, Range(0))
+POSITIVE_FLOAT, AMOUNT = number(float, Range(0, above=True)), number(float, Range(0))
 
 
 def subcommand(

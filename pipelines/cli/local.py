@@ -26,7 +26,10 @@ def add_commands(subparsers: common.Subparsers) -> None:
     )
     for name, port in (("mlflow", 5000), ("dagster", 3000)):
         serving.add_argument(
-            f"--{name}-port", type=int, default=port, help="port to listen at (default: %(default)s, or a free one)"
+            f"--{name}-port",
+            type=common.PORT,
+            default=port,
+            help="port to listen at (default: %(default)s, or a free one)",
         )
     clusters = common.group(
         subparsers, "cluster", "start and stop a cluster on this machine, list known clusters",
@@ -39,14 +42,19 @@ def add_commands(subparsers: common.Subparsers) -> None:
         ("cluster up", "a head alone, with all CPUs of the machine"),
         ("cluster up --nodes 3 --cpus 2", "a head and two workers of two CPUs"),
     )  # fmt: skip
-    starting.add_argument("--nodes", type=int, default=1, help="head and workers (default: %(default)s, a head alone)")
     starting.add_argument(
-        "--cpus", type=int, default=0,
+        "--nodes", type=common.POSITIVE, default=1, help="head and workers (default: %(default)s, a head alone)"
+    )
+    starting.add_argument(
+        "--cpus", type=common.COUNT, default=0,
         help="logical CPUs of each worker, or of a head alone; a training asks for run.threads of them (default: the "
         "machine's)",
     )  # fmt: skip
     starting.add_argument(
-        "--port", type=int, default=8265, help="port of dashboard and Jobs API (default: %(default)s, or a free one)"
+        "--port",
+        type=common.PORT,
+        default=8265,
+        help="port of dashboard and Jobs API (default: %(default)s, or a free one)",
     )
     common.subcommand(
         clusters, "down", down, "end the cluster that `up` started, and nothing else",

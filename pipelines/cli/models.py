@@ -48,7 +48,9 @@ def add_commands(subparsers: common.Subparsers) -> None:
     )  # fmt: skip
     importing.add_argument("checkpoint", help="stage-1 checkpoint file, path or URI")
     importing.add_argument("--out", required=True, help="folder to write to, path or URI")
-    importing.add_argument("--head-dim", type=int, default=0, help="width of an attention head (default: theirs, 64)")
+    importing.add_argument(
+        "--head-dim", type=common.COUNT, default=0, help="width of an attention head (default: theirs, 64)"
+    )
     tables = common.group(
         subparsers, "tables", "write image tables for other tools, or read theirs",
         ("tables export sample/5c1e samples.npz", "as guided-diffusion's tools read them"),

@@ -38,11 +38,17 @@ def add_commands(subparsers: common.Subparsers) -> None:
     parser.add_argument(
         "--mfu", default="", help="share of the bf16 peak that trainings reach, or a benchmark's record"
     )
-    parser.add_argument("--price", type=float, help="price of a chip's hour; without it the plan has chip hours only")
-    parser.add_argument("--images", type=int, help="number of training images, if the preset's source is unknown")
-    parser.add_argument("--classes", type=int, help="number of classes, if the preset's source is unknown")
     parser.add_argument(
-        "--bytes-per-image", type=float, help="size of the image table, where nobody measured such images"
+        "--price", type=common.AMOUNT, help="price of a chip's hour; without it the plan has chip hours only"
+    )
+    parser.add_argument(
+        "--images", type=common.POSITIVE, help="number of training images, if the preset's source is unknown"
+    )
+    parser.add_argument("--classes", type=common.POSITIVE, help="number of classes, if the preset's source is unknown")
+    parser.add_argument(
+        "--bytes-per-image",
+        type=common.POSITIVE_FLOAT,
+        help="size of the image table, where nobody measured such images",
     )
     parser.add_argument(
         "--rate", action="append", default=[], metavar="COMPONENT=N",

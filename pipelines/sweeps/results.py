@@ -144,7 +144,7 @@ def _pinned(artifacts: Sequence[Artifact]) -> dict[str, list[Record]]:
     found: dict[str, dict[str, Record]] = {}
     for artifact in artifacts:
         manifest = artifact.manifest
-        entry = {"fingerprint": manifest.fingerprint, "digest": artifact.digest, "folder": artifact.folder}
+        entry = {"fingerprint": manifest.fingerprint, "digest": artifact.digest, "folder": "/".join(manifest.key)}
         found.setdefault(manifest.component, {})[manifest.fingerprint] = entry
     return {component: list(entries.values()) for component, entries in found.items()}
 

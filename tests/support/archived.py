@@ -41,7 +41,7 @@ def make(root: str, component: str, number: int, inputs: Sequence[Artifact] = ()
 def report(root: str, preset: str, used: Mapping[str, Artifact]) -> None:
     """Publish a record of a report made of these artifacts."""
     entries = {
-        name: {"fingerprint": a.manifest.fingerprint, "digest": a.digest, "folder": a.folder}
+        name: {"fingerprint": a.manifest.fingerprint, "digest": a.digest, "folder": "/".join(a.manifest.key)}
         for name, a in used.items()
     }
     io.write_bytes(io.join(root, "reports", preset, "results.json"), json.dumps({"artifacts": entries}).encode())

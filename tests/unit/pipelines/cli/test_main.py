@@ -88,6 +88,24 @@ def test_an_error_for_people_is_one_line_and_a_status(
     assert capsys.readouterr().err == f"{printed}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ui --mlflow-port 99999", r"--mlflow-port: 99999: must lie in \[0, 65535\]"),
+        ("cluster up --port -1", r"--port: -1: must lie in"),
+        ("cluster up --nodes 0", "--nodes: 0: must be positive"),
+        ("cluster up --cpus two", "--cpus: 'two' is no whole number"),
+        ("plan --price -0.5", "--price: -0.5: must be 0 or positive"),
+        ("plan --images 0", "--images: 0: must be positive"),
+    ],
+)
+def test_numbers_of_options_have_ranges(words: str, message: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words.split())
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_a_terminal_of_few_letters_gets_what_it_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", ascii_only)
