@@ -7,7 +7,8 @@ no better than guessing; samples that are not of their class.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from components.artifacts.verdicts import Gate, Verdict, last_rows
@@ -139,18 +140,8 @@ def compare_pictures(images: Artifact, reconstructions: Artifact) -> dict[str, f
     """
     import numpy as np
 
-    from vim_core.data.image_tables import ImageTable
-    from vim_core.data.images import center_crop, decode
-
-    limit = int(images.manifest.config["max_pixels"])
-    originals = ImageTable(images.uris("images/test-"), cached_groups=1)
-    again = ImageTable(reconstructions.uris("images/test-")[:1], cached_groups=1)
-    rows, psnr, mean_psnr, colours = {key: row for row, key in enumerate(originals.keys)}, [], [], []
-    for row, key in enumerate(again.keys[:PAIRS]):
-        if key not in rows:
-            continue
-        copy = decode(again.image(row), limit).astype(float) / 255
-        original = center_crop(decode(originals.image(rows[key]), limit), copy.shape[0]).astype(float) / 255
+    psnr, mean_psnr, colours = [], [], []
+    for original, copy in islice(_pairs(images, reconstructions), PAIRS):
         flat = np.broadcast_to(original.mean(axis=(0, 1)), original.shape)
         psnr.append(_psnr_db(original, copy))
         mean_psnr.append(_psnr_db(original, flat))
@@ -160,6 +151,22 @@ def compare_pictures(images: Artifact, reconstructions: Artifact) -> dict[str, f
     colour, kept = np.mean(colours, axis=0).tolist()
     figures = {"psnr_db": float(np.mean(psnr)), "mean_colour_db": float(np.mean(mean_psnr))}
     return figures | {"colour": colour, "kept": kept / max(colour, 1e-6)}
+
+
+def _pairs(images: Artifact, reconstructions: Artifact) -> Iterator[tuple[Any, Any]]:
+    """Originals and reconstructions [S, S, 3] in [0, 1]. A table of reconstructions has the name of its originals'."""
+    from vim_core.data.image_tables import ImageTable
+    from vim_core.data.images import center_crop, decode
+
+    limit = int(images.manifest.config["max_pixels"])
+    names = {entry.name for entry in images.manifest.files if entry.name.startswith("images/test-")}
+    for name in sorted(names & {entry.name for entry in reconstructions.manifest.files}):
+        originals, again = (ImageTable([each.uri(name)], cached_groups=1) for each in (images, reconstructions))
+        rows = {key: row for row, key in enumerate(originals.keys)}
+        for row, key in enumerate(again.keys):
+            if key in rows:
+                copy = decode(again.image(row), limit).astype(float) / 255
+                yield center_crop(decode(originals.image(rows[key]), limit), copy.shape[0]).astype(float) / 255, copy
 
 
 def _psnr_db(first: Any, second: Any) -> float:
