@@ -23,8 +23,9 @@ def add_commands(subparsers: common.Subparsers) -> None:
     parser.add_argument("source", metavar="FOLDER_OR_URI", help="images in any layout that ingest reads")
     parser.add_argument("--out", default="", metavar="FILE", help="the preset (default: the folder's name and .yaml)")
     parser.add_argument(
-        "--minutes", type=float, default=10.0, help="time for the complete run on this machine (default: %(default)g)"
-    )
+        "--minutes", type=common.POSITIVE_FLOAT, default=10.0,
+        help="time for the complete run on this machine (default: %(default)g)",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 
@@ -41,8 +42,6 @@ def run(arguments: Namespace) -> int:
     path = Path(arguments.out or f"{file_stem(source)}.yaml")
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out={arguments.out}: a preset's file ends in .yaml")
-    if not arguments.minutes > 0:
-        raise ConfigError(f"--minutes={arguments.minutes:g}: must be positive")
     if path.exists() and not arguments.force:
         raise ConfigError(f"{path}: exists; give another file with --out, or --force to replace it")
     console = common.console()
