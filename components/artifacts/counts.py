@@ -17,8 +17,8 @@ EXACT = 20_000
 """Images up to which keys are read, because a split by their hash may be empty; among more, none is."""
 FEWEST_A_SPLIT = 12
 """Images expected in a split of the Inception Score below which a split may be empty, where keys are not known yet."""
-DENSITY_NEIGHBOURS, KERNEL_IMAGES, SHUFFLED_SPLITS = 5, 1000, 10
-"""Of density and coverage, of torch-fidelity's KID and of its Inception Score."""
+NEIGHBOURS, DENSITY_NEIGHBOURS, KERNEL_IMAGES, SHUFFLED_SPLITS = 3, 5, 1000, 10
+"""Of precision and recall, of density and coverage, of torch-fidelity's KID and of its Inception Score."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def counted(images: Artifact) -> ImageCounts:
 
 def shortfalls(config: PipelineConfig, images: ImageCounts) -> list[str]:
     """A text for every setting that asks for more than the images or the prior have: setting, value, and what fits."""
-    checks = (_null_class, _classes, _statistics, _inception_score, _conventions, _sample, _select, _probe)
+    checks = (_null_class, _classes, _statistics, _generated, _inception_score, _conventions, _sample, _select, _probe)
     return [text for check in checks for text in check(config, images)]
 
 
@@ -97,6 +97,22 @@ def _statistics(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
     if settings.features and count <= DENSITY_NEIGHBOURS:
         what = f"statistics.features={settings.features}: density looks at {DENSITY_NEIGHBOURS} neighbours, "
         yield what + f"and there are {count} {settings.split} images; set statistics.features=0 or hold out more images"
+
+
+def _generated(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:
+    """Sets of generated images that statistics cannot be taken of."""
+    names = config.components
+    if not {"statistics", "score", "sample"} <= set(names) or config.score.samples_from:
+        return
+    sets = {f"sample.count={config.sample.count}": config.sample.count}
+    if "select" in names:
+        sets[f"select.count={config.select.count}"] = config.select.count * len(images.classes)
+    for setting, count in sets.items():
+        if config.statistics.features and count <= NEIGHBOURS:
+            what = f"{setting}: precision and recall look at {NEIGHBOURS} neighbours, and these are {count} images; "
+            yield what + "raise it, or set statistics.features=0"
+        elif count < 2:
+            yield f"{setting}: a Fréchet distance needs 2 images; raise it"
 
 
 def _inception_score(config: PipelineConfig, images: ImageCounts) -> Iterator[str]:

@@ -53,6 +53,8 @@ CASES = [
     (["select.count=50"], "select.count=50: .* 200 candidates a class, .*=1000 gives 100", "select.count=25"),
     (["select.count=12", "select.rates=[0.3]", "sample.count=395"], "takes 40 candidates a class", "sample.count=400"),
     (["statistics.score_splits=300"], "would be empty among 302 test images or sample.count=1000", None),
+    (["sample.count=3", "statistics.score_splits=0", NO_SELECT], "look at 3 neighbours, and these are 3 images", None),
+    (["sample.count=1", "statistics.score_splits=0", "statistics.features=0", NO_SELECT], "needs 2 images", None),
     (["sample.classes=[class-1,class-2]"], "select keeps images of each of the 10 classes", None),
     (["sample.classes=[clas-1]", NO_SELECT], "no class is called 'clas-1'; did you mean 'class-1'", None),
     (["score.protocol=torch-fidelity"], "KID takes 1000 images a side, and there are 1000 samples and 302 real", None),
