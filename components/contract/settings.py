@@ -123,7 +123,16 @@ def kind_of(key: str) -> Any:
 
 
 def _checked(config: PipelineConfig) -> PipelineConfig:
-    """The settings with their components in flow order. Raises `ConfigError` where one lacks an input."""
+    """The settings with their components in flow order.
+
+    Raises `ConfigError` where one lacks an input, and for a name that no database takes.
+    """
+    for key, value in (("preset", config.preset), ("run.root", config.run.root)):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            rule = "is no text in UTF-8, as databases want it: rename the file or folder, or set LANG=C.UTF-8"
+            raise ConfigError(f"{key}={value!r}: {rule}") from None
     config.components = registry.in_flow_order(config.components)
     for name in config.components:
         registry.inputs_of(name, config.components)

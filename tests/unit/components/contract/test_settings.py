@@ -46,6 +46,7 @@ def folder(tmp_path: Path) -> Path:
         ("ingest.limit=-1", r"^ingest\.limit=-1: must be 0 or positive"),
         ("quantize.discriminator.r1_every=0", r"^quantize\.discriminator\.r1_every=0: must be positive"),
         ("prior.steps=???", r"prior\.steps"),
+        ("run.root=gr\udcf6n", r"^run\.root='gr\\udcf6n': is no text in UTF-8.*set LANG=C\.UTF-8"),
         ("prior.dropout=2", r"^prior\.dropout=2\.0: must lie in"),
         ("prior.stack.dim=100", r"^prior\.stack\.dim=100: must be divisible by heads"),
         ("ingest.labelled=false", r"^components=\[.*\]: classify needs classes, and ingest\.labelled=false"),
