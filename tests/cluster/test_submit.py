@@ -15,7 +15,7 @@ from pipelines.jobs import local_cluster, profile, submission
 from pipelines.jobs.api import FAILED, RUNNING, STOPPED, SUCCEEDED, JobState
 from tests.conftest import SmokeRun
 from tests.integration import test_readme
-from tests.support.common import free_port, manifest, started, vimctl
+from tests.support.common import eventually, free_port, manifest, started, vimctl
 
 pytestmark = pytest.mark.cluster
 
@@ -170,7 +170,8 @@ def test_after_its_head_died_the_cluster_comes_up_again(cluster: local_cluster.L
     assert all(not node.alive for node in cluster.nodes)
     record = local_cluster.read()
     assert record is not None
-    assert local_cluster.count_nodes(record) == 1
+    # A busy head may miss the time limit of one question.
+    eventually(lambda: local_cluster.count_nodes(record) == 1, "one node")
     assert "is stopped" in vimctl("cluster", "down", root=tmp_path).text
     assert all(not node.alive for node in record.nodes)
     assert not Path(record.folder).exists()
