@@ -1,4 +1,4 @@
-"""An artifact in MLflow: name, parameters, inputs and description of its run, its version in the model registry."""
+"""An artifact in MLflow: name, parameters, inputs, figures and description of its run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from components.contract import registry
 from components.contract.api import Artifact, Row
 from components.contract.fingerprint import result_settings
 from components.engines.ray.pool import JOB_VARIABLE
-from components.tracking.link import http_status
 from components.tracking.pages import figures_table
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
@@ -28,9 +27,6 @@ NAMED_SETTINGS, WORD_LENGTH = 4, 60
 """Settings in a run's name at most, and their length."""
 BLOCK = re.compile(r"block_\d+$")
 DETAIL = re.compile(rf".*_(low|high|std)$|{BLOCK.pattern}")
-KINDS = {"quantize": "tokenizer", "prior": "prior", "classify": "classifier"}
-"""Components whose artifacts become versions of a registered model, and the names of these models."""
-EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
 def job_tag() -> dict[str, str]:
@@ -124,59 +120,6 @@ def highlights(artifacts: Iterable[Artifact]) -> dict[str, float]:
         for artifact in artifacts
         for name, value in main_figures(format.headline_figures(artifact)).items()
     }
-
-
-def register(client: Any, preset: str, artifact: Artifact, run_ids: tuple[str, ...]) -> None:
-    """Make the artifact a version of its registered model, such as vim-digits-tokenizer, unless one has its digest.
-
-    Address, digest and lineage are recorded; nothing is uploaded.
-
-    Args:
-        client: an MlflowClient.
-        run_ids: runs that may have made it, the first that the server knows becomes the version's source.
-    """
-    component, manifest, address = artifact.manifest.component, artifact.manifest, io.absolute(artifact.folder)
-    # A name has letters, digits, dots, dashes and underscores.
-    name = re.sub(r"[^\w.-]", "-", f"vim-{preset}-{KINDS[component]}", flags=re.ASCII)
-
-    def versions() -> list[Any]:
-        return list(client.search_model_versions(f"name = '{name}' and tags.`vim.digest` = '{artifact.digest}'"))
-
-    if versions():
-        return
-    text = (
-        f"The {KINDS[component]} of the preset {preset}. A version's tags say where it lies and what it is made from."
-    )
-    try:
-        client.create_registered_model(name, {"vim.preset": preset, "vim.component": component}, text)
-    except Exception as error:
-        if getattr(error, "error_code", "") != EXISTS:
-            raise
-    run_id = _first_known(client, run_ids)
-    # The run as the address of an artifact on a disk, because servers take no paths of other machines.
-    source = f"runs:/{run_id}" if io.is_local(artifact.folder) and run_id else artifact.folder
-    tags = {
-        "vim.digest": artifact.digest, "vim.fingerprint": manifest.fingerprint, "vim.preset": preset,
-        "vim.component": component, "vim.artifact": address,
-        **{f"vim.input.{key}": record.digest for key, record in manifest.inputs.items()},
-    }  # fmt: skip
-    description = f"{format.headline_text(artifact) or component}; {address}"
-    created = client.create_model_version(name, source, run_id or None, tags, None, description, 0)
-    # Two pipelines that reuse one artifact may both have looked before either wrote.
-    first = min((int(each.version) for each in versions()), default=int(created.version))
-    if int(created.version) > first:
-        client.delete_model_version(name, created.version)
-
-
-def _first_known(client: Any, run_ids: tuple[str, ...]) -> str:
-    """The first run of these that the server has, or '' for none."""
-    for run_id in filter(None, run_ids):
-        try:
-            return str(client.get_run(run_id).info.run_id)
-        except Exception as error:
-            if http_status(error) != 404:
-                raise
-    return ""
 
 
 def _link(address: str, label: str = "") -> str:

@@ -22,6 +22,9 @@ COLUMNS = (
     "score/is", "score/conditional_accuracy", "tradeoff/best_fd", "probe/top1",
 )  # fmt: skip
 """Figures of a pipeline's run that the table shows, as far as runs have them."""
+RUN_NAME = "attributes.`Run Name`"
+NAME_WIDTH, WIDTH = 260, 115
+"""Of the table's columns, in pixels."""
 LATEST = 20
 """Number of runs in an experiment's description."""
 PIPELINES = "tags.`vim.kind` = 'pipeline'"
@@ -31,7 +34,7 @@ def run_page(server: str, experiment_id: str, run_id: str) -> str:
     """The page of an MLflow run, or '' where `server` is no web address or the run is not known there."""
     if not (server.startswith("http") and experiment_id and run_id):
         return ""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING}"
 
 
 def runs_page(server: str, experiment_id: str) -> str:
@@ -61,11 +64,13 @@ def describe_experiment(client: Any, experiment_id: str) -> None:
 
 
 def shared_view(metrics: Sequence[str]) -> str:
-    """The text of a saved view of MLflow 3.17 whose table shows these metrics, the newest run first."""
+    """The text of a saved view of MLflow 3.17 whose table shows these metrics, in this order, the newest run first."""
+    columns = [f"metrics.`{name}`" for name in metrics]
     state = {
         "searchFilter": "", "orderByKey": "attributes.start_time", "orderByAsc": False, "startTime": "ALL",
         "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
-        "selectedColumns": [f"metrics.`{name}`" for name in metrics], "columnOrder": [], "columnWidths": {},
+        "selectedColumns": columns, "columnOrder": [RUN_NAME, *columns],
+        "columnWidths": {RUN_NAME: NAME_WIDTH, **dict.fromkeys(columns, WIDTH)},
         "viewMaximized": False, "runListHidden": False,
     }  # fmt: skip
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
@@ -82,8 +87,9 @@ def figures_table(figures: dict[str, float]) -> list[str]:
 
 
 def _runs_table(runs: Sequence[Any], columns: Sequence[str]) -> str:
+    newest = [f"{name} {runs[0].data.metrics[name]:.4g}" for name in columns if name in runs[0].data.metrics]
     lines = [f"| run | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for run in runs:
         cells = (f"{run.data.metrics[name]:.4g}" if name in run.data.metrics else "" for name in columns)
         lines.append(f"| {run.info.run_name} | {' | '.join(cells)} |")
-    return "\n".join([f"The last {LATEST} runs at most; the table of runs has all.", "", *lines])
+    return "\n".join([f"Newest: {runs[0].info.run_name}: {', '.join(newest)}", "", *lines])

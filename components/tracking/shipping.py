@@ -15,8 +15,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from components.artifacts.process import background_thread
 from components.contract.api import Progress, Row, Tracker
@@ -38,6 +41,8 @@ NONFINITE_COUNT = "train/nonfinite_steps"
 NONFINITE_EVERY_S = 30.0
 """Least time between two deliveries, because each sends the whole file."""
 SHOWN = ("loss", "images_per_s")
+CAPTION = 14
+"""Height of a caption, in pixels."""
 POLL_S = 0.5
 FLUSH_S = 10.0
 
@@ -199,6 +204,17 @@ def rows_of(entries: Iterable[Mapping[str, Any]], faults: FaultLog) -> list[Row]
     return rows
 
 
+def captioned(png: bytes, text: str) -> bytes:
+    """The picture with a line of text below it. Raises `UnidentifiedImageError` for other bytes."""
+    picture = Image.open(BytesIO(png)).convert("RGB")
+    taller = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
+    taller.paste(picture)
+    ImageDraw.Draw(taller).text((2, picture.height + 1), text, fill="black")
+    out = BytesIO()
+    taller.save(out, "PNG")
+    return out.getvalue()
+
+
 class Shipper:
     """Follows a spool while a training component runs; use it as a context manager.
 
@@ -242,7 +258,10 @@ class Shipper:
                 name, step = str(entry["name"]), int(entry["step"])
                 key = f"{step} {name}"
                 if key not in self._pictures:
+                    first = all(known.partition(" ")[2] != name for known in self._pictures)
                     self._pictures.add(key)
+                    if first and step:
+                        self._ship_first(name, str(entry["png"]), step)
                     noted = functools.partial(self._note_picture, key)
                     self._tracker.image(name, str(entry["png"]), step, noted)
             else:
@@ -258,6 +277,13 @@ class Shipper:
         if rows:
             figures = {name: float(rows[-1]["m"][name]) for name in SHOWN if name in rows[-1]["m"]}
             self._progress.advance(int(rows[-1]["step"]) + 1, **figures)
+
+    def _ship_first(self, name: str, path: str, step: int) -> None:
+        """Send the first picture for step 0 too, with its own step below: MLflow's grid begins there, with nothing."""
+        try:
+            self._tracker.image(name, captioned(io.read_bytes(path), f"step {step}"), 0)
+        except (FileNotFoundError, UnidentifiedImageError):
+            log.debug("%s is no picture", path)
 
     def _note_picture(self, key: str) -> None:
         # Its folder is removed when the component has ended.

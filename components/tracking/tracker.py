@@ -15,7 +15,7 @@ from components.artifacts.process import background_thread
 from components.contract import registry
 from components.contract.api import Artifact, Tracker
 from components.contract.fingerprint import result_settings
-from components.tracking import describe
+from components.tracking import describe, models
 from components.tracking.link import BATCH_ROWS, Link, ServerAway, ServerRefused
 from components.tracking.node_metrics import SYSTEM, Sampler, queue_writer
 from components.tracking.pages import NOTE
@@ -101,7 +101,7 @@ class PipelineTracker(ParentTracker):
         if highlights:
             self._queue.add(f"the headlines of {name}", lambda: self._parent.metrics(0, highlights, created_ms))
         self._describe()
-        if self._config.run.register and name in describe.KINDS:
+        if self._config.run.register and name in models.KINDS:
             self._queue.add(f"the model of {name}", lambda: self._register(artifact, run))
 
     def report(self, page: str) -> None:
@@ -153,7 +153,7 @@ class PipelineTracker(ParentTracker):
         """Make the network a version of its registered model."""
         run_ids = (run.run_id if run else "", artifact.manifest.mlflow_run_id, self.run_id)
         try:
-            self._link.call(lambda client: describe.register(client, self._config.preset, artifact, run_ids))
+            self._link.call(lambda client: models.register(client, self._config.preset, artifact, run_ids))
         except ServerAway as error:
             cause = error.__cause__
             # No answer at all: MLflow's client words a connection that failed so, and has no class for it.

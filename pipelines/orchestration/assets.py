@@ -18,12 +18,12 @@ from components.artifacts.learning import ADVICE
 from components.contract import registry
 from components.contract.api import Artifact
 from components.engines.attempts import is_transient
-from components.tracking.pages import run_page
+from components.tracking.pages import run_page, runs_page
 from components.tracking.parent import commit_tag, owner_tags
 from components.tracking.progress import LineProgress
 from components.tracking.tracker import config_fingerprint
 from pipelines.orchestration import history, running
-from pipelines.orchestration.session import MLFLOW_URL, Session, begin
+from pipelines.orchestration.session import MLFLOW_EXPERIMENT, MLFLOW_URL, Session, begin
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
@@ -86,7 +86,7 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
         required_resource_keys={"session"},
         config_schema={"force": dg.Field(bool, default_value=False, description="Make it again although it exists.")},
         code_version=str(module.VERSION),
-        description=f"{_first_line(module.__doc__ or name)}\n\n{REUSE} {MAKE_AGAIN.format(again_name(config))}",
+        description=describe(_first_line(module.__doc__ or name), config),
         group_name=job_name(config),
         check_specs=[
             dg.AssetCheckSpec(
@@ -136,6 +136,14 @@ def asset(name: str, config: PipelineConfig, pool: str | None = None) -> dg.Asse
         )
 
     return component
+
+
+def describe(text: str, config: PipelineConfig) -> str:
+    """An asset's description, as Markdown: what it is, what a click does, where its runs are in MLflow."""
+    server = os.environ.get(MLFLOW_URL) or config.run.tracking_uri
+    page = runs_page(server, os.environ.get(MLFLOW_EXPERIMENT, ""))
+    link = [f"[Runs in MLflow]({page})"] if page.startswith("http") else []
+    return "\n\n".join([text, f"{REUSE} {MAKE_AGAIN.format(again_name(config))}", *link])
 
 
 def _first_line(text: str) -> str:

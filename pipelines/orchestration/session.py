@@ -23,6 +23,8 @@ from vim_core.storage import io
 log = logging.getLogger(__name__)
 MLFLOW_URL = "VIM_MLFLOW_URL"
 """Environment variable with the address at which people see MLflow, where runs are tracked in a database."""
+MLFLOW_EXPERIMENT = "VIM_MLFLOW_EXPERIMENT"
+"""Environment variable with the id of the preset's experiment there."""
 RunOverrides = Mapping[str, Mapping[str, Any]]
 """By component, fields of `run` that differ from the preset's: they set where this one runs, not its results."""
 

@@ -21,7 +21,7 @@ from components.tracking.relocate import relocate
 from pipelines import presets
 from pipelines.orchestration import history, running
 from pipelines.orchestration.servers import HOST, Server, free_port
-from pipelines.orchestration.session import MLFLOW_URL
+from pipelines.orchestration.session import MLFLOW_EXPERIMENT, MLFLOW_URL
 from vim_core.config import PipelineConfig
 from vim_core.storage import io
 
@@ -66,15 +66,9 @@ def serve(config: PipelineConfig, servers: Sequence[Server], links: Sequence[tup
                 _print_address(console, name, address)
             return 0
         signal.signal(signal.SIGTERM, _terminate)
+        console.print("starting …", highlight=False)
         try:
-            for server in servers:
-                server.start()
-            console.print("starting …", highlight=False)
-            addresses = _wait_ready(config, servers, console)
-            for name, address in links:
-                address = experiment_page(config, address) if name == "MLflow" else address
-                _print_address(console, name, address)
-                addresses[name] = address
+            addresses = _start(config, servers, links, console)
             running.announce(config, addresses, {server.name: server.address for server in servers})
             console.print("Ctrl-C stops them", highlight=False)
             while True:
@@ -94,16 +88,27 @@ def _terminate(*_: object) -> NoReturn:
     raise _Terminated
 
 
-def _wait_ready(config: PipelineConfig, servers: Sequence[Server], console: Console) -> dict[str, str]:
-    """Wait for the servers and print the address of each with what is to see there; returns the addresses by name."""
+def _start(
+    config: PipelineConfig, servers: Sequence[Server], links: Sequence[tuple[str, str]], console: Console
+) -> dict[str, str]:
+    """Start the servers, wait for them and print the addresses, which are returned by name."""
+    experiment = find_experiment(config)
+    for server in servers:
+        server.environment = {**server.environment, MLFLOW_EXPERIMENT: experiment}
+        server.start()
     addresses: dict[str, str] = {}
+
+    def show(name: str, address: str) -> None:
+        addresses[name] = runs_page(address, experiment) if name == "MLflow" else address
+        _print_address(console, name, addresses[name])
+
     for server in servers:
         server.wait_ready()
-        mlflow = server.name == "MLflow"
-        addresses[server.name] = experiment_page(config, server.address, own=True) if mlflow else server.address
-        _print_address(console, server.name, addresses[server.name])
+        show(server.name, server.address)
         if server.note:
             _print_address(console, "", server.note)
+    for name, address in links:
+        show(name, address)
     return addresses
 
 
@@ -126,29 +131,27 @@ def _finish_sweeps(config: PipelineConfig, console: Console, wait: bool) -> None
         return
 
 
-def experiment_page(config: PipelineConfig, server: str, own: bool = False) -> str:
-    """The address of the preset's table of runs, the server's own where it does not answer.
+def find_experiment(config: PipelineConfig) -> str:
+    """The id of the preset's experiment, or '' where tracking is off or MLflow does not answer.
 
-    With `own`, the server of this root, the preset's experiment is made where it is not there yet, and those of
-    earlier versions get their view.
+    In this root's own database it is made where it is not there yet, and others of earlier versions get their view.
     """
+    uri = tracking_uri(config.run)
 
     def look(client: Any) -> str:
-        if own:
-            for experiment in client.search_experiments():
-                identity = experiment.experiment_id
-                if VIEW_TAG not in experiment.tags and client.search_runs([identity], PIPELINES, max_results=1):
-                    describe_experiment(client, identity)
-            return open_experiment(client, config)
-        known = client.get_experiment_by_name(config.preset)
-        return str(known.experiment_id) if known is not None else ""
+        if not (uri or "").startswith("sqlite:"):
+            known = client.get_experiment_by_name(config.preset)
+            return str(known.experiment_id) if known is not None else ""
+        for experiment in client.search_experiments():
+            identity = experiment.experiment_id
+            if VIEW_TAG not in experiment.tags and client.search_runs([identity], PIPELINES, max_results=1):
+                describe_experiment(client, identity)
+        return open_experiment(client, config)
 
-    if not server.startswith("http"):
-        return server
     try:
-        return runs_page(server, Link(server).call(look))
+        return Link(uri).call(look) if uri else ""
     except (ServerAway, ServerRefused):
-        return server
+        return ""
 
 
 def mlflow_server(config: PipelineConfig, uri: str, port: int) -> Server:

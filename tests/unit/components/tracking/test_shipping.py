@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from components.tracking.link import DeliveryQueue, Link
 from components.tracking.run import QueuedRun
@@ -104,6 +106,19 @@ def test_rows_of_one_step_with_other_metrics_are_not_mistaken_for_delivered(tmp_
     spool.write(7, {"test/loss": 2.0})
     deliver(spool.path, server)
     assert server.points == [("train/loss", 7, 1.0), ("test/loss", 7, 2.0)]
+
+
+def test_the_first_picture_is_there_where_the_grid_begins(tmp_path: Path) -> None:
+    spool, server = Spool(tmp_path / "spool.jsonl"), Server()
+    drawn = BytesIO()
+    Image.new("RGB", (64, 32)).save(drawn, "PNG")
+    for step in (19, 39):
+        spool.write_picture(step, "grid", drawn.getvalue())
+        deliver(spool.path, server)
+    assert [(name, step) for name, step, _ in server.pictures] == [("grid", 0), ("grid", 19), ("grid", 39)]
+    begin = Image.open(BytesIO(server.pictures[0][2]))
+    assert begin.width == 64
+    assert begin.height > 32, "its own step is written below it"
 
 
 def test_pictures_go_out_once_and_a_missing_file_stops_nothing(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components import quantize
 from components.contract.api import Artifact, FileEntry, InputRecord, Manifest, Row
-from components.tracking import describe, pages
+from components.tracking import describe, models, pages
 from components.tracking import tracker as tracking
 from components.tracking.link import Link, ServerAway, ServerRefused, artifact_location, tracking_uri
 from components.tracking.parent import ParentTracker, is_owner_gone, owner_tags
@@ -50,8 +51,8 @@ def artifact(folder: Path, run_id: str = "", **texts: str) -> Artifact:
         files.append(FileEntry(f"{stem}.jsonl", f"data/{stem}.jsonl", len(text), "0" * 64))
     inputs = {"images": InputRecord("ingest", "f0", "d" * 64)}
     manifest = Manifest(
-        "quantize", 1, "f1", "e" * 64, {"steps": 3}, inputs, files, {"test_psnr_db": 22.5}, {}, {}, {"device": "cpu"},
-        1.0, "a", "2026-11-30T12:00:00+00:00", run_id,
+        "quantize", 1, "f1", "e" * 64, {"steps": 3, "image_size": 32}, inputs, files, {"test_psnr_db": 22.5}, {}, {},
+        {"device": "cpu"}, 1.0, "a", "2026-11-30T12:00:00+00:00", run_id,
     )  # fmt: skip
     return Artifact(str(folder), manifest)
 
@@ -365,6 +366,12 @@ def test_a_reused_artifact_has_one_run_and_one_model_version(tmp_path: Path, con
     (version,) = versions()
     assert version.run_id == result.manifest.mlflow_run_id
     assert version.tags["vim.digest"] == "e" * 64
+    # MLflow's page of the version shows the signature of this file.
+    assert version.source == f"runs:/{version.run_id}/model"
+    described = yaml.safe_load(client.text(version.run_id, "model/MLmodel", tmp_path))
+    (images,), (codes,) = (json.loads(described["signature"][name]) for name in ("inputs", "outputs"))
+    assert (images["tensor-spec"]["shape"], codes["tensor-spec"]["dtype"]) == ([-1, 3, 32, 32], "int64")
+    assert described["flavors"]["vim"]["artifact"] == result.folder
     assert version.tags["vim.input.images"] == "d" * 64
     assert version.tags["vim.artifact"] == result.folder
     assert version.description == f"test_psnr_db 22.5; {result.folder}"
@@ -377,6 +384,21 @@ def test_a_reused_artifact_has_one_run_and_one_model_version(tmp_path: Path, con
     assert [version.tags["vim.digest"][0] for version in versions()] == ["e", "1"]
 
 
+@pytest.mark.parametrize(
+    ("component", "properties", "expected"),
+    [
+        ("quantize", {"image_size": 64, "grid": [8, 8]}, ([-1, 3, 64, 64], [-1, 64])),
+        ("prior", {"classes": ["a", "b"]}, ([-1], [-1, -1])),
+        ("classify", {"classes": ["a", "b"]}, ([-1, 3, 32, 32], [-1, 2])),
+    ],
+)
+def test_signatures(tmp_path: Path, component: str, properties: dict[str, Any], expected: Any) -> None:
+    plain = artifact(tmp_path)
+    changed: Any = {"component": component, "properties": properties, "config": {"image_size": 32}}
+    parts = models.signature(replace(plain, manifest=replace(plain.manifest, **changed)))
+    assert tuple(part["tensor-spec"]["shape"] for part in parts) == expected
+
+
 def test_of_two_that_register_at_once_one_stays(tmp_path: Path, client: Client) -> None:
     def raced(*arguments: Any) -> Any:
         client.client.create_model_version(*arguments)
@@ -384,7 +406,7 @@ def test_of_two_that_register_at_once_one_stays(tmp_path: Path, client: Client) 
 
     client.replaced["create_model_version"] = raced
     result = artifact(tmp_path)
-    describe.register(client, "fake", result, ())
+    models.register(client, "fake", result, ())
     (version,) = client.search_model_versions("name = 'vim-fake-tokenizer'")
     assert (int(version.version), version.run_id, version.source) == (1, None, result.folder)
 

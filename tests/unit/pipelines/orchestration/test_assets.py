@@ -37,7 +37,7 @@ def test_assets_depend_on_each_other_as_the_components_do(flow: Any) -> None:
             assert {parent.to_user_string() for parent in graph.get(key).parent_keys} == parents[name]
 
 
-def test_config_and_tags_make_existing_artifacts_again(flow: Any) -> None:
+def test_config_and_tags_make_existing_artifacts_again(flow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["ingest", "quantize", "tokenize", "prior"]
     materialize(flow, names)
     for options, ran in (
@@ -57,6 +57,9 @@ def test_config_and_tags_make_existing_artifacts_again(flow: Any) -> None:
     description = definitions.resolve_asset_graph().get(dagster.AssetKey("prior")).description
     assert "is reused" in str(description)
     assert "`fake_make_again`" in str(description)
+    monkeypatch.setenv(session.MLFLOW_URL, "http://127.0.0.1:5001")
+    monkeypatch.setenv(session.MLFLOW_EXPERIMENT, "3")
+    assert "(http://127.0.0.1:5001/#/experiments/3/runs?" in assets.describe("An asset.", flow.config)
 
 
 def test_gates_are_checks_that_block(flow: Any) -> None:
@@ -125,14 +128,26 @@ def test_the_link_to_mlflow_leads_where_people_see_it(flow: Any, monkeypatch: py
 
     current: Any = session.Session(flow.config, lambda name: LineProgress(name, print), Tracked())  # type: ignore[arg-type]
     # Runs of the command line link to where `vimctl ui` showed MLflow last, or does by default.
-    assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    assert (
+        assets.mlflow_url(current, "abc")
+        == "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    )
     running.announce(flow.config, {}, {"MLflow": "http://127.0.0.1:5777"})
-    assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5777/#/experiments/3/runs/abc"
+    assert (
+        assets.mlflow_url(current, "abc")
+        == "http://127.0.0.1:5777/#/experiments/3/runs/abc?workflowType=machine_learning"
+    )
     monkeypatch.setenv(session.MLFLOW_URL, "http://127.0.0.1:5001")
-    assert assets.mlflow_url(current, "abc") == "http://127.0.0.1:5001/#/experiments/3/runs/abc"
+    assert (
+        assets.mlflow_url(current, "abc")
+        == "http://127.0.0.1:5001/#/experiments/3/runs/abc?workflowType=machine_learning"
+    )
     assert assets.mlflow_url(current, "") == ""
     Tracked.uri = "https://mlflow.example.org/"
-    assert assets.mlflow_url(current, "abc") == "https://mlflow.example.org/#/experiments/3/runs/abc"
+    assert (
+        assets.mlflow_url(current, "abc")
+        == "https://mlflow.example.org/#/experiments/3/runs/abc?workflowType=machine_learning"
+    )
 
 
 def test_runs_of_the_page_take_turns_on_the_accelerator_and_carry_tags(flow: Any) -> None:
