@@ -13,6 +13,8 @@ from vim_core.storage import io
 
 KINDS = {"quantize": "tokenizer", "prior": "prior", "classify": "classifier"}
 """Components whose artifacts become versions of a registered model, and the names of these models."""
+LOADERS = {"quantize": "Tokenizer", "prior": "Prior"}
+"""Their classes in `vim_core.pretrained`."""
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 MODEL_FOLDER = "model"
 """Folder of a run's files with what MLflow knows of its model."""
@@ -37,9 +39,9 @@ def register(client: Any, preset: str, artifact: Artifact, run_ids: tuple[str, .
 
     if versions():
         return
-    text = (
-        f"The {KINDS[component]} of the preset {preset}. A version's tags say where it lies and what it is made from."
-    )
+    text = f"The {KINDS[component]} of the preset {preset}. Tags of a version: where it lies, what it is made from."
+    if component in LOADERS:
+        text += f' Load it with `{LOADERS[component]}.from_pretrained("models:/{name}/VERSION")`.'
     try:
         client.create_registered_model(name, {"vim.preset": preset, "vim.component": component}, text)
     except Exception as error:
@@ -80,7 +82,7 @@ def model_file(artifact: Artifact, run_id: str) -> str:
     import yaml
 
     manifest = artifact.manifest
-    loader = {"quantize": "Tokenizer", "prior": "Prior"}.get(manifest.component, "")
+    loader = LOADERS.get(manifest.component, "")
     flavor = {"artifact": io.absolute(artifact.folder), "digest": artifact.digest}
     inputs, outputs = signature(artifact)
     record = {

@@ -124,10 +124,25 @@ def print_results(session: Session, console: Console) -> None:
         results = io.join(report_folder(session.config), "results.json")
         common.print_field(console, "figures", io.absolute(results))
     if record:
-        where = record.get("url") or f"experiment {record['experiment']}, run {record['run_id'] or 'not delivered'}"
-        common.print_field(console, "MLflow", where)
+        page = session_page(session)
+        run = f"run {record['run_id'] or 'not delivered'}"
+        common.print_field(
+            console, "MLflow", f"{page}   ({run})" if page else f"experiment {record['experiment']}, {run}"
+        )
     line = command("ui", preset=session.config.preset)
     common.print_field(console, "look around", f"{line}   (MLflow and Dagster on this machine)")
+
+
+def session_page(session: Session) -> str:
+    """MLflow's table of the session's runs, '' where no server that shows them is known."""
+    from components.tracking.pages import runs_page
+    from pipelines.orchestration import running
+
+    server = session.tracking.uri
+    if server.startswith("sqlite:"):
+        last = running.read(session.config)
+        server = last.servers.get("MLflow", "") if last is not None and last.alive else ""
+    return runs_page(server, session.tracking.experiment_id) if server.startswith("http") else ""
 
 
 def print_config(arguments: Namespace) -> int:

@@ -168,6 +168,8 @@ def failure_reason(instance: DagsterInstance, run_id: str) -> str:
         error = getattr(data, "error", None)
         while error is not None and error.cause is not None:
             error = error.cause
+        if error is not None and "InterruptedError" in error.message:
+            return "it was interrupted"
         text = error.message.partition(": ")[2] or error.message if error is not None else event.message
         if text and text.strip():
             return " ".join(text.split())[:REASON_LENGTH]

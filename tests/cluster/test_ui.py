@@ -57,10 +57,15 @@ query ($run: ID!) {
 
 @dataclass(frozen=True)
 class Servers:
-    """The addresses of a `vimctl ui`."""
+    """The addresses of a `vimctl ui`; `table` is the one of MLflow that it prints."""
 
-    mlflow: str
+    table: str
     dagster: str
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow's base address."""
+        return self.table.partition("/#")[0]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +83,7 @@ def ui(smoke_run: SmokeRun, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def addresses(process: Running) -> list[str]:
     """Addresses of MLflow and Dagster as far as they are printed."""
-    return re.findall(r"^(?:MLflow|Dagster) +(http://127\.0\.0\.1:\d+)$", process.text, re.MULTILINE)
+    return re.findall(r"^(?:MLflow|Dagster) +(http://127\.0\.0\.1:\d+\S*)$", process.text, re.MULTILINE)
 
 
 def ask(address: str, query: str, **variables: str) -> dict[str, Any]:
@@ -135,6 +140,12 @@ def test_from_the_graph_to_an_assets_run_and_its_pictures(browser: Any, ui: Serv
     page.get_by_role("button", name="Materialize").first.click()
     run = eventually(lambda: newest(ui.dagster), "a run of the page", 240)
     assert ended(ui.dagster, run)["status"] == "SUCCESS"
+    page.goto(f"{ui.dagster}/assets/ingest?view=overview")
+    # The description says what the click did, and the metadata that it did it.
+    shows(page, "smoke_make_again", "reused")
+    assert "is reused" in page.inner_text("body")
+    row = page.locator("tr", has=page.get_by_text("reused", exact=True)).first
+    assert "true" in row.inner_text()
     page.goto(f"{ui.dagster}/assets/ingest?view=events")
     page.get_by_text("[Show Markdown]").locator("visible=true").first.click(timeout=60_000)
     assert pictures(page, "data:image/png") >= 1
@@ -145,11 +156,42 @@ def test_from_the_graph_to_an_assets_run_and_its_pictures(browser: Any, ui: Serv
     tracked = context.new_page()
     tracked.goto(str(link.get_attribute("href")))
     shows(tracked, "ingest", "final/train")
-    tracked.goto(f"{link.get_attribute('href')}/artifacts")
+    tracked.goto(str(link.get_attribute("href")).replace("?", "/artifacts?"))
     for name in ("pictures", "contact_sheet.png"):
         tracked.get_by_text(name, exact=True).locator("visible=true").first.click(timeout=60_000)
     assert pictures(tracked) >= 1
     context.close()
+
+
+@pytest.mark.browser
+def test_the_printed_address_shows_the_headline_figures_of_every_run(
+    browser: Any, ui: Servers, smoke_run: SmokeRun
+) -> None:
+    """No column has to be chosen; one click on the run's name shows the same figures as a table."""
+    page = browser.new_page(viewport={"width": 2200, "height": 1000})  # the table draws only what is in sight
+    page.goto(ui.table)
+    for name in ("quantize/test_psnr_db", "prior/nll_bits_per_token", "probe/top1"):
+        component, _, metric = name.partition("/")
+        cells = page.locator(f".ag-row [col-id='metrics.`{name}`']")
+        cells.last.wait_for(state="attached", timeout=60_000)
+        shown = float(cells.last.inner_text())
+        assert shown == pytest.approx(smoke_run.manifests[component]["metrics"][metric], rel=1e-6)
+    page.locator(".ag-row a[href*='/runs/']").last.click()
+    table = page.locator("tr", has=page.get_by_text("quantize/test_psnr_db", exact=True)).first
+    table.wait_for(state="attached", timeout=60_000)
+    page.close()
+
+
+def test_a_second_ui_names_the_first_and_runs_of_the_command_line_are_on_the_timeline(
+    ui: Servers, smoke_run: SmokeRun
+) -> None:
+    said = vimctl("ui", "--preset", "smoke", root=smoke_run.root).text
+    assert "these run already" in said
+    assert {ui.table, ui.dagster} <= set(said.split())
+    query = "{ runsOrError(limit: 50) { ... on Runs { results { repositoryOrigin { repositoryLocationName } } } } }"
+    runs = ask(ui.dagster, query)["runsOrError"]["results"]
+    places = {run["repositoryOrigin"] and run["repositoryOrigin"]["repositoryLocationName"] for run in runs}
+    assert places == {"pipelines.definitions"}
 
 
 def newest(server: str) -> str:
@@ -169,7 +211,7 @@ def test_launching_one_asset_reuses_it_and_checks_it_again(ui: Servers, smoke_ru
     assert {"label": "reused", "boolValue": True} in made["metadataEntries"]
     gates = [event["evaluation"] for event in events if event["__typename"] == "AssetCheckEvaluationEvent"]
     assert {gate["checkName"]: gate["success"] for gate in gates} == {"images_accounted_for": True, "lineage": True}
-    assert {"vim/preset", "vim/fingerprint"} <= {tag["key"] for tag in run["tags"]}
+    assert {tag["key"] for tag in run["tags"] if tag["key"].startswith("vim/")} == {"vim/preset"}
     assert {name: len(manifests(smoke_run.root, name)) for name in smoke_run.manifests} == before
 
 

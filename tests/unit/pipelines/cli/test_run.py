@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from components.artifacts import inventory, store
 from pipelines.cli import main as cli
+from pipelines.cli import run
+from pipelines.orchestration import running
 from tests.support.archived import make
 
 Capture = pytest.CaptureFixture[str]
@@ -26,6 +29,19 @@ def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: Captu
     assert cli.main(["run", "--preset", "fake"]) == 0
     rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if " reused " in line]
     assert rows == [[name, "reused"] for name in ("ingest", "quantize", "tokenize", "prior")]
+
+
+def test_mlflows_table_is_named_where_a_server_shows_it(fake: Any) -> None:
+    class Tracked:
+        uri, experiment_id = "sqlite:////somewhere/mlflow.db", "3"
+
+    session: Any = SimpleNamespace(tracking=Tracked(), config=fake.config)
+    assert run.session_page(session) == ""
+    running.announce(fake.config, {}, {"MLflow": "http://127.0.0.1:5777"})
+    table = "/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=vim"
+    assert run.session_page(session) == f"http://127.0.0.1:5777{table}"
+    Tracked.uri = "https://mlflow.example"
+    assert run.session_page(session) == f"https://mlflow.example{table}"
 
 
 def test_only_and_force(fake: Any, capsys: Capture) -> None:
