@@ -18,7 +18,7 @@ from typing import Any
 
 from components.artifacts import execute, store
 from components.artifacts.execute import ArtifactCache, Reporting
-from components.contract import settings
+from components.contract import code, settings
 from components.contract.api import Artifact
 from components.engines.ray.pool import cluster_address, map_tasks, task_threads
 from components.tracking.progress import LineProgress
@@ -26,7 +26,7 @@ from components.tracking.tracker import untracked
 from components.tradeoff.grid import ACCEPTANCE, Point, candidate_count, share_candidates
 from pipelines.sweeps.spec import BLOCK, CHECKPOINT, SPECIAL, Sweep
 from vim_core.config import PipelineConfig, RunConfig
-from vim_core.errors import ConfigError, VimError
+from vim_core.errors import CodeError, ConfigError, VimError
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +184,15 @@ def _in_processes(jobs: Sequence[EvaluationJob], parallel: int) -> Iterator[JobR
                 yield result
 
 
+def _evaluate_here(job: EvaluationJob, expected: code.Code) -> JobResult:
+    """The job's result; a failure where this process runs another code than the sweep."""
+    try:
+        code.check(expected)
+    except CodeError as error:
+        return JobResult(job.number, {}, str(error))
+    return evaluate(job)
+
+
 class _Worker:
     """A process that waits for jobs; ends with its `with` block."""
 
@@ -192,7 +201,9 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.jobs, theirs = context.Pipe()
         self.alive = True
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs,), name="sweep", daemon=False)
+        self.process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, code.current()), name="sweep", daemon=False
+        )
         self.process.start()
         theirs.close()
 
@@ -221,7 +232,7 @@ class _Worker:
         return result
 
 
-def _serve(jobs: Connection) -> None:
+def _serve(jobs: Connection, expected: code.Code) -> None:
     """A worker process: jobs in, results out, until the connection closes or the parent process ends."""
     # Ctrl-C reaches every process of the terminal; the parent ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -235,4 +246,5 @@ def _serve(jobs: Connection) -> None:
     threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
     with contextlib.suppress(EOFError):
         while True:
-            jobs.send(evaluate(jobs.recv()))
+            job = jobs.recv()
+            jobs.send(_evaluate_here(job, expected))

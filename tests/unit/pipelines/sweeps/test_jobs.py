@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.contract import code
 from pipelines import presets
 from pipelines.sweeps import jobs, spec
 from pipelines.sweeps.jobs import EvaluationJob
@@ -106,3 +107,11 @@ def test_a_component_that_the_preset_lacks_is_named() -> None:
     )
     with pytest.raises(ConfigError, match="needs select, which is not in the preset smoke"):
         build(Sweep("s", grid={"acceptance": [0.5]}), config)
+
+
+def test_a_process_of_another_code_fails_its_job() -> None:
+    (job,) = build(Sweep("s", grid={"sample.seed": [1]}))
+    result = jobs._evaluate_here(job, code.Code("/opt/vim", "0.0.1", "0123456789ab"))
+    assert not result.artifacts
+    assert "another code" in result.reason
+    assert "/opt/vim" in result.reason
