@@ -142,9 +142,14 @@ def headline_figures(artifact: Artifact) -> dict[str, float]:
     return {key: metrics[key] for key in HEADLINES.get(artifact.manifest.component, ()) if key in metrics}
 
 
+def figure(value: float) -> str:
+    """A figure for people: counts as whole numbers, other values with five digits, none in powers of ten if large."""
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1e5 else f"{value:.5g}"
+
+
 def headline_text(artifact: Artifact) -> str:
     """The same as text, such as `test_psnr_db 22.5`."""
-    return ", ".join(f"{key} {value:.5g}" for key, value in headline_figures(artifact).items())
+    return ", ".join(f"{key} {figure(value)}" for key, value in headline_figures(artifact).items())
 
 
 def _protocol(protocol: Any) -> str:

@@ -163,6 +163,9 @@ class Progress(Protocol):
     def start(self, total: int, unit: str) -> None:
         """Begin a bar of `total` steps; `unit` is what one step counts, such as 'step' or 'image'."""
 
+    def status(self, text: str) -> None:
+        """Say what happens before the first step, such as 'starting 1 worker'."""
+
     def advance(self, done: int, **figures: float) -> None:
         """Set the bar to `done`; figures such as loss or images_per_s are shown beside it."""
 

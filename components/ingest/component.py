@@ -72,13 +72,13 @@ def run(config: IngestConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
     plan = make_plan(config, ctx)
     if plan.left_out:
-        ctx.progress.note(f"ingest: {plan.left_out:,} files are in neither list and left out")
+        ctx.progress.note(f"{plan.left_out:,} files are in neither list and left out")
     if plan.left_out_files:
         first = ", ".join(plan.left_out_files[:REASONS])
-        ctx.progress.note(f"ingest: {len(plan.left_out_files):,} files are for neither split and left out ({first} …)")
+        ctx.progress.note(f"{len(plan.left_out_files):,} files are for neither split and left out ({first} …)")
     if plan.left_out_kinds:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in plan.left_out_kinds.items())
-        ctx.progress.note(f"ingest: {sum(plan.left_out_kinds.values()):,} files are left out ({kinds})")
+        ctx.progress.note(f"{sum(plan.left_out_kinds.values()):,} files are left out ({kinds})")
     if plan.dead > config.max_bad_share * plan.total:
         images = map(assigner(config, plan), read_chunks(plan.chunks))
         first_reasons = heapq.nsmallest(REASONS, ((image.source, image.reason) for image in images if image.reason))

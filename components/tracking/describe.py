@@ -13,6 +13,7 @@ from components.artifacts import format
 from components.artifacts.inventory import short
 from components.contract import registry
 from components.contract.api import Artifact, Row
+from components.contract.commands import command
 from components.contract.fingerprint import result_settings
 from components.engines.ray.pool import JOB_VARIABLE
 from components.tracking.pages import figures_table
@@ -109,7 +110,8 @@ def pipeline_description(preset: str, artifacts: Mapping[str, tuple[Artifact, bo
     for name, (artifact, reused) in artifacts.items():
         link = _link(artifact.folder, f"{artifact.manifest.component}/{short(artifact.manifest.fingerprint)}")
         lines.append(f"| {name} | {'reused' if reused else 'ran'} | {format.headline_text(artifact)} | {link} |")
-    text = f"`vimctl report --preset {preset}` prints the figures, `vimctl artifacts show COMPONENT/…` an artifact."
+    figures, listing = command("report", preset=preset), command("artifacts", "list", preset=preset)
+    text = f"`{figures}` prints where they lie, `{listing}` lists the artifacts."
     return "\n".join([*lines, "", text])
 
 

@@ -79,6 +79,10 @@ class LineProgress:
         self._total, self._unit, self._last = total, unit, self._clock()
         self._pace = Pace(clock=self._clock)
 
+    def status(self, text: str) -> None:
+        """Write one line."""
+        self.note(text)
+
     def advance(self, done: int, **figures: float) -> None:
         """Write a line when the last one is old enough or the work is complete."""
         self._pace.observe(done)
@@ -87,11 +91,11 @@ class LineProgress:
             return
         self._last = now
         rest = status_line(figures, self._pace, self._unit, self._total)
-        self.note(f"{done}/{self._total} {self._unit}s" + (f" · {rest}" if rest else ""))
+        self.note(f"{done:,} of {self._total:,} {self._unit}s" + (f" · {rest}" if rest else ""))
 
     def note(self, text: str) -> None:
         """Write one line."""
-        self._write(f"{self._name}: {text}")
+        self._write(f"{self._name.rstrip()}: {text}")
 
     def close(self) -> None:
         """Write nothing more about the bar."""
@@ -122,6 +126,11 @@ class TerminalProgress:
         self._bar.add_task(self._name, total=total, unit=unit, figures="")
         self._bar.start()
 
+    def status(self, text: str) -> None:
+        """Show the text beside the bar until the first step."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], figures=text)
+
     def advance(self, done: int, **figures: float) -> None:
         """Move the bar to `done` and show the figures."""
         self._pace.observe(done)
@@ -133,7 +142,7 @@ class TerminalProgress:
         """Print one line above the bar."""
         from rich.markup import escape
 
-        self._console.print(f"[bold]{self._name}[/bold]: {escape(text)}", highlight=False)
+        self._console.print(f"[bold]{self._name.rstrip()}[/bold]: {escape(text)}", highlight=False)
 
     def close(self) -> None:
         """Remove the bar."""

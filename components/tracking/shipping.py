@@ -267,6 +267,9 @@ class Shipper:
             else:
                 self._tracker.rows(rows_of([entry], self._faults))
             text = entry.get("note")
+            if "debug" in entry or entry.get("summary"):
+                log.debug("%s", entry.get("debug", text))
+                continue
             if "nonfinite" in entry:
                 text = f"step {entry['step']}: not finite: {', '.join(entry['nonfinite'])}; update skipped"
             if text and entry["t"] >= self._started_ms:

@@ -39,6 +39,8 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     identity = {"component": ctx.name, "fingerprint": ctx.fingerprint}
     job = TrainingJob(task, config, data, ctx.work, str(spool), identity, ctx.run, stuck, current())
     ctx.progress.start(config.steps, "step")
+    count = ctx.run.workers
+    ctx.progress.status("starting" if local else f"starting {count} worker{'' if count == 1 else 's'}")
     io.remove_tree(io.join(ctx.work, FINAL))
     io.remove_tree(stuck)
     # Where the work lies in a bucket, the driver follows a copy of rank 0's spool.

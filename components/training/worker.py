@@ -132,7 +132,7 @@ def _train(
     rate = product_rate(runtime)
     spool = Spool(Path(job.spool)) if rank == 0 else None
     if spool is not None:
-        spool.write_note(f"{runtime.numeric.name}: matrix products at {rate:,.0f} GFLOP/s")
+        spool.write_note(f"{runtime.numeric.name}: matrix products at {rate:,.0f} GFLOP/s", debug=True)
         stuck = read_report(Path(job.stuck))
         if stuck:
             spool.write_note(f"started again: {stuck}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import textwrap
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _SubParsersAction
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +29,7 @@ ARTIFACT = "its folder, COMPONENT/PREFIX, a prefix, COMPONENT (of the preset), o
 Number = TypeVar("Number", int, float)
 NOISY_LOGGERS = ("dagster", "mlflow", "alembic", "ray", "apache_beam", "fsspec", "urllib3")
 """Libraries whose warnings would hide VIM's own."""
+OWN_LOGGERS = ("vim_core", "components", "pipelines")
 
 
 def number(kind: Callable[[str], Number], allowed: Range) -> Callable[[str], Number]:
@@ -156,17 +158,31 @@ def console() -> Console:
     return Console()
 
 
-def print_field(console: Console, title: str, text: str) -> None:
-    """Print a title and a text that may be long and is never wrapped."""
-    console.print(f"[bold]{title:<11}[/bold]", end=" ")
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def print_field(console: Console, title: str, text: str, whole: bool = False) -> None:
+    """Print a title and a text, see `print_wrapped`; with `whole` unbroken, as a command to copy."""
+    print_wrapped(console, f"{title:<11} ", text, "bold", whole)
 
 
-def configure_logging(console: Console) -> None:
-    """Show VIM's own warnings as one line each above the progress bar, and only errors of the engines."""
+def print_wrapped(console: Console, begin: str, text: str, style: str = "", whole: bool = False) -> None:
+    """Print `begin` in a style and a text after it; a terminal's lines end between words, a file's or whole never."""
+    width = console.width if console.is_terminal and not whole else 0
+    room = max(20, width - len(begin))
+    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) if width else [text]
+    console.print(begin, style=style, end="", markup=False, highlight=False, soft_wrap=True)
+    for line in [*lines[:1], *(" " * len(begin) + line for line in lines[1:])] or [""]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def configure_logging(console: Console, verbose: bool = False) -> None:
+    """Show VIM's own warnings as one line each above the progress bar, once, and only errors of the engines.
+
+    With `verbose`, also VIM's messages for developers.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler(console)])
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.NOTSET)
     # gcsfs logs every error that it raises with its traceback; VIM's own error explains it.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
@@ -177,7 +193,11 @@ class ConsoleHandler(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
+        self._seen = set[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        """Print one record, unless its text was printed before."""
+        text = self.format(record)
+        if text not in self._seen:
+            self._seen.add(text)
+            print_wrapped(self._console, "", text)

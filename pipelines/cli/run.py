@@ -18,8 +18,13 @@ from vim_core.errors import DataError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from components.artifacts.execute import Result
     from pipelines.orchestration.session import Session
     from vim_core.config import PipelineConfig
+
+
+NAME_WIDTH = 11
+"""Columns of the longest component's name."""
 
 
 def add_commands(subparsers: common.Subparsers) -> None:
@@ -32,6 +37,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
     )  # fmt: skip
     common.add_settings(running, "[COMPONENT] key=value …")
     common.add_selection(running)
+    running.add_argument("--verbose", action="store_true", help="print messages for developers too")
     running.add_argument(
         "--dry-run", action="store_true", help="print what would run or be reused, why, and for how long; run nothing"
     )
@@ -76,48 +82,59 @@ def run(arguments: Namespace) -> int:
     if arguments.dry_run:
         remade = registry.downstream(arguments.start, config.components, config) if arguments.start else []
         return common.print_lines(forecast.lines(forecast.forecast(config, names, {*forced, *remade})))
-    return execute(config, names, forced, arguments.start)
+    return execute(config, names, forced, arguments.start, verbose=arguments.verbose)
 
 
 def execute(
     config: PipelineConfig, names: list[str], forced: list[str], start: str,
     places: Mapping[str, Mapping[str, Any]] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
+    verbose: bool = False,
 ) -> int:  # fmt: skip
-    """Run components and print their starts, artifacts and addresses; see `launch.run`. Returns 0."""
+    """Run components and print a line for each, and addresses; see `launch.run`. Returns 0."""
     from components.tracking.link import tracking_uri
-    from components.tracking.progress import progress_on
+    from components.tracking.progress import ClosingProgress, progress_on
     from pipelines.orchestration import launch
     from vim_core.storage import io
 
     console = common.console()
-    common.configure_logging(console)
-    uri = tracking_uri(config.run)
+    common.configure_logging(console, verbose)
+    uri, bar, done = tracking_uri(config.run), progress_on(console), 0
     common.print_field(console, "preset", f"{config.preset}: {', '.join(names)}")
     common.print_field(console, "root", io.absolute(config.run.root))
     common.print_field(
         console, "MLflow", f"experiment {config.preset} in {uri}" if uri else "off (run.tracking_uri=off)"
     )
-    print_results(launch.run(config, names, forced, progress_on(console), places, tags, start), console)
+
+    def begin(name: str) -> ClosingProgress:
+        return bar(f"{_count(done + 1, len(names))}  {name:<{NAME_WIDTH}}")
+
+    def finished(name: str, result: Result) -> None:
+        nonlocal done
+        done += 1
+        print_result(console, _count(done, len(names)), name, result)
+
+    print_addresses(launch.run(config, names, forced, begin, places, tags, start, finished), console)
     return 0
 
 
-def print_results(session: Session, console: Console) -> None:
-    """Print a row a component (ran or reused, time, headline metrics), and addresses of the results."""
-    from rich.table import Table
-
-    from components.artifacts.format import headline_figures
-    from pipelines.orchestration.session import report_folder
-    from vim_core.storage import io
+def print_result(console: Console, count: str, name: str, result: Result) -> None:
+    """Print the line of a component: ran or reused, time, headline figures."""
+    from components.artifacts.format import figure, headline_figures
     from vim_core.text import duration
 
-    table = Table("component", "", box=None, pad_edge=False, header_style="bold")
-    table.add_column("time", justify="right")
-    table.add_column("figures", overflow="fold")
-    for name, result in session.results.items():
-        state = "[dim]reused[/dim]" if result.reused else "[green]ran[/green]"
-        figures = [f"{key} {value:.5g}" for key, value in headline_figures(result.artifact).items()]
-        table.add_row(name, state, duration(result.seconds), " · ".join(figures))
-    console.print(table)
+    figures = " · ".join(
+        f"{key}\N{NO-BREAK SPACE}{figure(value)}" for key, value in headline_figures(result.artifact).items()
+    )
+    state, style = ("reused", "dim") if result.reused else ("ran", "green")
+    begin = f"{count}  {name:<{NAME_WIDTH}}  {state:<6}  {duration(result.seconds):>11}  "
+    common.print_wrapped(console, begin, figures, style)
+
+
+def print_addresses(session: Session, console: Console) -> None:
+    """Print where the results of a run are."""
+    from pipelines.orchestration.session import report_folder
+    from vim_core.storage import io
+
     record = session.tracking.record()
     if session.page:
         common.print_field(console, "report", io.absolute(session.page))
@@ -130,7 +147,11 @@ def print_results(session: Session, console: Console) -> None:
             console, "MLflow", f"{page}   ({run})" if page else f"experiment {record['experiment']}, {run}"
         )
     line = command("ui", preset=session.config.preset)
-    common.print_field(console, "look around", f"{line}   (MLflow and Dagster on this machine)")
+    common.print_field(console, "look around", line, whole=True)
+
+
+def _count(number: int, total: int) -> str:
+    return f"{number:>{len(str(total))}} of {total}"
 
 
 def session_page(session: Session) -> str:

@@ -100,7 +100,7 @@ def check_disks(target: Target) -> list[Result]:
         if free < MIN_DISK:
             results.append(fail(check, text, f"make room (`{collect}`) or set another place"))
         elif free < LOW_DISK:
-            says = f"`{collect}` makes room, `{command('plan')}` says how much"
+            says = f"`{collect}` makes room, `{command('plan', '--accelerator', 'H200')}` says how much"
             advice = f"enough for small presets; {says}"
             results.append(warn(check, text, advice))
         else:

@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from components.contract import registry
+from components.contract.commands import command
 from components.tracking.progress import ClosingProgress
 from pipelines.orchestration import history, session
-from pipelines.orchestration.session import RunOverrides
+from pipelines.orchestration.session import Finished, RunOverrides
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError
 
@@ -33,7 +34,9 @@ def plan(config: PipelineConfig, target: str | None, only: bool = False, start: 
     components, names = config.components, [name for name in (start or None, target) if name is not None]
     if not names:
         if only:
-            raise ConfigError("--only: name the component that shall run, such as `vimctl run prior --only`")
+            raise ConfigError(
+                f"--only: name the component that shall run, such as `{command('run', 'prior', '--only')}`"
+            )
         return registry.in_flow_order(components)
     for name in names:
         registry.component(name)
@@ -57,11 +60,12 @@ def plan(config: PipelineConfig, target: str | None, only: bool = False, start: 
 def run(
     config: PipelineConfig, names: list[str], forced: list[str], progress: Callable[[str], ClosingProgress],
     run_overrides: RunOverrides = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}), start: str = "",
+    finished: Finished = lambda name, result: None,
 ) -> session.Session:  # fmt: skip
     """Execute `names`; `forced` ones, and all from `start` on, although they exist. Returns the closed session.
 
     `run_overrides` are fields of `run` by component, `tags` those of the run in MLflow and Dagster, such as the
-    cluster's job.
+    cluster's job; `finished` is called with each component and its result.
 
     Raises:
         GateError: an artifact fails a quality gate; what is made from it was not started.
@@ -78,7 +82,7 @@ def run(
     run_id = str(uuid.uuid4())
     with (
         history.instance(config) as instance,
-        contextlib.closing(session.begin(config, progress, run_id, run_overrides, tags, names)) as current,
+        contextlib.closing(session.begin(config, progress, run_id, run_overrides, tags, names, finished)) as current,
     ):
         definitions = assets.build(config, _shown_session(current))
         try:

@@ -25,6 +25,8 @@ MLFLOW_URL = "VIM_MLFLOW_URL"
 """Environment variable with the address at which people see MLflow, where runs are tracked in a database."""
 MLFLOW_EXPERIMENT = "VIM_MLFLOW_EXPERIMENT"
 """Environment variable with the id of the preset's experiment there."""
+Finished = Callable[[str, Result], None]
+"""Called with a component and its result, once it is finished."""
 RunOverrides = Mapping[str, Mapping[str, Any]]
 """By component, fields of `run` that differ from the preset's: they set where this one runs, not its results."""
 
@@ -35,7 +37,8 @@ class Session:
 
     `results` is by component in the order of execution, `verdicts` the outcomes of the quality gates of each artifact
     that was checked; `error` is the error that stopped the run, `page` the published report. `planned` are the
-    components of this run, whose needs the images must meet (empty: all of the preset).
+    components of this run, whose needs the images must meet (empty: all of the preset). `finished` is called with each
+    component that was made or reused.
     """
 
     config: PipelineConfig
@@ -47,6 +50,7 @@ class Session:
     error: BaseException | None = None
     page: str = ""
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    finished: Finished = lambda name, result: None
     _known: ArtifactCache = field(default_factory=dict)
 
     def run(self, name: str, force: bool = False) -> Result:
@@ -76,13 +80,14 @@ class Session:
             self.tracking.finished(name, result.artifact, result.reused)
             if name == "report":
                 self._publish(result.artifact)
-            return result
         except BaseException as error:
             self.error = error
             raise
         finally:
             for bar in bars:
                 bar.close()
+        self.finished(name, result)
+        return result
 
     def check_gates(self, name: str) -> GateError | None:
         """Return the error for components that depend on an existing artifact which fails a quality gate, or None."""
@@ -128,11 +133,15 @@ class Session:
 def begin(
     config: PipelineConfig, progress: Callable[[str], ClosingProgress], dagster_run: str = "",
     run_overrides: RunOverrides = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
-    planned: Collection[str] = (),
+    planned: Collection[str] = (), finished: Finished = lambda name, result: None,
 ) -> Session:  # fmt: skip
-    """Open the MLflow run with `tags`. Raises `ConfigError` for a tracking address that contradicts the root."""
+    """Open the MLflow run with `tags`; `Session` has the others.
+
+    Raises `ConfigError` for a tracking address that contradicts the root.
+    """
     own = {"dagster/run_id": dagster_run} if dagster_run else {}
-    return Session(config, progress, tracker.open_run(config, {**own, **tags}), run_overrides, planned)
+    tracking = tracker.open_run(config, {**own, **tags})
+    return Session(config, progress, tracking, run_overrides, planned, finished=finished)
 
 
 def report_folder(config: PipelineConfig) -> str:

@@ -43,6 +43,9 @@ class SilentProgress:
     def start(self, total: int, unit: str) -> None:
         self.total, self.done = total, 0
 
+    def status(self, text: str) -> None:
+        pass
+
     def advance(self, done: int, **figures: float) -> None:
         self.done = done
         self.figures.update(figures)

@@ -77,9 +77,9 @@ class Spool:
         """Append the summary at the end of a training, whose last step is `step`."""
         self._append(step, note=text, summary=True)
 
-    def write_note(self, text: str) -> None:
-        """Append a message to people; it belongs to no step."""
-        self._append(-1, note=text)
+    def write_note(self, text: str, debug: bool = False) -> None:
+        """Append a message to people, or with `debug` to developers; it belongs to no step."""
+        self._append(-1, **{"debug" if debug else "note": text})
 
     def _append(self, step: int, **entries: Any) -> None:
         row = {"step": step, "t": int(time.time() * 1000)} | entries

@@ -59,11 +59,15 @@ def test_lines_come_at_most_every_fifteen_seconds_and_at_the_end() -> None:
     clock, lines = Clock(), list[str]()
     bar = LineProgress("prior", lines.append, clock=clock)
     bar.start(100, "step")
+    bar.status("starting 1 worker")
+    assert lines.pop() == "prior: starting 1 worker"
     for done in range(1, 101):
         clock.now += 1
         bar.advance(done, loss=1.0)
-    assert [line.split(" ")[1] for line in lines] == [f"{done}/100" for done in (*range(15, 100, 15), 100)]
-    assert lines[0] == "prior: 15/100 steps · loss 1 · steps/s 1 · ETA 1:25"
+    assert [line.split(" · ")[0] for line in lines] == [
+        f"prior: {done} of 100 steps" for done in (*range(15, 100, 15), 100)
+    ]
+    assert lines[0] == "prior: 15 of 100 steps · loss 1 · steps/s 1 · ETA 1:25"
     bar.note("took over")
     assert lines[-1] == "prior: took over"
 

@@ -63,9 +63,8 @@ def check_common(outcome: Outcome, ctx: Context) -> None:
     assert [row["step"] for row in curves] == list(range(6))
     assert [row.step for row in ctx.tracker.logged] == list(range(6))  # type: ignore[attr-defined]
     assert ctx.progress.done == 6  # type: ignore[attr-defined]
-    assert any("cpu-fp32-t1-w1" in note for note in ctx.progress.notes)  # type: ignore[attr-defined]
+    assert not any("matrix products" in note for note in ctx.progress.notes)  # type: ignore[attr-defined]
     assert outcome.properties["summary"].startswith("6 steps in ")
-    assert outcome.properties["summary"] in ctx.progress.notes  # type: ignore[attr-defined]
 
 
 def test_quantize_leaves_a_tokenizer_and_pictures(images: Artifact, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import shlex
 from argparse import ArgumentParser, _SubParsersAction
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pipelines.cli import common
 from pipelines.cli import main as cli
@@ -66,6 +68,33 @@ def test_component_and_overrides_may_stand_anywhere(words: str) -> None:
     parsed = cli.parse(["run", *words.split()])
     assert parsed.preset == "p"
     assert common.split_words(parsed.words) == ("quantize", ["a=1", "b=2"])
+
+
+def test_a_terminals_lines_end_between_words_and_files_have_none(capsys: Capture) -> None:
+    text = " · ".join(f"figure_{index}\N{NO-BREAK SPACE}0.123" for index in range(4)) + f" /a/{'long-' * 12}path"
+    for terminal, lines in ((True, 3), (False, 1)):
+        out = io.StringIO()
+        common.print_wrapped(Console(file=out, width=48, force_terminal=terminal, no_color=True), "3 of 14  ", text)
+        printed = out.getvalue().splitlines()
+        assert len(printed) == lines
+        assert " ".join(out.getvalue().replace("\N{NO-BREAK SPACE}", "=").split()) == " ".join(
+            f"3 of 14 {text}".replace("\N{NO-BREAK SPACE}", "=").split(" ")
+        )
+        assert all(line.startswith(" " * 9) for line in printed[1:])
+
+
+def test_a_warning_is_printed_once_and_messages_for_developers_where_asked() -> None:
+    logger, out = logging.getLogger("components.somewhere"), io.StringIO()
+    handler = common.ConsoleHandler(Console(file=out))
+    for text in ("twice", "twice", "once"):
+        handler.emit(logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None))
+    assert out.getvalue() == "twice\nonce\n"
+    try:
+        for verbose in (True, False):
+            common.configure_logging(Console(file=out), verbose)
+            assert logger.isEnabledFor(logging.DEBUG) is verbose
+    finally:
+        logging.getLogger("components").setLevel(logging.NOTSET)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ def test_run_does_everything_then_reuses_it_and_says_so(fake: Any, capsys: Captu
     assert fake.config.run.root in first
     assert "vimctl ui --preset fake" in first
     assert cli.main(["run", "--preset", "fake"]) == 0
-    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if " reused " in line]
-    assert rows == [[name, "reused"] for name in ("ingest", "quantize", "tokenize", "prior")]
+    rows = [line.split()[:5] for line in capsys.readouterr().out.splitlines() if " reused " in line]
+    names = ("ingest", "quantize", "tokenize", "prior")
+    assert rows == [[str(number), "of", "4", name, "reused"] for number, name in enumerate(names, start=1)]
 
 
 def test_mlflows_table_is_named_where_a_server_shows_it(fake: Any) -> None:
