@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlparse
 
 FILES = "mlartifacts"
 """Folder in the root with the files of runs."""
+UNUSED = "/mlruns/0"
+"""End of the folder that MLflow would make for its own default experiment: below wherever it was started first."""
 COLUMNS = (
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("tags", "value"), ("datasets", "dataset_source"),
     ("logged_models", "artifact_location"), ("logged_model_tags", "tag_value"), ("model_versions", "source"),
@@ -32,7 +34,12 @@ def relocate(database: Path) -> None:
         if "experiments" not in present:
             return
         known = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        files = f"{new.as_uri()}/{FILES}"
         for (location,) in known:
+            if str(location).endswith(UNUSED) and not Path(location).exists() and (files,) in known:
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (files, location)
+                )
             old = Path(unquote(urlparse(location or "").path))
             if not str(location).startswith("file:") or old.name != FILES or old.parent == new:
                 continue

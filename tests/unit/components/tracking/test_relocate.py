@@ -39,6 +39,8 @@ def test_a_copied_root_writes_to_itself(empty_database: Path, tmp_path: Path) ->
     assert found.info.artifact_uri == f"{new.as_uri()}/mlartifacts/{run}/artifacts"
     listed = client(new).call(lambda made: [entry.path for entry in made.list_artifacts(run)])
     assert sorted(listed) == ["one", "two"]
+    default = client(new).call(lambda made: made.get_experiment("0"))
+    assert default.artifact_location == artifact_location(RunConfig(root=str(new))), "not the first current folder's"
     assert not list(old.rglob("two")), "nothing goes to the old place"
     assert client(old).call(lambda made: made.get_run(run)).data.tags["vim.artifact"] == f"{old}/prior/1"
 
