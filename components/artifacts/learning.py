@@ -63,13 +63,17 @@ def check_prior(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> V
 
 def check_classifier(config: PipelineConfig, artifact: Artifact, inputs: Inputs) -> Verdict:
     """It is right on held-out images more often than always naming the largest class would be."""
+    from vim_core.metrics.intervals import wilson_interval
+
     accuracy = artifact.manifest.metrics.get("test_accuracy")
     counts = inputs["images"].properties.get("class_counts", {}).get("test") if "images" in inputs else None
     if accuracy is None or not counts:
         return _unknown("its accuracy or the images of each class")
     guess, name = max(counts) / sum(counts), artifact.manifest.component
     found = {}
-    if accuracy < guess + GUESSING * (1 - guess):
+    count = sum(counts)
+    # Of few images the share says little: only one that is surely low is.
+    if wilson_interval(round(accuracy * count), count)[1] < guess + GUESSING * (1 - guess):
         what = f"it is right on {accuracy:.0%} of held-out images, and always naming one class is on {guess:.0%}"
         steps = getattr(config, name).steps
         found[what] = [f"more {name}.steps (now {steps})", "more images", f"leave out what {name} judges"]

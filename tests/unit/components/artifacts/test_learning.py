@@ -82,9 +82,11 @@ def test_a_prior(tmp_path: Path, held_out: float, unigram: float, loss: float, t
     ("accuracy", "text"), [(0.9, ""), (0.62, "right on 62% of held-out images, and always naming one")]
 )
 def test_a_classifier_and_what_it_says_of_samples(tmp_path: Path, accuracy: float, text: str) -> None:
-    images = artifact(tmp_path, "ingest", {}, properties={"class_counts": {"test": [6, 4]}, "classes": ["a", "b"]})
+    images = artifact(tmp_path, "ingest", {}, properties={"class_counts": {"test": [600, 400]}, "classes": ["a", "b"]})
     made = trained(tmp_path, "selector", {"loss": SETTLED}, test_accuracy=accuracy)
     expect(learning.check_classifier(config(), made, {"images": images}), text, "more selector.steps" if text else "")
+    few = artifact(tmp_path, "ingest", {}, properties={"class_counts": {"test": [3, 2]}})
+    assert learning.check_classifier(config(), made, {"images": few}).passed, "three of five may be chance"
     scored = artifact(tmp_path, "score", {}, metrics={"conditional_accuracy": accuracy - 0.1})
     text = "52% of samples are of their class, by chance 50% are" if text else ""
     expect(learning.check_samples(config(), scored, {"images": images}), text, "more prior.steps" if text else "")

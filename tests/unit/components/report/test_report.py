@@ -61,7 +61,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, 
 
 def test_remarks_stand_before_the_pictures(tmp_path: Path) -> None:
     inputs = everything(tmp_path / "made")
-    counts = {"train": [2, 2, 1], "test": [10, 1, 1]}
+    counts = {"train": [2, 2, 1], "test": [1000, 100, 100]}
     inputs["ingest"] = with_fields(inputs["ingest"], properties={**inputs["ingest"].properties, "class_counts": counts})
     inputs["classify"] = with_fields(inputs["classify"], metrics={"test_accuracy": 0.8})
     ctx = context_of(tmp_path, "report")
