@@ -12,6 +12,7 @@ from typing import Any
 
 from components.contract import registry, settings
 from vim_core.config import PipelineConfig
+from vim_core.config.fields import ranges
 
 WIDTH = 110
 SHOWN_FILES = 8
@@ -39,13 +40,13 @@ def explain(key: str, config: PipelineConfig, presets: Mapping[str, PipelineConf
             remark = "" if value == default else f"   (default {_yaml(default)})"
             yield f"  {name} = {_yaml(value)}{remark}"
         return
-    group, _, name = key.rpartition(".")
-    owner = settings.kind_of(group) if group else PipelineConfig
+    owner, name = _owner(key)
     value, default = getattr_dotted(config, key), getattr_dotted(PipelineConfig(), key)
     yield f"{key} = {_yaml(value)}   ({config.preset}; default {_yaml(default)})"
-    yield from _indented(_text(owner, name))
+    yield from _indented(about(key))
     spelled = kind.__name__ if isinstance(kind, type) else str(kind)
-    yield f"type        {spelled}"
+    rule = f", {allowed}" if (allowed := ranges(owner).get(name)) else ""
+    yield f"type        {spelled}{rule}"
     yield f"changes     {effect(key, config)}"
     yield f"read in     {', '.join(readers(name)) or 'no module by this name'}"
     users: dict[str, list[str]] = {}
@@ -53,6 +54,16 @@ def explain(key: str, config: PipelineConfig, presets: Mapping[str, PipelineConf
         users.setdefault(_yaml(getattr_dotted(other, key)), []).append(preset)
     for text, names in users.items():
         yield f"{'presets' if text == next(iter(users)) else '':<11} {text}: {', '.join(names)}"
+
+
+def about(key: str) -> list[str]:
+    """The paragraphs that explain a setting, from the texts of its class."""
+    return _text(*_owner(key))
+
+
+def _owner(key: str) -> tuple[Any, str]:
+    group, _, name = key.rpartition(".")
+    return (settings.kind_of(group) if group else PipelineConfig), name
 
 
 def commented(config: PipelineConfig, only_changed: bool = False) -> str:

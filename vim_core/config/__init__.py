@@ -71,6 +71,10 @@ class RunConfig(Ranged):
     machine in `beam_processes` processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
     `system_metrics` logs CPU, memory and GPU of every node to MLflow, `register` registers trained networks as models.
     `changed` are the settings that differ from the preset's file, as key=value: loading sets it, and MLflow shows it.
+
+    `root` is the folder or URI of all artifacts. `tracking_uri` is MLflow's address (empty: a database in the root;
+    off: none). `threads` are those of each worker (0: all of its machine), `data_workers` the processes that load its
+    images (0: itself). `ray_address` is a running Ray cluster to join (empty: one is started here).
     """
 
     root: str = execution("artifacts")
@@ -117,7 +121,11 @@ class GatesConfig(Ranged):
 
 @dataclass
 class PipelineConfig:
-    """A whole preset: which components run, and each one's settings under its own name."""
+    """A whole preset: which components run, and each one's settings under its own name.
+
+    `preset` is its name, which experiments, reports and registered models carry. `components` are those that run; the
+    order does not matter.
+    """
 
     preset: str = "custom"
     components: list[str] = field(default_factory=list)

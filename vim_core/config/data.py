@@ -36,6 +36,11 @@ class IngestConfig(Ranged):
 
     `class_list` and `val_labels` are paths or URIs of ILSVRC's class list (wnids and names) and of the classes of its
     held-out images, in the forms of components/ingest/labels.py.
+
+    `source_digest` stands for the state of the source, which is then not listed to see whether it changed. `classes`
+    are names of classes by label (empty: those of the source). `resize` stores squares of this side (0: images as
+    they are). `limit` takes this many images, by a hash of their keys (0: all). `shards` is the number of files of
+    each split. A share of unusable images above `max_bad_share` ends the ingest.
     """
 
     source: str = "builtin:digits"
@@ -86,6 +91,8 @@ class TokenizeConfig(Ranged):
 
     `engine` is beam, or ray for hosts that Beam cannot reach, such as those of a TPU slice (one actor on each of
     `run.workers`); the codes are the same.
+
+    `views` is the number of views of each training image, and `seed` draws the augmented ones.
     """
 
     views: PositiveInt = 1

@@ -21,7 +21,11 @@ from vim_core.config.training import AugmentConfig, OptimConfig, TrainConfig
 
 @dataclass
 class ClassifyConfig(TrainConfig):
-    """A small convolutional classifier of the ingested images, for metrics and feature statistics."""
+    """A small convolutional classifier of the ingested images, for metrics and feature statistics.
+
+    `image_size` is the side that images are brought to, `width` the channels of the first of four stages, `features`
+    the length of the vector before the classes, and `dropout` its dropout in training.
+    """
 
     image_size: PositiveInt = 32
     width: PositiveInt = 32
@@ -49,6 +53,8 @@ class StatisticsConfig(Ranged):
     of images for precision and recall. `reference` is a file of published statistics to compare samples with, too;
     `reference_sha256` saves checking whether it changed. `export` writes mu and sigma of the split. `spatial` also
     keeps moments of the network's spatial features, for sFID (only of inception).
+
+    `batch` images go through the network at once.
     """
 
     network: str = "classifier"
@@ -109,6 +115,9 @@ class ScoreConfig(Ranged):
     `lpips_weights`, the VGG16 file whose sha256 begins with `lpips_sha256` (empty: torchvision's). `neighbours` is the
     number of samples whose nearest training images are searched (0: none). `batch_file` also writes all samples into
     one npz file for guided-diffusion's evaluator.
+
+    `usage_batch` is the number of images over which the usage of codes is counted. `batch` images go through a network
+    at once.
     """
 
     usage_batch: PositiveInt = 256
@@ -143,6 +152,8 @@ class ProbeConfig(TrainConfig):
     plus this value on its diagonal: one epoch then replaces dozens of plain SGD (0). `ridge` lists penalties, each
     times the number of rows, of ridge regressions as a cross-check (empty: none). The share `validation_share` of the
     training images selects among the layers. `pixels` is the side of the images of a raw-pixel baseline (0: none).
+
+    `steps` and `batch` are those of the heads' training.
     """
 
     steps: PositiveInt = 400
@@ -168,7 +179,11 @@ class ProbeConfig(TrainConfig):
 
 @dataclass
 class ReportConfig(Ranged):
-    """One HTML page of the run's results, and how many images it shows."""
+    """One HTML page of the run's results, and how many images it shows.
+
+    `title` is the page's. Of the first `max_classes` classes `samples_per_class` samples are shown, and
+    `reconstructions` held-out images beside theirs.
+    """
 
     title: str = "VIM"
     samples_per_class: Count = 8

@@ -31,6 +31,9 @@ class PriorConfig(TrainConfig):
     `source: codes` reads the code table's views; `images` augments and encodes every image at each use, as the paper
     does, and reads only the held-out codes from the table; `augment` is for `source: images`. At every checkpoint
     `preview` images are sampled and logged (0: none).
+
+    `dropout` is that of all three places. A `conditional` prior learns classes; `label_dropout` is the share of
+    training samples whose class is hidden, which guidance and the probe need.
     """
 
     source: str = "codes"
@@ -59,6 +62,11 @@ class SampleConfig(Ranged):
     `guidance_schedule` lets guidance rise from code to code (see `vim_core.sampling.logits.guidance_scales`), earlier
     with a smaller `guidance_power`. `classes` are names, or numbers as text ("3"); empty for all. With `prefix` above 0
     held-out images are completed, of whose rows of codes the upper share `prefix` is given.
+
+    `count` is the number of images, and `seed` draws them. Logits are divided by `temperature`; of the codes the
+    `top_k` likeliest remain (0: all), and of these the likeliest with the total probability `top_p` (1: all).
+    `guidance` above 1 strengthens the class. `lanes` images are drawn side by side, in `precision`, and written to
+    `shards` files.
     """
 
     count: PositiveInt = 1000

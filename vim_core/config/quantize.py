@@ -55,6 +55,9 @@ class CodebookConfig(Ranged):
     `gradient` is the encoder's gradient through the lookup: `straight_through` copies the decoder's, as the paper does;
     `rotation` applies the inverse of the rotation from latent to code, so that gradients keep their angle to the code
     (arXiv 2410.06424).
+
+    `codes` is their number, `dim` the length of each one, with `l2` on the unit sphere. `commitment` weighs the pull of
+    the encoder towards the codes.
     """
 
     codes: Annotated[int, Range(2, 65_536)] = 8192
@@ -75,6 +78,9 @@ class LossConfig(Ranged):
     """Weights of the tokenizer's loss terms (paper section 3.3).
 
     `l1` is not in the paper: it can replace logit-laplace, which Parti drops (arXiv 2206.10789, section 2.1).
+
+    `l2`, `logit_laplace`, `perceptual` and `adversarial` are the weights of these terms. `perceptual_weights` is the
+    file of VGG's weights; without it the term is refused, or left out where `perceptual_optional` is true.
     """
 
     l1: Amount = 0.0
@@ -106,6 +112,9 @@ class DiscriminatorConfig(Ranged):
     the paper's Table 4. `channels` limits the width; `base` (stylegan) is the width times the side, `patch_layers`
     (patch) the number of halvings. `spectral_norm` divides every weight by its largest singular value, which the
     retrained ViT-VQGAN of arXiv 2412.09607 needed for stability.
+
+    `r1_gamma` weighs the gradient penalty on real images, which is computed every `r1_every` steps. `stddev_group` is
+    the size of the groups of images whose spread the last layer sees.
     """
 
     kind: str = "stylegan"
@@ -138,6 +147,10 @@ class QuantizeConfig(TrainConfig):
     `tanh` is the place of the paper's tanh ("at the output of the transformer blocks", section 3.1): in a two-layer
     `head` after each stack, or inside the `blocks` instead of GELU and without a head, as in enhancing-transformers,
     whose published weights need that.
+
+    `image_size` is the side of the images, `patch` that of the patches, each of which becomes one code. `positions` is
+    the kind of position embedding. `encode_batch` images are encoded at once wherever codes are made, because the batch
+    may change the last bits.
     """
 
     image_size: PositiveInt = 256

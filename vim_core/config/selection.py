@@ -25,6 +25,8 @@ class SelectorConfig(ClassifyConfig):
     """A second classifier of the ingested images, which selects samples and so must not score them.
 
     It is trained like `classify` with its own settings; at least its seed must differ.
+
+    `seed` as in every training.
     """
 
     seed: Seed = 1
@@ -80,6 +82,8 @@ class SelectConfig(Ranged):
 
     At rate r these are the best of the first count / r samples of the class, so that every rate is scored on equally
     many images; the smallest rate determines the number of samples needed.
+
+    `batch` images are classified at once, in `shards` parts that can be resumed.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -101,6 +105,9 @@ class TradeoffConfig(Ranged):
     a pair share its candidates. Intervals are those of `score`, at this `confidence`: that of the distance is a
     jackknife estimate over `groups` groups of images (0: none). The interval of the best guidance is where `bootstrap`
     draws of the distances from the jackknife's distribution are smallest (0: it spans all guidances).
+
+    `temperatures`, `guidances` and `acceptances` are the axes of the grid. `seed`, `top_k`, `top_p`, `lanes` and
+    `precision` are as in `sample`.
     """
 
     temperatures: list[PositiveFloat] = field(default_factory=lambda: [1.0])

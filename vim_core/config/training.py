@@ -28,6 +28,9 @@ class AugmentConfig(Ranged):
 
     A crop covers an area share in [min_scale, 1] with an aspect ratio in [1/max_aspect, max_aspect];
     then flip, rotation, zoom and shift are drawn uniformly.
+
+    `min_scale` and `max_aspect` limit the crop. `flip` is the probability of a mirror image, `rotate_degrees` the
+    largest angle, `zoom` and `shift` the largest shares by which the size and the place change.
     """
 
     min_scale: PositiveShare = 1.0
@@ -40,7 +43,11 @@ class AugmentConfig(Ranged):
 
 @dataclass
 class StackConfig(Ranged):
-    """A stack of transformer blocks (paper Table 2)."""
+    """A stack of transformer blocks (paper Table 2).
+
+    `blocks` is the number of blocks, `heads` that of attention heads, `dim` the width and `mlp` the width between the
+    two layers of a block's MLP.
+    """
 
     blocks: PositiveInt = 8
     heads: PositiveInt = 8
@@ -58,6 +65,10 @@ class OptimConfig(Ranged):
 
     `kind: factored` keeps the second moment of matrices as row and column means (`vim_core/optim/factored_adam.py`);
     `first_moment` and `update_clip` (limit of the update's root mean square, 0 for none) are for it only.
+
+    `lr` is the rate after `warmup` linear steps, `final_lr` that of the last step. `decay` is the shape between them,
+    which begins at `decay_start` (if that is after the warm-up). `beta1` and `beta2` are the decays of the moments,
+    `weight_decay` is multiplied by the rate, and gradients are cut to the norm `clip_norm` (0: never).
     """
 
     kind: str = "adamw"
@@ -96,6 +107,11 @@ class TrainConfig(Ranged):
     held-out samples (0: all) while training goes on.
     The newest `keep` checkpoints are kept, and the `best` one ('max psnr_db': by a metric of the evaluations). One that
     cannot be written is reported and left out (`checkpoint_errors: warn`) or ends the training (`fail`).
+
+    `steps` is the number of updates, each on `batch` samples of all workers together. `seed` determines weights, order
+    and augmentation. With `precision: auto` networks run in bf16 where the device has it, else in fp32. `ema` is the
+    decay of an average of the weights, which is what is kept (0: none). Figures are logged every `log_every` steps, and
+    a checkpoint is written every `checkpoint_every`.
     """
 
     steps: PositiveInt = 1000

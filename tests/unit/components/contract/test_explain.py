@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def digits() -> PipelineConfig:
             ["prior.seed = 4 (digits; default 0)", "made again are prior, sample, select", "presets 0: digits, smoke"],
         ),
         ("quantize.codebook.restart.until", ["Usage is a moving average with `decay`; restarts end after the share"]),
-        ("run.workers", ["`parallel` is how `workers` share", "nothing is made again", "engines/ray/pool.py"]),
+        ("run.workers", ["is how `workers` share", "int, must be positive", "nothing is made again", "pool.py"]),
         ("prior.optim", ["Adam with decoupled weight decay", "prior.optim.warmup = 50   (default 0)"]),
     ],
 )  # fmt: skip
@@ -35,6 +36,12 @@ def test_a_setting_says_text_default_effect_readers_and_values(
     others = {name: presets.load(name, []) for name in ("digits", "smoke")}
     text = " ".join(" ".join(explain.explain(key, digits, others)).split())
     assert [each for each in said if " ".join(each.split()) not in text] == []
+
+
+def test_every_setting_has_a_text_of_its_own(digits: PipelineConfig) -> None:
+    leaves = [name for name, kind in settings.names().items() if not dataclasses.is_dataclass(kind)]
+    silent = [name for name in leaves if f"`{name.rpartition('.')[2]}" not in "".join(explain.about(name))]
+    assert silent == []
 
 
 def test_an_unknown_setting_names_the_nearest(digits: PipelineConfig) -> None:
