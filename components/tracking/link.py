@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 REST_S = 5.0
-UNFIT = ("?", "%")
-"""Letters with a meaning of their own in the address of a database."""
+UNFIT = re.compile("[?]|%[0-9A-Fa-f]{2}")
+"""Parts of a path with a meaning of their own in the address of a database."""
 RETRY_S = 2.0
 RETRY_LATER = (408, 425, 429)
 BATCH_ROWS = 50
@@ -63,9 +64,9 @@ def tracking_uri(run: RunConfig) -> str | None:
             "give a server's address, or run.tracking_uri=off"
         )
     path = io.absolute(run.root)
-    if strange := [letter for letter in UNFIT if letter in path]:
+    if strange := UNFIT.search(path):
         raise ConfigError(
-            f"run.root={run.root!r}: MLflow's database cannot lie in a folder with {' or '.join(strange)} in its path; "
+            f"run.root={run.root!r}: MLflow's database cannot lie in a folder with {strange[0]} in its path; "
             "rename the folder, or give a server's address as run.tracking_uri"
         )
     return f"sqlite:///{path}/mlflow.db"

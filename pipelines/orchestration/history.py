@@ -74,9 +74,9 @@ def dagster_home(config: PipelineConfig) -> Path:
             f"run.root={config.run.root!r}: Dagster's history cannot lie there; set DAGSTER_HOME to a local folder"
         )
     folder = io.local_path(config.run.root).absolute() / "dagster"
-    if strange := [letter for letter in UNFIT if letter in str(folder)]:
+    if strange := UNFIT.search(str(folder)):
         raise ConfigError(
-            f"run.root={config.run.root!r}: Dagster's history cannot lie in a folder with {' or '.join(strange)} in "
+            f"run.root={config.run.root!r}: Dagster's history cannot lie in a folder with {strange[0]} in "
             "its path; rename the folder, or set DAGSTER_HOME to another one"
         )
     try:

@@ -56,7 +56,8 @@ def test_a_database_of_the_users_own_is_left_alone(empty_database: Path, tmp_pat
 @pytest.mark.parametrize("name", ["a?b", "a%20b"])
 def test_a_folder_that_no_database_can_lie_in_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"^run\.root=.*: MLflow's database cannot lie .* with [?%] in its path; rename"
+        ConfigError, match=r"^run\.root=.*: MLflow's database cannot lie .* with (\?|%20) in its path; rename"
     ):
         tracking_uri(RunConfig(root=str(tmp_path / name)))
     assert tracking_uri(RunConfig(root=str(tmp_path / name), tracking_uri="off")) is None
+    assert tracking_uri(RunConfig(root=str(tmp_path / "100%"))) == f"sqlite:///{tmp_path}/100%/mlflow.db"
