@@ -60,7 +60,6 @@ def add_commands(subparsers: common.Subparsers) -> None:
     )  # fmt: skip
     reporting = common.subcommand(
         subparsers, "report", print_report, "print where the last report lies, or its figures",
-        ("report --preset digits", "the page to open in a browser"),
         ("report --preset digits --list", "all reports of the preset"),
         ("report report/3fa2", "the page of an earlier run"),
     )  # fmt: skip

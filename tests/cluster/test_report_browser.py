@@ -43,7 +43,7 @@ CONTRAST = """() => {
 A4 = 720
 """Pixels across the printed part of a page, at 96 to an inch."""
 
-STOPS = "a[href], summary, [tabindex='0']"
+STOPS = "a[href], summary, [tabindex='0'], input"
 
 
 @pytest.fixture(scope="session")
