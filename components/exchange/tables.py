@@ -23,7 +23,7 @@ MAX_PIXELS = 100_000_000
 NPZ = ".npz"
 
 
-def export_table(uris: Sequence[str], target: str, classes: Sequence[str] = (), max_pixels: int = MAX_PIXELS) -> int:
+def export_table(uris: Sequence[str], target: str, classes: Sequence[str] = ()) -> int:
     """Write an image table to `target` and give the number of images: one npz where it ends in .npz, else a folder.
 
     The npz holds `arr_0` uint8 [N, H, W, 3] in the order of the table, as guided-diffusion's evaluator reads it, and is
@@ -33,17 +33,17 @@ def export_table(uris: Sequence[str], target: str, classes: Sequence[str] = (), 
         DataError: there are no images, or, for npz, their sizes differ.
     """
     from vim_core.data.image_tables import ImageTable
-    from vim_core.data.images import decode, encode_png
+    from vim_core.data.images import UNLIMITED, decode, encode_png
 
     table = ImageTable(uris)
     if not len(table):
         raise DataError(f"{target}: there is no image to write")
     if target.endswith(NPZ):
-        _write_npz(table, target, max_pixels)
+        _write_npz(table, target)
         return len(table)
     for row in table:
         folder = _file_name(str(classes[row.label]) if classes else f"{row.label:05d}") if row.label >= 0 else ""
-        data = row.image if row.image.startswith(b"\x89PNG") else encode_png(decode(row.image))
+        data = row.image if row.image.startswith(b"\x89PNG") else encode_png(decode(row.image, UNLIMITED))
         name = f"{_file_name(row.key)}.png"
         io.write_bytes(io.join(target, folder, name) if folder else io.join(target, name), data)
     return len(table)
@@ -101,18 +101,18 @@ def table_state(source: str) -> str:
     return folders.listing_digest(folders.walk(source))
 
 
-def _write_npz(table: ImageTable, target: str, max_pixels: int) -> None:
+def _write_npz(table: ImageTable, target: str) -> None:
     """All images as `arr_0` of one npz; raises `DataError` for unequal sizes."""
     import numpy as np
 
-    from vim_core.data.images import decode
+    from vim_core.data.images import UNLIMITED, decode
     from vim_core.metrics.reference import write_batch
 
-    shape = decode(table.image(0), max_pixels).shape
+    shape = decode(table.image(0), UNLIMITED).shape
 
     def blocks() -> Iterator[Any]:
         for start in range(0, len(table), BLOCK):
-            images = [decode(data, max_pixels) for data in table.images(start, start + BLOCK)]
+            images = [decode(data, UNLIMITED) for data in table.images(start, start + BLOCK)]
             other = next((image.shape for image in images if image.shape != shape), None)
             if other is not None:
                 raise DataError(f"{target}: images of {other} and {shape} in one npz file; a folder takes any sizes")

@@ -13,11 +13,14 @@ from vim_core.storage import io
 if TYPE_CHECKING:
     from vim_core.pretrained import Tokenizer
 
+MAX_PIXELS = 100_000_000
 GAP = 4
 """White columns between a picture and its reconstruction."""
 
 
-def encode_images(images: Sequence[str], tokenizer: str, out: str, device: str) -> Iterator[str]:
+def encode_images(
+    images: Sequence[str], tokenizer: str, out: str, device: str, max_pixels: int = MAX_PIXELS
+) -> Iterator[str]:
     """Return the codes of pictures, one JSON line each, or with `out` write one code table (keys are the addresses).
 
     Args:
@@ -25,6 +28,7 @@ def encode_images(images: Sequence[str], tokenizer: str, out: str, device: str) 
         tokenizer: folder of the tokenizer's artifact or export.
         out: URI of the table; '' for lines alone.
         device: the tokenizer's device.
+        max_pixels: larger pictures are refused.
 
     Raises:
         DataError: a picture or the tokenizer cannot be read.
@@ -38,7 +42,7 @@ def encode_images(images: Sequence[str], tokenizer: str, out: str, device: str) 
     model = _load_tokenizer(tokenizer, device)
     tables = []
     for batch in _batches(images, model.encode_batch):
-        codes = model.encode(model.read(*batch))  # [b, T]
+        codes = model.encode(model.read(*batch, max_pixels=max_pixels))  # [b, T]
         tables.append(codes.numpy())
         if not out:
             yield from (
@@ -51,11 +55,13 @@ def encode_images(images: Sequence[str], tokenizer: str, out: str, device: str) 
         yield f"{out}: codes of {len(images)} pictures, {model.grid[0]} x {model.grid[1]} each"
 
 
-def reconstruct_images(images: Sequence[str], tokenizer: str, out: str, beside: bool, device: str) -> Iterator[str]:
+def reconstruct_images(
+    images: Sequence[str], tokenizer: str, out: str, beside: bool, device: str, max_pixels: int = MAX_PIXELS
+) -> Iterator[str]:
     """Write a PNG file into `out` for each picture, named after it; returns a line of text for each.
 
     Args:
-        images, tokenizer, device: as in `encode_images`.
+        images, tokenizer, device, max_pixels: as in `encode_images`.
         out: folder, path or URI.
         beside: put the original on the left.
 
@@ -72,7 +78,7 @@ def reconstruct_images(images: Sequence[str], tokenizer: str, out: str, beside: 
     model = _load_tokenizer(tokenizer, device)
     targets = dict(zip(images, (io.join(out, name) for name in names), strict=True))
     for batch in _batches(images, model.encode_batch):
-        originals = model.read(*batch)  # [b, 3, H, W]
+        originals = model.read(*batch, max_pixels=max_pixels)  # [b, 3, H, W]
         decoded = model.decode(model.encode(originals))
         white = torch.ones(len(originals), 3, originals.shape[2], GAP)
         pictures = torch.cat([originals, white, decoded], dim=3) if beside else decoded

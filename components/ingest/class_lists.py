@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from components.ingest.index import ImageCounts
 from components.ingest.labels import ClassList
@@ -75,11 +76,15 @@ def _is_sparse(occurring: int, total: int, images: int) -> bool:
 
 
 def _check_lost_classes(counts: ImageCounts) -> None:
-    """Raise `DataError` for a class of which no image can be used: `ingest.max_bad_share` is for single images."""
-    usable = counts.by_name()
-    for name, count in sorted(counts.by_name(lost=True).items()):
-        if name and not usable[name]:
-            raise DataError(
-                f"ingest: none of the {count} files of class {name!r} can be used, whatever ingest.max_bad_share "
-                "allows; mend them, or remove the class from the source"
-            )
+    """Raise `DataError` for a class without usable images, or without any for training, that has unusable ones.
+
+    `ingest.max_bad_share` is for single images.
+    """
+    train = (counts.names.get("train", Counter()), counts.lost.get("train", Counter()), "train/ ")
+    for usable, lost, where in ((counts.by_name(), counts.by_name(lost=True), ""), train):
+        for name, count in sorted(lost.items()):
+            if name and not usable[name]:
+                raise DataError(
+                    f"ingest: none of the {count} {where}files of class {name!r} can be used, whatever "
+                    "ingest.max_bad_share allows; mend them, or remove the class from the source"
+                )

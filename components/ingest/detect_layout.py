@@ -5,9 +5,10 @@ from __future__ import annotations
 from components.ingest.labels import ARCHIVES, META_FILE, TRUTH_FILE, read_classes
 from components.ingest.layouts import archives, ilsvrc, parquet, tfrecord, webdataset
 from components.ingest.layouts import folders as class_folders
-from components.ingest.layouts.base import PICTURES, Layout, ScanContext
+from components.ingest.layouts.base import PICTURES, Layout, ScanContext, refuse_unusable
 from vim_core.config import IngestConfig
 from vim_core.data import folders
+from vim_core.data.folders import FileEntry
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -40,26 +41,24 @@ def detect_layout(config: IngestConfig) -> str:
     """The name of the layout: `ingest.layout`, or by the files at the source and in its first folders.
 
     Raises:
-        DataError: files of several kinds are there.
+        DataError: files of several kinds are there, or one of many images is unusable.
     """
     check_source(config)
     if config.source == DIGITS:
         return "digits"
     if config.layout != "auto":
         return config.layout
-    source = config.source
-    level = folders.list_folder(source, "", config.links)
-    paths = [name for name, entry in level if entry is not None]
-    for folder in [name for name, entry in level if entry is None][:FOLDERS]:
-        below = folders.list_folder(source, folder, config.links)
-        paths += [f"{folder}/{name}" for name, entry in below if entry is not None]
-    if parquet.MANIFEST in paths:
+    source, files = config.source, _first_files(config)
+    if any(file.path == parquet.MANIFEST for file in files):
         return "table"
-    kinds = {path: kind for path in paths if (kind := _kind(path))}
+    kinds = {file.path: kind for file in files if (kind := _kind(file.path))}
     present = sorted(set(kinds.values()))
     if len(present) > 1:
         raise DataError(f"ingest.source={source}: holds {' and '.join(present)} files; set ingest.layout to one kind")
-    pictures = sum(path.lower().endswith(PICTURES) for path in paths)
+    for file in files:  # some are opened below, and a FIFO would block
+        if file.path in kinds:
+            refuse_unusable(file)
+    pictures = sum(file.path.lower().endswith(PICTURES) for file in files)
     if present and pictures > len(kinds):
         raise DataError(
             f"ingest.source={source}: holds pictures and {present[0]} files ({min(kinds)}); set ingest.layout=folders, "
@@ -73,6 +72,16 @@ def detect_layout(config: IngestConfig) -> str:
         schema = open_parquet(io.join(source, next(iter(kinds)))).schema_arrow
         return "table" if schema.equals(IMAGE_SCHEMA, check_metadata=False) else "parquet"
     return present[0] if present else "folders"
+
+
+def _first_files(config: IngestConfig) -> list[FileEntry]:
+    """The files at the source and in its first folders."""
+    level = folders.list_folder(config.source, "", config.links)
+    files = [entry for _, entry in level if entry is not None]
+    for folder in [name for name, entry in level if entry is None][:FOLDERS]:
+        below = folders.list_folder(config.source, folder, config.links)
+        files += [entry for _, entry in below if entry is not None]
+    return files
 
 
 def _kind(path: str) -> str:

@@ -13,6 +13,7 @@ from components.ingest.class_lists import find_classes, first_label
 from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
 from components.ingest.index import ImageCounts, build_index, count_images, read_chunks, write_chunks
 from components.ingest.labels import ClassList
+from components.ingest.layouts.base import side_in_path
 from components.ingest.source_images import NO_LABEL, SourceImage, placement_key
 from vim_core.config import IngestConfig
 from vim_core.data.folders import SplitList, assign_splits, read_list, split_by_hash
@@ -20,6 +21,8 @@ from vim_core.errors import DataError
 from vim_core.storage import io
 
 SPLITS = ("train", "test")
+FILES = ("webdataset", "tfrecord", "parquet", "ilsvrc")
+"""Layouts whose files may be named after their split."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ def make_plan(config: IngestConfig, ctx: Context) -> IngestPlan:
         ) from error
     if not parts.parts:
         raise DataError(f"ingest.layout={layout}: no such files at {config.source} for ingest.split={config.split}")
+    if config.split == "hash" and len({side_in_path(part.path) for part in parts.parts} - {""}) > 1 and layout in FILES:
+        ctx.progress.note(
+            "ingest: files of several splits are pooled; ingest.split=folders keeps the source's own split"
+        )
     chunks, left_out = build_index(context, layout, parts, ctx), 0
     first = first_label(layout, count_images(chunks))
     if config.split == "lists":

@@ -102,14 +102,13 @@ def reconstructions(images: Artifact, reconstructed: Artifact, psnr_db: dict[str
     from vim_core.data.image_tables import ImageTable
 
     originals, table = ImageTable(images.uris("images/test-")), ImageTable(reconstructed.uris("images/test-"))
-    most = int(images.manifest.config["max_pixels"])
     row_of = {key: row for row, key in enumerate(originals.keys)}
     count = min(count, len(table))
     pictures = []
     for row in (i * len(table) // count for i in range(count)):
         key = table.keys[row]
-        after = _tile(table.image(row), most)
-        before = _tile(originals.image(row_of[key]), most, after.shape[0])
+        after = _tile(table.image(row))
+        before = _tile(originals.image(row_of[key]), after.shape[0])
         figure = f"{psnr_db[key]:.1f} dB" if key in psnr_db else ""
         alt = f"Image {key}: original above, reconstruction below{', ' + figure if figure else ''}"
         pictures.append(_picture(_join([before, after], axis=0), after.shape[0], alt, figure))
@@ -134,11 +133,11 @@ def _strip(table: ImageTable, rows: list[int], alt: str, caption: str) -> Pictur
     return _picture(_join(tiles, axis=1), tiles[0].shape[0], alt, caption)
 
 
-def _tile(data: bytes, most: int = 0, size: int = 0) -> np.ndarray[Any, Any]:
+def _tile(data: bytes, size: int = 0) -> np.ndarray[Any, Any]:
     """A decoded image uint8 [S, S, 3], at most `TILE` pixels a side."""
-    from vim_core.data.images import MAX_PIXELS, center_crop, decode
+    from vim_core.data.images import UNLIMITED, center_crop, decode
 
-    image = decode(data, most or MAX_PIXELS)
+    image = decode(data, UNLIMITED)
     return center_crop(image, size or min(*image.shape[:2], TILE))
 
 

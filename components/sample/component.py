@@ -42,7 +42,7 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
 
     from components.engines.attempts import publish
     from vim_core.data.image_tables import ImageTable, image_digest
-    from vim_core.data.images import decode, grid_png, to_tensor
+    from vim_core.data.images import UNLIMITED, decode, grid_png, to_tensor
 
     check(config, inputs["prior"], inputs["tokenizer"])
     conditions = draw.make_conditions(config, inputs, ctx)
@@ -58,7 +58,7 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
     # The first samples of each class, one row a class; a single row without classes.
     classes = [np.flatnonzero(table.labels == label)[:COLUMNS] for label in np.unique(table.labels)[:MAX_ROWS]]
     columns = min(map(len, classes))
-    shown = [decode(table.image(int(row))) for rows in classes for row in rows[:columns]]
+    shown = [decode(table.image(int(row)), UNLIMITED) for rows in classes for row in rows[:columns]]
     picture = grid_png(to_tensor(np.stack(shown)), columns)
     io.write_bytes(ctx.path(PICTURE), picture)
     ctx.tracker.image("samples", picture)

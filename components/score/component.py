@@ -74,7 +74,7 @@ def run(config: ScoreConfig, inputs: Inputs, ctx: Context) -> Outcome:
     if config.batch_file and sets:
         from components.exchange.tables import export_table
 
-        export_table(sets[0].uris, ctx.path("batch.npz"), (), int(inputs["images"].manifest.config["max_pixels"]))
+        export_table(sets[0].uris, ctx.path("batch.npz"))
     record = {"metrics": figures.metrics, "protocols": figures.protocols}
     io.write_bytes(ctx.path("scores.json"), json.dumps(record, sort_keys=True, indent=2).encode())
     device = next((shard.spec.device for shard in shards if isinstance(shard, SampleShard)), DEVICE)

@@ -31,6 +31,8 @@ UNFIT = re.compile("[?]|%[0-9A-Fa-f]{2}")
 RETRY_S = 2.0
 RETRY_LATER = (408, 425, 429)
 BATCH_ROWS = 50
+REASON_LENGTH = 120
+"""Characters of a server's answer that are logged."""
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -97,6 +99,16 @@ class Link:
         self._client: Any = None
         self._resting_until = float("-inf")
         self._lock = threading.Lock()
+
+    def refuse(self, error: ServerAway | ServerRefused) -> None:
+        """Note a call that the server refused for good, and log the first one at once."""
+        self.refused.append(str(error))
+        if len(self.refused) == 1:
+            reason = " ".join(str(error).split())[:REASON_LENGTH]
+            log.warning(
+                "MLflow at %s refuses what it is sent (%s); work goes on without it: look at run.tracking_uri and at "
+                "the rights of this account, `vimctl doctor` tells more", self.uri, reason,
+            )  # fmt: skip
 
     def call(self, act: Callable[[Any], Result]) -> Result:
         """Run `act(client)`. Raises `ServerAway` or `ServerRefused`, nothing else of MLflow's."""
@@ -217,7 +229,7 @@ class DeliveryQueue:
         except ServerAway:
             delivered = False
         except ServerRefused as error:
-            self._link.refused.append(str(error))
+            self._link.refuse(error)
         except Exception:
             log.exception("%s cannot be delivered", batch[0].label)
         with self._changed:

@@ -73,7 +73,7 @@ class MlflowRun:
             run_id = self.open()
             self._link.call(lambda client: act(client, run_id))
         except ServerRefused as error:
-            self._link.refused.append(str(error))
+            self._link.refuse(error)
 
     def metrics(self, step: int, values: Mapping[str, float], timestamp_ms: int | None = None) -> None:
         """Log one row of figures; the time is now unless given. Raises `ServerAway`."""

@@ -160,7 +160,7 @@ class PipelineTracker(ParentTracker):
             if cause is None or isinstance(cause, OSError) or "exception" in str(cause):
                 raise
             # A server whose registry fails must not hold up what comes after.
-            self._link.refused.append(str(error))
+            self._link.refuse(error)
 
     def _log_artifact(self, run: MlflowRun, artifact: Artifact) -> None:
         """Queue what is known at the end of a component's run, and the end."""

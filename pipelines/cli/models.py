@@ -75,6 +75,11 @@ def add_commands(subparsers: common.Subparsers) -> None:
     importing.add_argument(
         "--classes", default="", help="names of class folders in the order of their labels, with commas between"
     )
+    for parser in (encoding, reconstructing, importing):
+        parser.add_argument(
+            "--max-pixels", type=int, default=100_000_000, metavar="N",
+            help="refuse larger pictures, as ingest.max_pixels does (default: %(default)s)",
+        )  # fmt: skip
 
 
 def encode(arguments: Namespace) -> int:
@@ -82,7 +87,9 @@ def encode(arguments: Namespace) -> int:
     from components.exchange import user_images
 
     return common.print_lines(
-        user_images.encode_images(arguments.images, _tokenizer(arguments), arguments.out, arguments.device)
+        user_images.encode_images(
+            arguments.images, _tokenizer(arguments), arguments.out, arguments.device, arguments.max_pixels
+        )
     )
 
 
@@ -92,7 +99,12 @@ def reconstruct(arguments: Namespace) -> int:
 
     return common.print_lines(
         user_images.reconstruct_images(
-            arguments.images, _tokenizer(arguments), arguments.out, arguments.side_by_side, arguments.device
+            arguments.images,
+            _tokenizer(arguments),
+            arguments.out,
+            arguments.side_by_side,
+            arguments.device,
+            arguments.max_pixels,
         )
     )
 
@@ -132,4 +144,5 @@ def import_table(arguments: Namespace) -> int:
     """`vimctl tables import`: an .npz or a folder of pictures as an image table."""
     from components.exchange import tables
 
-    return common.print_lines(tables.import_table(arguments.source, arguments.target, arguments.classes.split(",")))
+    classes = arguments.classes.split(",")
+    return common.print_lines(tables.import_table(arguments.source, arguments.target, classes, arguments.max_pixels))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
+from components.ingest.layouts import archives, ilsvrc, parquet, tfrecord
 from tests.integration.test_ingest_layouts import (
     WNIDS,
     compressed,
@@ -19,6 +23,8 @@ from tests.integration.test_ingest_layouts import (
 )
 from tests.support import layouts
 from vim_core.config import IngestConfig
+from vim_core.errors import DataError
+from vim_core.storage import io
 
 PICTURES = [picture(1000 + number) for number in range(16)]
 
@@ -130,3 +136,158 @@ def test_samples_of_a_shard_are_all_accounted_for(names: list[str], written: int
     assert sum(".jpg" in source.lower() for source in reasons) == pictures - written
     assert any(reason in text for text in reasons.values()) == bool(reason)
     assert all(len(text) < 150 for text in reasons.values())
+
+
+def class_tree(root: Path, *folders: str, each: int = 2) -> Path:
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        for index in range(each):
+            (root / folder / f"{index}.jpg").write_bytes(PICTURES[(each * number + index) % len(PICTURES)])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "unused"),
+    [
+        ("Train", "Test", ""), ("training", "valid", "test"), ("TRAIN", "Validation", "TEST"),
+        ("train", "held-out", ""),
+        ("train2017", "val2017", "test2017"), ("train", "hold_out", "testing"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_rule_for_the_names_of_splits(train: str, held_out: str, unused: str, packed: bool, tmp_path: Path) -> None:
+    sides = [train, held_out, *([unused] if unused else [])]
+    source = class_tree(tmp_path / "in", *(f"{side}/{name}" for side in sides for name in ("ant", "bee")))
+    if packed:
+        for side in sides:
+            for folder in ("ant", "bee"):
+                layouts.tar(source / side / f"{folder}.tar", [("a.jpg", b"x")])
+    config = flat(source, split="folders", layout="webdataset" if packed else "folders")
+    context = scan_context(config, detect_layout(config), str(tmp_path / "work"))
+    parts = LAYOUTS[config.layout].find_parts(context)
+    suffix = ".tar" if packed else ""
+    expected = {
+        f"{side}/{name}{suffix}": split
+        for side, split in ((train, "train"), (held_out, "test"))
+        for name in ("ant", "bee")
+    }
+    assert {part.path: part.split for part in parts.parts if part.kind != "loose"} == expected
+    left_out = [f"{unused}/ant.tar", f"{unused}/bee.tar"] if packed else [f"{unused}/"]
+    assert parts.left_out == (left_out if unused else [])
+
+
+def test_class_folders_in_other_letter_case_go_through(tmp_path: Path) -> None:
+    source = class_tree(tmp_path / "in", "Train/ant", "Train/bee", "valid/ant", "valid/bee", "TEST/ant")
+    outcome, ctx = run_ingest(tmp_path, flat(source, split="folders"))
+    assert outcome.properties["class_counts"] == {"train": [2, 2], "test": [2, 2]}
+    assert (outcome.properties["left_out_files"], outcome.properties["dead_letter"]) == (["TEST/"], 0)
+    assert any("for neither split" in note for note in ctx.progress.notes)
+
+
+@pytest.mark.parametrize(
+    ("folders", "changes", "message"),
+    [
+        (["train/a", "train/b", "val/a"], {}, r"train/ and val/ are splits, not classes; set ingest\.split=folders"),
+        (["Train/a", "Train/b", "test/a", "valid/b"], {}, "Train/ and test/ and valid/ are splits"),
+        (["photos/a", "photos/b"], {}, r"holds photos/ alone, .*a/, b/.* set ingest\.source=.*in/photos"),
+        (["train/a", "train/b"], {}, r"holds train/ alone, .*set ingest\.source=.*in/train"),
+        (["photos/train/a", "photos/val/a"], {"split": "folders"}, r"set ingest\.source=.*in/photos"),
+        (["photos/train/a", "photos/val/a"], {}, r"set ingest\.source=.*in/photos"),
+    ],
+)
+def test_another_level_than_the_classes_is_refused(
+    folders: list[str], changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    source = class_tree(tmp_path / "in", *folders)
+    with pytest.raises(DataError, match=message):
+        run_ingest(tmp_path, flat(source, **changes))
+
+
+@pytest.mark.parametrize(
+    ("folders", "changes"),
+    [
+        (["train/a", "val/b"], {"classes": ["train", "val"]}),
+        (["photos/a", "photos/b"], {"classes": ["photos"]}),
+        (["train/a", "val/a"], {"labelled": False}),
+        (["train/x", "express/x", "car/x"], {}),
+    ],
+)
+def test_folders_that_are_meant_so_are_classes(folders: list[str], changes: dict[str, Any], tmp_path: Path) -> None:
+    outcome, _ = run_ingest(tmp_path, flat(class_tree(tmp_path / "in", *folders), test_fraction=0.5, **changes))
+    known = [] if "labelled" in changes else sorted({folder.split("/")[0] for folder in folders})
+    assert outcome.properties["classes"] == known
+    assert outcome.properties["written"] == 2 * len(folders)
+
+
+def unlisted(folder: Path) -> None:
+    """Links to nothing: known before a file is read."""
+    for path in list(folder.iterdir()):
+        path.unlink()
+        path.symlink_to(folder / "gone.jpg")
+
+
+def damaged(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("spoil", [unlisted, damaged])
+@pytest.mark.parametrize("split", ["hash", "folders"])
+def test_a_whole_class_never_vanishes_under_a_share(spoil: Callable[[Path], None], split: str, tmp_path: Path) -> None:
+    names = ["a", "b", "c"] if split == "hash" else ["train/a", "train/b", "val/a", "val/b"]
+    source = class_tree(tmp_path / "in", *names)
+    spoil(source / names[1])
+    message = r"(none of the 2 (train/ )?files|all 2 (training )?images) of class 'b' .*, whatever"
+    with pytest.raises(DataError, match=message):
+        run_ingest(tmp_path, flat(source, split=split, max_bad_share=0.9))
+
+
+def test_pictures_beside_an_archive_are_not_passed_over(tmp_path: Path) -> None:
+    source = class_tree(tmp_path / "in", "a", "b", each=6)
+    layouts.tar(source / "a/backup.tar", [("x.jpg", PICTURES[0])])
+    with pytest.raises(DataError, match=r"holds pictures and tar files \(a/backup\.tar\); set ingest\.layout=folders"):
+        run_ingest(tmp_path, flat(source))
+    outcome, ctx = run_ingest(tmp_path, flat(source, layout="folders"))
+    assert (outcome.properties["written"], len(reasons_by_source(ctx))) == (12, 1)
+    with pytest.raises(DataError, match="cannot be used"):
+        run_ingest(tmp_path, flat(source, layout="webdataset", max_bad_share=0))
+
+
+def test_parquet_files_that_cannot_be_joined_are_refused(tmp_path: Path) -> None:
+    joined = join(layouts.hugging_face(tmp_path / "joined", photos()), "*.parquet")
+    (joined / "data/train-00000-of-00001.parquet").rename(joined / "photos.parquet")
+    with pytest.raises(DataError, match=r"photos\.parquet: holds several Parquet files joined"):
+        run_ingest(tmp_path / "1", flat(joined))
+    other = layouts.hugging_face(tmp_path / "other", photos())
+    few = [photo for photo in photos() if photo.wnid != WNIDS[0]]
+    layouts.hugging_face(tmp_path / "few", few)
+    name = "data/validation-00000-of-00001.parquet"
+    (tmp_path / "few" / name).replace(other / name)
+    with pytest.raises(DataError, match=rf"{name}: names other classes than the first file"):
+        run_ingest(tmp_path / "2", settings(other))
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+@pytest.mark.parametrize("layout", ["folders", "webdataset", "tfrecord", "parquet", "ilsvrc"])
+def test_a_failing_disk_is_one_line(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In class folders each file has the reason; of files of many images nobody knows how much is lost."""
+    source = layouts.ALL[layout](tmp_path / "source", photos())
+    config = settings(source)
+    monkeypatch.setattr(io, "read_regular", broken)
+    monkeypatch.setattr(archives, "walk", broken)
+    monkeypatch.setattr(ilsvrc, "walk", broken)
+    monkeypatch.setattr(tfrecord, "records", broken)
+    monkeypatch.setattr(parquet, "find_columns", broken)
+    with pytest.raises(DataError, match=r"cannot be read( further)?.*Stale file handle") as error:
+        run_ingest(tmp_path, config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["photos-0.tar", "photos.parquet", "photos.tfrecord"])
+def test_a_pipe_in_place_of_a_file_of_many_images_is_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}: a FIFO, socket or device, not a file"):
+        run_ingest(tmp_path / "out", flat(tmp_path))

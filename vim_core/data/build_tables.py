@@ -15,7 +15,7 @@ import numpy as np
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.data.folders import list_files, read_file, split_by_hash
 from vim_core.data.image_tables import ImageRow, ImageTable, write_sorted
-from vim_core.data.images import MAX_PIXELS, center_crop, decode, image_size, to_tensor
+from vim_core.data.images import MAX_PIXELS, UNLIMITED, center_crop, decode, image_size, to_tensor
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -83,7 +83,7 @@ def write_image_tables(
 
 
 def write_code_table(
-    tokenizer: Tokenizer, images: Sequence[str], file: str | Path, *, split: str = "train", max_pixels: int = MAX_PIXELS
+    tokenizer: Tokenizer, images: Sequence[str], file: str | Path, *, split: str = "train", max_pixels: int = UNLIMITED
 ) -> str:
     """Write the codes of all images of a split, in plain view, as one code table; returns its path or URI.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from vim_core.config import AugmentConfig
 from vim_core.data.image_tables import ImageTable
-from vim_core.data.images import Pixels, center_crop, crop_resize, decode, to_tensor
+from vim_core.data.images import UNLIMITED, Pixels, center_crop, crop_resize, decode, to_tensor
 from vim_core.data.sample_order import Ids, SampleOrder, keyed_rng
 
 if TYPE_CHECKING:
@@ -98,11 +98,23 @@ class ImageLoader:
         self.seed = seed
         self.labels = torch.from_numpy(np.asarray(self.table.labels, dtype=np.int64))
         self.order = SampleOrder(self.table.row_groups, seed, INTERLEAVE)
-        slots = max(1, CACHE_PIXELS // (size * size * 2))
-        self._decoded = lru_cache(maxsize=min(slots, len(self.table)))(lambda row: decode(self.table.image(row)))
+        self._cache: OrderedDict[int, Pixels] = OrderedDict()
+        self._cached_pixels = 0
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def _decoded(self, row: int) -> Pixels:
+        """An image of any size [H, W, 3]; those used last stay in memory, `CACHE_PIXELS` together."""
+        if row in self._cache:
+            self._cache.move_to_end(row)
+            return self._cache[row]
+        image = decode(self.table.image(row), UNLIMITED)
+        self._cache[row] = image
+        self._cached_pixels += image.size // 3
+        while self._cached_pixels > CACHE_PIXELS and len(self._cache) > 1:
+            self._cached_pixels -= self._cache.popitem(last=False)[1].size // 3
+        return image
 
     def view(self, row: int, key: Sequence[int | str]) -> Pixels:
         """A random view of one image [S, S, 3]; equal keys give equal views."""

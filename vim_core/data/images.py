@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io as memory
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000
+UNLIMITED = sys.maxsize
+"""For the images of a table: they were checked against `ingest.max_pixels` when it was written."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that are decoded; those whose readers start other programs (EPS) are left out."""
 
@@ -34,6 +38,9 @@ images with an orientation would make them differ."""
 
 JPEG_SCALE = 8
 """The largest factor by which the JPEG reader can shrink an image while it decodes it."""
+
+LIMITS = "ingest.max_pixels, or --max-pixels of a command,"
+"""Where the limit comes from, for messages."""
 
 GAP = 2
 """Pixels between the images of a grid."""
@@ -82,7 +89,7 @@ def _open(data: bytes, max_pixels: int) -> Iterator[Any]:
         with Image.open(memory.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise DataError(f"{width}x{height} is more than the {max_pixels} pixels that ingest.max_pixels allows")
+                raise DataError(f"{width}x{height} is more than the {max_pixels} pixels allowed ({LIMITS} raises that)")
             yield image
     except DataError:
         raise

@@ -130,17 +130,22 @@ def file_parts(context: ScanContext, wanted: Callable[[str], bool]) -> SourcePar
         splits = split_of_side(set(sides.values()))
     result = SourceParts([])
     for file in files:
-        if file.reason == folders.LEAVES:
-            remedy = "set ingest.links=anywhere to follow it, or put the file itself there"
-            raise DataError(f"ingest.source: {file.path}: is {file.reason}; {remedy}")
-        if file.reason:
-            raise unreadable(file.path, file.reason)
+        refuse_unusable(file)
         if sides[file.path] in splits:
             state = repr((file.path, file.size, file.state, file.reason))
             result.parts.append(SourcePart(file.path, state, splits[sides[file.path]]))
         else:
             result.left_out.append(file.path)
     return result
+
+
+def refuse_unusable(file: FileEntry) -> None:
+    """Raise `DataError` for a file of many images that was listed with a reason."""
+    if file.reason == folders.LEAVES:
+        remedy = "set ingest.links=anywhere to follow it, or put the file itself there"
+        raise DataError(f"ingest.source: {file.path}: is {file.reason}; {remedy}")
+    if file.reason:
+        raise unreadable(file.path, file.reason)
 
 
 def unreadable(path: str, reason: str) -> DataError:

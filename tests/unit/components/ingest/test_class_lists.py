@@ -13,6 +13,7 @@ import pytest
 
 from components.ingest import index
 from components.ingest.class_lists import find_classes, first_label
+from components.ingest.component import source_state
 from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
 from components.ingest.index import count_images, write_chunks
 from components.ingest.plan import IngestPlan, assigner
@@ -156,3 +157,50 @@ def test_more_labels_than_there_can_be_classes_are_refused(tmp_path: Path, monke
     for layout, labels in (("cls", [*range(10)]), ("parquet", [f"photo {number}" for number in range(10)])):
         with pytest.raises(DataError, match=r"more than 9 different labels .*set ingest\.labelled=false"):
             assigned(tmp_path, WRITERS[layout](tmp_path / layout, labels))
+
+
+def hugging_face_table(features: dict[str, Any], columns: dict[str, Any]) -> pa.Table:
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    return pa.table(columns).replace_schema_metadata(metadata if features else None)
+
+
+IMAGE, NAMES = {"_type": "Image"}, {"_type": "ClassLabel", "names": ["x", "y"]}
+IMAGES = [data for _, data, _ in pictures([0] * 8)]
+COUNT = [index % 2 for index in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("features", "columns", "changes", "problem"),
+    [
+        ({}, {"md5": [b"\0"] * 8, "image": IMAGES, "label": COUNT}, {}, ""),
+        ({"img": IMAGE, "fine": NAMES}, {"thumb": [b"\0"] * 8, "img": IMAGES, "fine": COUNT}, {}, ""),
+        ({"img": IMAGE, "coarse": NAMES, "fine": NAMES}, {"img": IMAGES, "coarse": COUNT, "fine": COUNT}, {},
+         r"coarse and fine may be the label; name one as ingest\.label_column"),
+        ({"img": IMAGE, "coarse": NAMES, "fine": NAMES}, {"img": IMAGES, "coarse": [0] * 8, "fine": COUNT},
+         {"label_column": "fine"}, ""),
+        ({}, {"left": [b"\0"] * 8, "right": IMAGES, "label": COUNT}, {},
+         r"left and right may be the image; name one as ingest\.image_column"),
+        ({}, {"left": [b"\0"] * 8, "right": IMAGES, "label": COUNT}, {"image_column": "right"}, ""),
+        ({}, {"image": IMAGES, "kind": COUNT}, {}, r"columns image, kind is known as label"),
+        ({}, {"image": IMAGES, "kind": COUNT}, {"label_column": "sort"},
+         r"ingest\.label_column=sort: .*columns image, kind"),
+        ({}, {"image": IMAGES, "label": COUNT, "labels": COUNT}, {}, "label and labels may be the label"),
+    ],
+)  # fmt: skip
+def test_columns_are_known_by_metadata_and_name(
+    features: dict[str, Any], columns: dict[str, Any], changes: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    pq.write_table(hugging_face_table(features, columns), source / "photos.parquet")
+    if problem:
+        with pytest.raises(DataError, match=problem):
+            assigned(tmp_path, source, **changes)
+        return
+    classes, images = assigned(tmp_path, source, **changes)
+    assert [image.label for image in images] == COUNT
+    assert classes == (("x", "y") if features else ("0", "1"))
+    unpacked = (tmp_path / images[0].file).read_bytes()
+    assert [unpacked[image.offset : image.offset + image.size] for image in images] == IMAGES
+    states = {source_state(IngestConfig(source=str(source), **each)) for each in ({}, changes)}
+    assert len(states) == 1 + bool(changes)

@@ -19,6 +19,21 @@ def away() -> None:
     raise ServerAway("no answer")
 
 
+def test_a_refusal_is_told_at_once_and_once(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+    queue = DeliveryQueue(link)
+
+    def refused() -> None:
+        raise ServerRefused("403:\n Forbidden " + "x" * 300)
+
+    for number in range(3):
+        queue.add(str(number), refused)
+        queue.deliver_next()
+        (record,) = caplog.records
+        assert "MLflow at memory refuses what it is sent (403: Forbidden x" in record.getMessage()
+        assert len(record.getMessage()) < 300
+    assert len(link.refused) == 3
+
+
 def test_the_order_is_kept_over_failures_and_a_refusal_holds_nothing_up(link: Link) -> None:
     queue, done = DeliveryQueue(link, retry_s=0.01), list[str]()
     failures: Iterator[Exception] = iter([ServerAway("1"), ServerAway("2"), ServerRefused("wrong")])

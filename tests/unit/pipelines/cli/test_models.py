@@ -43,6 +43,17 @@ def test_encode_says_the_codes_of_each_picture(folder: str, pictures: list[str],
     assert [line["codes"] for line in lines] == tokenizer.encode(tokenizer.read(*pictures)).tolist()
 
 
+def test_the_limit_of_pixels_is_the_users(folder: str, pictures: list[str], tmp_path: Path, capsys: Capture) -> None:
+    """The first picture has 9 x 12 pixels."""
+    for words in (
+        ["encode", pictures[0], "--tokenizer", folder],
+        ["reconstruct", pictures[0], "--tokenizer", folder, "--out", str(tmp_path / "again")],
+        ["tables", "import", str(Path(pictures[0]).parent), str(tmp_path / "table")],
+    ):
+        assert cli.main([*words, "--max-pixels", "100"]) != 0
+        assert "picture-0.png: 12x9 is more than the 100 pixels allowed" in capsys.readouterr().err
+
+
 def test_encode_writes_a_code_table(folder: str, pictures: list[str], tmp_path: Path, capsys: Capture) -> None:
     out = str(tmp_path / "codes.parquet")
     assert cli.main(["encode", *pictures, "--tokenizer", folder, "--out", out]) == 0
