@@ -260,6 +260,11 @@ def test_the_run_is_tagged_with_job_and_cluster(flow: Any, monkeypatch: pytest.M
     assert flow.ran == ["ingest"]
 
 
+def test_a_jobs_hints_carry_its_root(flow: Any, capsys: Capture) -> None:
+    job_request.run_job(stored(flow, target="ingest"))
+    assert f"vimctl ui --preset fake run.root={flow.config.run.root}\n" in capsys.readouterr().out
+
+
 def test_force_and_only_are_as_on_the_command_line(flow: Any) -> None:
     job_request.run_job(stored(flow, target="quantize"))
     job_request.run_job(stored(flow, "vim-fake-0123456789ab-a2", target="quantize", only=True, force=True))
