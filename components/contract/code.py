@@ -61,10 +61,14 @@ def check(expected: Code) -> None:
     """
     own = current()
     if (own.version, own.digest) != (expected.version, expected.digest):
+        remedy = (
+            "install one of them on every machine (on Kubernetes: build the image from the command's folder), and keep "
+            "others out of PYTHONPATH"
+        )
+        if own.folder == expected.folder:
+            remedy = "files there were changed since the command began: start it again"
         raise CodeError(
-            f"a process on {socket.gethostname()} runs another code ({own}) than the command ({expected}); install one "
-            "of them on every machine (on Kubernetes: build the image from the command's folder), and keep others out "
-            "of PYTHONPATH"
+            f"a process on {socket.gethostname()} runs another code ({own}) than the command ({expected}); {remedy}"
         )
 
 

@@ -34,6 +34,8 @@ def test_another_source_is_refused_with_both_folders_and_a_remedy(monkeypatch: p
     other = code.Code("/opt/vim", own.version, "0123456789ab")
     with pytest.raises(CodeError, match=rf"{own.digest}, in {own.folder}.*0123456789ab, in /opt/vim.*install one"):
         code.check(other)
+    with pytest.raises(CodeError, match="files there were changed since the command began: start it again"):
+        code.check(replace(own, digest="0123456789ab"))
 
 
 def test_the_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
