@@ -88,7 +88,7 @@ def check_samples(config: PipelineConfig, artifact: Artifact, inputs: Inputs) ->
     if accuracy is not None and classes > 1 and accuracy < (1 + GUESSING) / classes:
         what = f"{accuracy:.0%} of samples are of their class, by chance {1 / classes:.0%} are"
         guidance = config.sample.guidance
-        found[what] = [f"more prior.steps (now {config.prior.steps})", f"sample.guidance=2 or more (now {guidance:g})"]
+        found[what] = [f"more prior.steps (now {config.prior.steps})", f"a higher sample.guidance (now {guidance:g})"]
     return _verdict(artifact, found, {} if accuracy is None else {"accuracy": accuracy})
 
 
