@@ -19,7 +19,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from components.artifacts.process import background_thread
 from components.contract.api import Progress, Row, Tracker
@@ -205,7 +204,9 @@ def rows_of(entries: Iterable[Mapping[str, Any]], faults: FaultLog) -> list[Row]
 
 
 def captioned(png: bytes, text: str) -> bytes:
-    """The picture with a line of text below it. Raises `UnidentifiedImageError` for other bytes."""
+    """The picture with a line of text below it. Raises `UnidentifiedImageError`, an `OSError`, for other bytes."""
+    from PIL import Image, ImageDraw
+
     picture = Image.open(BytesIO(png)).convert("RGB")
     taller = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
     taller.paste(picture)
@@ -284,9 +285,11 @@ class Shipper:
     def _ship_first(self, name: str, path: str, step: int) -> None:
         """Send the first picture for step 0 too, with its own step below: MLflow's grid begins there, with nothing."""
         try:
-            self._tracker.image(name, captioned(io.read_bytes(path), f"step {step}"), 0)
-        except (FileNotFoundError, UnidentifiedImageError):
+            picture = captioned(io.read_bytes(path), f"step {step}")
+        except OSError:
             log.debug("%s is no picture", path)
+            return
+        self._tracker.image(name, picture, 0)
 
     def _note_picture(self, key: str) -> None:
         # Its folder is removed when the component has ended.
