@@ -19,7 +19,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-
 from components.artifacts.process import background_thread
 from components.contract.api import Progress, Row, Tracker
 from vim_core.errors import StorageError

@@ -17,7 +17,10 @@ GRID = "grid: {sample.guidance: [1.0, 2.0]}\n"
 def test_every_sweep_of_the_package_loads_and_suits_its_preset(name: str) -> None:
     sweep = spec.load(name)
     points = spec.expand(sweep)
-    planned = jobs.build(sweep, points, presets.load(sweep.preset, []), 10, {}, {})
+    config = presets.load(sweep.preset, [])
+    guided = any(value != 1.0 for value in sweep.grid.get("sample.guidance", []))
+    assert not guided or config.prior.label_dropout > 0  # the null class is trained
+    planned = jobs.build(sweep, points, config, 10, {}, {})
     assert sweep.name == name
     assert sum(len(job.points) for job in planned) == len(points) > len(planned)
 
