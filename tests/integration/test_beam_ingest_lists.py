@@ -69,7 +69,7 @@ def test_lists_decide_which_images_are_held_out_or_left_out(tmp_path: Path) -> N
     properties = outcome.properties
     counts = (properties["read"], properties["written"], properties["left_out"], properties["dead_letter"])
     assert counts == (23, 23, 7, 0)
-    assert "ingest: 7 files are in neither list and left out" in ctx.progress.notes  # type: ignore[attr-defined]
+    assert "7 files are in neither list and left out" in ctx.progress.notes  # type: ignore[attr-defined]
     assert properties["classes"] == []
     assert {split: rule["lines"] for split, rule in properties["split_rule"].items()} == {"train": 20, "test": 3}
 
