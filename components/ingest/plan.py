@@ -13,10 +13,9 @@ from components.ingest.class_lists import find_classes, first_label
 from components.ingest.detect_layout import LAYOUTS, detect_layout, scan_context
 from components.ingest.index import ImageCounts, build_index, count_images, read_chunks, write_chunks
 from components.ingest.labels import ClassList
-from components.ingest.layouts.base import side_in_path
 from components.ingest.source_images import NO_LABEL, SourceImage, placement_key
 from vim_core.config import IngestConfig
-from vim_core.data.folders import SplitList, assign_splits, read_list, split_by_hash
+from vim_core.data.folders import SplitList, assign_splits, read_list, side_in_path, split_by_hash
 from vim_core.errors import DataError
 from vim_core.storage import io
 

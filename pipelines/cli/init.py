@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+from components.contract.commands import command
 from pipelines.cli import common
 from vim_core.errors import ConfigError
 
@@ -23,7 +23,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
     parser.add_argument("source", metavar="FOLDER_OR_URI", help="images in any layout that ingest reads")
     parser.add_argument("--out", default="", metavar="FILE", help="the preset (default: the folder's name and .yaml)")
     parser.add_argument(
-        "--minutes", type=common.POSITIVE_FLOAT, default=10.0,
+        "--minutes", type=common.POSITIVE_FLOAT, default=5.0,
         help="time for the complete run on this machine (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
@@ -59,8 +59,7 @@ def run(arguments: Namespace) -> int:
     size, codes = config.quantize.image_size, config.quantize.codebook.codes
     common.print_field(console, "preset", f"{path}: {size} x {size} pixels, {codes} codes, {', '.join(trained)}")
     common.print_field(console, "time", f"about {proposal.seconds / 60:.0f} minutes on this machine")
-    next_command = shlex.join(["vimctl", "run", "--preset", os.fspath(path)])
-    common.print_field(console, "next", next_command)
+    common.print_field(console, "next", command("run", preset=os.fspath(path)))
     return 0
 
 

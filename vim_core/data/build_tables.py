@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vim_core.data.code_files import CodeMeta, write_codes
-from vim_core.data.folders import list_files, read_file, split_by_hash
+from vim_core.data.folders import list_files, read_file, side_in_path, split_by_hash, split_of_side
 from vim_core.data.image_tables import ImageRow, ImageTable, write_sorted
 from vim_core.data.images import MAX_PIXELS, UNLIMITED, center_crop, decode, image_size, to_tensor
 from vim_core.errors import DataError
@@ -47,20 +47,31 @@ def write_image_tables(
     """Write `train.parquet` and `test.parquet` below `folder` from the images below `source` (paths or URIs).
 
     The class of an image is its first folder below the source; an image that lies in the source itself means that there
-    are no classes. A hash of its path decides the split, as `ingest.split=hash` does. Images are stored as they are.
+    are no classes. A hash of its path decides the split, as `ingest.split=hash` does. Where all first folders are
+    named as splits (`train` with `val`, `valid`, `validation` or `test`), they decide it and the class is the next
+    folder, as with `ingest.split=folders`. Images are stored as they are.
 
     Raises:
-        DataError: the source is missing, or a split would have no image.
+        DataError: the source is missing, or a split or a class would have no image.
     """
     entries = list(list_files(str(source)))
-    flat = any("/" not in entry.path for entry in entries)
-    classes = [] if flat else sorted({entry.path.split("/")[0] for entry in entries})
+    sides = {name: side_in_path(name) for name in {entry.path.split("/")[0] for entry in entries}}
+    by_folder = "train" in sides.values() and len(sides) > 1 and all(sides.values())
+    splits = split_of_side(set(sides.values())) if by_folder else {}
+    depth = 1 if by_folder else 0
+    flat = any(entry.path.count("/") == depth for entry in entries)
+    names = {entry.path: "" if flat else entry.path.split("/")[depth] for entry in entries}
+    classes = [] if flat else sorted(set(names.values()))
     labels = {name: number for number, name in enumerate(classes)}
     skipped = [(entry.path, entry.reason) for entry in entries if entry.reason]
+    seen: set[str] = set()
+
+    def split_of(path: str) -> str:
+        return splits.get(sides[path.split("/")[0]], "") if by_folder else split_by_hash(path, test_fraction)
 
     def rows(split: str) -> Iterator[ImageRow]:
         for entry in entries:
-            if entry.reason or split_by_hash(entry.path, test_fraction) != split:
+            if entry.reason or split_of(entry.path) != split:
                 continue
             try:
                 data = read_file(str(source), entry.path)
@@ -68,17 +79,21 @@ def write_image_tables(
             except DataError as error:
                 skipped.append((entry.path, str(error)))
                 continue
-            label = labels.get(entry.path.split("/")[0], -1)
-            yield ImageRow(entry.path, label, data, height, width, entry.path)
+            seen.add(names[entry.path])
+            yield ImageRow(entry.path, labels.get(names[entry.path], -1), data, height, width, entry.path)
 
     files = {split: io.join(str(folder), f"{split}.parquet") for split in SPLITS}
-    for split, file in files.items():
-        if not write_sorted(file, rows(split)):
-            examples = "".join(f"; {path}: {reason}" for path, reason in skipped[:NAMED_FILES])
-            raise DataError(
-                f"{source}: no image for the {split} split, of {len(entries)} files with test_fraction={test_fraction} "
-                f"and {len(skipped)} skipped{examples}"
-            )
+    counts = {split: write_sorted(file, rows(split)) for split, file in files.items()}
+    lost = [f"the {split} split" for split in SPLITS if not counts[split]] + [
+        f"class {name!r}" for name in classes if name not in seen
+    ]
+    if lost:
+        examples = "".join(f"; {path}: {reason}" for path, reason in skipped[:NAMED_FILES])
+        by = "folders train and val" if by_folder else f"test_fraction={test_fraction}"
+        raise DataError(
+            f"{source}: no image for {', '.join(lost)}, of {len(entries)} files by {by} and {len(skipped)} "
+            f"skipped{examples}"
+        )
     return FolderTables([files["train"]], [files["test"]], classes, sorted(skipped))
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,11 @@ SYSTEM_NAMES = {"@eadir": "@eaDir", "__macosx": "__MACOSX", "thumbs.db": "Thumbs
 LEAVES = "a link that leaves the source"
 """The reason of a link to a file elsewhere."""
 
+SIDES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "heldout": "val",
+    "holdout": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+WORD = re.compile(r"hold[-_ ]out|held[-_ ]out|[a-z]+")
 SHOWN_NAMES = 3
 """File names shown in an error."""
 
@@ -219,6 +225,17 @@ def read_file(source: str, path: str, links: str = INSIDE) -> bytes:
         raise DataError(f"a path that leaves the source: {error}") from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def side_in_path(path: str) -> str:
+    """'train', 'val' or 'test' by a word in the name of a file or, failing that, of its folders; '' without one."""
+    words = (word for part in reversed(path.lower().split("/")) for word in WORD.findall(part))
+    return next((SIDES[word] for word in (re.sub("[-_ ]", "", word) for word in words) if word in SIDES), "")
+
+
+def split_of_side(sides: Set[str]) -> dict[str, str]:
+    """The split by side: the validation part is held out, or the test part where there is none."""
+    return {"train": "train", ("val" if "val" in sides else "test"): "test"}
 
 
 def split_by_hash(key: str, test_fraction: float) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,14 +12,9 @@ from components.ingest.labels import ClassList
 from components.ingest.source_images import SourceImage
 from vim_core.config import IngestConfig
 from vim_core.data import folders
-from vim_core.data.folders import FileEntry
+from vim_core.data.folders import FileEntry, side_in_path, split_of_side
 from vim_core.errors import DataError
 
-SIDES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "heldout": "val",
-    "holdout": "val", "test": "test", "testing": "test",
-}  # fmt: skip
-WORD = re.compile(r"hold[-_ ]out|held[-_ ]out|[a-z]+")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 PICTURE_FILES = "picture files beside files of many images"
 """The kind by which such files are counted as left out."""
@@ -99,17 +93,6 @@ class Layout(NamedTuple):
 def unpacked_name(part: SourcePart) -> str:
     """The file in the work folder with the bytes of a part that cannot be read in place."""
     return f"unpacked/{hashlib.sha256(part.state.encode()).hexdigest()[:20]}.bin"
-
-
-def side_in_path(path: str) -> str:
-    """'train', 'val' or 'test' by a word in the name of a file or, failing that, of its folders; '' without one."""
-    words = (word for part in reversed(path.lower().split("/")) for word in WORD.findall(part))
-    return next((SIDES[word] for word in (re.sub("[-_ ]", "", word) for word in words) if word in SIDES), "")
-
-
-def split_of_side(sides: Set[str]) -> dict[str, str]:
-    """The split by side: the validation part is held out, or the test part where there is none."""
-    return {"train": "train", ("val" if "val" in sides else "test"): "test"}
 
 
 def file_parts(context: ScanContext, wanted: Callable[[str], bool]) -> SourceParts:

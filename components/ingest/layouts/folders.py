@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from components.ingest.labels import file_stem, label_resolver, read_truth
-from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts, side_in_path, split_of_side
+from components.ingest.layouts.base import ScanContext, SourcePart, SourceParts
 from components.ingest.source_images import NO_LABEL, WHOLE_FILE, SourceImage, with_key
 from vim_core.data import folders
-from vim_core.data.folders import FileEntry
+from vim_core.data.folders import FileEntry, side_in_path, split_of_side
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -25,7 +25,7 @@ LOOSE = "loose"
 def find_parts(context: ScanContext) -> SourceParts:
     """One part a class folder, one more for the files beside them.
 
-    With `ingest.split=folders` the first folder's name gives the side, by the words of `base.side_in_path`.
+    With `ingest.split=folders` the first folder's name gives the side, by the words of `side_in_path`.
 
     Raises:
         DataError: the source is missing or empty, or its first folders are splits or a single one instead of classes.

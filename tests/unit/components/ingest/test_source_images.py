@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.ingest.detect_layout import detect_layout
-from components.ingest.layouts.base import side_in_path
 from components.ingest.shards import unique_keys
 from components.ingest.source_images import ImageReader, SourceImage, ilsvrc_stem, placement_key
 from tests.support.layouts import tar
 from vim_core.config import IngestConfig
+from vim_core.data.folders import side_in_path
 from vim_core.errors import DataError
 
 

@@ -50,6 +50,22 @@ def test_a_split_without_images_is_refused_with_what_was_skipped(tmp_path: Path)
     (source / "a" / "bad.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"no image for the .* split, of 2 files .* 1 skipped; a/bad.png: not an image"):
         write_image_tables(source, tmp_path / "out")
+    folder(source, ["a"])
+    (source / "lost").mkdir()
+    (source / "lost" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no image for class 'lost', of 14 files .* 2 skipped"):
+        write_image_tables(source, tmp_path / "out", test_fraction=0.4)
+
+
+def test_folders_named_as_splits_decide_the_split(tmp_path: Path) -> None:
+    folder(tmp_path / "in" / "Train", ["a", "b"], 3)
+    folder(tmp_path / "in" / "valid", ["a", "b"], 2)
+    tables = write_image_tables(tmp_path / "in", tmp_path / "out")
+    assert tables.classes == ["a", "b"]
+    for split, files, count in (("Train", tables.train, 3), ("valid", tables.test, 2)):
+        table = ImageTable(files)
+        assert {key.split("/")[0] for key in table.keys} == {split}
+        assert table.labels.tolist() == [0] * count + [1] * count
 
 
 def test_codes_are_those_of_the_tokenizer_with_its_digest(tmp_path: Path) -> None:
