@@ -224,7 +224,8 @@ def list_reports(config: PipelineConfig) -> int:
     for artifact, run, name in zip(artifacts, runs, compare.names(runs), strict=True):
         if run.name == config.preset:
             key = inventory.short_name(artifact.manifest.key)
-            common.print_line(f"{key}  {artifact.manifest.created}  {name}  {artifact.uri('report.html')}")
+            created = artifact.manifest.created[:16].replace("T", " ")
+            common.print_line(f"{key}  {created}  {name}  {artifact.uri('report.html')}")
     if config.preset not in {run.name for run in runs}:
         raise DataError(f"{config.run.root}: no report of {config.preset}; `{command('run', preset=config.preset)}`")
     return 0
