@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def live_bytes() -> Iterator[LiveBytes]:
     What another thread frees seems to stay, so around collectives the figures are too high.
     """
     measured = LiveBytes()
+    gc.collect()  # what earlier networks left must not be freed, and counted, in here
     # Not torch.profiler's own, which imports the compiler for seconds.
     with profile(profile_memory=True) as profiled:
         yield measured
