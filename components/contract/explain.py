@@ -84,6 +84,7 @@ def getattr_dotted(config: Any, key: str) -> Any:
 def _group(config: Any, defaults: Any, indent: str, only_changed: bool) -> Iterator[str]:
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), getattr(defaults, field.name)
+        value = value if field.compare else default  # `run.changed` is set by loading, not by people
         if only_changed and (value == default or field.name == "preset"):
             continue
         if dataclasses.is_dataclass(value):

@@ -143,7 +143,10 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian, *, quick: boo
         raise DataError(f"features of dimension {a.dim} and {b.dim} do not compare: they come from two networks")
     for side in (a, b):
         if not quick and side.count is not None and 2 <= side.count <= a.dim:
-            log.warning("Fréchet distance of %d images in %d dimensions is biased high: use more", side.count, a.dim)
+            log.warning(
+                "Fréchet distance of %d images in %d dimensions is biased high: compare it with distances of as many "
+                "images alone, or use more (sample.count, select.count; more held-out images)", side.count, a.dim,
+            )  # fmt: skip
     means = float(np.sum((a.mean - b.mean) ** 2))
     cov_a, cov_b = a.covariance, b.covariance
     factor = _factor(cov_b, b.count, quick)
