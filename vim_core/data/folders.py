@@ -163,7 +163,7 @@ def _local_entry(root: Path, path: Path, links: str) -> FileEntry | None:
         if any(folder.resolve().is_relative_to(target) for folder in path.parents if folder.is_relative_to(root)):
             return FileEntry(name, 0, "", "a link to a folder that holds it")
         if not may_read(root, target, links):
-            remedy = "set ingest.links=anywhere to follow it, or put the folder itself there"
+            remedy = "put the folder itself there, or, to ingest it, set ingest.links=anywhere"
             raise DataError(f"ingest.source: {path} is a link to a folder outside, {target}; {remedy}")
         return None
     if is_link and not may_read(root, target, links):
