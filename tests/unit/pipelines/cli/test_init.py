@@ -21,7 +21,7 @@ def test_a_preset_is_written_once(
     assert cli.main(["init", "My birds", "--minutes", "3"]) == 0
     printed = capsys.readouterr().out
     assert "24 images, 2 classes of 12 each" in printed
-    assert "vimctl run --preset My-birds.yaml" in printed
+    assert f"vimctl run --preset {tmp_path}/My-birds.yaml" in printed
     config = presets.load("My-birds.yaml", [])
     assert config.ingest.source == str(tmp_path / "My birds")
     before = Path("My-birds.yaml").read_bytes()
