@@ -18,7 +18,8 @@ EXACT = 20_000
 FEWEST_A_SPLIT = 12
 """Images expected in a split of the Inception Score below which a split may be empty, where keys are not known yet."""
 NEIGHBOURS, DENSITY_NEIGHBOURS, KERNEL_IMAGES, SHUFFLED_SPLITS = 3, 5, 1000, 10
-"""Of precision and recall, of density and coverage, of torch-fidelity's KID and of its Inception Score."""
+"""Neighbours of precision and recall, neighbours of density and coverage, images a side of torch-fidelity's KID, splits
+of its Inception Score."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def resolve(text: str, config: PipelineConfig, kinds: Sequence[str] = ()) -> Art
     if name.startswith("models:"):
         artifact = _registered(name, config.run)
     else:
-        artifact = store.read(name) or _named(name, config, kinds)
+        artifact = store.read(name) or _by_name(name, config, kinds)
     component = artifact.manifest.component
     if kinds and component not in kinds:
         raise DataError(f"{text}: is an artifact of {component}, expected one of {' or '.join(kinds)}")
@@ -86,7 +86,7 @@ def choose(artifacts: Sequence[Artifact], component: str, prefix: str) -> Artifa
     raise DataError(f"{text}: no such artifact; {known}; `{command('artifacts', 'list')}` lists all")
 
 
-def _named(name: str, config: PipelineConfig, kinds: Sequence[str]) -> Artifact:
+def _by_name(name: str, config: PipelineConfig, kinds: Sequence[str]) -> Artifact:
     """The artifact of a name, which may stand behind the path of another root."""
     *before, last = name.split("/")
     root, component = config.run.root, ""

@@ -30,7 +30,7 @@ _given = Given()
 
 
 @contextlib.contextmanager
-def given(preset: str, settings: Sequence[str] = (), root: str = "") -> Iterator[None]:
+def command_context(preset: str, settings: Sequence[str] = (), root: str = "") -> Iterator[None]:
     """Make `command` carry these while the block runs."""
     before = _given
     carry(Given(preset, tuple(settings), root))

@@ -33,6 +33,8 @@ def name_user() -> None:
     except RuntimeError:
         home = Path(tempfile.gettempdir(), f"vim-{os.getuid()}")
         home.mkdir(mode=0o700, exist_ok=True)
+        if home.is_symlink() or home.stat().st_uid != os.getuid():  # somebody else's: settings there are not ours
+            home = Path(tempfile.mkdtemp(prefix="vim-home-"))
         os.environ["HOME"] = str(home)
 
 

@@ -11,7 +11,7 @@ from components.ingest.layouts.base import ScanContext, SourceParts
 from vim_core.errors import DataError
 
 FEW_CLASSES = 1024
-"""Of more classes than this at least half must occur."""
+"""Number of classes above which at least half must occur."""
 
 LEAST_SHARE = 0.25
 """The classes that occur, as a share of those that as many images show on average where all classes are equal."""

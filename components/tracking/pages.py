@@ -24,7 +24,7 @@ COLUMNS = (
 """Figures of a pipeline's run that the table shows, as far as runs have them."""
 RUN_NAME = "attributes.`Run Name`"
 NAME_WIDTH, WIDTH = 260, 115
-"""Of the table's columns, in pixels."""
+"""Widths of the table's columns in pixels."""
 LATEST = 20
 """Number of runs in an experiment's description."""
 PIPELINES = "tags.`vim.kind` = 'pipeline'"

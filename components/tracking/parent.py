@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"
 OWNER_PREFIXES = (INTERNAL, "vim.", ".dagster/vim/", "vim/")
-"""Of an owner's tags in MLflow and in Dagster, now and in runs of earlier versions."""
+"""Beginnings of the names of an owner's tags in MLflow and Dagster, now and in runs of earlier versions."""
 GONE_S = 120.0
 """Age of a heartbeat at which a run of another host counts as abandoned."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from components.artifacts import execute
 from components.contract import code, settings
-from components.contract.commands import command, given
+from components.contract.commands import command, command_context
 from pipelines import presets
 from pipelines.cli import common, run, sweep
 from pipelines.jobs import specs, submission
@@ -88,7 +88,7 @@ def run_job(spec_uri: str) -> int:
     tags = {**spec.tags, "vim.job": specs.job_id_of(spec_uri), "vim.cluster": spec.cluster}
     config = specs.config_of(spec)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(given("", root=config.run.root))
+        stack.enter_context(command_context("", root=config.run.root))
         if not io.is_local(config.run.root) and not os.environ.get("DAGSTER_HOME"):
             # For Dagster's history of this job, where the root is remote and the cluster names no folder.
             folder = stack.enter_context(tempfile.TemporaryDirectory())

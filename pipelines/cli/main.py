@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(list(sys.argv[1:] if argv is None else argv))
         settings = [word for word in getattr(parsed, "words", ()) if "=" in word]
-        with commands.given(getattr(parsed, "preset", ""), settings, getattr(parsed, "root", "") or ""):
+        with commands.command_context(getattr(parsed, "preset", ""), settings, getattr(parsed, "root", "") or ""):
             status: int = parsed.action(parsed)
         return status
     except VimError as error:

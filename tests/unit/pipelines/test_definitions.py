@@ -14,7 +14,7 @@ def test_dagster_dev_loads_what_the_environment_names(monkeypatch: pytest.Monkey
     monkeypatch.setenv("VIM_OVERRIDES", "'components=[ingest, quantize]' quantize.steps=3")
     from pipelines import definitions
 
-    with commands.given(""):  # what it carries ends here
+    with commands.command_context(""):  # what it carries ends here
         definitions = importlib.reload(definitions)
         assert commands.command("report").startswith("vimctl report --preset smoke 'components=[ingest, quantize]'")
     keys = definitions.defs.resolve_asset_graph().get_all_asset_keys()

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from components.contract.commands import command, given
+from components.contract.commands import command, command_context
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_hint_carries_what_its_command_takes(
     words: list[str], preset: str, settings: list[str], root: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VIM_ROOT")
-    with given(preset, settings, root):
+    with command_context(preset, settings, root):
         assert command(*words, preset="own") == line
     assert command("run", preset="own") == "vimctl run --preset own"
     assert command("logs", "-f", "j", cluster="my c.yaml") == "vimctl logs -f j --cluster 'my c.yaml'"

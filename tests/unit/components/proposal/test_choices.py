@@ -29,20 +29,20 @@ def at(seconds: float) -> Callable[[PipelineConfig, Sequence[str]], dict[str, fl
 
 
 @pytest.fixture
-def found(request: pytest.FixtureRequest, pictures: Callable[[str], Path], tmp_path: Path) -> Survey:
+def surveyed(request: pytest.FixtureRequest, pictures: Callable[[str], Path], tmp_path: Path) -> Survey:
     return survey(str(pictures(request.param)), str(tmp_path))
 
 
-@pytest.mark.parametrize("found", SETS, indirect=True)
+@pytest.mark.parametrize("surveyed", SETS, indirect=True)
 @pytest.mark.parametrize(("minutes", "seconds"), [(1.0, 0.1), (10.0, 0.05), (600.0, 0.001)])
 def test_a_proposal_fits_its_images_and_loads_as_it_is_meant(
-    found: Survey, minutes: float, seconds: float, tmp_path: Path
+    surveyed: Survey, minutes: float, seconds: float, tmp_path: Path
 ) -> None:
-    proposal = propose(found, at(seconds), minutes, "mine")
-    counts = found.counts(held_out_fraction(found))
+    proposal = propose(surveyed, at(seconds), minutes, "mine")
+    counts = surveyed.counts(held_out_fraction(surveyed))
     assert shortfalls(proposal.config, counts) == []
     assert min(counts.class_counts["test"], default=1) >= 1
-    text = document(proposal, found, "mine.yaml", minutes)
+    text = document(proposal, surveyed, "mine.yaml", minutes)
     (tmp_path / "mine.yaml").write_text(text)
     loaded = settings.load(str(tmp_path / "mine.yaml"))
     loaded.run.root = proposal.config.run.root
@@ -56,9 +56,9 @@ def test_a_proposal_fits_its_images_and_loads_as_it_is_meant(
     assert proposal.config.score.usage_batch == min(256, sum(counts.splits.values()))
 
 
-@pytest.mark.parametrize("found", ["three"], indirect=True)
-def test_more_time_gives_larger_images_and_more_steps_and_the_estimate_keeps_to_it(found: Survey) -> None:
-    short, medium, long = (propose(found, at(0.02), minutes, "m") for minutes in (0.5, 6, 60))
+@pytest.mark.parametrize("surveyed", ["three"], indirect=True)
+def test_more_time_gives_larger_images_and_more_steps_and_the_estimate_keeps_to_it(surveyed: Survey) -> None:
+    short, medium, long = (propose(surveyed, at(0.02), minutes, "m") for minutes in (0.5, 6, 60))
     assert [each.config.quantize.image_size for each in (short, medium, long)] == [32, 64, 64]
     assert short.config.quantize.steps == FEWEST["quantize"] < medium.config.quantize.steps < long.config.quantize.steps
     assert short.seconds > 30
@@ -67,28 +67,28 @@ def test_more_time_gives_larger_images_and_more_steps_and_the_estimate_keeps_to_
 
 
 @pytest.mark.parametrize(
-    ("found", "components"),
+    ("surveyed", "components"),
     [
         ("three", {"classify", "selector", "select", "statistics", "probe"}),
         ("two", {"classify", "selector", "select", "statistics"}),
         ("one", set()),
         ("unlabelled", set()),
     ],
-    indirect=["found"],
+    indirect=["surveyed"],
 )
-def test_components_follow_the_classes(found: Survey, components: set[str]) -> None:
-    config = propose(found, at(0.02), 5, "m").config
+def test_components_follow_the_classes(surveyed: Survey, components: set[str]) -> None:
+    config = propose(surveyed, at(0.02), 5, "m").config
     assert set(config.components) - components == {
         "ingest", "quantize", "tokenize", "reconstruct", "prior", "sample", "score", "report",
     }  # fmt: skip
     assert config.prior.conditional == bool(components)
-    assert config.ingest.labelled == (found.classes != ())
+    assert config.ingest.labelled == (surveyed.classes != ())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", ["two"], indirect=True)
-def test_steps_are_measured_on_the_images(found: Survey, tmp_path: Path) -> None:
-    config = propose(found, at(10.0), 1, "m").config
-    times = MeasuredSteps(found.pixels[:4], 2, str(tmp_path))(config, ["quantize", "classify", "prior"])
+@pytest.mark.parametrize("surveyed", ["two"], indirect=True)
+def test_steps_are_measured_on_the_images(surveyed: Survey, tmp_path: Path) -> None:
+    config = propose(surveyed, at(10.0), 1, "m").config
+    times = MeasuredSteps(surveyed.pixels[:4], 2, str(tmp_path))(config, ["quantize", "classify", "prior"])
     assert set(times) == {"quantize", "classify", "prior"}
     assert all(0 < seconds < 10 for seconds in times.values())

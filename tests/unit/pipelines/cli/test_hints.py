@@ -80,7 +80,7 @@ def test_a_hint_runs_elsewhere(
         monkeypatch.setattr(local, name, lambda arguments: 0)
     monkeypatch.chdir(tmp_path)
     settings = ["prior.dropout=0.25", "run.root=my root"]
-    with commands.given("my presets/own.yaml", settings):
+    with commands.command_context("my presets/own.yaml", settings):
         hint = commands.command(*words, preset="unused", cluster=str(profile) if named else "")
     monkeypatch.delenv("VIM_ROOT")
     monkeypatch.chdir("/")
