@@ -41,7 +41,13 @@ def test_no_client_asks_a_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch
         assert bool(urllib.request.proxy_bypass("corp.example")) is bool(given)
 
 
-def test_a_user_without_name_and_home_gets_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_user_without_name_and_home_gets_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, linked: bool) -> None:
+    usual = tmp_path / f"vim-{os.getuid()}"
+    if linked:  # as another user of the machine could lay it there
+        (tmp_path / "elsewhere").mkdir()
+        usual.symlink_to(tmp_path / "elsewhere")
+
     def unknown(number: int) -> None:
         raise KeyError(number)
 
@@ -52,7 +58,8 @@ def test_a_user_without_name_and_home_gets_both(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.delenv(name)
     prepare()
     assert getpass.getuser() == f"uid-{os.getuid()}"
-    assert Path.home() == tmp_path / f"vim-{os.getuid()}"
+    assert (Path.home() == usual) is not linked
+    assert Path.home().parent == tmp_path
     assert Path.home().is_dir()
 
 
