@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vim_core.config import AugmentConfig
+from vim_core.data import counters
 from vim_core.data.image_tables import ImageTable
 from vim_core.data.images import UNLIMITED, Pixels, center_crop, crop_resize, decode, to_tensor
 from vim_core.data.sample_order import Ids, SampleOrder, keyed_rng
@@ -110,6 +111,7 @@ class ImageLoader:
             self._cache.move_to_end(row)
             return self._cache[row]
         image = decode(self.table.image(row), UNLIMITED)
+        counters.add(images_decoded=1)
         self._cache[row] = image
         self._cached_pixels += image.size // 3
         while self._cached_pixels > CACHE_PIXELS and len(self._cache) > 1:
@@ -118,6 +120,7 @@ class ImageLoader:
 
     def view(self, row: int, key: Sequence[int | str]) -> Pixels:
         """A random view of one image [S, S, 3]; equal keys give equal views."""
+        counters.add(images_used=1)
         return augment(self._decoded(row), self.size, self.augment, key)
 
     def batch(self, step: int, batch: int, rank: int, world: int) -> tuple[Tensor, Tensor]:

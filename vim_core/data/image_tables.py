@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vim_core.data import counters
 from vim_core.errors import DataError
 from vim_core.storage import io
 
@@ -141,7 +142,8 @@ class ImageTable:
         uri, group = self._groups[index]
         file = self._file(uri)
         if index not in self._cache:
-            self._cache[index] = file.read_row_group(group)
+            self._cache[index] = table = file.read_row_group(group)
+            counters.add(images_read=table.num_rows, bytes_read=table["image"].nbytes)
             if len(self._cache) > self.cached_groups:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(index)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.profiler import record_function
 
 from vim_core.config import OptimConfig
 from vim_core.distributed import fsdp
@@ -127,14 +128,16 @@ def update(
         terms: this worker's scalars that `loss` was made of, to tell which one is not finite.
     """
     runtime.average_gradients(module.parameters())
-    norm = clip(module.parameters(), config.clip_norm)
+    with record_function("vim.optimizer"):
+        norm = clip(module.parameters(), config.clip_norm)
     rate = learning_rate(config, step, steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
     values = torch.stack([loss, *terms])
     # In one collective: the loss, and the share of workers with a term that is not finite. [1 + terms]
     shared = runtime.mean(torch.cat([values[:1], (~values[1:].isfinite()).to(values.dtype)]))
-    skipped = guarded_step(optimizer, shared[0], norm)
+    with record_function("vim.optimizer"):
+        skipped = guarded_step(optimizer, shared[0], norm)
     results = torch.stack([~shared[0].isfinite(), ~norm.isfinite()]).to(values.dtype)  # [2]
     return Update(shared[0], norm, rate, skipped, torch.cat([shared[1:], results]) if terms else results)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
 from vim_core.config import ClassifyConfig
 from vim_core.data.image_loader import ImageLoader
@@ -58,11 +59,13 @@ class ClassifierTask(NetworkTask[Classifier]):
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update."""
         self.model.train()
-        with self.runtime.autocast():
-            logits = self.forward(batch["images"])  # [b, classes]
-        loss = F.cross_entropy(logits.float(), batch["labels"])
+        with record_function("vim.forward"):
+            with self.runtime.autocast():
+                logits = self.forward(batch["images"])  # [b, classes]
+            loss = F.cross_entropy(logits.float(), batch["labels"])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with record_function("vim.backward"):
+            loss.backward()
         result = self.update(step, self.model, self.optimizer, self.settings.optim, loss.detach(), {})
         if self.ema:
             self.ema.update(step)

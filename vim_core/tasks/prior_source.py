@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.profiler import record_function
 
 from vim_core.config import AugmentConfig
 from vim_core.data.code_tables import CodeTable
@@ -96,4 +97,5 @@ class ImageSource(PriorSource):
         """Codes of the images, encoded in fp32 whatever the training's precision, in batches of `encode_batch`."""
         images = tensors["images"]
         # A copy, because tensors made in inference mode cannot be saved for a backward pass.
-        return self.tokenizer.encode(images).to(images.device, copy=True)
+        with record_function("vim.encode"):
+            return self.tokenizer.encode(images).to(images.device, copy=True)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from vim_core.config import ProbeConfig
 from vim_core.distributed.runtimes.base import Runtime
@@ -169,7 +170,7 @@ class ProbeTask(Task):
         """Features [b, D] of this worker's rows, by name of the set."""
         if source == PIXELS:
             return {PIXELS: inputs.flatten(1)}
-        with self.runtime.autocast():
+        with record_function("vim.forward"), self.runtime.autocast():
             parts = [self.forward(part) for part in self.runtime.microbatches(inputs, self.config.accumulate)]
         features = torch.cat(parts, dim=1)  # [blocks, b, D]
         return {block_name(index): block for index, block in enumerate(features)}
@@ -185,7 +186,8 @@ class ProbeTask(Task):
             first_epoch = step * self.config.batch < rows.order.total
             for name, features in self.feature_sets(source, batch[f"{source}.inputs"]).items():
                 x = self.runtime.gather(features.float())  # of the global batch [B, D]
-                losses[name], flag = self._update_heads(name, x, (labels, fits, new), factor, first_epoch)
+                with record_function("vim.optimizer"):
+                    losses[name], flag = self._update_heads(name, x, (labels, fits, new), factor, first_epoch)
                 skipped.append(flag)
         flags = torch.stack(skipped)
         self.nonfinite.record(step, tuple(losses), flags)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from vim_core.config import QuantizeConfig
 from vim_core.config.fields import without_execution
@@ -145,10 +146,12 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         """One update of the generator and, with an adversarial term, one of the discriminator."""
         images = batch["images"]
         figures, passes = self._generator_step(step, images)
-        self._update_codebook(step, passes, figures)
+        with record_function("vim.codebook"):
+            self._update_codebook(step, passes, figures)
         if self.discriminator is not None:
             fake = self.runtime.join_microbatches([each.fake for each in passes])  # [b, 3, S, S]
-            figures |= self._discriminator_step(step, images, fake)
+            with record_function("vim.discriminator"):
+                figures |= self._discriminator_step(step, images, fake)
         if self.ema:
             self.ema.update(step)
         return figures

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from vim_core.config import TrainConfig
 from vim_core.errors import ConfigError
@@ -46,9 +47,11 @@ def accumulate_gradients(
     terms: list[dict[str, Tensor]] = []
     results: list[K] = []
     for microbatch in zip(*(split(tensor, parts) for tensor in batch), strict=True):
-        own, result = compute(*microbatch)
-        loss = total_loss(own)
-        (loss / parts if parts > 1 else loss).backward()
+        with record_function("vim.forward"):
+            own, result = compute(*microbatch)
+            loss = total_loss(own)
+        with record_function("vim.backward"):
+            (loss / parts if parts > 1 else loss).backward()
         terms.append({name: value.detach() for name, value in own.items()})
         results.append(result)
     return {name: mean([part[name] for part in terms]) for name in terms[0]}, results

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from vim_core.errors import ConfigError
 
@@ -147,7 +148,8 @@ class Runtime(ABC):
     def sum(self, value: Tensor) -> Tensor:
         """Sum over all workers; the value itself with one."""
         if self.world > 1:
-            dist.all_reduce(value)
+            with record_function("vim.collectives"):
+                dist.all_reduce(value)
         return value
 
     def mean(self, value: Tensor) -> Tensor:
@@ -159,7 +161,8 @@ class Runtime(ABC):
         if self.world == 1:
             return value
         parts = [torch.empty_like(value) for _ in range(self.world)]
-        dist.all_gather(parts, value.contiguous())
+        with record_function("vim.collectives"):
+            dist.all_gather(parts, value.contiguous())
         return torch.cat(parts)
 
     def gather_host(self, value: Tensor) -> Tensor:
@@ -174,11 +177,12 @@ class Runtime(ABC):
         gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
         if not gradients:
             return
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        flat /= self.world
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        with record_function("vim.collectives"):
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            flat /= self.world
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
 
 
 def product_rate(runtime: Runtime, size: int = 1024, seconds: float = 0.3) -> float:
