@@ -35,6 +35,13 @@ def beam_device(run: RunConfig) -> str:
     return "cuda" if present and run.device != "cpu" else "cpu"
 
 
+def gpu_names() -> list[str]:
+    """The names of the GPUs that torch sees in this process; of a slice (MIG) the name says so."""
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
 def beam_threads(run: RunConfig) -> int:
     """Threads of each Beam process: the cores that `run.threads` allows, divided among `run.beam_processes`."""
     return max(1, ray_threads(run) // max(1, run.beam_processes))

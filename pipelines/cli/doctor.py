@@ -71,6 +71,7 @@ def list_checks() -> list[Check]:
         Check("python", environment.check_python),
         Check("packages", environment.check_packages),
         Check("TPU stacks", environment.check_tpu_stacks),
+        Check("GPUs", environment.check_gpus, 60, lambda target: target.cluster is None and target.run.device != "cpu"),
         Check("threads", environment.check_threads),
         Check("memory", environment.check_memory),
         Check("/dev/shm", environment.check_shared_memory),

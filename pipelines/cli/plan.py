@@ -34,7 +34,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
     )  # fmt: skip
     common.add_settings(parser)
     parser.add_argument("--topology", help="the TPU slice, such as 4x4x4; short for run.topology=…")
-    parser.add_argument("--accelerator", help="TPU-V4, TPU-V5E, TPU-V5P, H100 or H200; short for run.accelerator=…")
+    parser.add_argument("--accelerator", help="TPU-V4, H100, H200, A100-80G …; short for run.accelerator=…")
     parser.add_argument(
         "--mfu", default="", help="share of the bf16 peak that trainings reach, or a benchmark's record"
     )

@@ -12,7 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from components.contract.commands import command
+from components.engines import devices
 from pipelines.doctor.checks import Result, Target, fail, ok, warn
+from vim_core.planning.chips import CHIPS, chip_of_device
 from vim_core.storage import io
 
 PACKAGE = "vim-image-modeling"
@@ -84,6 +86,29 @@ def check_tpu_stacks(target: Target) -> list[Result]:
     if wanted or found["torch_xla"]:
         return [ok("TPU stacks", f"torch_xla {found['torch_xla']} alone")]
     return []
+
+
+def check_gpus(target: Target) -> list[Result]:
+    """The GPUs of this machine against the table of chips, and against `run.accelerator` where trainings use them."""
+    names = devices.gpu_names()
+    chips = {name: chip_of_device(name) for name in dict.fromkeys(names)}
+    results = []
+    for name, chip in chips.items():
+        text = f"{names.count(name)} x {name}"
+        if chip is None:
+            advice = "trainings log no MFU, and plans take --accelerator; add it to vim_core/planning/chips.py"
+            results.append(warn("GPUs", f"{text}: its peak rates are not known here", advice))
+        else:
+            rate = chip.bf16 or chip.fp32 or 0.0
+            kind = "bf16" if chip.bf16 else "fp32"
+            found = f"{text}, {chip.memory / 1e9:.0f} GB each, {rate / 1e12:,.0f} TFLOP/s in {kind}"
+            results.append(ok("GPUs", found))
+    planned, here = CHIPS.get(target.run.accelerator.upper()), [chip for chip in chips.values() if chip]
+    if target.run.device == "cuda" and here and planned is not None and not planned.axes and planned not in here:
+        advice = "choose the file of your hardware, or set run.accelerator, so that plans are for it"
+        found = f"run.accelerator={target.run.accelerator}, and here there are {', '.join(names)}"
+        results.append(warn("GPUs", found, advice))
+    return results
 
 
 def check_disks(target: Target) -> list[Result]:

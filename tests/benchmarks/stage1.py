@@ -18,6 +18,7 @@ from tests.benchmarks.shapes import BASE, SMALL, Stage1, toy_stage1
 from tests.support.tiny import image_table
 from vim_core.config import QuantizeConfig
 from vim_core.distributed.runtimes.base import Runtime
+from vim_core.planning.chips import CHIPS
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 
@@ -42,7 +43,7 @@ class Operations(TorchDispatchMode):
 
 EXPLICIT = "plain PyTorch, explicit attention"
 PARTI = "parti-pytorch ViT-VQGAN"
-H200_PEAK = 989e12
+H200_PEAK = CHIPS["H200"].bf16 or 0.0
 """Dense bf16 products of one H200, by its data sheet."""
 
 

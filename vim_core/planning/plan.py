@@ -113,8 +113,8 @@ def plan_preset(config: PipelineConfig, chip: Chip, chips: int, inputs: PlanInpu
     small = [plan.name for plan in plans if plan.name in CLASSIFIERS]
     if small:
         notes.append(f"{' and '.join(small)}: trained in the process that runs the pipeline, planned for one chip")
-    if any(plan.precision == "fp32" and plan.time for plan in plans):
-        notes.append("hours in fp32 hold only for an MFU measured in fp32: the peak is that of bf16")
+    if any(plan.mfu and plan.time is None for plan in plans):
+        notes.append(f"no hours: a {chip.name} has no published rate of these products")
     notes.append(MODEL)
     images, tables = data.train + data.test, dict[str, float | None]()
     if "ingest" in config.components:
@@ -153,10 +153,9 @@ def _plan(
 ) -> ComponentPlan:
     training: TrainConfig = getattr(config, name)
     layout = Layout("data", 1, 1) if name in CLASSIFIERS else layout
-    # all of these chips are fast at bf16, so `auto` means bf16 on them
-    precision = "fp32" if training.precision == "fp32" else "bf16"
+    precision = _precision(training.precision, chip)
     images = -(-training.batch // (layout.chips * training.accumulate))
-    sizes = ElementSizes(4 if precision == "fp32" else 2)
+    sizes = ElementSizes(2 if precision == "bf16" else 4)
     step = StepShape(images, training.accumulate, sizes, bool(getattr(training, "recompute", False)))
     networks = planned_networks(name, config, data.classes)
     memory = component_memory(name, config, networks, layout, step, data.classes)
@@ -167,8 +166,9 @@ def _plan(
         remedy = _memory_remedy(name, memory, layout, training)
         warnings.append(f"{name}: {problem}: {needed}; most is {memory.largest()}. {remedy}")
     flops, mfu, time = costs.step_flops(name, config, data.classes), inputs.mfu.get(name), None
-    if mfu:
-        hours = sum(flops.values()) * training.steps / (layout.chips * chip.peak * mfu) / 3600
+    peak = chip.peak(precision)
+    if mfu and peak:
+        hours = sum(flops.values()) * training.steps / (layout.chips * peak * mfu) / 3600
         chip_hours = hours * layout.chips
         time = costs.Time(hours, chip_hours, None if inputs.price is None else chip_hours * inputs.price)
     checkpoints, checkpoint_bytes = costs.checkpoint_count_and_bytes(networks, training)
@@ -192,6 +192,13 @@ def _plan(
         checkpoint_bytes=checkpoint_bytes,
         warnings=warnings,
     )
+
+
+def _precision(setting: str, chip: Chip) -> str:
+    """The type of the products on a chip: 'bf16', 'tf32' (three passes of bf16 on TPUs) or 'fp32'."""
+    if setting == "auto":
+        return "fp32" if chip.bf16 is None else "bf16"
+    return {"highest": "fp32", "high": "tf32"}.get(setting, setting)
 
 
 def _hours(config: PipelineConfig, data: costs.Dataset, inputs: PlanInputs) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from vim_core.config import DiscriminatorConfig, QuantizeConfig, StackConfig
 from vim_core.layers.modern import swiglu_width
 from vim_core.models.prior import PriorShape
+from vim_core.planning.chips import chip_of_device
 
 FlopsByPart = dict[str, float]
 """Operations of one step over the global batch by part of the network; their sum is the step's."""
@@ -194,15 +195,10 @@ def prior_step(
     return step | {"tokenizer": batch * (encoder(tokenizer) + lookup(tokenizer))}
 
 
-PEAKS = {"H200": 989e12, "A100": 312e12, "TPU v4": 275e12}
-"""Published dense bf16 FLOP/s, by a part of the device's name."""
-
-
 def published_peak(device: str, dtype: str) -> float | None:
-    """The published peak of a device in FLOP/s; None where unknown (other types, a slice of a GPU)."""
-    if dtype != "bf16" or "MIG" in device:
-        return None
-    return next((rate for name, rate in PEAKS.items() if name in device), None)
+    """The published peak of a device in FLOP/s for products in `dtype`; None where unknown (a slice of a GPU, too)."""
+    chip = chip_of_device(device)
+    return None if chip is None else chip.peak(dtype)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,30 @@ def test_python_is_held_against_what_the_package_asks_for(monkeypatch: pytest.Mo
     assert "asks for >=4" in found.found
 
 
+@pytest.mark.parametrize(
+    ("names", "run", "expected"),
+    [
+        ([], {}, []),
+        (["NVIDIA H100 PCIe"] * 2, {}, [(OK, "2 x NVIDIA H100 PCIe, 80 GB each, 756 TFLOP/s in bf16")]),
+        (["Tesla T4"], {}, [(OK, "1 x Tesla T4, 16 GB each, 8 TFLOP/s in fp32")]),
+        (["NVIDIA H200 MIG 1g.18gb"], {}, [(WARN, "1 x NVIDIA H200 MIG 1g.18gb: its peak rates are not known here")]),
+        (
+            ["NVIDIA L4"],
+            {"device": "cuda", "accelerator": "H100"},
+            [
+                (OK, "1 x NVIDIA L4, 24 GB each, 121 TFLOP/s in bf16"),
+                (WARN, "run.accelerator=H100, and here there are NVIDIA L4"),
+            ],
+        ),
+    ],
+)
+def test_gpus_against_the_table_of_chips(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], run: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    monkeypatch.setattr("components.engines.devices.gpu_names", lambda: names)
+    assert [(each.status, each.found) for each in environment.check_gpus(target(**run))] == expected
+
+
 def test_a_missing_and_an_old_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: ["ray>=2.60", "torch>=2.9", 'gcsfs>=2025.3; extra == "gcp"'])
     versions(monkeypatch, **{"vim-image-modeling": "0.1.0", "ray": "2.40.0", "torch": "2.9.1", "gcsfs": ""})

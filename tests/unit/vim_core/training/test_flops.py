@@ -181,7 +181,8 @@ def test_parts_come_with_their_settings_and_grow_with_the_batch() -> None:
 
 def test_published_peaks() -> None:
     assert flops.published_peak("NVIDIA A100-SXM4-80GB", "bf16") == 312e12
-    unknown = [("NVIDIA H200", "fp32"), ("NVIDIA H200 MIG 1g.18gb", "bf16"), ("some processor", "bf16")]
+    assert flops.published_peak("NVIDIA H200", "tf32") == 494.7e12
+    unknown = [("Tesla V100-SXM2-16GB", "bf16"), ("NVIDIA H200 MIG 1g.18gb", "bf16"), ("some processor", "bf16")]
     assert [flops.published_peak(*device) for device in unknown] == [None] * 3
 
 
