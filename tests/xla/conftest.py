@@ -64,6 +64,14 @@ def compiled() -> Callable[[], int]:
 
 
 @pytest.fixture
+def reads() -> Callable[[], int]:
+    """Counts the times that the host has waited for a value of the devices so far in this process."""
+    import torch_xla.debug.metrics as metrics
+
+    return lambda: int((metrics.metric_data("TransferFromDeviceTime") or (0,))[0])
+
+
+@pytest.fixture
 def fallbacks() -> Callable[[], list[str]]:
     """Names the operations that torch_xla could not do and did on the CPU; reading a value is none."""
     import torch_xla.debug.metrics as metrics

@@ -124,7 +124,7 @@ class PriorTask(NetworkTask[ImagePrior]):
         """One update."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        samples = [self.source.codes(batch), batch["labels"]]
+        samples = [self.source.codes(batch, self.runtime), batch["labels"]]
         terms, _ = accumulation.accumulate_gradients(
             self._forward_pass, samples, self.config.accumulate, self.runtime.microbatches
         )

@@ -16,6 +16,7 @@ from vim_core.data.code_tables import CodeTable
 from vim_core.data.image_loader import INTERLEAVE, ImageLoader
 from vim_core.data.images import to_tensor
 from vim_core.data.sample_order import Ids, SampleOrder
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.vit_vqgan import Tokenizer
 
 
@@ -39,8 +40,8 @@ class PriorSource(ABC):
         """Names of these rows for error messages."""
 
     @abstractmethod
-    def codes(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Codes int64 [b, T] of a batch, on its device."""
+    def codes(self, tensors: dict[str, Tensor], runtime: Runtime) -> Tensor:
+        """Codes int64 [b, T] of a batch that `runtime` laid out, on its device."""
 
 
 class CodeSource(PriorSource):
@@ -59,7 +60,7 @@ class CodeSource(PriorSource):
         """Image keys, each with its view, such as `key#1`."""
         return [f"{self.table.keys[row]}#{int(self.table.view[row])}" for row in rows.tolist()]
 
-    def codes(self, tensors: dict[str, Tensor]) -> Tensor:
+    def codes(self, tensors: dict[str, Tensor], runtime: Runtime) -> Tensor:
         """The codes as they were read."""
         return tensors["codes"]
 
@@ -93,9 +94,7 @@ class ImageSource(PriorSource):
         """Image keys."""
         return [self.images.table.keys[row] for row in rows.tolist()]
 
-    def codes(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Codes of the images, encoded in fp32 whatever the training's precision, in batches of `encode_batch`."""
-        images = tensors["images"]
-        # A copy, because tensors made in inference mode cannot be saved for a backward pass.
+    def codes(self, tensors: dict[str, Tensor], runtime: Runtime) -> Tensor:
+        """Codes of the images, encoded in strict fp32 whatever the training's precision, without waiting for them."""
         with record_function("vim.encode"):
-            return self.tokenizer.encode(images).to(images.device, copy=True)
+            return self.tokenizer.encode_on_device(tensors["images"], runtime)

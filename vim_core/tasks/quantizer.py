@@ -276,7 +276,7 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         model = snapshot(self.result, self.runtime)
         if model is None:
             return None
-        tokenizer = Tokenizer(model, device)
+        tokenizer = Tokenizer(model, device, strict=False)
         return lambda check: scorer(tokenizer, check)
 
     def export(self) -> dict[str, bytes]:

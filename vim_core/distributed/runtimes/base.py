@@ -142,6 +142,18 @@ class Runtime(ABC):
     def mark_sharding(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:  # noqa: B027
         """Shard weights and optimizer slots over devices (XLA only); called after restoring them."""
 
+    def map_rows(self, function: Callable[[Tensor], Tensor], value: Tensor, rows: int) -> Tensor:
+        """Apply a function to `rows` rows of a tensor [b, …] after another, the last ones with rows of zeros added.
+
+        The function maps [rows, …] to [rows, …], each row by itself. Nothing is read by the host.
+        """
+        parts = []
+        for chunk in value.split(rows):
+            missing = rows - len(chunk)
+            padded = torch.cat([chunk, chunk.new_zeros(missing, *chunk.shape[1:])]) if missing else chunk
+            parts.append(function(padded)[: len(chunk)])
+        return torch.cat(parts)
+
     def end_step(self) -> None:  # noqa: B027
         """Mark the end of a training step, for devices that record operations and run them together."""
 

@@ -7,9 +7,10 @@ same operations in the same order.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -159,6 +160,34 @@ class XlaRuntime(Runtime):
             return parts[0]
         return torch.stack([part.unflatten(0, (self.devices, -1)) for part in parts], dim=1).flatten(0, 2)
 
+    def map_rows(self, function: Callable[[Tensor], Tensor], value: Tensor, rows: int) -> Tensor:
+        """As elsewhere, but all devices work on each chunk, and each chunk is a run of one and the same program.
+
+        `value` is laid out by `to_device`. A chunk takes the same number of rows from every device, at least one. In
+        the program of the training step, every chunk would be compiled again.
+        """
+        import torch_xla.distributed.spmd as spmd
+
+        apart = value.unflatten(0, (self.devices, -1))  # [devices, n, …]
+        own = apart.shape[1]
+        share = min(own, -(-rows // self.devices))
+        chunks = []
+        for part in apart.split(share, dim=1):
+            missing = share - part.shape[1]
+            if missing:
+                part = torch.cat([part, part.new_zeros(self.devices, missing, *part.shape[2:])], dim=1)
+            chunk = part.flatten(0, 1)  # [devices * share, …]
+            spmd.mark_sharding(chunk, self.mesh, _rows(chunk.ndim))
+            chunks.append(chunk)
+        # Cut in a program of its own: else where a chunk begins would be a constant of its program.
+        _run_recorded(chunks)
+        results = []
+        for chunk in chunks:
+            result = function(chunk)
+            _run_recorded([result])
+            results.append(result.unflatten(0, (self.devices, -1)))
+        return torch.cat(results, dim=1)[:, :own].flatten(0, 1)
+
     def to_host(self, tensor: Tensor) -> Tensor:
         """A whole copy on the CPU, assembled from shards; with several hosts the devices gather it first."""
         import torch_xla.core.xla_model as xm
@@ -231,6 +260,28 @@ def send() -> None:
     import torch_xla
 
     torch_xla.sync()
+
+
+def _run_recorded(tensors: list[Tensor]) -> None:
+    """Run what these tensors need as one program, without waiting for it; the step goes on, and so does its noise."""
+    import torch_xla
+
+    torch_xla._XLAC._xla_sync_multi(tensors, devices=[], wait=False)
+
+
+@contextlib.contextmanager
+def highest_products() -> Iterator[None]:
+    """See `vim_core.distributed.precision.highest_products`."""
+    import torch_xla
+
+    # Not by torch_xla.backends, which logs a warning at every change.
+    before = torch_xla._XLAC._xla_get_mat_mul_precision()
+    torch_xla._XLAC._xla_set_mat_mul_precision("highest")
+    try:
+        with torch.autocast("xla", enabled=False):
+            yield
+    finally:
+        torch_xla._XLAC._xla_set_mat_mul_precision(before)
 
 
 def recomputed(function: Callable[..., Any], *args: Any) -> Any:

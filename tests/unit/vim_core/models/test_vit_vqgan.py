@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.tiny import quantize_config, tokenizer_network
 from vim_core.config import LossConfig, StackConfig
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.errors import ConfigError
 from vim_core.models.vit_vqgan import Tokenizer, ViTVQGAN, load_tokenizer, model_config
 from vim_core.weights.saving import to_bytes
@@ -83,6 +86,37 @@ def test_network_only_ever_sees_full_batches(images: Tensor) -> None:
     for count in (1, 5, 8):
         tokenizer.decode(tokenizer.encode(images[:count]))
     assert set(seen) == {5}
+
+
+def test_codes_for_a_training_are_the_same_and_never_leave_the_device(
+    tokenizer: Tokenizer, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the operations that would make the host wait for a GPU; in strict fp32, whatever the process uses."""
+    ops: list[str] = []
+    precisions: list[str] = []
+
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            ops.append(str(func))
+            return func(*args, **kwargs or {})
+
+    expected, nearest = tokenizer.encode(images), tokenizer.model.codebook.nearest
+
+    def watched(latents: Tensor) -> Tensor:
+        precisions.append(torch.get_float32_matmul_precision())
+        return nearest(latents)
+
+    monkeypatch.setattr(tokenizer.model.codebook, "nearest", watched)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Recorded(), torch.autocast("cpu", dtype=torch.bfloat16):  # type: ignore[no-untyped-call]
+            codes = tokenizer.encode_on_device(images, CpuRuntime("bf16", 1))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(codes, expected)
+    assert set(precisions) == {"highest"}
+    assert [op for op in ops if any(word in op for word in ("_local_scalar", "_to_copy", "nonzero", "item"))] == []
 
 
 def test_codes_lie_in_their_range_and_nothing_gives_nothing(tokenizer: Tokenizer, images: Tensor) -> None:

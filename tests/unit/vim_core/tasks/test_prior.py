@@ -122,7 +122,7 @@ def test_codes_are_those_of_the_augmented_images(data: PriorData) -> None:
     task = task_of(data, source="images", augment=VIEW, batch=8)
     batch = task.batch(3)
     assert batch["images"].shape == (8, 3, 8, 8)
-    codes = task.source.codes(batch)
+    codes = task.source.codes(batch, task.runtime)
     assert torch.equal(codes, Tokenizer(tokenizer_network()).encode(batch["images"]))
     assert not codes.is_inference()
 
