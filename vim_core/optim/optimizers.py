@@ -127,7 +127,7 @@ def update(
         loss: this worker's, a scalar without gradient.
         terms: this worker's scalars that `loss` was made of, to tell which one is not finite.
     """
-    runtime.average_gradients(module.parameters())
+    runtime.average_gradients(module)
     with record_function("vim.optimizer"):
         norm = clip(module.parameters(), config.clip_norm)
     rate = learning_rate(config, step, steps)

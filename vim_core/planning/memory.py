@@ -3,7 +3,7 @@
 State that stays from step to step is counted tensor by tensor: weights, gradients (they live until the next step clears
 them), optimizer slots, the average, frozen networks. On top comes the largest of three moments: the end of the forward
 pass (activations; gradients only when an earlier microbatch left some), the end of the backward pass (all gradients,
-the rest of one block), and the update (temporaries of the factored Adam; data parallelism's flat gradients).
+the rest of one block), and the update (temporaries of the factored Adam).
 
 Not counted: the framework and its compiled programs, fragmentation, prefetched batches, pictures and evaluations
 between steps. `RESERVE` of a chip's memory is left for them.
@@ -98,12 +98,8 @@ def casts(part: PlannedNetwork, layout: Layout, step: StepShape) -> float:
 
 
 def update(part: PlannedNetwork, layout: Layout) -> float:
-    """Temporaries of the update, or of averaging gradients over workers in one flat tensor."""
-    if part.optim is None:
-        return 0.0
-    own = FACTORED * layout.largest(part) if part.optim.kind == "factored" else 0.0
-    flat = FP32 * float(layout.parameters(part, trained=True)) if layout.way == "data" and layout.chips > 1 else 0.0
-    return max(own, 2 * flat)
+    """Temporaries of the update. Averaging over workers needs none: gradients become parts of its buckets."""
+    return FACTORED * layout.largest(part) if part.optim is not None and part.optim.kind == "factored" else 0.0
 
 
 def training(

@@ -126,7 +126,7 @@ class PriorTask(NetworkTask[ImagePrior]):
         self.optimizer.zero_grad(set_to_none=True)
         samples = [self.source.codes(batch, self.runtime), batch["labels"]]
         terms, _ = accumulation.accumulate_gradients(
-            self._forward_pass, samples, self.config.accumulate, self.runtime.microbatches
+            self._forward_pass, samples, self.config.accumulate, self.runtime, self.model
         )
         result = self.update(step, self.model, self.optimizer, self.settings.optim, terms["loss"], {})
         if self.ema:

@@ -189,7 +189,7 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
         self.optimizer.zero_grad(set_to_none=True)
         terms, passes = accumulation.accumulate_gradients(
-            partial(self.generator_pass, step), [images], self.config.accumulate, self.runtime.microbatches
+            partial(self.generator_pass, step), [images], self.config.accumulate, self.runtime, self.model
         )
         loss = accumulation.total_loss(terms)
         result = self.update(step, self.model, self.optimizer, self.settings.optim, loss, terms)
@@ -205,7 +205,8 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
             partial(discriminator_pass, self.discriminator, self.lecam, settings, self.runtime, step),
             [images, fake],
             self.config.accumulate,
-            self.runtime.microbatches,
+            self.runtime,
+            self.discriminator,
         )
         loss = accumulation.total_loss(terms)
         result = self.update(step, self.discriminator, optimizer, settings.optim, loss, terms, "discriminator.")

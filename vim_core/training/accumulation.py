@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from vim_core.config import TrainConfig
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 
 K = TypeVar("K")
-Split = Callable[[Tensor, int], Sequence[Tensor]]
 
 
 def check_batch(config: TrainConfig, world: int, component: str) -> None:
@@ -27,26 +27,33 @@ def check_batch(config: TrainConfig, world: int, component: str) -> None:
 
 
 def accumulate_gradients(
-    compute: Callable[..., tuple[dict[str, Tensor], K]], batch: Sequence[Tensor], parts: int, split: Split
+    compute: Callable[..., tuple[dict[str, Tensor], K]],
+    batch: Sequence[Tensor],
+    parts: int,
+    runtime: Runtime,
+    network: nn.Module,
 ) -> tuple[dict[str, Tensor], list[K]]:
     """Run `compute` and its backward pass over `parts` consecutive microbatches.
 
     Consecutive, because the discriminator's groups are of neighbouring images: they stay together. The caller clears
-    the gradients before and updates after.
+    the gradients before and updates after. Workers average them during the last backward pass alone.
 
     Args:
         compute: takes the microbatch's share of each tensor in `batch`; returns weighted loss terms by name, each a
             scalar mean over samples whose sum is the loss, and what outlives the backward pass, without gradient.
         batch: tensors of the same first axis.
         parts: number of microbatches; divides that axis.
-        split: splits a tensor of the batch, such as `Runtime.microbatches`.
+        runtime: splits the batch, and averages over the workers.
+        network: learns from the gradients.
 
     Returns:
         The terms, detached, as means over the whole batch, and what `compute` returned beside them, in order.
     """
     terms: list[dict[str, Tensor]] = []
     results: list[K] = []
-    for microbatch in zip(*(split(tensor, parts) for tensor in batch), strict=True):
+    microbatches = zip(*(runtime.microbatches(tensor, parts) for tensor in batch), strict=True)
+    for index, microbatch in enumerate(microbatches):
+        runtime.begin_microbatch(network, last=index == parts - 1)
         with record_function("vim.forward"):
             own, result = compute(*microbatch)
             loss = total_loss(own)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
+from vim_core.distributed.gradient_buckets import GradientBuckets
 from vim_core.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -63,6 +65,7 @@ class Runtime(ABC):
         bf16 = precision == "bf16" or (precision == "auto" and self.has_bf16())
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self._mesh: DeviceMesh | None = None
+        self._buckets: WeakKeyDictionary[nn.Module, GradientBuckets] = WeakKeyDictionary()
 
     @abstractmethod
     def has_bf16(self) -> bool:
@@ -181,20 +184,24 @@ class Runtime(ABC):
         """Concatenate every worker's rows [N, …] of control data on the host, in rank order."""
         return self.gather(value.to(self.device)).cpu()
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over the workers, in one flat collective."""
+    def begin_microbatch(self, network: nn.Module, last: bool) -> None:
+        """Before a microbatch of the network: gradients only accumulate, unless it is the last of its step."""
+        if network in self._buckets:
+            self._buckets[network].active = last
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Replace the network's gradients by their mean over the workers; call it once a step.
+
+        From the second step on the backward pass has done most of it: see `GradientBuckets`. FSDP2 has averaged the
+        gradients of sharded parameters there, too.
+        """
         if self.world == 1:
             return
-        # FSDP has averaged the gradients of sharded parameters in the backward pass.
-        gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
-        if not gradients:
-            return
+        if network not in self._buckets:
+            whole = [p for p in network.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+            self._buckets[network] = GradientBuckets(whole, self.world)
         with record_function("vim.collectives"):
-            flat = torch.cat([g.flatten() for g in gradients])
-            dist.all_reduce(flat)
-            flat /= self.world
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+            self._buckets[network].finish()
 
 
 def product_rate(runtime: Runtime, size: int = 1024, seconds: float = 0.3) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,7 +116,7 @@ class XlaRuntime(Runtime):
         if self.parallel == "fsdp":
             raise ConfigError("run.parallel='fsdp': is for CPU and CUDA; with run.device=xla set run.fsdp instead")
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average_gradients(self, network: nn.Module) -> None:
         """Does nothing: gradients are those of the global loss."""
 
     def to_device(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:

@@ -138,7 +138,8 @@ def test_one_part_is_the_plain_backward_pass() -> None:
     plain, split = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     loss, _ = two_terms(plain, x)
     (loss["a"] + loss["b"]).backward()
-    terms, results = accumulate_gradients(lambda part: two_terms(split, part), [x], 1, runtime().microbatches)
+    network = nn.ParameterList([split])
+    terms, results = accumulate_gradients(lambda part: two_terms(split, part), [x], 1, runtime(), network)
     assert torch.equal(plain.grad, split.grad)  # type: ignore[arg-type]
     assert torch.equal(terms["a"], loss["a"].detach())
     assert not terms["a"].requires_grad
