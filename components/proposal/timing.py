@@ -76,7 +76,8 @@ def measure(task: Task) -> float:
     while len(times) < 5 or (len(times) < STEPS and sum(times) < SECONDS):
         began = time.perf_counter()
         batch = task.runtime.to_device(task.batch(len(times)), task.config.accumulate)
-        figures = task.step(len(times), batch)
+        with task.runtime.product_precision():
+            figures = task.step(len(times), batch)
         float(figures["loss"])
         times.append(time.perf_counter() - began)
     return statistics.median(times[2:])

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xla
 PROGRAM = """
 import sys, torch
 from vim_core.distributed import runtimes as seam
-xla = seam.create("xla", "fp32", threads=1, compile_cache=sys.argv[1])
+xla = seam.create("xla", sys.argv[2], threads=1, compile_cache=sys.argv[1])
 x = xla.to_device({"x": torch.ones(4, 4)})["x"]
 print(float((x @ x).sum()))
 import torch_xla.debug.metrics as metrics
@@ -23,9 +23,9 @@ print(sum(metrics.counter_value(f"PersistentCache{name}") or 0 for name in found
 """
 
 
-def run(folder: Path) -> list[float]:
+def run(folder: Path, precision: str = "fp32") -> list[float]:
     """The program's result, and how many programs it did not find and did find on disk."""
-    arguments = [sys.executable, "-c", PROGRAM, str(folder)]
+    arguments = [sys.executable, "-c", PROGRAM, str(folder), precision]
     ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=240)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return [float(word) for word in ended.stdout.split()]
@@ -34,5 +34,6 @@ def run(folder: Path) -> list[float]:
 def test_a_second_process_finds_what_the_first_compiled(tmp_path: Path) -> None:
     folder = tmp_path / "programs"
     assert run(folder) == [64.0, 1.0, 0.0]
-    assert len(list(folder.iterdir())) == 1
+    assert len(list((folder / "highest").iterdir())) == 1
     assert run(folder) == [64.0, 0.0, 1.0]
+    assert run(folder, "high") == [64.0, 1.0, 0.0], "a program's key does not name its precision"

@@ -16,7 +16,6 @@ from tests.xla.run import device_bytes
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import CodebookConfig, DiscriminatorConfig, RestartConfig
 from vim_core.data.images import to_tensor
-from vim_core.distributed.precision import highest_products
 from vim_core.distributed.runtimes.base import CpuRuntime, Runtime
 from vim_core.models.vit_vqgan import Tokenizer, model_config
 from vim_core.tasks.base import Task
@@ -114,17 +113,3 @@ def test_codes_on_the_devices_are_those_of_the_host_whatever_the_layout(
     assert torch.equal(torch.cat([part.cpu() for part in xla.microbatches(codes, parts)]), expected)
     xla.end_step()
     assert device_bytes(codes) == [codes.numel() * 8 // DEVICES] * DEVICES
-
-
-def test_products_are_the_compilers_most_precise_inside_and_as_before_outside(xla: Runtime) -> None:
-    import torch_xla
-
-    x = xla.to_device({"x": torch.rand(4, 4)})["x"]
-
-    def products() -> int:
-        return str(torch_xla._XLAC._get_xla_tensors_hlo([x @ x])).count("operand_precision={highest,highest}")
-
-    with xla.autocast(), highest_products(xla.device):
-        assert products() == 1
-        assert (x @ x).dtype is torch.float32
-    assert products() == 0

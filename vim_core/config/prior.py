@@ -17,7 +17,7 @@ from vim_core.config.fields import (
     one_of,
     require,
 )
-from vim_core.config.training import AugmentConfig, StackConfig, TrainConfig
+from vim_core.config.training import STORED_PRECISION, AugmentConfig, StackConfig, TrainConfig
 
 
 @dataclass
@@ -91,4 +91,5 @@ class SampleConfig(Ranged):
         require(rises or self.guidance_power == 1, "sample.guidance_power", self.guidance_power, rule)
         rule = "needs sample.guidance other than 1"
         require(self.guidance != 1 or not rises, "sample.guidance_schedule", self.guidance_schedule, rule)
-        one_of("sample.precision", self.precision, ("fp32", "bf16"))
+        one_of("sample.precision", self.precision, ("highest", "bf16", "fp32"))
+        self.precision = STORED_PRECISION.get(self.precision, self.precision)

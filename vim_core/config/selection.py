@@ -18,6 +18,7 @@ from vim_core.config.fields import (
     one_of,
     require,
 )
+from vim_core.config.training import STORED_PRECISION
 
 
 @dataclass
@@ -130,7 +131,8 @@ class TradeoffConfig(Ranged):
             require(bool(values), f"tradeoff.{name}", values, "name at least one")
             require(len(set(values)) == len(values), f"tradeoff.{name}", values, "names a value twice")
         check_rates("tradeoff.acceptances", self.acceptances)
-        one_of("tradeoff.precision", self.precision, ("fp32", "bf16"))
+        one_of("tradeoff.precision", self.precision, ("highest", "bf16", "fp32"))
+        self.precision = STORED_PRECISION.get(self.precision, self.precision)
         rule = "must be 0 (no intervals of distances) or 2 up"
         require(self.groups == 0 or self.groups >= 2, "tradeoff.groups", self.groups, rule)
         rule = "must be 0 (no interval of the best guidance) or at least 20, for an interval of draws to mean something"

@@ -21,6 +21,9 @@ from vim_core.config.fields import (
     require,
 )
 
+STORED_PRECISION = {"highest": "fp32", "tf32": "high"}
+"""Other names of a precision, and the one under which it is stored and fingerprinted."""
+
 
 @dataclass
 class AugmentConfig(Ranged):
@@ -109,9 +112,10 @@ class TrainConfig(Ranged):
     cannot be written is reported and left out (`checkpoint_errors: warn`) or ends the training (`fail`).
 
     `steps` is the number of updates, each on `batch` samples of all workers together. `seed` determines weights, order
-    and augmentation. With `precision: auto` networks run in bf16 where the device has it, else in fp32. `ema` is the
-    decay of an average of the weights, which is what is kept (0: none). Figures are logged every `log_every` steps, and
-    a checkpoint is written every `checkpoint_every`.
+    and augmentation. `precision` of matrix products is `highest` (strict fp32; stored as fp32, which means the same),
+    `high` (or tf32: TF32 on CUDA, three bf16 products on TPU, fp32 on CPU), `bf16`, or `auto`: bf16 where the device
+    has it, else highest. Codes are always made in `highest`. `ema` is the decay of an average of the weights, which is
+    what is kept (0: none). Figures are logged every `log_every` steps, checkpoints written every `checkpoint_every`.
     """
 
     steps: PositiveInt = 1000
@@ -133,7 +137,8 @@ class TrainConfig(Ranged):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        one_of("precision", self.precision, ("auto", "highest", "high", "bf16", "fp32", "tf32"))
+        self.precision = STORED_PRECISION.get(self.precision, self.precision)
         one_of("on_nonfinite", self.on_nonfinite, ("skip", "halt"))
         one_of("checkpoint_errors", self.checkpoint_errors, ("warn", "fail"))
         words = self.best.split()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vim_core.data.images import Pixels, center_crop, to_tensor
+from vim_core.distributed.products import strict
 from vim_core.errors import ConfigError
 from vim_core.features.base import CLASSIFIER, TORCHVISION, Features, crop_description
 from vim_core.models.classifier import Classifier
@@ -36,6 +37,7 @@ class ClassifierExtractor:
         """The centre square [3, size, size] in [0, 1]."""
         return to_tensor(center_crop(image, self.size))
 
+    @strict
     def extract(self, batch: Tensor) -> Features:
         """Features [N, D] and logits [N, C]."""
         with torch.inference_mode():
@@ -74,12 +76,13 @@ class TorchvisionExtractor:
         prepared: Tensor = self.transform(Image.fromarray(pixels))
         return prepared
 
+    @strict
     def extract(self, batch: Tensor) -> Features:
         """Features [N, D] and logits [N, C] in float32."""
         captured: list[Tensor] = []
         handle = self.last.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
         try:
-            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            with torch.inference_mode():
                 logits = self.network(batch.to(self.device))
         finally:
             handle.remove()

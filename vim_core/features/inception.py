@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.data.images import Pixels, center_crop
+from vim_core.distributed.products import strict
 from vim_core.features.base import INCEPTION, Features, crop_description
 from vim_core.weights.saving import WeightFile
 
@@ -239,13 +240,14 @@ class InceptionExtractor:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
         return (tf1_bilinear(pixels, SIZE) - 128) / 128
 
+    @strict
     def extract(self, batch: Tensor) -> Features:
         """Features [N, 2048], logits [N, 1008] and spatial features [N, 2023] in float32, without TF32.
 
         TF32 would change them by a thousandth.
         """
         inputs = batch.to(self.device)
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode():
             outputs = self.network(inputs)
         return Features(outputs["2048"].cpu(), outputs["logits_unbiased"].cpu(), outputs["spatial"].cpu())
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vim_core.data.images import Pixels, center_crop, to_tensor
+from vim_core.distributed.products import strict
 from vim_core.errors import ConfigError, DataError
 from vim_core.features.base import TORCHVISION, Features
 from vim_core.features.classifiers import ClassifierExtractor, TorchvisionExtractor, check_torchvision
@@ -176,8 +177,9 @@ class _ModuleClassifier:
     def prepare(self, image: Pixels) -> Tensor:
         return to_tensor(center_crop(image, self.size) if self.size else image)
 
+    @strict
     def extract(self, batch: Tensor) -> Features:
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode():
             logits: Tensor = self.network(batch.to(self.device))
         return Features(torch.empty(len(batch), 0), logits.float().cpu())
 

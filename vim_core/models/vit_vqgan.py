@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import QuantizeConfig, StackConfig
-from vim_core.distributed.precision import highest_products
+from vim_core.distributed.products import strict
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.layers.transformer import Block, LayerNorm, Linear, TanhHead, init_weights, run_block, sincos_2d
 from vim_core.losses.likelihood import EPSILON, laplace_mean
@@ -222,14 +221,9 @@ class Tokenizer:
     """The one numeric definition of encode and decode (contract 7): fp32, eager, padded to `encode_batch`.
 
     A fixed batch shape makes the codes of an image independent of its neighbours' number.
-
-    Args:
-        strict: encode in strict fp32, whatever the process uses for other products. Off in a thread beside a training,
-            because the setting holds for the whole process.
     """
 
-    def __init__(self, model: ViTVQGAN, device: str | torch.device = "cpu", strict: bool = True) -> None:
-        self.strict = strict
+    def __init__(self, model: ViTVQGAN, device: str | torch.device = "cpu") -> None:
         self.model = model.to(device).float().eval()
         self.device = torch.device(device)
         self.image_size = model.config.image_size
@@ -241,6 +235,7 @@ class Tokenizer:
         missing = self.encode_batch - len(x)
         return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
 
+    @strict
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Images [N, 3, S, S] in [0, 1] to codes int64 [N, T] on the CPU.
@@ -251,22 +246,21 @@ class Tokenizer:
         if images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(f"expected images [N, 3, {self.image_size}, {self.image_size}], got {list(images.shape)}")
         parts = []
-        with highest_products(self.device) if self.strict else nullcontext():
-            for chunk in images.split(self.encode_batch):
-                codes = self._nearest_codes(self._padded(chunk.float()).to(self.device))  # [encode_batch, T]
-                # Cut on the CPU: on XLA each length would be another program.
-                parts.append(codes.cpu()[: len(chunk)])
+        for chunk in images.split(self.encode_batch):
+            codes = self._nearest_codes(self._padded(chunk.float()).to(self.device))  # [encode_batch, T]
+            # Cut on the CPU: on XLA each length would be another program.
+            parts.append(codes.cpu()[: len(chunk)])
         tokens = self.grid[0] * self.grid[1]
         return torch.cat(parts) if parts else torch.empty(0, tokens, dtype=torch.int64)
 
+    @strict
     @torch.no_grad()
     def encode_on_device(self, images: Tensor, runtime: Runtime) -> Tensor:
         """Images [b, 3, S, S] in [0, 1], as `Runtime.to_device` laid them out, to codes int64 [b, T] on that device.
 
         The codes are those of `encode`; the host waits for nothing.
         """
-        with highest_products(self.device) if self.strict else nullcontext():
-            return runtime.map_rows(self._nearest_codes, images, self.encode_batch)
+        return runtime.map_rows(self._nearest_codes, images, self.encode_batch)
 
     def _nearest_codes(self, images: Tensor) -> Tensor:
         """Codes int64 [encode_batch, T] of images [encode_batch, 3, S, S] on the device."""

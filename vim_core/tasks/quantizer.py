@@ -277,7 +277,7 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         model = snapshot(self.result, self.runtime)
         if model is None:
             return None
-        tokenizer = Tokenizer(model, device, strict=False)
+        tokenizer = Tokenizer(model, device)
         return lambda check: scorer(tokenizer, check)
 
     def export(self) -> dict[str, bytes]:

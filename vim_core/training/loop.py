@@ -77,7 +77,9 @@ def train(
             for step, batch in enumerate(monitor.meter.time_batches(batches(task, start, data_workers)), start):
                 # 2. Step: forward, backward, update.
                 runtime.seed_step(config.seed, step)
-                figures = task.step(step, runtime.to_device(batch, config.accumulate))
+                batch = runtime.to_device(batch, config.accumulate)
+                with runtime.product_precision():
+                    figures = task.step(step, batch)
                 runtime.end_step()
                 done = step + 1
                 last = done == config.steps

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from vim_core.distributed.gradient_buckets import GradientBuckets
+from vim_core.distributed.products import BF16, CUDA_TF32, HIGH, HIGHEST, products
 from vim_core.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -26,23 +27,32 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Numeric:
-    """Numeric class: two runs of the same class give the same bits."""
+    """Numeric class: two runs of the same class give the same bits.
+
+    `dtype` is that of the networks' products, bf16 or fp32; `products` how the device multiplies fp32 tensors: fp32,
+    tf32, or as that number of bf16 products (bf16x3).
+    """
 
     device: str
     dtype: str
     threads: int
     world: int
     compiled: bool = False
+    products: str = "fp32"
 
     @property
     def family(self) -> str:
         """Folder name without the number of workers, such as `cpu-bf16-t2`."""
-        return f"{self.device}-{self.dtype}-t{self.threads}" + ("-compiled" if self.compiled else "")
+        return self._class(f"t{self.threads}")
 
     @property
     def name(self) -> str:
         """Folder name, such as `cpu-bf16-t2-w1`, with `-compiled` at the end where torch.compile is used."""
-        return f"{self.device}-{self.dtype}-t{self.threads}-w{self.world}" + ("-compiled" if self.compiled else "")
+        return self._class(f"t{self.threads}-w{self.world}")
+
+    def _class(self, share: str) -> str:
+        products = "bf16" if self.dtype == "bf16" else self.products
+        return f"{self.device}-{products}-{share}" + ("-compiled" if self.compiled else "")
 
 
 class Runtime(ABC):
@@ -51,6 +61,8 @@ class Runtime(ABC):
     kind: str
     device: torch.device
     """Device of this worker's tensors."""
+    products: Mapping[str, str] = {HIGHEST: "fp32", HIGH: "fp32", BF16: "fp32"}
+    """How the device multiplies fp32 tensors, by level: see `Numeric.products`."""
     compiled = False
     """`compile` uses torch.compile; set before the task is built."""
     parallel = "data"
@@ -62,8 +74,8 @@ class Runtime(ABC):
         self.rank = rank
         self.world = world
         self.threads = threads
-        bf16 = precision == "bf16" or (precision == "auto" and self.has_bf16())
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.level = self.level_of(precision)
+        self.dtype = torch.bfloat16 if self.level == BF16 else torch.float32
         self._mesh: DeviceMesh | None = None
         self._buckets: WeakKeyDictionary[nn.Module, GradientBuckets] = WeakKeyDictionary()
 
@@ -71,11 +83,17 @@ class Runtime(ABC):
     def has_bf16(self) -> bool:
         """True if the hardware multiplies bf16 faster than fp32."""
 
+    def level_of(self, precision: str) -> str:
+        """The level of `products` for the setting `precision`."""
+        if precision == "bf16" or (precision == "auto" and self.has_bf16()):
+            return BF16
+        return HIGH if precision in ("high", "tf32") else HIGHEST
+
     @property
     def numeric(self) -> Numeric:
         """The numeric class of this job."""
         dtype = "bf16" if self.dtype is torch.bfloat16 else "fp32"
-        return Numeric(self.kind, dtype, self.threads, self.world, self.compiled)
+        return Numeric(self.kind, dtype, self.threads, self.world, self.compiled, self.products[self.level])
 
     @property
     def sharded(self) -> bool:
@@ -117,6 +135,10 @@ class Runtime(ABC):
         from vim_core.distributed import fsdp
 
         return fsdp.full_network(module, self.rank == 0, device)  # type: ignore[return-value]
+
+    def product_precision(self) -> contextlib.AbstractContextManager[None]:
+        """A scope for training steps, in which products of fp32 tensors have the job's precision."""
+        return contextlib.nullcontext()
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in the job's dtype; weights stay fp32."""
@@ -205,13 +227,14 @@ class Runtime(ABC):
 
 
 def product_rate(runtime: Runtime, size: int = 1024, seconds: float = 0.3) -> float:
-    """Measured rate of square matrix products in the runtime's dtype, in GFLOP/s (best of several rounds)."""
+    """Measured rate of square matrix products in the runtime's precision, in GFLOP/s (best of several rounds)."""
     a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
     b = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
     best, deadline = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         start = time.perf_counter()
-        product = a @ b
+        with runtime.product_precision():
+            product = a @ b
         # Run the whole product first: a compiler would compute only the one element that is read.
         runtime.end_step()
         float(product[0, 0])
@@ -244,6 +267,7 @@ class CudaRuntime(Runtime):
     """
 
     kind = "cuda"
+    products: Mapping[str, str] = {HIGHEST: "fp32", HIGH: "tf32", BF16: "fp32, convolutions tf32"}
 
     def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1, local_rank: int = 0) -> None:
         if not torch.cuda.is_available():
@@ -252,7 +276,12 @@ class CudaRuntime(Runtime):
         torch.cuda.set_device(self.device)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = CUDA_TF32[HIGHEST]
         super().__init__(precision, threads, rank, world)
+
+    def product_precision(self) -> contextlib.AbstractContextManager[None]:
+        """As in `Runtime`; outside of it the process is strict."""
+        return contextlib.nullcontext() if self.level == HIGHEST else products(self.device, self.level)
 
     def has_bf16(self) -> bool:
         """True from Ampere on."""

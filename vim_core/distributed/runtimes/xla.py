@@ -18,16 +18,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vim_core.distributed import spmd as sharding
+from vim_core.distributed.products import BF16, HIGH, HIGHEST, register
 from vim_core.distributed.runtimes.base import Numeric, Runtime
 from vim_core.distributed.spmd import DATA, FSDP, Spec
 from vim_core.errors import ConfigError
+
+PRECISION = {HIGHEST: "highest", HIGH: "high", BF16: "default"}
+"""torch_xla's names of the levels: on TPUs six, three and one bf16 product for every product of fp32 numbers."""
 
 
 class XlaRuntime(Runtime):
     """Every device of every host as one mesh of `data` x `fsdp`; the batch is split over both, weights over `fsdp`.
 
     Args:
-        precision: fp32, bf16 or auto.
+        precision: fp32, high, bf16 or auto.
         threads: of the host's own work.
         rank, world: this host and the number of hosts.
         fsdp: devices that one copy of the weights is split over; 0 for all of them.
@@ -59,15 +63,22 @@ class XlaRuntime(Runtime):
         import torch_xla.runtime as xr
 
         torch.set_num_threads(threads)
+        self.platform = str(xr.device_type()).lower()
+        if self.platform == "tpu":
+            self.products = {HIGHEST: "bf16x6", HIGH: "bf16x3", BF16: "bf16"}
+        level = self.level_of(precision)
         if cache and "XLA_PERSISTENT_CACHE_PATH" not in os.environ:
+            # One folder a precision, because a program's key does not depend on it.
+            cache = os.path.join(cache, PRECISION[level])
             os.makedirs(cache, exist_ok=True)
             xr.initialize_cache(cache)
         if not xr.is_spmd():
             xr.use_spmd()
+        register("xla", _products)
+        _set_precision(level)
         self.device = torch_xla.device()  # the virtual device of all devices
         # With several hosts even reading a sharded tensor is a program of all of them.
         self.lockstep = world > 1
-        self.platform = str(xr.device_type()).lower()
         self.devices = int(xr.global_runtime_device_count())
         self.mesh_sizes = mesh_sizes(self.devices, fsdp)
         self.mesh = spmd.Mesh(list(range(self.devices)), tuple(self.mesh_sizes.values()), sharding.AXES)
@@ -86,7 +97,7 @@ class XlaRuntime(Runtime):
     def numeric(self) -> Numeric:
         """The platform and the number of devices decide the bits; host threads do not."""
         dtype = "bf16" if self.dtype is torch.bfloat16 else "fp32"
-        return Numeric(f"{self.kind}-{self.platform}", dtype, 0, self.devices)
+        return Numeric(f"{self.kind}-{self.platform}", dtype, 0, self.devices, products=self.products[self.level])
 
     def seed_step(self, seed: int, step: int) -> None:
         """Key device noise by (seed, step): equal on every host, because they run one program together."""
@@ -270,18 +281,26 @@ def _run_recorded(tensors: list[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def highest_products() -> Iterator[None]:
-    """See `vim_core.distributed.precision.highest_products`."""
+def _products(level: str) -> Iterator[None]:
+    """A scope of `products` that counts for what is recorded and run inside: torch_xla compiles by the present value.
+
+    A program's key does not depend on it, so no program may be used at two precisions.
+    """
+    import torch_xla
+
+    before = torch_xla._XLAC._xla_get_mat_mul_precision()
+    _set_precision(level)
+    try:
+        yield
+    finally:
+        torch_xla._XLAC._xla_set_mat_mul_precision(before)
+
+
+def _set_precision(level: str) -> None:
     import torch_xla
 
     # Not by torch_xla.backends, which logs a warning at every change.
-    before = torch_xla._XLAC._xla_get_mat_mul_precision()
-    torch_xla._XLAC._xla_set_mat_mul_precision("highest")
-    try:
-        with torch.autocast("xla", enabled=False):
-            yield
-    finally:
-        torch_xla._XLAC._xla_set_mat_mul_precision(before)
+    torch_xla._XLAC._xla_set_mat_mul_precision(PRECISION[level])
 
 
 def recomputed(function: Callable[..., Any], *args: Any) -> Any:
