@@ -77,12 +77,10 @@ def train(
             for step, batch in enumerate(monitor.meter.time_batches(batches(task, start, data_workers)), start):
                 # 2. Step: forward, backward, update.
                 runtime.seed_step(config.seed, step)
-                batch = runtime.to_device(batch, config.accumulate)
                 with runtime.product_precision():
-                    figures = task.step(step, batch)
+                    figures = task.step(step, runtime.to_device(batch, config.accumulate))
                 runtime.end_step()
-                done = step + 1
-                last = done == config.steps
+                done, last = step + 1, step + 1 == config.steps
                 log_now = last or done % config.log_every == 0
                 save_now = last or done % config.checkpoint_every == 0
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vim_core.distributed.products import HIGH
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.training.flops import PeakRates, published_peak
 
@@ -119,7 +120,7 @@ def peak_rates(runtime: Runtime, product_rate: float) -> PeakRates:
     if runtime.device.type == "xla":
         device = "TPU " + os.environ.get("TPU_ACCELERATOR_TYPE", "")  # such as v4-32
     numeric = runtime.numeric
-    peak = published_peak(device, numeric.dtype)
+    peak = published_peak(device, "tf32" if runtime.level == HIGH else numeric.dtype)
     return PeakRates(peak and peak * numeric.world, product_rate * numeric.world)
 
 
