@@ -6,7 +6,7 @@ from components.contract.api import Context, Inputs, Outcome
 from vim_core.config import ClassifyConfig
 from vim_core.metrics.protocol import Protocol
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"images": "ingest"}
 
 

@@ -11,7 +11,7 @@ from vim_core.config import PriorConfig
 from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"codes": "tokenize", "tokenizer": "quantize", "images": "ingest?"}
 CODES_OF = ("tokenizer",)
 """Inputs of which only the codes count: the tokenizer's decoder only makes pictures during training."""

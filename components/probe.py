@@ -13,7 +13,7 @@ from vim_core.errors import ConfigError, LineageError
 from vim_core.metrics.protocol import Protocol
 from vim_core.storage import io
 
-VERSION = 2
+VERSION = 3
 INPUTS = {"images": "ingest", "codes": "tokenize", "prior": "prior"}
 
 

@@ -9,7 +9,7 @@ from vim_core.config import QuantizeConfig
 from vim_core.errors import ConfigError, DataError
 from vim_core.storage import io
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"images": "ingest"}
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 

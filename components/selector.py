@@ -9,4 +9,4 @@ from components.classify import INPUTS, run
 
 __all__ = ["INPUTS", "VERSION", "run"]
 
-VERSION = 1
+VERSION = 2

@@ -50,9 +50,9 @@ def test_images_in_memory_are_bounded_by_their_own_size(tmp_path: Path, monkeypa
     """Photographs are much larger than the crops that training sees."""
     images = pictures(9, 0)  # uint8 [9, H, W, 3]
     write_images(str(tmp_path / "images.parquet"), rows([str(i) for i in range(9)], [0] * 9, images))
-    monkeypatch.setattr(image_loader, "CACHE_PIXELS", images[0].size)
-    loader = ImageLoader([str(tmp_path / "images.parquet")], 4, AugmentConfig(), 0)
-    first = loader.plain(range(9))
-    assert list(loader._cache) == [6, 7, 8]
-    assert (loader.plain(range(9)) == first).all()
-    assert sum(image.size for image in loader._cache.values()) == 3 * images[0].size
+    for limit, kept_images in ((9 * images[0].size, 9), (9 * images[0].size - 1, 0)):
+        monkeypatch.setattr(image_loader, "PLAIN_CACHE_BYTES", limit)
+        loader = ImageLoader([str(tmp_path / "images.parquet")], 4, AugmentConfig(), 0)
+        first = loader.plain(range(9))
+        assert len(loader._cache) == kept_images
+        assert (loader.plain(range(9)) == first).all()

@@ -112,6 +112,16 @@ def test_a_batch_lies_in_parts_on_the_devices(xla: Runtime) -> None:
         assert torch.equal(value.cpu(), batch[name])
 
 
+def test_pixels_travel_as_bytes_and_become_the_floats_of_the_cpu(xla: Runtime) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(8, 32)
+    placed = [xla.to_device({"images": pixels}, parts)["images"] for parts in (1, 2)]
+    xla.end_step()
+    assert device_bytes(placed[0]) == [256 * 4 // DEVICES] * DEVICES
+    assert torch.equal(placed[0].cpu(), pixels.float() / 255)
+    halves = torch.cat([part.cpu() for part in xla.microbatches(placed[1], 2)])
+    assert torch.equal(halves, pixels.float() / 255)
+
+
 def test_a_copy_of_the_state_compiles_nothing(xla: Runtime, compiled: Callable[[], int]) -> None:
     weight = torch.rand(8, 6)
     network = nn.Linear(6, 8)

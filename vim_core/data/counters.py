@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 from pathlib import Path
 
 NAMES = ("images_read", "bytes_read", "images_decoded", "images_used")
@@ -16,6 +17,7 @@ NAMES = ("images_read", "bytes_read", "images_decoded", "images_used")
 _LAYOUT = struct.Struct(f"<{len(NAMES)}q")
 _folder: Path | None = None
 _own: tuple[int, mmap.mmap] | None = None
+_adding = threading.Lock()
 
 
 def start(folder: Path) -> None:
@@ -36,12 +38,18 @@ def add(*, images_read: int = 0, bytes_read: int = 0, images_decoded: int = 0, i
     global _own
     if _folder is None:
         return
+    with _adding:  # a training reads and decodes in two threads
+        _add(images_read, bytes_read, images_decoded, images_used)
+
+
+def _add(*more: int) -> None:
+    global _own
+    assert _folder is not None
     if _own is None or _own[0] != os.getpid():
         with (_folder / f"{os.getpid()}.counts").open("w+b") as file:
             file.truncate(_LAYOUT.size)
             _own = os.getpid(), mmap.mmap(file.fileno(), _LAYOUT.size)
     memory = _own[1]
-    more = images_read, bytes_read, images_decoded, images_used
     _LAYOUT.pack_into(memory, 0, *(old + new for old, new in zip(_LAYOUT.unpack_from(memory), more, strict=True)))
 
 

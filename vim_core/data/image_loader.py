@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 from vim_core.config import AugmentConfig
 from vim_core.data import counters
 from vim_core.data.image_tables import ImageTable
-from vim_core.data.images import UNLIMITED, Pixels, center_crop, crop_resize, decode, to_tensor
-from vim_core.data.sample_order import Ids, SampleOrder, keyed_rng
+from vim_core.data.images import UNLIMITED, Pixels, as_floats, center_crop, crop_resize, decode, pixel_tensor
+from vim_core.data.lane_schedule import Ids
+from vim_core.data.sample_order import SampleOrder, keyed_rng
+from vim_core.data.step_reader import StepImages, StepReader, read_ahead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +28,15 @@ DRAWS = 9
 MARGIN = 2
 """Pixels around the area that the affine map reads, for the bilinear filter."""
 
-CACHE_PIXELS = 256 * 1024 * 1024
-"""Decoded images are kept in memory up to about this many pixels (768 MiB); beyond it each use decodes again."""
+CACHE_BYTES = 1 << 30
+"""Decoded training images that all processes of a host may keep together. A table that does not fit is not kept at all:
+its images come back after an epoch, when a part that was kept would have been replaced."""
+
+PLAIN_CACHE_BYTES = 1 << 26
+"""The same of a loader that only evaluates."""
 
 INTERLEAVE = 8
-"""Row groups read at once, so that a large table is not read image by image at random."""
+"""Row groups that a batch is drawn from at least; a table of no more is kept, encoded, and shuffled as one."""
 
 
 def augment(image: Pixels, size: int, config: AugmentConfig, key: Sequence[int | str]) -> Pixels:
@@ -99,41 +106,87 @@ class ImageLoader:
         self.seed = seed
         self.labels = torch.from_numpy(np.asarray(self.table.labels, dtype=np.int64))
         self.order = SampleOrder(self.table.row_groups, seed, INTERLEAVE)
-        self._cache: OrderedDict[int, Pixels] = OrderedDict()
-        self._cached_pixels = 0
+        self._cache: dict[int, Pixels] = {}
+        self._keeps: bool | None = None
+        self._reader: StepReader | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def _decoded(self, row: int) -> Pixels:
-        """An image of any size [H, W, 3]; those used last stay in memory, `CACHE_PIXELS` together."""
+    def _decoded(self, row: int, encoded: bytes | None = None) -> Pixels:
+        """An image of any size [H, W, 3]; all stay in memory where all of them may (`share_host`)."""
         if row in self._cache:
-            self._cache.move_to_end(row)
             return self._cache[row]
-        image = decode(self.table.image(row), UNLIMITED)
+        image = decode(self.table.image(row) if encoded is None else encoded, UNLIMITED)
         counters.add(images_decoded=1)
-        self._cache[row] = image
-        self._cached_pixels += image.size // 3
-        while self._cached_pixels > CACHE_PIXELS and len(self._cache) > 1:
-            self._cached_pixels -= self._cache.popitem(last=False)[1].size // 3
+        if self._keeps is None:
+            self._keeps = self.table.decoded_bytes(PLAIN_CACHE_BYTES) <= PLAIN_CACHE_BYTES
+        if self._keeps:
+            self._cache[row] = image
         return image
 
-    def view(self, row: int, key: Sequence[int | str]) -> Pixels:
-        """A random view of one image [S, S, 3]; equal keys give equal views."""
-        counters.add(images_used=1)
-        return augment(self._decoded(row), self.size, self.augment, key)
+    def share_host(self, batch: int, world: int, processes: int) -> list[str]:
+        """Keep decoded images only if all fit into each of the host's processes that decode; returns notes on that.
 
-    def batch(self, step: int, batch: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """Augmented images [b, 3, S, S] in [0, 1] and labels [b] of this rank's slice of a step."""
-        positions, rows = self.order.batch(step, batch, rank, world)
-        pairs = zip(positions.tolist(), rows.tolist(), strict=True)
-        views = [self.view(row, ("train", self.seed, position)) for position, row in pairs]
-        return to_tensor(np.stack(views)), self.labels[rows]
+        Args:
+            batch, world: global batch and workers, for a note on lanes that they share.
+            processes: of this host, that prepare batches of these images.
+        """
+        size = self.table.decoded_bytes(CACHE_BYTES)
+        self._keeps = size * processes <= CACHE_BYTES
+        limit = f"{CACHE_BYTES >> 20} MiB for {processes} processes of this host"
+        notes = [
+            f"decoded images are kept: {size / 2**20:.1f} MiB in each process, of {limit}"
+            if self._keeps
+            else f"decoded images are not kept: {size / 2**20:,.0f} MiB or more in each process, of {limit}"
+        ]
+        lanes = self.order.lanes(batch)
+        if lanes % world:
+            notes.append(
+                f"{world} workers share {lanes} lanes of the image table, so row groups are read more than once; a "
+                f"number of workers that divides {lanes} reads them once"
+            )
+        return notes
+
+    def view(self, row: int, key: Sequence[int | str], encoded: bytes | None = None) -> Pixels:
+        """A random view of one image [S, S, 3]; equal keys give equal views. Reads what is not given as `encoded`."""
+        counters.add(images_used=1)
+        return augment(self._decoded(row, encoded), self.size, self.augment, key)
+
+    def read(self, step: int, batch: int, rank: int, world: int, order: SampleOrder | None = None) -> StepImages:
+        """This rank's encoded images of a step, in this loader's order or another of the table; best step by step."""
+        order, reader = order or self.order, self._reader
+        if reader is None or reader.share != (order, batch, rank, world):
+            reader = self._reader = StepReader(self.table, order, batch, rank, world)
+        return reader.read(step)
+
+    def read_steps(
+        self, steps: Iterable[int], batch: int, rank: int, world: int, order: SampleOrder | None = None
+    ) -> Generator[StepImages, None, None]:
+        """`read` of each step, ahead of its use in a thread that ends when this is closed; loads nothing before."""
+        # Files and schedules of its own, because it is another thread.
+        reader = StepReader(copy.copy(self.table), (order or self.order).fresh(), batch, rank, world)
+        return read_ahead(reader.read(step) for step in steps)
+
+    def views(self, images: StepImages) -> Tensor:
+        """Augmented images uint8 [b, 3, S, S], keyed by their positions."""
+        keys = [("train", self.seed, position) for position in images.positions.tolist()]
+        return self.augmented(images, keys)
+
+    def augmented(self, images: StepImages, keys: Iterable[Sequence[int | str]]) -> Tensor:
+        """A view of each image with its key, uint8 [b, 3, S, S]."""
+        each = zip(images.rows.tolist(), keys, images.encoded, strict=True)
+        return pixel_tensor(np.stack([self.view(row, key, encoded) for row, key, encoded in each]))
 
     def keys(self, step: int, batch: int) -> list[str]:
         """Keys of the images of step `step`'s global batch, in its order."""
-        return [str(self.table.keys[int(row)]) for row in self.order.ids(step * batch, batch)]
+        return [str(self.table.keys[row]) for row in self.order.batch(step, batch)[1].tolist()]
 
     def plain(self, rows: Ids | Sequence[int]) -> Tensor:
         """The images of these rows without augmentation [n, 3, S, S] in [0, 1]."""
-        return to_tensor(np.stack([center_crop(self._decoded(int(row)), self.size) for row in rows]))
+        return as_floats(self.squares(rows))
+
+    def squares(self, rows: Ids | Sequence[int], encoded: Sequence[bytes] = ()) -> Tensor:
+        """The images of these rows without augmentation, uint8 [n, 3, S, S]; reads what is not given as `encoded`."""
+        images = [self._decoded(int(row), data) for row, data in zip_longest(rows, encoded)]
+        return pixel_tensor(np.stack([center_crop(image, self.size) for image in images]))

@@ -149,6 +149,28 @@ class ImageTable:
         self._cache.move_to_end(index)
         return self._cache[index], row - int(self._starts[index])
 
+    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row groups [n] of rows [n], and their numbers in there."""
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        return groups, rows - self._starts[groups]
+
+    def encoded(self, group: int, offsets: NDArray[np.int64]) -> list[bytes]:
+        """Encoded bytes of some rows of a row group, which is read anew and not kept."""
+        uri, number = self._groups[group]
+        column = self._file(uri).read_row_group(number, columns=["image"])["image"]
+        counters.add(images_read=len(column), bytes_read=column.nbytes)
+        return [column[offset].as_py() for offset in offsets.tolist()]
+
+    def decoded_bytes(self, limit: int) -> int:
+        """Bytes of all images as RGB pixels; counting ends above the limit."""
+        total = 0
+        for uri in self.uris:
+            sizes = self._file(uri).read(columns=["height", "width"])
+            total += 3 * int(sizes["height"].to_numpy().astype(np.int64) @ sizes["width"].to_numpy().astype(np.int64))
+            if total > limit:
+                break
+        return total
+
     def __len__(self) -> int:
         return len(self.keys)
 

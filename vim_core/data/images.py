@@ -130,13 +130,27 @@ def encode_png(image: Pixels) -> bytes:
     return stream.getvalue()
 
 
-def to_tensor(image: Pixels) -> Tensor:
-    """Pixels uint8 [..., H, W, 3] to float32 [..., 3, H, W] in [0, 1]."""
+def pixel_tensor(image: Pixels) -> Tensor:
+    """Pixels uint8 [..., H, W, 3] as a tensor uint8 [..., 3, H, W]."""
     import torch
 
     # A copy: decoded images are cached, and torch must not write into them.
-    pixels = np.ascontiguousarray(np.moveaxis(image, -1, -3))
-    return torch.from_numpy(pixels).to(torch.float32).div_(255)
+    return torch.from_numpy(np.array(np.moveaxis(image, -1, -3), order="C"))
+
+
+def as_floats(pixels: Tensor) -> Tensor:
+    """Pixels uint8 as float32 in [0, 1], on their device; other tensors as they are."""
+    import torch
+
+    if pixels.dtype is not torch.uint8:
+        return pixels
+    # By a tensor: by a number, CUDA multiplies with 1/255, which gives other bits for 126 of the 256 values.
+    return pixels.to(torch.float32).div_(torch.full((), 255.0, device=pixels.device))
+
+
+def to_tensor(image: Pixels) -> Tensor:
+    """Pixels uint8 [..., H, W, 3] to float32 [..., 3, H, W] in [0, 1]."""
+    return as_floats(pixel_tensor(image))
 
 
 def from_tensor(images: Tensor) -> Pixels:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vim_core.config import OptimConfig, TrainConfig
+from vim_core.data.images import as_floats
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.meta import allocate, materialise
 from vim_core.optim.optimizers import Ema, Update, update
@@ -23,6 +24,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 CONSEQUENCES = ("loss", "gradient")
 """Last in every list of names: they are named only where no single term was to blame."""
+
+
+def floating(batch: Mapping[str, Tensor]) -> Batch:
+    """The batch with pixels as floats, as steps take it."""
+    return {name: as_floats(value) for name, value in batch.items()}
 
 
 class NonFiniteTracker:
@@ -82,6 +88,25 @@ class Task(ABC):
     @abstractmethod
     def batch(self, step: int) -> Batch:
         """This rank's slice of the global batch of step `step`, on the CPU; a pure function of the step."""
+
+    def requests(self, start: int) -> Generator[Any, None, None]:
+        """The input of `prepare` for each step from `start` to the last; read in the training's own process.
+
+        Close it to end what it began. It may read ahead, in a thread that starts with the first request, after the data
+        workers were forked.
+        """
+        yield from range(start, self.config.steps)
+
+    def share_host(self, processes: int) -> list[str]:
+        """Divide the host's memory among its processes that prepare batches; returns notes on that for the log.
+
+        Called before they are forked.
+        """
+        return []
+
+    def prepare(self, request: Any) -> Batch:
+        """The batch of a request, in any process; pixels may be uint8, which `Runtime.to_device` makes floats."""
+        return self.batch(request)
 
     @abstractmethod
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:

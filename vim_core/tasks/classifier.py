@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,10 +12,11 @@ from torch.profiler import record_function
 
 from vim_core.config import ClassifyConfig
 from vim_core.data.image_loader import ImageLoader
+from vim_core.data.step_reader import StepImages
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.optim.optimizers import Ema, make_optimizer
-from vim_core.tasks.base import Batch, NetworkTask
+from vim_core.tasks.base import Batch, NetworkTask, floating
 from vim_core.training.evaluation import CancelCheck, Evaluation, snapshot
 from vim_core.weights.saving import to_bytes
 
@@ -48,9 +50,22 @@ class ClassifierTask(NetworkTask[Classifier]):
         self.evaluation_images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
 
     def batch(self, step: int) -> Batch:
-        """Augmented images [b, 3, S, S] and labels [b]."""
-        images, labels = self.train_images.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
-        return {"images": images, "labels": labels}
+        """Augmented images [b, 3, S, S] in [0, 1] and labels [b]."""
+        share = self.config.batch, self.runtime.rank, self.runtime.world
+        return floating(self.prepare(self.train_images.read(step, *share)))
+
+    def requests(self, start: int) -> Generator[StepImages, None, None]:
+        """Encoded images of every step."""
+        share = self.config.batch, self.runtime.rank, self.runtime.world
+        return self.train_images.read_steps(range(start, self.config.steps), *share)
+
+    def share_host(self, processes: int) -> list[str]:
+        """Notes on the training images."""
+        return self.train_images.share_host(self.config.batch, self.runtime.world, processes)
+
+    def prepare(self, request: StepImages) -> Batch:
+        """Augmented images uint8 [b, 3, S, S] and labels [b]."""
+        return {"images": self.train_images.views(request), "labels": self.train_images.labels[request.rows]}
 
     def sample_ids(self, step: int) -> list[str]:
         """Keys of the step's images."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from vim_core.data.code_files import CodeFile, CodeMeta
 from vim_core.data.code_tables import CodeTable
 from vim_core.data.images import grid_png
 from vim_core.data.sample_order import keyed_rng
+from vim_core.data.step_reader import StepImages
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError, ResumeError
 from vim_core.losses.likelihood import next_token_loss
@@ -26,7 +28,7 @@ from vim_core.models.vit_vqgan import Tokenizer, load_tokenizer
 from vim_core.optim.optimizers import make_optimizer
 from vim_core.sampling.logits import SamplingSettings
 from vim_core.sampling.sampler import Sampler
-from vim_core.tasks.base import Batch, NetworkTask, build_network
+from vim_core.tasks.base import Batch, NetworkTask, build_network, floating
 from vim_core.tasks.prior_source import CodeSource, ImageSource, PriorSource
 from vim_core.training import accumulation, flops
 from vim_core.training.evaluation import CancelCheck, Evaluation, evaluation_device, snapshot
@@ -100,15 +102,32 @@ class PriorTask(NetworkTask[ImagePrior]):
         return labels if self.settings.conditional else torch.full_like(labels, self.model.null_class)
 
     def batch(self, step: int) -> Batch:
-        """Codes [b, T] or images [b, 3, S, S], and labels [b], some replaced by the null class."""
-        share = self.config.batch // self.runtime.world
-        tensors, labels = self.source.batch(step, self.config.batch, self.runtime.rank, self.runtime.world)
-        labels = self._condition(labels)
+        """Codes [b, T] or images [b, 3, S, S] in [0, 1], and labels [b], some replaced by the null class."""
+        request = self.source.request(step, self.config.batch, self.runtime.rank, self.runtime.world)
+        return floating(self.prepare((step, request)))
+
+    def requests(self, start: int) -> Generator[tuple[int, StepImages], None, None]:
+        """Every step with its samples, images encoded."""
+        steps = range(start, self.config.steps)
+        samples = self.source.requests(steps, self.config.batch, self.runtime.rank, self.runtime.world)
+        with contextlib.closing(samples):
+            yield from zip(steps, samples, strict=True)
+
+    def share_host(self, processes: int) -> list[str]:
+        """Notes on the images, if codes are made of them."""
+        if not isinstance(self.source, ImageSource):
+            return []
+        return self.source.images.share_host(self.config.batch, self.runtime.world, processes)
+
+    def prepare(self, request: tuple[int, StepImages]) -> Batch:
+        """As `batch`, but images uint8."""
+        (step, samples), share = request, self.config.batch // self.runtime.world
+        labels = self._condition(torch.from_numpy(self.source.labels[samples.rows]))
         if self.settings.label_dropout > 0:
             chance = keyed_rng("label", self.config.seed, step).random(self.config.batch)
             dropped = chance[self.runtime.rank * share :][:share] < self.settings.label_dropout
             labels = labels.masked_fill(torch.from_numpy(dropped), self.model.null_class)
-        return {**tensors, "labels": labels}
+        return {**self.source.read(samples), "labels": labels}
 
     def _forward_pass(self, codes: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], None]:
         """Cross-entropy per token in nats, for codes [b, T] and labels [b]."""
@@ -118,7 +137,7 @@ class PriorTask(NetworkTask[ImagePrior]):
 
     def sample_ids(self, step: int) -> list[str]:
         """Image keys of the step's samples; those of a code table with their view."""
-        return self.source.names(self.source.order.ids(step * self.config.batch, self.config.batch))
+        return self.source.names(self.source.order.batch(step, self.config.batch)[1])
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update."""

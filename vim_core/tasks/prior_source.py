@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch.profiler import record_function
 from vim_core.config import AugmentConfig
 from vim_core.data.code_tables import CodeTable
 from vim_core.data.image_loader import INTERLEAVE, ImageLoader
-from vim_core.data.images import to_tensor
-from vim_core.data.sample_order import Ids, SampleOrder
+from vim_core.data.lane_schedule import Ids
+from vim_core.data.sample_order import SampleOrder
+from vim_core.data.step_reader import StepImages
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.vit_vqgan import Tokenizer
 
@@ -26,14 +27,17 @@ class PriorSource(ABC):
     order: SampleOrder
     labels: NDArray[np.int64]
 
-    def batch(self, step: int, batch: int, rank: int, world: int) -> tuple[dict[str, Tensor], Tensor]:
-        """This rank's share of a step, on the CPU: the tensors that `codes` needs, and labels [b]."""
-        positions, rows = self.order.batch(step, batch, rank, world)
-        return self.read(positions, rows), torch.from_numpy(self.labels[rows])
+    @abstractmethod
+    def request(self, step: int, batch: int, rank: int, world: int) -> StepImages:
+        """This rank's share of a step, for `read`; without encoded images where there are none."""
 
     @abstractmethod
-    def read(self, positions: Ids, rows: Ids) -> dict[str, Tensor]:
-        """The tensors of `rows` [b] at global `positions` [b]."""
+    def requests(self, steps: Sequence[int], batch: int, rank: int, world: int) -> Generator[StepImages, None, None]:
+        """The same of each step, perhaps read ahead; close it to end that."""
+
+    @abstractmethod
+    def read(self, request: StepImages) -> dict[str, Tensor]:
+        """The tensors [b, …] that `codes` needs."""
 
     @abstractmethod
     def names(self, rows: Ids) -> list[str]:
@@ -52,9 +56,18 @@ class CodeSource(PriorSource):
         self.labels = table.labels
         self.order = SampleOrder([len(table)], seed)
 
-    def read(self, positions: Ids, rows: Ids) -> dict[str, Tensor]:
+    def request(self, step: int, batch: int, rank: int, world: int) -> StepImages:
+        """Positions and rows."""
+        return StepImages(*self.order.batch(step, batch, rank, world), [])
+
+    def requests(self, steps: Sequence[int], batch: int, rank: int, world: int) -> Generator[StepImages, None, None]:
+        """`request` of each step."""
+        for step in steps:
+            yield self.request(step, batch, rank, world)
+
+    def read(self, request: StepImages) -> dict[str, Tensor]:
         """`codes` [b, T]."""
-        return {"codes": torch.from_numpy(self.table.codes[rows].astype(np.int64))}
+        return {"codes": torch.from_numpy(self.table.codes[request.rows].astype(np.int64))}
 
     def names(self, rows: Ids) -> list[str]:
         """Image keys, each with its view, such as `key#1`."""
@@ -81,14 +94,21 @@ class ImageSource(PriorSource):
         in_memory = len(self.images.table.row_groups) <= INTERLEAVE
         self.order = SampleOrder([len(self.images)], seed) if in_memory else self.images.order
 
-    def read(self, positions: Ids, rows: Ids) -> dict[str, Tensor]:
-        """`images` [b, 3, S, S] in [0, 1]."""
-        keys, epochs = self.images.table.keys, positions // len(self.images)
-        views = [
-            self.images.view(row, ("prior", self.seed, keys[row], epoch))
-            for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True)
-        ]
-        return {"images": to_tensor(np.stack(views))}
+    def request(self, step: int, batch: int, rank: int, world: int) -> StepImages:
+        """Encoded images."""
+        return self.images.read(step, batch, rank, world, self.order)
+
+    def requests(self, steps: Sequence[int], batch: int, rank: int, world: int) -> Generator[StepImages, None, None]:
+        """Encoded images of each step, read ahead."""
+        return self.images.read_steps(steps, batch, rank, world, self.order)
+
+    def read(self, request: StepImages) -> dict[str, Tensor]:
+        """`images` uint8 [b, 3, S, S]."""
+        keys, epochs = self.images.table.keys, request.positions // len(self.images)
+        named = zip(request.rows.tolist(), epochs.tolist(), strict=True)
+        return {
+            "images": self.images.augmented(request, [("prior", self.seed, keys[row], epoch) for row, epoch in named])
+        }
 
     def names(self, rows: Ids) -> list[str]:
         """Image keys."""

@@ -7,9 +7,10 @@ depend on the number of workers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -22,9 +23,10 @@ from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from vim_core.config import ProbeConfig
+from vim_core.data.step_reader import StepImages
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.prior import ImagePrior, load_prior
-from vim_core.tasks.base import Batch, Task
+from vim_core.tasks.base import Batch, Task, floating
 from vim_core.tasks.probe_data import CodeProbeRows, PixelProbeRows, ProbeData, ProbeRows
 from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads, append_ones, unscale
 from vim_core.training import accumulation
@@ -154,15 +156,38 @@ class ProbeTask(Task):
         return {}
 
     def batch(self, step: int) -> Batch:
-        """The tensors of `ProbeRows.step`, with the name of the source as a prefix."""
+        """The tensors of `ProbeRows.prepare`, with the name of the source as a prefix; pixels in [0, 1]."""
         rank, world = self.runtime.rank, self.runtime.world
-        parts = {name: source.step(step, rank, world) for name, source in self.sources.items()}
+        return floating(self.prepare({name: rows.request(step, rank, world) for name, rows in self.sources.items()}))
+
+    def requests(self, start: int) -> Generator[dict[str, StepImages], None, None]:
+        """Every step's rows by source."""
+        rank, world = self.runtime.rank, self.runtime.world
+        steps = range(start, self.config.steps)
+        with contextlib.ExitStack() as stack:
+            parts = [
+                stack.enter_context(contextlib.closing(rows.requests(steps, rank, world)))
+                for rows in self.sources.values()
+            ]
+            for requests in zip(*parts, strict=True):
+                yield dict(zip(self.sources, requests, strict=True))
+
+    def share_host(self, processes: int) -> list[str]:
+        """Notes on the images of the pixel baseline, if there is one."""
+        rows = self.sources.get(PIXELS)
+        if not isinstance(rows, PixelProbeRows):
+            return []
+        return rows.train.share_host(self.config.batch, self.runtime.world, processes)
+
+    def prepare(self, request: dict[str, StepImages]) -> Batch:
+        """As `batch`, but pixels uint8."""
+        parts = {name: self.sources[name].prepare(rows) for name, rows in request.items()}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
     def sample_ids(self, step: int) -> list[str]:
         """Image keys of the step's codes."""
         source = self.sources["codes"]
-        rows = source.order.ids(step * self.config.batch, self.config.batch)
+        rows = source.order.batch(step, self.config.batch)[1]
         return [source.keys[int(row)] for row in rows]
 
     @torch.no_grad()
@@ -183,7 +208,7 @@ class ProbeTask(Task):
         skipped: list[Tensor] = []
         for source, rows in self.sources.items():
             labels, fits, new = (self.runtime.gather(batch[f"{source}.{key}"]) for key in ("labels", "fits", "new"))
-            first_epoch = step * self.config.batch < rows.order.total
+            first_epoch = rows.any_new(step)
             for name, features in self.feature_sets(source, batch[f"{source}.inputs"]).items():
                 x = self.runtime.gather(features.float())  # of the global batch [B, D]
                 with record_function("vim.optimizer"):

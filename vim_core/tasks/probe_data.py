@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor
 from vim_core.config import AugmentConfig, ProbeConfig
 from vim_core.data.code_files import CodeFile
 from vim_core.data.code_tables import CodeTable
-from vim_core.data.image_loader import INTERLEAVE, ImageLoader
+from vim_core.data.image_loader import ImageLoader
+from vim_core.data.lane_schedule import Ids
 from vim_core.data.probe_split import is_validation
-from vim_core.data.sample_order import Ids, SampleOrder
+from vim_core.data.sample_order import SampleOrder
+from vim_core.data.step_reader import StepImages
 from vim_core.errors import DataError
 
 PADDING_LABEL = -1
@@ -59,22 +61,35 @@ class ProbeRows(ABC):
             raise DataError("probe: a training image has no label; ingest it with its class, or leave probe out")
 
     @abstractmethod
-    def read(self, rows: Ids, test: bool) -> Tensor:
-        """Inputs of these rows of the training or test split."""
+    def read(self, rows: Ids, test: bool, encoded: Sequence[bytes] = ()) -> Tensor:
+        """Inputs of these rows of the training or test split, of encoded images where they are given."""
 
-    def step(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """This rank's share of a step: `inputs`, `labels` [b], and as 0.0 or 1.0 `fits` [b] and `new` [b].
+    def request(self, step: int, rank: int, world: int) -> StepImages:
+        """This rank's share of a step, for `prepare`; without encoded images where there are none."""
+        return StepImages(*self.order.batch(step, self.config.batch, rank, world), [])
+
+    def requests(self, steps: Sequence[int], rank: int, world: int) -> Generator[StepImages, None, None]:
+        """The same of each step, perhaps read ahead; close it to end that."""
+        for step in steps:
+            yield self.request(step, rank, world)
+
+    def prepare(self, request: StepImages) -> dict[str, Tensor]:
+        """From a share: `inputs`, `labels` [b], and as 0.0 or 1.0 `fits` [b] and `new` [b].
 
         `fits` is 0.0 for validation images; `new` is 0.0 after the first epoch, whose rows the sums include already.
         """
-        positions, rows = self.order.batch(step, self.config.batch, rank, world)
+        rows = request.rows
         validation = [is_validation(self.keys[int(row)], self.config) for row in rows]
         return {
-            "inputs": self.read(rows, test=False),
+            "inputs": self.read(rows, test=False, encoded=request.encoded),
             "labels": torch.from_numpy(self.labels[rows].astype(np.int64)),
             "fits": 1.0 - torch.tensor(validation, dtype=torch.float32),
-            "new": torch.from_numpy((positions < self.order.total).astype(np.float32)),
+            "new": torch.from_numpy((request.positions < self.order.total).astype(np.float32)),
         }
+
+    def any_new(self, step: int) -> bool:
+        """True if the global batch of a step has rows of the first epoch."""
+        return bool((self.order.positions(step, self.config.batch, 0, self.config.batch) < self.order.total).any())
 
     def validation(self) -> Ids:
         """Numbers of the validation rows: training rows in plain view. Raises `DataError` if there is none."""
@@ -109,7 +124,7 @@ class CodeProbeRows(ProbeRows):
         plain = np.flatnonzero(self.train.view == 0)
         super().__init__(config, self.train.labels, self.train.keys, plain, self.test.labels)
 
-    def read(self, rows: Ids, test: bool) -> Tensor:
+    def read(self, rows: Ids, test: bool, encoded: Sequence[bytes] = ()) -> Tensor:
         """Codes int64 [b, T]."""
         return torch.from_numpy((self.test if test else self.train).codes[rows].astype(np.int64))
 
@@ -122,10 +137,18 @@ class PixelProbeRows(ProbeRows):
         self.train, self.test = (
             ImageLoader(uris, size, AugmentConfig(), config.seed) for uris in (data.train_images, data.test_images)
         )
-        self.order = SampleOrder(self.train.table.row_groups, config.seed, INTERLEAVE)
+        self.order = self.train.order
         labels, test_labels = (images.labels.numpy() for images in (self.train, self.test))
         super().__init__(config, labels, self.train.table.keys, np.arange(len(self.train)), test_labels)
 
-    def read(self, rows: Ids, test: bool) -> Tensor:
-        """Images [b, 3, P, P] in [0, 1]."""
-        return (self.test if test else self.train).plain(rows)
+    def request(self, step: int, rank: int, world: int) -> StepImages:
+        """With encoded images."""
+        return self.train.read(step, self.config.batch, rank, world)
+
+    def requests(self, steps: Sequence[int], rank: int, world: int) -> Generator[StepImages, None, None]:
+        """With encoded images, read ahead."""
+        return self.train.read_steps(steps, self.config.batch, rank, world)
+
+    def read(self, rows: Ids, test: bool, encoded: Sequence[bytes] = ()) -> Tensor:
+        """Images uint8 [b, 3, P, P]."""
+        return (self.test if test else self.train).squares(rows, encoded)

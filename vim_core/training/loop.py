@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
@@ -24,13 +26,33 @@ OnStep = Callable[[int, Mapping[str, Tensor]], None]
 """Called after every step with the number of steps done and the step's metrics, scalars on the device."""
 
 
-def batches(task: Task, start: int, workers: int) -> Iterator[Batch]:
-    """Batches of steps `start …` in order, prepared by `workers` processes (0: in this one).
+def batches(task: Task, start: int, workers: int, spool: Spool | None = None) -> Generator[Batch, None, None]:
+    """Batches of steps `start …` in order, prepared by `workers` processes (0: in this one); close it to end them.
 
-    Workers may prepare them in any order, because each is a pure function of its step.
+    This process reads what each batch needs; workers may prepare them in any order, because each is a pure function of
+    that. The spool takes notes on the use of memory.
     """
-    steps = range(start, task.config.steps)
-    return iter(DataLoader(steps, batch_size=None, shuffle=False, num_workers=workers, collate_fn=task.batch))  # type: ignore[arg-type]
+    for note in task.share_host(task.runtime.local_world * max(1, workers)):
+        if spool is not None:
+            spool.write_note(note, debug=True)
+    with contextlib.closing(task.requests(start)) as requests:
+        yield from DataLoader(
+            _Prepared(task),
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            pin_memory=task.runtime.pins_memory,
+        )
+
+
+class _Prepared(Dataset[Batch]):
+    """A task's batches by request."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getitem__(self, request: Any) -> Batch:
+        return self.task.prepare(request)
 
 
 def train(
@@ -64,25 +86,25 @@ def train(
         StorageError: a checkpoint could not be written and `checkpoint_errors` is 'fail'.
         Preempted: a notice asked to stop; the checkpoint is written.
     """
-    config, runtime = task.config, task.runtime
-    watchdog = watchdog or Watchdog(Path(), 0)
+    config, runtime, watchdog = task.config, task.runtime, watchdog or Watchdog(Path(), 0)
 
     # 1. Resume.
     start = resume(task, checkpoints, spool)
     runtime.mark_sharding(task.modules, task.optimizers)
 
     try:
-        with TrainingMonitor(task, spool, start, peaks, on_evaluated) as monitor:
+        feed = contextlib.closing(batches(task, start, data_workers, spool))
+        with TrainingMonitor(task, spool, start, peaks, on_evaluated) as monitor, feed as prepared:
             watchdog.start(start)
-            for step, batch in enumerate(monitor.meter.time_batches(batches(task, start, data_workers)), start):
+            timed = monitor.meter.time_batches(prepared)
+            for step, batch in enumerate(runtime.to_device_ahead(timed, config.accumulate), start):
                 # 2. Step: forward, backward, update.
                 runtime.seed_step(config.seed, step)
                 with runtime.product_precision():
-                    figures = task.step(step, runtime.to_device(batch, config.accumulate))
+                    figures = task.step(step, batch)
                 runtime.end_step()
                 done, last = step + 1, step + 1 == config.steps
-                log_now = last or done % config.log_every == 0
-                save_now = last or done % config.checkpoint_every == 0
+                log_now, save_now = (last or done % n == 0 for n in (config.log_every, config.checkpoint_every))
 
                 # 3. Skipped updates: before a checkpoint too, so that a kill after it loses no record.
                 if log_now or save_now:

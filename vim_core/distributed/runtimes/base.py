@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -18,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
+from vim_core.data.images import as_floats
 from vim_core.distributed.gradient_buckets import GradientBuckets
 from vim_core.distributed.products import BF16, CUDA_TF32, HIGH, HIGHEST, products
 from vim_core.errors import ConfigError
@@ -67,6 +69,8 @@ class Runtime(ABC):
     """`compile` uses torch.compile; set before the task is built."""
     parallel = "data"
     """'data': each worker has the whole network; 'fsdp': it is sharded over them (`vim_core.distributed.fsdp`)."""
+    pins_memory = False
+    """Batches are better kept in page-locked memory, from which copies run beside the steps."""
     lockstep: bool = False
     """Every worker must run every operation, also for a file that only rank 0 writes."""
 
@@ -94,6 +98,11 @@ class Runtime(ABC):
         """The numeric class of this job."""
         dtype = "bf16" if self.dtype is torch.bfloat16 else "fp32"
         return Numeric(self.kind, dtype, self.threads, self.world, self.compiled, self.products[self.level])
+
+    @property
+    def local_world(self) -> int:
+        """Workers on this host, as whoever started them says (`LOCAL_WORLD_SIZE`); else all, to be safe."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE") or self.world)
 
     @property
     def sharded(self) -> bool:
@@ -149,8 +158,16 @@ class Runtime(ABC):
         torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + self.rank) % (1 << 63))
 
     def to_device(self, batch: Mapping[str, Tensor], parts: int = 1) -> dict[str, Tensor]:
-        """This worker's rows of the batch on its device, laid out for `microbatches` of as many `parts`."""
-        return {name: value.to(self.device) for name, value in batch.items()}
+        """This worker's rows of the batch on its device, laid out for `microbatches` of as many `parts`.
+
+        Pixels uint8 travel as they are and become float32 in [0, 1] there.
+        """
+        return {name: as_floats(value.to(self.device)) for name, value in batch.items()}
+
+    def to_device_ahead(self, batches: Iterable[Mapping[str, Tensor]], parts: int = 1) -> Iterator[dict[str, Tensor]]:
+        """`to_device` of each batch; where copies run beside the steps, of the next one before it is asked for."""
+        for batch in batches:
+            yield self.to_device(batch, parts)
 
     def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
         """Consecutive parts [b / parts, …] of this worker's rows [b, …], as `to_device` laid them out."""
@@ -268,6 +285,7 @@ class CudaRuntime(Runtime):
 
     kind = "cuda"
     products: Mapping[str, str] = {HIGHEST: "fp32", HIGH: "tf32", BF16: "fp32, convolutions tf32"}
+    pins_memory = True
 
     def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1, local_rank: int = 0) -> None:
         if not torch.cuda.is_available():
@@ -282,6 +300,32 @@ class CudaRuntime(Runtime):
     def product_precision(self) -> contextlib.AbstractContextManager[None]:
         """As in `Runtime`; outside of it the process is strict."""
         return contextlib.nullcontext() if self.level == HIGHEST else products(self.device, self.level)
+
+    def to_device_ahead(self, batches: Iterable[Mapping[str, Tensor]], parts: int = 1) -> Iterator[dict[str, Tensor]]:
+        """Each batch's copy runs on a stream of its own, beside the step before; only its pixels become floats after.
+
+        A batch from page-locked memory makes the host wait for nothing.
+        """
+        copies = torch.cuda.Stream(self.device)
+        waiting: tuple[dict[str, Tensor], torch.cuda.Event] | None = None
+
+        def ready(placed: Mapping[str, Tensor], copied: torch.cuda.Event) -> dict[str, Tensor]:
+            steps = torch.cuda.current_stream(self.device)
+            steps.wait_event(copied)
+            for value in placed.values():
+                # Its memory may be used for another batch only after this step.
+                value.record_stream(steps)
+            return {name: as_floats(value) for name, value in placed.items()}
+
+        for batch in batches:
+            with torch.cuda.stream(copies):
+                placed = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+                copied = copies.record_event()
+            if waiting is not None:
+                yield ready(*waiting)
+            waiting = placed, copied
+        if waiting is not None:
+            yield ready(*waiting)
 
     def has_bf16(self) -> bool:
         """True from Ampere on."""

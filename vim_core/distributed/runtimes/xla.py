@@ -87,7 +87,13 @@ class XlaRuntime(Runtime):
                 f"{world} worker(s) were started but torch_xla sees {xr.process_count()} host process(es): start one "
                 "worker per host (run.workers), and on CPU one in all"
             )
+        self._white: Tensor | None = None
         super().__init__(precision, threads, rank if world == 1 else int(xr.process_index()), world)
+
+    @property
+    def local_world(self) -> int:
+        """One: a process drives all devices of its host."""
+        return 1
 
     def has_bf16(self) -> bool:
         """True on TPUs."""
@@ -155,8 +161,15 @@ class XlaRuntime(Runtime):
             if parts > 1:
                 value = value.unflatten(0, (parts, self.devices // self.world, -1)).transpose(0, 1).flatten(0, 2)
             split = spmd.ShardingSpec(self.mesh, _rows(value.ndim), minibatch=self.world > 1)
-            placed[name] = xm.send_cpu_data_to_device([value], self.device, split)[0]
+            rows_on_device = xm.send_cpu_data_to_device([value], self.device, split)[0]
+            placed[name] = self._as_floats(rows_on_device) if value.dtype is torch.uint8 else rows_on_device
         return placed
+
+    def _as_floats(self, pixels: Tensor) -> Tensor:
+        """Pixels uint8 as float32 in [0, 1]; divided by a value that the compiler does not know, or it multiplies."""
+        if self._white is None:
+            self._white = torch.tensor(255.0).to(self.device)
+        return pixels.to(torch.float32) / self._white
 
     def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
         """Microbatches [B / parts, …] of the batch's rows [B, …], each made of all devices' shares."""

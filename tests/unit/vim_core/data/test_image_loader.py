@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tests.support.tiny import VIEW, image_table, pixels
 from vim_core.config import AugmentConfig
+from vim_core.data import image_loader, image_tables
 from vim_core.data.image_loader import ImageLoader, affine_transform, augment
-from vim_core.data.images import center_crop
+from vim_core.data.images import center_crop, decode
 
 COUNT = 11
 DIGITS = AugmentConfig(rotate_degrees=10.0, zoom=0.1, shift=0.06)
@@ -28,44 +32,72 @@ def loader(table: str, augment: AugmentConfig = VIEW, seed: int = 0) -> ImageLoa
     return ImageLoader([table], 8, augment, seed)
 
 
+def batch(loader: ImageLoader, step: int, size: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+    images = loader.read(step, size, rank, world)
+    return loader.views(images), loader.labels[images.rows]
+
+
 def test_a_batch_is_a_function_of_its_step(table: str) -> None:
     used = loader(table)
     for step in (9, 0, 4):
-        images, labels = used.batch(step, 4, 0, 1)
-        again, same = loader(table).batch(step, 4, 0, 1)
+        images, labels = batch(used, step, 4)
+        again, same = batch(loader(table), step, 4)
         assert torch.equal(images, again)
         assert torch.equal(labels, same)
         assert images.shape == (4, 3, 8, 8)
-        assert float(images.min()) >= 0
-        assert float(images.max()) <= 1
+        assert images.dtype == torch.uint8
 
 
 def test_ranks_slice_one_batch(table: str) -> None:
-    images, labels = loader(table).batch(3, 6, 0, 1)
-    parts = [loader(table).batch(3, 6, rank, 3) for rank in range(3)]
+    images, labels = batch(loader(table), 3, 6)
+    parts = [batch(loader(table), 3, 6, rank, 3) for rank in range(3)]
     assert torch.equal(torch.cat([part for part, _ in parts]), images)
     assert torch.equal(torch.cat([part for _, part in parts]), labels)
 
 
 def test_labels_belong_to_their_images(table: str) -> None:
-    originals = torch.from_numpy(pixels(COUNT, 8)).permute(0, 3, 1, 2) / 255
-    images, labels = loader(table, AugmentConfig()).batch(0, COUNT, 0, 1)
-    distance = (images[:, None] - originals[None]).abs().amax(dim=(2, 3, 4))
-    rows = distance.argmin(1)
-    assert distance.min(1).values.max() < 1e-6
-    assert sorted(rows.tolist()) == list(range(COUNT))
-    assert torch.equal(labels, rows % 3)
+    originals = torch.from_numpy(pixels(COUNT, 8)).permute(0, 3, 1, 2)
+    images, labels = batch(loader(table, AugmentConfig()), 0, COUNT)
+    same = (images[:, None] == originals[None]).flatten(2).all(2)  # [images, originals]
+    assert same.sum(0).tolist() == same.sum(1).tolist() == [1] * COUNT
+    assert torch.equal(labels, same.int().argmax(1) % 3)
 
 
 def test_the_same_image_looks_different_in_another_epoch_and_under_another_seed(table: str) -> None:
     one, other = (ImageLoader([table], 8, VIEW, seed) for seed in (0, 1))
     key = one.table.keys[5]
     views = [
-        images[source.keys(step, COUNT).index(key)].numpy().tobytes()
+        batch(source, step, COUNT)[0][source.keys(step, COUNT).index(key)].numpy().tobytes()
         for source, step in ((one, 0), (one, 1), (one, 2), (other, 0))
-        for images, _ in [source.batch(step, COUNT, 0, 1)]
     ]
     assert len(set(views)) == 4
+
+
+def test_decoded_images_are_kept_where_all_fit_into_every_process(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    def counting(data: bytes, limit: int) -> NDArray[np.uint8]:
+        decoded.append(data)
+        return decode(data, limit)
+
+    monkeypatch.setattr(image_loader, "decode", counting)
+    size = COUNT * 8 * 8 * 3
+    for limit, kept in ((3 * size, True), (3 * size - 1, False)):
+        monkeypatch.setattr(image_loader, "CACHE_BYTES", limit)
+        used = loader(table)
+        (note,) = used.share_host(COUNT, 1, 3)
+        assert note.startswith("decoded images are kept" if kept else "decoded images are not kept")
+        decoded.clear()
+        batch(used, 0, COUNT)
+        batch(used, 1, COUNT)
+        assert len(decoded) == (COUNT if kept else 2 * COUNT)
+
+
+def test_workers_that_share_lanes_are_told(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_tables, "ROW_GROUP", 1)
+    many = ImageLoader([image_table(Path(table).with_name("many.parquet"), COUNT)], 8, VIEW, 0)
+    assert [len(many.share_host(24, world, 1)) for world in (1, 2, 8, 3)] == [1, 1, 1, 2]
+    assert "3 workers share 8 lanes" in many.share_host(24, 3, 1)[1]
 
 
 def test_plain_rows_are_the_images_themselves(table: str) -> None:

@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vim_core.data.images import GAP, center_crop, decode, encode_png, from_tensor, grid_png, image_size, to_tensor
+from vim_core.data.images import (
+    GAP,
+    as_floats,
+    center_crop,
+    decode,
+    encode_png,
+    from_tensor,
+    grid_png,
+    image_size,
+    to_tensor,
+)
 from vim_core.errors import DataError
 
 
@@ -146,6 +156,15 @@ def test_square_leaves_an_image_of_that_size_and_cuts_without_resampling() -> No
 
 def test_square_of_an_extreme_shape_stays_small() -> None:
     assert center_crop(np.zeros((1, 200_000, 3), np.uint8), 64).shape == (64, 64, 3)
+
+
+def test_bytes_become_the_floats_that_a_division_gives() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    expected = torch.from_numpy(np.arange(256, dtype=np.float32) / np.float32(255))
+    assert torch.equal(as_floats(every), expected)
+    assert torch.equal(as_floats(every.view(4, 64).repeat(64, 7)), expected.view(4, 64).repeat(64, 7))  # vectorised
+    labels = torch.arange(3)
+    assert as_floats(labels) is labels
 
 
 def test_tensors_have_range_and_layout() -> None:

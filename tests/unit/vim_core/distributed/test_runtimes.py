@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vim_core.distributed import runtimes as seam
-from vim_core.distributed.runtimes.base import CpuRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime, CudaRuntime
 from vim_core.errors import ConfigError
 
 
@@ -68,3 +68,51 @@ def test_xla_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     missing |= {"torch_xla": object(), "torch_tpu": object()}
     with pytest.raises(ConfigError, match="both claim the chips; remove torch_tpu"):
         seam.create("xla", "fp32", 1)
+
+
+class _Stream:
+    """A stream of CUDA that writes down what is asked of it."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name, self.events = log, name, 0
+
+    def __call__(self, device: object = None) -> _Stream:
+        return self
+
+    def __enter__(self) -> None:
+        self.log.append(f"on {self.name}")
+
+    def __exit__(self, *error: object) -> None:
+        self.log.append("off")
+
+    def record_event(self) -> str:
+        self.events += 1
+        return f"copy {self.events - 1}"
+
+    def wait_event(self, event: str) -> None:
+        self.log.append(f"{self.name} waits for {event}")
+
+
+def test_the_next_batch_is_copied_beside_a_step_and_its_memory_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    copies, steps = _Stream(log, "copies"), _Stream(log, "steps")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: copies)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: log.append(f"kept for {stream.name}"))
+    runtime = object.__new__(CudaRuntime)
+    runtime.device = torch.device("cpu")
+    pixels = [torch.full((2, 3), value, dtype=torch.uint8) for value in (0, 255, 51)]
+    for index, batch in enumerate(runtime.to_device_ahead({"images": each} for each in pixels)):
+        assert torch.equal(batch["images"], pixels[index].float() / 255)
+        log.append(f"step {index}")
+    assert [line for line in log if line.startswith(("on", "step "))] == ["on copies"] * 2 + [
+        "step 0",
+        "on copies",
+        "step 1",
+        "step 2",
+    ]
+    for index in range(3):
+        before = log[: log.index(f"step {index}")]
+        assert before[-2:] == [f"steps waits for copy {index}", "kept for steps"]
+    assert CudaRuntime.pins_memory

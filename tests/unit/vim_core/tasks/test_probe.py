@@ -206,8 +206,8 @@ def test_all_views_of_an_image_go_the_same_way(tmp_path: Path) -> None:
     rows = CodeProbeRows(config(), data(tmp_path, 20, views=3))
     fits: dict[str, set[float]] = {}
     for step in range(4):
-        names = [rows.keys[int(row)] for row in rows.order.ids(step * 16, 16)]
-        for key, flag in zip(names, rows.step(step, 0, 1)["fits"].tolist(), strict=True):
+        names = [rows.keys[int(row)] for row in rows.order.batch(step, 16)[1]]
+        for key, flag in zip(names, rows.prepare(rows.request(step, 0, 1))["fits"].tolist(), strict=True):
             fits.setdefault(key, set()).add(flag)
     assert {len(flags) for flags in fits.values()} == {1}
     chosen = [rows.keys[int(row)] for row in rows.validation()]
