@@ -24,6 +24,14 @@ def load(preset: str, overrides: list[str]) -> PipelineConfig:
     return settings.load(preset, overrides, FOLDER)
 
 
+def origins(preset: str, overrides: list[str]) -> dict[str, str]:
+    """Where each setting is from, below the folder of presets where it is there. Raises `ConfigError`."""
+    from components.contract import settings
+
+    found = settings.origins(preset, overrides, FOLDER)
+    return {key: origin.removeprefix(f"{FOLDER}{os.sep}") for key, origin in found.items()}
+
+
 def absolute(name: str) -> str:
     """The absolute path of a YAML file, for use from another folder; the name of a preset or profile as it is."""
     return os.path.abspath(name) if name.endswith((".yaml", ".yml")) else name

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.contract import registry, settings
+from components.contract import hardware, registry, settings
 from vim_core.config import PipelineConfig
 from vim_core.config.fields import ranges
 
@@ -20,13 +20,16 @@ PACKAGES = Path(__file__).parents[2]
 CODE = ("vim_core", "components", "pipelines")
 
 
-def explain(key: str, config: PipelineConfig, presets: Mapping[str, PipelineConfig]) -> Iterator[str]:
+def explain(
+    key: str, config: PipelineConfig, presets: Mapping[str, PipelineConfig], origins: Mapping[str, str] = {}
+) -> Iterator[str]:
     """Lines about a setting, or about a group and each setting in it.
 
     Args:
         key: dotted name, such as `prior.dropout`.
         config: the settings whose value is shown.
         presets: every preset's settings by name.
+        origins: where settings are from, see `settings.origins`.
 
     Raises:
         ConfigError: there is no such setting; the nearest is named.
@@ -37,8 +40,9 @@ def explain(key: str, config: PipelineConfig, presets: Mapping[str, PipelineConf
         yield from _indented(_text(kind, ""))
         for name, value in _leaves(getattr_dotted(config, key), f"{key}."):
             default = getattr_dotted(PipelineConfig(), name)
-            remark = "" if value == default else f"   (default {_yaml(default)})"
-            yield f"  {name} = {_yaml(value)}{remark}"
+            remarks = [f"default {_yaml(default)}"] if value != default else []
+            remarks += [f"from {origins[name]}"] if name in origins else []
+            yield f"  {name} = {_yaml(value)}" + (f"   ({', '.join(remarks)})" if remarks else "")
         return
     owner, name = _owner(key)
     value, default = getattr_dotted(config, key), getattr_dotted(PipelineConfig(), key)
@@ -47,6 +51,7 @@ def explain(key: str, config: PipelineConfig, presets: Mapping[str, PipelineConf
     spelled = kind.__name__ if isinstance(kind, type) else str(kind)
     rule = f", {allowed}" if (allowed := ranges(owner).get(name)) else ""
     yield f"type        {spelled}{rule}"
+    yield f"set in      {origins.get(key, 'no file: the default')}"
     yield f"changes     {effect(key, config)}"
     yield f"read in     {', '.join(readers(name)) or 'no module by this name'}"
     users: dict[str, list[str]] = {}
@@ -66,12 +71,13 @@ def _owner(key: str) -> tuple[Any, str]:
     return (settings.kind_of(group) if group else PipelineConfig), name
 
 
-def commented(config: PipelineConfig, only_changed: bool = False) -> str:
+def commented(config: PipelineConfig, only_changed: bool = False, origins: Mapping[str, str] = {}) -> str:
     """The settings as YAML with the groups' texts and the defaults as comments; loading it gives an equal config.
 
-    With `only_changed` those alone that differ from the defaults, without their preset's name.
+    With `only_changed` those alone that differ from the defaults, without their preset's name. Comments name the
+    hardware file among the `origins`.
     """
-    return "".join(f"{line}\n" for line in _group(config, PipelineConfig(), "", only_changed))
+    return "".join(f"{line}\n" for line in _group(config, PipelineConfig(), "", only_changed, origins))
 
 
 def getattr_dotted(config: Any, key: str) -> Any:
@@ -81,7 +87,10 @@ def getattr_dotted(config: Any, key: str) -> Any:
     return config
 
 
-def _group(config: Any, defaults: Any, indent: str, only_changed: bool) -> Iterator[str]:
+def _group(
+    config: Any, defaults: Any, prefix: str, only_changed: bool, origins: Mapping[str, str]
+) -> Iterator[str]:
+    indent = "  " * prefix.count(".")
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), getattr(defaults, field.name)
         value = value if field.compare else default  # `run.changed` is set by loading, not by people
@@ -91,9 +100,11 @@ def _group(config: Any, defaults: Any, indent: str, only_changed: bool) -> Itera
             if not only_changed:
                 yield from _indented(_text(type(value), ""), f"{indent}# ")
             yield f"{indent}{field.name}:"
-            yield from _group(value, default, f"{indent}  ", only_changed)
+            yield from _group(value, default, f"{prefix}{field.name}.", only_changed, origins)
         else:
             remark = "" if value == default else f"  # default {_yaml(default)}"
+            origin = origins.get(prefix + field.name, "")
+            remark += f", from {origin}" if remark and hardware.FOLDER in Path(origin).parts else ""
             yield f"{indent}{field.name}: {_yaml(value)}{remark}"
 
 

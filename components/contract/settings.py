@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.contract import registry, yaml_files
+from components.contract import hardware, registry, yaml_files
 from components.contract.commands import command
 from components.contract.fingerprint import result_settings
 from vim_core.config import PipelineConfig
@@ -25,15 +25,14 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 def load(preset: str, overrides: Sequence[str] = (), folder: str | Path | None = None) -> PipelineConfig:
     """The settings of a preset, or of a YAML file, with `key.sub=value` overrides on top.
 
-    `folder` is where presets lie as `<name>.yaml`; a `preset` that ends in .yaml or .yml is taken as a path.
+    `folder` is where presets lie as `<name>.yaml`; a `preset` that ends in .yaml or .yml is taken as a path. The file
+    that `run.hardware` names comes between preset and overrides.
     Raises `ConfigError` for an unknown or mistyped key, a broken file or a component whose inputs are not there.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    path = _find(preset, [Path(folder)] if folder is not None else [])
-    chain = _chain(path, Path(folder) if folder is not None else path.parent)
-    sources = [*chain, (COMMAND_LINE, _override_tree(overrides))]
+    path, sources = _sources(preset, overrides, folder)
     defaults = dataclasses.asdict(PipelineConfig(preset=path.stem))
     defaults["run"]["root"] = os.environ.get("VIM_ROOT") or defaults["run"]["root"]
     try:
@@ -47,6 +46,15 @@ def load(preset: str, overrides: Sequence[str] = (), folder: str | Path | None =
     return config
 
 
+def origins(preset: str, overrides: Sequence[str] = (), folder: str | Path | None = None) -> dict[str, str]:
+    """The file, or the command line, that each setting is from by its dotted name; defaults are not among them.
+
+    Raises `ConfigError` as `load` does.
+    """
+    _, sources = _sources(preset, overrides, folder)
+    return {key: origin for origin, tree in sources for key in flatten(tree)}
+
+
 def _changed(preset: str, overrides: Sequence[str], folder: str | Path | None, config: PipelineConfig) -> list[str]:
     """The overrides that change a result, as key=value."""
     try:
@@ -55,6 +63,8 @@ def _changed(preset: str, overrides: Sequence[str], folder: str | Path | None, c
         before = {}
     after = flatten(result_settings(config))
     keys = dict.fromkeys(each.partition("=")[0] for each in overrides)
+    if hardware.SETTING in keys:
+        keys |= dict.fromkeys(key for key in after if key in hardware.ALLOWED)
     return [f"{key}={_text(after[key])}" for key in keys if key in after and after[key] != before.get(key)]
 
 
@@ -137,6 +147,21 @@ def _checked(config: PipelineConfig) -> PipelineConfig:
     for name in config.components:
         registry.inputs_of(name, config.components)
     return config
+
+
+def _sources(
+    preset: str, overrides: Sequence[str], folder: str | Path | None
+) -> tuple[Path, list[tuple[str, dict[str, Any]]]]:
+    """The preset's path, and origin and settings of what is merged, the strongest last."""
+    path = _find(preset, [Path(folder)] if folder is not None else [])
+    home = Path(folder) if folder is not None else path.parent
+    sources = [*_chain(path, home), (COMMAND_LINE, _override_tree(overrides))]
+    name = hardware.chosen([tree for _, tree in sources])
+    if name:
+        origin, tree = hardware.read(name, home)
+        _check_keys(tree, names(), "", origin)
+        sources.insert(-1, (origin, tree))
+    return path, sources
 
 
 def _find(preset: str, folders: Sequence[Path]) -> Path:

@@ -173,10 +173,11 @@ def print_config(arguments: Namespace) -> int:
     if "=" in preset:  # argparse took the first setting for the preset of --diff
         preset, words = arguments.preset, [preset, *words]
     config = presets.load(preset, common.only_overrides(words))
+    origins = presets.origins(preset, words)
     if arguments.explain:
         every = {name: presets.load(name, []) for name in settings.presets(presets.FOLDER)}
-        return common.print_lines(explain.explain(arguments.explain, config, every))
-    sys.stdout.write(explain.commented(config, arguments.diff is not None))
+        return common.print_lines(explain.explain(arguments.explain, config, every, origins))
+    sys.stdout.write(explain.commented(config, arguments.diff is not None, origins))
     return 0
 
 

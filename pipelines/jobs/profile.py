@@ -144,7 +144,9 @@ def names() -> list[str]:
 
 def _check_run(key: str, values: dict[str, Any]) -> None:
     """Refuse a field of `run` that does not exist, that a profile has of its own, or whose value is wrong."""
-    known = [entry.name for entry in dataclasses.fields(RunConfig) if entry.name not in OWN_FIELDS]
+    # Hardware files are merged when a preset is loaded, before a cluster's values.
+    elsewhere = (*OWN_FIELDS, "hardware", "changed")
+    known = [entry.name for entry in dataclasses.fields(RunConfig) if entry.name not in elsewhere]
     for name in values:
         if name not in known:
             raise ConfigError(f"{key}.{name}: no setting of `run` that a cluster may change; {hint(name, known)}")

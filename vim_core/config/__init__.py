@@ -71,6 +71,8 @@ class RunConfig(Ranged):
     machine in `beam_processes` processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
     `system_metrics` logs CPU, memory and GPU of every node to MLflow, `register` registers trained networks as models.
     `changed` are the settings that differ from the preset's file, as key=value: loading sets it, and MLflow shows it.
+    `hardware` names a file of `pipelines/conf/hardware` (or is the path of one) whose settings come between preset and
+    command line: recompute, accumulation, precision, workers, but never batch or rates (empty: none).
 
     `root` is the folder or URI of all artifacts. `tracking_uri` is MLflow's address (empty: a database in the root;
     off: none). `threads` are those of each worker (0: all of its machine), `data_workers` the processes that load its
@@ -98,6 +100,7 @@ class RunConfig(Ranged):
     code_cache: str = execution("")
     system_metrics: bool = execution(True)
     register: bool = execution(True)
+    hardware: str = field(default="", compare=False, metadata={"execution": True})
     changed: list[str] = field(default_factory=list, compare=False, metadata={"execution": True})
 
     def __post_init__(self) -> None:

@@ -150,18 +150,30 @@ def generator(config: QuantizeConfig, images: int, sizes: ElementSizes, perceptu
 
 
 def discriminator(config: QuantizeConfig, images: int, sizes: ElementSizes) -> Activations:
-    """Discriminator pass of stage 1 on real images and reconstructions, in a step with R1 where that is configured."""
+    """Discriminator pass of stage 1 on real images and reconstructions, in a step with R1 where that is configured.
+
+    R1 is computed in fp32 whatever the precision. Its backward pass differentiates a layer twice: gradients of its
+    input, of its output and of the first derivative are alive together.
+    """
     size, settings = config.image_size, config.discriminator
     network = _meta_discriminator(settings, size, images)
     total = saved_bytes(lambda: [network(_images(size, images)) for _ in range(2)], sizes)
-    if settings.r1_gamma > 0:
+    largest = images * _widest_layer(settings, size)
+    if settings.r1_gamma == 0:
+        return Activations(total, 2 * sizes.item * largest)
 
-        def gradient_penalty() -> Tensor:
-            real = _images(size, images)
-            return r1_penalty(per_image(network(real)), real)
+    def gradient_penalty() -> Tensor:
+        real = _images(size, images)
+        return r1_penalty(per_image(network(real)), real)
 
-        total += saved_bytes(gradient_penalty, sizes)
-    return Activations(total)
+    return Activations(total + saved_bytes(gradient_penalty, ElementSizes()), 3 * FP32 * largest)
+
+
+def _widest_layer(config: DiscriminatorConfig, size: int) -> float:
+    """Values of the first layer's output for one image, the largest of a discriminator."""
+    if config.kind == "patch":
+        return config.channels / 8 * (size / 2) ** 2
+    return float(min(config.base // size, config.channels) * size**2)
 
 
 def classifier(config: ClassifyConfig, classes: int, images: int, sizes: ElementSizes) -> Activations:
