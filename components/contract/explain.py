@@ -87,9 +87,7 @@ def getattr_dotted(config: Any, key: str) -> Any:
     return config
 
 
-def _group(
-    config: Any, defaults: Any, prefix: str, only_changed: bool, origins: Mapping[str, str]
-) -> Iterator[str]:
+def _group(config: Any, defaults: Any, prefix: str, only_changed: bool, origins: Mapping[str, str]) -> Iterator[str]:
     indent = "  " * prefix.count(".")
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), getattr(defaults, field.name)

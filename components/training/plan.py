@@ -14,6 +14,7 @@ from vim_core.errors import ConfigError
 from vim_core.storage import io
 
 if TYPE_CHECKING:
+    from vim_core.planning.chips import Chip
     from vim_core.planning.plan import PresetPlan
 
 MEASURED = "MFU of the VIM-"
@@ -41,13 +42,28 @@ def make_plan(
     Raises:
         ConfigError: a malformed topology, an unknown chip, or a number out of its range.
     """
-    from vim_core.planning import chips, plan
+    from vim_core.planning import plan
 
-    chip = chips.find_chip(config.run.accelerator)
+    chip = find_chip(config.run)
     shares, origin = _parse_mfu(mfu, plan.COMPONENTS)
     _check_positive({"--price": price, "--images": images, "--classes": classes, "--bytes-per-image": bytes_per_image})
     inputs = plan.PlanInputs(shares, origin, price, images, classes, bytes_per_image, _parse_rates(rates, plan.RATED))
     return plan.plan_preset(config, chip, chip_count(config.run), inputs)
+
+
+def find_chip(run: RunConfig) -> Chip:
+    """The chip of `run.accelerator`, or with `run.device=cpu` this machine's memory, shared by its workers.
+
+    Raises:
+        ConfigError: there is no such accelerator.
+    """
+    from vim_core.planning import chips
+
+    if run.device != "cpu":
+        return chips.find_chip(run.accelerator)
+    import psutil
+
+    return chips.Chip("CPU worker", psutil.virtual_memory().total / run.workers, None)
 
 
 def chip_count(run: RunConfig) -> int:
@@ -60,7 +76,7 @@ def chip_count(run: RunConfig) -> int:
     """
     from vim_core.planning import chips
 
-    chip = chips.find_chip(run.accelerator)
+    chip = find_chip(run)
     if not chip.axes:
         return chips.count_chips(run.topology, chip) if run.topology else run.workers
     if not run.topology:

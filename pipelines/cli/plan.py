@@ -30,9 +30,12 @@ def add_commands(subparsers: common.Subparsers) -> None:
     parser = common.subcommand(
         subparsers, "plan", run, "estimate what a preset needs on a number of chips, without using any",
         ("plan --preset imagenet256_large --topology 4x4x4 --mfu 0.4", "memory, hours and storage on 64 chips"),
-        ("plan --preset imagenet256_base --accelerator H200 run.workers=8 --price 3", "eight GPUs, and the cost"),
+        ("plan --preset imagenet256_base --hardware h100x8 --price 3", "eight GPUs, and the cost"),
     )  # fmt: skip
     common.add_settings(parser)
+    parser.add_argument(
+        "--hardware", help="a file of pipelines/conf/hardware, such as h100x8; short for run.hardware=…"
+    )
     parser.add_argument("--topology", help="the TPU slice, such as 4x4x4; short for run.topology=…")
     parser.add_argument("--accelerator", help="TPU-V4, H100, H200, A100-80G …; short for run.accelerator=…")
     parser.add_argument(
@@ -62,26 +65,28 @@ def run(arguments: Namespace) -> int:
     from components.training import plan as planning
 
     overrides = common.only_overrides(arguments.words)
-    for key in ("topology", "accelerator"):
+    for key in ("hardware", "topology", "accelerator"):
         value = getattr(arguments, key)
         overrides += [f"run.{key}={value}"] if value is not None else []
+    config = presets.load(arguments.preset, overrides)
     plan = planning.make_plan(
-        presets.load(arguments.preset, overrides), arguments.mfu, arguments.price, arguments.images, arguments.classes,
+        config, arguments.mfu, arguments.price, arguments.images, arguments.classes,
         arguments.bytes_per_image, arguments.rate,
     )  # fmt: skip
     if arguments.json:
         # Sizes are in bytes.
         common.print_line(json.dumps(dataclasses.asdict(plan) | {"warnings": plan.warnings}, indent=1))
     else:
-        print_tables(plan, common.console())
+        print_tables(plan, common.console(), config.run.hardware)
     return 0
 
 
-def print_tables(plan: PresetPlan, console: Console) -> None:
-    """Tables for people, a column a training."""
+def print_tables(plan: PresetPlan, console: Console, hardware: str = "") -> None:
+    """Tables for people, a column a training; `hardware` is the file that was chosen."""
     split = max((component.shards for component in plan.components), default=1)
     parallelism = PARALLELISM[plan.way].format(split, plan.chips)
-    console.print(f"{plan.preset} on {plan.chips} x {plan.chip.name}, {parallelism}", highlight=False, soft_wrap=True)
+    chips = f"{plan.chips} x {plan.chip.name}" + (f" ({hardware})" if hardware else "")
+    console.print(f"{plan.preset} on {chips}, {parallelism}", highlight=False, soft_wrap=True)
     if plan.components:
         heads = ["training", *(component.name for component in plan.components)]
         memory = [

@@ -1,9 +1,11 @@
 """The memory model of activations: bytes that a forward pass saves for the backward pass.
 
-It models eager PyTorch with fused attention (no [T, T] matrix is saved). Under bf16 autocast the inputs of matrix
-products are bf16 and the residual stream is fp32. XLA fuses element-wise work and saves less, so for TPUs this is an
-upper estimate; padding to tiles by its compiler is not counted. Checked against the CPU's allocator in real steps
-(`tests/unit/vim_core/planning/test_memory.py`), on no accelerator yet.
+It models eager PyTorch with fused attention (no [T, T] matrix is saved), or with scores in memory where a device has
+no such kernel (`ElementSizes.score_rows`). Under bf16 autocast the inputs of matrix products are bf16 and the residual
+stream is fp32. XLA fuses element-wise work and saves less, so for TPUs this is an upper estimate; padding to tiles by
+its compiler is not counted. Checked against the CPU's allocator in real steps of small networks and against tensors
+without storage at the sizes of the ImageNet presets (`tests/unit/vim_core/planning/test_memory.py`), on no accelerator
+yet.
 
 A paper block saves per token, with D = dim, M = mlp, s = 4 or 2 bytes of a product's input, m bytes of a mask's value:
 
@@ -35,6 +37,9 @@ from vim_core.models.prior import PriorShape
 from vim_core.training.flops import VGG16
 
 FP32 = 4
+SCORE_COPIES = 9
+"""Matrices of all pairs in fp32 that one attention without a fused kernel has at once in its backward pass: about
+19 GB for 16 images of 32 heads and 1,024 tokens, by XLA's own account of the program."""
 CHUNK = 1 << 20
 """Logits that `cross_entropy` processes at once on the CPU."""
 
@@ -46,10 +51,12 @@ class ElementSizes:
     Attributes:
         item: of an input of a matrix product: 4, or 2 under bf16.
         cpu: whether the step runs on a CPU, where dropout's mask has the type of its input.
+        score_rows: rows of a head's matrix of all pairs of tokens that exist at once; 0 with a fused kernel.
     """
 
     item: int = 4
     cpu: bool = False
+    score_rows: int = 0
 
     @property
     def mask(self) -> int:
@@ -89,6 +96,11 @@ def stack(
     # at its last layers a block's backward pass has the gradients of the stream and of the activation's two sides
     width = config.mlp if variant == "paper" else swiglu_width(config.mlp)
     transient = tokens * (FP32 * config.dim + 2 * sizes.item * width)
+    rows = min(sizes.score_rows, tokens)
+    transient += SCORE_COPIES * FP32 * config.heads * rows * tokens
+    if rows == tokens:
+        # whole matrices: the weights are saved in fp32 by the softmax and as an input of a product
+        block += (FP32 + sizes.item) * config.heads * tokens * tokens
     if recompute:
         return Activations(config.blocks * tokens * FP32 * config.dim, block - tokens * FP32 * config.dim + transient)
     return Activations(config.blocks * block, transient)

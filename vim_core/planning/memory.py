@@ -18,7 +18,14 @@ from torch import nn
 from vim_core.config import PipelineConfig
 from vim_core.planning import activations
 from vim_core.planning.activations import FP32, Activations, ElementSizes
-from vim_core.planning.networks import Layout, PlannedNetwork, has_perceptual, largest_block, prior_shape
+from vim_core.planning.networks import (
+    Layout,
+    PlannedNetwork,
+    has_perceptual,
+    largest_block,
+    prior_networks,
+    prior_shape,
+)
 from vim_core.tasks.probe_heads import FITS
 
 RESERVE = 0.08
@@ -176,3 +183,18 @@ def probe(config: PipelineConfig, parts: list[PlannedNetwork], layout: Layout, s
     roots = (FP32 * stack.blocks * stack.dim**2 + 24.0 * width**2) if settings.decorrelate else 0.0
     extra = max(float(wide), heads) + pooled
     return Memory(frozen=held.frozen, activations=extra, working=roots, peak=held.peak + extra + roots)
+
+
+def sampling(config: PipelineConfig, classes: int) -> float:
+    """Bytes on a chip that draws samples: the prior, in the precision of its products too, and the cache of all lanes.
+
+    With guidance every lane has two rows. The tokenizer decodes a group of lanes at once in fp32.
+    """
+    settings, quantize = config.sample, config.quantize
+    shape, network = prior_shape(config.prior, quantize, classes), prior_networks(config.prior, quantize, classes)[0]
+    item = 2 if settings.precision == "bf16" else FP32
+    rows = settings.lanes * (1 if settings.guidance == 1 else 2)
+    cache = 2.0 * item * rows * shape.tokens * shape.stack.blocks * shape.stack.dim
+    weights = float(network.parameters) * (FP32 + (item if item < FP32 else 0))
+    decoding = FP32 * settings.lanes * shape.tokens * (2.0 * quantize.decoder.dim + 2 * quantize.decoder.mlp)
+    return weights + max(cache + FP32 * rows * shape.vocabulary, decoding)

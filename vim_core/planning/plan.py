@@ -11,7 +11,7 @@ from vim_core.models.discriminator import check_stddev_group
 from vim_core.planning import costs
 from vim_core.planning.activations import ElementSizes
 from vim_core.planning.chips import GB, Chip
-from vim_core.planning.memory import RESERVE, Memory, StepShape, component_memory
+from vim_core.planning.memory import RESERVE, Memory, StepShape, component_memory, sampling
 from vim_core.planning.networks import CLASSIFIERS, Layout, PlannedNetwork, planned_networks
 from vim_core.tasks.quantizer import check_accumulation
 from vim_core.training.accumulation import check_batch
@@ -23,9 +23,10 @@ RATED = ("ingest", "statistics", "tokenize", "reconstruct", "sample")
 LANES = 128
 """Rows and columns of a TPU's matrix unit (cloud.google.com/tpu/docs/performance-guide): others are padded to them."""
 
-MODEL = (
-    "bytes on a chip are modelled: within 15 % of measured steps of tiny networks on a CPU, checked on no accelerator"
-)
+XLA_SCORE_ROWS = 1 << 30
+"""Rows of the matrix of all pairs that attention on XLA has in memory: all of them."""
+
+MODEL = "bytes on a chip are modelled: within 3 % of counted steps at ImageNet's sizes, checked on no accelerator"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ class ComponentPlan:
 
 @dataclass(frozen=True)
 class PresetPlan:
-    """Plan of a preset: `tables` in bytes, `hours` of rated components, None where unknown; `notes` are assumptions."""
+    """Plan of a preset: `tables` in bytes, `hours` of rated components, None where unknown; `notes` are assumptions.
+
+    `sampling` are warnings of the component `sample`.
+    """
 
     preset: str
     chip: Chip
@@ -86,11 +90,12 @@ class PresetPlan:
     hours: dict[str, float | None]
     mfu_from: str
     notes: list[str]
+    sampling: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings of all components."""
-        return [warning for component in self.components for warning in component.warnings]
+        """Warnings of all trainings, then those of `sample`."""
+        return [*(warning for component in self.components for warning in component.warnings), *self.sampling]
 
 
 def plan_preset(config: PipelineConfig, chip: Chip, chips: int, inputs: PlanInputs) -> PresetPlan:
@@ -106,9 +111,13 @@ def plan_preset(config: PipelineConfig, chip: Chip, chips: int, inputs: PlanInpu
         if chips % shards:
             raise ConfigError(f"run.fsdp={run.fsdp}: does not divide the {chips} XLA devices")
         layout = Layout("xla", chips, shards)
+    elif run.parallel == "fsdp" and chips > 1:
+        shards = run.fsdp or chips
+        if chips % shards:
+            raise ConfigError(f"run.fsdp={run.fsdp}: does not divide the {chips} workers")
+        layout = Layout("fsdp", chips, shards)
     else:
-        sharded = run.parallel == "fsdp" and chips > 1
-        layout = Layout("fsdp" if sharded else "data", chips, chips if sharded else 1)
+        layout = Layout("data", chips, 1)
     plans = [_plan(name, config, chip, layout, inputs, data) for name in COMPONENTS if name in config.components]
     small = [plan.name for plan in plans if plan.name in CLASSIFIERS]
     if small:
@@ -122,7 +131,11 @@ def plan_preset(config: PipelineConfig, chip: Chip, chips: int, inputs: PlanInpu
     if "tokenize" in config.components:
         tables["code table"] = costs.code_table_bytes(config, data.train, data.test) if images else None
     hours = _hours(config, data, inputs)
-    return PresetPlan(config.preset, chip, chips, layout.way, plans, tables, hours, inputs.mfu_from, notes)
+    warnings = []
+    if "sample" in config.components and (needed := sampling(config, data.classes)) > (1 - RESERVE) * chip.memory:
+        rule = f"{needed / GB:.1f} GB a chip, a {chip.name} has {chip.memory / GB:.1f}; take fewer lanes or bf16"
+        warnings.append(f"sample.lanes={config.sample.lanes}, sample.precision={config.sample.precision}: need {rule}")
+    return PresetPlan(config.preset, chip, chips, layout.way, plans, tables, hours, inputs.mfu_from, notes, warnings)
 
 
 def _dataset(config: PipelineConfig, inputs: PlanInputs) -> tuple[costs.Dataset, list[str]]:
@@ -155,7 +168,8 @@ def _plan(
     layout = Layout("data", 1, 1) if name in CLASSIFIERS else layout
     precision = _precision(training.precision, chip)
     images = -(-training.batch // (layout.chips * training.accumulate))
-    sizes = ElementSizes(2 if precision == "bf16" else 4)
+    rows = XLA_SCORE_ROWS if layout.way == "xla" else 0
+    sizes = ElementSizes(2 if precision == "bf16" else 4, config.run.device == "cpu", rows)
     step = StepShape(images, training.accumulate, sizes, bool(getattr(training, "recompute", False)))
     networks = planned_networks(name, config, data.classes)
     memory = component_memory(name, config, networks, layout, step, data.classes)

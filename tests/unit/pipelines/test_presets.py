@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -60,7 +61,7 @@ PAPER = {
     "celebahq256": Paper(*SS, VIM_LARGE, 1846.6, conditional=False),
     "ffhq256": Paper(*SS, VIM_LARGE, 1846.6, conditional=False),
 }
-OWN = ["digits", "smoke", "tiny_imagenet", "tiny_imagenet_cpu"]
+OWN = ["digits", "imagenet256_large_modern", "smoke", "tiny_imagenet", "tiny_imagenet_cpu"]
 NAMES = sorted([*PAPER, *OWN])
 CLASSES = 1000
 
@@ -102,7 +103,9 @@ def test_the_header_is_the_experiments_record(preset: str) -> None:
     if preset in PAPER:
         assert field(preset, "Data")
         assert "2110.04627" in field(preset, "Source")
+    if preset.startswith("imagenet256") or preset in PAPER:
         assert "estimate" in field(preset, "Cost")
+        assert field(preset, "Hardware").startswith("run.hardware=v4-64, h100x8, h200x8, a100x8")
 
 
 @pytest.mark.parametrize("preset", NAMES)
@@ -148,6 +151,15 @@ def test_the_prior_is_the_papers(preset: str) -> None:
     drawn = config.sample
     assert (drawn.temperature, drawn.top_k, drawn.top_p, drawn.guidance) == (1.0, 0, 1.0, 1.0)
     assert config.score.usage_batch == 256
+
+
+def test_guidance_can_be_asked_of_the_modern_preset_which_is_else_the_papers() -> None:
+    large, modern = load("imagenet256_large"), load("imagenet256_large_modern")
+    assert (modern.prior.variant, modern.prior.label_dropout) == ("modern", 0.1)
+    assert modern.sample.guidance > 1
+    changes = {"variant": "paper", "label_dropout": 0.0}
+    assert dataclasses.replace(modern.prior, **changes) == large.prior  # type: ignore[arg-type]
+    assert (modern.quantize, modern.components) == (large.quantize, large.components)
 
 
 @pytest.mark.parametrize("preset", NAMES)

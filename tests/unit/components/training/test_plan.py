@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,15 +37,51 @@ def test_every_preset_plans(name: str) -> None:
 
 
 def test_vim_large_on_a_cube_of_64() -> None:
-    def planned(*overrides: str) -> Any:
-        return plan.make_plan(settings.load("imagenet256_large", ["run.topology=4x4x4", *overrides], CONF))
+    def planned(*overrides: str) -> list[str]:
+        return plan.make_plan(settings.load("imagenet256_large", ["run.topology=4x4x4", *overrides], CONF)).warnings
 
-    assert planned().chips == 64
-    (warning,) = planned().warnings
-    # The paper's batch of 1,024 in fp32 leaves 16 images a chip.
-    assert warning.startswith("prior: does not fit")
-    assert "prior.recompute=true" in warning
-    assert planned("prior.recompute=true").warnings == planned("prior.accumulate=4").warnings == []
+    prior, sample = planned()
+    # The paper's batch of 1,024 in fp32 leaves 16 images a chip; scores of all pairs lie in memory there.
+    assert prior.startswith("prior: does not fit")
+    assert "prior.recompute=true" in prior
+    assert sample.startswith("sample.lanes=64, sample.precision=fp32: need 46")
+    assert planned("prior.recompute=true", "prior.accumulate=4", "sample.lanes=16") == []
+
+
+README = (CONF / "README.md").read_text(encoding="utf-8")
+LISTED = re.findall(r"^\| `(\w+)` \|.*\| ((?:`[\w-]+`(?:, )?)+) \|$", README, re.MULTILINE)
+"""Presets, and the hardware that README says they fit as `name`, `name`."""
+
+
+def check_pair(preset: str, name: str) -> None:
+    """No warning, and the hours of the preset's header; those on h100x8 are also in README's row."""
+    result = plan.make_plan(settings.load(preset, [f"run.hardware={name}"], CONF), "0.4")
+    assert result.warnings == []
+    header = " ".join(re.findall(r"^#(.*)$", (CONF / f"{preset}.yaml").read_text(encoding="utf-8"), re.MULTILINE))
+    times = {each.name: each.time for each in result.components}
+    hours = " + ".join(f"{time.hours:,.0f}" for key in ("quantize", "prior") if (time := times.get(key)))
+    if "Hardware:" in header:
+        assert f"{name} {hours}" in " ".join(header.split())
+        assert name != "h100x8" or re.search(
+            rf"^\| `{preset}` \|.*\| {re.escape(hours)} hours \|", README, re.MULTILINE
+        )
+
+
+@pytest.mark.parametrize("name", ["h100x8", "h200x8", "a100x8", "v4-64"])
+def test_the_largest_preset_fits_every_hardware(name: str) -> None:
+    check_pair("imagenet256_large", name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "names"), LISTED)
+def test_every_pair_that_the_readme_lists_fits(preset: str, names: str) -> None:
+    for name in re.findall(r"[\w-]+", names):
+        check_pair(preset, name)
+
+
+def test_the_readme_lists_every_preset() -> None:
+    assert sorted(preset for preset, _ in LISTED) == settings.presets(CONF)
+    assert sum(len(names.split(",")) == 4 for _, names in LISTED) == 13
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 def test_another_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--preset", "smoke", "--accelerator", "H200", "run.workers=2", "run.parallel=fsdp"]) == 0
     assert "smoke on 2 x H200, FSDP2 over 2 of 2 chips" in capsys.readouterr().out
+    assert cli.main(["plan", "--preset", "smoke", "--hardware", "h100x8", "prior.accumulate=1"]) == 0
+    assert "smoke on 8 x H100 (h100x8), a copy on each chip" in capsys.readouterr().out
+    assert cli.main(["plan", "--preset", "smoke", "--hardware", "h100"]) == 2
+    assert "there are a100x8, cpu, h100x8" in capsys.readouterr().err
 
 
 def test_a_malformed_topology_is_a_config_error(capsys: pytest.CaptureFixture[str]) -> None:

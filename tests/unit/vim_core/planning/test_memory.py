@@ -6,14 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lpips
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from components.contract import settings
+from tests.support.common import CONF
+from tests.support.fake_bytes import fake_bytes
 from tests.support.live_bytes import live_bytes
 from tests.support.tiny import classify_config, image_table, prior_config, quantize_config, runtime
 from vim_core.config import (
     CodebookConfig,
     DiscriminatorConfig,
+    LossConfig,
     OptimConfig,
     PipelineConfig,
     PriorConfig,
@@ -23,7 +30,7 @@ from vim_core.config import (
 )
 from vim_core.data.code_files import CodeMeta, write_codes
 from vim_core.models.sizes import prior_stack
-from vim_core.planning import memory
+from vim_core.planning import activations, memory
 from vim_core.planning.activations import Activations, ElementSizes
 from vim_core.planning.chips import GB, GIB
 from vim_core.planning.memory import Memory, StepShape, component_memory
@@ -34,17 +41,17 @@ from vim_core.tasks.prior import PriorData, PriorTask
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
-TOLERANCE = 0.15
+TOLERANCE, FULL_SIZE = 0.15, 0.03
 STACK = StackConfig(blocks=4, heads=4, dim=64, mlp=256)
 FACTORED = OptimConfig(kind="factored", first_moment="int8", clip_norm=1.0)
 ONE = Layout("data", 1, 1)
 
 
-def modelled(component: str, config: PipelineConfig, training: TrainConfig) -> Memory:
+def modelled(component: str, config: PipelineConfig, training: TrainConfig, classes: int = 3) -> Memory:
     item = 2 if training.precision == "bf16" else 4
     images, recompute = training.batch // training.accumulate, bool(getattr(training, "recompute", False))
     step = StepShape(images, training.accumulate, ElementSizes(item, cpu=True), recompute)
-    return component_memory(component, config, planned_networks(component, config, 3), ONE, step, 3)
+    return component_memory(component, config, planned_networks(component, config, classes), ONE, step, classes)
 
 
 def compare(make: Any, found: Memory, steps: int) -> None:
@@ -100,6 +107,78 @@ def test_a_classifiers_step(tmp_path: Path, width: int) -> None:
     table = image_table(tmp_path / "images.parquet", 32, size=32)
     found = modelled("classify", PipelineConfig(classify=settings), settings)
     compare(lambda: ClassifierTask(settings, ClassifierData([table], [table], 3), runtime()), found, steps=3)
+
+
+class FakePerceptual:
+    """The perceptual loss with weights that were never loaded."""
+
+    def __init__(self, loss: LossConfig, device: torch.device) -> None:
+        self.network = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
+
+    def __call__(self, fake: Tensor, real: Tensor) -> Tensor:
+        return self.network(fake * 2 - 1, real * 2 - 1).mean()  # type: ignore[no-any-return]
+
+
+def counted_at_full_size(preset: str, component: str, changes: dict[str, Any], folder: Path) -> tuple[int, Memory]:
+    """Peak of two steps of a preset's own training on tensors without storage, and the model's."""
+    config = settings.load(preset, [f"{component}.{key}={value}" for key, value in changes.items()], CONF)
+    training, side = getattr(config, component), config.quantize.image_size // config.quantize.patch
+    images, codes, meta = (
+        folder / "images.parquet",
+        folder / "codes.parquet",
+        CodeMeta("train", (side, side), 8192, "t" * 64),
+    )
+    write_codes(str(codes), ["a"], np.zeros(1, int), np.zeros(1, np.int32), np.zeros((1, side * side), int), meta)
+    table = [image_table(images, 1, size=32)] if component == "quantize" else [str(codes)]
+    with fake_bytes() as counted:
+        if component == "quantize":
+            batch = {"images": torch.rand(training.batch, 3, 256, 256)}
+            task: Task = QuantizerTask(training, QuantizerData(table, table), runtime(training.precision))
+        else:
+            batch = {"codes": torch.zeros(training.batch, side * side, dtype=torch.int64)}
+            batch["labels"] = torch.zeros(training.batch, dtype=torch.int64)
+            task = PriorTask(training, PriorData(table, table, 1000, "t" * 64), runtime(training.precision))
+        for step in (1, 0):  # R1 at step 0, when the optimizer has its slots
+            task.step(step, batch)
+        return counted.peak, modelled(component, config, training, 1000)
+
+
+CODES = {"source": "codes", "augment.min_scale": 1.0, "augment.flip": 0.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "component", "changes"),
+    [
+        ("imagenet256_base", "quantize", {"batch": 4, "precision": "fp32"}),
+        ("imagenet256_base_16x16", "quantize", {"batch": 4, "precision": "bf16"}),
+        ("imagenet256_tokenizer_sl", "quantize", {"batch": 8, "accumulate": 2, "precision": "fp32", "recompute": True}),
+        ("imagenet256_base", "prior", {"batch": 4, "accumulate": 2, "recompute": True, **CODES}),
+        ("imagenet256_large_modern", "prior", {"batch": 1, **CODES}),
+    ],
+)
+def test_steps_of_the_imagenet_presets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, component: str, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("vim_core.tasks.quantizer.Perceptual.create", FakePerceptual)
+    counted, found = counted_at_full_size(preset, component, changes, tmp_path)
+    assert found.peak == pytest.approx(counted, rel=FULL_SIZE)
+
+
+def test_scores_of_all_pairs_count_where_no_kernel_is_fused() -> None:
+    def needed(rows: int, recompute: bool) -> Activations:
+        return activations.stack(
+            StackConfig(3, 32, 2048, 8192), 1024, ElementSizes(2, False, rows), False, recompute, "paper"
+        )
+
+    pairs = 32 * 1024 * 1024
+    for recompute in (True, False):
+        fused, chunk, whole = (needed(rows, recompute) for rows in (0, 256, 1 << 30))
+        assert chunk.saved == fused.saved
+        assert chunk.transient - fused.transient == 9 * 4 * pairs / 4
+        again = (9 * 4 + (6 if recompute else 0)) * pairs
+        assert whole.transient - fused.transient == again
+        assert whole.saved - fused.saved == (0 if recompute else 3 * 6 * pairs)
 
 
 def large(optim: OptimConfig) -> list[PlannedNetwork]:
