@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from vim_core.distributed.fsdp import rows_here
+from vim_core.distributed.fsdp import copy_here, rows_here, split_by_rows
 from vim_core.errors import ResumeError
 from vim_core.storage import io, tensor_files
 
@@ -83,13 +83,17 @@ def shard_state_dict(state: Mapping[str, Tensor], rank: int, world: int) -> Iter
         return value.detach().to("cpu", copy=True).contiguous()
 
     loads = [0] * world
+    by_copy: dict[int, int] = {}
     for name, value in state.items():
         shape = tuple(value.shape)
         if isinstance(value, DTensor):
-            if not all(placement.is_shard(0) for placement in value.placements):
+            if not split_by_rows(value):
                 raise TypeError(f"{name}: split as {value.placements}, checkpoints know tensors split by rows only")
-            rows = rows_here(value)
-            if rows[0] < rows[1]:
+            rows, (copy, copies) = rows_here(value), copy_here(value)
+            # Of several copies one is written, each worker's share of them about as large.
+            owner = min(range(copies), key=lambda index: by_copy.get(index, 0))
+            by_copy[owner] = by_copy.get(owner, 0) + value.numel() * value.element_size()
+            if owner == copy and rows[0] < rows[1]:
                 yield name, TensorShard(copied(value.to_local()), shape, rows)
             continue
         owner = loads.index(min(loads))

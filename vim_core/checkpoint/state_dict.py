@@ -52,15 +52,19 @@ def restore(saved: SavedCheckpoint, modules: Mapping[str, nn.Module], optimizers
         if name.startswith("optimizer/"):
             slots.setdefault(name.rpartition("/")[0], []).append(name)
     for name, optimizer in optimizers.items():
+        fresh = dict(optimizer.state)
         optimizer.state.clear()
         for path, parameter in _optimized(modules, name, optimizer):
             if path in slots:
                 for slot in slots.pop(path):
                     key = slot.rpartition("/")[2]
-                    # Sharded as the parameter where it has its shape.
-                    if isinstance(parameter, DTensor) and saved.describe(slot)[0] == tuple(parameter.shape):
-                        rows = _own_rows(saved, slot, parameter).to(parameter.device)
-                        optimizer.state[parameter][key] = like(parameter, rows)
+                    # Sharded as the optimizer made it, or if it makes no state before its first step, as the parameter
+                    # where it has its shape.
+                    same = saved.describe(slot)[0] == tuple(parameter.shape)
+                    model = fresh.get(parameter, {}).get(key, parameter if same else None)
+                    if isinstance(model, DTensor):
+                        rows = _own_rows(saved, slot, model).to(parameter.device)
+                        optimizer.state[parameter][key] = like(model, rows)
                     else:
                         optimizer.state[parameter][key] = saved.rows(slot).to(parameter.device, copy=True)
     _check_names(set(), set(slots))

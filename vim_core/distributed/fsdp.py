@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.profiler import record_function
 
 _skeletons: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
@@ -25,25 +26,47 @@ def local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
+def split_by_rows(value: DTensor) -> bool:
+    """True if the tensor is sharded along its first axis over the last axis of the mesh, and copied over the others."""
+    *others, last = value.placements
+    return last.is_shard(0) and all(placement.is_replicate() for placement in others)
+
+
 def rows_here(value: DTensor) -> tuple[int, int]:
     """First row and end of this worker's rows of a tensor that is sharded along its first axis."""
-    mesh = value.device_mesh
-    share = -(-value.shape[0] // mesh.size())
-    start = min(value.shape[0], mesh.get_local_rank() * share)
+    mesh, axis = value.device_mesh, value.device_mesh.ndim - 1
+    share = -(-value.shape[0] // mesh.size(axis))
+    start = min(value.shape[0], mesh.get_local_rank(axis) * share)
     return start, start + value.to_local().shape[0]
 
 
+def copy_here(value: DTensor) -> tuple[int, int]:
+    """Which of how many copies of a tensor this worker has a part of: (0, 1), unless there is a copy on each node."""
+    mesh = value.device_mesh
+    return (mesh.get_local_rank(0), mesh.size(0)) if mesh.ndim > 1 else (0, 1)
+
+
 def like(parameter: DTensor, rows: Tensor) -> DTensor:
-    """A tensor sharded as `parameter` is, from this worker's rows of it."""
+    """A tensor with as many rows as `parameter` and sharded as it is, from this worker's rows [r, …] of it."""
+    shape = (parameter.shape[0], *rows.shape[1:])
     sharded: DTensor = DTensor.from_local(
         rows,
         parameter.device_mesh,
         parameter.placements,
         run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
+        shape=torch.Size(shape),
+        stride=torch.empty(shape, device="meta").stride(),
     )
     return sharded
+
+
+def sum_over_shards(parts: Sequence[Tensor], sharded: DTensor) -> list[Tensor]:
+    """Sums of fp32 tensors over the workers that share the tensor `sharded`, in one collective."""
+    flat = torch.cat([part.flatten() for part in parts])
+    with record_function("vim.collectives"):
+        dist.all_reduce(flat, group=sharded.device_mesh.get_group(sharded.device_mesh.ndim - 1))
+    sums = flat.split([part.numel() for part in parts])
+    return [total.view_as(part) for total, part in zip(sums, parts, strict=True)]
 
 
 def apply_fsdp(
@@ -110,8 +133,7 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """`torch.nn.utils.clip_grad_norm_` where some gradients are sharded: returns and uses the global norm."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     sharded = [g for g in gradients if isinstance(g, DTensor)]
-    squares = _sum_of_squares([local(g) for g in sharded])
-    dist.all_reduce(squares, group=sharded[0].device_mesh.get_group())
+    (squares,) = sum_over_shards([_sum_of_squares([local(g) for g in sharded])], sharded[0])
     norm = (squares + _sum_of_squares([g for g in gradients if not isinstance(g, DTensor)])).sqrt()
     if math.isfinite(limit):
         torch._foreach_mul_([local(g) for g in gradients], (limit / (norm + 1e-6)).clamp(max=1.0))

@@ -24,8 +24,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from vim_core.distributed.fsdp import like, local, sum_over_shards
 from vim_core.errors import ConfigError
 from vim_core.optim.masked_adamw import bias_correction, scalar
 
@@ -69,7 +71,7 @@ def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     beta and is stored at each step lies within 1 / (1 - beta) levels of the exact one. See `thresholds` for the step.
     """
     length = block_length(x.shape[1])
-    blocks = x.reshape(len(x), -1, length)  # [R, C / block, block]
+    blocks = x.unflatten(1, (x.shape[1] // length, length))  # [R, C / block, block]
     scales = blocks.abs().amax(2) / LEVELS  # [R, C / block]
     levels = torch.floor(blocks / scales.clamp_min(TINY)[:, :, None] + thresholds(length, step))
     return levels.clamp(-LEVELS, LEVELS).to(torch.int8).flatten(1), scales
@@ -77,7 +79,8 @@ def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantise(levels: Tensor, scales: Tensor) -> Tensor:
     """The fp32 matrix [R, C] of int8 levels [R, C] and scales [R, C / block]."""
-    blocks = levels.reshape(*scales.shape, -1).to(scales.dtype)  # [R, C / block, block]
+    blocks = levels.unflatten(1, (scales.shape[1], levels.shape[1] // scales.shape[1]))  # [R, C / block, block]
+    blocks = blocks.to(scales.dtype)
     return (blocks * scales[:, :, None]).flatten(1)
 
 
@@ -99,8 +102,18 @@ class Coefficients(NamedTuple):
     skip: Tensor
 
 
+class Means(NamedTuple):
+    """New second moments of a matrix: r [R] of this worker's rows, c [C], and the mean of r over all rows."""
+
+    row: Tensor
+    column: Tensor
+    row_mean: Tensor
+
+
 class FactoredAdam(Optimizer):
     """Adam with a factored second moment, by the formulas above.
+
+    Of a parameter that FSDP2 has sharded, each worker has its rows of M and r, and all have c.
 
     Everything stays on the device: where `found_inf` (a tensor set by `guarded_step`) is
     not 0 the update is computed and discarded, which leaves weights and state as they were to the last bit.
@@ -165,9 +178,7 @@ class FactoredAdam(Optimizer):
                     f"{len(missing)} parameters have no gradient, such as {missing[0]}: freeze them instead"
                 )
             c = self._coefficients(group)
-            for p in params:
-                if p.ndim >= 2:
-                    self._update_matrix(p, c)
+            self._update_matrices([p for p in params if p.ndim >= 2], c)
             self._update_vectors([p for p in params if p.ndim < 2], c)
 
     def _fresh(self, p: Tensor) -> dict[str, Tensor]:
@@ -178,12 +189,13 @@ class FactoredAdam(Optimizer):
 
         if p.ndim < 2:
             return {"step": zeros(), "exp_avg": zeros(*p.shape), "exp_avg_sq": zeros(*p.shape)}
-        rows, columns = p.shape[0], math.prod(p.shape[1:])
-        state = {"step": zeros(), "row": zeros(rows), "column": zeros(columns)}
-        state["exp_avg"] = zeros(*p.shape, dtype=self.moment)
+        rows, columns = len(local(p)), math.prod(p.shape[1:])
+        state = {"row": zeros(rows), "exp_avg": zeros(rows, *p.shape[1:], dtype=self.moment)}
         if self.moment is torch.int8:
             state["exp_avg_scale"] = zeros(rows, columns // block_length(columns))
-        return state
+        if isinstance(p, DTensor):
+            state = {name: like(p, value) for name, value in state.items()}
+        return {"step": zeros(), "column": zeros(columns), **state}
 
     def _coefficients(self, group: dict[str, Any]) -> Coefficients:
         """Count the step (where it is not skipped); returns its coefficients."""
@@ -209,32 +221,69 @@ class FactoredAdam(Optimizer):
             skip,
         )
 
-    def _update_matrix(self, p: Tensor, c: Coefficients) -> None:
-        state = self.state[p]
-        assert p.grad is not None
-        gradient = p.grad.flatten(1)  # [R, C]
-        squares = gradient.square()
-        row = torch.lerp(state["row"], squares.mean(1), 1 - c.beta2)  # [R]
-        column = torch.lerp(state["column"], squares.mean(0), 1 - c.beta2)  # [C]
-        del squares
+    def _update_matrices(self, params: list[Tensor], c: Coefficients) -> None:
+        """Update all matrices, each worker its rows of sharded ones.
+
+        Sharded matrices cost one collective of C + 1 values each, and with a clip one more of one value, all batched.
+        """
+        means = self._new_means(params, c)
+        sizes: dict[Tensor, Tensor] = {}
+        if c.clip:
+            # Updates are computed twice rather than kept: together they are as large as the network.
+            split = [p for p in params if isinstance(p, DTensor)]
+            own = [self._direction(p, means[p], c)[1].square().sum() for p in split]
+            totals = sum_over_shards(own, split[0]) if split else []
+            sizes = {p: total / p.numel() for p, total in zip(split, totals, strict=True)}
+        for p in params:
+            state, weights = self._rows_of_state(p), local(p)
+            moment, update = self._direction(p, means[p], c)
+            update = _clipped(update, c.clip, sizes.get(p)).view_as(weights)
+            _write_unless_skipped(c, weights, _step_weights(weights, update, c))
+            _write_unless_skipped(c, state["row"], means[p].row)
+            _write_unless_skipped(c, state["column"], means[p].column)
+            if "exp_avg_scale" in state:
+                moment, scales = quantise(moment, c.step)
+                _write_unless_skipped(c, state["exp_avg_scale"], scales)
+            _write_unless_skipped(c, state["exp_avg"], moment.to(self.moment).view_as(state["exp_avg"]))
+
+    def _new_means(self, params: list[Tensor], c: Coefficients) -> dict[Tensor, Means]:
+        """The second moments after this step."""
+        rows: dict[Tensor, Tensor] = {}
+        over_rows: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        for p in params:
+            squares = _gradient(p).square()  # [R, C]
+            row = rows[p] = torch.lerp(local(self.state[p]["row"]), squares.mean(1), 1 - c.beta2)  # [R]
+            if isinstance(p, DTensor):
+                over_rows[p] = squares.sum(0) / p.shape[0], row.sum() / p.shape[0]
+            else:
+                over_rows[p] = squares.mean(0), row.mean()
+        split = [p for p in params if isinstance(p, DTensor)]
+        if split:
+            sums = sum_over_shards([part for p in split for part in over_rows[p]], split[0])
+            over_rows |= dict(zip(split, zip(sums[::2], sums[1::2], strict=True), strict=True))
+        return {
+            p: Means(rows[p], torch.lerp(self.state[p]["column"], column, 1 - c.beta2), mean)
+            for p, (column, mean) in over_rows.items()
+        }
+
+    def _direction(self, p: Tensor, means: Means, c: Coefficients) -> tuple[Tensor, Tensor]:
+        """The first moment after this step and U, both [R, C], of this worker's rows."""
+        state = self._rows_of_state(p)
         stored = state["exp_avg"].flatten(1)
         # Not bound to a name: in fp32 it is as large as the parameter.
         moment = torch.lerp(
             dequantise(stored, state["exp_avg_scale"]) if "exp_avg_scale" in state else stored.float(),
-            gradient,
+            _gradient(p),
             1 - c.beta1,
-        )  # [R, C]
+        )
         # The root of V is the outer product of two roots; dividing r by its mean first keeps tiny gradients in range.
-        left = (row / row.mean().clamp_min(TINY)).sqrt()
-        right = (column / c.correction2).sqrt()
-        update = (moment / c.correction1).div_((left[:, None] * right).add_(c.eps))
-        _write_unless_skipped(c, p, _step_weights(p, _clipped(update, c.clip).view_as(p), c))
-        _write_unless_skipped(c, state["row"], row)
-        _write_unless_skipped(c, state["column"], column)
-        if "exp_avg_scale" in state:
-            moment, scales = quantise(moment, c.step)
-            _write_unless_skipped(c, state["exp_avg_scale"], scales)
-        _write_unless_skipped(c, state["exp_avg"], moment.to(self.moment).view_as(state["exp_avg"]))
+        left = (means.row / means.row_mean.clamp_min(TINY)).sqrt()
+        right = (means.column / c.correction2).sqrt()
+        return moment, (moment / c.correction1).div_((left[:, None] * right).add_(c.eps))
+
+    def _rows_of_state(self, p: Tensor) -> dict[str, Tensor]:
+        """The parameter's state, of sharded tensors this worker's rows."""
+        return {name: local(value) for name, value in self.state[p].items()}
 
     def _update_vectors(self, params: list[Tensor], c: Coefficients) -> None:
         """Plain Adam on all biases and norms concatenated, instead of hundreds of short vectors."""
@@ -278,8 +327,18 @@ def _step_weights(p: Tensor, update: Tensor, c: Coefficients) -> Tensor:
     return p * (1 - c.lr * c.decay) - update * c.lr
 
 
-def _clipped(update: Tensor, limit: float) -> Tensor:
-    return update / (update.square().mean().sqrt() / limit).clamp_min(1.0) if limit else update
+def _clipped(update: Tensor, limit: float, size: Tensor | None = None) -> Tensor:
+    """U scaled down to the limit; `size` is the mean of its squares where it is a part of a larger one."""
+    if not limit:
+        return update
+    size = update.square().mean() if size is None else size
+    return update / (size.sqrt() / limit).clamp_min(1.0)
+
+
+def _gradient(p: Tensor) -> Tensor:
+    """This worker's rows of the gradient, as a matrix."""
+    assert p.grad is not None
+    return local(p.grad).flatten(1)
 
 
 def _write_unless_skipped(c: Coefficients, old: Tensor, new: Tensor) -> None:

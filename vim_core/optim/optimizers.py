@@ -15,7 +15,6 @@ from torch.profiler import record_function
 from vim_core.config import OptimConfig
 from vim_core.distributed import fsdp
 from vim_core.distributed.runtimes.base import Runtime
-from vim_core.errors import ConfigError
 from vim_core.optim.factored_adam import FactoredAdam
 from vim_core.optim.masked_adamw import MaskedAdamW, scalar
 
@@ -41,9 +40,6 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
     AdamW is torch's fused one, or on XLA, which has none, `MaskedAdamW`. Matrices have weight decay, vectors (biases,
     norms) none.
-
-    Raises:
-        ConfigError: factored Adam of a module that is sharded by rows: its means would be those of a shard.
     """
     parameters, betas = [p for p in module.parameters() if p.requires_grad], (config.beta1, config.beta2)
     groups: list[dict[str, Any]] = [
@@ -52,10 +48,6 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     ]
     groups = [group for group in groups if group["params"]]
     if config.kind == "factored":
-        if any(isinstance(p, DTensor) for p in module.parameters()):
-            raise ConfigError(
-                "optim.kind='factored': takes whole parameters; use run.parallel=data or optim.kind=adamw"
-            )
         clipping, moment = config.update_clip, config.first_moment
         return FactoredAdam(groups, lr=config.lr, betas=betas, update_clip=clipping, first_moment=moment)
     if parameters[0].device.type == "xla":

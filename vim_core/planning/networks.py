@@ -208,7 +208,6 @@ class Layout:
         with torch.device("meta"):
             optimizer = make_optimizer(network.module, network.optim)
         by_tensor: dict[torch.Tensor, Spec] = {p: specs[name] for name, p in network.module.named_parameters()}
-        # row and column means follow the sharding of XLA only; FSDP2 refuses this optimizer
         slots = spmd.optimizer_specs(optimizer, by_tensor, self.sizes)
         return float(sum(self.elements(slot.shape, spec) * slot.element_size() for slot, spec in slots))
 

@@ -241,8 +241,6 @@ def _refusals(
             yield from _error(lambda: check_stddev_group(quantize.discriminator.stddev_group, seen))
     else:
         yield from _error(lambda: check_batch(training, layout.chips, component))
-    if component in ("quantize", "prior") and layout.way == "fsdp" and training.optim.kind == "factored":
-        yield f"{component}.optim.kind='factored': takes whole parameters; with run.parallel=fsdp use adamw"
     for network in networks:
         if refusal := layout.uneven(network):
             yield f"{component}: {refusal}"
