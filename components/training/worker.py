@@ -128,7 +128,7 @@ def _train(
         run.device, config.precision, run.threads, rank, world, local_rank, run.fsdp, run.compile_cache
     )
     runtime.compiled = config.compile == "on"
-    runtime.parallel = run.parallel
+    runtime.parallel, runtime.shards = run.parallel, run.fsdp
     rate = product_rate(runtime)
     spool = Spool(Path(job.spool)) if rank == 0 else None
     if spool is not None:

@@ -1,4 +1,4 @@
-"""Two workers and one: the same losses, whole or sharded; checkpoints that any number of workers continues."""
+"""One worker, two and four: the same losses, whole or sharded; checkpoints that any number of workers continues."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support import workers
-from tests.support.workers import STEPS, curve, run, runtime_of, task
+from tests.support.workers import FOUR, STAGES, STEPS, curve, run, runtime_of, task
 from vim_core.checkpoint.checkpoints import Checkpoints
-
-STAGES = ["quantizer", "prior"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +62,19 @@ def test_sharded_in_bf16_follows_one_worker_in_bf16(folder: Path) -> None:
     one, two = curve(folder / "prior-one-bf16"), curve(folder / "prior-fsdp-bf16")
     assert one["loss"] != curve(folder / "prior-one")["loss"]
     assert two["loss"] == pytest.approx(one["loss"], rel=2e-3)
+
+
+@pytest.fixture(scope="module")
+def four(folder: Path) -> Path:
+    """What four workers add."""
+    workers.spawn(workers.four, 4, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "parallel"), FOUR)
+def test_four_workers_lose_what_one_loses(four: Path, name: str, parallel: str) -> None:
+    """Also after the state of four quarters went on as two copies of two halves, and with rows that do not divide."""
+    assert_same_curve(curve(four / f"{name}-four-{parallel.replace('/', '')}"), curve(four / f"{name}-one"))
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,6 +41,11 @@ from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
 from vim_core.training.loop import train
 from vim_core.training.spool import Spool, parse_rows
 
+STAGES = ["quantizer", "prior", "factored"]
+"""Both stages, and the second as it is at full size: factored int8 optimizer, microbatches, recomputed blocks, which
+two workers compile."""
+FOUR = [("quantizer", "data"), ("quantizer", "fsdp/2"), ("prior", "data"), ("factored", "fsdp"), ("factored", "fsdp/2")]
+"""What four workers train, and how they share it."""
 STEPS = 6
 SMALL = StackConfig(blocks=2, heads=2, dim=16, mlp=32)
 
@@ -52,20 +59,28 @@ def tables(folder: Path) -> None:
 
 
 def task(name: str, folder: Path, runtime: CpuRuntime, **fields: Any) -> Task:
-    """Either stage on a global batch of eight, in fp32 without dropout."""
+    """One of STAGES on a global batch of eight, in fp32 without dropout."""
     optim = OptimConfig(lr=3e-3, warmup=2, clip_norm=0.5)
     shared: dict[str, Any] = {"steps": STEPS, "batch": 8, "optim": optim, "checkpoint_every": 3} | fields
+    if name == "factored":
+        runtime.compiled = runtime.world == 2
+        factored = replace(optim, kind="factored", first_moment="int8", update_clip=0.8, weight_decay=0.1)
+        shared |= {"optim": factored, "accumulate": 2, "recompute": True}
     if name == "quantizer":
         images = QuantizerData([str(folder / "train.parquet")], [str(folder / "test.parquet")])
-        return QuantizerTask(quantize_config(encoder=SMALL, decoder=SMALL, **shared), images, runtime)
+        settings = quantize_config(encoder=SMALL, decoder=SMALL, **shared)
+        # Groups of two images, which four workers have.
+        settings.discriminator.stddev_group = 2
+        return QuantizerTask(settings, images, runtime)
     codes = str(folder / "codes.parquet")
     return PriorTask(prior_config(dropout=0.0, stack=SMALL, **shared), PriorData([codes], [codes], 3, "t"), runtime)
 
 
 def runtime_of(rank: int = 0, world: int = 1, parallel: str = "data", precision: str = "fp32") -> CpuRuntime:
-    """This worker's runtime."""
+    """This worker's runtime; `fsdp/2` lets two workers share a copy."""
     runtime = CpuRuntime(precision, 1, rank, world)
-    runtime.parallel = parallel
+    runtime.parallel, _, shards = parallel.partition("/")
+    runtime.shards = int(shards or 0)
     return runtime
 
 
@@ -131,9 +146,23 @@ def job(rank: int, world: int, training: TrainingJob) -> None:
     run_task(training, rank, world, rank)
 
 
+def four(rank: int, world: int, folder: Path) -> None:
+    """Four workers: each with everything, with a quarter, and two copies of which each has a half."""
+    for name, parallel in FOUR:
+        place = folder / f"{name}-four-{parallel.replace('/', '')}"
+        run(task(name, folder, runtime_of(rank, world, parallel)), place, stop=4)
+        # Quarters go on as halves.
+        run(task(name, folder, runtime_of(rank, world, parallel.replace("fsdp", "fsdp/2")[:6])), place)
+
+
+traced = partial(torch.compile, backend="aot_eager")
+"""What is traced, and what autograd keeps of it, depends on no backend; this one spares the C++ compiler."""
+
+
 def everything(rank: int, world: int, folder: Path) -> None:
     """All that the tests look at, in one pair of processes, because starting them takes longest."""
-    for name in ("quantizer", "prior"):
+    torch.compile = traced
+    for name in STAGES:
         for parallel in ("data", "fsdp"):
             runtime = runtime_of(rank, world, parallel)
             run(task(name, folder, runtime), folder / f"{name}-{parallel}")

@@ -62,13 +62,14 @@ class RunConfig(Ranged):
     """Where the pipeline runs and where it stores results; never part of a fingerprint.
 
     `parallel` is how `workers` share a training: 'data' (each has the whole network) or 'fsdp' (each has some rows of
-    every matrix). A step longer than `step_timeout_s` (0: no limit; the first one may include compilation) ends its
-    worker, which is started again at most `restarts` times. Workers poll for preemption every `notice_every` steps.
-    With `device: xla`: `topology` and `accelerator` name the TPU slice (2x2x4 of TPU-V4 has 16 chips on 4 hosts),
-    `workers` its hosts, `fsdp` the devices that share one copy of the weights (0: all), `compile_cache` a folder on
-    each host for compiled programs. `code_cache` is a folder on each host for decoded code tables, which all processes
-    there map into memory (empty: `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner runs on this
-    machine in `beam_processes` processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
+    every matrix). `fsdp` of them, such as those of a node, share one copy of the weights (0: all). A step longer than
+    `step_timeout_s` (0: no limit; the first one may include compilation) ends its worker, which is started again at
+    most `restarts` times. Workers poll for preemption every `notice_every` steps. With `device: xla`: `topology` and
+    `accelerator` name the TPU slice (2x2x4 of TPU-V4 has 16 chips on 4 hosts), `workers` its hosts, `fsdp` the devices
+    that share one copy of the weights (0: all), `compile_cache` a folder on each host for compiled programs.
+    `code_cache` is a folder on each host for decoded code tables, which all processes there map into memory (empty:
+    `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner runs on this machine in `beam_processes`
+    processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
     `system_metrics` logs CPU, memory and GPU of every node to MLflow, `register` registers trained networks as models.
     `changed` are the settings that differ from the preset's file, as key=value: loading sets it, and MLflow shows it.
     `hardware` names a file of `pipelines/conf/hardware` (or is the path of one) whose settings come between preset and
@@ -107,6 +108,8 @@ class RunConfig(Ranged):
         super().__post_init__()
         one_of("run.device", self.device, ("auto", "cpu", "cuda", "xla"))
         one_of("run.parallel", self.parallel, ("data", "fsdp"))
+        if self.parallel == "fsdp" and self.fsdp:
+            require(self.workers % self.fsdp == 0, "run.fsdp", self.fsdp, f"does not divide run.workers={self.workers}")
 
 
 @dataclass

@@ -14,9 +14,11 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
+
+from vim_core.errors import ConfigError
 
 _skeletons: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
@@ -67,6 +69,39 @@ def sum_over_shards(parts: Sequence[Tensor], sharded: DTensor) -> list[Tensor]:
         dist.all_reduce(flat, group=sharded.device_mesh.get_group(sharded.device_mesh.ndim - 1))
     sums = flat.split([part.numel() for part in parts])
     return [total.view_as(part) for total, part in zip(sums, parts, strict=True)]
+
+
+def make_mesh(device: str, world: int, shards: int = 0) -> DeviceMesh:
+    """All workers [world], or [copies, shards] where `shards` neighbours share a copy (0: all of them).
+
+    Only gradients travel between copies (HSDP), so that weights are gathered inside of a node.
+
+    Raises:
+        ConfigError: `shards` does not divide the workers.
+    """
+    if shards in (0, world):
+        return init_device_mesh(device, (world,))
+    if world % shards:
+        raise ConfigError(f"run.fsdp={shards}: does not divide run.workers={world}")
+    return init_device_mesh(device, (world // shards, shards), mesh_dim_names=("copy", "shard"))
+
+
+def begin_microbatch(module: nn.Module, index: int, parts: int) -> None:
+    """Before microbatch `index` of `parts` of a network, if it is sharded.
+
+    Several microbatches gather each block's weights once, reduce its gradients once, and hold both in between.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(module, FSDPModule):
+        last = index == parts - 1
+        module.set_is_last_backward(last)
+        module.set_requires_gradient_sync(last)
+        module.set_reshard_after_backward(last)
+        if index == 0:
+            for blocks in (m for m in module.modules() if isinstance(m, nn.ModuleList)):
+                for block in blocks:
+                    block.set_reshard_after_forward(parts == 1, recurse=False)  # type: ignore[operator]
 
 
 def apply_fsdp(

@@ -71,7 +71,7 @@ def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     beta and is stored at each step lies within 1 / (1 - beta) levels of the exact one. See `thresholds` for the step.
     """
     length = block_length(x.shape[1])
-    blocks = x.unflatten(1, (x.shape[1] // length, length))  # [R, C / block, block]
+    blocks = x.reshape(len(x), x.shape[1] // length, length)  # [R, C / block, block]
     scales = blocks.abs().amax(2) / LEVELS  # [R, C / block]
     levels = torch.floor(blocks / scales.clamp_min(TINY)[:, :, None] + thresholds(length, step))
     return levels.clamp(-LEVELS, LEVELS).to(torch.int8).flatten(1), scales
@@ -79,8 +79,8 @@ def quantise(x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantise(levels: Tensor, scales: Tensor) -> Tensor:
     """The fp32 matrix [R, C] of int8 levels [R, C] and scales [R, C / block]."""
-    blocks = levels.unflatten(1, (scales.shape[1], levels.shape[1] // scales.shape[1]))  # [R, C / block, block]
-    blocks = blocks.to(scales.dtype)
+    # Not by -1: a worker may have no rows.
+    blocks = levels.reshape(*scales.shape, levels.shape[1] // scales.shape[1]).to(scales.dtype)  # [R, C / block, block]
     return (blocks * scales[:, :, None]).flatten(1)
 
 

@@ -82,7 +82,8 @@ def resident(parts: list[PlannedNetwork], layout: Layout) -> Memory:
 def gathered(part: PlannedNetwork, layout: Layout, step: StepShape) -> float:
     """Gathered weights of a sharded network: of the current and the next block, and the current block's gradient.
 
-    FSDP2 also keeps all parameters outside of blocks gathered, in fp32, through the step.
+    FSDP2 also keeps all parameters outside of blocks gathered, in fp32, through the step; with several microbatches all
+    blocks, too, and all gradients whole and in fp32, in order to gather and to reduce each once.
     """
     if layout.shards == 1 or not part.split or (layout.way == "fsdp" and part.replicated_in_fsdp):
         return 0.0
@@ -93,7 +94,11 @@ def gathered(part: PlannedNetwork, layout: Layout, step: StepShape) -> float:
         rest = [
             p for n, p in part.module.named_parameters() if p not in inside and p.ndim >= 2 and n not in part.unsharded
         ]
-        return gathered_bytes + FP32 * float(sum(p.numel() for p in rest))
+        outside = float(sum(p.numel() for p in rest))
+        if step.microbatches > 1:
+            blocks = float(sum(p.numel() for p in inside if p.ndim >= 2))
+            return (step.sizes.item + FP32) * blocks + 2 * FP32 * outside
+        return gathered_bytes + FP32 * outside
     return gathered_bytes
 
 

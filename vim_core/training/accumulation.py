@@ -53,7 +53,7 @@ def accumulate_gradients(
     results: list[K] = []
     microbatches = zip(*(runtime.microbatches(tensor, parts) for tensor in batch), strict=True)
     for index, microbatch in enumerate(microbatches):
-        runtime.begin_microbatch(network, last=index == parts - 1)
+        runtime.begin_microbatch(network, index, parts)
         with record_function("vim.forward"):
             own, result = compute(*microbatch)
             loss = total_loss(own)

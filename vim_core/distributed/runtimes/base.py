@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from vim_core.data.images import as_floats
+from vim_core.distributed.compiled_blocks import compile_blocks
 from vim_core.distributed.gradient_buckets import GradientBuckets
 from vim_core.distributed.products import BF16, CUDA_TF32, HIGH, HIGHEST, products
 from vim_core.errors import ConfigError
@@ -71,6 +72,8 @@ class Runtime(ABC):
     """'data': each worker has the whole network; 'fsdp': it is sharded over them (`vim_core.distributed.fsdp`)."""
     pins_memory = False
     """Batches are better kept in page-locked memory, from which copies run beside the steps."""
+    shards = 0
+    """With 'fsdp' the neighbouring workers that share one copy, such as those of a node; 0 for all of them."""
     lockstep: bool = False
     """Every worker must run every operation, also for a file that only rank 0 writes."""
 
@@ -112,28 +115,31 @@ class Runtime(ABC):
     def compile(self, network: nn.Module) -> Callable[..., Any]:
         """The network's forward pass, through torch.compile where `compiled` is set; batches have one shape.
 
+        Several workers compile each block by itself, see `compile_blocks`.
+
         Raises:
-            ConfigError: the device has a compiler of its own, or the network is sharded.
+            ConfigError: the device has a compiler of its own.
         """
         if not self.compiled:
             return network
         if self.device.type not in ("cpu", "cuda"):
             raise ConfigError(f"compile='on': {self.device.type} compiles every step by itself; set compile=off")
-        if self.sharded:
-            raise ConfigError("compile='on': not of sharded networks; set compile=off or run.parallel=data")
+        if self.world > 1 and compile_blocks(network):
+            return network
         return torch.compile(network, dynamic=False)
 
     def apply_fsdp(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
         """Shard a network over the workers where `parallel` is 'fsdp' and there are several.
 
         Call it before the optimizer is built; the parameters in `keep` are replicated.
+
+        Raises:
+            ConfigError: `shards` does not divide the workers.
         """
         if self.sharded:
-            from torch.distributed.device_mesh import init_device_mesh
-
             from vim_core.distributed import fsdp
 
-            self._mesh = self._mesh or init_device_mesh(self.device.type, (self.world,))
+            self._mesh = self._mesh or fsdp.make_mesh(self.device.type, self.world, self.shards)
             fsdp.apply_fsdp(module, self._mesh, keep, self.dtype)
 
     def full_network(self, module: Network, device: torch.device | None = None) -> Network | None:
@@ -223,10 +229,14 @@ class Runtime(ABC):
         """Concatenate every worker's rows [N, …] of control data on the host, in rank order."""
         return self.gather(value.to(self.device)).cpu()
 
-    def begin_microbatch(self, network: nn.Module, last: bool) -> None:
-        """Before a microbatch of the network: gradients only accumulate, unless it is the last of its step."""
+    def begin_microbatch(self, network: nn.Module, index: int, parts: int) -> None:
+        """Before microbatch `index` of `parts` of the network: gradients only accumulate, unless it is the last."""
         if network in self._buckets:
-            self._buckets[network].active = last
+            self._buckets[network].active = index == parts - 1
+        if self.sharded:
+            from vim_core.distributed import fsdp
+
+            fsdp.begin_microbatch(network, index, parts)
 
     def average_gradients(self, network: nn.Module) -> None:
         """Replace the network's gradients by their mean over the workers; call it once a step.

@@ -196,6 +196,16 @@ def test_the_benchmarks_records_of_vim_large() -> None:
     assert whole.peak / GIB == pytest.approx(row["peer_value"], abs=5e-3)
 
 
+def test_microbatches_hold_a_sharded_networks_weights_and_gradients_whole() -> None:
+    (part,) = large(OptimConfig())
+    sizes = {name: p.numel() for name, p in part.module.named_parameters() if p.ndim >= 2}
+    blocks = sum(size for name, size in sizes.items() if name.startswith("blocks."))
+    others = sum(sizes.values()) - blocks
+    once, twice = (memory.gathered(part, Layout("fsdp", 8, 8), StepShape(1, n, ElementSizes(2))) for n in (1, 2))
+    assert twice == (2 + 4) * blocks + 8 * others
+    assert once < twice / 4
+
+
 def test_moments_of_a_step_by_hand() -> None:
     (part,) = large(OptimConfig())
     values = 4.0 * part.parameters

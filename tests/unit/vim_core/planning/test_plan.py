@@ -124,9 +124,6 @@ def test_what_does_not_come_out_even(fields: dict[str, Any], words: str) -> None
 
 
 def test_what_a_training_would_refuse() -> None:
-    factored = PriorConfig(stack=WIDE, batch=32, optim=OptimConfig(kind="factored"))
-    split = planned(H200, 4, prior=factored, run=RunConfig(parallel="fsdp", workers=4))
-    assert any("prior.optim.kind='factored'" in warning for warning in split.warnings)
     entropy = CodebookConfig(entropy=EntropyConfig(weight=0.1))
     made = planned(quantize=QuantizeConfig(**SMALL, codebook=entropy, accumulate=2))
     assert any("entropy" in warning for warning in made.warnings)
@@ -137,5 +134,14 @@ def test_what_a_training_would_refuse() -> None:
 
 
 def test_an_impossible_mesh_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"run\.fsdp=3: does not divide the 4"):
-        planned(run=RunConfig(fsdp=3))
+    for arguments in ((), (H200, 4)):
+        with pytest.raises(ConfigError, match=r"run\.fsdp=3: does not divide the 4"):
+            planned(*arguments, run=RunConfig(fsdp=3, parallel="fsdp", workers=6))
+
+
+def test_copies_on_several_nodes() -> None:
+    """Two chips of four share a copy: each holds what it would of two chips in all."""
+    factored = PriorConfig(stack=WIDE, batch=32, optim=OptimConfig(kind="factored"))
+    runs = [RunConfig(parallel="fsdp", workers=n, fsdp=2) for n in (2, 4)]
+    two, four = (of(planned(H200, run.workers, prior=factored, run=run), "prior").memory for run in runs)
+    assert (two.weights, two.optimizer) == (four.weights, four.optimizer)
