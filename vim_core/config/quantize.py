@@ -113,8 +113,10 @@ class DiscriminatorConfig(Ranged):
     (patch) the number of halvings. `spectral_norm` divides every weight by its largest singular value, which the
     retrained ViT-VQGAN of arXiv 2412.09607 needed for stability.
 
-    `r1_gamma` weighs the gradient penalty on real images, which is computed every `r1_every` steps. `stddev_group` is
-    the size of the groups of images whose spread the last layer sees.
+    `r1_gamma` weighs the gradient penalty on real images, which is computed every `r1_every` steps. The gradient is at
+    images in [0, 1], StyleGAN2's at [-1, 1], where it is half as large: 10, the default and every preset's, is 40 in
+    that convention, and StyleGAN2's 10 is 2.5 here. `stddev_group` is the size of the groups of images whose spread
+    the last layer sees.
     """
 
     kind: str = "stylegan"

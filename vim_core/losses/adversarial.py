@@ -35,7 +35,11 @@ def generator_term(discriminator: nn.Module, weight: Tensor, fake: Tensor) -> Te
 
 
 def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
-    """Mean squared gradient norm of the logits at real images [B, 3, H, W] (Mescheder et al. 2018), without gamma/2."""
+    """Mean squared gradient norm of the logits at real images [B, 3, H, W] (Mescheder et al. 2018), without gamma/2.
+
+    The images are in [0, 1]. The same network of the same pixels in [-1, 1], as in StyleGAN2, has half of this gradient
+    and a quarter of this penalty, so gamma 10 here is gamma 40 there, and gamma 10 there is 2.5 here.
+    """
     (gradient,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)  # [B, 3, H, W]
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 

@@ -84,15 +84,15 @@ class PatchDiscriminator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Downsample by two: conv, blur, strided conv beside a blurred, strided skip."""
+    """Downsample by two: conv, blur, strided conv beside a skip of strided blur and 1x1 conv."""
 
     def __init__(self, inputs: int, outputs: int, spectral: bool = False) -> None:
         super().__init__()
         self.conv1 = EqualConv(inputs, inputs, 3, spectral=spectral)
         self.blur2 = Blur((2, 2))
         self.conv2 = EqualConv(inputs, outputs, 3, stride=2, spectral=spectral)
-        self.blur_skip = Blur((1, 1))
-        self.skip = EqualConv(inputs, outputs, 1, stride=2, bias=False, spectral=spectral)
+        self.blur_skip = Blur((1, 1), stride=2)
+        self.skip = EqualConv(inputs, outputs, 1, bias=False, spectral=spectral)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / 2, W / 2]."""

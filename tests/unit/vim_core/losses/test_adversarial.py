@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vim_core.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
+from tests.support.tiny import runtime
+from vim_core.config import DiscriminatorConfig
+from vim_core.losses.adversarial import discriminator_loss, discriminator_pass, generator_loss, r1_penalty
 
 
 def test_adversarial_losses_are_binary_cross_entropies() -> None:
@@ -41,3 +43,21 @@ def test_r1_is_what_finite_differences_say() -> None:
         with torch.no_grad():
             weight[1, 2, 0, 1] -= sign * step
     assert float(gradient[1, 2, 0, 1]) == pytest.approx((bumped[0] - bumped[1]) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("step", [16, 17])
+def test_r1_of_images_in_0_to_1_is_four_times_that_of_stylegan2s(step: int) -> None:
+    """A linear network of pixels in [-1, 1] has the gradient `weight` there, and twice that at pixels in [0, 1]."""
+    weight = torch.randn(3 * 4 * 4)
+
+    class Linear(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return (images * 2 - 1).flatten(1) @ weight
+
+    images, fake = torch.rand(2, 2, 3, 4, 4)
+    settings = DiscriminatorConfig(r1_gamma=10.0, r1_every=16)
+    terms, _ = discriminator_pass(Linear(), None, settings, runtime(), step, images, fake)
+    theirs = 0.5 * 40.0 * weight.square().sum()  # gamma 40 at [-1, 1]
+    assert ("r1" in terms) == (step == 16)
+    if step == 16:
+        torch.testing.assert_close(terms["r1"], 16 * theirs)

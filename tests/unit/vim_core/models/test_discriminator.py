@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.support.tiny import quantize_config
 from vim_core.config import DiscriminatorConfig
 from vim_core.errors import ConfigError
+from vim_core.layers.discriminator import Blur
 from vim_core.losses.adversarial import r1_penalty
 from vim_core.models.discriminator import StyleGANDiscriminator, minibatch_stddev
 
@@ -157,3 +158,12 @@ def test_r1_and_its_gradients_are_those_of_the_formulas(network: StyleGANDiscrim
     parameters = [value for name, value in network.named_parameters() if name != "out.bias"]
     for a, b in zip(*(torch.autograd.grad(r, parameters, materialize_grads=True) for r in (mine, theirs)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_strided_blur_is_every_second_pixel_of_the_blur() -> None:
+    """Also in bf16 under autocast, to its rounding and as bf16."""
+    x = torch.rand(2, 5, 8, 8)
+    expected = blurred(x.double(), 1)[:, :, ::2, ::2].float()
+    torch.testing.assert_close(Blur((1, 1), stride=2)(x), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(Blur((1, 1), stride=2)(x.bfloat16()), expected.bfloat16(), rtol=2**-7, atol=0)
