@@ -20,6 +20,7 @@ from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster
 from pipelines.orchestration import history, session
 from pipelines.sweeps import spec as sweeps
+from pipelines.sweeps.check import check_sweep
 from vim_core.config import PipelineConfig
 from vim_core.errors import ConfigError, VimError
 from vim_core.storage import io
@@ -35,6 +36,8 @@ def build_spec(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, Pipelin
     preset = arguments.preset or (chosen.preset if chosen else "") or presets.default()
     explicit = {word.partition("=")[0].removeprefix("run.") for word in overrides if word.startswith("run.")}
     config = submission.settings_on(cluster, presets.load(preset, overrides), explicit)
+    if chosen:
+        check_sweep(chosen, config)
     places = {
         component: {name: value for name, value in values.items() if name not in explicit}
         for component, values in cluster.components.items()

@@ -69,14 +69,15 @@ def add_commands(subparsers: common.Subparsers) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """`vimctl run`. Raises `ConfigError` for words that contradict each other or the preset."""
+    """`vimctl run`. Raises `ConfigError` for words or settings that contradict each other or the preset."""
     from components.artifacts import forecast
-    from components.contract import registry
+    from components.contract import agreement, registry
     from pipelines.orchestration import launch
 
     target, overrides = common.split_words(arguments.words)
     config = presets.load(arguments.preset, overrides)
     names = launch.plan(config, target, arguments.only, arguments.start)
+    agreement.check(config, names)
     forced = ([target] if target else names) if arguments.force else []
     if arguments.dry_run:
         remade = registry.downstream(arguments.start, config.components, config) if arguments.start else []

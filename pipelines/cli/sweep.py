@@ -132,14 +132,17 @@ def show(arguments: Namespace) -> int:
 
 
 def schedule(arguments: Namespace) -> int:
-    """`vimctl sweep schedule`. Raises `ConfigError` for an invalid sweep, time or name."""
+    """`vimctl sweep schedule`. Raises `ConfigError` for a sweep that is invalid or does not suit, a time or a name."""
     from pipelines.jobs import profile
     from pipelines.schedules import due, state
     from pipelines.sweeps import spec
+    from pipelines.sweeps.check import check_sweep
 
     sweep = spec.load(arguments.sweep)
     preset = arguments.preset or sweep.preset or presets.default()
-    root = presets.load(preset, arguments.words).run.root
+    config = presets.load(preset, arguments.words)
+    check_sweep(sweep, config)
+    root = config.run.root
     if arguments.cron:
         due.check_cron(arguments.cron, arguments.timezone)
     if arguments.cluster:

@@ -26,6 +26,7 @@ from components.tracking.sweep import PointRecord, SweepTracker
 from components.tradeoff.grid import ACCEPTANCE, Point, default_axes, parse_axis
 from components.training import prior_checkpoints as checkpoints
 from pipelines.sweeps import jobs, results, spec
+from pipelines.sweeps.check import check_sweep
 from pipelines.sweeps.jobs import EvaluationJob, JobResult
 from pipelines.sweeps.results import DONE, FAILED, Outcome
 from pipelines.sweeps.spec import ALL, CHECKPOINT, LATEST, Sweep
@@ -64,9 +65,10 @@ def run(
     call continues; two callers at once wait for each other. `tags` are for the MLflow run.
 
     Raises:
-        ConfigError: a setting does not suit the preset, or the default axes have no figures in it.
+        ConfigError: settings of points do not suit the preset, or the default axes have no figures in it; nothing runs.
         DataError: what all points share was not made yet, or there is no checkpoint; the message names the command.
     """
+    check_sweep(sweep, config)
     bar = progress("sweep")
     root = io.absolute(config.run.root)
     try:

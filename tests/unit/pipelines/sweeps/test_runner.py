@@ -18,7 +18,7 @@ from pipelines.sweeps import results, runner, summary
 from pipelines.sweeps.runner import SweepResult
 from pipelines.sweeps.spec import Sweep
 from tests.support.fakes import Act, Fake, run
-from vim_core.config import PipelineConfig, RunConfig
+from vim_core.config import PipelineConfig, PriorConfig, RunConfig
 from vim_core.errors import ConfigError, DataError
 
 SHARED = ("ingest", "classify", "statistics", "quantize", "tokenize", "reconstruct", "prior")
@@ -89,7 +89,8 @@ def components() -> dict[str, Fake]:
 
 def config_of(root: Path) -> PipelineConfig:
     place = RunConfig(root=str(root), tracking_uri="off")
-    return PipelineConfig(preset="fake", components=[*SHARED, "sample", "select", "score"], run=place)
+    guided = PriorConfig(label_dropout=0.1)
+    return PipelineConfig(preset="fake", components=[*SHARED, "sample", "select", "score"], run=place, prior=guided)
 
 
 @pytest.fixture(scope="module")
