@@ -17,11 +17,14 @@ WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 def source_state(config: QuantizeConfig) -> str:
     """Return the digest of the tokenizer that training starts from: part of the fingerprint, whatever its address.
 
+    The hash of a backbone that is not torchvision's comes after it.
+
     Raises:
         DataError: `quantize.init_from` holds no tokenizer.
         ConfigError: it is the artifact of another component.
     """
-    return _files_digest(_pretrained_files(config.init_from)) if config.init_from else ""
+    digest = _files_digest(_pretrained_files(config.init_from)) if config.init_from else ""
+    return f"{digest} {sha256}" if (sha256 := config.loss.perceptual_sha256) else digest
 
 
 def run(config: QuantizeConfig, inputs: Inputs, ctx: Context) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 
 from components.contract.api import Context, Outcome
 from components.contract.code import current
+from components.rehearsal import RECORD
 from components.tracking.node_metrics import SYSTEM, Collector
 from components.tracking.shipping import CURVES, NONFINITE, SPOOL, Shipper, SpoolDownloader, repeating
 from components.training.worker import FIGURES, FINAL, TrainingJob, raise_refusal, work
@@ -37,7 +38,10 @@ def train(task: str, config: TrainConfig, data: Any, ctx: Context, local: bool =
     spool = io.scratch(ctx.work) / SPOOL
     stuck = str(spool.with_name("stuck"))
     identity = {"component": ctx.name, "fingerprint": ctx.fingerprint}
-    job = TrainingJob(task, config, data, ctx.work, str(spool), identity, ctx.run, stuck, current())
+    # A rehearsal with one worker needs no cluster; with several, Ray starts one again that kills itself.
+    local = local or (ctx.run.rehearse > 0 and ctx.run.workers == 1 and not ctx.run.ray_address)
+    restarted = not local and ctx.run.restarts > 0 and ctx.run.device != "xla"
+    job = TrainingJob(task, config, data, ctx.work, str(spool), identity, ctx.run, stuck, current(), restarted)
     ctx.progress.start(config.steps, "step")
     count = ctx.run.workers
     ctx.progress.status("starting" if local else f"starting {count} worker{'' if count == 1 else 's'}")
@@ -78,5 +82,5 @@ def _make_outcome(trained_by: str, ctx: Context, nodes: Path) -> Outcome:
         metrics=figures["metrics"],
         properties={"trained_by": trained_by, **figures["properties"]},
         numeric=figures["numeric"],
-        extras=frozenset(n for n in names if n.startswith("pictures/") or n in (CURVES, NONFINITE, SYSTEM)),
+        extras=frozenset(n for n in names if n.startswith("pictures/") or n in (CURVES, NONFINITE, SYSTEM, RECORD)),
     )

@@ -7,16 +7,27 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.contract.code import Code, check
+from components.rehearsal import RECORD
 from components.tracking.node_metrics import sampled
 from components.tracking.shipping import CURVES, NONFINITE, SpoolUploader, repeating
 from vim_core import errors
 from vim_core.config import RunConfig, TrainConfig
 from vim_core.storage import io
 from vim_core.training.interruptions import Preemption, PreemptionMonitor, Watchdog, read_report, termination_notice
+
+if TYPE_CHECKING:
+    from components.rehearsal.training import Watch
+    from vim_core.checkpoint.checkpoints import Checkpoints
+    from vim_core.distributed.runtimes.base import Runtime
+    from vim_core.tasks.base import Task
+    from vim_core.training.spool import Spool
+
+C = TypeVar("C", bound="Checkpoints")
 
 FINAL = "final"
 """Folder below the work folder where rank 0 leaves the finished files, `FIGURES` last."""
@@ -37,6 +48,7 @@ class TrainingJob:
         identity: component and fingerprint, recorded in every checkpoint.
         stuck: the folder where the watchdogs of stuck workers leave their stacks.
         code: what every worker must run.
+        restarted: lost workers are started again, by Ray Train.
     """
 
     task: str
@@ -48,6 +60,7 @@ class TrainingJob:
     run: RunConfig = field(default_factory=RunConfig)
     stuck: str = ""
     code: Code | None = None
+    restarted: bool = False
 
 
 def work(arguments: dict[str, Any]) -> None:
@@ -116,12 +129,12 @@ def _train(
     before_checkpoint: Callable[[], None],
 ) -> None:
     """Build runtime and task, train, evaluate; rank 0 writes the final files."""
+    from components.rehearsal.training import records, rehearse
     from vim_core.checkpoint.checkpoints import Checkpoints
     from vim_core.distributed import runtimes
     from vim_core.distributed.runtimes.base import product_rate
-    from vim_core.training.loop import train
+    from vim_core.rehearsal.schedule import Schedule
     from vim_core.training.spool import Spool
-    from vim_core.training.throughput import peak_rates
 
     config, run = job.config, job.run
     runtime = runtimes.create(
@@ -136,9 +149,52 @@ def _train(
         stuck = read_report(Path(job.stuck))
         if stuck:
             spool.write_note(f"started again: {stuck}")
+    attempt = partial(train_once, job, runtime, rate, spool, notices, before_checkpoint)
+    if run.rehearse:
+        scratch = Path(job.spool).parent
+        task, start = rehearse(attempt, runtime, Schedule(run.rehearse), job.work, scratch, job.restarted)
+    else:
+        task, _, start = attempt(Checkpoints)
+    # All workers take part in collecting a sharded network. Rank 0 has it then and scores it alone, so the others must
+    # have nothing left to wait for.
+    exported = task.export() if runtime.sharded else {}
+    metrics = task.finish()
+    if rank == 0:
+        exported = exported or task.export()
+        numeric = {**asdict(runtime.numeric), "product_gflops": round(rate, 1)}
+        if run.rehearse:
+            exported = {**exported, RECORD: json.dumps(records(job.work, world)).encode()}
+        _write_final(job, _final_files(exported, metrics, {"resumed_from": start}, numeric, Path(job.spool)))
+
+
+def train_once(
+    job: TrainingJob,
+    runtime: Runtime,
+    rate: float,
+    spool: Spool | None,
+    notices: Sequence[Callable[[], Preemption]],
+    before_checkpoint: Callable[[], None],
+    kind: type[C],
+    watch: Watch = lambda task: lambda done, figures: None,
+) -> tuple[Task, C, int]:
+    """Build the task and train it to its last step from the newest checkpoint.
+
+    Args:
+        job, runtime, spool, notices, before_checkpoint: see `run_task`; rank 0 alone has a spool.
+        rate: of matrix products as measured, in GFLOP/s.
+        kind: the class of checkpoints.
+        watch: gets the task before its first step; returns what is called after each.
+
+    Returns:
+        The task, its checkpoints, and the step that training continued from.
+    """
+    from vim_core.training.loop import train
+    from vim_core.training.throughput import peak_rates
+
+    config, run, rank = job.config, job.run, runtime.rank
     module, name = job.task.split(":")
     task = getattr(importlib.import_module(module), name)(config, job.data, runtime)
-    checkpoints = Checkpoints(
+    checkpoints = kind(
         # Not of the world size: any number of workers may continue, sharded or not.
         io.join(job.work, runtime.numeric.family),
         job.identity,
@@ -158,15 +214,9 @@ def _train(
         Watchdog(Path(job.stuck) / f"worker-{rank:05d}-{os.getpid()}.txt", run.step_timeout_s, rank),
         peaks=peak_rates(runtime, rate * 1e9),
         on_evaluated=checkpoints.record_evaluation,
+        on_step=watch(task),
     )
-    # All workers take part in collecting a sharded network. Rank 0 has it then and scores it alone, so the others must
-    # have nothing left to wait for.
-    exported = task.export() if runtime.sharded else {}
-    metrics = task.finish()
-    if rank == 0:
-        exported = exported or task.export()
-        numeric = {**asdict(runtime.numeric), "product_gflops": round(rate, 1)}
-        _write_final(job, _final_files(exported, metrics, {"resumed_from": start}, numeric, Path(job.spool)))
+    return task, checkpoints, start
 
 
 def _final_files(

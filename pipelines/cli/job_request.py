@@ -14,7 +14,7 @@ from components.artifacts import execute
 from components.contract import code, settings
 from components.contract.commands import command, command_context
 from pipelines import presets
-from pipelines.cli import common, run, sweep
+from pipelines.cli import common, rehearsal, run, sweep
 from pipelines.jobs import specs, submission
 from pipelines.jobs.api import JobSpec
 from pipelines.jobs.profile import Cluster
@@ -100,4 +100,8 @@ def run_job(spec_uri: str) -> int:
         if spec.command == "sweep":
             return sweep.evaluate(sweeps.parse(spec.sweep), config, tags)
         names, forced = specs.plan(spec, config)
+        if spec.command == "rehearse":
+            root = io.join(config.run.root, ".rehearsals", specs.job_id_of(spec_uri))
+            file = io.join(config.run.root, "reports", config.preset, rehearsal.FILE)
+            return rehearsal.execute(config, names, config.run.rehearse, root, file, spec.places)
         return run.execute(config, names, forced, spec.start, spec.places, tags)

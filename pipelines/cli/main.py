@@ -11,16 +11,16 @@ from collections.abc import Sequence
 
 from components.contract import commands
 from components.engines.environment import prepare
-from pipelines.cli import artifacts, compare, doctor, init, local, models, plan, run, submit, sweep
+from pipelines.cli import artifacts, compare, doctor, init, local, models, plan, rehearse, run, submit, sweep
 from vim_core import __version__
 from vim_core.errors import ConfigError, VimError
 
 CONFIG_ERROR, OTHER_ERROR, INTERRUPTED = 2, 1, 130
-MODULES = (init, run, sweep, models, plan, compare, artifacts, local, doctor, submit)
+MODULES = (init, run, sweep, models, plan, rehearse, compare, artifacts, local, doctor, submit)
 GROUPS = {
     "make data, train, sample": ("init", "run", "sweep", "encode", "reconstruct", "tables", "export", "import"),
     "look": ("presets", "config", "plan", "report", "compare", "artifacts", "ui"),
-    "operate": ("doctor", "cluster", "submit", "status", "logs", "cancel"),
+    "operate": ("rehearse", "doctor", "cluster", "submit", "status", "logs", "cancel"),
 }
 EXAMPLES = """\
 examples:

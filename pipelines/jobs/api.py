@@ -23,7 +23,7 @@ class JobSpec:
     in MLflow, such as the schedule that sent the job. `code` is the submitter's: the cluster must run the same.
     """
 
-    command: Literal["run", "sweep"]
+    command: Literal["run", "sweep", "rehearse"]
     preset: str
     settings: str
     target: str = ""

@@ -71,6 +71,7 @@ class RunConfig(Ranged):
     `vim/codes` in the user's cache folder). `beam_runner` FnApiRunner runs on this machine in `beam_processes`
     processes; `beam_options` are flags for another one, such as --job_endpoint=host:port.
     `system_metrics` logs CPU, memory and GPU of every node to MLflow, `register` registers trained networks as models.
+    `rehearse` is the number of steps that each training measures (0: none); `vimctl rehearse` sets it.
     `changed` are the settings that differ from the preset's file, as key=value: loading sets it, and MLflow shows it.
     `hardware` names a file of `pipelines/conf/hardware` (or is the path of one) whose settings come between preset and
     command line: recompute, accumulation, precision, workers, but never batch or rates (empty: none).
@@ -102,6 +103,7 @@ class RunConfig(Ranged):
     system_metrics: bool = execution(True)
     register: bool = execution(True)
     hardware: str = field(default="", compare=False, metadata={"execution": True})
+    rehearse: Count = execution(0)
     changed: list[str] = field(default_factory=list, compare=False, metadata={"execution": True})
 
     def __post_init__(self) -> None:

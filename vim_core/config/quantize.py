@@ -80,7 +80,8 @@ class LossConfig(Ranged):
     `l1` is not in the paper: it can replace logit-laplace, which Parti drops (arXiv 2206.10789, section 2.1).
 
     `l2`, `logit_laplace`, `perceptual` and `adversarial` are the weights of these terms. `perceptual_weights` is the
-    file of VGG's weights; without it the term is refused, or left out where `perceptual_optional` is true.
+    file of VGG's weights; without it the term is refused, or left out where `perceptual_optional` is true. The file's
+    sha256 must begin with `perceptual_sha256` (empty: torchvision's), which counts where it is set.
     """
 
     l1: Amount = 0.0
@@ -89,6 +90,8 @@ class LossConfig(Ranged):
     perceptual: Amount = 0.1
     perceptual_weights: str = ""
     perceptual_optional: bool = False
+    # Part of the fingerprint by `source_state` of the component, so that settings from before it keep theirs.
+    perceptual_sha256: str = execution("")
     adversarial: Amount = 0.1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class Perceptual:
                 f"quantize.loss.perceptual={config.perceptual} needs quantize.loss.perceptual_weights (a path or URI "
                 f"of {file.name}); set quantize.loss.perceptual=0 or perceptual_optional=true to train without it"
             )
+        if config.perceptual_sha256:
+            file = replace(file, name="quantize.loss.perceptual_sha256", sha256=config.perceptual_sha256)
         return cls(load_verified(file, config.perceptual_weights, "quantize.loss.perceptual_weights")[0], device)
 
     def __call__(self, fake: Tensor, real: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 from vim_core.checkpoint.checkpoints import Checkpoints
@@ -155,6 +156,7 @@ def resume(task: Task, checkpoints: Checkpoints, spool: Spool | None) -> int:
     return start
 
 
+@record_function("vim.log")
 def mean_over_workers(runtime: Runtime, figures: dict[str, Tensor]) -> dict[str, Tensor]:
     """The mean of each scalar over the workers: the value that one worker with the whole batch would have."""
     if runtime.world == 1:
@@ -163,6 +165,7 @@ def mean_over_workers(runtime: Runtime, figures: dict[str, Tensor]) -> dict[str,
     return dict(zip(figures, runtime.mean(values), strict=True))
 
 
+@record_function("vim.log")
 def raise_nonfinite(task: Task, spool: Spool | None) -> None:
     """Record the skipped updates since the last call in the spool of rank 0, with the samples of their batches.
 

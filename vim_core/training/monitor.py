@@ -9,6 +9,7 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from vim_core.tasks.base import Task
 from vim_core.text import duration
@@ -63,6 +64,7 @@ class TrainingMonitor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._evaluator.close()
 
+    @record_function("vim.log")
     def step(self, done: int, figures: dict[str, Tensor]) -> None:
         """After every step: count it; when due, write a row and start or collect an evaluation."""
         self.meter.add(self.config.batch, figures)

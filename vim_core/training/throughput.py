@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from vim_core.distributed.products import HIGH
 from vim_core.distributed.runtimes.base import Runtime
@@ -58,11 +59,15 @@ class ThroughputMeter:
 
     def time_batches(self, batches: Iterable[T]) -> Iterator[T]:
         """The same batches; the time until each arrives counts as waiting for data."""
-        start = self.clock()
-        for batch in batches:
-            self._interval.waited += self.clock() - start
-            yield batch
+        arriving, end = iter(batches), object()
+        while True:
             start = self.clock()
+            with record_function("vim.data"):
+                batch = next(arriving, end)
+            if batch is end:
+                return
+            self._interval.waited += self.clock() - start
+            yield batch  # type: ignore[misc]
 
     def add(self, samples: int, figures: Mapping[str, Tensor]) -> None:
         """Count one step and its skipped updates (figures whose name ends in `skipped`)."""

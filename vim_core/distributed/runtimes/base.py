@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -173,7 +174,9 @@ class Runtime(ABC):
     def to_device_ahead(self, batches: Iterable[Mapping[str, Tensor]], parts: int = 1) -> Iterator[dict[str, Tensor]]:
         """`to_device` of each batch; where copies run beside the steps, of the next one before it is asked for."""
         for batch in batches:
-            yield self.to_device(batch, parts)
+            with record_function("vim.to_device"):
+                placed = self.to_device(batch, parts)
+            yield placed
 
     def microbatches(self, value: Tensor, parts: int) -> Sequence[Tensor]:
         """Consecutive parts [b / parts, …] of this worker's rows [b, …], as `to_device` laid them out."""
@@ -204,6 +207,18 @@ class Runtime(ABC):
 
     def end_step(self) -> None:  # noqa: B027
         """Mark the end of a training step, for devices that record operations and run them together."""
+
+    def synchronize(self) -> None:  # noqa: B027
+        """Wait until the device has finished all that it was given; a CPU always has."""
+
+    def compiled_programs(self) -> int:
+        """Programs that this process has compiled so far: graphs of torch.compile, or XLA's."""
+        dynamo = sys.modules.get("torch._dynamo.utils")
+        return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
+
+    def host_reads(self) -> int:
+        """Times that XLA has sent values to the host so far; 0 on other devices, whose reads torch's profiler sees."""
+        return 0
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over all workers; the value itself with one."""
@@ -328,7 +343,7 @@ class CudaRuntime(Runtime):
             return {name: as_floats(value) for name, value in placed.items()}
 
         for batch in batches:
-            with torch.cuda.stream(copies):
+            with record_function("vim.to_device"), torch.cuda.stream(copies):
                 placed = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
                 copied = copies.record_event()
             if waiting is not None:
@@ -336,6 +351,10 @@ class CudaRuntime(Runtime):
             waiting = placed, copied
         if waiting is not None:
             yield ready(*waiting)
+
+    def synchronize(self) -> None:
+        """See `Runtime`."""
+        torch.cuda.synchronize(self.device)
 
     def has_bf16(self) -> bool:
         """True from Ampere on."""

@@ -235,6 +235,20 @@ class XlaRuntime(Runtime):
             whole[place] = shard.data[tuple(slice(0, side.stop - side.start) for side in place)]
         return whole
 
+    def synchronize(self) -> None:
+        """See `Runtime`."""
+        import torch_xla.core.xla_model as xm
+
+        xm.wait_device_ops()
+
+    def compiled_programs(self) -> int:
+        """Programs that torch_xla has compiled so far in this process."""
+        return _samples("CompileTime")
+
+    def host_reads(self) -> int:
+        """See `Runtime`."""
+        return _samples("TransferFromDeviceTime")
+
     def end_step(self) -> None:
         """Run the operations recorded since the last call as one program."""
         send()
@@ -329,6 +343,14 @@ def recomputed(function: Callable[..., Any], *args: Any) -> Any:
         # No input needs a gradient (a frozen part before): torch_xla's would cut off the weights' own gradients.
         return function(*args)
     return checkpoint(function, *args)
+
+
+def _samples(metric: str) -> int:
+    """Number of times that torch_xla has recorded a metric so far."""
+    import torch_xla.debug.metrics as metrics
+
+    data = metrics.metric_data(metric)
+    return int(data[0]) if data else 0
 
 
 def mesh_sizes(devices: int, fsdp: int) -> dict[str, int]:
