@@ -9,6 +9,7 @@ from typing import Any
 
 from components.contract import settings
 from vim_core.config import PipelineConfig, StackConfig, TrainConfig
+from vim_core.data.image_loader import INTERLEAVE
 from vim_core.rehearsal.schedule import PERIOD, Schedule
 
 SIZES = (
@@ -34,6 +35,8 @@ PLACES = (
 
 PIXELS = 32
 """Side that images are halved to, as far as the patches allow."""
+ROW_GROUPS = 32
+"""Files of an image table, a small row group each; ImageNet has thousands of row groups."""
 BATCH_SHARE = 32
 """A batch is this much smaller, rounded up to what workers, microbatches and groups of images divide."""
 LEAST_BATCH = 8
@@ -57,7 +60,7 @@ def shrink(config: PipelineConfig, measured: int) -> PipelineConfig:
         elif hasattr(group, "batch"):
             values[f"{entry.name}.batch"] = min(group.batch, BATCH_SHARE)
         if hasattr(group, "shards"):
-            values[f"{entry.name}.shards"] = min(group.shards, 16 if entry.name == "ingest" else 2)
+            values[f"{entry.name}.shards"] = min(group.shards, 2)
     values |= network_sizes(config) | tokenizer_sizes(config) | table_sizes(config)
     return settings.with_values(config, values)
 
@@ -154,6 +157,7 @@ def table_sizes(config: PipelineConfig) -> dict[str, Any]:
     candidates = math.ceil(min(select.count, 2) / rate)
     count = max(32, 10 * candidates if config.ingest.source.startswith("builtin:") else CLASSES * candidates)
     return {
+        "ingest.shards": ROW_GROUPS if config.ingest.shards > INTERLEAVE else config.ingest.shards,
         "ingest.limit": min(config.ingest.limit or IMAGES, IMAGES),
         "tokenize.views": min(config.tokenize.views, 2),
         "prior.preview": min(config.prior.preview, 4),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 FILE = "rehearsal.json"
 COLORS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
 WIDTH = 11
+PARTS = (
+    "data", "to_device", "encode", "forward", "backward", "optimizer", "codebook", "discriminator", "collectives",
+    "log", "other",
+)  # fmt: skip
+EXTRAPOLATED = "* on this device, by the ratio of operations; small networks reach a smaller share of its rate"
 
 
 def execute(
@@ -32,6 +38,9 @@ def execute(
     from components.rehearsal.tracking import RehearsalTracker
     from components.tracking.progress import progress_on
     from vim_core.text import duration
+
+    # Trainings run in this process, whose libraries warn where a worker's log would take it.
+    warnings.filterwarnings("ignore", category=UserWarning)
 
     console = common.console()
     common.configure_logging(console)
@@ -68,6 +77,7 @@ def print_tables(result: Rehearsal, console: Console) -> None:
         for name in dict.fromkeys(name for column in columns for name in column):
             table.add_row(name, *(column.get(name, "–") for column in columns))
         console.print(table)
+        console.print(EXTRAPOLATED, highlight=False, soft_wrap=True)
     passed = sum(finding.status == "PASS" for finding in result.findings)
     console.print(f"{passed} of {len(result.findings)} findings are PASS", highlight=False)
     for finding in result.findings:
@@ -78,18 +88,17 @@ def print_tables(result: Rehearsal, console: Console) -> None:
 
 def rows(figures: Any) -> dict[str, str]:
     """The rows of one training's column by title."""
-    parts = {f"  {part}": f"{1e3 * seconds:,.1f} ms" for part, seconds in figures.parts.items()}
-    speed = f"{figures.images_per_s:,.1f}"
+    parts = {f"  {part}": f"{1e3 * figures.parts[part]:,.1f} ms" if part in figures.parts else "–" for part in PARTS}
     processes = [size for worker in figures.memory for size in worker]
     values = {
         "device": figures.device,
         "batch": f"{figures.batch:,}",
         "step": f"{1e3 * figures.step_seconds:,.1f} ms",
         **parts,
-        "images/s": speed,
+        "images/s": f"{figures.images_per_s:,.1f}",
         "tokens/s": f"{figures.tokens_per_s:,.0f}" if figures.tokens_per_s else "–",
         "share of product rate": f"{figures.share:.1%}",
-        "hours at full size, extrapolated": f"{figures.hours:,.0f}",
+        "hours at full size *": f"{figures.hours:,.0f}",
         "programs after warm-up": str(figures.compiled),
         "host reads a step": f"{sum(figures.reads.values()):g}",
         "collectives a step": f"{figures.collectives:g}, {figures.collective_bytes / 1e6:,.2f} MB",
@@ -98,5 +107,5 @@ def rows(figures: Any) -> dict[str, str]:
         "checkpoint": f"{figures.checkpoint['bytes'] / 1e6:,.1f} MB, {figures.checkpoint['seconds']:.2f} s",
     }
     if figures.read_per_used is not None:
-        values["images read, decoded a used one"] = f"{figures.read_per_used:.2f}, {figures.decoded_per_used:.2f}"
+        values["images read, decoded for one"] = f"{figures.read_per_used:.2f}, {figures.decoded_per_used:.2f}"
     return values
