@@ -22,6 +22,7 @@ from tests.benchmarks.stage1 import stage1_base, stage1_generator, stage1_parti,
 from tests.benchmarks.stage2 import stage2_gpt2, stage2_memory, stage2_mfu
 from tests.benchmarks.statistics import statistics_features
 from tests.benchmarks.tokenizing import tokenize_beam, tokenize_processes
+from tests.benchmarks.workers import stage2_workers
 from vim_core.distributed import runtimes
 from vim_core.distributed.runtimes.base import Runtime
 
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Row]]] = {
         stage2_memory,
         stage1_base,
         stage2_mfu,
+        stage2_workers,
         statistics_features,
         ingest_images,
         tokenize_beam,
@@ -44,8 +46,8 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Row]]] = {
         sampling_bound,
     )
 }
-GPU_ONLY = {"stage1_base", "stage2_mfu", "sampling_bound"}
-"""Their figures are shares of a GPU's peak: elsewhere they run at toy size and say 'not measured'."""
+GPU_ONLY = {"stage1_base", "stage2_mfu", "stage2_workers", "sampling_bound"}
+"""Their figures are of GPUs: elsewhere they run at toy size and say 'not measured'."""
 
 
 def unmeasured(row: Row) -> Row:
