@@ -79,9 +79,13 @@ def set_threads(threads: int) -> None:
         pa.set_cpu_count(threads)
 
 
-def numeric_folder(device: str, threads: int, batch: int) -> str:
-    """The folder of unfinished work; shards of another numeric class are not continued (contract 11)."""
-    return f"{platform.machine()}-{device}-fp32-t{threads}-b{batch}"
+def numeric_folder(device: str, threads: int, batch: int, *, on_host: bool = False) -> str:
+    """The folder of unfinished work; shards of another numeric class are not continued (contract 11).
+
+    Threads change bits on CPUs only: of the network, or with `on_host` of sums that the host makes of its outputs.
+    """
+    parts = [platform.machine(), device, "fp32", *([f"t{threads}"] if on_host or device == "cpu" else []), f"b{batch}"]
+    return "-".join(parts)
 
 
 @functools.lru_cache(maxsize=1)

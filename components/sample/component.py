@@ -48,8 +48,8 @@ def run(config: SampleConfig, inputs: Inputs, ctx: Context) -> Outcome:
     conditions = draw.make_conditions(config, inputs, ctx)
     plan = draw.draw_plan(config, inputs, ray_device(ctx.run), ray_threads(ctx.run))
     # Shards of another numeric class are not continued (contract 11).
-    numeric = f"{platform.machine()}-{plan.device}-{config.precision}-t{plan.threads}"
-    work = io.join(ctx.work, numeric)
+    threads = f"-t{plan.threads}" if plan.device == "cpu" else ""
+    work = io.join(ctx.work, f"{platform.machine()}-{plan.device}-{config.precision}{threads}")
     rate = _draw_shards(plan, conditions, work, ctx)
     names = [shard_name(config, shard) for shard in range(config.shards)]
     for name in names:

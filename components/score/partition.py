@@ -263,7 +263,7 @@ def _common(
     from components.engines.devices import beam_threads, numeric_folder
 
     threads = beam_threads(ctx.run)
-    folder = io.join(ctx.work, numeric_folder(device, threads, config.batch), part)
+    folder = io.join(ctx.work, numeric_folder(device, threads, config.batch, on_host=True), part)
     return {
         "result": io.join(folder, name.rsplit("/", 1)[-1].removesuffix(".parquet")),
         "batch": config.batch,

@@ -102,7 +102,7 @@ def make_shards(
                 index=len(shards),
                 split=split,
                 images=uri,
-                folder=io.join(ctx.work, numeric_folder(spec.device, threads, config.batch)),
+                folder=io.join(ctx.work, numeric_folder(spec.device, threads, config.batch, on_host=True)),
                 targets=(merged_name(split), *(HALVES if halves else ()), *(merged_name(split, k) for k in kinds)),
                 names=(first, *half_names, *rest),
                 batch=config.batch,

@@ -61,7 +61,7 @@ def run(config: TradeoffConfig, inputs: Inputs, ctx: Context) -> Outcome:
     described = network.describe(selector) if selector is not None else {}
     lineage.check_evaluators("tradeoff", described.get("digest", ""), inputs)
     # unfinished work of another numeric class is not continued (contract 11)
-    folder = io.join(ctx.work, f"{numeric_folder(device, threads, config.lanes)}-{config.precision}")
+    folder = io.join(ctx.work, f"{numeric_folder(device, threads, config.lanes, on_host=True)}-{config.precision}")
     sets = candidates.candidate_sets(config, len(classes), folder)
     networks = candidates.Networks(selector, classifier_spec(inputs["classifier"]), reference_spec(inputs, ctx))
     _measure(sets, draw_plan(sets[0].sampling, inputs, device, threads), networks, config, inputs["statistics"], ctx)

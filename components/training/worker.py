@@ -150,11 +150,13 @@ def _train(
         if stuck:
             spool.write_note(f"started again: {stuck}")
     attempt = partial(train_once, job, runtime, rate, spool, notices, before_checkpoint)
+    resumed_class = ""
     if run.rehearse:
         scratch = Path(job.spool).parent
         task, start = rehearse(attempt, runtime, Schedule(run.rehearse), job.work, scratch, job.restarted)
     else:
-        task, _, start = attempt(Checkpoints)
+        task, checkpoints, start = attempt(Checkpoints)
+        resumed_class = checkpoints.resumed_class
     # All workers take part in collecting a sharded network. Rank 0 has it then and scores it alone, so the others must
     # have nothing left to wait for.
     exported = task.export() if runtime.sharded else {}
@@ -164,7 +166,8 @@ def _train(
         numeric = {**asdict(runtime.numeric), "product_gflops": round(rate, 1)}
         if run.rehearse:
             exported = {**exported, RECORD: json.dumps(records(job.work, world)).encode()}
-        _write_final(job, _final_files(exported, metrics, {"resumed_from": start}, numeric, Path(job.spool)))
+        resumed = {"resumed_from": start} | ({"resumed_class": resumed_class} if resumed_class else {})
+        _write_final(job, _final_files(exported, metrics, resumed, numeric, Path(job.spool)))
 
 
 def train_once(
@@ -202,6 +205,7 @@ def train_once(
         config.keep,
         config.best,
         config.checkpoint_errors == "fail",
+        run.continue_from,
         before_commit=before_checkpoint,
         **({} if spool is None else {"note": spool.write_note}),
     )

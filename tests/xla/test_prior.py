@@ -137,7 +137,7 @@ def test_a_step_that_is_not_finite_changes_nothing(codes: PriorData, xla: Runtim
 
 def test_bf16_trains_and_keeps_fp32_weights(codes: PriorData) -> None:
     runtime = seam.create("xla", "bf16", threads=1)
-    assert runtime.numeric.name == f"xla-cpu-bf16-t0-w{DEVICES}"
+    assert runtime.numeric.name == f"xla-cpu-bf16-w{DEVICES}"
     training = task(codes, runtime, steps=4)
     batch = runtime.to_device(training.batch(0))
     with runtime.autocast():

@@ -45,7 +45,7 @@ VISIBLE_S = 60.0
 class Checkpoints:
     """The checkpoints of one training in one folder (local or remote).
 
-    `save`, `wait` and `latest` are collective: every worker calls them at the same step.
+    `save`, `wait` and `latest` are collective: every worker calls them at the same step, `latest` first.
 
     Args:
         folder: below the component's leased work folder, one per numeric class.
@@ -54,6 +54,8 @@ class Checkpoints:
         keep: how many of the newest checkpoints are kept.
         best: '<max|min> <figure>': the best one by this figure of `record_evaluation` is kept too; '' for none.
         strict: a checkpoint that cannot be written ends the training; else it is only reported.
+        continue_from: '' for this folder alone. 'any' or 'same' (`run.continue_from`) also looks at the folders of
+            other numeric classes beside it: to continue where one of them is further, or to refuse to begin anew.
         note: called with one line for people.
         before_commit: called on rank 0 in the writing thread before the index is written, to make durable what must
             not be older than the checkpoint.
@@ -67,6 +69,7 @@ class Checkpoints:
         keep: int = 2,
         best: str = "",
         strict: bool = False,
+        continue_from: str = "",
         note: Callable[[str], None] = log.warning,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
@@ -76,6 +79,9 @@ class Checkpoints:
         self.keep = keep
         self.best = best
         self.strict = strict
+        self.continue_from = continue_from
+        self.resumed_class = ""
+        """The numeric class of the checkpoint that `latest` returned, where it is another one's."""
         self.note = note
         self._before_commit = before_commit
         self._writer = ""
@@ -140,20 +146,28 @@ class Checkpoints:
 
         Raises:
             ResumeError: it belongs to another training.
+            ConfigError: there are checkpoints of other numeric classes only, and `continue_from` is 'same'.
         """
-        steps = self._committed() if self.runtime.rank == 0 else []
+        # Rank 0's class, where nodes differ.
+        self.folder = self.runtime.share_text(self.folder)
+        candidates, refusal = self._candidates() if self.runtime.rank == 0 else ([], "")
+        refusal = self.runtime.share_text(refusal)
+        if refusal:
+            raise ConfigError(refusal)
         while True:
             # Rank 0 decides: another worker may see an older listing of the same store.
-            step = self._from_rank_0(steps.pop() if steps else -1)
+            step, source = candidates.pop() if candidates else (-1, "")
+            step, source = self._from_rank_0(step), self.runtime.share_text(source)
             if step < 0:
                 return None
-            folder = step_folder(self.folder, step)
+            folder = step_folder(source, step)
             saved: SavedCheckpoint | None = None
             try:
                 saved = open_checkpoint(folder, self.identity, self.runtime.rank, self.runtime.world)
             except DamagedCheckpoint as error:
                 log.warning("%s: %s", folder, error)
             if not self._any_worker(saved is None):
+                self._note_class(step, source)
                 return saved
             log.warning("%s is damaged; trying the one before", folder)
 
@@ -175,6 +189,41 @@ class Checkpoints:
         self._scores[step] = figures[figure] if mode == "max" else -figures[figure]
         self._update_best(self._committed())
 
+    def _candidates(self) -> tuple[list[tuple[int, str]], str]:
+        """(step, folder) of all checkpoints to try, the best last, or the reason why none may be continued."""
+        own, others = [(step, self.folder) for step in self._committed()], list[tuple[int, str]]()
+        parent, _, own_name = self.folder.rpartition("/")
+        for name in io.list_names(parent) if self.continue_from else []:
+            if name != own_name:
+                same_class = self.runtime.numeric.includes(name)
+                folder = io.join(parent, name)
+                (own if same_class else others).extend((step, folder) for step in self._committed(folder))
+        if self.continue_from != "same" or not others:
+            # Of equal steps this class's own, which are listed first.
+            return sorted([*others, *own], key=lambda pair: pair[0]), ""
+        step, folder = max(others)
+        further = f"{folder} has a checkpoint of step {step}, of another numeric class than this one's, {own_name}"
+        if not own:
+            return [], (
+                f"run.continue_from='same': {further}; set run.continue_from=any to continue from it, or remove "
+                "that folder to begin with step 0"
+            )
+        if step > max(own)[0]:
+            self.note(f"{further}; it is left out (run.continue_from=same)")
+        return sorted(own, key=lambda pair: pair[0]), ""
+
+    def _note_class(self, step: int, folder: str) -> None:
+        """Say where the checkpoint to continue from is of another numeric class."""
+        (_, _, own), (_, _, name) = self.folder.rpartition("/"), folder.rpartition("/")
+        if name == own or self.runtime.numeric.includes(name):
+            return
+        self.resumed_class = name
+        if self.runtime.rank == 0:
+            self.note(
+                f"continues at step {step} from a checkpoint of another numeric class: {name}, here it is {own}. The "
+                "result will not equal that of an uninterrupted training to the bit; run.continue_from=same refuses"
+            )
+
     def _any_worker(self, flag: bool) -> bool:
         """True if the flag is set on any worker."""
         return bool(self.runtime.gather_host(torch.tensor([float(flag)])).sum() > 0)
@@ -183,14 +232,16 @@ class Checkpoints:
         """Rank 0's number."""
         return int(self.runtime.gather_host(torch.tensor([number]))[0])
 
-    def _steps(self) -> list[int]:
-        """Steps that have a folder."""
-        numbers = [name.removeprefix("step-") for name in io.list_names(self.folder) if name.startswith("step-")]
+    def _steps(self, folder: str = "") -> list[int]:
+        """Steps that have a folder below this one, by default the training's own."""
+        names = io.list_names(folder or self.folder)
+        numbers = [name.removeprefix("step-") for name in names if name.startswith("step-")]
         return sorted(int(number) for number in numbers if number.isdigit())
 
-    def _committed(self) -> list[int]:
+    def _committed(self, folder: str = "") -> list[int]:
         """Steps that have an index."""
-        return [step for step in self._steps() if io.exists(io.join(step_folder(self.folder, step), INDEX))]
+        folder = folder or self.folder
+        return [step for step in self._steps(folder) if io.exists(io.join(step_folder(folder, step), INDEX))]
 
     def _commit(self, step: int, own: Future[ShardRecord]) -> None:
         """On rank 0: write the index once every worker's shard is there, then remove the checkpoints not to keep."""

@@ -76,6 +76,10 @@ class RunConfig(Ranged):
     `hardware` names a file of `pipelines/conf/hardware` (or is the path of one) whose settings come between preset and
     command line: recompute, accumulation, precision, workers, but never batch or rates (empty: none).
 
+    `continue_from` is what to do with checkpoints of a training on other hardware or in another precision (of another
+    numeric class, so that the result would not be bit-equal): 'any' continues where one of them is furthest and says
+    so, 'same' refuses to begin anew beside them.
+
     `root` is the folder or URI of all artifacts. `tracking_uri` is MLflow's address (empty: a database in the root;
     off: none). `threads` are those of each worker (0: all of its machine), `data_workers` the processes that load its
     images (0: itself). `ray_address` is a running Ray cluster to join (empty: one is started here).
@@ -95,6 +99,7 @@ class RunConfig(Ranged):
     compile_cache: str = execution("")
     data_workers: Count = execution(0)
     restarts: Count = execution(3)
+    continue_from: str = execution("any")
     ray_address: str = execution("")
     beam_runner: str = execution("FnApiRunner")
     beam_processes: Count = execution(1)
@@ -109,6 +114,7 @@ class RunConfig(Ranged):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("run.device", self.device, ("auto", "cpu", "cuda", "xla"))
+        one_of("run.continue_from", self.continue_from, ("any", "same"))
         one_of("run.parallel", self.parallel, ("data", "fsdp"))
         if self.parallel == "fsdp" and self.fsdp:
             require(self.workers % self.fsdp == 0, "run.fsdp", self.fsdp, f"does not divide run.workers={self.workers}")

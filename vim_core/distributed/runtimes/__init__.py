@@ -6,7 +6,8 @@ import os
 
 import torch
 
-from vim_core.distributed.runtimes.base import CpuRuntime, CudaRuntime, Numeric, Runtime
+from vim_core.distributed.numeric import Numeric
+from vim_core.distributed.runtimes.base import CpuRuntime, CudaRuntime, Runtime
 
 __all__ = ["Numeric", "Runtime", "create", "resolve_threads"]
 

@@ -8,12 +8,12 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -23,40 +23,11 @@ from torch.profiler import record_function
 from vim_core.data.images import as_floats
 from vim_core.distributed.compiled_blocks import compile_blocks
 from vim_core.distributed.gradient_buckets import GradientBuckets
+from vim_core.distributed.numeric import Numeric
 from vim_core.distributed.products import BF16, CUDA_TF32, HIGH, HIGHEST, products
 from vim_core.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Numeric:
-    """Numeric class: two runs of the same class give the same bits.
-
-    `dtype` is that of the networks' products, bf16 or fp32; `products` how the device multiplies fp32 tensors: fp32,
-    tf32, or as that number of bf16 products (bf16x3).
-    """
-
-    device: str
-    dtype: str
-    threads: int
-    world: int
-    compiled: bool = False
-    products: str = "fp32"
-
-    @property
-    def family(self) -> str:
-        """Folder name without the number of workers, such as `cpu-bf16-t2`."""
-        return self._class(f"t{self.threads}")
-
-    @property
-    def name(self) -> str:
-        """Folder name, such as `cpu-bf16-t2-w1`, with `-compiled` at the end where torch.compile is used."""
-        return self._class(f"t{self.threads}-w{self.world}")
-
-    def _class(self, share: str) -> str:
-        products = "bf16" if self.dtype == "bf16" else self.products
-        return f"{self.device}-{products}-{share}" + ("-compiled" if self.compiled else "")
 
 
 class Runtime(ABC):
@@ -67,6 +38,8 @@ class Runtime(ABC):
     """Device of this worker's tensors."""
     products: Mapping[str, str] = {HIGHEST: "fp32", HIGH: "fp32", BF16: "fp32"}
     """How the device multiplies fp32 tensors, by level: see `Numeric.products`."""
+    hardware = ""
+    """See `Numeric.hardware`."""
     compiled = False
     """`compile` uses torch.compile; set before the task is built."""
     parallel = "data"
@@ -100,8 +73,8 @@ class Runtime(ABC):
     @property
     def numeric(self) -> Numeric:
         """The numeric class of this job."""
-        dtype = "bf16" if self.dtype is torch.bfloat16 else "fp32"
-        return Numeric(self.kind, dtype, self.threads, self.world, self.compiled, self.products[self.level])
+        dtype, used = "bf16" if self.dtype is torch.bfloat16 else "fp32", self.products[self.level]
+        return Numeric(self.kind, dtype, self.threads, self.world, self.compiled, used, self.hardware)
 
     @property
     def local_world(self) -> int:
@@ -253,6 +226,13 @@ class Runtime(ABC):
 
             fsdp.begin_microbatch(network, index, parts)
 
+    def share_text(self, text: str) -> str:
+        """Rank 0's text, on every worker."""
+        data = torch.tensor(list(text.encode()), dtype=torch.int64)
+        length = int(self.gather_host(torch.tensor([len(data)]))[0])
+        padded = F.pad(data[:length], (0, max(0, length - len(data))))
+        return bytes(self.gather_host(padded)[:length].tolist()).decode()
+
     def average_gradients(self, network: nn.Module) -> None:
         """Replace the network's gradients by their mean over the workers; call it once a step.
 
@@ -320,6 +300,8 @@ class CudaRuntime(Runtime):
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = CUDA_TF32[HIGHEST]
+        major, minor = torch.cuda.get_device_capability(self.device)
+        self.hardware = f"sm{major}{minor}x{torch.cuda.get_device_properties(self.device).multi_processor_count}"
         super().__init__(precision, threads, rank, world)
 
     def product_precision(self) -> contextlib.AbstractContextManager[None]:

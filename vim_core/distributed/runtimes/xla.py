@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vim_core.distributed import spmd as sharding
+from vim_core.distributed.numeric import Numeric
 from vim_core.distributed.products import BF16, HIGH, HIGHEST, register
-from vim_core.distributed.runtimes.base import Numeric, Runtime
+from vim_core.distributed.runtimes.base import Runtime
 from vim_core.distributed.spmd import DATA, FSDP, Spec
 from vim_core.errors import ConfigError
 
@@ -65,6 +66,8 @@ class XlaRuntime(Runtime):
         torch.set_num_threads(threads)
         self.platform = str(xr.device_type()).lower()
         if self.platform == "tpu":
+            # Such as v4-32.
+            self.hardware = os.environ.get("TPU_ACCELERATOR_TYPE", "").partition("-")[0]
             self.products = {HIGHEST: "bf16x6", HIGH: "bf16x3", BF16: "bf16"}
         level = self.level_of(precision)
         if cache and "XLA_PERSISTENT_CACHE_PATH" not in os.environ:
@@ -103,7 +106,8 @@ class XlaRuntime(Runtime):
     def numeric(self) -> Numeric:
         """The platform and the number of devices decide the bits; host threads do not."""
         dtype = "bf16" if self.dtype is torch.bfloat16 else "fp32"
-        return Numeric(f"{self.kind}-{self.platform}", dtype, 0, self.devices, products=self.products[self.level])
+        device, used = f"{self.kind}-{self.platform}", self.products[self.level]
+        return Numeric(device, dtype, 0, self.devices, products=used, hardware=self.hardware)
 
     def seed_step(self, seed: int, step: int) -> None:
         """Key device noise by (seed, step): equal on every host, because they run one program together."""

@@ -57,6 +57,8 @@ def check_common(outcome: Outcome, ctx: Context) -> None:
         "threads": 1,
         "world": 1,
         "compiled": False,
+        "products": "fp32",
+        "hardware": "",
         "product_gflops": 12.3,
     }
     curves = parse_rows(Path(ctx.path("curves.jsonl")).read_bytes())
@@ -218,8 +220,11 @@ def test_a_second_attempt_continues_and_delivers_every_step_once(
         patch.setattr(QuantizerTask, "step", dying)
         with pytest.raises(KeyboardInterrupt):
             quantize.run(quantize_config(), {"images": images}, ctx)
+    # As if the first attempt had been on a machine with more cores.
+    Path(ctx.work, "cpu-fp32-t1").rename(Path(ctx.work, "cpu-fp32-t7"))
     outcome = quantize.run(quantize_config(), {"images": images}, ctx)
-    assert outcome.properties["resumed_from"] == 4
+    assert (outcome.properties["resumed_from"], outcome.properties["resumed_class"]) == (4, "cpu-fp32-t7")
+    assert any("another numeric class: cpu-fp32-t7" in note for note in ctx.progress.notes)  # type: ignore[attr-defined]
     for name in ("model.safetensors", "config.json"):
         assert Path(ctx.path(name)).read_bytes() == Path(whole_ctx.path(name)).read_bytes()
     assert [row.step for row in ctx.tracker.logged] == list(range(6))  # type: ignore[attr-defined]

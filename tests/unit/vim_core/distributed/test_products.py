@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from components.contract.fingerprint import result_settings
+from tests.support import gpu
 from vim_core.config import SampleConfig, TradeoffConfig, TrainConfig
 from vim_core.distributed import runtimes as seam
 from vim_core.distributed.products import BF16, CUDA_TF32, HIGH, HIGHEST, products, strict
@@ -68,20 +69,18 @@ def test_an_evaluation_beside_a_step_waits_for_its_end() -> None:
 @pytest.mark.parametrize(
     ("precision", "level", "stated"),
     [
-        ("highest", HIGHEST, ("cuda-fp32-t2", "fp32", "fp32")),
-        ("fp32", HIGHEST, ("cuda-fp32-t2", "fp32", "fp32")),
-        ("high", HIGH, ("cuda-tf32-t2", "fp32", "tf32")),
-        ("tf32", HIGH, ("cuda-tf32-t2", "fp32", "tf32")),
-        ("bf16", BF16, ("cuda-bf16-t2", "bf16", "fp32, convolutions tf32")),
-        ("auto", BF16, ("cuda-bf16-t2", "bf16", "fp32, convolutions tf32")),
+        ("highest", HIGHEST, ("cuda-sm90x132-fp32", "fp32", "fp32")),
+        ("fp32", HIGHEST, ("cuda-sm90x132-fp32", "fp32", "fp32")),
+        ("high", HIGH, ("cuda-sm90x132-tf32", "fp32", "tf32")),
+        ("tf32", HIGH, ("cuda-sm90x132-tf32", "fp32", "tf32")),
+        ("bf16", BF16, ("cuda-sm90x132-bf16", "bf16", "fp32, convolutions tf32")),
+        ("auto", BF16, ("cuda-sm90x132-bf16", "bf16", "fp32, convolutions tf32")),
     ],
 )
 def test_cuda_states_what_it_uses_and_is_strict_outside_steps(
     precision: str, level: str, stated: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    gpu.pretend(monkeypatch)
     runtime = seam.create("cuda", precision, threads=2)
     assert isinstance(runtime, CudaRuntime)
     assert flags() == (False, False)
