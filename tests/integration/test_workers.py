@@ -71,6 +71,7 @@ def four(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parallel"), FOUR)
 def test_four_workers_lose_what_one_loses(four: Path, name: str, parallel: str) -> None:
     """Also after the state of four quarters went on as two copies of two halves, and with rows that do not divide."""

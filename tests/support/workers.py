@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -122,12 +122,10 @@ def _worker(rank: int, world: int, port: int, function: Callable[..., None], arg
         function(rank, world, *arguments)
         dist.barrier()
     finally:
+        # Sharded networks are cycles that refer to the group: what is left of them goes before it does, and the group's
+        # threads before the interpreter.
+        gc.collect()
         dist.destroy_process_group()
-    # Not through the interpreter's end: the order in which torch takes sharded networks and their groups apart there is
-    # its own, and once in a while crashed a worker that had done everything.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 @contextmanager

@@ -77,8 +77,10 @@ def make_mesh(device: str, world: int, shards: int = 0) -> DeviceMesh:
     Only gradients travel between copies (HSDP), so that weights are gathered inside of a node.
 
     Raises:
-        ConfigError: `shards` does not divide the workers.
+        ConfigError: `shards` does not divide the workers, or is 1.
     """
+    if shards == 1:
+        raise ConfigError("run.fsdp=1: each worker would have a whole copy; use run.parallel=data, or 0 for one copy")
     if shards in (0, world):
         return init_device_mesh(device, (world,))
     if world % shards:

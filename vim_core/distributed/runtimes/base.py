@@ -108,7 +108,7 @@ class Runtime(ABC):
         Call it before the optimizer is built; the parameters in `keep` are replicated.
 
         Raises:
-            ConfigError: `shards` does not divide the workers.
+            ConfigError: see `fsdp.make_mesh`.
         """
         if self.sharded:
             from vim_core.distributed import fsdp

@@ -105,3 +105,5 @@ def test_copies_that_do_not_come_out_even_are_refused() -> None:
         fsdp.make_mesh("cpu", WORLD, 3)
     with pytest.raises(ConfigError, match=r"run\.fsdp=3: does not divide run\.workers=4"):
         RunConfig(parallel="fsdp", workers=4, fsdp=3)
+    with pytest.raises(ConfigError, match=r"run\.fsdp=1: .* use run\.parallel=data"):
+        fsdp.make_mesh("cpu", WORLD, 1)
