@@ -44,7 +44,9 @@ def gpu_names() -> list[str]:
 
 def beam_threads(run: RunConfig) -> int:
     """Threads of each Beam process: the cores that `run.threads` allows, divided among `run.beam_processes`."""
-    return max(1, ray_threads(run) // max(1, run.beam_processes))
+    from vim_core.distributed.runtimes import resolve_threads
+
+    return max(1, resolve_threads(run.threads) // max(1, run.beam_processes))
 
 
 def ray_device(run: RunConfig) -> str:
@@ -53,10 +55,13 @@ def ray_device(run: RunConfig) -> str:
 
 
 def ray_threads(run: RunConfig) -> int:
-    """Threads of each Ray actor or training worker: all that `run.threads` allows."""
-    from vim_core.distributed.runtimes import resolve_threads
+    """Threads of each Ray actor; see `worker_threads`. Raises `VimError` where no cluster answers."""
+    from components.engines.ray.cores import worker_threads
+    from components.engines.ray.session import connect
 
-    return resolve_threads(run.threads)
+    if run.ray_address and not run.threads:
+        connect(run)
+    return worker_threads(run, ray_device(run))
 
 
 def torch_device(device: str, threads: int) -> str:

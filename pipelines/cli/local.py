@@ -47,8 +47,7 @@ def add_commands(subparsers: common.Subparsers) -> None:
     )
     starting.add_argument(
         "--cpus", type=common.COUNT, default=0,
-        help="logical CPUs of each worker, or of a head alone; a training asks for run.threads of them (default: the "
-        "machine's)",
+        help="logical CPUs of each worker, or of a head alone, which trainings share (default: the machine's)",
     )  # fmt: skip
     starting.add_argument(
         "--port",
@@ -110,16 +109,13 @@ def up(arguments: Namespace) -> int:
     """`vimctl cluster up`. Raises `ConfigError` where one runs already."""
     from pipelines.jobs import local_cluster, profile
 
-    cores = len(os.sched_getaffinity(0))
-    cpus = arguments.cpus or cores
+    cpus = arguments.cpus or len(os.sched_getaffinity(0))
     record = local_cluster.up(arguments.nodes, cpus, arguments.port, print_line)
     print_line(
         f"{len(record.nodes)} node{'s' if len(record.nodes) > 1 else ''} at {record.address}, on loopback; the token"
     )
     print_line(f"for submissions and Ray's dashboard is in {record.token_file}")
     print_line(f"submit to it:  {command('submit', preset=presets.default(), cluster=profile.LOCAL)}")
-    if cpus < cores:
-        print_line(f"a training asks for {cores} CPUs here unless run.threads says otherwise: give run.threads={cpus}")
     return 0
 
 

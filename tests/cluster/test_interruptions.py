@@ -142,7 +142,8 @@ def codes_of(data: Path) -> PriorData:
 def trial(cluster: Any, root: Path, config: PriorConfig, data: Path, **run: Any) -> Trial:
     """Start a training with pauses in its steps on the cluster."""
     ctx = context_of(root, "prior")
-    fields = {"workers": 2, "ray_address": cluster.address, "notice_every": 1, **run}
+    # Threads are not said: a worker asks for the one CPU of a node, whatever this machine has, and trains with one.
+    fields = {"workers": 2, "threads": 0, "ray_address": cluster.address, "notice_every": 1, **run}
     ctx = replace(ctx, fingerprint=root.name.ljust(20, "0"), run=replace(ctx.run, **fields))
     task = "tests.support.slow_tasks:SlowPrior"
     return Trial(ctx, lambda: driver.train(task, config, codes_of(data), ctx))

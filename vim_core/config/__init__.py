@@ -81,8 +81,9 @@ class RunConfig(Ranged):
     so, 'same' refuses to begin anew beside them.
 
     `root` is the folder or URI of all artifacts. `tracking_uri` is MLflow's address (empty: a database in the root;
-    off: none). `threads` are those of each worker (0: all of its machine), `data_workers` the processes that load its
-    images (0: itself). `ray_address` is a running Ray cluster to join (empty: one is started here).
+    off: none). `threads` are those of each worker (0: all of this machine; on a running cluster, and with GPUs, the
+    workers of a node share its cores), `data_workers` the processes that load its images (0: itself). `ray_address` is
+    a running Ray cluster to join (empty: one is started here).
     """
 
     root: str = execution("artifacts")

@@ -9,11 +9,13 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from components.contract import code
 from components.contract.api import Context
 from components.engines.environment import prepare, short_temp, temp
+from components.engines.ray.cores import worker_threads
 from vim_core.config import RunConfig
 from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import VimError
@@ -135,7 +137,7 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
 
     Lost workers and nodes are restarted up to `run.restarts` times, announced preemptions without a limit; the worker
     continues from its checkpoints.
-    `local` uses Ray Train's local mode: this process, no cluster.
+    `arguments["job"]` is a `TrainingJob`. `local` uses Ray Train's local mode: this process, no cluster.
 
     Raises:
         VimError: the training failed for good; the reason is the worker's own error.
@@ -153,15 +155,23 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
         storage_path=str(io.scratch(ctx.work) / "ray"),  # Ray's bookkeeping; our checkpoints do not go through it
         failure_config=ray_train.FailureConfig(max_failures=0 if local else run.restarts),
     )
+    use_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
+    threads = run.threads
+    if not local:
+        if run.ray_address:
+            connect(run)
+        on_tpu = run.device == "xla" and os.environ.get("PJRT_DEVICE") != "CPU"
+        threads = worker_threads(run, "xla" if on_tpu else "cuda" if use_gpu else "cpu", host_wide=on_tpu)
+        job = arguments["job"]
+        arguments = {**arguments, "job": replace(job, run=replace(job.run, threads=threads))}
     if run.device == "xla" and not local:
         from components.engines.ray import xla_backend
 
-        trainer = xla_backend.xla_trainer(worker, arguments, ctx, run_config)
+        trainer = xla_backend.xla_trainer(worker, arguments, ctx, run_config, threads)
         connect(run)
     else:
         if not local:
             connect(run)
-        use_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
         trainer = (LeanTrainer if run.ray_address else SingleNodeTrainer)(
             train_loop_per_worker=worker,
             train_loop_config=arguments,
@@ -169,7 +179,7 @@ def fit(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx
             scaling_config=ray_train.ScalingConfig(
                 num_workers=0 if local else run.workers,
                 use_gpu=use_gpu,
-                resources_per_worker=None if local else {"CPU": resolve_threads(run.threads)},
+                resources_per_worker=None if local else {"CPU": threads},
             ),
             run_config=run_config,
         )

@@ -16,7 +16,6 @@ from ray.train.backend import Backend, BackendConfig
 
 from components.contract.api import Context
 from components.engines import topology
-from vim_core.distributed.runtimes import resolve_threads
 from vim_core.errors import ConfigError
 
 START_TIMEOUT_S = 1800
@@ -174,7 +173,7 @@ class XlaBackend(Backend):
 
 
 def xla_trainer(
-    worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, run_config: Any
+    worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], ctx: Context, run_config: Any, threads: int
 ) -> Any:
     """Ray's trainer for `run.device=xla`, its scaling checked before anything starts.
 
@@ -184,6 +183,7 @@ def xla_trainer(
         worker, arguments: run as worker(arguments) on every host; `arguments["job"]` is a `TrainingJob`.
         ctx: the component's context.
         run_config: Ray Train's `RunConfig`.
+        threads: cores of each host's worker.
 
     Raises:
         ConfigError: the topology does not fit the settings.
@@ -193,7 +193,7 @@ def xla_trainer(
 
     run, batch = ctx.run, arguments["job"].config.batch
     platform, devices = os.environ.get("PJRT_DEVICE", "TPU"), int(os.environ.get("CPU_NUM_DEVICES", "1"))
-    threads, slices = resolve_threads(run.threads), 1
+    slices = 1
     if platform == "CPU":
         scaling = topology.cpu_scaling(run, batch, threads, devices)
     elif platform == "TPU":

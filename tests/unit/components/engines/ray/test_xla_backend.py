@@ -90,7 +90,7 @@ def make_trainer(monkeypatch: pytest.MonkeyPatch, run: RunConfig, batch: int, **
     from ray.train import RunConfig as RayRun
 
     ctx: Any = SimpleNamespace(run=run)
-    return xla_backend.xla_trainer(lambda arguments: None, {"job": job}, ctx, RayRun(name="x"))
+    return xla_backend.xla_trainer(lambda arguments: None, {"job": job}, ctx, RayRun(name="x"), run.threads or 1)
 
 
 def test_a_slice_is_asked_for_whole(monkeypatch: pytest.MonkeyPatch) -> None:
