@@ -108,9 +108,13 @@ def keep_mask(x: Tensor, rate: float) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Scaled dot-product attention over [B, H, T, D / H], by the kernel that is fastest on the device."""
+    """Scaled dot-product attention over [B, H, T, D / H], by the kernel that is best on the device."""
     tokens = q.shape[2]
     long = tokens > SHORT_SEQUENCE
+    if long and q.device.type == "xla":
+        from vim_core.distributed.runtimes import xla_attention
+
+        return xla_attention.attention(q, k, v, causal)
     if q.device.type != "cpu" or q.dtype is not torch.bfloat16 or (long and torch.compiler.is_compiling()):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     if long:

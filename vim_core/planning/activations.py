@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vim_core.config import ClassifyConfig, DiscriminatorConfig, QuantizeConfig, StackConfig
+from vim_core.layers.chunked_attention import chunk_bytes
 from vim_core.layers.modern import swiglu_width
 from vim_core.losses.adversarial import per_image, r1_penalty
 from vim_core.losses.likelihood import logit_laplace
@@ -51,7 +52,8 @@ class ElementSizes:
     Attributes:
         item: of an input of a matrix product: 4, or 2 under bf16.
         cpu: whether the step runs on a CPU, where dropout's mask has the type of its input.
-        score_rows: rows of a head's matrix of all pairs of tokens that exist at once; 0 with a fused kernel.
+        score_rows: rows of a head's matrix of all pairs of tokens that exist at once, as many as a chunk of
+            `chunked_attention` has; 0 with a fused kernel.
     """
 
     item: int = 4
@@ -97,8 +99,10 @@ def stack(
     width = config.mlp if variant == "paper" else swiglu_width(config.mlp)
     transient = tokens * (FP32 * config.dim + 2 * sizes.item * width)
     rows = min(sizes.score_rows, tokens)
-    transient += SCORE_COPIES * FP32 * config.heads * rows * tokens
-    if rows == tokens:
+    if 0 < rows < tokens:
+        transient += chunk_bytes(1, config.heads, tokens)
+    elif rows == tokens:
+        transient += SCORE_COPIES * FP32 * config.heads * tokens * tokens
         # whole matrices: the weights are saved in fp32 by the softmax and as an input of a product
         block += (FP32 + sizes.item) * config.heads * tokens * tokens
     if recompute:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from vim_core.config import PipelineConfig, StackConfig, TrainConfig
 from vim_core.errors import ConfigError
+from vim_core.layers.chunked_attention import CHUNK_ROWS
 from vim_core.models.discriminator import check_stddev_group
 from vim_core.planning import costs
 from vim_core.planning.activations import ElementSizes
@@ -22,9 +23,6 @@ RATED = ("ingest", "statistics", "tokenize", "reconstruct", "sample")
 """Components whose time is given by a rate in images a second."""
 LANES = 128
 """Rows and columns of a TPU's matrix unit (cloud.google.com/tpu/docs/performance-guide): others are padded to them."""
-
-XLA_SCORE_ROWS = 1 << 30
-"""Rows of the matrix of all pairs that attention on XLA has in memory: all of them."""
 
 MODEL = "bytes on a chip are modelled: within 3 % of counted steps at ImageNet's sizes, checked on no accelerator"
 
@@ -168,7 +166,7 @@ def _plan(
     layout = Layout("data", 1, 1) if name in CLASSIFIERS else layout
     precision = _precision(training.precision, chip)
     images = -(-training.batch // (layout.chips * training.accumulate))
-    rows = XLA_SCORE_ROWS if layout.way == "xla" else 0
+    rows = CHUNK_ROWS if layout.way == "xla" else 0
     sizes = ElementSizes(2 if precision == "bf16" else 4, config.run.device == "cpu", rows)
     step = StepShape(images, training.accumulate, sizes, bool(getattr(training, "recompute", False)))
     networks = planned_networks(name, config, data.classes)

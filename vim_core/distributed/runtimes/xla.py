@@ -1,8 +1,8 @@
 """XLA: one process per host drives all its devices; the compiler splits one program over the devices of every host.
 
-The only file that imports torch_xla. Under SPMD a tensor is the global one wherever its shards are: the loss is the
-mean over the global batch, so the collectives of the other runtimes are the identity here, and every host must run the
-same operations in the same order.
+Only this file and `xla_attention` import torch_xla. Under SPMD a tensor is the global one wherever its shards are: the
+loss is the mean over the global batch, so the collectives of the other runtimes are the identity here, and every host
+must run the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from vim_core.distributed import spmd as sharding
 from vim_core.distributed.numeric import Numeric
 from vim_core.distributed.products import BF16, HIGH, HIGHEST, register
+from vim_core.distributed.runtimes import xla_attention
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.distributed.spmd import DATA, FSDP, Spec
 from vim_core.errors import ConfigError
@@ -92,6 +93,7 @@ class XlaRuntime(Runtime):
             )
         self._white: Tensor | None = None
         super().__init__(precision, threads, rank if world == 1 else int(xr.process_index()), world)
+        xla_attention.choose(self.mesh, self.platform)
 
     @property
     def local_world(self) -> int:
