@@ -29,6 +29,10 @@ class NonFiniteError(VimError):
     """A loss or a gradient was not finite and the training was told to halt there."""
 
 
+class CollapseError(VimError):
+    """Too little of the codebook is in use and the training was told to halt there."""
+
+
 class CodeError(VimError):
     """A process that a command started runs other code than the command."""
 

@@ -29,9 +29,10 @@ PLACES = (
     "ingest.source", "ingest.train_list", "ingest.test_list", "ingest.class_list", "ingest.val_labels",
     "quantize.loss.perceptual_weights", "quantize.loss.perceptual_sha256", "score.lpips_weights", "score.lpips_sha256",
     "select.network.weights", "select.network.sha256", "select.network.classes", "tradeoff.network.weights",
-    "tradeoff.network.sha256", "tradeoff.network.classes", "gates.codebook_usage",
+    "tradeoff.network.sha256", "tradeoff.network.classes", "gates.codebook_usage", "quantize.usage_alarm",
+    "quantize.usage_halt",
 )  # fmt: skip
-"""Where a rehearsal reads and writes, and the gate that judges what only a whole training learns."""
+"""Where a rehearsal reads and writes, and the bounds that judge what only a whole training learns."""
 
 PIXELS = 32
 """Side that images are halved to, as far as the patches allow."""
@@ -141,6 +142,9 @@ def tokenizer_sizes(config: PipelineConfig) -> dict[str, Any]:
         "quantize.codebook.codes": min(quantize.codebook.codes, 64),
         "quantize.codebook.restart.every": min(restart.every, PERIOD),
         "quantize.encode_batch": min(quantize.encode_batch, 4),
+        # Usage is defined on more held-out images than a rehearsal has.
+        "quantize.usage_alarm": 0.0,
+        "quantize.usage_halt": 0.0,
         "quantize.discriminator.channels": channels,
         "quantize.discriminator.base": min(network.base, base),
         "quantize.discriminator.r1_every": min(network.r1_every, PERIOD),

@@ -13,6 +13,7 @@ from vim_core.config.fields import (
     PositiveShare,
     Range,
     Ranged,
+    Share,
     ShareBelowOne,
     added_later,
     execution,
@@ -153,6 +154,10 @@ class QuantizeConfig(TrainConfig):
     `head` after each stack, or inside the `blocks` instead of GELU and without a head, as in enhancing-transformers,
     whose published weights need that.
 
+    Evaluations during the training (`evaluate_every`) count the codes that 256 held-out images use, as the paper does.
+    From `usage_grace` steps on a share below `usage_alarm` is reported, and one below `usage_halt` ends the training at
+    its next checkpoint (0: never).
+
     `image_size` is the side of the images, `patch` that of the patches, each of which becomes one code. `positions` is
     the kind of position embedding. `encode_batch` images are encoded at once wherever codes are made, because the batch
     may change the last bits.
@@ -174,6 +179,9 @@ class QuantizeConfig(TrainConfig):
     init_decoder: str = "fresh"
     freeze_encoder: bool = False
     recompute: bool = execution(False)
+    usage_alarm: Share = execution(0.1)
+    usage_halt: Share = execution(0.0)
+    usage_grace: Count = execution(1000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,6 +193,12 @@ class QuantizeConfig(TrainConfig):
             base = self.discriminator.base
             rule = f"must be at least quantize.image_size={self.image_size}, or its first layers have no channels"
             require(base >= self.image_size, "quantize.discriminator.base", base, rule)
+        if self.usage_halt > 0:
+            rule = (
+                "needs evaluations of 256 images or more; set quantize.evaluate_every, and evaluate_limit 0 or >= 256"
+            )
+            measured = self.evaluate_every > 0 and not 0 < self.evaluate_limit < 256
+            require(measured, "quantize.usage_halt", self.usage_halt, rule)
         one_of("quantize.init_decoder", self.init_decoder, ("fresh", "load"))
         if self.init_decoder == "load":
             require(bool(self.init_from), "quantize.init_decoder", "load", "needs quantize.init_from to load from")

@@ -18,6 +18,7 @@ from vim_core.models.meta import allocate, materialise
 from vim_core.optim.optimizers import Ema, Update, update
 from vim_core.training.evaluation import Evaluation
 from vim_core.training.flops import FlopsByPart
+from vim_core.training.usage_watch import UsageWatch
 
 Batch = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
@@ -69,6 +70,8 @@ class Task(ABC):
 
     headline = ("loss", -1)
     """The metric of evaluations that says which weights are best; 1 if larger is better, else -1."""
+    watch: UsageWatch | None = None
+    """Judges the evaluations' usage of a codebook."""
 
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
         self.config = config

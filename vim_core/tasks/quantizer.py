@@ -36,6 +36,7 @@ from vim_core.tasks.warm_start import PretrainedTokenizer, load_pretrained
 from vim_core.training import accumulation, flops
 from vim_core.training.evaluation import Evaluation, evaluation_device, snapshot
 from vim_core.training.held_out_metrics import ReconstructionScorer, psnr_db
+from vim_core.training.usage_watch import UsageWatch
 from vim_core.weights.saving import to_bytes
 
 
@@ -113,6 +114,8 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         self.window = CodeUsageWindow(config.codebook.codes, config.batch, runtime.device)
         self.scorer: ReconstructionScorer | None = None
         if config.evaluate_every:
+            bounds = config.usage_alarm, config.usage_halt, config.usage_grace
+            self.watch = UsageWatch(*bounds, config.codebook.codes, config.codebook.restart.every)
             # Its own loader, because loaders are for one thread.
             images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
             classifier: Classifier | None = None

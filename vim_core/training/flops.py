@@ -87,7 +87,7 @@ def patch_discriminator(config: DiscriminatorConfig, image_size: int) -> Convolu
 
 
 def stylegan_discriminator(config: DiscriminatorConfig, image_size: int) -> ConvolutionFlops:
-    """The discriminator of StyleGAN2: in each block two fixed 4x4 filters around three convolutions."""
+    """The discriminator of StyleGAN2: per block two fixed 4x4 filters, one strided, and three convolutions."""
 
     def channels(size: int) -> int:
         return min(config.base // size, config.channels)
@@ -98,7 +98,7 @@ def stylegan_discriminator(config: DiscriminatorConfig, image_size: int) -> Conv
         wide, narrow = channels(size), channels(size // 2)
         learned += convolution(size, 3, wide, wide)
         learned += convolution(size // 2, 3, wide, narrow) + convolution(size // 2, 1, wide, narrow)
-        fixed += convolution(size + 1, 4, 1, wide) + convolution(size - 1, 4, 1, wide)
+        fixed += convolution(size + 1, 4, 1, wide) + convolution(size // 2, 4, 1, wide)
         size //= 2
     top = channels(4)  # the last convolution also sees the minibatch standard deviation
     learned += convolution(4, 3, top + 1, top) + linear(1, 16 * top, top) + linear(1, top, 1)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.checkpoint.state_dict import flat_state_dict, restore
 from vim_core.distributed.runtimes.base import Runtime
-from vim_core.errors import NonFiniteError
+from vim_core.errors import CollapseError, NonFiniteError
 from vim_core.tasks.base import Batch, Task
 from vim_core.training.flops import PeakRates
 from vim_core.training.interruptions import Preempted, Preemption, PreemptionMonitor, Watchdog
@@ -86,6 +86,7 @@ def train(
         NonFiniteError: a loss or gradient was not finite and `on_nonfinite` is `halt`.
         StorageError: a checkpoint could not be written and `checkpoint_errors` is 'fail'.
         Preempted: a notice asked to stop; the checkpoint is written.
+        CollapseError: less than `usage_halt` of a codebook is in use; the checkpoint is written.
     """
     config, runtime, watchdog = task.config, task.runtime, watchdog or Watchdog(Path(), 0)
 
@@ -96,6 +97,7 @@ def train(
     try:
         feed = contextlib.closing(batches(task, start, data_workers, spool))
         with TrainingMonitor(task, spool, start, peaks, on_evaluated) as monitor, feed as prepared:
+            monitor.raise_collapse(start)
             watchdog.start(start)
             timed = monitor.meter.time_batches(prepared)
             for step, batch in enumerate(runtime.to_device_ahead(timed, config.accumulate), start):
@@ -122,9 +124,7 @@ def train(
                 if save_now or notice is not Preemption.NONE:
                     watchdog.stop()
                     with monitor.meter.paused():
-                        save(task, checkpoints, done, notice)
-                        if save_now:
-                            monitor.pictures(done)
+                        checkpoint(task, checkpoints, monitor, done, notice, save_now)
                 if not last:
                     watchdog.start(done)
 
@@ -188,6 +188,26 @@ def raise_nonfinite(task: Task, spool: Spool | None) -> None:
             f"step {step}: not finite: {', '.join(terms)}; samples of the batch: {shown}. The weights are those before "
             "it; on_nonfinite=skip goes on without such steps"
         )
+
+
+def checkpoint(
+    task: Task, checkpoints: Checkpoints, monitor: TrainingMonitor, done: int, notice: Preemption, regular: bool
+) -> None:
+    """Save the state after `done` steps; at a `regular` checkpoint also draw pictures and look for a collapse.
+
+    Raises:
+        Preempted, StorageError: see `save`.
+        CollapseError: the task's watch halts the training; the checkpoint is on disk.
+    """
+    save(task, checkpoints, done, notice)
+    if not regular:
+        return
+    monitor.pictures(done)
+    try:
+        monitor.raise_collapse(done)
+    except CollapseError:
+        checkpoints.wait()
+        raise
 
 
 def save(task: Task, checkpoints: Checkpoints, done: int, notice: Preemption) -> None:

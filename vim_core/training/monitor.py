@@ -17,6 +17,7 @@ from vim_core.training.evaluation import BackgroundEvaluator, evaluation_device
 from vim_core.training.flops import PeakRates
 from vim_core.training.spool import Spool
 from vim_core.training.throughput import ThroughputMeter, learning_rates, peak_memory
+from vim_core.training.usage_watch import USAGE
 
 OnEvaluated = Callable[[int, dict[str, float]], None]
 """Called with the steps done and the metrics of their weights, such as `psnr_db`, in the training's thread."""
@@ -93,6 +94,15 @@ class TrainingMonitor:
             for name, png in pictures.items():
                 self.spool.write_picture(done - 1, name, png)
 
+    def raise_collapse(self, done: int) -> None:
+        """End the training where the task's watch says so, on every worker; the last step is the gates' matter.
+
+        Raises:
+            CollapseError: too little of the codebook is in use.
+        """
+        if self.task.watch is not None and done < self.config.steps:
+            self.task.watch.raise_collapse(self.task.runtime)
+
     def finish(self) -> None:
         """Wait for the last evaluation and write a summary of the training, unless no step was made."""
         self._collect(wait=True)
@@ -109,6 +119,7 @@ class TrainingMonitor:
         if self.best is not None:
             step, value = self.best
             parts.append(f"best {self.task.headline[0]} {value:.5g} after {step:,} steps")
+        parts += [text] if self.task.watch is not None and (text := self.task.watch.summary()) else []
         return ", ".join(parts)
 
     def _due(self, done: int) -> bool:
@@ -130,7 +141,10 @@ class TrainingMonitor:
             self.spool.write_note(f"the evaluation after {result.done:,} steps failed: {result.error}")
             return
         self._update_best(result.done, result.figures.get(self.task.headline[0], math.nan))
-        row = {f"eval/{name}": value for name, value in result.figures.items()}
+        figures, text = self.task.watch.observe(result.done, result.figures) if self.task.watch else ({}, "")
+        if text:
+            self.spool.write_note(text)
+        row = {f"eval/{name}": value for name, value in (result.figures | figures).items()}
         if self.best is not None:
             row["eval/best_step"] = float(self.best[0])
         self.spool.write(result.done - 1, row)
@@ -143,10 +157,15 @@ class TrainingMonitor:
             self.best = done, value
 
     def _restore_best(self) -> set[int]:
-        """Find the best evaluation in the spool of the earlier process; returns the steps that were evaluated."""
+        """Find the best evaluation in the spool of the earlier process, and what the watch knew.
+
+        Returns the steps that were evaluated.
+        """
         name, evaluated = f"eval/{self.task.headline[0]}", set()
         for row in self.spool.rows() if self.spool is not None else []:
             if name in row.get("m", {}):
                 self._update_best(row["step"] + 1, row["m"][name])
                 evaluated.add(row["step"] + 1)
+            if self.task.watch is not None and f"eval/{USAGE}" in row.get("m", {}):
+                self.task.watch.observe(row["step"] + 1, {USAGE: row["m"][f"eval/{USAGE}"]})
         return evaluated

@@ -126,7 +126,12 @@ def test_the_tokenizer_is_the_papers(preset: str) -> None:
     assert (size(ours.encoder), size(ours.decoder), ours.patch) == (paper.encoder, paper.decoder, paper.patch)
     assert (ours.steps, ours.batch, ours.image_size) == (500_000, 256, 256)
     book = ours.codebook
-    assert (book.codes, book.dim, book.l2, book.commitment, book.restart.every) == (8192, 32, True, 0.25, 0)
+    assert (book.codes, book.dim, book.l2, book.commitment) == (8192, 32, True, 0.25)
+    # Restarts are ours, and the paper's exact recipe is one override away.
+    paper_exact = settings.load(preset, ["quantize.codebook.restart.every=0"], CONF).quantize.codebook.restart
+    assert (book.restart.every, paper_exact.every) == (100, 0)
+    assert (ours.usage_alarm, ours.usage_halt, ours.usage_grace) == (0.5, 0.1, 20_000)
+    assert ours.usage_grace + ours.evaluate_every + ours.checkpoint_every < 0.1 * ours.steps
     loss = ours.loss
     assert (loss.l2, loss.logit_laplace, loss.perceptual, loss.adversarial) == (1.0, 0.1, paper.perceptual, 0.1)
     assert bool(loss.perceptual_weights) == (paper.perceptual > 0)
