@@ -16,12 +16,17 @@ LENGTH = 20
 
 
 def result_settings(config: Any) -> dict[str, Any]:
-    """The settings of a config dataclass that change the result, groups as nested dicts; without `execution` fields."""
+    """The settings of a config dataclass that change the result, groups as nested dicts.
+
+    Without `execution` fields, and without those of `fields.new_setting` that have their default.
+    """
     settings: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         if field.metadata.get("execution"):
             continue
         value = getattr(config, field.name)
+        if field.metadata.get("unmarked") and value == field.default:
+            continue
         settings[field.name] = result_settings(value) if dataclasses.is_dataclass(value) else value
     return settings
 

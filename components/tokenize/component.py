@@ -9,7 +9,7 @@ from components.contract.api import Context, Inputs, Outcome
 from components.tokenize.plan import SPLITS, TokenizePlan, TokenizeShard, finished_files, make_plan, make_shards
 from vim_core.config import RunConfig, TokenizeConfig
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"images": "ingest", "tokenizer": "quantize"}
 CODES_OF = ("tokenizer",)
 """Inputs of which only the codes count: the decoder of the tokenizer does not change the output."""

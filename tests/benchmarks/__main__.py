@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from tests.benchmarks.feeding import feed_images
 from tests.benchmarks.harness import NOT_MEASURED, RESULTS, Bench, Row, free, table, write
 from tests.benchmarks.imagenet import imagenet_rates
 from tests.benchmarks.ingesting import ingest_images
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Row]]] = {
         stage2_workers,
         statistics_features,
         ingest_images,
+        feed_images,
         tokenize_beam,
         tokenize_processes,
         imagenet_rates,

@@ -173,6 +173,8 @@ class ProbeConfig(TrainConfig):
             require(bool(values), f"probe.{name}", values, "must not be empty")
         rule = "has no use: heads learn by SGD; set probe.learning_rates, probe.weight_decays and probe.momentum"
         require(self.optim == OptimConfig(), "probe.optim", self.optim, rule)
+        rule = "must be full: the probe sees plain images"
+        require(self.image_decoding == "full", "probe.image_decoding", self.image_decoding, rule)
         require(self.ema == 0, "probe.ema", self.ema, "must be 0: heads are not averaged")
         require(self.evaluate_every == 0, "probe.evaluate_every", self.evaluate_every, "must be 0: judged at the end")
 

@@ -101,6 +101,11 @@ def added_later(default: Any) -> Any:
     return field(default=default, metadata={"later": True})
 
 
+def new_setting(default: Any) -> Any:
+    """As `added_later`, and left out of fingerprints at its default: artifacts of before it are found under it."""
+    return field(default=default, metadata={"later": True, "unmarked": True})
+
+
 def require(condition: bool, key: str, value: object, rule: str) -> None:
     """Raise `ConfigError` naming the key, its value and the rule unless `condition` holds."""
     if not condition:

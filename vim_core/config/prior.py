@@ -52,6 +52,8 @@ class PriorConfig(TrainConfig):
         one_of("prior.source", self.source, ("codes", "images"))
         rule = "is for prior.source=images; the views of a code table are set by tokenize.augment"
         require(self.source == "images" or self.augment == AugmentConfig(), "prior.augment", self.augment, rule)
+        rule = "is for prior.source=images"
+        require(self.source == "images" or self.image_decoding == "full", "prior.image_decoding", "scaled", rule)
         one_of("prior.variant", self.variant, ("paper", "modern"))
 
 

@@ -18,7 +18,7 @@ from vim_core.config.fields import (
     one_of,
     require,
 )
-from vim_core.config.training import STORED_PRECISION
+from vim_core.config.training import STORED_PRECISION, TrainConfig
 
 
 @dataclass
@@ -33,6 +33,7 @@ class SelectorConfig(ClassifyConfig):
     seed: Seed = 1
 
     def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)  # not ClassifyConfig's, which names classify.accumulate
         rule = "must be 1, because batch norm looks at the whole batch"
         require(self.accumulate == 1, "selector.accumulate", self.accumulate, rule)
         super().__post_init__()

@@ -17,6 +17,7 @@ from vim_core.config.fields import (
     Share,
     ShareBelowOne,
     execution,
+    new_setting,
     one_of,
     require,
 )
@@ -115,7 +116,9 @@ class TrainConfig(Ranged):
     and augmentation. `precision` of matrix products is `highest` (strict fp32; stored as fp32, which means the same),
     `high` (or tf32: TF32 on CUDA, three bf16 products on TPU, fp32 on CPU), `bf16`, or `auto`: bf16 where the device
     has it, else highest. Codes are always made in `highest`. `ema` is the decay of an average of the weights, which is
-    what is kept (0: none). Figures are logged every `log_every` steps, checkpoints written every `checkpoint_every`.
+    what is kept (0: none). With `image_decoding: scaled` JPEGs of training views are decoded at 1/2, 1/4 or 1/8 of
+    their size where the crop keeps the view's pixels: faster for large photographs, with other fine detail (`full`:
+    never). Figures are logged every `log_every` steps, checkpoints written every `checkpoint_every`.
     """
 
     steps: PositiveInt = 1000
@@ -125,6 +128,7 @@ class TrainConfig(Ranged):
     precision: str = "auto"
     ema: ShareBelowOne = 0.0
     optim: OptimConfig = field(default_factory=OptimConfig)
+    image_decoding: str = new_setting("full")
     compile: str = execution("off")
     log_every: PositiveInt = execution(20)
     checkpoint_every: PositiveInt = execution(200)
@@ -139,6 +143,7 @@ class TrainConfig(Ranged):
         super().__post_init__()
         one_of("precision", self.precision, ("auto", "highest", "high", "bf16", "fp32", "tf32"))
         self.precision = STORED_PRECISION.get(self.precision, self.precision)
+        one_of("image_decoding", self.image_decoding, ("full", "scaled"))
         one_of("on_nonfinite", self.on_nonfinite, ("skip", "halt"))
         one_of("checkpoint_errors", self.checkpoint_errors, ("warn", "fail"))
         words = self.best.split()

@@ -14,7 +14,17 @@ from PIL import Image
 from vim_core.config import AugmentConfig
 from vim_core.data import counters
 from vim_core.data.image_tables import ImageTable
-from vim_core.data.images import UNLIMITED, Pixels, as_floats, center_crop, crop_resize, decode, pixel_tensor
+from vim_core.data.images import (
+    UNLIMITED,
+    Box,
+    Pixels,
+    as_floats,
+    center_crop,
+    crop_resize,
+    decode,
+    decode_crop,
+    pixel_batch,
+)
 from vim_core.data.lane_schedule import Ids
 from vim_core.data.sample_order import SampleOrder, keyed_rng
 from vim_core.data.step_reader import StepImages, StepReader, read_ahead
@@ -48,7 +58,50 @@ def augment(image: Pixels, size: int, config: AugmentConfig, key: Sequence[int |
     if config == AugmentConfig():
         return center_crop(image, size)
     noise = keyed_rng(*key).random(DRAWS).tolist()
-    view = random_crop(image, size, config, noise[:4])
+    if config.min_scale == 1 and config.max_aspect == 1:
+        view = center_crop(image, size)
+    else:
+        view = crop_resize(image, crop_box(image.shape[0], image.shape[1], config, noise), size)
+    return _transform(view, config, noise)
+
+
+def augment_encoded(
+    data: bytes, size: int, config: AugmentConfig, key: Sequence[int | str], *, scaled: bool = False
+) -> Pixels:
+    """The view of `augment` of an encoded image; with `scaled` a JPEG is decoded no larger than the view needs.
+
+    Fine detail differs then: the JPEG reader has averaged it, not the resize.
+    """
+    if not scaled and config.min_scale == 1 and config.max_aspect == 1:
+        return augment(decode(data, UNLIMITED), size, config, key)
+    noise = keyed_rng(*key).random(DRAWS).tolist()
+
+    def choose(height: int, width: int) -> Box:
+        return crop_box(height, width, config, noise)
+
+    return _transform(decode_crop(data, choose, size, UNLIMITED, scaled=scaled), config, noise)
+
+
+def crop_box(height: int, width: int, config: AugmentConfig, noise: Sequence[float]) -> Box:
+    """A crop of random area, aspect ratio and position; one larger than the image shrinks, keeping its aspect ratio.
+
+    The central square where the settings allow no other.
+    """
+    if config.min_scale == 1 and config.max_aspect == 1:
+        short = min(height, width)
+        left, top = (width - short) // 2, (height - short) // 2
+        return left, top, left + short, top + short
+    area = height * width * (config.min_scale + (1 - config.min_scale) * noise[0])
+    aspect = math.exp((2 * noise[1] - 1) * math.log(config.max_aspect))
+    columns, rows = math.sqrt(area * aspect), math.sqrt(area / aspect)
+    fit = min(1.0, width / columns, height / rows)
+    columns, rows = max(1, round(columns * fit)), max(1, round(rows * fit))
+    left, top = round((width - columns) * noise[2]), round((height - rows) * noise[3])
+    return left, top, left + columns, top + rows
+
+
+def _transform(view: Pixels, config: AugmentConfig, noise: Sequence[float]) -> Pixels:
+    """Rotation, zoom, shift and flip of a square view [S, S, 3]."""
     if config.rotate_degrees or config.zoom or config.shift:
         angle, zoom, right, down = (2 * value - 1 for value in noise[4:8])
         view = affine_transform(
@@ -58,21 +111,7 @@ def augment(image: Pixels, size: int, config: AugmentConfig, key: Sequence[int |
             right=right * config.shift,
             down=down * config.shift,
         )
-    return np.ascontiguousarray(view[:, ::-1]) if noise[8] < config.flip else view
-
-
-def random_crop(image: Pixels, size: int, config: AugmentConfig, noise: Sequence[float]) -> Pixels:
-    """A crop of random area, aspect ratio and position; one larger than the image shrinks, keeping its aspect ratio."""
-    if config.min_scale == 1 and config.max_aspect == 1:
-        return center_crop(image, size)
-    rows, columns = image.shape[:2]
-    area = rows * columns * (config.min_scale + (1 - config.min_scale) * noise[0])
-    aspect = math.exp((2 * noise[1] - 1) * math.log(config.max_aspect))
-    width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
-    fit = min(1.0, columns / width, rows / height)
-    width, height = width * fit, height * fit
-    left, top = max(0.0, (columns - width) * noise[2]), max(0.0, (rows - height) * noise[3])
-    return crop_resize(image, (left, top, min(left + width, columns), min(top + height, rows)), size)
+    return view[:, ::-1] if noise[8] < config.flip else view
 
 
 def affine_transform(view: Pixels, degrees: float, zoom: float, right: float, down: float) -> Pixels:
@@ -95,14 +134,21 @@ def affine_transform(view: Pixels, degrees: float, zoom: float, right: float, do
 
 
 class ImageLoader:
-    """Augmented training batches and plain evaluation batches of an image table; for one thread alone."""
+    """Augmented training batches and plain evaluation batches of an image table; for one thread alone.
 
-    def __init__(self, uris: Sequence[str], size: int, augment: AugmentConfig, seed: int) -> None:
+    With `decoding='scaled'` augmented images are made by `augment_encoded` and never kept; plain ones are decoded in
+    full all the same.
+    """
+
+    def __init__(
+        self, uris: Sequence[str], size: int, augment: AugmentConfig, seed: int, decoding: str = "full"
+    ) -> None:
         import torch
 
         self.table = ImageTable(list(uris))
         self.size = size
         self.augment = augment
+        self.decoding = decoding
         self.seed = seed
         self.labels = torch.from_numpy(np.asarray(self.table.labels, dtype=np.int64))
         self.order = SampleOrder(self.table.row_groups, seed, INTERLEAVE)
@@ -133,12 +179,14 @@ class ImageLoader:
             processes: of this host, that prepare batches of these images.
         """
         size = self.table.decoded_bytes(CACHE_BYTES)
-        self._keeps = size * processes <= CACHE_BYTES
+        self._keeps = size * processes <= CACHE_BYTES and self.decoding == "full"
         limit = f"{CACHE_BYTES >> 20} MiB for {processes} processes of this host"
         notes = [
             f"decoded images are kept: {size / 2**20:.1f} MiB in each process, of {limit}"
             if self._keeps
             else f"decoded images are not kept: {size / 2**20:,.0f} MiB or more in each process, of {limit}"
+            if self.decoding == "full"
+            else "decoded images are not kept: each use decodes at a size of its own (image_decoding=scaled)"
         ]
         lanes = self.order.lanes(batch)
         if lanes % world:
@@ -151,7 +199,11 @@ class ImageLoader:
     def view(self, row: int, key: Sequence[int | str], encoded: bytes | None = None) -> Pixels:
         """A random view of one image [S, S, 3]; equal keys give equal views. Reads what is not given as `encoded`."""
         counters.add(images_used=1)
-        return augment(self._decoded(row, encoded), self.size, self.augment, key)
+        if self.decoding == "full" and self._keeps is not False:
+            return augment(self._decoded(row, encoded), self.size, self.augment, key)
+        counters.add(images_decoded=1)
+        data = self.table.image(row) if encoded is None else encoded
+        return augment_encoded(data, self.size, self.augment, key, scaled=self.decoding == "scaled")
 
     def read(self, step: int, batch: int, rank: int, world: int, order: SampleOrder | None = None) -> StepImages:
         """This rank's encoded images of a step, in this loader's order or another of the table; best step by step."""
@@ -176,7 +228,7 @@ class ImageLoader:
     def augmented(self, images: StepImages, keys: Iterable[Sequence[int | str]]) -> Tensor:
         """A view of each image with its key, uint8 [b, 3, S, S]."""
         each = zip(images.rows.tolist(), keys, images.encoded, strict=True)
-        return pixel_tensor(np.stack([self.view(row, key, encoded) for row, key, encoded in each]))
+        return pixel_batch([self.view(row, key, encoded) for row, key, encoded in each])
 
     def keys(self, step: int, batch: int) -> list[str]:
         """Keys of the images of step `step`'s global batch, in its order."""
@@ -189,4 +241,4 @@ class ImageLoader:
     def squares(self, rows: Ids | Sequence[int], encoded: Sequence[bytes] = ()) -> Tensor:
         """The images of these rows without augmentation, uint8 [n, 3, S, S]; reads what is not given as `encoded`."""
         images = [self._decoded(int(row), data) for row, data in zip_longest(rows, encoded)]
-        return pixel_tensor(np.stack([center_crop(image, self.size) for image in images]))
+        return pixel_batch([center_crop(image, self.size) for image in images])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io as memory
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of an image, in pixels."""
 
 MAX_PIXELS = 100_000_000
 UNLIMITED = sys.maxsize
@@ -56,15 +59,59 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
         DataError: not an image, damaged or cut off, or more than `max_pixels` pixels.
     """
     with _open(data, max_pixels) as image:
+        return _pixels(image)
+
+
+def decode_crop(
+    data: bytes, choose: Callable[[int, int], Box], size: int, max_pixels: int = MAX_PIXELS, *, scaled: bool = False
+) -> Pixels:
+    """The crop that `choose` makes of an image's height and width, as RGB uint8 [size, size, 3]; see `crop_resize`.
+
+    With `scaled` the JPEG reader makes no more pixels than it needs: the image is decoded at 1/2, 1/4 or 1/8 of its
+    size where the crop still has `size` pixels each way. Other formats are decoded in full.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    with _open(data, max_pixels) as image:
+        width, height = image.size
+        left, top, right, bottom = box = choose(height, width)
+        if scaled:
+            shrink = JPEG_SCALE
+            while shrink > 1 and min(right - left, bottom - top) < shrink * size:
+                shrink //= 2
+            image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
+            x, y = image.width / width, image.height / height
+            box = (round(left * x), round(top * y), round(right * x), round(bottom * y))
         image.load()
-        if image.mode in MODES_16_BIT:
-            deep = np.asarray(image).astype(np.float32)  # [H, W]
-            return np.array(Image.fromarray((deep / 257).round().astype(np.uint8)).convert("RGB"))
-        _check_mode(image.mode)
-        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-            layer = image.convert("RGBA")
-            return np.array(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
-        return np.array(image.convert("RGB"))
+        pixels = _shared_pixels(image)
+        return crop_resize(_pixels(image) if pixels is None else pixels, box, size)
+
+
+def _shared_pixels(image: Any) -> Pixels | None:
+    """A loaded image's own memory [H, W, 4], without a copy; None where Pillow shares none (old, or over 16 MB)."""
+    if image.mode != "RGB" or not hasattr(image, "__arrow_c_array__"):
+        return None
+    import pyarrow as pa
+
+    try:
+        flat = pa.array(image).values
+    except (ValueError, MemoryError):
+        return None
+    shared: Pixels = flat.to_numpy(zero_copy_only=True).reshape(image.height, image.width, 4)
+    return shared
+
+
+def _pixels(image: Any) -> Pixels:
+    image.load()
+    if image.mode in MODES_16_BIT:
+        deep = np.asarray(image).astype(np.float32)  # [H, W]
+        return np.array(Image.fromarray((deep / 257).round().astype(np.uint8)).convert("RGB"))
+    _check_mode(image.mode)
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return np.array(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -90,6 +137,8 @@ def _open(data: bytes, max_pixels: int) -> Iterator[Any]:
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(f"{width}x{height} is more than the {max_pixels} pixels allowed ({LIMITS} raises that)")
+            # In one piece: a decoder that waits for more bytes does a part of its work again.
+            image.decodermaxblock = max(len(data), image.decodermaxblock)
             yield image
     except DataError:
         raise
@@ -115,12 +164,25 @@ def center_crop(image: Pixels, size: int) -> Pixels:
     top, left = (height - short) // 2, (width - short) // 2
     if short == size:
         return np.ascontiguousarray(image[top : top + size, left : left + size])
-    return crop_resize(image, (left, top, left + short, top + short), size)
+    square = (left, top, left + short, top + short)
+    return np.array(Image.fromarray(image).resize((size, size), RESAMPLE, box=square))
 
 
-def crop_resize(image: Pixels, box: tuple[float, float, float, float], size: int) -> Pixels:
-    """The part of an image [H, W, 3] in `box` (left, top, right, bottom; fractions allowed) as [size, size, 3]."""
-    return np.array(Image.fromarray(image).resize((size, size), RESAMPLE, box=box))
+def crop_resize(image: Pixels, box: Box, size: int) -> Pixels:
+    """The part of an image [H, W, 3] in `box` as [size, size, 3], bicubic with antialias, by torch's vector kernel.
+
+    It is four times as fast as Pillow's, from which single values differ by a level. A fourth channel is left out; the
+    result is a view of what may have one.
+    """
+    import torch
+
+    left, top, right, bottom = box
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing writes
+        part = torch.from_numpy(image[top:bottom, left:right]).permute(2, 0, 1)[None]  # [1, 3 or 4, h, w]
+    part = part.contiguous(memory_format=torch.channels_last)
+    resized = torch.nn.functional.interpolate(part, (size, size), mode="bicubic", antialias=True)
+    return resized[0, :3].permute(1, 2, 0).numpy()  # [size, size, 3]
 
 
 def encode_png(image: Pixels) -> bytes:
@@ -136,6 +198,18 @@ def pixel_tensor(image: Pixels) -> Tensor:
 
     # A copy: decoded images are cached, and torch must not write into them.
     return torch.from_numpy(np.array(np.moveaxis(image, -1, -3), order="C"))
+
+
+def pixel_batch(images: Sequence[Pixels]) -> Tensor:
+    """Images [H, W, 3] of one size, in any memory layout, as a tensor uint8 [n, 3, H, W]."""
+    import torch
+
+    batch = np.empty((len(images), 3, *images[0].shape[:2]), np.uint8)
+    for planes, image in zip(batch, images, strict=True):
+        # Plane by plane is five times as fast as numpy's copy of the whole.
+        for channel in range(3):
+            planes[channel] = image[..., channel]
+    return torch.from_numpy(batch)
 
 
 def as_floats(pixels: Tensor) -> Tensor:

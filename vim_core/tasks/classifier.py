@@ -44,7 +44,9 @@ class ClassifierTask(NetworkTask[Classifier]):
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.ema = Ema(self.model, config.ema) if config.ema else None
-        self.train_images = ImageLoader(data.train, config.image_size, config.augment, config.seed)
+        self.train_images = ImageLoader(
+            data.train, config.image_size, config.augment, config.seed, config.image_decoding
+        )
         self.held_out = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         # Its own loader for evaluations during training, because loaders are for one thread.
         self.evaluation_images = ImageLoader(data.test, config.image_size, config.augment, config.seed)

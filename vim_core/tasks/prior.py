@@ -89,7 +89,7 @@ class PriorTask(NetworkTask[ImagePrior]):
         else:
             tokenizer = load_tokenizer(*data.tokenizer_files, str(runtime.device))
             self.test_table.check(data.tokenizer, tokenizer.grid, tokenizer.vocabulary)
-            self.source = ImageSource(data.images, tokenizer, config.augment, config.seed)
+            self.source = ImageSource(data.images, tokenizer, config.augment, config.seed, config.image_decoding)
         torch.manual_seed(config.seed)
         self.model, self.ema = build_network(lambda: ImagePrior(self.shape, config.recompute), runtime, config.ema)
         self.forward = runtime.compile(self.model)

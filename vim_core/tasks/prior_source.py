@@ -86,10 +86,12 @@ class ImageSource(PriorSource):
     as stage 1 does, instead of reading each image at random.
     """
 
-    def __init__(self, uris: Sequence[str], tokenizer: Tokenizer, augment: AugmentConfig, seed: int) -> None:
+    def __init__(
+        self, uris: Sequence[str], tokenizer: Tokenizer, augment: AugmentConfig, seed: int, decoding: str = "full"
+    ) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
-        self.images = ImageLoader(uris, tokenizer.image_size, augment, seed)
+        self.images = ImageLoader(uris, tokenizer.image_size, augment, seed, decoding)
         self.labels = self.images.table.labels
         in_memory = len(self.images.table.row_groups) <= INTERLEAVE
         self.order = SampleOrder([len(self.images)], seed) if in_memory else self.images.order

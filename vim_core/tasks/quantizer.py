@@ -109,7 +109,9 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
             self.discriminator_optimizer = make_optimizer(self.discriminator, config.discriminator.optim)
             if config.discriminator.lecam.weight > 0:
                 self.lecam = LeCam(config.discriminator.lecam).to(runtime.device)
-        self.train_images = ImageLoader(data.train, config.image_size, config.augment, config.seed)
+        self.train_images = ImageLoader(
+            data.train, config.image_size, config.augment, config.seed, config.image_decoding
+        )
         self.held_out = ImageLoader(data.test, config.image_size, config.augment, config.seed)
         self.window = CodeUsageWindow(config.codebook.codes, config.batch, runtime.device)
         self.scorer: ReconstructionScorer | None = None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from components.contract.api import Artifact, Manifest
 from components.contract.fingerprint import fingerprint, merkle, result_settings
-from vim_core.config import PipelineConfig, PriorConfig, RunConfig
+from vim_core.config import PipelineConfig, PriorConfig, QuantizeConfig, RunConfig
 
 NAMES = st.text("ab/.é", min_size=1, max_size=8)
 HASHES = st.text("0123456789abcdef", min_size=4, max_size=4)
@@ -57,6 +57,12 @@ def test_every_setting_counts_unless_it_only_says_where() -> None:
 def test_run_settings_are_in_no_fingerprint() -> None:
     assert result_settings(RunConfig()) == {}
     assert "log_every" not in result_settings(PriorConfig())
+
+
+def test_a_new_setting_counts_once_it_is_used() -> None:
+    """Artifacts that were made before there was the setting are found under its default."""
+    assert "image_decoding" not in result_settings(QuantizeConfig())
+    assert result_settings(QuantizeConfig(image_decoding="scaled"))["image_decoding"] == "scaled"
 
 
 def test_all_that_was_asked_counts() -> None:

@@ -64,6 +64,8 @@ FROZEN: dict[str, Any] = {"init_from": "there", "freeze_encoder": True}
         (prior_config, {"accumulate": 0}, "accumulate=0: must be positive"),
         (classify_config, {"accumulate": 2}, r"classify\.accumulate=2: must be 1, because batch norm"),
         (SelectorConfig, {"accumulate": 2}, r"selector\.accumulate=2: must be 1"),
+        (prior_config, {"image_decoding": "scaled"}, "prior.image_decoding='scaled': is for prior.source=images"),
+        (quantize_config, {"image_decoding": "half"}, "image_decoding='half': must be one of full, scaled"),
         (prior_config, {"augment": AugmentConfig(flip=0.5)}, r"prior.augment=.*flip=0.5.*: is for prior.source=images"),
         (prior_config, {"source": "pixels"}, r"prior\.source='pixels': must be one of codes, images"),
         (quantize_config, FROZEN | {"init_from": ""}, r"quantize\.freeze_encoder=True: needs quantize\.init_from"),

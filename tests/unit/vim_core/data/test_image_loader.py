@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from tests.support.tiny import VIEW, image_table, pixels
 from vim_core.config import AugmentConfig
-from vim_core.data import image_loader, image_tables
-from vim_core.data.image_loader import ImageLoader, affine_transform, augment
-from vim_core.data.images import center_crop, decode
+from vim_core.data import image_loader, image_tables, images
+from vim_core.data.image_loader import ImageLoader, affine_transform, augment, augment_encoded, crop_box
+from vim_core.data.images import center_crop, crop_resize, decode, encode_png
 
 COUNT = 11
 DIGITS = AugmentConfig(rotate_degrees=10.0, zoom=0.1, shift=0.06)
@@ -197,6 +200,86 @@ def test_crops_keep_to_the_area_share() -> None:
     widths = [np.ptp(augment(ramp, 64, config, (i,))[:, :, 0].astype(int)) / 255 for i in range(60)]
     assert 0.45 < min(widths) < 0.62
     assert 0.9 < max(widths) <= 1
+
+
+@given(
+    height=st.integers(1, 400),
+    width=st.integers(1, 400),
+    noise=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    config=st.builds(AugmentConfig, min_scale=st.floats(0.01, 1), max_aspect=st.floats(1, 4)),
+)
+def test_a_crop_lies_inside_and_has_its_area(
+    height: int, width: int, noise: list[float], config: AugmentConfig
+) -> None:
+    left, top, right, bottom = crop_box(height, width, config, noise)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    wanted = height * width * (config.min_scale + (1 - config.min_scale) * noise[0])
+    fits = right - left < width and bottom - top < height
+    if fits and config != AugmentConfig():
+        # Each side is rounded to whole pixels.
+        assert abs((right - left) * (bottom - top) - wanted) <= height + width
+
+
+SCALED = AugmentConfig(min_scale=0.5, max_aspect=1.2, flip=0.5)
+
+
+@pytest.mark.parametrize("config", [SCALED, AugmentConfig()])
+def test_scaled_decoding_gives_nearly_the_same_view_of_fewer_decoded_pixels(
+    config: AugmentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crop of 480 pixels or so at 48: the reader may decode at 1/8."""
+    rough = Image.fromarray(image(4, 6)).resize((900, 600), Image.Resampling.BICUBIC)
+    stream = BytesIO()
+    rough.save(stream, "JPEG", quality=95)
+    data = stream.getvalue()
+    shapes: list[tuple[int, ...]] = []
+
+    def seen(picture: NDArray[np.uint8], *crop: Any) -> NDArray[np.uint8]:
+        shapes.append(picture.shape[:2])
+        return crop_resize(picture, *crop)
+
+    monkeypatch.setattr(images, "crop_resize", seen)
+    for key in range(5):
+        view = augment_encoded(data, 48, config, ("v", key), scaled=True)
+        full = augment(decode(data), 48, config, ("v", key))
+        assert view.shape == (48, 48, 3)
+        assert np.abs(view.astype(int) - full.astype(int)).mean() < 4  # half a pixel of the smaller image
+        assert np.array_equal(view, augment_encoded(data, 48, config, ("v", key), scaled=True))
+        assert shapes[-2:] == [(75, 113)] * 2
+    # No larger than needed, but never smaller than the view.
+    for size, shape in ((76, (150, 225)), (151, (300, 450)), (301, (600, 900)), (48, (75, 113))):
+        augment_encoded(data, size, AugmentConfig(), ("v",), scaled=True)
+        assert shapes[-1] == shape
+    png = encode_png(decode(data))
+    expected = augment(decode(png), 48, SCALED, ("v",))
+    for scaled in (False, True):
+        assert np.array_equal(augment_encoded(png, 48, SCALED, ("v",), scaled=scaled), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+@pytest.mark.parametrize("config", [PHOTOS, DIGITS])
+def test_views_are_the_same_of_images_that_are_kept_and_that_are_not(mode: str, config: AugmentConfig) -> None:
+    stream = BytesIO()
+    Image.fromarray(image(50, 70)).convert(mode).save(stream, "PNG")
+    for key in range(4):
+        kept = augment(decode(stream.getvalue()), 24, config, ("v", key))
+        assert np.array_equal(augment_encoded(stream.getvalue(), 24, config, ("v", key)), kept)
+
+
+def test_an_image_that_pillow_does_not_share_gives_the_same_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_png(image(50, 70))
+    shared = augment_encoded(data, 24, PHOTOS, ("v",))
+    monkeypatch.setattr(images, "_shared_pixels", lambda picture: None)
+    assert np.array_equal(augment_encoded(data, 24, PHOTOS, ("v",)), shared)
+
+
+def test_a_loader_that_scales_keeps_no_image(table: str) -> None:
+    used = ImageLoader([table], 8, VIEW, 0, "scaled")
+    assert "image_decoding=scaled" in used.share_host(COUNT, 1, 1)[0]
+    images, _ = batch(used, 0, COUNT)
+    assert torch.equal(images, batch(loader(table), 0, COUNT)[0])  # the table holds PNGs
+    assert used._cache == {}
 
 
 def test_one_setting_leaves_the_noise_of_the_others() -> None:

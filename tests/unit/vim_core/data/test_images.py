@@ -17,6 +17,7 @@ from vim_core.data.images import (
     GAP,
     as_floats,
     center_crop,
+    crop_resize,
     decode,
     encode_png,
     from_tensor,
@@ -156,6 +157,14 @@ def test_square_leaves_an_image_of_that_size_and_cuts_without_resampling() -> No
 
 def test_square_of_an_extreme_shape_stays_small() -> None:
     assert center_crop(np.zeros((1, 200_000, 3), np.uint8), 64).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(("box", "size"), [((0, 0, 80, 60), 32), ((10, 5, 70, 50), 64), ((3, 1, 11, 59), 24)])
+def test_crops_are_pillows_but_for_single_levels(box: tuple[int, int, int, int], size: int) -> None:
+    expected = np.array(Image.fromarray(photo()).crop(box).resize((size, size), Image.Resampling.BICUBIC)).astype(int)
+    difference = np.abs(crop_resize(photo(), box, size) - expected)
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 0.05
 
 
 def test_bytes_become_the_floats_that_a_division_gives() -> None:
