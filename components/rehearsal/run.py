@@ -103,7 +103,8 @@ def rehearse(
             break
         result.seconds[name] = time.monotonic() - began
         if isinstance(getattr(small, name), TrainConfig):
-            figures = training_figures(name, config, small, artifact)
+            splits = known["ingest"].properties["splits"] if "ingest" in known else {}
+            figures = training_figures(name, config, small, artifact, int(splits.get("train", 0)))
             result.trainings[name] = figures
             result.findings += judge(figures, small)
         finished(name, result.seconds[name])

@@ -9,7 +9,6 @@ from typing import Any
 
 from components.contract import settings
 from vim_core.config import PipelineConfig, StackConfig, TrainConfig
-from vim_core.data.image_loader import INTERLEAVE
 from vim_core.rehearsal.schedule import PERIOD, Schedule
 
 SIZES = (
@@ -157,11 +156,14 @@ def tokenizer_sizes(config: PipelineConfig) -> dict[str, Any]:
 def table_sizes(config: PipelineConfig) -> dict[str, Any]:
     """Numbers of images that components make and judge."""
     select, sample = config.select, config.sample
+    built_in = config.ingest.source.startswith("builtin:")
     rate = min(select.rates) if "select" in config.components else 1.0
-    candidates = math.ceil(min(select.count, 2) / rate)
-    count = max(32, 10 * candidates if config.ingest.source.startswith("builtin:") else CLASSES * candidates)
+    # The Inception Score's splits are filled by a hash: few images may leave one empty.
+    kept = min(select.count, 3 if config.statistics.score_splits else 2)
+    candidates = math.ceil(kept / rate)
+    count = max(32, 10 * candidates if built_in else CLASSES * candidates)
     return {
-        "ingest.shards": ROW_GROUPS if config.ingest.shards > INTERLEAVE else config.ingest.shards,
+        "ingest.shards": config.ingest.shards if built_in else ROW_GROUPS,
         "ingest.limit": min(config.ingest.limit or IMAGES, IMAGES),
         "tokenize.views": min(config.tokenize.views, 2),
         "prior.preview": min(config.prior.preview, 4),
@@ -169,7 +171,7 @@ def table_sizes(config: PipelineConfig) -> dict[str, Any]:
         "statistics.features": min(config.statistics.features, 32),
         "sample.count": min(sample.count, count),
         "sample.lanes": min(sample.lanes, 8),
-        "select.count": min(select.count, 2),
+        "select.count": kept,
         "score.usage_batch": min(config.score.usage_batch, 16),
         "score.neighbours": min(config.score.neighbours, 16),
         "score.groups": min(config.score.groups, 4),

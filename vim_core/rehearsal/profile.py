@@ -24,7 +24,7 @@ PARTS = {
 """Name of a part by its label in the training's code; what no label covers is `other`."""
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::_unique2")
 """Operations whose result the host waits for; CUDA's copies to the host are counted beside them."""
-HOST_KERNELS = ("aten::_fused_adam", "aten::one_hot")
+HOST_KERNELS = ("aten::_fused_adam", "aten::one_hot", "aten::_cholesky_solve_helper")
 """Beginnings of operations that read values on a CPU, where they lie, and on no other device."""
 DEVICE_READS = ("Memcpy DtoH",)
 COLLECTIVES = ("c10d::", "_c10d_functional::")

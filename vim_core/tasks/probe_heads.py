@@ -123,12 +123,13 @@ class GramMatrices(nn.Module):
         """Cholesky factor [D - 1, D - 1] of the covariance over all rows plus `damping` on its diagonal, in fp32.
 
         While there are few rows for the features, more is added: (features / rows)^2. The first is near the identity.
+        Not a number where there is none, which the figures then show: to raise an error, the host would have to wait.
         """
         covariance = self.covariance(-1)
         diagonal = damping + (len(covariance) / self.inner[-1, -1, -1]).square()
         identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-        root: Tensor = torch.linalg.cholesky(covariance + diagonal * identity)
-        return root.float()
+        root, failed = torch.linalg.cholesky_ex(covariance + diagonal * identity)
+        return torch.where(failed == 0, root, torch.nan).float()
 
     def ridge(self, fit: int, penalties: Sequence[float]) -> Tensor:
         """Least squares of one-hot labels on standardised features, the bias not penalised: [len(penalties), D, C].
