@@ -25,6 +25,7 @@ from vim_core.config import (
     PipelineConfig,
     PriorConfig,
     QuantizeConfig,
+    SampleConfig,
     StackConfig,
     TrainConfig,
 )
@@ -179,6 +180,16 @@ def test_scores_of_all_pairs_count_where_no_kernel_is_fused() -> None:
         again = (9 * 4 + (6 if recompute else 0)) * pairs
         assert whole.transient - fused.transient == again
         assert whole.saved - fused.saved == (0 if recompute else 3 * 6 * pairs)
+
+
+@pytest.mark.parametrize(("guidance", "precision", "rows", "item"), [(1.0, "fp32", 8, 4), (2.0, "bf16", 16, 2)])
+def test_sampling_by_hand(guidance: float, precision: str, rows: int, item: int) -> None:
+    """Keys and values of all rows, logits, and weights in fp32 and in bf16."""
+    draws = SampleConfig(lanes=8, guidance=guidance, precision=precision)
+    config = PipelineConfig(prior=PriorConfig(stack=STACK), sample=draws)
+    config.quantize.decoder = StackConfig(blocks=1, heads=1, dim=8, mlp=8)
+    weights = prior_networks(config.prior, config.quantize, 3)[0].parameters * (4 if precision == "fp32" else 6)
+    assert memory.sampling(config, 3) == weights + 2 * item * rows * 1024 * 4 * 64 + 4 * rows * 8192
 
 
 def large(optim: OptimConfig) -> list[PlannedNetwork]:

@@ -98,6 +98,8 @@ def test_a_shared_copy_needs_less() -> None:
     two = of(planned(H200, 4, run=RunConfig(parallel="fsdp", workers=4)), "prior")
     assert two.shards == 4
     assert of(planned(H200, 4), "prior").shards == 1
+    pairs = of(planned(H200, 4, run=RunConfig(parallel="fsdp", fsdp=2, workers=4)), "prior")
+    assert (pairs.shards, pairs.memory.weights > two.memory.weights) == (2, True)
 
 
 def test_a_classifier_takes_one_chip() -> None:
