@@ -200,6 +200,9 @@ class Tracker(Protocol):
     def text(self, name: str, content: str) -> None:
         """Upload a text file to the run; it replaces one of this name."""
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run; a later value replaces an earlier one."""
+
     def flush(self, timeout_s: float) -> int:
         """Wait for queued entries while the server answers, drop the rest, and return the number of dropped entries."""
 

@@ -264,6 +264,10 @@ class QueuedRun:
         if not waiting:
             self._queue.add(name, act, self)
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Queue tags."""
+        self._queue.add(f"the tags of {self._run.name}", lambda: self._run.tag(tags), self)
+
     def flush(self, timeout_s: float) -> int:
         """Wait for deliveries while the server answers; returns the number of dropped ones, which the artifact has."""
         self._queue.wait(timeout_s)

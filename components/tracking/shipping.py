@@ -266,6 +266,8 @@ class Shipper:
                     self._tracker.image(name, str(entry["png"]), step, noted)
             else:
                 self._tracker.rows(rows_of([entry], self._faults))
+            if "tags" in entry:
+                self._tracker.tag(entry["tags"])
             text = entry.get("note")
             if "debug" in entry or entry.get("summary"):
                 log.debug("%s", entry.get("debug", text))

@@ -78,6 +78,9 @@ class SilentTracker:
     def text(self, name: str, content: str) -> None:
         self.texts[name] = content
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self.texts |= tags
+
     def flush(self, timeout_s: float) -> int:
         return 0
 

@@ -17,7 +17,7 @@ from vim_core.training.evaluation import BackgroundEvaluator, evaluation_device
 from vim_core.training.flops import PeakRates
 from vim_core.training.spool import Spool
 from vim_core.training.throughput import ThroughputMeter, learning_rates, peak_memory
-from vim_core.training.usage_watch import USAGE
+from vim_core.training.usage_watch import ALARM, USAGE
 
 OnEvaluated = Callable[[int, dict[str, float]], None]
 """Called with the steps done and the metrics of their weights, such as `psnr_db`, in the training's thread."""
@@ -143,7 +143,7 @@ class TrainingMonitor:
         self._update_best(result.done, result.figures.get(self.task.headline[0], math.nan))
         figures, text = self.task.watch.observe(result.done, result.figures) if self.task.watch else ({}, "")
         if text:
-            self.spool.write_note(text)
+            self.spool.write_note(text, tags={ALARM: self.task.watch.summary() if self.task.watch else ""})
         row = {f"eval/{name}": value for name, value in (result.figures | figures).items()}
         if self.best is not None:
             row["eval/best_step"] = float(self.best[0])

@@ -6,6 +6,7 @@ Kinds of lines, all with "step" and "t" (milliseconds):
     {"png": path, "name": name}                    a picture
     {"nonfinite": [term, ...], "samples": [id, …]} a skipped update
     {"note": text}                                 a message to people, with step -1
+    {"note": text, "tags": {name: text}}           one that also changes tags of the training's run
     {"note": text, "summary": true}                the summary of the training, with its last step
 
 Metrics have the name of a training step's (`loss`) or a prefix: `system/mfu` of the machine, `eval/psnr_db` of an
@@ -77,9 +78,12 @@ class Spool:
         """Append the summary at the end of a training, whose last step is `step`."""
         self._append(step, note=text, summary=True)
 
-    def write_note(self, text: str, debug: bool = False) -> None:
-        """Append a message to people, or with `debug` to developers; it belongs to no step."""
-        self._append(-1, **{"debug" if debug else "note": text})
+    def write_note(self, text: str, debug: bool = False, tags: Mapping[str, str] | None = None) -> None:
+        """Append a message to people, or with `debug` to developers; it belongs to no step.
+
+        `tags` are for the training's run in MLflow.
+        """
+        self._append(-1, **{"debug" if debug else "note": text}, **({"tags": dict(tags)} if tags else {}))
 
     def _append(self, step: int, **entries: Any) -> None:
         row = {"step": step, "t": int(time.time() * 1000)} | entries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Server(MlflowRun):
     def text(self, name: str, content: str) -> None:
         self._answer()
         self.texts.append((name, content))
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._answer()
+        self.texts += tags.items()
 
 
 class Client:

@@ -197,6 +197,19 @@ def test_notes_of_this_life_are_announced_and_older_ones_are_not(tmp_path: Path)
     assert bar.notes == ["resumed at step 40"]
 
 
+def test_tags_of_a_note_go_to_the_run_and_outlast_an_outage(tmp_path: Path) -> None:
+    spool, server = Spool(tmp_path / "spool.jsonl"), Server()
+    life = Life(spool.path, server, bar := SilentProgress())
+    server.away = True
+    spool.write_note("low", tags={"codebook_alarm": "3 %"})
+    life.deliver()
+    assert (server.texts, bar.notes[-1:]) == ([], ["low"])
+    server.away = False
+    spool.write_note("again", tags={"codebook_alarm": ""})
+    life.deliver()
+    assert server.texts == [("codebook_alarm", "3 %"), ("codebook_alarm", "")]
+
+
 def test_leaving_delivers_the_rest(tmp_path: Path, queue: DeliveryQueue) -> None:
     spool, server, bar = Spool(tmp_path / "spool.jsonl"), Server(), SilentProgress()
     with Shipper(spool.path, QueuedRun(server, queue), bar, poll_s=0.01):

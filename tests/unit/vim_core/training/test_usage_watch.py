@@ -120,6 +120,8 @@ def test_a_collapsing_codebook_ends_the_training_and_its_resumes_until_told_othe
     rows = Spool(tmp_path / "halted" / "spool").rows()
     notes = [row["note"] for row in rows if "codes are in use" in row.get("note", "")]
     assert len(notes) == 1
+    (tags,) = [row["tags"] for row in rows if "tags" in row]
+    assert tags[ALARM].endswith("after 4 steps (alarm below 90%)")
     assert {row["m"].get(f"eval/{ALARM}") for row in rows if f"eval/{USAGE}" in row.get("m", {})} >= {1.0}
     stopped = max(int(row["step"]) for row in rows if "loss" in row.get("m", {})) + 1
     assert stopped == 4  # the first checkpoint after the grace
