@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from components.artifacts import execute
-from components.contract import code, settings
+from components.contract import agreement, code, settings
 from components.contract.commands import command, command_context
 from pipelines import presets
 from pipelines.cli import common, rehearsal, run, sweep
@@ -49,7 +49,7 @@ def build_spec(arguments: Namespace, cluster: Cluster) -> tuple[JobSpec, Pipelin
         code=code.for_others(),
     )  # fmt: skip
     if not chosen:
-        specs.plan(spec, config)
+        agreement.check(config, specs.plan(spec, config)[0])
     return spec, config
 
 

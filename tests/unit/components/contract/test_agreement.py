@@ -43,6 +43,7 @@ def test_each_contradiction_is_named(overrides: list[str], words: list[str]) -> 
             agreement.check(config, config.components)
 
 
-def test_a_run_is_refused_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "--preset", "smoke", "prior.label_dropout=0"]) == 2
+@pytest.mark.parametrize("command", [["run"], ["submit", "--cluster", "local", "run.root=/tmp"]])
+def test_a_run_is_refused_before_it_starts(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command, "--preset", "smoke", "prior.label_dropout=0"]) == 2
     assert "sample.guidance=2.0: needs a class-conditional prior" in capsys.readouterr().err
