@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,19 @@ from torch import nn
 from tests.support import tiny
 from tests.xla.conftest import DEVICES
 from tests.xla.run import device_bytes
+from vim_core.checkpoint.shard_files import (
+    FORMAT,
+    PIECES,
+    CheckpointIndex,
+    open_checkpoint,
+    shard_state_dict,
+    to_json_bytes,
+    write_shard,
+)
+from vim_core.checkpoint.state_dict import flat_state_dict
 from vim_core.config import OptimConfig
 from vim_core.distributed import runtimes as seam
+from vim_core.distributed.runtimes import xla_shards
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.distributed.spmd import FSDP, specs_of
 from vim_core.errors import ConfigError
@@ -134,6 +147,65 @@ def test_a_copy_of_the_state_compiles_nothing(xla: Runtime, compiled: Callable[[
     assert torch.equal(xla.to_host(placed), weight)
     assert torch.equal(xla.to_host(network.weight), weight)
     assert compiled() == count
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "hosts", "columns", "several"),
+    [
+        (4, [range(4)], False, False),
+        (2, [(0, 1), (2, 3)], False, False),  # the first host has a whole copy
+        (4, [(0, 1), (2, 3)], True, False),
+        (4, [(0, 2), (1, 3)], True, True),
+        (2, [(0, 2), (1, 3)], True, False),
+    ],
+)
+def test_each_host_saves_what_lies_on_its_devices_and_compiles_nothing(
+    fsdp: int,
+    hosts: list[Sequence[int]],
+    columns: bool,
+    several: bool,
+    compiled: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two hosts are pretended: each sees the shards of its devices. Rows, columns, two parts of a tensor, copies."""
+    runtime = seam.create("xla", "fp32", threads=1, fsdp=fsdp)
+    prior = tiny.prior_network()
+    prior.head = Linear(16, 12)
+    prior = prior.to(runtime.device)
+    optimizer = make_optimizer(prior, OptimConfig(kind="factored", first_moment="int8"))
+    with torch.no_grad():
+        for slots in optimizer.state.values():
+            for slot in slots.values():
+                slot.copy_(torch.arange(slot.numel()).view(slot.shape) % 100)
+    runtime.mark_sharding({"prior": prior}, {"prior": optimizer})
+    state = flat_state_dict({"prior": prior}, {"prior": optimizer})
+    expected = {name: runtime.to_host(value) for name, value in state.items()}
+    count, everything = compiled(), xla_shards._local_shards
+    records, written = [], 0
+    for rank, devices in enumerate(hosts):
+        monkeypatch.setattr(xla_shards, "_local_shards", lambda tensor, own=devices: seen(everything(tensor), own))
+        host = SimpleNamespace(rank=rank, world=len(hosts), own_parts=runtime.own_parts, to_host=runtime.to_host)
+        shards = dict(shard_state_dict(state, host))  # type: ignore[arg-type]
+        written += sum(shard.value.numel() * shard.value.element_size() for shard in shards.values())
+        records.append(write_shard(str(tmp_path), f"{rank}", shards))
+    assert compiled() == count
+    assert written == sum(value.numel() * value.element_size() for value in expected.values())
+    index = CheckpointIndex(1, {}, {}, records)
+    (tmp_path / "index.json").write_bytes(to_json_bytes(index))
+    assert index.format == (PIECES if columns else FORMAT), "other checkpoints are as they were"
+    keys = {key for record in records for entry in record.tensors.values() for key in entry}
+    assert ({"columns"} <= keys, {"name"} <= keys) == (columns, several)
+    found = open_checkpoint(str(tmp_path))
+    tiny.assert_equal_bits({name: found.rows(name) for name in found.names()}, expected)
+    assert torch.equal(found.rows("module/prior/head.weight", 2, 9), expected["module/prior/head.weight"][2:9])
+    table = "module/prior/code_embedding.weight"
+    assert torch.equal(found.rows(table, 2, 9), expected[table][2:9])
+
+
+def seen(shards: list[Any], devices: Sequence[int]) -> list[Any]:
+    """Those of some devices; one that every device has whole stays."""
+    return shards if not shards or shards[0][2] is None else [shards[device] for device in devices]
 
 
 def test_a_snapshot_for_evaluations_compiles_nothing(xla: Runtime, compiled: Callable[[], int]) -> None:

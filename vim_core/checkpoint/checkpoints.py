@@ -100,10 +100,7 @@ class Checkpoints:
         """
         self.wait()
         rank, world = self.runtime.rank, self.runtime.world
-        if self.runtime.device.type == "xla":
-            # Assembled from the devices' parts, by all hosts together.
-            state = {name: self.runtime.to_host(value) for name, value in state.items()}
-        shards = dict(shard_state_dict(state, rank, world))
+        shards = dict(shard_state_dict(state, self.runtime))
         self._confirmed.clear()
         self._abandoned.clear()
         self._writer = self._writer or f"{self._from_rank_0(secrets.randbits(62)):016x}"

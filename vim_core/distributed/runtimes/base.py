@@ -163,6 +163,13 @@ class Runtime(ABC):
         """A whole, contiguous tensor on the CPU; the tensor itself where it is one already."""
         return tensor.detach().cpu().contiguous()
 
+    def own_parts(self, tensor: Tensor) -> list[tuple[Tensor, tuple[slice, ...]]] | None:
+        """The parts of a tensor that this worker's devices have to save, on the CPU, with their places in it.
+
+        None where the device does not split it by itself: then each worker has the tensor or its `DTensor`.
+        """
+        return None
+
     def mark_sharding(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:  # noqa: B027
         """Shard weights and optimizer slots over devices (XLA only); called after restoring them."""
 

@@ -1,8 +1,8 @@
 """XLA: one process per host drives all its devices; the compiler splits one program over the devices of every host.
 
-Only this file and `xla_attention` import torch_xla. Under SPMD a tensor is the global one wherever its shards are: the
-loss is the mean over the global batch, so the collectives of the other runtimes are the identity here, and every host
-must run the same operations in the same order.
+Only this file and those beside it whose names begin so import torch_xla. Under SPMD a tensor is the global one wherever
+its shards are: the loss is the mean over the global batch, so the collectives of the other runtimes are the identity
+here, and every host must run the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from vim_core.distributed import spmd as sharding
 from vim_core.distributed.numeric import Numeric
 from vim_core.distributed.products import BF16, HIGH, HIGHEST, register
-from vim_core.distributed.runtimes import xla_attention
+from vim_core.distributed.runtimes import xla_attention, xla_shards
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.distributed.spmd import DATA, FSDP, Spec
 from vim_core.errors import ConfigError
@@ -219,27 +219,12 @@ class XlaRuntime(Runtime):
         return torch.cat(results, dim=1)[:, :own].flatten(0, 1)
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """A whole copy on the CPU, assembled from shards; with several hosts the devices gather it first."""
-        import torch_xla.core.xla_model as xm
-        from torch_xla.distributed.spmd import XLAShardedTensor
+        """A whole copy on the CPU; with several hosts all of them call it for a split tensor. Compiles nothing."""
+        return xla_shards.to_host(tensor.detach(), self.world)
 
-        tensor = tensor.detach()
-        if self.lockstep or tensor.device.type != "xla":
-            return tensor.cpu()
-        split = XLAShardedTensor(tensor)
-        if not split.sharding_spec:
-            return tensor.cpu()
-        # torch_xla returns the shards of the last finished step, so wait for the running one. (`tensor.cpu()` waits by
-        # itself, but compiles a program for every sharded tensor each time.)
-        xm.wait_device_ops()
-        whole = torch.empty(tensor.shape, dtype=tensor.dtype)
-        for shard in split.local_shards:
-            if shard.indices is Ellipsis:
-                part: Tensor = shard.data
-                return part
-            place = tuple(shard.indices)
-            whole[place] = shard.data[tuple(slice(0, side.stop - side.start) for side in place)]
-        return whole
+    def own_parts(self, tensor: Tensor) -> list[tuple[Tensor, tuple[slice, ...]]] | None:
+        """See `Runtime` and `xla_shards.own_parts`."""
+        return xla_shards.own_parts(tensor.detach())
 
     def synchronize(self) -> None:
         """See `Runtime`."""
