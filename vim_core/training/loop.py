@@ -43,6 +43,8 @@ def batches(task: Task, start: int, workers: int, spool: Spool | None = None) ->
             sampler=requests,
             num_workers=workers,
             pin_memory=task.runtime.pins_memory,
+            # A task is not pickled: it holds networks, files and the table's keys, which forked workers share.
+            multiprocessing_context="fork" if workers else None,
         )
 
 
