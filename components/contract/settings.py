@@ -56,16 +56,18 @@ def origins(preset: str, overrides: Sequence[str] = (), folder: str | Path | Non
 
 
 def _changed(preset: str, overrides: Sequence[str], folder: str | Path | None, config: PipelineConfig) -> list[str]:
-    """The overrides that change a result, as key=value."""
+    """The overrides that change a result, as key=value; the hardware where one of its settings does."""
     try:
         before = flatten(result_settings(load(preset, (), folder)))
     except ConfigError:  # the preset is not whole without them
         before = {}
     after = flatten(result_settings(config))
     keys = dict.fromkeys(each.partition("=")[0] for each in overrides)
-    if hardware.SETTING in keys:
-        keys |= dict.fromkeys(key for key in after if key in hardware.ALLOWED)
-    return [f"{key}={_text(after[key])}" for key in keys if key in after and after[key] != before.get(key)]
+    changed = [f"{key}={_text(after[key])}" for key in keys if key in after and after[key] != before.get(key)]
+    brought = [key for key in hardware.ALLOWED & after.keys() - keys.keys() if after[key] != before.get(key)]
+    if hardware.SETTING in keys and brought:
+        changed.insert(0, f"{hardware.SETTING}={config.run.hardware}")
+    return changed
 
 
 def presets(folder: str | Path) -> list[str]:
