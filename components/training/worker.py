@@ -138,7 +138,15 @@ def _train(
 
     config, run = job.config, job.run
     runtime = runtimes.create(
-        run.device, config.precision, run.threads, rank, world, local_rank, run.fsdp, run.compile_cache
+        run.device,
+        config.precision,
+        run.threads,
+        rank,
+        world,
+        local_rank,
+        run.fsdp,
+        run.compile_cache,
+        run.deterministic,
     )
     runtime.compiled = config.compile == "on"
     runtime.parallel, runtime.shards = run.parallel, run.fsdp

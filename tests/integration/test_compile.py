@@ -20,7 +20,7 @@ from tests.support.tiny import (
     state_of,
     tasks_on,
 )
-from vim_core.config import StackConfig
+from vim_core.config import DiscriminatorConfig, StackConfig
 from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorData, PriorTask
@@ -111,9 +111,31 @@ def test_every_network_is_one_graph_for_the_whole_training(
         return runtime
 
     task = tasks_on(image_data(tmp_path, train=12), codes, compiled)[name](precision=precision)
+    # The discriminator is one graph where it is frozen and one where it learns; R1 goes past both.
+    graphs = 3 if name == "quantizer" else 1
     stepped(task, 0, 2)
-    assert counts() == {"frames": 1, "graphs": 1, "breaks": 0}
+    assert counts() == {"frames": graphs, "graphs": graphs, "breaks": 0}
     task.pictures()
     stepped(task, 2, 6)
     task.finish()
-    assert counts() == {"frames": 1, "graphs": 1, "breaks": 0}
+    assert counts() == {"frames": graphs, "graphs": graphs, "breaks": 0}
+
+
+@pytest.mark.slow
+def test_the_compiled_losses_of_the_tokenizer_give_the_eager_gradients(
+    codes: PriorData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated as on a GPU, its kernels left eager: the same bits, also with R1 in between."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    states = []
+    for on in (False, True):
+        runtime = CpuRuntime("fp32", threads=1)
+        runtime.compiled = on
+        settings = DiscriminatorConfig(channels=8, base=64, stddev_group=2, r1_every=2)
+        task = tasks_on(image_data(tmp_path / str(on), train=12), codes, lambda precision: runtime)["quantizer"](  # noqa: B023
+            discriminator=settings
+        )
+        stepped(task, 0, 3)
+        states.append(state_of(task))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -272,6 +272,7 @@ def test_the_numeric_class_names_platform_and_devices(xla: Runtime, tmp_path: Pa
         "compiled": False,
         "products": "fp32",
         "hardware": "",
+        "deterministic": True,
     }
     assert xla.numeric.family == "xla-cpu-fp32"
     assert seam.create("xla", "auto", threads=1).dtype is torch.float32

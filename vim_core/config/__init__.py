@@ -80,6 +80,8 @@ class RunConfig(Ranged):
     numeric class, so that the result would not be bit-equal): 'any' continues where one of them is furthest and says
     so, 'same' refuses to begin anew beside them.
 
+    `deterministic` makes CUDA use deterministic kernels; false lets cuDNN choose the fastest by trial.
+
     `root` is the folder or URI of all artifacts. `tracking_uri` is MLflow's address (empty: a database in the root;
     off: none). `threads` are those of each worker (0: all of this machine; on a running cluster, and with GPUs, the
     workers of a node share its cores), `data_workers` the processes that load its images (0: itself). `ray_address` is
@@ -101,6 +103,7 @@ class RunConfig(Ranged):
     data_workers: Count = execution(0)
     restarts: Count = execution(3)
     continue_from: str = execution("any")
+    deterministic: bool = execution(True)
     ray_address: str = execution("")
     beam_runner: str = execution("FnApiRunner")
     beam_processes: Count = execution(1)

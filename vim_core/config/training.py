@@ -105,8 +105,8 @@ class TrainConfig(Ranged):
     An update is skipped when its loss or gradient is not finite. `on_nonfinite: skip` goes on with the next batch,
     `halt` ends the training at the next log line, naming step, terms and samples.
     `accumulate` splits each worker's share of a batch into that many microbatches: less memory, the same gradients.
-    `compile` runs networks through torch.compile; like the device it may change the last bits, so it is part of the
-    numeric class that checkpoints and manifests record.
+    `compile` runs networks, those of the tokenizer's losses too, through torch.compile; like the device it may change
+    the last bits, so it is part of the numeric class that checkpoints and manifests record.
     Every `evaluate_every` steps (0: only at the end) a copy of the weights is evaluated on the first `evaluate_limit`
     held-out samples (0: all) while training goes on.
     The newest `keep` checkpoints are kept, and the `best` one ('max psnr_db': by a metric of the evaluations). One that

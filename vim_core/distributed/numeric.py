@@ -19,6 +19,7 @@ class Numeric:
         products: how the device multiplies fp32 tensors: fp32, tf32, or as that number of bf16 products (bf16x3).
         hardware: what the device's libraries choose their kernels by: of a GPU the compute capability and the number of
             multiprocessors (sm90x132: an H100 SXM and an H200 alike), of a TPU its generation.
+        deterministic: False where runs of this class may differ from each other.
     """
 
     device: str
@@ -28,6 +29,7 @@ class Numeric:
     compiled: bool = False
     products: str = "fp32"
     hardware: str = ""
+    deterministic: bool = True
 
     @property
     def family(self) -> str:
@@ -53,4 +55,5 @@ class Numeric:
         return f"t{self.threads}" if self.device == "cpu" else ""
 
     def _join(self, *parts: str) -> str:
-        return "-".join(part for part in (*parts, "compiled" if self.compiled else "") if part)
+        ways = "compiled" if self.compiled else "", "" if self.deterministic else "nondeterministic"
+        return "-".join(part for part in (*parts, *ways) if part)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,10 +30,14 @@ def adversarial_share(settings: DiscriminatorConfig, step: int) -> float:
     return min(1.0, max(0.0, share))
 
 
-def generator_term(discriminator: nn.Module, weight: Tensor, fake: Tensor) -> Tensor:
+Judge = Callable[[Tensor], Tensor]
+"""A discriminator's forward pass of images [B, 3, S, S], as `Runtime.convolve` gives it."""
+
+
+def generator_term(discriminator: nn.Module, judge: Judge, weight: Tensor, fake: Tensor) -> Tensor:
     """Non-saturating loss of reconstructions [B, 3, S, S] times `weight`; the discriminator gets no gradient."""
     discriminator.requires_grad_(False)
-    return weight * generator_loss(discriminator(fake))
+    return weight * generator_loss(judge(fake))
 
 
 def r1_penalty(real_logits: Tensor, images: Tensor) -> Tensor:
@@ -93,6 +99,7 @@ class LeCam(nn.Module):
 
 def discriminator_pass(
     discriminator: nn.Module,
+    judge: Judge,
     lecam: LeCam | None,
     settings: DiscriminatorConfig,
     runtime: Runtime,
@@ -102,18 +109,20 @@ def discriminator_pass(
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
     """The discriminator's loss terms on real images and detached reconstructions [B, 3, S, S]; nothing is updated.
 
+    R1 differentiates the pass twice, which `judge` cannot where it is compiled.
+
     Returns:
         The terms, and the mean logits on images and on reconstructions.
     """
     with runtime.autocast():
         # Logits are [B], or [B, h, w] of patches.
-        real_logits, fake_logits = discriminator(images), discriminator(fake)
+        real_logits, fake_logits = judge(images), judge(fake)
         terms = {"discriminator": 0.5 * discriminator_loss(real_logits, fake_logits)}
     if settings.r1_gamma > 0 and step % settings.r1_every == 0:
         real = images.detach().requires_grad_(True)
         # Lazy regularisation: the weight includes the penalties of the skipped steps (StyleGAN2, section 3.1).
         weight = 0.5 * settings.r1_gamma * settings.r1_every
-        terms["r1"] = weight * r1_penalty(per_image(discriminator(real)), real)
+        terms["r1"] = weight * r1_penalty(per_image(discriminator(runtime.lay_out(real))), real)
     if lecam is not None:
         terms["lecam"] = lecam.penalty(real_logits, fake_logits)
     return terms, (real_logits.detach().mean(), fake_logits.detach().mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Perceptual:
         state = {name: backbone["features." + name.split(".", 1)[1]] for name in names}
         self.network.net.load_state_dict(state, strict=True)
         self.network.requires_grad_(False).eval().to(device)
+        self.forward: Callable[..., Tensor] = self.network
+        """The network's forward pass in training, which a runtime may compile."""
 
     @classmethod
     def create(cls, config: LossConfig, device: torch.device, file: WeightFile = VGG16) -> Perceptual | None:
@@ -69,7 +72,7 @@ class Perceptual:
 
     def __call__(self, fake: Tensor, real: Tensor) -> Tensor:
         """Scalar distance; gradients flow into `fake`."""
-        return self.network(fake * 2 - 1, real * 2 - 1).mean()  # type: ignore[no-any-return]
+        return self.forward(fake * 2 - 1, real * 2 - 1).mean()
 
     @torch.no_grad()
     def per_image(self, fake: Tensor, real: Tensor) -> Tensor:

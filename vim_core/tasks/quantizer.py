@@ -98,6 +98,8 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         self.forward = runtime.compile(self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.perceptual = Perceptual.create(config.loss, runtime.device)
+        if self.perceptual is not None:
+            self.perceptual.forward = runtime.convolve(self.perceptual.network)
         self.discriminator: Discriminator | None = None
         self.lecam: LeCam | None = None
         if config.loss.adversarial > 0:
@@ -106,6 +108,7 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
             self.discriminator = build_replicated(
                 partial(make_discriminator, config.discriminator, config.image_size), runtime
             )
+            self.judge = runtime.convolve(self.discriminator)
             self.discriminator_optimizer = make_optimizer(self.discriminator, config.discriminator.optim)
             if config.discriminator.lecam.weight > 0:
                 self.lecam = LeCam(config.discriminator.lecam).to(runtime.device)
@@ -203,7 +206,9 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
             if self.discriminator is not None:
                 # A tensor: the graph stays the same while the weight grows.
                 share = weights.adversarial * adversarial_share(self.settings.discriminator, step)
-                terms["adversarial"] = generator_term(self.discriminator, scalar(share, self.runtime.device), fake)
+                terms["adversarial"] = generator_term(
+                    self.discriminator, self.judge, scalar(share, self.runtime.device), fake
+                )
         return terms, GeneratorPass(quantized.codes, quantized.latents, fake.detach())
 
     def _generator_step(self, step: int, images: Tensor) -> tuple[dict[str, Tensor], list[GeneratorPass]]:
@@ -222,7 +227,7 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         optimizer, settings = self.discriminator_optimizer, self.settings.discriminator
         optimizer.zero_grad(set_to_none=True)
         terms, logits = accumulation.accumulate_gradients(
-            partial(discriminator_pass, self.discriminator, self.lecam, settings, self.runtime, step),
+            partial(discriminator_pass, self.discriminator, self.judge, self.lecam, settings, self.runtime, step),
             [images, fake],
             self.config.accumulate,
             self.runtime,

@@ -26,17 +26,19 @@ def create(
     local_rank: int = 0,
     fsdp: int = 0,
     compile_cache: str = "",
+    deterministic: bool = True,
 ) -> Runtime:
     """The runtime of this process; `device` is auto (CUDA where there is a GPU, else CPU), cpu, cuda or xla.
 
     Args:
         fsdp, compile_cache: `run.fsdp` and `run.compile_cache`, which only XLA reads.
+        deterministic: `run.deterministic`, which only CUDA reads.
 
     Raises:
         ConfigError: CUDA or XLA is requested and not available.
     """
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return CudaRuntime(precision, resolve_threads(threads), rank, world, local_rank)
+        return CudaRuntime(precision, resolve_threads(threads), rank, world, local_rank, deterministic)
     if device == "xla":
         from vim_core.distributed.runtimes.xla import XlaRuntime
 

@@ -40,6 +40,8 @@ class Runtime(ABC):
     """How the device multiplies fp32 tensors, by level: see `Numeric.products`."""
     hardware = ""
     """See `Numeric.hardware`."""
+    deterministic = True
+    """The same bits in every run; without it only CUDA is faster."""
     compiled = False
     """`compile` uses torch.compile; set before the task is built."""
     parallel = "data"
@@ -74,7 +76,8 @@ class Runtime(ABC):
     def numeric(self) -> Numeric:
         """The numeric class of this job."""
         dtype, used = "bf16" if self.dtype is torch.bfloat16 else "fp32", self.products[self.level]
-        return Numeric(self.kind, dtype, self.threads, self.world, self.compiled, used, self.hardware)
+        bits = self.compiled, used, self.hardware, self.deterministic
+        return Numeric(self.kind, dtype, self.threads, self.world, *bits)
 
     @property
     def local_world(self) -> int:
@@ -101,6 +104,18 @@ class Runtime(ABC):
         if self.world > 1 and compile_blocks(network):
             return network
         return torch.compile(network, dynamic=False)
+
+    def convolve(self, network: nn.Module) -> Callable[..., Tensor]:
+        """The forward pass of a convolutional network on images [B, C, H, W], compiled as a whole where that is set.
+
+        Not by blocks, which would hold for every pass through the network: no compiled one can be differentiated twice.
+        """
+        forward = torch.compile(network, dynamic=False) if self.compiled else network
+        return lambda *images: forward(*(self.lay_out(part) for part in images))
+
+    def lay_out(self, images: Tensor) -> Tensor:
+        """The images [B, C, H, W] in the memory format that the device convolves fastest; convolutions keep it."""
+        return images
 
     def apply_fsdp(self, module: nn.Module, keep: Collection[nn.Parameter] = ()) -> None:
         """Shard a network over the workers where `parallel` is 'fsdp' and there are several.
@@ -291,6 +306,9 @@ class CpuRuntime(Runtime):
 class CudaRuntime(Runtime):
     """One process a GPU, NCCL between them; deterministic kernels, so that a resumed run equals a whole one.
 
+    Without `deterministic` cuDNN tries algorithms and takes the fastest. With it torch still has no deterministic
+    backward pass of fused attention, and warns once.
+
     Raises:
         ConfigError: torch sees no GPU.
     """
@@ -299,17 +317,34 @@ class CudaRuntime(Runtime):
     products: Mapping[str, str] = {HIGHEST: "fp32", HIGH: "tf32", BF16: "fp32, convolutions tf32"}
     pins_memory = True
 
-    def __init__(self, precision: str, threads: int, rank: int = 0, world: int = 1, local_rank: int = 0) -> None:
+    def __init__(
+        self,
+        precision: str,
+        threads: int,
+        rank: int = 0,
+        world: int = 1,
+        local_rank: int = 0,
+        deterministic: bool = True,
+    ) -> None:
         if not torch.cuda.is_available():
             raise ConfigError("run.device='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
+        # Read when cuBLAS starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self.deterministic = deterministic
         self.device = torch.device("cuda", local_rank)
         torch.cuda.set_device(self.device)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.deterministic = deterministic
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = CUDA_TF32[HIGHEST]
         major, minor = torch.cuda.get_device_capability(self.device)
         self.hardware = f"sm{major}{minor}x{torch.cuda.get_device_properties(self.device).multi_processor_count}"
         super().__init__(precision, threads, rank, world)
+
+    def lay_out(self, images: Tensor) -> Tensor:
+        """See `Runtime`. Weights stay as they are, so that files and optimizers see one format on all devices."""
+        return images.contiguous(memory_format=torch.channels_last)
 
     def product_precision(self) -> contextlib.AbstractContextManager[None]:
         """As in `Runtime`; outside of it the process is strict."""

@@ -59,6 +59,7 @@ def check_common(outcome: Outcome, ctx: Context) -> None:
         "compiled": False,
         "products": "fp32",
         "hardware": "",
+        "deterministic": True,
         "product_gflops": 12.3,
     }
     curves = parse_rows(Path(ctx.path("curves.jsonl")).read_bytes())

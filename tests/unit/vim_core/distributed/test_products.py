@@ -36,6 +36,7 @@ class Encoder:
 def _flags() -> Iterator[None]:
     before = flags()
     yield
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
@@ -99,3 +100,15 @@ def test_both_names_of_a_precision_are_one_setting(config: type[TrainConfig]) ->
     assert result_settings(config(precision="highest")) == result_settings(config(precision="fp32"))
     assert config(precision="highest").precision == "fp32"
     assert TrainConfig(precision="tf32").precision == "high"
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_fastest_kernels_are_another_class(deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.pretend(monkeypatch)
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, warn_only: asked.append(on))
+    runtime = seam.create("cuda", "bf16", 1, deterministic=deterministic)
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (deterministic, not deterministic)
+    assert asked == [deterministic]
+    assert runtime.numeric.family == "cuda-sm90x132-bf16" + ("" if deterministic else "-nondeterministic")
+    assert seam.create("cpu", "bf16", 1, deterministic=deterministic).numeric.family == "cpu-bf16-t1"

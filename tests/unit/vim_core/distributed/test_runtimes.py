@@ -16,7 +16,7 @@ def test_numeric_class_names_what_changes_bits() -> None:
     runtime = seam.create("cpu", "bf16", threads=1, rank=1, world=2)
     assert runtime.numeric.name == "cpu-bf16-t1-w2"
     stated = {"device": "cpu", "dtype": "bf16", "threads": 1, "world": 2, "compiled": False, "products": "fp32"}
-    assert asdict(runtime.numeric) == {**stated, "hardware": ""}
+    assert asdict(runtime.numeric) == {**stated, "hardware": "", "deterministic": True}
     runtime.compiled = True
     assert runtime.numeric.name == "cpu-bf16-t1-w2-compiled"
     assert torch.get_num_threads() == 1

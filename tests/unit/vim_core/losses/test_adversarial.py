@@ -56,7 +56,7 @@ def test_r1_of_images_in_0_to_1_is_four_times_that_of_stylegan2s(step: int) -> N
 
     images, fake = torch.rand(2, 2, 3, 4, 4)
     settings = DiscriminatorConfig(r1_gamma=10.0, r1_every=16)
-    terms, _ = discriminator_pass(Linear(), None, settings, runtime(), step, images, fake)
+    terms, _ = discriminator_pass(Linear(), Linear(), None, settings, runtime(), step, images, fake)
     theirs = 0.5 * 40.0 * weight.square().sum()  # gamma 40 at [-1, 1]
     assert ("r1" in terms) == (step == 16)
     if step == 16:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from vim_core.config import LossConfig
+from tests.support import gpu
+from vim_core.config import DiscriminatorConfig, LossConfig
+from vim_core.distributed.runtimes.base import CudaRuntime
 from vim_core.errors import ConfigError, DataError
+from vim_core.layers.discriminator import Blur, EqualConv
 from vim_core.losses.perceptual import HEADS, Perceptual
+from vim_core.models.discriminator import StyleGANDiscriminator
 from vim_core.weights.saving import WeightFile
 
 CPU = torch.device("cpu")
@@ -137,3 +142,37 @@ def test_the_distance_of_every_pair(loss: Perceptual) -> None:
     each = loss.per_image(a, b)
     assert each.shape == (3,)
     torch.testing.assert_close(each, torch.stack([loss(a[i : i + 1], b[i : i + 1]) for i in range(3)]))
+
+
+def test_compiled_it_is_one_graph_of_the_same_distance(loss: Perceptual) -> None:
+    """The eager backend: what is traced depends on no compiler."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    fake, real = (torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    forward: Any = torch.compile(loss.network, dynamic=False, backend="eager")
+    torch.testing.assert_close(forward(fake, real), loss.network(fake, real))
+    forward(fake, real)
+    assert (counters["stats"]["unique_graphs"], len(counters["graph_break"])) == (1, 0)
+
+
+def test_on_gpus_every_convolution_is_in_channels_last(loss: Perceptual, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own and the discriminator's but for the last 4x4 pixels; weights keep their format."""
+    gpu.pretend(monkeypatch)
+    runtime = CudaRuntime("fp32", 1)
+    judge = StyleGANDiscriminator(DiscriminatorConfig(channels=8, base=256, stddev_group=2), 32)
+    images, others = torch.rand(2, 2, 3, 32, 32)
+    for network, batch in ((judge, [images]), (loss.network, [images, others])):
+        formats: list[bool] = []
+        watch = lambda layer, inputs: formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last))  # noqa: B023, E731
+        handles = [
+            layer.register_forward_pre_hook(watch)
+            for layer in network.modules()
+            if isinstance(layer, nn.Conv2d | EqualConv | Blur) and layer is not judge.conv
+        ]
+        torch.testing.assert_close(runtime.convolve(network)(*batch), network(*batch), rtol=1e-4, atol=1e-5)
+        for handle in handles:
+            handle.remove()
+        assert all(formats[: len(formats) // 2])
+        assert all(parameter.is_contiguous() for parameter in network.parameters())

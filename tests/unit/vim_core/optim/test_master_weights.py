@@ -45,8 +45,9 @@ def test_products_in_bf16_and_state_in_fp32(makers: dict[str, Make], name: str, 
         for step in range(2):
             task.step(step, task.batch(step))
     assert products.found[torch.bfloat16] > 30
-    # The codebook's lookup stays in fp32: one product a step.
-    assert products.found[torch.float32] == (2 if name == "quantizer" else 0)
+    # The codebook's lookup stays in fp32, one product a step, and on CPU the blur of the discriminator's skip: three
+    # passes of one block, forward and backward.
+    assert products.found[torch.float32] == (2 * (1 + 6) if name == "quantizer" else 0)
     for key, value in state_of(task).items():
         short = optim.first_moment == "int8" and key.startswith("optimizer/model") and key.endswith("/exp_avg")
         assert value.dtype == torch.float32 or (short and value.dtype == torch.int8), key
