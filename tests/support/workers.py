@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import json
-import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn as start_processes
 
 from components.training.worker import TrainingJob, run_task
-from tests.support.common import free_port
 from tests.support.tiny import (
     Killed,
     code_table,
@@ -111,13 +110,14 @@ def curve(place: Path) -> dict[str, list[float]]:
 
 def spawn(function: Callable[..., None], world: int, *arguments: Any) -> None:
     """Run `function(rank, world, *arguments)` in so many processes with a process group."""
-    start_processes(_worker, args=(world, free_port(), function, arguments), nprocs=world)
+    # They meet in a file: another process may take a port that was free.
+    with tempfile.TemporaryDirectory() as folder:
+        start_processes(_worker, args=(world, f"file://{folder}/store", function, arguments), nprocs=world)
 
 
-def _worker(rank: int, world: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _worker(rank: int, world: int, store: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     faulthandler.enable()
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    dist.init_process_group("gloo", store, rank=rank, world_size=world)
     try:
         function(rank, world, *arguments)
         dist.barrier()
