@@ -24,7 +24,7 @@ from vim_core.training.loop import batches
 
 GROUPS, ROWS, BATCH = 64, 8, 128
 COUNT = GROUPS * ROWS - 5
-STEPS = 2 * COUNT // BATCH
+STEPS = 3 * COUNT // BATCH
 
 
 @pytest.fixture(scope="module")
@@ -62,51 +62,39 @@ class Feed:
         return {"rows": torch.from_numpy(request.rows), "colours": pixels[:, 0, 0, 0]}
 
 
-def fed(uris: list[str], ranks: int, workers: int, start: int = 0) -> torch.Tensor:
-    """Rows [steps, batch] that all ranks together get."""
-    parts = []
-    for rank in range(ranks):
-        task: Any = Feed(uris, rank, ranks)
-        with contextlib.closing(batches(task, start, workers)) as feed:
-            steps = list(feed)
-        rows = torch.stack([batch["rows"] for batch in steps])
-        assert torch.equal(rows % 256, torch.stack([batch["colours"] for batch in steps]).long())
-        parts.append(rows)
-    return torch.cat(parts, dim=1)
+def fed(uris: list[str], rank: int, ranks: int, workers: int, start: int = 0) -> torch.Tensor:
+    """Rows [steps, batch / ranks] that a rank gets."""
+    task: Any = Feed(uris, rank, ranks)
+    with contextlib.closing(batches(task, start, workers)) as feed:
+        steps = list(feed)
+    rows = torch.stack([batch["rows"] for batch in steps])
+    assert torch.equal(rows % 256, torch.stack([batch["colours"] for batch in steps]).long())
+    return rows
 
 
-@pytest.mark.parametrize(
-    ("ranks", "workers"),
-    [
-        (1, 0),
-        (1, 2),
-        (8, 0),
-        (32, 0),
-        *(
-            pytest.param(ranks, workers, marks=pytest.mark.slow)
-            for ranks, workers in [(1, 8), (8, 2), (8, 8), (32, 2), (32, 8)]
-        ),
-    ],
-)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker processes")
+@pytest.mark.parametrize("ranks", [1, 8, 32])
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_images_are_read_once_in_an_order_that_knows_no_workers(
     table: list[str], ranks: int, workers: int, tmp_path: Path
 ) -> None:
-    expected = torch.stack(
-        [torch.from_numpy(ImageLoader(table, 2, AugmentConfig(), 0).order.batch(s, BATCH)[1]) for s in range(STEPS)]
-    )
+    order = ImageLoader(table, 2, AugmentConfig(), 0).order
+    # Data workers do not read, so a few of the ranks show what they change.
+    chosen = range(ranks) if not workers else sorted({0, ranks // 3, ranks - 1})
     counters.start(tmp_path)
     try:
-        rows = fed(table, ranks, workers)
+        for rank in chosen:
+            expected = np.stack([order.batch(step, BATCH, rank, ranks)[1] for step in range(STEPS)])
+            assert np.array_equal(fed(table, rank, ranks, workers).numpy(), expected)
     finally:
         counters.stop()
-    assert torch.equal(rows, expected)
     totals = counters.totals(tmp_path)
-    assert totals["images_used"] == totals["images_decoded"] == STEPS * BATCH
+    assert totals["images_used"] == totals["images_decoded"] == len(chosen) * STEPS * BATCH // ranks
     assert totals["images_read"] <= 1.2 * totals["images_used"]
 
 
 def test_a_training_that_continues_has_the_same_steps(table: list[str]) -> None:
-    assert torch.equal(fed(table, 2, 0, start=3), fed(table, 1, 0)[3:])
+    assert torch.equal(fed(table, 1, 2, 0, start=3), fed(table, 1, 2, 0)[3:])
 
 
 def test_what_was_read_is_given_up_as_it_is_used(table: list[str]) -> None:
@@ -125,7 +113,7 @@ def test_a_damaged_image_ends_the_training_with_its_reason(tmp_path: Path) -> No
     image_tables.write_images(uri, [image_tables.ImageRow("a", 0, b"nothing", 2, 2, "")])
     for workers in (0, 1):
         with pytest.raises(DataError, match="not an image"):
-            fed([uri], 1, workers)
+            fed([uri], 0, 1, workers)
 
 
 def failing(last: int) -> Iterator[int]:
@@ -149,10 +137,9 @@ def test_reading_ahead_ends_its_thread_when_closed_and_never_reads_further() -> 
             taken.append(item)
             yield item
 
-    before = threading.active_count()
     ahead = read_ahead(items(), ahead=3)
     assert taken == []
     assert [next(ahead), next(ahead)] == [0, 1]
     ahead.close()
     assert len(taken) <= 2 + 3
-    assert threading.active_count() == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("image-reader")]
