@@ -32,7 +32,7 @@ class TrainingFigures:
         images_per_s, tokens_per_s: of all workers; no tokens where the training has none.
         share: achieved share of the measured product rate.
         hours: of the preset's own training on this device by the ratio of operations: an extrapolation.
-        compiled: programs compiled after the warm-up.
+        compiled: programs compiled after the warm-up, by the number of steps done.
         reads: blocking host reads a step by part.
         collectives, collective_bytes: a step and worker; `gradient_bytes` are those of all gradients.
         read_per_used, bytes_per_used, decoded_per_used: of the image feed, None where it reads codes. Of a table with
@@ -54,7 +54,7 @@ class TrainingFigures:
     tokens_per_s: float
     share: float
     hours: float
-    compiled: int
+    compiled: dict[str, int]
     reads: dict[str, float]
     collectives: float
     collective_bytes: float
@@ -108,7 +108,7 @@ def training_figures(
         tokens_per_s=0.0 if name in CLASSIFIERS else settings.batch * tokens / seconds,
         share=operations / seconds / (1e9 * float(numeric["product_gflops"]) * int(numeric["world"])),
         hours=full_seconds * own.steps / 3600,
-        compiled=max(record["compiled"] for record in records),
+        compiled=max((record["compiled"] for record in records), key=lambda each: sum(each.values())),
         reads=slowest["reads"],
         collectives=slowest["collectives"],
         collective_bytes=slowest["collective_bytes"],

@@ -77,8 +77,9 @@ def check_resume(figures: TrainingFigures, config: PipelineConfig) -> Iterator[F
 def check_compiles(figures: TrainingFigures, config: PipelineConfig) -> Iterator[Finding]:
     """Nothing is compiled once every kind of step was seen."""
     remedy = "a shape or a Python number changes from step to step; TORCH_LOGS=recompiles or XLA's metrics name it"
-    text = f"{figures.compiled} programs after the warm-up"
-    yield from _finding(figures, "compiles", text, remedy, figures.compiled > 0)
+    text = f"{sum(figures.compiled.values())} programs after the warm-up"
+    text += f", in steps {', '.join(figures.compiled)}" if figures.compiled else ""
+    yield from _finding(figures, "compiles", text, remedy, bool(figures.compiled))
 
 
 def check_reads(figures: TrainingFigures, config: PipelineConfig) -> Iterator[Finding]:

@@ -99,7 +99,7 @@ def rows(figures: Any) -> dict[str, str]:
         "tokens/s": f"{figures.tokens_per_s:,.0f}" if figures.tokens_per_s else "–",
         "share of product rate": f"{figures.share:.1%}",
         "hours at full size *": f"{figures.hours:,.0f}",
-        "programs after warm-up": str(figures.compiled),
+        "programs after warm-up": str(sum(figures.compiled.values())),
         "host reads a step": f"{sum(figures.reads.values()):g}",
         "collectives a step": f"{figures.collectives:g}, {figures.collective_bytes / 1e6:,.2f} MB",
         "processes, resident": f"{len(processes)}, {sum(processes) / 1e9:.2f} GB",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from vim_core.distributed import fsdp
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.rehearsal.processes import proportional_bytes, tree
 from vim_core.rehearsal.profile import StepProfiler
-from vim_core.rehearsal.schedule import Schedule
+from vim_core.rehearsal.schedule import PERIOD, Schedule
 from vim_core.storage import io
 from vim_core.tasks.base import Task
 from vim_core.training.loop import OnStep
@@ -38,7 +39,7 @@ class Measurements:
     Attributes:
         step_seconds: wall clock of a step, the mean over the timed ones.
         part_seconds: of a step by part, `step_seconds` divided as the profiler saw it; on XLA the host's alone.
-        compiled: programs compiled during the timed and profiled steps, which the warm-up should have left none of.
+        compiled: programs compiled after the warm-up, which should have left none, by the number of steps done.
         reads: times a step that the host waited for a value of the device, by part.
         collectives, collective_bytes: of a step, by this worker.
         feed: images read, bytes read, images decoded and images used, up to the checkpoint.
@@ -50,7 +51,7 @@ class Measurements:
 
     step_seconds: float = 0.0
     part_seconds: dict[str, float] = field(default_factory=dict)
-    compiled: int = 0
+    compiled: dict[str, int] = field(default_factory=dict)
     reads: dict[str, float] = field(default_factory=dict)
     collectives: float = 0.0
     collective_bytes: float = 0.0
@@ -75,8 +76,8 @@ class Instrument:
         self.measured = Measurements(before=proportional_bytes(os.getpid()))
         self._profiler = StepProfiler(runtime.device)
         self._since = 0.0
-        self._programs = 0
-        self._reads = 0
+        self._programs: list[int] = []
+        self._reads: list[int] = []
         counters.start(folder)
 
     def watch(self, task: Task) -> OnStep:
@@ -86,30 +87,45 @@ class Instrument:
 
     def on_step(self, done: int, figures: Mapping[str, Tensor]) -> None:
         """See `vim_core.training.loop.OnStep`."""
-        if done not in (self.schedule.warm, self.schedule.timed, self.schedule.checkpoint):
+        schedule, runtime, measured = self.schedule, self.runtime, self.measured
+        if not schedule.warm <= done <= schedule.checkpoint:
             return
-        self.runtime.synchronize()
-        now, runtime, measured = time.perf_counter(), self.runtime, self.measured
-        if done == self.schedule.warm:
-            self._programs = runtime.compiled_programs()
-            self._since = time.perf_counter()
-        elif done == self.schedule.timed:
-            measured.step_seconds = (now - self._since) / (self.schedule.timed - self.schedule.warm)
+        self._programs.append(runtime.compiled_programs())
+        self._reads.append(runtime.host_reads())
+        if done in (schedule.warm, schedule.timed, schedule.checkpoint):
+            runtime.synchronize()
+        now = time.perf_counter()
+        if done == schedule.warm:
+            self._since = now
+        elif done == schedule.timed:
+            measured.step_seconds = (now - self._since) / (schedule.timed - schedule.warm)
             measured.memory = [proportional_bytes(process) for process in tree()]
-            self._reads = runtime.host_reads()
             self._profiler.start()
-        else:
-            steps = self.schedule.checkpoint - self.schedule.timed
-            profile = self._profiler.stop(steps)
-            measured.compiled = runtime.compiled_programs() - self._programs
-            reads = (runtime.host_reads() - self._reads) / steps
-            measured.reads = profile.reads if runtime.kind != "xla" else {"step": reads}
-            whole = sum(profile.seconds.values()) or 1.0
-            seconds = {part: measured.step_seconds * each / whole for part, each in profile.seconds.items()}
-            measured.part_seconds, measured.peak_bytes = seconds, profile.peak_bytes
-            measured.collectives, measured.collective_bytes = profile.collectives, profile.collective_bytes
-            measured.feed = counters.totals(self.folder)
-            counters.stop()
+        elif done == schedule.checkpoint:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Take what was counted and profiled."""
+        schedule, measured = self.schedule, self.measured
+        profile = self._profiler.stop(schedule.checkpoint - schedule.timed)
+        steps = range(schedule.warm + 1, schedule.checkpoint + 1)
+        xla = self.runtime.kind == "xla"
+        # torch_xla compiles each program once more where a profiler begins.
+        last = schedule.timed if xla else schedule.checkpoint
+        compiled = zip(steps, (after - before for before, after in pairwise(self._programs)), strict=True)
+        measured.compiled = {str(step): count for step, count in compiled if count and step <= last}
+        measured.reads = profile.reads
+        if xla:
+            # XLA counts for the whole process: those of steps with a log line are taken for the line's.
+            reads = dict(zip(steps, (after - before for before, after in pairwise(self._reads)), strict=True))
+            log = sum(count for step, count in reads.items() if step % PERIOD == 0)
+            measured.reads = {"log": log / len(steps), "step": (sum(reads.values()) - log) / len(steps)}
+        whole = sum(profile.seconds.values()) or 1.0
+        seconds = {part: measured.step_seconds * each / whole for part, each in profile.seconds.items()}
+        measured.part_seconds, measured.peak_bytes = seconds, profile.peak_bytes
+        measured.collectives, measured.collective_bytes = profile.collectives, profile.collective_bytes
+        measured.feed = counters.totals(self.folder)
+        counters.stop()
 
 
 class MeasuredCheckpoints(Checkpoints):

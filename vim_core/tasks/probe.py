@@ -217,7 +217,7 @@ class ProbeTask(Task):
         flags = torch.stack(skipped)
         self.nonfinite.record(step, tuple(losses), flags)
         blocks = torch.stack([loss for name, loss in losses.items() if name != PIXELS])
-        figures = {"loss": blocks.mean(), "skipped": flags.amax()}
+        figures = {"loss": blocks.mean(), "skipped": flags.max()}
         return figures | ({"pixel_loss": losses[PIXELS]} if PIXELS in losses else {})
 
     @torch.no_grad()
@@ -243,7 +243,7 @@ class ProbeTask(Task):
         scaled = append_ones(((x - mean) / deviation).float())  # [B, D + 1]
         shares = counted / counted.sum(0).clamp_min(1)  # [B, FITS]
         losses = self.heads[name].update(scaled, targets, shares, factor, go, self._roots.get(name))  # [FITS, H]
-        return losses[-1].amin(), 1 - go
+        return losses[-1].min(), 1 - go
 
     @cached_property
     @torch.no_grad()

@@ -18,7 +18,7 @@ CONFIG = PipelineConfig(run=RunConfig(rehearse=8))
 AT = Schedule(8).checkpoint
 GOOD = TrainingFigures(
     name="prior", steps=8, batch=32, device="cpu-fp32-t1-w1", step_seconds=0.1, parts={"forward": 0.06, "other": 0.04},
-    images_per_s=320.0, tokens_per_s=5120.0, share=0.3, hours=12.0, compiled=0, reads={"log": 2.0}, collectives=1.0,
+    images_per_s=320.0, tokens_per_s=5120.0, share=0.3, hours=12.0, compiled={}, reads={"log": 2.0}, collectives=1.0,
     collective_bytes=1e6, gradient_bytes=1e6, read_per_used=1.1, bytes_per_used=1e5, decoded_per_used=1.0,
     memory=[[400_000_000, 100_000_000]], before=[300_000_000], peak_bytes=100e6, planned_bytes=100e6,
     checkpoint={"bytes": 1e6, "seconds": 0.1, "waited": 0.0}, interval_seconds=100.0, writing_seconds=3.0,
@@ -43,7 +43,7 @@ def test_good_figures_pass() -> None:
     [
         ("resume", FAIL, {"resume": {"step": AT, "equal": False, "killed": True}}),
         ("resume", FAIL, {"resume": {"step": 0, "equal": True, "killed": True}}),
-        ("compiles", FAIL, {"compiled": 1}),
+        ("compiles", FAIL, {"compiled": {"9": 1}}),
         ("reads", FAIL, {"reads": {"log": 2.0, "optimizer": 0.25}}),
         ("reading", FAIL, {"read_per_used": 1.3}),
         ("decoding", FAIL, {"decoded_per_used": 1.2}),
@@ -71,6 +71,6 @@ def test_a_rehearsal_is_as_bad_as_its_worst_finding_and_has_metrics() -> None:
     assert metrics(result)["prior/parts/forward"] == 0.06
     result.findings += judge(dataclasses.replace(GOOD, writing_seconds=101.0), CONFIG)
     assert result.status == WARN
-    result.findings += judge(dataclasses.replace(GOOD, compiled=2), CONFIG)
+    result.findings += judge(dataclasses.replace(GOOD, compiled={"9": 2}), CONFIG)
     assert result.status == result.record()["status"] == FAIL
     assert metrics(result)["findings/FAIL"] == 1.0
