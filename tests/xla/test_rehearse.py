@@ -1,4 +1,4 @@
-"""A rehearsal on XLA's devices: both stages from images, and the probe."""
+"""A rehearsal on XLA's devices: both stages from images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.xla
 SETTINGS = ["run.device=xla", "run.threads=1", "run.data_workers=2", "quantize.discriminator.r1_every=1"]
 
 
-def test_both_stages_and_the_probe_compile_and_read_nothing_in_steady_state(tmp_path: Path) -> None:
+def test_both_stages_compile_and_read_nothing_in_steady_state(tmp_path: Path) -> None:
     config = presets.load("imagenet256_probe", SETTINGS)
-    names = launch.plan(config, "probe")
+    names = launch.plan(config, "prior")
     result = rehearse(config, names, 4, str(tmp_path), lambda title: LineProgress(title, lambda text: None))
     assert [dataclasses.astuple(finding) for finding in result.findings if finding.status != PASS] == []
-    assert set(result.trainings) == {"quantize", "prior", "probe"}
+    assert set(result.trainings) == {"quantize", "prior"}
     for figures in result.trainings.values():
         assert figures.device.startswith("xla")
         assert figures.compiled == {}
