@@ -65,15 +65,17 @@ def run(arguments: Namespace) -> int:
 
 def submit(arguments: Namespace) -> int:
     """Send the rehearsal as a job, follow it, and return its status."""
+    from components.contract import settings
     from pipelines.cli import job_request
     from pipelines.jobs import profile, submission
     from pipelines.jobs.api import SUCCEEDED
 
     cluster = profile.load(arguments.cluster)
-    words = [*arguments.words, f"run.rehearse={arguments.steps}"]
-    given = Namespace(preset=arguments.preset, words=words, sweep="", start="", only=False, force=False)
-    spec, _ = job_request.build_spec(given, cluster)
-    state = submission.submit(cluster, dataclasses.replace(spec, command="rehearse"), common.print_line)
+    given = Namespace(preset=arguments.preset, words=arguments.words, sweep="", start="", only=False, force=False)
+    spec, config = job_request.build_spec(given, cluster)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, rehearse=arguments.steps))
+    spec = dataclasses.replace(spec, command="rehearse", settings=settings.to_yaml(config))
+    state = submission.submit(cluster, spec, common.print_line)
     if state.status != SUCCEEDED:
         common.print_line(f"{state.job_id} {state.status}: {state.message}")
     return int(state.status != SUCCEEDED)

@@ -18,12 +18,13 @@ from components.contract.api import Context
 from components.contract.code import Code
 from components.tracking import tracker
 from pipelines import presets
-from pipelines.cli import job_request
+from pipelines.cli import job_request, rehearsal
 from pipelines.cli.main import main
 from pipelines.jobs import profile, specs, submission
 from pipelines.jobs.api import FAILED, RUNNING, JobSpec, JobState
 from pipelines.orchestration import history
 from tests.support.fake_cluster import FakeCluster
+from vim_core.config import PipelineConfig
 from vim_core.errors import CodeError, VimError
 from vim_core.storage import io
 
@@ -79,6 +80,28 @@ def test_a_job_is_sent_and_finished_work_is_not(flow: Any, jobs: FakeCluster, ca
     assert main([*words, "--force", "--detach"]) == 0
     assert len(jobs.sent) == 2
     assert specs.read(jobs.sent[1][1]).force
+
+
+def test_a_rehearsal_is_a_job_that_works_below_the_root(
+    flow: Any, jobs: FakeCluster, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+
+    def execute(config: PipelineConfig, *rest: Any) -> int:
+        done.append((config.run.root, *rest))
+        return 1
+
+    monkeypatch.setattr(rehearsal, "execute", execute)
+    assert main(["rehearse", "fake", "quantize", "--cluster", "local", "--steps", "12"]) == 0
+    name, uri = jobs.sent[0]
+    assert job_request.run_job(uri) == 1
+    (root, names, measured, folder, file, places) = done[0]
+    assert (names, measured, places) == (["ingest", "quantize"], 12, {})
+    assert folder == f"{root}/.rehearsals/{name}"
+    assert file == f"{root}/reports/{flow.config.preset}/rehearsal.json"
+    jobs.endings = (FAILED,)
+    assert main(["rehearse", "fake", "quantize", "--cluster", "local"]) == 1
+    assert FAILED in capsys.readouterr().out
 
 
 def test_options_of_the_command_line_override_the_profile(flow: Any, jobs: FakeCluster, tmp_path: Path) -> None:
