@@ -26,7 +26,7 @@ from vim_core.training.spool import Spool
 from vim_core.weights.saving import to_bytes
 
 pytestmark = pytest.mark.xla
-STEPS, LOG = 12, 4
+STEPS, LOG, SAVE = 12, 4, 8
 ENCODE = 8
 """Images encoded at once: two from each device, of four that it holds."""
 
@@ -46,7 +46,7 @@ def tokens(images: QuantizerData, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def prior(tokens: PriorData, runtime: Runtime, source: str) -> PriorTask:
     config = tiny.prior_config(
-        steps=STEPS, batch=16, accumulate=2, source=source, log_every=LOG, checkpoint_every=100, preview=0
+        steps=STEPS, batch=16, accumulate=2, source=source, log_every=LOG, checkpoint_every=SAVE, preview=3
     )
     return PriorTask(config, tokens, runtime)
 
@@ -57,7 +57,7 @@ def quantizer(images: QuantizerData, runtime: Runtime) -> QuantizerTask:
         steps=STEPS,
         batch=8,
         log_every=LOG,
-        checkpoint_every=100,
+        checkpoint_every=SAVE,
         codebook=CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=2, threshold=0.5, decay=0.5, until=1)),
         discriminator=DiscriminatorConfig(channels=4, base=64, ramp_start=1, ramp_steps=16, r1_every=2),
     )
@@ -72,7 +72,10 @@ def test_a_steady_step_compiles_nothing_and_reads_nothing(
     compiled: Callable[[], int],
     reads: Callable[[], int],
 ) -> None:
-    """Both stages, both sources. With dropout, which the encoder's own programs must not move."""
+    """Both stages, both sources, with a checkpoint and pictures, which are drawn beside the training.
+
+    With dropout, which the encoder's own programs must not move.
+    """
     losses: dict[str, list[float]] = {}
     tasks: dict[str, Callable[[], Task]] = {
         "codes": lambda: prior(tokens, xla, "codes"),
@@ -90,8 +93,10 @@ def test_a_steady_step_compiles_nothing_and_reads_nothing(
         )
         assert len({programs for programs, _ in counts[LOG:]}) == 1, f"{name} compiles in a steady state: {counts}"
         read = [after[1] - before[1] for before, after in pairwise(counts)]
-        quiet = [count for done, count in enumerate(read, 2) if done % LOG]
+        # A checkpoint and the copy that pictures are drawn of come after the log line, so they count in the next step.
+        quiet = [count for done, count in enumerate(read, 2) if done % LOG and done != SAVE + 1]
         assert quiet == [0] * len(quiet), f"{name} reads between log lines: {read}"
+        assert SAVE - 1 in {row["step"] for row in spool.rows() if "png" in row}
         # The counter counts: a log line reads its figures.
         assert read[2 * LOG - 2] > 0
         losses[name] = [row["m"]["loss"] for row in spool.rows() if "loss" in row.get("m", {})]

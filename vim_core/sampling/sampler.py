@@ -69,14 +69,22 @@ class Sampler:
         settings: how to sample.
         lanes: samples decoded together.
         dtype: fp32 or bf16, of products and cache.
+        graphs: on CUDA, replay steps as graphs. Not in a thread beside a training, which allocates while they are
+            captured.
 
     Raises:
         ConfigError: guidance for a prior without classes, or one trained without the null class.
     """
 
     def __init__(
-        self, prior: ImagePrior, settings: SamplingSettings, lanes: int, dtype: torch.dtype = torch.float32
+        self,
+        prior: ImagePrior,
+        settings: SamplingSettings,
+        lanes: int,
+        dtype: torch.dtype = torch.float32,
+        graphs: bool = True,
     ) -> None:
+        self._graphs = graphs
         if settings.guided and not (prior.shape.null_trained and prior.shape.classes):
             raise ConfigError(
                 f"guidance={settings.guidance}: needs a class-conditional prior trained with prior.label_dropout > 0"
@@ -92,7 +100,7 @@ class Sampler:
     def _step(self) -> Step:
         """The program of one step on the lanes' device: CUDA graphs, one XLA program, or eager on CPU."""
         lanes, kind = self._lanes, self._lanes.codes.device.type
-        if kind == "cuda":
+        if kind == "cuda" and self._graphs:
             return CudaGraphs(lanes)
         if kind == "xla":
             from vim_core.distributed.runtimes import xla
@@ -102,17 +110,24 @@ class Sampler:
                 xla.send()
 
             return step
-        # On CPU shapes are free: attention reads the filled part of the cache and needs no mask.
+        # Where nothing is compiled, shapes are free: attention reads the filled part of the cache and needs no mask.
         return lambda position: lanes.step(position + 1)
 
     @torch.no_grad()
-    def group(self, index: int, labels: Tensor, prefix: Tensor | None = None) -> Tensor:
+    def group(
+        self,
+        index: int,
+        labels: Tensor,
+        prefix: Tensor | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """Codes int64 [lanes, T] of lane group `index`, on the CPU.
 
         Args:
             index: number of the group.
             labels: class of every lane, int64 [lanes]; the null class for none.
             prefix: given codes int64 [lanes, P] that the images begin with in raster order; the rest is sampled.
+            check: called before every token, to end the work by an exception.
 
         Raises:
             ValueError: `labels` is not [lanes], or `prefix` not [lanes, at most T].
@@ -125,5 +140,6 @@ class Sampler:
         uniform = sampling_noise(self.settings.seed, index * self.lanes, self.lanes, tokens)  # [lanes, T]
         first = self._lanes.start(labels, uniform, prefix)
         for position in range(first, tokens):
+            check()
             self._step(position)
         return self._lanes.codes.to("cpu", copy=True)

@@ -16,7 +16,7 @@ from vim_core.data.images import as_floats
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.meta import allocate, materialise
 from vim_core.optim.optimizers import Ema, Update, update
-from vim_core.training.evaluation import Evaluation
+from vim_core.training.evaluation import Drawing, Evaluation
 from vim_core.training.flops import FlopsByPart
 from vim_core.training.usage_watch import UsageWatch
 
@@ -139,9 +139,22 @@ class Task(ABC):
         """Operations of one step over the global batch by part; empty if not counted."""
         return {}
 
+    def drawing(self, beside: bool = False) -> Drawing | None:
+        """A function that draws pictures of the current weights, which are due at checkpoints; None without any.
+
+        Args:
+            beside: it is called in another thread, so it needs a copy of the weights.
+        """
+        return None
+
+    def drawn_parameters(self) -> list[nn.Parameter]:
+        """The parameters that a drawing beside the training copies."""
+        return []
+
     def pictures(self) -> dict[str, bytes]:
-        """PNG pictures of the current state by name, drawn at checkpoints and at the end."""
-        return {}
+        """PNG pictures of the current weights by name, drawn at once."""
+        drawing = self.drawing()
+        return {} if drawing is None else drawing(lambda: None)
 
 
 class NetworkTask(Task, Generic[Network]):
@@ -160,6 +173,10 @@ class NetworkTask(Task, Generic[Network]):
     def optimizers(self) -> dict[str, Optimizer]:
         """The network's optimizer."""
         return {"model": self.optimizer}
+
+    def drawn_parameters(self) -> list[nn.Parameter]:
+        """Those of the network to export."""
+        return list(self.result.parameters())
 
     @property
     def result(self) -> Network:

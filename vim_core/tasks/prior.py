@@ -31,7 +31,7 @@ from vim_core.sampling.sampler import Sampler
 from vim_core.tasks.base import Batch, NetworkTask, build_network, floating
 from vim_core.tasks.prior_source import CodeSource, ImageSource, PriorSource
 from vim_core.training import accumulation, flops
-from vim_core.training.evaluation import CancelCheck, Evaluation, evaluation_device, snapshot
+from vim_core.training.evaluation import CancelCheck, Drawing, Evaluation, evaluation_device, snapshot
 from vim_core.training.held_out_metrics import bits_per_token
 from vim_core.weights.saving import to_bytes
 
@@ -201,18 +201,24 @@ class PriorTask(NetworkTask[ImagePrior]):
 
         return evaluate
 
-    def pictures(self) -> dict[str, bytes]:
+    def drawing(self, beside: bool = False) -> Drawing | None:
         """Decoded samples of the current weights, if there is a tokenizer."""
-        if self.tokenizer_files is None or not self.settings.preview:
-            return {}
+        files = self.tokenizer_files
+        if files is None or not self.settings.preview:
+            return None
         device = evaluation_device(self.runtime.device)
-        same = device == self.runtime.device
-        model = self.runtime.full_network(self.result) if same else snapshot(self.result, self.runtime)
+        there = not beside and device == self.runtime.device
+        model = self.runtime.full_network(self.result) if there else snapshot(self.result, self.runtime)
         if model is None:
-            return {}
-        if self._decoder is None:
-            self._decoder = load_tokenizer(*self.tokenizer_files, str(device))
-        return {"samples": preview(model, self._decoder, self.settings.preview, self.config.seed)}
+            return None
+
+        def draw(check: CancelCheck) -> dict[str, bytes]:
+            if self._decoder is None:
+                self._decoder = load_tokenizer(*files, str(device))
+            count, seed = self.settings.preview, self.config.seed
+            return {"samples": preview(model, self._decoder, count, seed, check, graphs=not beside)}
+
+        return draw
 
     def export(self) -> dict[str, bytes]:
         """Weights and shape; on the first worker of a sharded network."""
@@ -227,13 +233,24 @@ def preview_labels(classes: int, count: int) -> Tensor:
     return labels.expand(-(-count // columns), columns)
 
 
-def preview(prior: ImagePrior, tokenizer: Tokenizer, count: int, seed: int) -> bytes:
-    """A PNG of at least `count` samples at temperature 1, with the same noise each time."""
+def preview(
+    prior: ImagePrior,
+    tokenizer: Tokenizer,
+    count: int,
+    seed: int,
+    check: CancelCheck = lambda: None,
+    graphs: bool = True,
+) -> bytes:
+    """A PNG of at least `count` samples at temperature 1, with the same noise each time.
+
+    Args:
+        check: called before every token; see `CancelCheck`.
+        graphs: see `Sampler`.
+    """
     labels = preview_labels(prior.shape.classes, count)
     training = prior.training
-    codes = Sampler(prior, SamplingSettings(seed=seed), labels.numel()).group(
-        0, labels.flatten()
-    )  # [rows * columns, T]
+    sampler = Sampler(prior, SamplingSettings(seed=seed), labels.numel(), graphs=graphs)
+    codes = sampler.group(0, labels.flatten(), check=check)  # [rows * columns, T]
     prior.train(training)
     return grid_png(tokenizer.decode(codes), columns=labels.shape[1])
 

@@ -34,7 +34,7 @@ from vim_core.optim.optimizers import make_optimizer
 from vim_core.tasks.base import Batch, NetworkTask, build_network, build_replicated, floating
 from vim_core.tasks.warm_start import PretrainedTokenizer, load_pretrained
 from vim_core.training import accumulation, flops
-from vim_core.training.evaluation import Evaluation, evaluation_device, snapshot
+from vim_core.training.evaluation import CancelCheck, Drawing, Evaluation, evaluation_device, snapshot
 from vim_core.training.held_out_metrics import ReconstructionScorer, psnr_db
 from vim_core.training.usage_watch import UsageWatch
 from vim_core.weights.saving import to_bytes
@@ -268,16 +268,27 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         model = self.runtime.full_network(self.result)
         return None if model is None else Tokenizer(model, self.runtime.device)
 
-    def pictures(self) -> dict[str, bytes]:
+    def _copied_tokenizer(self) -> Tokenizer | None:
+        """A copy of the current tokenizer for another thread; None as above."""
+        model = snapshot(self.result, self.runtime)
+        return None if model is None else Tokenizer(model, evaluation_device(self.runtime.device))
+
+    def drawing(self, beside: bool = False) -> Drawing | None:
         """Held-out images above their reconstructions."""
         training = self.model.training
-        tokenizer = self._tokenizer()
+        tokenizer = self._copied_tokenizer() if beside else self._tokenizer()
         if tokenizer is None:
-            return {}
+            return None
+        # Read here, because loaders are for one thread.
         images = self.held_out.plain(range(min(16, len(self.held_out))))
-        decoded = tokenizer.decode(tokenizer.encode(images))  # [n, 3, S, S]
-        self.model.train(training)
-        return {"reconstructions": grid_png(torch.cat([images, decoded]), columns=len(images))}
+
+        def draw(check: CancelCheck) -> dict[str, bytes]:
+            decoded = tokenizer.decode(tokenizer.encode(images))  # [n, 3, S, S]
+            if not beside:
+                self.model.train(training)
+            return {"reconstructions": grid_png(torch.cat([images, decoded]), columns=len(images))}
+
+        return draw
 
     def finish(self) -> dict[str, float]:
         """The mean over the held-out images of each image's PSNR in dB; on the first worker of a sharded network."""
@@ -298,11 +309,9 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         """Metrics of `ReconstructionScorer` for the weights that would be exported now."""
         if self.scorer is None:
             return None
-        scorer, device = self.scorer, evaluation_device(self.runtime.device)
-        model = snapshot(self.result, self.runtime)
-        if model is None:
+        scorer, tokenizer = self.scorer, self._copied_tokenizer()
+        if tokenizer is None:
             return None
-        tokenizer = Tokenizer(model, device)
         return lambda check: scorer(tokenizer, check)
 
     def export(self) -> dict[str, bytes]:

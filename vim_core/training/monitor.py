@@ -13,7 +13,7 @@ from torch.profiler import record_function
 
 from vim_core.tasks.base import Task
 from vim_core.text import duration
-from vim_core.training.evaluation import BackgroundEvaluator, evaluation_device
+from vim_core.training.evaluation import BackgroundThread, evaluation_device
 from vim_core.training.flops import PeakRates
 from vim_core.training.spool import Spool
 from vim_core.training.throughput import ThroughputMeter, learning_rates, peak_memory
@@ -50,7 +50,9 @@ class TrainingMonitor:
         self.meter = ThroughputMeter(sum(task.flops().values()), peaks or PeakRates())
         self.start = start
         self.best: tuple[int, float] | None = None
-        self._evaluator = BackgroundEvaluator(evaluation_device(task.runtime.device))
+        device = evaluation_device(task.runtime.device)
+        self._evaluator: BackgroundThread[float] = BackgroundThread(device, "evaluation")
+        self._painter: BackgroundThread[bytes] = BackgroundThread(device, "drawing")
         self._on_evaluated = on_evaluated
 
     def __enter__(self) -> TrainingMonitor:
@@ -64,6 +66,7 @@ class TrainingMonitor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._evaluator.close()
+        self._painter.close()
 
     @record_function("vim.log")
     def step(self, done: int, figures: dict[str, Tensor]) -> None:
@@ -78,21 +81,50 @@ class TrainingMonitor:
                 self._collect(wait=last)
                 self._evaluate(done, not self._evaluator.busy)
         self._collect()
+        self._collect_pictures()
 
     def pictures(self, done: int) -> None:
         """Draw the task's pictures of the current weights; torch's generator is left as it was.
 
-        Every worker calls it: a sharded network is gathered from all of them.
+        In a thread of its own where `Runtime.draws_beside`, so that the training goes on. Pictures that are due while
+        the last ones are still drawn are left out and noted, but those at the end. Every worker calls it: a sharded
+        network is gathered from all of them.
         """
-        runtime = self.task.runtime
-        if self.spool is None and runtime.parallel == "data" and not runtime.lockstep:
+        runtime, last = self.task.runtime, done == self.config.steps
+        alone = runtime.parallel == "data" and not runtime.lockstep
+        if self.spool is None and alone:
+            return
+        self._collect_pictures(wait=last)
+        beside = runtime.draws_beside(sum(p.numel() * p.element_size() for p in self.task.drawn_parameters()))
+        left_out = beside and self._painter.busy
+        if left_out and self.spool is not None:
+            self.spool.write_note(f"no pictures after {done:,} steps: the last ones are still being drawn")
+        if left_out and alone:
             return
         devices = [runtime.device] if runtime.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad():
-            pictures = self.task.pictures()
-        if self.spool is not None:
-            for name, png in pictures.items():
-                self.spool.write_picture(done - 1, name, png)
+            drawing = self.task.drawing(beside)
+            if drawing is None or self.spool is None or left_out:
+                return
+            if not beside:
+                self._write_pictures(done, drawing(lambda: None))
+                return
+        self._painter.start(done, drawing)
+
+    def _collect_pictures(self, wait: bool = False) -> None:
+        """Write the pictures that were drawn beside the training, if they are there."""
+        outcome = self._painter.poll(wait)
+        if outcome is None or self.spool is None:
+            return
+        if outcome.error:
+            self.spool.write_note(f"the pictures after {outcome.done:,} steps failed: {outcome.error}")
+        self._write_pictures(outcome.done, outcome.results)
+
+    def _write_pictures(self, done: int, pictures: dict[str, bytes]) -> None:
+        """Hand pictures of the weights after `done` steps to the spool, which is there."""
+        assert self.spool is not None
+        for name, png in pictures.items():
+            self.spool.write_picture(done - 1, name, png)
 
     def raise_collapse(self, done: int) -> None:
         """End the training where the task's watch says so, on every worker; the last step is the gates' matter.
@@ -104,8 +136,9 @@ class TrainingMonitor:
             self.task.watch.raise_collapse(self.task.runtime)
 
     def finish(self) -> None:
-        """Wait for the last evaluation and write a summary of the training, unless no step was made."""
+        """Wait for the last evaluation and pictures and write a summary of the training, unless no step was made."""
         self._collect(wait=True)
+        self._collect_pictures(wait=True)
         if self.spool is not None and self.meter.total.steps:
             self.spool.write_summary(self.config.steps - 1, self.summary())
 
@@ -140,16 +173,17 @@ class TrainingMonitor:
         if result.error:
             self.spool.write_note(f"the evaluation after {result.done:,} steps failed: {result.error}")
             return
-        self._update_best(result.done, result.figures.get(self.task.headline[0], math.nan))
-        figures, text = self.task.watch.observe(result.done, result.figures) if self.task.watch else ({}, "")
+        measured = result.results | {"seconds": result.seconds}
+        self._update_best(result.done, measured.get(self.task.headline[0], math.nan))
+        figures, text = self.task.watch.observe(result.done, measured) if self.task.watch else ({}, "")
         if text:
             self.spool.write_note(text, tags={ALARM: self.task.watch.summary() if self.task.watch else ""})
-        row = {f"eval/{name}": value for name, value in (result.figures | figures).items()}
+        row = {f"eval/{name}": value for name, value in (measured | figures).items()}
         if self.best is not None:
             row["eval/best_step"] = float(self.best[0])
         self.spool.write(result.done - 1, row)
         if self._on_evaluated is not None:
-            self._on_evaluated(result.done, result.figures)
+            self._on_evaluated(result.done, measured)
 
     def _update_best(self, done: int, value: float) -> None:
         sign = self.task.headline[1]

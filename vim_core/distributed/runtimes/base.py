@@ -178,6 +178,13 @@ class Runtime(ABC):
         """A whole, contiguous tensor on the CPU; the tensor itself where it is one already."""
         return tensor.detach().cpu().contiguous()
 
+    def draws_beside(self, weights: int) -> bool:
+        """True where pictures of a network of so many bytes are drawn in a thread of their own, from a copy.
+
+        Not on CPU, where the thread would take the cores of the training.
+        """
+        return False
+
     def own_parts(self, tensor: Tensor) -> list[tuple[Tensor, tuple[slice, ...]]] | None:
         """The parts of a tensor that this worker's devices have to save, on the CPU, with their places in it.
 
@@ -345,6 +352,11 @@ class CudaRuntime(Runtime):
     def lay_out(self, images: Tensor) -> Tensor:
         """See `Runtime`. Weights stay as they are, so that files and optimizers see one format on all devices."""
         return images.contiguous(memory_format=torch.channels_last)
+
+    def draws_beside(self, weights: int) -> bool:
+        """True where the copy, a converted one and as much again fit beside the most that was used so far."""
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        return torch.cuda.max_memory_reserved(self.device) + 3 * weights < 0.95 * total
 
     def product_precision(self) -> contextlib.AbstractContextManager[None]:
         """As in `Runtime`; outside of it the process is strict."""

@@ -222,6 +222,10 @@ class XlaRuntime(Runtime):
         """A whole copy on the CPU; with several hosts all of them call it for a split tensor. Compiles nothing."""
         return xla_shards.to_host(tensor.detach(), self.world)
 
+    def draws_beside(self, weights: int) -> bool:
+        """True: on the host, so that no program of the devices changes and they do not wait."""
+        return True
+
     def own_parts(self, tensor: Tensor) -> list[tuple[Tensor, tuple[slice, ...]]] | None:
         """See `Runtime` and `xla_shards.own_parts`."""
         return xla_shards.own_parts(tensor.detach())

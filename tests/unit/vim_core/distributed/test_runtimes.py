@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,3 +117,16 @@ def test_the_next_batch_is_copied_beside_a_step_and_its_memory_outlives_it(monke
         before = log[: log.index(f"step {index}")]
         assert before[-2:] == [f"steps waits for copy {index}", "kept for steps"]
     assert CudaRuntime.pins_memory
+
+
+@pytest.mark.parametrize(("used", "fits"), [(40, True), (70, False)])
+def test_pictures_are_drawn_beside_a_training_where_memory_is_left(
+    monkeypatch: pytest.MonkeyPatch, used: int, fits: bool
+) -> None:
+    """8 GB of weights, thrice, on a pretended GPU of 80 GB."""
+    runtime = object.__new__(CudaRuntime)
+    runtime.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: used * 1e9)
+    assert runtime.draws_beside(int(8e9)) is fits
+    assert not CpuRuntime("fp32", 1).draws_beside(1)

@@ -9,31 +9,31 @@ import torch
 from torch import nn
 
 from tests.support.tiny import runtime
-from vim_core.training.evaluation import BackgroundEvaluator, CancelCheck, evaluation_device, snapshot
+from vim_core.training.evaluation import BackgroundThread, CancelCheck, evaluation_device, snapshot
 
 PATIENCE_S = 20.0
 
 
 @pytest.fixture
 def evaluator() -> object:
-    made = BackgroundEvaluator(torch.device("cpu"))
+    made: BackgroundThread[float] = BackgroundThread(torch.device("cpu"), "evaluation")
     yield made
     made.close()
 
 
-def test_figures_come_back_with_their_step(evaluator: BackgroundEvaluator) -> None:
+def test_figures_come_back_with_their_step(evaluator: BackgroundThread[float]) -> None:
     assert evaluator.poll(wait=True) is None
     evaluator.start(7, lambda check: {"figure": 3.0})
     assert evaluator.busy
     found = evaluator.poll(wait=True)
     assert found is not None
-    assert (found.done, found.figures["figure"], found.error) == (7, 3.0, "")
-    assert found.figures["seconds"] >= 0
+    assert (found.done, found.results["figure"], found.error) == (7, 3.0, "")
+    assert found.seconds >= 0
     assert not evaluator.busy
 
 
 def test_an_error_is_told_and_the_next_one_runs(
-    evaluator: BackgroundEvaluator, caplog: pytest.LogCaptureFixture
+    evaluator: BackgroundThread[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(check: CancelCheck) -> dict[str, float]:
         raise ValueError("no such image")
@@ -41,7 +41,7 @@ def test_an_error_is_told_and_the_next_one_runs(
     evaluator.start(1, broken)
     found = evaluator.poll(wait=True)
     assert found is not None
-    assert (found.figures, found.error) == ({}, "ValueError: no such image")
+    assert (found.results, found.error) == ({}, "ValueError: no such image")
     assert "after 1 steps failed" in caplog.text
     evaluator.start(2, lambda check: {"figure": 1.0})
     again = evaluator.poll(wait=True)
@@ -57,7 +57,7 @@ def test_closing_ends_an_evaluation_at_its_next_batch() -> None:
             check()
             begun.set()
 
-    evaluator = BackgroundEvaluator(torch.device("cpu"))
+    evaluator: BackgroundThread[float] = BackgroundThread(torch.device("cpu"), "evaluation")
     evaluator.start(1, endless)
     assert begun.wait(PATIENCE_S)
     evaluator.close()
@@ -73,7 +73,7 @@ def products() -> tuple[torch.Tensor, int]:
     return x, torch.get_num_threads()
 
 
-def test_sharing_the_cores_changes_no_bits(evaluator: BackgroundEvaluator) -> None:
+def test_sharing_the_cores_changes_no_bits(evaluator: BackgroundThread[float]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

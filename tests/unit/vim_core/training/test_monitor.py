@@ -28,11 +28,12 @@ from tests.support.tiny import (
 from vim_core.checkpoint.checkpoints import Checkpoints
 from vim_core.config import TrainConfig
 from vim_core.data.images import decode
+from vim_core.distributed.runtimes.base import CpuRuntime
 from vim_core.models.vit_vqgan import model_config
 from vim_core.tasks.base import Task
 from vim_core.tasks.prior import PriorTask
 from vim_core.tasks.quantizer import QuantizerTask
-from vim_core.training.evaluation import BackgroundEvaluator, CancelCheck, Evaluation
+from vim_core.training.evaluation import BackgroundThread, CancelCheck, Drawing, Evaluation
 from vim_core.training.flops import PeakRates
 from vim_core.training.loop import train
 from vim_core.training.spool import Spool
@@ -100,6 +101,48 @@ def test_samples_are_drawn_at_every_checkpoint_and_decoded(makers: dict[str, Mak
     # Three classes in columns, two rows for at least five samples, doubled; a gap of 2 around images of 8 pixels.
     assert decode(Path(last).read_bytes()).shape == (2 * (2 * 10 + 2), 2 * (3 * 10 + 2), 3)
     assert pictures(watched(makers["prior"](preview=0), tmp_path / "none")) == []
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn in a thread, as on accelerators."""
+    monkeypatch.setattr(CpuRuntime, "draws_beside", lambda runtime, weights: True)
+
+
+@pytest.mark.parametrize("name", ["prior", "quantizer"])
+def test_pictures_drawn_beside_the_training_are_those_drawn_within(
+    makers: dict[str, Make], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of the weights at their step, though training has gone on when the thread begins. No bit of them changes."""
+    fields = {"steps": 4, "checkpoint_every": 2} | ({"preview": 3} if name == "prior" else {})
+    within, task = makers[name](**fields), makers[name](**fields)
+    released, drawing, step = threading.Event(), task.drawing, task.step
+
+    def late(beside: bool = False) -> Drawing | None:
+        draw = drawing(beside)
+
+        def wait(check: CancelCheck) -> dict[str, bytes]:
+            assert released.wait(20)
+            assert draw is not None
+            return draw(check)
+
+        return wait
+
+    def releasing(number: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        figures = step(number, batch)
+        if number == 2:
+            released.set()
+        return figures
+
+    expected = watched(within, tmp_path / "within")
+    monkeypatch.setattr(CpuRuntime, "draws_beside", lambda runtime, weights: weights > 1000)
+    monkeypatch.setattr(task, "drawing", late)
+    monkeypatch.setattr(task, "step", releasing)
+    rows = watched(task, tmp_path / "beside")
+    shown = [{row["step"]: Path(row["png"]).read_bytes() for row in part if "png" in row} for part in (expected, rows)]
+    assert sorted(shown[0]) == [1, 3]
+    assert shown[0] == shown[1]
+    assert_equal_bits(state_of(within), state_of(task))
 
 
 def test_a_limit_looks_at_the_first_images_alone(makers: dict[str, Make], tmp_path: Path) -> None:
@@ -170,11 +213,72 @@ def test_a_turn_is_left_out_while_the_last_one_runs(tmp_path: Path) -> None:
     assert steps[-1] == 9
 
 
+class Painted(Scripted):
+    """Draws at every step; each drawing waits for the step that lets it go, or goes wrong."""
+
+    def __init__(self, release: int, steps: int) -> None:
+        super().__init__({}, steps=steps)
+        self.config.checkpoint_every = 1
+        self.release = release
+        self.begun = threading.Event()
+        self.held.clear()
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step == self.release:
+            assert self.begun.wait(20)
+            self.held.set()
+        return super().step(step, batch)
+
+    def drawing(self, beside: bool = False) -> Drawing | None:
+        done = self.now
+
+        def draw(check: CancelCheck) -> dict[str, bytes]:
+            self.begun.set()
+            while not self.held.wait(0.01):
+                check()
+            if done == 2:
+                raise OSError("no paint")
+            return {"picture": b"%d" % done}
+
+        return draw
+
+
+def notes(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(str(row["note"]) for row in rows if "note" in row)
+
+
+def test_pictures_that_come_too_late_are_left_out_and_the_last_are_waited_for(tmp_path: Path, beside: None) -> None:
+    rows = watched(Painted(4, 6), tmp_path)
+    drawn = pictures(rows)
+    assert drawn[0] == ("picture", 0)
+    assert drawn[-1] == ("picture", 5)
+    for done in (2, 3, 4):
+        assert f"no pictures after {done} steps: the last ones are still being drawn" in notes(rows)
+        assert ("picture", done - 1) not in drawn
+
+
+def test_pictures_that_fail_are_noted_and_stop_nothing(tmp_path: Path, beside: None, prompt: None) -> None:
+    task = Painted(99, 3)
+    task.held.set()
+    rows = watched(task, tmp_path)
+    assert pictures(rows) == [("picture", 0), ("picture", 2)]
+    assert "the pictures after 2 steps failed: OSError: no paint" in notes(rows)
+
+
+def test_an_interrupted_training_waits_for_no_picture(tmp_path: Path, beside: None) -> None:
+    task = Painted(99, 6)
+    with pytest.raises(Killed):
+        watched(killed_at(task, 3), tmp_path)
+    assert task.begun.wait(20)
+    assert not any(thread.name.startswith("drawing") for thread in threading.enumerate())
+    assert pictures(Spool(tmp_path / "spool.jsonl").rows()) == []
+
+
 @pytest.fixture
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every evaluation is waited for at the next look, so none is left out."""
-    poll = BackgroundEvaluator.poll
-    monkeypatch.setattr(BackgroundEvaluator, "poll", lambda evaluator, wait=False: poll(evaluator, True))
+    poll = BackgroundThread.poll
+    monkeypatch.setattr(BackgroundThread, "poll", lambda evaluator, wait=False: poll(evaluator, True))
 
 
 def test_the_best_step_is_recorded_and_told(tmp_path: Path, prompt: None) -> None:
@@ -257,7 +361,9 @@ def test_figures_lost_with_the_process_are_made_up_for(tmp_path: Path, prompt: N
     assert {step: figures["eval/score"] for step, figures in evaluated(watched(again, tmp_path)).items()} == scores
 
 
-def test_other_ranks_copy_their_weights_and_neither_score_nor_draw(makers: dict[str, Make], tmp_path: Path) -> None:
+def test_other_ranks_copy_their_weights_and_neither_score_nor_draw(
+    makers: dict[str, Make], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = makers["prior"](evaluate_every=4)
     copies = []
 
@@ -266,6 +372,6 @@ def test_other_ranks_copy_their_weights_and_neither_score_nor_draw(makers: dict[
         return lambda check: pytest.fail("only the rank with the spool scores")
 
     task.evaluation = evaluation  # type: ignore[method-assign]
-    task.pictures = lambda: pytest.fail("only the rank with the spool draws")  # type: ignore[method-assign]
+    monkeypatch.setattr(task, "drawing", lambda beside: pytest.fail("only the rank with the spool draws"))
     train(task, Checkpoints(str(tmp_path), {}, task.runtime), None)
     assert len(copies) == 2

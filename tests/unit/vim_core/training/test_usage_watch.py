@@ -16,7 +16,7 @@ from vim_core.config import CodebookConfig
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import CollapseError, ConfigError
 from vim_core.tasks.quantizer import QuantizerData, QuantizerTask
-from vim_core.training.evaluation import BackgroundEvaluator
+from vim_core.training.evaluation import BackgroundThread
 from vim_core.training.loop import train
 from vim_core.training.spool import Spool
 from vim_core.training.usage_watch import ALARM, USAGE, UsageWatch
@@ -91,8 +91,8 @@ def test_a_collapsing_codebook_ends_the_training_and_its_resumes_until_told_othe
     data: QuantizerData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """256 images of 4 tokens cannot use most of 4,096 codes."""
-    poll = BackgroundEvaluator.poll  # so few steps would be over before the first evaluation is
-    monkeypatch.setattr(BackgroundEvaluator, "poll", lambda evaluator, wait=False: poll(evaluator, True))
+    poll = BackgroundThread.poll  # so few steps would be over before the first evaluation is
+    monkeypatch.setattr(BackgroundThread, "poll", lambda evaluator, wait=False: poll(evaluator, True))
     codebook = CodebookConfig(codes=4096, dim=4)
     settings: dict[str, Any] = {
         "codebook": codebook,
