@@ -12,12 +12,16 @@ from torch.optim import Optimizer
 
 
 def scalar(value: float, device: torch.device) -> Tensor:
-    """An fp32 scalar [] that reaches the device as data, so that a compiled program does not depend on its value.
+    """An fp32 scalar [] on the device that the host does not wait for.
 
-    It is transferred as a vector of one: torch_xla writes scalars of 0 and 1 into the program as constants and merges
-    equal ones, so that a weight reaching 1, or two equal rates, would compile everything anew.
+    On XLA it arrives as data, so that a compiled program does not depend on its value, and as a vector of one:
+    torch_xla writes scalars of 0 and 1 into the program as constants and merges equal ones, so that a weight reaching
+    1, or two equal rates, would compile everything anew. Elsewhere the device fills it: a copy from ordinary memory to
+    a GPU would wait for all that the GPU was given before.
     """
-    return torch.tensor([value], dtype=torch.float32).to(device).squeeze(0)
+    if device.type == "xla":
+        return torch.tensor([value], dtype=torch.float32).to(device).squeeze(0)
+    return torch.full((), value, dtype=torch.float32, device=device)
 
 
 def bias_correction(beta: float, step: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from vim_core.config import ProbeConfig
 from vim_core.data.step_reader import StepImages
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.prior import ImagePrior, load_prior
+from vim_core.optim.masked_adamw import scalar
 from vim_core.tasks.base import Batch, Task, floating
 from vim_core.tasks.probe_data import CodeProbeRows, PixelProbeRows, ProbeData, ProbeRows
 from vim_core.tasks.probe_heads import GramMatrices, SoftmaxHeads, append_ones, unscale
@@ -202,8 +203,7 @@ class ProbeTask(Task):
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update of every head; the loss is the mean over blocks of the best head's."""
-        device = self.runtime.device
-        factor = torch.tensor(0.5 * (1 + math.cos(math.pi * step / self.config.steps)), device=device)
+        factor = scalar(0.5 * (1 + math.cos(math.pi * step / self.config.steps)), self.runtime.device)
         losses: dict[str, Tensor] = {}
         skipped: list[Tensor] = []
         for source, rows in self.sources.items():

@@ -259,7 +259,7 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         if restart.every and (step + 1) % restart.every == 0 and step < restart.until * self.config.steps:
             latents = self.runtime.gather(accumulation.concatenate([each.latents for each in passes]))
             draw = keyed_rng("restart", self.config.seed, step).integers(0, len(latents), self.settings.codebook.codes)
-            index = torch.from_numpy(draw).to(latents.device)
+            index = self.runtime.send(torch.from_numpy(draw))
             restarted = codebook.restart(latents, index, self.optimizer, figures["skipped"])
             figures["restarted"] = restarted.float().sum()
 

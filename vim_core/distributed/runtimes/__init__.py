@@ -7,7 +7,8 @@ import os
 import torch
 
 from vim_core.distributed.numeric import Numeric
-from vim_core.distributed.runtimes.base import CpuRuntime, CudaRuntime, Runtime
+from vim_core.distributed.runtimes.base import CpuRuntime, Runtime
+from vim_core.distributed.runtimes.cuda import CudaRuntime
 
 __all__ = ["Numeric", "Runtime", "create", "resolve_threads"]
 

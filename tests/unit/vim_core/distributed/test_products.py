@@ -14,7 +14,8 @@ from tests.support import gpu
 from vim_core.config import SampleConfig, TradeoffConfig, TrainConfig
 from vim_core.distributed import runtimes as seam
 from vim_core.distributed.products import BF16, CUDA_TF32, HIGH, HIGHEST, products, strict
-from vim_core.distributed.runtimes.base import CpuRuntime, CudaRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
+from vim_core.distributed.runtimes.cuda import CudaRuntime
 
 CUDA = torch.device("cuda")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vim_core.distributed import runtimes as seam
-from vim_core.distributed.runtimes.base import CpuRuntime, CudaRuntime
+from vim_core.distributed.runtimes.base import CpuRuntime
+from vim_core.distributed.runtimes.cuda import CudaRuntime
 from vim_core.errors import ConfigError
 
 

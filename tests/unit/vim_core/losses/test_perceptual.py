@@ -14,7 +14,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from tests.support import gpu
 from vim_core.config import DiscriminatorConfig, LossConfig
-from vim_core.distributed.runtimes.base import CudaRuntime
+from vim_core.distributed.runtimes.cuda import CudaRuntime
 from vim_core.errors import ConfigError, DataError
 from vim_core.layers.discriminator import Blur, EqualConv
 from vim_core.losses.perceptual import HEADS, Perceptual
