@@ -16,7 +16,10 @@ from pipelines.orchestration import launch
 pytestmark = pytest.mark.xla
 
 # Fewer kinds of steps are fewer programs to compile.
-SETTINGS = ["run.device=xla", "run.threads=1", "run.data_workers=2", "quantize.discriminator.r1_every=1"]
+SETTINGS = [
+    "run.device=xla", "run.threads=1", "run.data_workers=2", "quantize.discriminator.r1_every=1",
+    "quantize.codebook.restart.every=0",
+]  # fmt: skip
 
 
 def test_both_stages_compile_and_read_nothing_in_steady_state(tmp_path: Path) -> None:

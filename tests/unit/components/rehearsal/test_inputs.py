@@ -39,6 +39,9 @@ def test_pictures_lie_as_the_source_would(
     assert len(list(source.glob(pattern))) == CLASSES * 2
     assert len(list(source.rglob("*.jpg"))) == CLASSES * (2 + TEST_IMAGES)
     assert images.own_images(dataclasses.replace(ingest, source=str(source)))
+    written = {path: path.stat().st_mtime_ns for path in source.rglob("*.jpg")}
+    assert images.generate(str(tmp_path), ingest) == values
+    assert {path: path.stat().st_mtime_ns for path in written} == written
     if split == "lists":
         named = Path(values["ingest.test_list"]).read_text().split()
         assert len(named) == CLASSES * TEST_IMAGES
