@@ -52,14 +52,14 @@ def prior(tokens: PriorData, runtime: Runtime, source: str) -> PriorTask:
 
 
 def quantizer(images: QuantizerData, runtime: Runtime) -> QuantizerTask:
-    """R1 at even steps, restarts at odd ones: two programs, both of which have run twice after step 3."""
+    """R1 and restarts at every step, so that one program has both."""
     config = tiny.quantize_config(
         steps=STEPS,
         batch=8,
         log_every=LOG,
         checkpoint_every=SAVE,
-        codebook=CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=2, threshold=0.5, decay=0.5, until=1)),
-        discriminator=DiscriminatorConfig(channels=4, base=64, ramp_start=1, ramp_steps=16, r1_every=2),
+        codebook=CodebookConfig(codes=16, dim=4, restart=RestartConfig(every=1, threshold=0.5, decay=0.5, until=1)),
+        discriminator=DiscriminatorConfig(channels=4, base=64, ramp_start=1, ramp_steps=16, r1_every=1),
     )
     return QuantizerTask(config, images, runtime)
 
