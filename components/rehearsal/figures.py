@@ -35,8 +35,8 @@ class TrainingFigures:
         compiled: programs compiled after the warm-up, by the number of steps done.
         reads: blocking host reads a step by part.
         collectives, collective_bytes: a step and worker; `gradient_bytes` are those of all gradients.
-        read_per_used, bytes_per_used, decoded_per_used: of the image feed, None where it reads codes. Of a table with
-            more images than were used, each image counts as used once: it would have been, later in the epoch.
+        read_per_used, bytes_per_used, decoded_per_used: of the image feed, None where it reads codes. Images that were
+            read for later steps count as used, and so does each image of a table that no epoch has finished.
         memory: proportional resident bytes of each process, a list a worker; `before`: of a worker before the training.
         peak_bytes, planned_bytes: on a device, as measured and as the plan models these sizes; 0 where unknown.
         checkpoint: seconds, waited, bytes.
@@ -113,7 +113,7 @@ def training_figures(
         collectives=slowest["collectives"],
         collective_bytes=slowest["collective_bytes"],
         gradient_bytes=planned.memory.gradients if planned else 0.0,
-        read_per_used=feed["images_read"] / max(used, images) if used else None,
+        read_per_used=feed["images_read"] / max(used, images, feed.get("images_kept", 0)) if used else None,
         bytes_per_used=feed["bytes_read"] / used if used else None,
         decoded_per_used=feed["images_decoded"] / used if used else None,
         memory=[record["memory"] for record in records],

@@ -96,7 +96,7 @@ def check_feed(figures: TrainingFigures, config: PipelineConfig) -> Iterator[Fin
     if figures.read_per_used is None or figures.decoded_per_used is None or figures.bytes_per_used is None:
         return
     text = f"{figures.read_per_used:.2f} images ({figures.bytes_per_used / 1e3:,.0f} kB) read for one used"
-    remedy = f"workers read the same row groups: fewer run.data_workers than {config.run.data_workers}, or more shards"
+    remedy = f"run.workers={config.run.workers} share row groups: more ingest.shards, or a batch of more powers of two"
     yield from _finding(figures, "reading", text, remedy, figures.read_per_used > READ_PER_USED)
     text = f"{figures.decoded_per_used:.2f} images decoded for one used"
     remedy = "images are decoded and not used"

@@ -11,8 +11,9 @@ import struct
 import threading
 from pathlib import Path
 
-NAMES = ("images_read", "bytes_read", "images_decoded", "images_used")
-"""Images in the row groups that were read and their encoded bytes; images decoded; views that went into batches."""
+NAMES = ("images_read", "bytes_read", "images_kept", "images_decoded", "images_used")
+"""Images in the row groups that were read and their encoded bytes; those that wait for their own use, in this step or a
+later one; images decoded; views that went into batches."""
 
 _LAYOUT = struct.Struct(f"<{len(NAMES)}q")
 _folder: Path | None = None
@@ -33,13 +34,15 @@ def stop() -> None:
     _folder, _own = None, None
 
 
-def add(*, images_read: int = 0, bytes_read: int = 0, images_decoded: int = 0, images_used: int = 0) -> None:
+def add(
+    *, images_read: int = 0, bytes_read: int = 0, images_kept: int = 0, images_decoded: int = 0, images_used: int = 0
+) -> None:
     """Add to this process's counts, if `start` was called."""
     global _own
     if _folder is None:
         return
     with _adding:  # a training reads and decodes in two threads
-        _add(images_read, bytes_read, images_decoded, images_used)
+        _add(images_read, bytes_read, images_kept, images_decoded, images_used)
 
 
 def _add(*more: int) -> None:

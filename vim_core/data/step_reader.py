@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from vim_core.data import counters
 from vim_core.data.image_tables import ImageTable
 from vim_core.data.lane_schedule import Ids
 from vim_core.data.sample_order import SampleOrder
@@ -75,6 +76,7 @@ class StepReader:
         positions = window.first + samples[slots // (self.batch // self.world) == self.rank] - window.start
         rows = self.order.rows(positions, self.batch)
         groups, offsets = self.table.places(rows)
+        counters.add(images_kept=len(rows))
         for group in np.unique(groups).tolist():
             chosen = groups == group
             images = self.table.encoded(group, offsets[chosen])

@@ -90,7 +90,7 @@ def test_images_are_read_once_in_an_order_that_knows_no_workers(
         counters.stop()
     totals = counters.totals(tmp_path)
     assert totals["images_used"] == totals["images_decoded"] == len(chosen) * STEPS * BATCH // ranks
-    assert totals["images_read"] <= 1.2 * totals["images_used"]
+    assert totals["images_used"] <= totals["images_kept"] <= totals["images_read"] <= 1.2 * totals["images_used"]
 
 
 def test_a_training_that_continues_has_the_same_steps(table: list[str]) -> None:
