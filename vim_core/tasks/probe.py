@@ -209,7 +209,10 @@ class ProbeTask(Task):
         for source, rows in self.sources.items():
             labels, fits, new = (self.runtime.gather(batch[f"{source}.{key}"]) for key in ("labels", "fits", "new"))
             first_epoch = rows.any_new(step)
-            for name, features in self.feature_sets(source, batch[f"{source}.inputs"]).items():
+            sets = self.feature_sets(source, batch[f"{source}.inputs"])
+            # Features and sums apart from the update, so that its program is the same in every epoch.
+            self.runtime.run_now(list(sets.values()))
+            for name, features in sets.items():
                 x = self.runtime.gather(features.float())  # of the global batch [B, D]
                 with record_function("vim.optimizer"):
                     losses[name], flag = self._update_heads(name, x, (labels, fits, new), factor, first_epoch)
@@ -239,10 +242,12 @@ class ProbeTask(Task):
         # Final once the sums are.
         if damping and (first_epoch or name not in self._roots):
             self._roots[name] = gram.root(damping)
+        root = self._roots.get(name)
+        self.runtime.run_now([gram.inner, gram.outer, *([] if root is None else [root])])
         mean, deviation = gram.scaling()
         scaled = append_ones(((x - mean) / deviation).float())  # [B, D + 1]
         shares = counted / counted.sum(0).clamp_min(1)  # [B, FITS]
-        losses = self.heads[name].update(scaled, targets, shares, factor, go, self._roots.get(name))  # [FITS, H]
+        losses = self.heads[name].update(scaled, targets, shares, factor, go, root)  # [FITS, H]
         return losses[-1].min(), 1 - go
 
     @cached_property

@@ -70,7 +70,7 @@ class SoftmaxHeads(nn.Module):
         velocity = self.velocity * self.momentum + gradient  # [D, F, H, C]
         direction = velocity
         if root is not None:
-            features = torch.cholesky_solve(velocity[:-1].flatten(1), root).view_as(velocity[:-1])
+            features = cholesky_solve(velocity[:-1].flatten(1), root).view_as(velocity[:-1])
             direction = torch.cat([features, velocity[-1:]])
         weight = self.weight - factor * self.rates * direction
         self.velocity.copy_(torch.where(go > 0, velocity, self.velocity))
@@ -128,7 +128,12 @@ class GramMatrices(nn.Module):
         covariance = self.covariance(-1)
         diagonal = damping + (len(covariance) / self.inner[-1, -1, -1]).square()
         identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-        root, failed = torch.linalg.cholesky_ex(covariance + diagonal * identity)
+        damped = covariance + diagonal * identity
+        if damped.device.type == "xla":
+            # See `cholesky_solve`. The lower triangle is not a number where there is no factor.
+            root: Tensor = torch.ops.aten.cholesky(damped)
+            return root.float()
+        root, failed = torch.linalg.cholesky_ex(damped)
         return torch.where(failed == 0, root, torch.nan).float()
 
     def ridge(self, fit: int, penalties: Sequence[float]) -> Tensor:
@@ -151,6 +156,19 @@ class GramMatrices(nn.Module):
             bias = labels - ((means - mean) / deviation) @ weight
             heads.append(torch.cat([weight, bias[None]]))
         return torch.stack(heads) if heads else outer.new_empty(0, *outer.shape)
+
+
+def cholesky_solve(value: Tensor, root: Tensor) -> Tensor:
+    """As `torch.cholesky_solve` of value [D, N] with a lower factor [D, D].
+
+    On XLA by the older operators, whose names torch deprecates: torch_xla compiles only these, and does the newer ones
+    on the host, which waits for the devices twice.
+    """
+    if value.device.type != "xla":
+        return torch.cholesky_solve(value, root)
+    half = torch.ops.aten.triangular_solve(value, root, upper=False)[0]
+    solution: Tensor = torch.ops.aten.triangular_solve(half, root, upper=False, transpose=True)[0]
+    return solution
 
 
 def append_ones(x: Tensor) -> Tensor:

@@ -212,6 +212,9 @@ class Runtime(ABC):
             parts.append(function(padded)[: len(chunk)])
         return torch.cat(parts)
 
+    def run_now(self, tensors: Sequence[Tensor]) -> None:  # noqa: B027
+        """Within a step: let devices that record operations run what these tensors need as a program of its own."""
+
     def end_step(self) -> None:  # noqa: B027
         """Mark the end of a training step, for devices that record operations and run them together."""
 

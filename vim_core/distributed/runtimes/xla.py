@@ -244,6 +244,10 @@ class XlaRuntime(Runtime):
         """See `Runtime`."""
         return _samples("TransferFromDeviceTime")
 
+    def run_now(self, tensors: Sequence[Tensor]) -> None:
+        """See `Runtime`."""
+        _run_recorded(list(tensors))
+
     def end_step(self) -> None:
         """Run the operations recorded since the last call as one program."""
         send()
