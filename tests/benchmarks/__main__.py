@@ -60,12 +60,12 @@ def unmeasured(row: Row) -> Row:
 
 def run(name: str, seam: Runtime, toy: bool, repeats: int) -> list[Row]:
     """One benchmark in a scratch folder of its own; figures of another device than this one are not kept."""
-    toy = toy or (name in GPU_ONLY and seam.device.type != "cuda")
+    absent = name in GPU_ONLY and seam.device.type != "cuda"
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        rows = BENCHMARKS[name](Bench(seam, toy, repeats, Path(folder)))
+        rows = BENCHMARKS[name](Bench(seam, toy or absent, repeats, Path(folder)))
     free()
-    return rows
+    return [unmeasured(row) for row in rows] if absent else rows
 
 
 def arguments_of(words: list[str]) -> argparse.Namespace:
@@ -93,7 +93,7 @@ def main(words: list[str]) -> int:
     rows = []
     for name in arguments.names or BENCHMARKS:
         found = run(name, seam, arguments.toy or (arguments.gpu and not cuda), arguments.repeats)
-        if arguments.gpu and not cuda:
+        if arguments.gpu and not cuda and name not in GPU_ONLY:
             found = [unmeasured(row) for row in found]
         write(name, "gpu" if arguments.gpu else "cpu", found, arguments.out or RESULTS)
         rows += found

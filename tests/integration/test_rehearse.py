@@ -54,8 +54,10 @@ def test_every_preset_passes_its_rehearsal(rehearsed: Callable[..., Rehearsal], 
 
 
 def test_two_workers_send_gradients_and_one_is_killed(rehearsed: Callable[..., Rehearsal]) -> None:
-    """Both stages and the probe, under Ray Train with gloo."""
-    result = rehearsed("imagenet256_probe", "probe", "run.workers=2", "run.data_workers=2", "probe.pixels=0")
+    """Both stages and the probe, under Ray Train with gloo; another seed, so that none of one worker is taken over."""
+    result = rehearsed(
+        "imagenet256_probe", "probe", "run.workers=2", "run.data_workers=0", "probe.pixels=0", "quantize.seed=1"
+    )
     bad = [dataclasses.astuple(finding) for finding in result.findings if finding.status != PASS]
     assert bad == []
     for name, figures in result.trainings.items():
