@@ -22,7 +22,7 @@ SIZES = (
 )  # fmt: skip
 """Settings that a rehearsal makes smaller, as patterns of dotted keys."""
 KEPT = ("quantize.codebook.dim",)
-"""Of those, what stays: the length of a code is a choice of its own."""
+"""The exceptions, which stay as they are: the length of a code is a choice of its own."""
 PLACES = (
     "run.root", "run.tracking_uri", "run.register", "run.system_metrics", "run.rehearse", "run.changed",
     "ingest.source", "ingest.train_list", "ingest.test_list", "ingest.class_list", "ingest.val_labels",

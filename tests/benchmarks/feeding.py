@@ -91,7 +91,7 @@ def feed(uri: str, decoding: str) -> Callable[[], int]:
 
 
 def bare_loops(jpegs: list[bytes]) -> dict[str, Callable[[], int]]:
-    """What anybody would write with torchvision, in its two ways; images lie in memory."""
+    """Plain torchvision loops over JPEGs in memory, one a way to resize, by name; each call returns the images made."""
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms import InterpolationMode, v2
 

@@ -66,7 +66,7 @@ def test_sharded_in_bf16_follows_one_worker_in_bf16(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def four(folder: Path) -> Path:
-    """What four workers add."""
+    """Folder of the trainings that four workers share."""
     workers.spawn(workers.four, 4, folder)
     return folder
 

@@ -44,7 +44,7 @@ STAGES = ["quantizer", "prior", "factored"]
 """Both stages, and the second as it is at full size: factored int8 optimizer, microbatches, recomputed blocks, which
 two workers compile."""
 FOUR = [("quantizer", "data"), ("quantizer", "fsdp/2"), ("prior", "data"), ("factored", "fsdp"), ("factored", "fsdp/2")]
-"""What four workers train, and how they share it."""
+"""Trainings of four workers, and how these share each."""
 STEPS = 6
 SMALL = StackConfig(blocks=2, heads=2, dim=16, mlp=32)
 

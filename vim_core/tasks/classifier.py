@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +15,8 @@ from vim_core.data.step_reader import StepImages
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.models.classifier import Classifier, ClassifierShape, model_config
 from vim_core.optim.optimizers import Ema, make_optimizer
-from vim_core.tasks.base import Batch, NetworkTask, floating
+from vim_core.tasks.base import Batch
+from vim_core.tasks.image_task import ImageTask
 from vim_core.training.evaluation import CancelCheck, Evaluation, snapshot
 from vim_core.weights.saving import to_bytes
 
@@ -30,7 +30,7 @@ class ClassifierData:
     classes: int = 10
 
 
-class ClassifierTask(NetworkTask[Classifier]):
+class ClassifierTask(ImageTask[Classifier]):
     """Cross-entropy on augmented images; the average of the weights is exported, if there is one."""
 
     headline = ("accuracy", 1)
@@ -51,27 +51,9 @@ class ClassifierTask(NetworkTask[Classifier]):
         # Its own loader for evaluations during training, because loaders are for one thread.
         self.evaluation_images = ImageLoader(data.test, config.image_size, config.augment, config.seed)
 
-    def batch(self, step: int) -> Batch:
-        """Augmented images [b, 3, S, S] in [0, 1] and labels [b]."""
-        share = self.config.batch, self.runtime.rank, self.runtime.world
-        return floating(self.prepare(self.train_images.read(step, *share)))
-
-    def requests(self, start: int) -> Generator[StepImages, None, None]:
-        """Encoded images of every step."""
-        share = self.config.batch, self.runtime.rank, self.runtime.world
-        return self.train_images.read_steps(range(start, self.config.steps), *share)
-
-    def share_host(self, processes: int) -> list[str]:
-        """Notes on the training images."""
-        return self.train_images.share_host(self.config.batch, self.runtime.world, processes)
-
     def prepare(self, request: StepImages) -> Batch:
-        """Augmented images uint8 [b, 3, S, S] and labels [b]."""
-        return {"images": self.train_images.views(request), "labels": self.train_images.labels[request.rows]}
-
-    def sample_ids(self, step: int) -> list[str]:
-        """Keys of the step's images."""
-        return self.train_images.keys(step, self.config.batch)
+        """Augmented `images` uint8 [b, 3, S, S] and `labels` [b]."""
+        return super().prepare(request) | {"labels": self.train_images.labels[request.rows]}
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update."""

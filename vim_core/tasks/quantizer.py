@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,7 +16,6 @@ from vim_core.config.fields import without_execution
 from vim_core.data.image_loader import ImageLoader
 from vim_core.data.images import grid_png
 from vim_core.data.sample_order import keyed_rng
-from vim_core.data.step_reader import StepImages
 from vim_core.distributed.runtimes.base import Runtime
 from vim_core.errors import ConfigError
 from vim_core.layers.discriminator import advance_spectral
@@ -31,7 +29,8 @@ from vim_core.models.discriminator import Discriminator, make_discriminator
 from vim_core.models.vit_vqgan import Reconstruction, Tokenizer, ViTVQGAN, model_config
 from vim_core.optim.masked_adamw import scalar
 from vim_core.optim.optimizers import make_optimizer
-from vim_core.tasks.base import Batch, NetworkTask, build_network, build_replicated, floating
+from vim_core.tasks.base import Batch, build_network, build_replicated
+from vim_core.tasks.image_task import ImageTask
 from vim_core.tasks.warm_start import PretrainedTokenizer, load_pretrained
 from vim_core.training import accumulation, flops
 from vim_core.training.evaluation import CancelCheck, Drawing, Evaluation, evaluation_device, snapshot
@@ -72,7 +71,7 @@ def check_accumulation(config: QuantizeConfig, world: int) -> None:
         )
 
 
-class QuantizerTask(NetworkTask[ViTVQGAN]):
+class QuantizerTask(ImageTask[ViTVQGAN]):
     """Updates the generator, then the discriminator; lazy R1 and dead-code restarts at their intervals.
 
     `generator_pass` and `discriminator_pass` only compute losses and `update` only updates: between them gradients
@@ -142,28 +141,6 @@ class QuantizerTask(NetworkTask[ViTVQGAN]):
         """AdamW for both networks."""
         optimizers: dict[str, Optimizer] = {"model": self.optimizer}
         return optimizers | ({"discriminator": self.discriminator_optimizer} if self.discriminator else {})
-
-    def batch(self, step: int) -> Batch:
-        """Augmented images [b, 3, S, S] in [0, 1]."""
-        share = self.config.batch, self.runtime.rank, self.runtime.world
-        return floating(self.prepare(self.train_images.read(step, *share)))
-
-    def requests(self, start: int) -> Generator[StepImages, None, None]:
-        """Encoded images of every step."""
-        share = self.config.batch, self.runtime.rank, self.runtime.world
-        return self.train_images.read_steps(range(start, self.config.steps), *share)
-
-    def share_host(self, processes: int) -> list[str]:
-        """Notes on the training images."""
-        return self.train_images.share_host(self.config.batch, self.runtime.world, processes)
-
-    def prepare(self, request: StepImages) -> Batch:
-        """Augmented images uint8 [b, 3, S, S]."""
-        return {"images": self.train_images.views(request)}
-
-    def sample_ids(self, step: int) -> list[str]:
-        """Keys of the step's images."""
-        return self.train_images.keys(step, self.config.batch)
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One update of the generator and, with an adversarial term, one of the discriminator."""
