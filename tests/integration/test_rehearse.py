@@ -51,6 +51,7 @@ def test_every_preset_passes_its_rehearsal(rehearsed: Callable[..., Rehearsal], 
         assert 0 < figures.share < 1.2
         assert figures.hours > 0
         assert figures.peak_bytes > 0
+        assert figures.read_per_used is None or figures.read_per_used > 0.1
 
 
 def test_two_workers_send_gradients_and_one_is_killed(rehearsed: Callable[..., Rehearsal]) -> None:
